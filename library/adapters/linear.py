@@ -1,0 +1,102 @@
+"""A frozen linear layer with several low-rank adapters, of which each row of a batch uses its own.
+
+Why not PEFT: its mixed batches work in evaluation mode only and not with gradient checkpointing, and switching the
+adapter of a whole model between two passes takes tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from library.per_pass import PerPass
+
+Route = tuple[tuple[slice, str | None], ...]
+"""Which adapter each slice of rows uses; None: the pretrained weights alone."""
+
+NO_ADAPTER: Route = ((slice(None), None),)
+
+
+def route_of(adapters: Sequence[str | None]) -> Route:
+    """The route of a batch from the adapter of each of its rows."""
+    route, begin = [], 0
+    for adapter, rows in groupby(adapters):
+        count = len(list(rows))
+        route.append((slice(begin, begin + count), adapter))
+        begin += count
+    return tuple(route)
+
+
+class LowRank(nn.Module):
+    """One adapter of one layer: x -> scale * up(down(dropout(x))). Its weights are float32.
+
+    Args:
+        rank: width of the bottleneck.
+        alpha: the scale is alpha / rank.
+        generator: draws `down`, on the CPU; `up` is 0, so a fresh adapter changes nothing.
+    """
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        down = nn.init.kaiming_uniform_(torch.empty(rank, base.in_features), a=math.sqrt(5), generator=generator)
+        self.down = nn.Parameter(down.to(base.weight.device))
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=base.weight.device))
+        self.alpha, self.dropout, self.strength = alpha, dropout, 1.0
+
+    @property
+    def rank(self) -> int:
+        """Width of the bottleneck."""
+        return len(self.down)
+
+    @property
+    def scale(self) -> float:
+        """What the product of both matrices is multiplied with: alpha / rank, times the strength it is used at."""
+        return self.strength * self.alpha / self.rank
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out), in the precision of x."""
+        if self.dropout and self.training:
+            x = nn.functional.dropout(x, self.dropout)
+        low = nn.functional.linear(x, self.down.to(x.dtype))
+        return nn.functional.linear(low, self.up.to(x.dtype)) * self.scale
+
+
+class AdapterLinear(nn.Module):
+    """A frozen linear layer and its adapters.
+
+    Args:
+        base: the layer; it is kept as it is.
+        route: shared by all layers of a network: which rows use which adapter in the pass that runs now.
+    """
+
+    def __init__(self, base: nn.Linear, route: PerPass[Route]) -> None:
+        super().__init__()
+        self.base, self.adapters = base, nn.ModuleDict()
+        self._route = route
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, for code that looks at a layer's dtype or device."""
+        return self.base.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ..., in) -> (B, ..., out)."""
+        out = self.base(x)
+        route = self._route.value
+        if len(route) == 1:
+            adapter = route[0][1]
+            return out if adapter is None else out + self.adapters[adapter](x)
+        return torch.cat(
+            [out[rows] if name is None else out[rows] + self.adapters[name](x[rows]) for rows, name in route]
+        )

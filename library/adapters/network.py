@@ -1,0 +1,137 @@
+"""The adapters of a whole transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from library.adapters.linear import NO_ADAPTER, AdapterLinear, LowRank, Route, route_of
+from library.errors import ConfigError, ModelError
+from library.per_pass import PerPass
+
+LowRankWeights = Mapping[str, "LayerWeights"]
+"""The weights of one adapter by the diffusers name of the layer."""
+
+
+class LayerWeights:
+    """One layer's low-rank weights, apart from any model: delta W = alpha / rank * up @ down.
+
+    Args:
+        down: (rank, in). up: (out, rank).
+    """
+
+    def __init__(self, down: Tensor, up: Tensor, alpha: float) -> None:
+        self.down, self.up, self.alpha = down, up, alpha
+
+    @property
+    def rank(self) -> int:
+        """Width of the bottleneck."""
+        return len(self.down)
+
+    def delta(self) -> Tensor:
+        """What is added to the layer's weight, (out, in), float32."""
+        return self.alpha / self.rank * (self.up.float() @ self.down.float())
+
+
+def _is_target(name: str, endings: Iterable[str]) -> bool:
+    return any(name == ending or name.endswith(f".{ending}") for ending in endings)
+
+
+class AdapterNetwork:
+    """Named adapters on the linear layers of a transformer's blocks.
+
+    Args:
+        blocks: the module that holds the transformer blocks. Its target layers are wrapped in place and frozen.
+        prefix: the name of `blocks` inside the transformer, put before every layer's name.
+        target_modules: ends of the names of the layers to wrap.
+
+    Raises:
+        ConfigError: a target matches no linear layer.
+    """
+
+    def __init__(self, blocks: nn.Module, prefix: str, target_modules: Sequence[str]) -> None:
+        self.route: PerPass[Route] = PerPass(NO_ADAPTER)
+        self.layers: dict[str, AdapterLinear] = {}
+        linears = {name: layer for name, layer in blocks.named_modules() if isinstance(layer, nn.Linear)}
+        for ending in target_modules:
+            if not any(_is_target(name, [ending]) for name in linears):
+                known = sorted({name.split(".", 1)[1] for name in linears})
+                raise ConfigError(
+                    f'target_modules: no linear layer of the model ends in "{ending}".',
+                    f"There are: {', '.join(known)}.",
+                )
+        for name, layer in linears.items():
+            if _is_target(name, target_modules):
+                parent = blocks.get_submodule(name.rpartition(".")[0])
+                wrapped = AdapterLinear(layer, self.route)
+                setattr(parent, name.rpartition(".")[2], wrapped)
+                self.layers[f"{prefix}.{name}"] = wrapped
+
+    def add(self, adapter: str, rank: int, alpha: float, dropout: float, generator: torch.Generator) -> None:
+        """Adds a fresh adapter to every layer; it changes nothing until it is trained."""
+        for layer in self.layers.values():
+            layer.adapters[adapter] = LowRank(layer.base, rank, alpha, dropout, generator)
+
+    def using(self, adapters: Sequence[str | None]) -> AbstractContextManager[None]:
+        """Inside, row i of every batch uses `adapters[i]`; None: the pretrained weights alone."""
+        return self.route.set_to(route_of(adapters))
+
+    def parameters(self, adapter: str) -> list[nn.Parameter]:
+        """The weights of one adapter, in the order of the layers."""
+        return [weight for layer in self.layers.values() for weight in layer.adapters[adapter].parameters()]
+
+    def train_only(self, adapters: Iterable[str]) -> None:
+        """Exactly these adapters learn; all others are frozen."""
+        learning = set(adapters)
+        for layer in self.layers.values():
+            for name, low_rank in layer.adapters.items():
+                low_rank.requires_grad_(name in learning).train(name in learning)
+
+    def set_strength(self, adapter: str, strength: float) -> None:
+        """How strongly an adapter acts, 1 as trained."""
+        for layer in self.layers.values():
+            layer.adapters[adapter].strength = strength
+
+    def weights(self, adapter: str) -> dict[str, LayerWeights]:
+        """A copy of an adapter's weights on the CPU, float32, by layer."""
+
+        def copy(low_rank: LowRank) -> LayerWeights:
+            return LayerWeights(
+                low_rank.down.detach().cpu().clone(), low_rank.up.detach().cpu().clone(), low_rank.alpha
+            )
+
+        return {name: copy(layer.adapters[adapter]) for name, layer in self.layers.items()}
+
+    @torch.no_grad()
+    def load(self, adapter: str, weights: LowRankWeights, source: str) -> None:
+        """Adds an adapter with the given weights; layers that `weights` lacks get none of it.
+
+        Args:
+            source: the file, for error messages.
+
+        Raises:
+            ModelError: a layer is unknown or a shape does not fit.
+        """
+        unknown = sorted(set(weights) - set(self.layers))
+        if unknown:
+            raise ModelError(
+                f"{source} has a LoRA for {unknown[0]}, which this model or target_modules lacks ({len(unknown)} such).",
+                "Use the model and the target_modules it was trained with.",
+            )
+        for name, layer in self.layers.items():
+            given = weights.get(name)
+            rank = given.rank if given else 1
+            low_rank = LowRank(layer.base, rank, given.alpha if given else 1.0)
+            if given:
+                if low_rank.down.shape != given.down.shape or low_rank.up.shape != given.up.shape:
+                    raise ModelError(
+                        f"{source}: the LoRA of {name} is {tuple(given.up.shape)} x {tuple(given.down.shape)}, the model's "
+                        f"layer is {layer.base.out_features} x {layer.base.in_features}.",
+                        "It was trained for another model.",
+                    )
+                low_rank.down.copy_(given.down)
+                low_rank.up.copy_(given.up)
+            layer.adapters[adapter] = low_rank.requires_grad_(False)

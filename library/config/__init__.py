@@ -1,0 +1,1 @@
+"""Settings: what they are (`settings`), how they are declared (`fields`) and read (`files`, `dataset`)."""

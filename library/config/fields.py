@@ -1,0 +1,152 @@
+"""How a setting is declared: once, with type, default, range and one sentence; read from TOML and command line alike."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import types
+import typing
+from typing import Any, Literal, TypeVar
+
+from library.errors import ConfigError, PureCCError
+
+T = TypeVar("T")
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    name: str | None = None,
+    shapes_training: bool = True,
+) -> Any:
+    """A dataclass field that is a setting.
+
+    Args:
+        default: its value when nobody says otherwise; left out, the setting must be given.
+        help: one sentence on what it does.
+        at_least, above, at_most: the range of a number.
+        name: its name in files, where Python can't use that name.
+        shapes_training: whether another value makes another LoRA; a resumed run must keep such settings.
+    """
+    about = {
+        "help": help,
+        "at_least": at_least,
+        "above": above,
+        "at_most": at_most,
+        "name": name,
+        "shapes_training": shapes_training,
+    }
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=about)
+    return dataclasses.field(default=default, metadata=about)
+
+
+def name_of(field: dataclasses.Field) -> str:
+    """The name of a setting as users write it."""
+    return field.metadata["name"] or field.name
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """Its default; `dataclasses.MISSING` if it must be given."""
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def hints_of(group: type) -> dict[str, Any]:
+    """Type of every setting of a group, by its name in Python."""
+    return typing.get_type_hints(group)
+
+
+def describe(hint: Any) -> str:
+    """A type in words: "a number", "one of \"a\", \"b\"" ..."""
+    if typing.get_origin(hint) is Literal:
+        choices = [f'"{choice}"' for choice in typing.get_args(hint)]
+        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    if typing.get_origin(hint) is list:
+        return f"a list, each of it {describe(typing.get_args(hint)[0])}"
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join(describe(part) for part in typing.get_args(hint) if part is not type(None))
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
+    return words[hint]
+
+
+def conforms(value: Any, hint: Any) -> bool:
+    """Whether `value` has the type; a whole number counts as a number, true and false do not."""
+    if typing.get_origin(hint) is Literal:
+        return isinstance(value, str) and value in typing.get_args(hint)
+    if typing.get_origin(hint) is list:
+        return isinstance(value, list) and all(conforms(part, typing.get_args(hint)[0]) for part in value)
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return any(conforms(value, part) for part in typing.get_args(hint))
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def from_command_line(text: str, hint: Any) -> Any:
+    """The value that a word on the command line stands for, still unchecked: "1e-4" is a number, "adaptive" a text."""
+    if conforms(text, hint):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return list(value) if isinstance(value, tuple) else value
+
+
+def check(value: Any, field: dataclasses.Field, hint: Any, where: str) -> Any:
+    """Returns the value if it may stand in this setting.
+
+    Raises:
+        ConfigError: wrong type or out of range; `where` names file and line.
+    """
+    name, about = name_of(field), field.metadata
+    if not conforms(value, hint):
+        raise ConfigError(f"{where}: {name} is {value!r}; it must be {describe(hint)}.", about["help"])
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        limits = [
+            ("at_least", lambda limit: value >= limit, "at least"),
+            ("above", lambda limit: value > limit, "above"),
+            ("at_most", lambda limit: value <= limit, "at most"),
+        ]
+        for key, holds, words in limits:
+            if about[key] is not None and not holds(about[key]):
+                raise ConfigError(f"{where}: {name} is {value}; it must be {words} {about[key]}.", about["help"])
+        if hint is float:
+            return float(value)
+    return value
+
+
+def build(group: type[T], values: dict[str, Any], where: dict[str, str], problems: list[PureCCError]) -> T | None:
+    """A settings group from the values that were given, checked one by one.
+
+    Args:
+        values: by the names users write. Settings of other groups are passed over.
+        where: file and line of each value.
+        problems: every mistake found is added here.
+
+    Returns:
+        The group, or None if it had a mistake.
+    """
+    known = {name_of(field): field for field in dataclasses.fields(group)}
+    hints, chosen, before = hints_of(group), {}, len(problems)
+    for name, field in known.items():
+        if name in values:
+            try:
+                chosen[field.name] = check(values[name], field, hints[field.name], where.get(name, "settings"))
+            except ConfigError as error:
+                problems.append(error)
+        elif default_of(field) is dataclasses.MISSING:
+            problems.append(ConfigError(f"The setting {name} is missing.", field.metadata["help"]))
+    if len(problems) > before:
+        return None
+    try:
+        return group(**chosen)
+    except ConfigError as error:
+        problems.append(error)
+        return None

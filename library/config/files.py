@@ -1,0 +1,166 @@
+"""TOML files and the command line, read into `Settings`. Command line beats file beats default, as in sd-scripts."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import toml
+
+from library.config.fields import build, default_of, describe, from_command_line, hints_of, name_of
+from library.config.settings import GROUPS, Settings
+from library.errors import ConfigError, PureCCError, all_of, did_you_mean
+
+DATASET_TABLES = ("general", "datasets", "concepts")
+"""Top-level tables that belong to the dataset config, wherever they stand."""
+
+
+class TomlFile:
+    """A TOML file that knows where its keys stand.
+
+    Raises:
+        ConfigError: no such file, or not TOML.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        if not self.path.is_file() and self.path.with_name(self.path.name + ".toml").is_file():
+            self.path = self.path.with_name(self.path.name + ".toml")
+        if not self.path.is_file():
+            folder = self.path.parent
+            near = [str(other) for other in folder.glob("*.toml")] if folder.is_dir() else []
+            remedy = did_you_mean(str(self.path), near) if near else f"The folder {folder} holds no TOML file."
+            raise ConfigError(f"There is no file {self.path}.", remedy)
+        try:
+            text = self.path.read_text(encoding="utf-8-sig")
+            self.tables: dict[str, Any] = toml.loads(text)
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self.path} is not a text file in UTF-8.", "Save it as UTF-8.") from error
+        except (toml.TomlDecodeError, IndexError) as error:
+            raise ConfigError(f"{self.path} is not valid TOML: {error}.") from error
+        self.lines = text.splitlines()
+
+    def where(self, key: str, section: str | None = None) -> str:
+        """File, line and section of a key, for an error message."""
+        pattern = re.compile(rf"""^\s*["']?{re.escape(key)}["']?\s*=""")
+        line = next((number for number, line in enumerate(self.lines, 1) if pattern.match(line)), None)
+        place = f"{self.path}:{line}" if line else str(self.path)
+        return f"{place} [{section}]" if section else place
+
+
+def setting_names() -> dict[str, str]:
+    """Every setting's name with the section it is written in."""
+    return {name_of(field): section for section, group in GROUPS.items() for field in dataclasses.fields(group)}
+
+
+def _flatten(file: TomlFile, problems: list[PureCCError]) -> tuple[dict[str, Any], dict[str, str]]:
+    """All settings of a file by name, and where each stands. Unknown ones are problems."""
+    values: dict[str, Any] = {}
+    where: dict[str, str] = {}
+    known = setting_names()
+    for key, value in file.tables.items():
+        if key in DATASET_TABLES:
+            continue
+        section, entries = (key, value) if isinstance(value, dict) else (None, {key: value})
+        for name, entry in entries.items():
+            place = file.where(name, section)
+            if name not in known:
+                problems.append(ConfigError(f'{place}: there is no setting "{name}".', did_you_mean(name, known)))
+            elif name in values:
+                problems.append(ConfigError(f'{place}: the setting "{name}" stands twice, also at {where[name]}.'))
+            else:
+                values[name], where[name] = entry, place
+    return values, where
+
+
+def read_settings(file: TomlFile | None, command_line: dict[str, Any] | None = None) -> Settings:
+    """Settings from a file, overridden by the command line.
+
+    Args:
+        file: the config file, if there is one.
+        command_line: settings given there, by name, as parsed by `parse_command_line`.
+
+    Raises:
+        ConfigError: names every mistake in one go: unknown settings, wrong types, values out of range.
+    """
+    problems: list[PureCCError] = []
+    values, where = _flatten(file, problems) if file else ({}, {})
+    for name, value in (command_line or {}).items():
+        values[name], where[name] = value, "command line"
+    groups = {section: build(group, values, where, problems) for section, group in GROUPS.items()}
+    if problems:
+        raise all_of(problems)
+    return Settings(**groups)
+
+
+def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] = tuple(GROUPS)) -> None:
+    """Gives the parser one option for each setting, grouped and with its sentence as help."""
+    for section in sections:
+        options, hints = parser.add_argument_group(f"[{section}]"), hints_of(GROUPS[section])
+        for field in dataclasses.fields(GROUPS[section]):
+            name, hint, default = name_of(field), hints[field.name], default_of(field)
+            wanted = "" if default is dataclasses.MISSING or default is None else f" Default: {default}."
+            about = f"{field.metadata['help']}{wanted}".replace("%", "%%")
+            option = {"dest": name, "default": argparse.SUPPRESS, "help": about}
+            if hint is bool:
+                options.add_argument(f"--{name}", f"--no_{name}", action=_OnOff, nargs=0, **option)
+            else:
+                metavar = describe(hint).replace("%", "%%") if len(describe(hint)) < 40 else "VALUE"
+                many = {"nargs": "*"} if hint == list[str] else {}
+                options.add_argument(f"--{name}", metavar=metavar, **many, **option)
+
+
+class _OnOff(argparse.Action):
+    """--flag turns it on, --no_flag off."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, not option_string.startswith("--no_"))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers an unknown option with the nearest known one, as a ConfigError."""
+
+    def error(self, message: str):
+        unknown = re.search(r"unrecognized arguments: --(\S+)", message)
+        options = [option.lstrip("-") for action in self._actions for option in action.option_strings]
+        remedy = f"{did_you_mean(unknown[1], options)}" if unknown else f"See {self.prog} --help."
+        raise ConfigError(f"Command line: {message}.", remedy)
+
+
+def command_line_parser(description: str) -> argparse.ArgumentParser:
+    """A parser that knows --config_file and whose mistakes are `ConfigError`s."""
+    parser = _Parser(description=description, allow_abbrev=False)
+    parser.add_argument("--config_file", metavar="FILE", help="TOML file with settings, such as presets/pure.toml.")
+    return parser
+
+
+def settings_given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings among parsed arguments, by name, each turned from text into a value."""
+    hints = {
+        name_of(field): hints_of(group)[field.name] for group in GROUPS.values() for field in dataclasses.fields(group)
+    }
+    return {
+        name: from_command_line(value, hints[name]) if isinstance(value, str) else value
+        for name, value in vars(arguments).items()
+        if name in hints
+    }
+
+
+def as_tables(settings: Settings, shaping_only: bool = False) -> dict[str, dict[str, Any]]:
+    """Settings as TOML sections; those that are unset are left out.
+
+    Args:
+        shaping_only: only those that shape training, which a resumed run must keep.
+    """
+    return {
+        section: {
+            name_of(field): value
+            for field in dataclasses.fields(group)
+            if (value := getattr(getattr(settings, section), field.name)) is not None
+            and (field.metadata["shapes_training"] or not shaping_only)
+        }
+        for section, group in GROUPS.items()
+    }

@@ -1,0 +1,298 @@
+"""Every setting of a run, once. Files, command line, help and checks are all read from here.
+
+Names are those of kohya's sd-scripts where it has the setting. In a TOML file a setting may stand at the top or in any
+section: section names are for the reader, as in sd-scripts. The defaults are the preset `presets/pure.toml`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from library.config.fields import setting
+from library.errors import ConfigError
+
+ATTENTION_PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+"""Every attention projection of both streams, `attn2` included, by the end of its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """[model]: the pretrained model and the precision it runs in."""
+
+    pretrained_model_name_or_path: str = setting(help="Folder of a Stable Diffusion 3 / 3.5 model in diffusers format.")
+    t5xxl_max_token_length: int = setting(
+        77, "Tokens that T5 reads of each prompt, in training and in sampling alike.", at_least=1, at_most=512
+    )
+    mixed_precision: Literal["no", "fp16", "bf16"] = setting(
+        "bf16", 'Precision of the frozen weights and of every pass; "no" is float32. The LoRA itself is always float32.'
+    )
+    device: str = setting("auto", 'Where to train: "auto", "cpu", "cuda", "cuda:1" ...', shapes_training=False)
+    gradient_checkpointing: bool = setting(
+        True, "Recompute each block in the backward pass: far less memory, about a third more time."
+    )
+    xformers: bool = setting(False, "Attention by xformers instead of PyTorch's own; needs an NVIDIA card.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """[network]: the LoRA adapters, one shape for extractor and student."""
+
+    network_dim: int = setting(4, "Rank of the LoRA.", at_least=1)
+    network_alpha: float = setting(4.0, "Scale of the LoRA: it acts with network_alpha / network_dim.", above=0)
+    network_dropout: float = setting(0.0, "Share of the LoRA's inputs dropped in training.", at_least=0, at_most=0.95)
+    target_modules: list[str] = setting(
+        ATTENTION_PROJECTIONS,
+        "Linear layers inside the transformer blocks that get a LoRA, by the end of their diffusers name.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptEmbeddingSettings:
+    """[concept_embeddings]: the learned vectors that stand for [V] inside the transformer (PureCC, Eq. 7)."""
+
+    concept_embeddings: Literal["per_block", "shared", "first_block", "none"] = setting(
+        "per_block",
+        "One vector per block and token (the paper's), one shared by all blocks, one put in at the first block, or none.",
+    )
+    embedding_positions: Literal["clip_and_t5", "clip"] = setting(
+        "clip_and_t5", "Which of the trigger's tokens are replaced: CLIP's and T5's, or CLIP's alone."
+    )
+    student_embeddings: Literal["own", "shared", "none"] = setting(
+        "own",
+        "The student's concept embeddings: its own copy of the extractor's that keeps learning, the extractor's frozen "
+        "ones, or none (the plain LoRA and the trigger word carry the concept).",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PureLearningSettings:
+    """[pure_learning]: the PureCC objective of both stages."""
+
+    eta: float = setting(0.5, "Weight of the pure loss, L_PureCC, beside the concept loss. 0 turns it off.", at_least=0)
+    lambda_: Literal["adaptive"] | float = setting(
+        "adaptive", 'Scale of the concept guidance: "adaptive" is lambda* (Eq. 12), a number fixes it.', name="lambda"
+    )
+    lambda_min: float | None = setting(None, "Clamp lambda* from below, for instance at 0. Unset: no clamp.")
+    v_original: Literal["live", "detached", "frozen"] = setting(
+        "detached",
+        "Where the prediction for the base prompt in L_PureCC comes from: the student with gradient, the student "
+        "without, or the pretrained model.",
+    )
+    guidance_against: Literal["null", "class"] = setting(
+        "class", "What R(target) is measured against: the empty prompt (Eq. 8) or the class without [V] (ours)."
+    )
+    guidance_lora: bool = setting(
+        True, "Extractor's LoRA on while R(target) is computed; false leaves its embeddings alone (authors' release)."
+    )
+    concept_loss_weight: float = setting(
+        1.0, "Weight of the concept loss, L_CC, in stage 2. 0 learns from the guidance alone.", at_least=0
+    )
+    anchor_weight: float = setting(
+        1.0, "Ties the student on base prompts to the pretrained model (ours). 0 turns it off.", at_least=0
+    )
+    extractor_anchor_weight: float = setting(
+        1.0, "The same tie for the extractor in stage 1, which keeps its guidance clean (ours).", at_least=0
+    )
+    replay_images: int = setting(
+        96, "Pictures that the pretrained model draws once, for the student to stay faithful to (ours).", at_least=0
+    )
+    replay_weight: float = setting(
+        1.0, "Weight of that tie to the pretrained model on replayed pictures. 0 turns replay off.", at_least=0
+    )
+    replay_prompts: str | None = setting(
+        None, "Text file with one prompt a line for the replayed pictures. Unset: prompts made from the class words."
+    )
+    replay_sample_steps: int = setting(28, "Sampling steps of a replayed picture.", at_least=1)
+    merged: bool = setting(False, "No stage 1: the extractor trains beside the student (the paper's ablation).")
+    extractor: str | None = setting(None, "A saved extractor to start stage 2 from, instead of training one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSettings:
+    """[noise]: which noise levels training looks at."""
+
+    weighting_scheme: Literal["logit_normal", "mode", "uniform"] = setting(
+        "logit_normal", "Density that noise levels are drawn from. The loss itself is not weighted."
+    )
+    logit_mean: float = setting(0.0, "Mean of the logit-normal density.")
+    logit_std: float = setting(1.0, "Standard deviation of the logit-normal density.", above=0)
+    mode_scale: float = setting(1.29, "Scale of the mode density.")
+    training_shift: float = setting(1.0, "Above 1 looks more at strong noise.", above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """[optimizer]: how long, how fast and with what."""
+
+    extractor_train_steps: int = setting(400, "Steps of stage 1, the representation extractor.", at_least=0)
+    max_train_steps: int = setting(400, "Steps of stage 2, the student.", at_least=0)
+    learning_rate: float = setting(1e-4, "Learning rate of the LoRA.", at_least=0)
+    embedding_lr: float = setting(1e-3, "Learning rate of the concept embeddings.", at_least=0)
+    extractor_learning_rate: float | None = setting(None, "The LoRA's in stage 1. Unset: learning_rate.", at_least=0)
+    extractor_embedding_lr: float | None = setting(None, "The embeddings' in stage 1. Unset: embedding_lr.", at_least=0)
+    optimizer_type: str = setting(
+        "AdamW", "AdamW, AdamW8bit, PagedAdamW8bit, Prodigy, or the full name of a class, module.Class."
+    )
+    optimizer_args: list[str] = setting([], 'Arguments of the optimizer, each "name=value".')
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+    ] = setting("constant", "How the learning rates change over a stage.")
+    lr_warmup_steps: int = setting(0, "Steps over which the learning rates rise from 0.", at_least=0)
+    lr_scheduler_num_cycles: int = setting(1, "Restarts of cosine_with_restarts.", at_least=1)
+    lr_scheduler_power: float = setting(1.0, "Power of the polynomial scheduler.", above=0)
+    gradient_accumulation_steps: int = setting(1, "Batches whose gradients make one step.", at_least=1)
+    max_grad_norm: float = setting(1.0, "Length the gradient is clipped to. 0: not clipped.", at_least=0)
+    batch_passes: Literal["together", "one_by_one"] = setting(
+        "together", "The predictions of a step in two batches (fast), or one after the other (least memory)."
+    )
+    seed: int = setting(42, "Everything random follows from it: two runs on a CPU are equal to the bit.", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavingSettings:
+    """[saving]: what is written, where and when."""
+
+    output_dir: str = setting("output", "Folder of all results.", shapes_training=False)
+    output_name: str = setting("purecc", "Begin of the names of all results.", shapes_training=False)
+    save_precision: Literal["float", "fp16", "bf16"] = setting(
+        "fp16", "Precision of the saved LoRA files.", shapes_training=False
+    )
+    save_every_n_steps: int | None = setting(
+        None, "Also save the student's files every so many steps of stage 2.", at_least=1, shapes_training=False
+    )
+    save_state_every_n_steps: int = setting(
+        50, "Save all that a killed run needs to go on, every so many steps.", at_least=1, shapes_training=False
+    )
+    resume: str | None = setting(
+        None, '"auto": go on where this run was stopped. Or a state folder.', shapes_training=False
+    )
+    overwrite: bool = setting(False, "Throw away the state of an unfinished run and start anew.", shapes_training=False)
+    cache_dir: str = setting(
+        "cache", "Folder of what is computed once: latents, text, replayed pictures.", shapes_training=False
+    )
+    log_with: Literal["tensorboard", "none"] = setting(
+        "tensorboard", "Where losses are logged besides log.jsonl.", shapes_training=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """[samples]: the contact sheets, pretrained model and student side by side."""
+
+    sample_prompts: str | None = setting(
+        None,
+        "Text file with one prompt a line; [V] stands for the trigger. Unset: made from the captions.",
+        shapes_training=False,
+    )
+    sample_every_n_steps: int | None = setting(
+        None,
+        "A sheet every so many steps of stage 2. There is always one at step 0 and at the end.",
+        at_least=1,
+        shapes_training=False,
+    )
+    sample_seeds: int = setting(2, "Pictures of each prompt, from the same seeds.", at_least=1, shapes_training=False)
+    sample_steps: int = setting(28, "Sampling steps of a picture.", at_least=1, shapes_training=False)
+    guidance_scale: float = setting(
+        4.5, "Classifier-free guidance of sheets and replayed pictures. 1 turns it off.", at_least=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """[data]: what a dataset file may say of each dataset or subset; said here, it holds wherever the file is silent."""
+
+    dataset_config: str | None = setting(
+        None,
+        "TOML file with the concepts, datasets and subsets; they may stand in the main file as well.",
+        shapes_training=False,
+    )
+    resolution: int | list[int] = setting(512, "Size of the pictures, one number or [width, height].")
+    train_batch_size: int = setting(2, "Images of a step. In a dataset file: batch_size.", at_least=1)
+    enable_bucket: bool = setting(False, "Keep each picture's shape, by sorting them into buckets of alike shapes.")
+    min_bucket_reso: int = setting(256, "Shortest side of a bucket.", at_least=8)
+    max_bucket_reso: int = setting(2048, "Longest side of a bucket.", at_least=8)
+    bucket_reso_steps: int = setting(64, "Sides of buckets are multiples of it.", at_least=8)
+    bucket_no_upscale: bool = setting(False, "Never enlarge a picture to fill its bucket.")
+    dataset_repeats: int = setting(
+        1, "How often an epoch shows each picture. In a dataset file: num_repeats.", at_least=1
+    )
+    flip_aug: bool = setting(False, "Show pictures mirrored half of the time; breaks text and lopsided subjects.")
+    caption_extension: str = setting(".txt", "Ending of the caption file beside each picture.")
+    class_tokens: str | None = setting(None, "Caption of pictures that have no caption file.")
+    caption_templates: list[str] = setting(
+        [], "Captions of pictures that have no caption file, drawn at random: the paper's own habit."
+    )
+    caption_prefix: str | None = setting(None, "Put before every caption.")
+    caption_suffix: str | None = setting(None, "Put after every caption.")
+    caption_dropout_rate: float = setting(0.0, "Share of captions replaced by the empty one.", at_least=0, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of a run."""
+
+    model: ModelSettings
+    network: NetworkSettings
+    concept_embeddings: ConceptEmbeddingSettings
+    pure_learning: PureLearningSettings
+    noise: NoiseSettings
+    optimizer: OptimizerSettings
+    saving: SavingSettings
+    samples: SampleSettings
+    data: DataSettings
+
+    def __post_init__(self) -> None:
+        pure, embeddings = self.pure_learning, self.concept_embeddings
+        if pure.merged and pure.extractor:
+            raise ConfigError(
+                "pure_learning: merged = true trains the extractor beside the student, but extractor names a saved one.",
+                "Take one of the two out.",
+            )
+        if pure.lambda_min is not None and pure.lambda_ != "adaptive":
+            raise ConfigError(
+                f"pure_learning: lambda_min clamps lambda*, but lambda is fixed at {pure.lambda_}.",
+                'Take lambda_min out, or set lambda = "adaptive".',
+            )
+        if not pure.guidance_lora and embeddings.concept_embeddings == "none":
+            raise ConfigError(
+                'pure_learning: with guidance_lora = false and concept_embeddings = "none" nothing is left of the extractor.',
+                'Set guidance_lora = true, or concept_embeddings = "per_block".',
+            )
+        if not self.trains_anything:
+            raise ConfigError(
+                "pure_learning: eta and concept_loss_weight are both 0, so stage 2 would learn nothing.",
+                "Set concept_loss_weight = 1 (the paper's).",
+            )
+
+    @property
+    def trains_anything(self) -> bool:
+        """Whether stage 2 has a loss that teaches."""
+        return self.pure_learning.eta > 0 or self.pure_learning.concept_loss_weight > 0
+
+    @property
+    def output_dir(self) -> Path:
+        """Folder of all results."""
+        return Path(self.saving.output_dir)
+
+    @property
+    def needs_extractor(self) -> bool:
+        """Whether stage 2 uses concept guidance or the embeddings of stage 1."""
+        embeddings = self.concept_embeddings
+        takes_embeddings = embeddings.concept_embeddings != "none" and embeddings.student_embeddings != "none"
+        return self.pure_learning.eta > 0 or takes_embeddings
+
+
+GROUPS: dict[str, type] = {
+    "model": ModelSettings,
+    "data": DataSettings,
+    "network": NetworkSettings,
+    "concept_embeddings": ConceptEmbeddingSettings,
+    "pure_learning": PureLearningSettings,
+    "noise": NoiseSettings,
+    "optimizer": OptimizerSettings,
+    "saving": SavingSettings,
+    "samples": SampleSettings,
+}
+"""Settings groups by section, in the order in which they are written."""

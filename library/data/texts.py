@@ -1,0 +1,97 @@
+"""Prompts with their text states: each text is encoded once, ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from library.config.dataset import Concept
+from library.data.cache import Cache
+from library.errors import ConfigError
+from library.hierarchical_embedding_injector import ConceptToken
+from library.models.interface import FlowModel, Prompt, TextStates
+from library.prompts import triggers_in, with_trigger
+
+ENCODED_AT_ONCE = 16
+"""Texts that are encoded before the first of them is kept."""
+
+
+class TriggerLayout:
+    """How many tokens a concept's trigger has, which is how many vectors each block has for it.
+
+    CLIP's tokens come first, then T5's pieces, each in the order of the text. The rule for a prompt: every token that
+    holds characters of the trigger, at each of its occurrences, gets the vector of its place in the trigger.
+
+    Args:
+        positions: "clip_and_t5" or "clip": which of the tokens get vectors.
+
+    Raises:
+        ConfigError: the target prompt is so long that the trigger is cut off.
+    """
+
+    def __init__(self, concept: Concept, model: FlowModel, positions: str) -> None:
+        self.concept = concept
+        target = with_trigger(concept.target, concept)
+        clip, t5 = model.token_positions(target, triggers_in(target, concept.trigger)[0])
+        self.clip, self.t5 = len(clip), len(t5) if positions == "clip_and_t5" else 0
+        if not self.clip or (positions == "clip_and_t5" and not self.t5):
+            raise ConfigError(
+                f'concept "{concept.name}": its trigger "{concept.trigger}" is cut off in the target "{target}".',
+                "Choose a shorter trigger, or raise t5xxl_max_token_length.",
+            )
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of a block."""
+        return self.clip + self.t5
+
+    def find(self, text: str, model: FlowModel) -> list[ConceptToken]:
+        """The tokens of a text that the concept's vectors replace."""
+        found = []
+        for span in triggers_in(text, self.concept.trigger):
+            clip, t5 = model.token_positions(text, span)
+            places = [*zip(clip[: self.clip], range(self.clip), strict=False)]
+            places += zip(t5[: self.t5], range(self.clip, self.vectors), strict=False)
+            found += [ConceptToken(position, self.concept.name, vector) for position, vector in places]
+        return found
+
+
+class TextLibrary:
+    """All prompts of a run, by text.
+
+    Args:
+        layouts: of every concept whose trigger may stand in a prompt.
+    """
+
+    def __init__(self, model: FlowModel, cache: Cache, layouts: Sequence[TriggerLayout]) -> None:
+        self.model, self.cache, self.layouts = model, cache, layouts
+        self._prompts: dict[str, Prompt] = {}
+
+    def prepare(self, texts: Iterable[str], progress: Callable[[Iterable], Iterable] = iter) -> None:
+        """Reads the states of these texts from the cache; those that are not there are encoded now.
+
+        Args:
+            progress: wraps the loop over what has to be encoded.
+        """
+        wanted = [text for text in dict.fromkeys(texts) if text not in self._prompts]
+        missing = []
+        for text in wanted:
+            found = self.cache.find("text", self._key(text))
+            if found is None:
+                missing.append(text)
+            else:
+                self._add(text, TextStates(found["context"], found["pooled"]))
+        batches = [missing[begin : begin + ENCODED_AT_ONCE] for begin in range(0, len(missing), ENCODED_AT_ONCE)]
+        for batch in progress(batches) if batches else ():
+            for text, states in zip(batch, self.model.encode_text(batch), strict=True):
+                self.cache.put("text", self._key(text), {"context": states.context, "pooled": states.pooled})
+                self._add(text, states)
+
+    def __getitem__(self, text: str) -> Prompt:
+        return self._prompts[text]
+
+    def _add(self, text: str, states: TextStates) -> None:
+        tokens = tuple(token for layout in self.layouts for token in layout.find(text, self.model))
+        self._prompts[text] = Prompt(text, states, tokens)
+
+    def _key(self, text: str) -> dict[str, str]:
+        return {"text": text, "model": self.model.text_fingerprint()}

@@ -1,0 +1,156 @@
+"""The dual-branch scheduler: which passes a step runs, with whose weights, with or without gradient, batched how.
+
+All branches share one frozen transformer; a branch is only which adapter and which concept embeddings its rows carry.
+A step's predictions run as two batches, those without gradient first, so that no graph is alive meanwhile. Both members
+of every difference (target and what it is measured against, complete and base where both learn) thus run in one batch
+and one precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from library.adapters.network import AdapterNetwork
+from library.flow import interpolate, velocity_target
+from library.hierarchical_embedding_injector import (
+    ConceptEmbeddings,
+    HierarchicalEmbeddingInjector,
+    placements_of,
+)
+from library.models.interface import FlowModel, PromptBatch
+from library.objectives import REPLAY, Prediction, Reading, Velocities
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Whose weights predict.
+
+    Args:
+        adapters: the adapter for rows of each concept; rows of other concepts, or of none, use `default`.
+        embeddings: the learned vectors of each concept; concepts that are missing keep their own hidden states.
+        default: the adapter of all other rows; None is the pretrained weights alone.
+    """
+
+    adapters: Mapping[str, str]
+    embeddings: Mapping[str, ConceptEmbeddings]
+    default: str | None = None
+
+    def adapter_of(self, concept: str | None) -> str | None:
+        """The adapter that a row of this concept uses."""
+        return self.adapters.get(concept, self.default)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Pictures at one noise level each, and the prompts that go with them.
+
+    Args:
+        image, noise: latents, (B, C, H, W).
+        sigma: (B,), 0 for image, 1 for noise.
+        prompts: by the name that predictions use: complete, base, target, class, null, or replay.
+    """
+
+    image: Tensor
+    noise: Tensor
+    sigma: Tensor
+    prompts: Mapping[str, PromptBatch]
+
+    @property
+    def x_t(self) -> Tensor:
+        """The noisy latents."""
+        return interpolate(self.image, self.noise, self.sigma)
+
+
+class DualBranchScheduler:
+    """Runs the passes of a step.
+
+    Args:
+        model: the pretrained transformer.
+        network: its adapters.
+        injector: puts concept vectors into its blocks.
+        branches: by the name that predictions use.
+        readings: everything that the stage's terms read; nothing else is predicted.
+        together: predictions of a kind in one batch, or one after the other with less memory.
+    """
+
+    def __init__(
+        self,
+        model: FlowModel,
+        network: AdapterNetwork,
+        injector: HierarchicalEmbeddingInjector,
+        branches: Mapping[str, Branch],
+        readings: Collection[Reading],
+        together: bool = True,
+    ) -> None:
+        self.model, self.network, self.injector, self.branches = model, network, injector, branches
+        learned = {reading.prediction for reading in readings if reading.gradient}
+        taken = {reading.prediction for reading in readings} - learned
+        self.with_gradient = self._passes(learned, together)
+        self.without_gradient = self._passes(taken, together)
+
+    def predict(self, reference: Scene, replay: Scene | None = None) -> Velocities:
+        """Every velocity that the terms read.
+
+        Args:
+            reference: the user's pictures.
+            replay: pictures of the pretrained model's own, if a term reads them.
+        """
+        predictions: dict[Prediction, Tensor] = {}
+        with torch.no_grad():
+            for one in self.without_gradient:
+                predictions.update(self._run(one, reference, replay))
+        for one in self.with_gradient:
+            predictions.update(self._run(one, reference, replay))
+        target = velocity_target(reference.image, reference.noise).to(self.model.device)
+        return Velocities(predictions, target)
+
+    @staticmethod
+    def _passes(predictions: Collection[Prediction], together: bool) -> list[tuple[Prediction, ...]]:
+        ordered = tuple(sorted(predictions, key=lambda prediction: (prediction.branch, prediction.prompt)))
+        if not together:
+            return [(prediction,) for prediction in ordered]
+        # Replayed pictures may have another size, so they make a batch of their own.
+        groups = [tuple(p for p in ordered if (p.prompt == REPLAY) == replayed) for replayed in (False, True)]
+        return [group for group in groups if group]
+
+    def _run(
+        self, predictions: Sequence[Prediction], reference: Scene, replay: Scene | None
+    ) -> dict[Prediction, Tensor]:
+        scenes = [replay if prediction.prompt == REPLAY else reference for prediction in predictions]
+        prompts = [scene.prompts[p.prompt] for scene, p in zip(scenes, predictions, strict=True)]
+        velocity = branch_velocity(
+            self.model,
+            self.network,
+            self.injector,
+            [self.branches[prediction.branch] for prediction in predictions],
+            torch.cat([scene.x_t for scene in scenes]),
+            torch.cat([scene.sigma for scene in scenes]),
+            prompts,
+        )
+        return dict(zip(predictions, velocity.split([len(scene.image) for scene in scenes]), strict=True))
+
+
+def branch_velocity(
+    model: FlowModel,
+    network: AdapterNetwork,
+    injector: HierarchicalEmbeddingInjector,
+    branches: Sequence[Branch],
+    x_t: Tensor,
+    sigma: Tensor,
+    prompts: Sequence[PromptBatch],
+) -> Tensor:
+    """One pass whose rows belong to several branches, (B, C, H, W) float32.
+
+    Args:
+        branches, prompts: one each; the rows of `x_t` and `sigma` follow those of the prompts.
+    """
+    batch = PromptBatch.joined(prompts)
+    branch_of_row = [branch for branch, part in zip(branches, prompts, strict=True) for _ in part.concepts]
+    adapters = [branch.adapter_of(concept) for branch, concept in zip(branch_of_row, batch.concepts, strict=True)]
+    placements = placements_of(batch.tokens, [branch.embeddings for branch in branch_of_row], model.device)
+    with network.using(adapters), injector.injecting(placements):
+        return model.velocity(x_t, sigma, batch)

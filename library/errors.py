@@ -1,0 +1,91 @@
+"""Mistakes that the user can mend. Each says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+
+EXIT_USER_ERROR = 2
+"""Exit code of a run that ended with a `PureCCError`."""
+EXIT_INTERRUPTED = 130
+"""Exit code of a run that was stopped by Ctrl-C, with its state saved."""
+
+
+class PureCCError(Exception):
+    """Something the user can mend.
+
+    Args:
+        what: one sentence: where, which setting or file, what is wrong.
+        remedy: one sentence: what to do, if it is known.
+    """
+
+    def __init__(self, what: str, remedy: str | None = None) -> None:
+        self.what, self.remedy = what, remedy
+        super().__init__(what if remedy is None else f"{what}\n  {remedy}")
+
+
+class ConfigError(PureCCError):
+    """A setting, a TOML file or a command line that can't be used."""
+
+
+class DataError(PureCCError):
+    """An image, a caption or a folder that can't be used."""
+
+
+class ModelError(PureCCError):
+    """A model or LoRA file that can't be used."""
+
+
+class TrainingError(PureCCError):
+    """A run that can't go on, such as one whose loss is not a number."""
+
+
+class Interrupted(Exception):
+    """The user pressed Ctrl-C; everything is saved. Its text says how to go on."""
+
+
+def all_of(errors: list[PureCCError]) -> PureCCError:
+    """One error that shows every one of `errors`, so that a file is mended in one go."""
+    if len(errors) == 1:
+        return errors[0]
+    return type(errors[0])("\nerror: ".join(str(error) for error in errors))
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `word` was most likely meant to be, or None."""
+    by_lower_case = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.6)
+    return by_lower_case[close[0]] if close else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A remedy for a misspelt name: the nearest known one, or the list of all."""
+    names = sorted(known)
+    guess = nearest(word, names)
+    return f'Did you mean "{guess}"?' if guess else f"Known are: {', '.join(names)}."
+
+
+def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | None]) -> int:
+    """Runs `main` and turns its end into an exit code.
+
+    A `PureCCError` prints as one sentence and a remedy, without a traceback; Ctrl-C says how to go on. Anything else
+    is a fault of ours: it prints its traceback and says where the log is.
+    """
+    import sys
+    import traceback
+
+    try:
+        main()
+    except PureCCError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(str(stop) or "Stopped.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception:  # the last resort: nothing above knows it
+        traceback.print_exc()
+        log = where_is_the_log()
+        if log:
+            print(f"This is a fault of the trainer. The run's log is {log}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,138 @@
+"""The hierarchical embedding injector: a concept's own vector in every transformer block (PureCC, Eq. 7).
+
+The text stream of an MMDiT carries one hidden state per token from block to block. Where a prompt has the concept's
+trigger, the state at the input of block l is replaced by the concept's learned vector for that block and token.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from library.per_pass import PerPass
+
+
+@dataclass(frozen=True)
+class ConceptToken:
+    """One token of a prompt that a concept's vector replaces."""
+
+    position: int
+    """Index in the text stream, CLIP's tokens first, then T5's."""
+    concept: str
+    vector: int
+    """Which of the concept's vectors: CLIP's tokens first, then T5's pieces."""
+
+
+class ConceptEmbeddings(nn.Module):
+    """The learned vectors of one concept.
+
+    Args:
+        vectors: what they start from, (L, tokens, width) for one a block, or (1, tokens, width) for one that is shared by
+            all blocks or put in at the first block alone. Kept in float32.
+        blocks: how many blocks the transformer has.
+        every_block: whether blocks after the first get one, too.
+    """
+
+    def __init__(self, vectors: Tensor, blocks: int, every_block: bool = True) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(vectors.detach().float().clone())
+        self.blocks, self.every_block = blocks, every_block
+
+    def at(self, block: int) -> Tensor | None:
+        """The vectors of a block, (tokens, width), or None if it gets none."""
+        if block > 0 and not self.every_block:
+            return None
+        return self.vectors[block if len(self.vectors) > 1 else 0]
+
+    def per_block(self) -> Tensor:
+        """All of them as one tensor, as they are saved: (L, tokens, width), or (1, ...) for the first block alone."""
+        if not self.every_block:
+            return self.vectors.detach()
+        return self.vectors.detach().expand(self.blocks, -1, -1)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the vectors of one set of embeddings go in a batch: three index tensors of equal length."""
+
+    embeddings: ConceptEmbeddings
+    rows: Tensor
+    positions: Tensor
+    vectors: Tensor
+
+
+def placements_of(
+    tokens: Sequence[Sequence[ConceptToken]],
+    embeddings: Sequence[Mapping[str, ConceptEmbeddings]],
+    device: torch.device,
+) -> tuple[Placement, ...]:
+    """Where vectors go in a batch.
+
+    Args:
+        tokens: for each row, the tokens of its prompt that belong to concepts.
+        embeddings: for each row, the embeddings of each concept; concepts without any keep their own hidden states.
+    """
+    found: dict[ConceptEmbeddings, list[tuple[int, int, int]]] = defaultdict(list)
+    for row, (row_tokens, row_embeddings) in enumerate(zip(tokens, embeddings, strict=True)):
+        for token in row_tokens:
+            concept = row_embeddings.get(token.concept)
+            if concept is not None and token.vector < concept.vectors.shape[1]:
+                found[concept].append((row, token.position, token.vector))
+    return tuple(
+        Placement(concept, *torch.tensor(places, device=device).unbind(1)) for concept, places in found.items()
+    )
+
+
+class HierarchicalEmbeddingInjector:
+    """Puts concept vectors into the text stream of a transformer's blocks.
+
+    Args:
+        blocks: the transformer blocks, in order. Each is called with the keyword or the second positional argument
+            `encoder_hidden_states`, the text stream (B, tokens, width).
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        self.placements: PerPass[tuple[Placement, ...]] = PerPass(())
+        self.blocks = len(blocks)
+        self._seen: list[Tensor] | None = None
+        for index, block in enumerate(blocks):
+            block.register_forward_pre_hook(self._hook_of(index), with_kwargs=True)
+
+    def injecting(self, placements: tuple[Placement, ...]) -> AbstractContextManager[None]:
+        """Inside, every pass gets these vectors."""
+        return self.placements.set_to(placements)
+
+    @contextmanager
+    def watching(self) -> Iterator[list[Tensor]]:
+        """Inside, collects the text stream at the input of each block: one (B, tokens, width) a block."""
+        self._seen = []
+        try:
+            yield self._seen
+        finally:
+            self._seen = None
+
+    def _hook_of(self, block: int):
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            positional = "encoder_hidden_states" not in kwargs
+            text = args[1] if positional else kwargs["encoder_hidden_states"]
+            if self._seen is not None:
+                self._seen.append(text.detach())
+            text = self._replaced(text, block)
+            if positional:
+                return (args[0], text, *args[2:]), kwargs
+            return args, {**kwargs, "encoder_hidden_states": text}
+
+        return hook
+
+    def _replaced(self, text: Tensor, block: int) -> Tensor:
+        for placement in self.placements.value:
+            vectors = placement.embeddings.at(block)
+            if vectors is not None:
+                chosen = vectors[placement.vectors].to(text.dtype)
+                text = text.index_put((placement.rows, placement.positions), chosen)
+        return text

@@ -1,0 +1,137 @@
+"""What the trainer needs of a pretrained model, whatever its family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from library.hierarchical_embedding_injector import ConceptToken
+from library.per_pass import PerPass
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """What the text encoders make of one prompt; computed once, kept on the CPU."""
+
+    context: Tensor
+    """(tokens, width): CLIP's tokens, then T5's."""
+    pooled: Tensor
+    """(pooled width,)."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt as the transformer gets it."""
+
+    text: str
+    states: TextStates
+    tokens: tuple[ConceptToken, ...]
+    """Tokens that a concept's vectors replace."""
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """The prompts of a batch."""
+
+    context: Tensor
+    """(B, tokens, width)."""
+    pooled: Tensor
+    """(B, pooled width)."""
+    tokens: tuple[tuple[ConceptToken, ...], ...]
+    """For each row, the tokens that belong to concepts."""
+    concepts: tuple[str | None, ...]
+    """For each row, the concept whose extractor looks at it."""
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], concepts: Sequence[str | None]) -> PromptBatch:
+        """Stacks prompts."""
+        return cls(
+            torch.stack([prompt.states.context for prompt in prompts]),
+            torch.stack([prompt.states.pooled for prompt in prompts]),
+            tuple(prompt.tokens for prompt in prompts),
+            tuple(concepts),
+        )
+
+    @classmethod
+    def joined(cls, batches: Sequence[PromptBatch]) -> PromptBatch:
+        """Several batches as one, in order."""
+        return cls(
+            torch.cat([batch.context for batch in batches]),
+            torch.cat([batch.pooled for batch in batches]),
+            tuple(tokens for batch in batches for tokens in batch.tokens),
+            tuple(concept for batch in batches for concept in batch.concepts),
+        )
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """How a text fits an encoder."""
+
+    encoder: str
+    needed: int
+    limit: int
+
+
+class FlowModel(Protocol):
+    """A pretrained text-to-image flow model. Its parts are loaded when they are first used and can be let go."""
+
+    device: torch.device
+    dtype: torch.dtype
+    blocks_name: str
+    """Name of the list of transformer blocks inside the transformer, in diffusers' naming."""
+    size_multiple: int
+    """Width and height of pictures must be multiples of it, in pixels."""
+
+    def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch) -> Tensor:
+        """Predicted velocity, (B, C, H, W) float32, of noisy latents of that shape at noise levels sigma, (B,)."""
+
+    @property
+    def transformer(self) -> nn.Module:
+        """The transformer, frozen, loaded now if it is not yet."""
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Its blocks, in order."""
+
+    def keep_for_recompute(self, *states: PerPass) -> None:
+        """Values that a pass depends on, to be put back when checkpointing runs a block again."""
+
+    def encode_text(self, texts: Sequence[str]) -> list[TextStates]:
+        """Text states of prompts, on the CPU."""
+
+    def count_tokens(self, text: str) -> list[TokenCount]:
+        """How many tokens each encoder needs for a text, begin and end included, and how many it takes."""
+
+    def token_positions(self, text: str, span: tuple[int, int]) -> tuple[list[int], list[int]]:
+        """Places in the text stream of the tokens that hold these characters: CLIP's, T5's. Cut-off ones are left out."""
+
+    def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents, (C, h, w) float32 on the CPU, of pixels (3, H, W) in -1 .. 1."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in -1 .. 1, float32 on the CPU, of latents (B, C, h, w)."""
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, h, w) of a picture's latents."""
+
+    def sampling_scheduler(self):
+        """A fresh copy of the diffusers scheduler that the model is sampled with."""
+
+    def text_fingerprint(self) -> str:
+        """Changes when another encoder, length or precision would give other text states."""
+
+    def image_fingerprint(self) -> str:
+        """Changes when another VAE or precision would give other latents."""
+
+    def fingerprint(self) -> str:
+        """Changes when the transformer does."""
+
+    def release_text_encoders(self) -> None:
+        """Lets the text encoders go."""
+
+    def release_vae(self) -> None:
+        """Lets the VAE go."""

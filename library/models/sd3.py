@@ -1,0 +1,301 @@
+"""Stable Diffusion 3 and 3.5: an MMDiT with two CLIPs and a T5, from a folder in diffusers format."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from library import fingerprint
+from library.errors import ModelError
+from library.models.interface import PromptBatch, TextStates, TokenCount
+from library.per_pass import PerPass, recompute_contexts
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+TEXT_BATCH = 8
+"""Prompts encoded at a time."""
+
+
+class SD3Model:
+    """See `FlowModel` for what each method gives.
+
+    Args:
+        folder: a `StableDiffusion3Pipeline` in diffusers format.
+        dtype: precision of the frozen weights and of every pass.
+        t5_length: tokens that T5 reads of each prompt.
+        checkpointing: recompute each block in the backward pass.
+        xformers: attention by xformers; where it can't work, PyTorch's own with a notice.
+    """
+
+    blocks_name = "transformer_blocks"
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        t5_length: int,
+        checkpointing: bool = False,
+        xformers: bool = False,
+    ) -> None:
+        self.folder, self.device, self.dtype, self.t5_length = folder, device, dtype, t5_length
+        self.notices: list[str] = []
+        self._checkpointing, self._xformers = checkpointing, xformers
+        self._kept: tuple[PerPass, ...] = ()
+
+    # The transformer
+
+    @cached_property
+    def transformer(self) -> nn.Module:
+        from diffusers import SD3Transformer2DModel
+
+        transformer = self._load(SD3Transformer2DModel, "transformer", torch_dtype=self.dtype)
+        transformer.requires_grad_(False).eval().to(self.device)
+        if self._checkpointing:
+            transformer.enable_gradient_checkpointing(self._checkpointed)
+        if self._xformers:
+            try:
+                transformer.enable_xformers_memory_efficient_attention()
+            except Exception as error:  # xformers raises all kinds, each meaning that it can't work here
+                reason = str(error).strip().splitlines()[0]
+                self.notices.append(f"xformers can't be used ({reason}); PyTorch's own attention is used.")
+        return transformer
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.transformer.transformer_blocks
+
+    def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch) -> Tensor:
+        where = {"device": self.device, "dtype": self.dtype}
+        (velocity,) = self.transformer(
+            hidden_states=x_t.to(**where),
+            timestep=sigma.to(self.device) * self.scheduler_config["num_train_timesteps"],
+            encoder_hidden_states=prompts.context.to(**where),
+            pooled_projections=prompts.pooled.to(**where),
+            return_dict=False,
+        )
+        return velocity.float()
+
+    def keep_for_recompute(self, *states: PerPass) -> None:
+        self._kept = states
+
+    def _checkpointed(self, block: nn.Module, *args: Any) -> Any:
+        return checkpoint(block, *args, use_reentrant=False, context_fn=recompute_contexts(self._kept))
+
+    # Text
+
+    @cached_property
+    def _tokenizers(self) -> list[Any]:
+        """CLIP-L's, CLIP-G's and T5's."""
+        from transformers import AutoTokenizer
+
+        try:
+            return [AutoTokenizer.from_pretrained(self.folder / name, local_files_only=True) for name in TOKENIZERS]
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(
+                f"{self.folder}: a tokenizer can't be loaded: {reason}.", "Download the model again."
+            ) from error
+
+    @property
+    def clip_length(self) -> int:
+        """Tokens that CLIP reads of each prompt."""
+        return self._tokenizers[0].model_max_length
+
+    @property
+    def _lengths(self) -> list[int]:
+        return [self.clip_length, self.clip_length, self.t5_length]
+
+    @cached_property
+    def _text_pipeline(self) -> Any:
+        from diffusers import StableDiffusion3Pipeline
+        from transformers import CLIPTextModelWithProjection, T5EncoderModel
+
+        kinds = [CLIPTextModelWithProjection, CLIPTextModelWithProjection, T5EncoderModel]
+        encoders = {
+            name: self._load(kind, name, dtype=self.dtype).requires_grad_(False).eval().to(self.device)
+            for name, kind in zip(TEXT_ENCODERS, kinds, strict=True)
+        }
+        tokenizers = dict(zip(TOKENIZERS, self._tokenizers, strict=True))
+        return StableDiffusion3Pipeline(
+            transformer=None, vae=None, scheduler=self.sampling_scheduler(), **encoders, **tokenizers
+        )
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> list[TextStates]:
+        states: list[TextStates] = []
+        for begin in range(0, len(texts), TEXT_BATCH):
+            batch = list(texts[begin : begin + TEXT_BATCH])
+            context, _, pooled, _ = self._text_pipeline.encode_prompt(
+                batch,
+                batch,
+                batch,
+                device=self.device,
+                do_classifier_free_guidance=False,
+                max_sequence_length=self.t5_length,
+            )
+            states += [TextStates(c.cpu().clone(), p.cpu().clone()) for c, p in zip(context, pooled, strict=True)]
+        return states
+
+    def count_tokens(self, text: str) -> list[TokenCount]:
+        return [
+            TokenCount(name, len(tokenizer(text, truncation=False, verbose=False)["input_ids"]), limit)
+            for name, tokenizer, limit in zip(["CLIP-L", "CLIP-G", "T5"], self._tokenizers, self._lengths, strict=True)
+        ]
+
+    def token_positions(self, text: str, span: tuple[int, int]) -> tuple[list[int], list[int]]:
+        found = []
+        for tokenizer, length in zip(self._tokenizers, self._lengths, strict=True):
+            encoded = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
+            offsets = enumerate(encoded["offset_mapping"])
+            found.append(
+                [index for index, (begin, end) in offsets if begin < span[1] and end > span[0] and end > begin]
+            )
+        if found[0] != found[1]:
+            raise ModelError(
+                f'The two CLIP tokenizers of {self.folder} cut "{text}" differently, so its concept has no one place.'
+            )
+        return found[0], [self.clip_length + index for index in found[2]]
+
+    def release_text_encoders(self) -> None:
+        self.__dict__.pop("_text_pipeline", None)
+        self._free()
+
+    # Images
+
+    @cached_property
+    def _vae(self) -> nn.Module:
+        from diffusers import AutoencoderKL
+
+        return self._load(AutoencoderKL, "vae", torch_dtype=self.dtype).requires_grad_(False).eval().to(self.device)
+
+    @cached_property
+    def vae_config(self) -> dict[str, Any]:
+        """The VAE's config.json."""
+        return self._json("vae/config.json")
+
+    @property
+    def _vae_factor(self) -> int:
+        return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
+
+    @property
+    def size_multiple(self) -> int:
+        return self._vae_factor * self.transformer_config["patch_size"]
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        channels = self.transformer_config["in_channels"]
+        return channels, height // self._vae_factor, width // self._vae_factor
+
+    @torch.no_grad()
+    def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        latents = self._vae.encode(pixels[None].to(self.device, self.dtype)).latent_dist
+        scale, shift = self.vae_config["scaling_factor"], self.vae_config["shift_factor"] or 0.0
+        return ((latents.mean[0].float() - shift) * scale).cpu(), (latents.std[0].float() * scale).cpu()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        scale, shift = self.vae_config["scaling_factor"], self.vae_config["shift_factor"] or 0.0
+        pictures = [
+            self._vae.decode((one[None].float() / scale + shift).to(self.device, self.dtype)).sample for one in latents
+        ]
+        return torch.cat(pictures).float().clamp(-1, 1).cpu()
+
+    def release_vae(self) -> None:
+        self.__dict__.pop("_vae", None)
+        self._free()
+
+    # Configuration and files
+
+    @cached_property
+    def transformer_config(self) -> dict[str, Any]:
+        """The transformer's config.json."""
+        return self._json("transformer/config.json")
+
+    @cached_property
+    def scheduler_config(self) -> dict[str, Any]:
+        """The scheduler's configuration."""
+        return dict(self._scheduler.config)
+
+    @cached_property
+    def _scheduler(self) -> Any:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        return FlowMatchEulerDiscreteScheduler.from_pretrained(
+            self.folder, subfolder="scheduler", local_files_only=True
+        )
+
+    def sampling_scheduler(self) -> Any:
+        return copy.deepcopy(self._scheduler)
+
+    @cached_property
+    def _text_fingerprint(self) -> str:
+        weights = fingerprint.of_weights(path for part in TEXT_ENCODERS for path in self._weight_files(part))
+        tokenizers = [tokenizer.backend_tokenizer.to_str() for tokenizer in self._tokenizers]
+        return fingerprint.of_key(
+            {"weights": weights, "tokenizers": tokenizers, "t5_length": self.t5_length, "dtype": str(self.dtype)}
+        )
+
+    def text_fingerprint(self) -> str:
+        return self._text_fingerprint
+
+    @cached_property
+    def _image_fingerprint(self) -> str:
+        weights = fingerprint.of_weights(self._weight_files("vae"))
+        return fingerprint.of_key({"weights": weights, "config": self.vae_config, "dtype": str(self.dtype)})
+
+    def image_fingerprint(self) -> str:
+        return self._image_fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        weights = fingerprint.of_weights(self._weight_files("transformer"))
+        return fingerprint.of_key({"weights": weights, "config": self.transformer_config, "dtype": str(self.dtype)})
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def _weight_files(self, part: str) -> list[Path]:
+        files = sorted((self.folder / part).glob("*.safetensors"))
+        if not files:
+            raise ModelError(
+                f"{self.folder / part} holds no .safetensors file.",
+                "Download the model again; pickled weights are not read.",
+            )
+        return files
+
+    def _load(self, kind: Any, part: str, **options: Any) -> Any:
+        """A part of the model, from safetensors only; 16-bit files with ".fp16" in their names are found, too."""
+        only_fp16 = all(".fp16." in file.name for file in self._weight_files(part))
+        try:
+            return kind.from_pretrained(
+                self.folder,
+                subfolder=part,
+                local_files_only=True,
+                use_safetensors=True,
+                variant="fp16" if only_fp16 else None,
+                **options,
+            )
+        except Exception as error:  # every library has its own way to say that a file is broken
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"{self.folder / part} can't be loaded: {reason}", "Download it again.") from error
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{self.folder / name} can't be read: {error}.", "Download the model again.") from error
+
+    def _free(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,78 @@
+"""Optimizers and learning-rate schedules, by the names that users of sd-scripts know."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from typing import Any
+
+from torch.optim import Optimizer
+
+from library.config.settings import OptimizerSettings
+from library.errors import ConfigError, did_you_mean
+
+KNOWN = {
+    "AdamW": "torch.optim.AdamW",
+    "AdamW8bit": "bitsandbytes.optim.AdamW8bit",
+    "PagedAdamW8bit": "bitsandbytes.optim.PagedAdamW8bit",
+    "Prodigy": "prodigyopt.Prodigy",
+}
+
+
+def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -> Optimizer:
+    """The optimizer of a stage.
+
+    Args:
+        groups: {"params": [...], "lr": ...} each; empty ones are left out.
+
+    Raises:
+        ConfigError: unknown optimizer, or arguments that it does not take.
+    """
+    kind = _class_of(settings.optimizer_type)
+    arguments = dict(_argument(text) for text in settings.optimizer_args)
+    try:
+        return kind([group for group in groups if group["params"]], **arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"optimizer_type {settings.optimizer_type} does not take these settings: {error}.",
+            f"optimizer_args is {settings.optimizer_args}.",
+        ) from error
+
+
+def build_lr_scheduler(optimizer: Optimizer, settings: OptimizerSettings, steps: int) -> Any:
+    """The learning-rate schedule of a stage of so many steps, from diffusers."""
+    from diffusers.optimization import get_scheduler
+
+    return get_scheduler(
+        settings.lr_scheduler,
+        optimizer,
+        num_warmup_steps=settings.lr_warmup_steps,
+        num_training_steps=steps,
+        num_cycles=settings.lr_scheduler_num_cycles,
+        power=settings.lr_scheduler_power,
+    )
+
+
+def _class_of(name: str) -> type[Optimizer]:
+    known = {short.lower(): full for short, full in KNOWN.items()}
+    full = known.get(name.lower(), name)
+    module, _, kind = full.rpartition(".")
+    if not module:
+        raise ConfigError(f'optimizer_type: there is no optimizer "{name}".', did_you_mean(name, KNOWN))
+    try:
+        return getattr(importlib.import_module(module), kind)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f'optimizer_type: "{name}" can\'t be imported: {error}.', f"Known by short names are: {', '.join(KNOWN)}."
+        ) from error
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    """("name", value) of "name=value"."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip().isidentifier():
+        raise ConfigError(f'optimizer_args: "{text}" is not of the form "name=value".', 'Such as "weight_decay=0.01".')
+    try:
+        return name.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return name.strip(), value.strip()

@@ -1,0 +1,48 @@
+"""A value that holds for one pass through the model, and for the recomputation of that pass.
+
+Gradient checkpointing runs a block again in the backward pass, when another pass may long have set other values. What a
+pass depends on is therefore kept here, where `recompute_contexts` can take it down and put it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class PerPass(Generic[T]):
+    """Holds a value while a `with` block runs."""
+
+    def __init__(self, default: T) -> None:
+        self.value = default
+
+    @contextlib.contextmanager
+    def set_to(self, value: T) -> Iterator[None]:
+        """The value is `value` inside, and what it was before afterwards."""
+        before, self.value = self.value, value
+        try:
+            yield
+        finally:
+            self.value = before
+
+
+def recompute_contexts(kept: Sequence[PerPass]) -> Callable[[], tuple[AbstractContextManager, AbstractContextManager]]:
+    """`context_fn` for `torch.utils.checkpoint`: the recomputation sees the values of the pass it belongs to."""
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        values = [state.value for state in kept]
+        return contextlib.nullcontext(), _all_set(kept, values)
+
+    return contexts
+
+
+@contextlib.contextmanager
+def _all_set(kept: Sequence[PerPass], values: Sequence) -> Iterator[None]:
+    with ExitStack() as stack:
+        for state, value in zip(kept, values, strict=True):
+            stack.enter_context(state.set_to(value))
+        yield

@@ -1,0 +1,122 @@
+"""The three texts of a picture: complete, base and target. One rule gives all three, so they can't drift apart.
+
+    complete   a [V] dog on the beach      what the picture shows, with the concept
+    base       a dog on the beach          the same sentence without it
+    target     [V] dog                     the concept alone
+
+For a style, the base text drops the whole phrase: "a house, in [V] style" becomes "a house".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from library.config.dataset import PLACEHOLDER, Concept
+from library.errors import DataError
+
+NULL_PROMPT = ""
+"""The empty prompt, of classifier-free guidance and of R(target) against null."""
+
+
+@dataclass(frozen=True)
+class PromptTriple:
+    """The three texts of one caption, with [V] already replaced by the trigger, and the class without the concept."""
+
+    complete: str
+    base: str
+    target: str
+    class_only: str
+
+
+def triggers_in(text: str, trigger: str) -> list[tuple[int, int]]:
+    """Where the trigger stands in a text as a word of its own: (first character, one after the last) each."""
+    pattern = rf"(?<!\w){re.escape(trigger)}(?!\w)"
+    return [match.span() for match in re.finditer(pattern, text, flags=re.IGNORECASE)]
+
+
+def with_trigger(text: str, concept: Concept) -> str:
+    """The text with [V] replaced by the concept's trigger."""
+    return text.replace(PLACEHOLDER, concept.trigger)
+
+
+def derive(caption: str, concept: Concept, source: str) -> PromptTriple:
+    """The three texts of a caption.
+
+    A caption without [V] gets it before the class word; a style's gets ", in [V] style" at its end. The trigger itself,
+    written out, counts as [V].
+
+    Args:
+        caption: as the user wrote it.
+        source: the file it comes from, for error messages.
+
+    Raises:
+        DataError: the texts can't be derived.
+    """
+    placed = _place(caption.strip(), concept, source)
+    base = without_concept(placed, concept)
+    if PLACEHOLDER in base or triggers_in(base, concept.trigger):
+        raise DataError(
+            f'{source}: the caption "{caption}" without {PLACEHOLDER} is "{base}", which still names the concept.',
+            f'Write it as "... {PLACEHOLDER} {concept.class_word} ...", and nothing else of the concept.',
+        )
+    return PromptTriple(
+        complete=with_trigger(placed, concept),
+        base=base,
+        target=with_trigger(concept.target, concept),
+        class_only=_tidy(concept.target.replace(PLACEHOLDER, " ")),
+    )
+
+
+def without_concept(text: str, concept: Concept) -> str:
+    """The base text of any prompt: [V], or the trigger, taken out; a style's whole phrase with it."""
+    text = _as_placeholder(text, concept)
+    if concept.kind == "style":
+        phrase = rf"\s*,?\s*(?:\b(?:in|with)\s+)?(?:\b(?:a|an|the)\s+)?{re.escape(PLACEHOLDER)}(?:\s+{re.escape(concept.class_word)}\b)?"
+        return _tidy(re.sub(phrase, " ", text, flags=re.IGNORECASE))
+    return _tidy(_mend_articles(text))
+
+
+def _as_placeholder(text: str, concept: Concept) -> str:
+    for begin, end in reversed(triggers_in(text, concept.trigger)):
+        text = text[:begin] + PLACEHOLDER + text[end:]
+    return text
+
+
+def _place(caption: str, concept: Concept, source: str) -> str:
+    """The caption with [V] in it."""
+    caption = _as_placeholder(caption, concept)
+    if PLACEHOLDER in caption:
+        return caption
+    class_word = re.search(rf"(?<!\w){re.escape(concept.class_word)}(?!\w)", caption, flags=re.IGNORECASE)
+    if class_word:
+        return f"{caption[: class_word.start()]}{PLACEHOLDER} {caption[class_word.start() :]}"
+    if concept.kind == "style":
+        return f"{caption.rstrip(' .,')}, in {PLACEHOLDER} {concept.class_word}" if caption else concept.target
+    raise DataError(
+        f'{source}: the caption "{caption}" holds neither {PLACEHOLDER} nor the class word "{concept.class_word}".',
+        f'Write "{PLACEHOLDER} {concept.class_word}" where the concept is, for instance "a photo of {concept.target}".',
+    )
+
+
+def _mend_articles(text: str) -> str:
+    """Takes [V] out and makes "an [V] dog" "a dog", "a [V] owl" "an owl"; "u" and "h" say too little, they stay."""
+
+    def mend(match: re.Match) -> str:
+        article, letter = match[1], match[2]
+        if letter.lower() in "aeio":
+            article = article[0] + "n"
+        elif letter.lower() not in "uh":
+            article = article[0]
+        return f"{article} {letter}"
+
+    text = re.sub(rf"\b([Aa]n?)\s+{re.escape(PLACEHOLDER)}\s+(\w)", mend, text)
+    return text.replace(PLACEHOLDER, " ")
+
+
+def _tidy(text: str) -> str:
+    """Single spaces, none before a comma, no comma left over at either end."""
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"\s+([,.;:!?])", r"\1", text)
+    text = re.sub(r"(,\s*)+,", ",", text)
+    return text.strip(" ,")

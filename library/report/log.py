@@ -1,0 +1,105 @@
+"""The log of a run: one JSON line a step, and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from library.atomic import write_text
+
+BIN_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Noise levels by which losses and lambda* are told apart."""
+
+
+def by_noise_level(sigma: Tensor, per_image: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Means of per-image values, (B,) each, over the images of each noise-level bin that has any."""
+    table = {}
+    for low, high in zip(BIN_EDGES, BIN_EDGES[1:], strict=False):
+        inside = (sigma >= low) & ((sigma < high) | (high == BIN_EDGES[-1]))
+        if inside.any():
+            table[f"{low}-{high}"] = {
+                "images": int(inside.sum()),
+                **{name: float(values[inside].mean()) for name, values in per_image.items()},
+            }
+    return table
+
+
+def share_negative(values: Tensor) -> float:
+    """Share of values below 0."""
+    return float((values < 0).float().mean())
+
+
+def summary(sigma: Tensor, parts: dict[str, Tensor], measures: dict[str, Tensor]) -> dict[str, Any]:
+    """What is logged of a step: means over its images, and the same by noise level."""
+    # A tie on replayed pictures has rows of its own, which do not belong to these noise levels.
+    per_image = {name: values.cpu() for name, values in {**parts, **measures}.items()}
+    row: dict[str, Any] = {name: float(values.mean()) for name, values in per_image.items()}
+    if "lambda_star" in per_image:
+        row["lambda_negative"] = share_negative(per_image["lambda_star"])
+    same = {name: values for name, values in per_image.items() if len(values) == len(sigma) and name != "replay"}
+    row["by_sigma"] = by_noise_level(sigma.cpu(), same)
+    return row
+
+
+class RunLog:
+    """Writes `log.jsonl` and TensorBoard events.
+
+    Args:
+        folder: where `log.jsonl` goes; events go to its folder `tensorboard`.
+        keep_until: {stage: step} that a resumed run goes on from; later lines are dropped. None: a new log.
+    """
+
+    def __init__(self, folder: Path, keep_until: dict[str, int] | None, tensorboard: bool) -> None:
+        self.path = folder / "log.jsonl"
+        kept = [] if keep_until is None else [row for row in read_log(self.path) if _is_kept(row, keep_until)]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = self.path.open("a", encoding="utf-8")
+        self._events = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Adds the line of one step; it has "stage" and "step"."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._events:
+            for name, value in row.items():
+                if isinstance(value, float):
+                    self._events.add_scalar(f"{row['stage']}/{name}", value, row["step"])
+
+    def close(self) -> None:
+        """Ends the log."""
+        self._file.close()
+        if self._events:
+            self._events.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; a last one that a killed run left half written is passed over."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+def _is_kept(row: dict[str, Any], keep_until: dict[str, int]) -> bool:
+    return row["step"] <= keep_until.get(row["stage"], 0)
+
+
+def mean_of_end(rows: list[dict[str, Any]], name: str, share: float = 0.2) -> float | None:
+    """Mean of a value over the last part of a stage's lines; None if they lack it."""
+    values = [row[name] for row in rows if name in row]
+    if not values:
+        return None
+    end = values[-max(1, int(len(values) * share)) :]
+    return float(torch.tensor(end).mean())

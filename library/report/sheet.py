@@ -1,0 +1,82 @@
+"""Contact sheets: pictures beside each other, with what they are written beside them."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from library.atomic import written
+
+GAP = 6
+LABEL_WIDTH = 190
+LEAST_SIDE = 128
+"""Smaller pictures are enlarged to about this, by whole numbers and without smoothing."""
+MOST_SIDE = 512
+TEXT, FAINT, PAPER = (25, 25, 25), (115, 115, 115), (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One prompt's pictures.
+
+    Args:
+        kind: what sort of prompt it is, such as "concept".
+        prompt: its text.
+        pictures: (3, H, W) in -1 .. 1 each, one a column.
+    """
+
+    kind: str
+    prompt: str
+    pictures: list[Tensor]
+
+
+def as_image(pixels: Tensor) -> Image.Image:
+    """A picture from (3, H, W) in -1 .. 1."""
+    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _shown(pixels: Tensor) -> Image.Image:
+    image = as_image(pixels)
+    longest = max(image.size)
+    if longest < LEAST_SIDE:
+        times = round(LEAST_SIDE / longest)
+        return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    if longest > MOST_SIDE:
+        image.thumbnail((MOST_SIDE, MOST_SIDE), Image.Resampling.LANCZOS)
+    return image
+
+
+def save_sheet(path: Path, title: str, columns: list[str], rows: list[SheetRow]) -> None:
+    """Writes a contact sheet as PNG.
+
+    Args:
+        columns: what stands above each column.
+        rows: one a prompt, with as many pictures as there are columns.
+    """
+    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    images = [[_shown(picture) for picture in row.pictures] for row in rows]
+    width = max(image.width for row in images for image in row)
+    heights = [max(image.height for image in row) for row in images]
+    head = 58
+    size = (LABEL_WIDTH + len(columns) * (width + GAP) + GAP, head + sum(height + GAP for height in heights) + GAP)
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, GAP), title, TEXT, font)
+    for index, column in enumerate(columns):
+        left = LABEL_WIDTH + index * (width + GAP)
+        draw.multiline_text((left, head - 30), "\n".join(textwrap.wrap(column, max(8, width // 7))[:2]), FAINT, small)
+    top = head
+    for row, row_images, height in zip(rows, images, heights, strict=True):
+        draw.text((GAP, top), row.kind, FAINT, small)
+        draw.multiline_text((GAP, top + 18), "\n".join(textwrap.wrap(row.prompt or '""', 26)[:6]), TEXT, small)
+        for index, image in enumerate(row_images):
+            sheet.paste(image, (LABEL_WIDTH + index * (width + GAP), top))
+        top += height + GAP
+    with written(path) as temporary:
+        sheet.save(temporary)

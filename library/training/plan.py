@@ -1,0 +1,123 @@
+"""What a run is going to do, known before anything heavy is loaded: pictures, texts, steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from library.config.dataset import DatasetConfig
+from library.config.settings import Settings
+from library.data.pictures import Picture, PictureOrder, find_pictures
+from library.prompts import NULL_PROMPT, PromptTriple
+from library.sample_prompts import SamplePrompt, default_prompts, parse, read_prompt_lines
+from library.training.parts import Parts, build_parts, class_text
+from library.training.replay import replay_prompts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run starts from."""
+
+    settings: Settings
+    config: DatasetConfig
+    parts: Parts
+    datasets: list[list[Picture]]
+    order: PictureOrder
+    samples: list[SamplePrompt]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The pictures of all datasets."""
+        return [picture for dataset in self.datasets for picture in dataset]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of sheets and replayed pictures: the first dataset's resolution."""
+        return self.config.datasets[0].resolution
+
+    @property
+    def uses_replay(self) -> bool:
+        """Whether the pretrained model has to draw pictures."""
+        return self.settings.pure_learning.replay_images > 0 and self.settings.pure_learning.replay_weight > 0
+
+    @property
+    def stage_steps(self) -> dict[str, int]:
+        """Steps of each stage that runs."""
+        pure, optimizer = self.settings.pure_learning, self.settings.optimizer
+        steps = {"student": optimizer.max_train_steps}
+        if not pure.merged and not pure.extractor and self.settings.needs_extractor:
+            steps = {"extractor": optimizer.extractor_train_steps, **steps}
+        return steps
+
+    @property
+    def triples(self) -> list[PromptTriple]:
+        """The three texts of every caption, each once."""
+        return list(dict.fromkeys(triple for picture in self.pictures for triple in picture.prompts))
+
+    def texts(self) -> list[str]:
+        """Every text that has to be encoded."""
+        texts = [NULL_PROMPT]
+        for triple in self.triples:
+            texts += [triple.complete, triple.base, triple.target, triple.class_only]
+        texts += [class_text(concept) for concept in self.config.concepts]
+        for prompt in self.samples:
+            texts += [prompt.text, prompt.base, prompt.negative]
+        if self.uses_replay:
+            texts += replay_prompts(self.parts)
+        return list(dict.fromkeys(texts))
+
+
+def make_plan(settings: Settings, config: DatasetConfig) -> Plan:
+    """Opens model and pictures and checks all that can be checked without computing anything."""
+    parts = build_parts(settings, config.concepts)
+    datasets = find_pictures(config, parts.model.size_multiple)
+    batch_sizes = [dataset.batch_size for dataset in config.datasets]
+    order = PictureOrder(datasets, batch_sizes, settings.optimizer.seed)
+    if settings.samples.sample_prompts:
+        lines = read_prompt_lines(settings.samples.sample_prompts, "sample_prompts")
+        samples = [parse(line, config.concepts, settings.samples.sample_prompts) for line in lines]
+    else:
+        first = {picture.concept.name: picture.prompts[0] for dataset in datasets for picture in reversed(dataset)}
+        samples = default_prompts(config.concepts, list(first.values()))
+    return Plan(settings, config, parts, datasets, order, samples)
+
+
+def describe_plan(plan: Plan) -> str:
+    """The plan in words: pictures and buckets, what each caption became, what is cut off, and the steps."""
+    lines = ["Concepts"]
+    for concept in plan.config.concepts:
+        layout = plan.parts.layouts[concept.name]
+        lines.append(
+            f'  {concept.name}: a {concept.kind}, trigger "{concept.trigger}" ({layout.clip} CLIP and {layout.t5} T5 '
+            f'tokens), class "{concept.class_word}"'
+        )
+    buckets: dict[tuple[int, int], int] = {}
+    for picture in plan.pictures:
+        buckets[picture.size] = buckets.get(picture.size, 0) + 1
+    lines.append(f"Pictures: {len(plan.pictures)}, in {plan.order.batches_per_epoch} batches an epoch")
+    lines += [f"  {width} x {height}: {count}" for (width, height), count in sorted(buckets.items())]
+    lines += ["Texts", *caption_table(plan)]
+    cut = [line for text in plan.texts() for line in _cut_off(plan, text)]
+    lines += ["Cut off", *cut] if cut else ["Nothing is cut off."]
+    replay = f", {plan.settings.pure_learning.replay_images} replayed pictures" if plan.uses_replay else ""
+    steps = ", then ".join(f"{count} steps of the {name}" for name, count in plan.stage_steps.items())
+    lines.append(f"Steps: {steps}{replay}")
+    return "\n".join(lines)
+
+
+def caption_table(plan: Plan) -> list[str]:
+    """What each caption became: complete, base and target text."""
+    lines = []
+    for picture in plan.pictures:
+        for triple in picture.prompts:
+            lines.append(f"  {picture.path.name}")
+            lines += [f"    {name:<9}{text!r}" for name, text in vars(triple).items() if name != "class_only"]
+    return lines
+
+
+def _cut_off(plan: Plan, text: str) -> list[str]:
+    counts = plan.parts.model.count_tokens(text)
+    return [
+        f"  {count.encoder} reads {count.limit} of the {count.needed} tokens of {text!r}"
+        for count in counts
+        if count.needed > count.limit
+    ]

@@ -1,0 +1,82 @@
+"""Replay: pictures that the pretrained model draws once, for the student to stay faithful to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from library.dual_branch_scheduler import Branch
+from library.models import PromptBatch
+from library.prompts import NULL_PROMPT
+from library.sample_prompts import read_prompt_lines
+from library.sampling import initial_noise, sample
+from library.training.parts import Parts
+from library.training.scenes import Replay
+
+DEFAULT_PROMPTS = Path(__file__).with_name("replay_prompts.txt")
+CLASS = "{class}"
+PIXELS_AT_ONCE = 128 * 128
+"""Latent pixels drawn in one batch: one picture of 1024 x 1024 pixels, or as many small ones as make that."""
+MOST_AT_ONCE = 16
+"""Pictures drawn in one batch, however small."""
+
+
+def replay_prompts(parts: Parts) -> list[str]:
+    """The prompt of each replayed picture, the lists' lines over and over."""
+    pure = parts.settings.pure_learning
+    lines = read_prompt_lines(pure.replay_prompts or str(DEFAULT_PROMPTS), "replay_prompts")
+    words = [concept.class_word for concept in parts.concepts]
+    return [
+        lines[index % len(lines)].replace(CLASS, words[index // len(lines) % len(words)])
+        for index in range(pure.replay_images)
+    ]
+
+
+def draw_replay(parts: Parts, size: tuple[int, int], progress: Callable[[Iterable], Iterable] = iter) -> Replay:
+    """The replayed pictures, from the cache or drawn now; `parts` must be attached.
+
+    Args:
+        size: width and height in pixels.
+        progress: wraps the loop over what has to be drawn.
+    """
+    prompts, shape = replay_prompts(parts), parts.model.latent_shape(*size)
+    at_once = max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (shape[1] * shape[2])))
+    batches = [range(begin, min(begin + at_once, len(prompts))) for begin in range(0, len(prompts), at_once)]
+    drawn = [_draw(parts, [prompts[index] for index in batch], list(batch), shape) for batch in progress(batches)]
+    return Replay(torch.cat(drawn), prompts)
+
+
+def _draw(parts: Parts, prompts: list[str], numbers: list[int], shape: tuple[int, int, int]) -> Tensor:
+    """Latents of some of the pictures, each found in the cache by its own prompt and seed."""
+    settings = parts.settings
+    keys = [
+        {
+            "prompt": prompt,
+            "seed": settings.optimizer.seed + number,
+            "shape": list(shape),
+            "steps": settings.pure_learning.replay_sample_steps,
+            "guidance_scale": settings.samples.guidance_scale,
+            "transformer": parts.model.fingerprint(),
+            "text": parts.model.text_fingerprint(),
+        }
+        for prompt, number in zip(prompts, numbers, strict=True)
+    ]
+    found = [parts.cache.find("replay", key) for key in keys]
+    if not all(found):
+        none = [None] * len(prompts)
+        latents = sample(
+            lambda x, sigma, batches: parts.velocity(Branch({}, {}), x, sigma, batches),
+            parts.model.sampling_scheduler(),
+            torch.stack([initial_noise(shape, key["seed"]) for key in keys]),
+            PromptBatch.of([parts.texts[prompt] for prompt in prompts], none),
+            PromptBatch.of([parts.texts[NULL_PROMPT]] * len(prompts), none),
+            settings.pure_learning.replay_sample_steps,
+            settings.samples.guidance_scale,
+        )
+        found = [{"latents": one} for one in latents]
+        for key, tensors in zip(keys, found, strict=True):
+            parts.cache.put("replay", key, tensors)
+    return torch.stack([tensors["latents"] for tensors in found])

@@ -1,0 +1,100 @@
+"""What a step looks at: pictures, noise, noise levels and prompts, all following from the seed and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from library.chance import generator_for
+from library.config.settings import NoiseSettings
+from library.data.pictures import Latents, PictureOrder
+from library.data.texts import TextLibrary
+from library.dual_branch_scheduler import Scene
+from library.flow import draw_sigma
+from library.models import PromptBatch
+from library.objectives import BASE, CLASS, COMPLETE, NULL, REPLAY, TARGET
+from library.prompts import NULL_PROMPT, PromptTriple
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Pictures that the pretrained model drew: latents (N, C, h, w) and the prompt of each."""
+
+    latents: Tensor
+    prompts: Sequence[str]
+
+
+class SceneMaker:
+    """Makes the scenes of a stage.
+
+    Args:
+        stage: its name, so that the stages do not see the same noise.
+        wanted: the prompts that the stage's predictions read.
+        replay: the pretrained model's own pictures, if it reads those.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        seed: int,
+        noise: NoiseSettings,
+        order: PictureOrder,
+        latents: Latents,
+        texts: TextLibrary,
+        wanted: Iterable[str],
+        replay: Replay | None,
+    ) -> None:
+        self.stage, self.seed, self.noise = stage, seed, noise
+        self.order, self.latents, self.texts = order, latents, texts
+        self.wanted, self._replay = frozenset(wanted), replay
+
+    def reference(self, number: int) -> Scene:
+        """The user's pictures of batch `number`."""
+        draws = self.order.batch(number)
+        generator = generator_for(self.seed, self.stage, number)
+        image = torch.stack([self.latents.draw(draw, generator) for draw in draws])
+        concepts = [draw.picture.concept.name for draw in draws]
+        texts = {name: [_text_of(draw.prompts, name) for draw in draws] for name in self.wanted - {REPLAY}}
+        prompts = {
+            name: PromptBatch.of([self.texts[text] for text in of_row], concepts) for name, of_row in texts.items()
+        }
+        return self._scene(image, prompts, generator)
+
+    def replay(self, number: int) -> Scene | None:
+        """As many of the pretrained model's own pictures, or None if the stage has none."""
+        if self._replay is None or REPLAY not in self.wanted:
+            return None
+        draws = self.order.batch(number)
+        generator = generator_for(self.seed, self.stage, "replay", number)
+        chosen = torch.randint(len(self._replay.latents), (len(draws),), generator=generator)
+        prompts = [self.texts[self._replay.prompts[index]] for index in chosen]
+        concepts = [draw.picture.concept.name for draw in draws]
+        return self._scene(self._replay.latents[chosen], {REPLAY: PromptBatch.of(prompts, concepts)}, generator)
+
+    def _scene(self, image: Tensor, prompts: dict[str, PromptBatch], generator: torch.Generator) -> Scene:
+        noise = torch.randn(image.shape, generator=generator)
+        sigma = draw_sigma(
+            len(image),
+            self.noise.weighting_scheme,
+            generator,
+            logit_mean=self.noise.logit_mean,
+            logit_std=self.noise.logit_std,
+            mode_scale=self.noise.mode_scale,
+            shift=self.noise.training_shift,
+        )
+        return Scene(image, noise, sigma, prompts)
+
+
+def _text_of(prompts: PromptTriple, name: str) -> str:
+    """The text of a prompt by the name that predictions use."""
+    texts = {
+        COMPLETE: prompts.complete,
+        BASE: prompts.base,
+        TARGET: prompts.target,
+        CLASS: prompts.class_only,
+        NULL: NULL_PROMPT,
+    }
+    return texts[name]

@@ -1,0 +1,72 @@
+"""Contact sheets of a run: the same seeds from the pretrained model and from what was learned, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from library.dual_branch_scheduler import Branch
+from library.models import PromptBatch
+from library.report.sheet import SheetRow, save_sheet
+from library.sample_prompts import SamplePrompt
+from library.sampling import initial_noise, sample
+from library.training.parts import Parts
+
+
+class SheetMaker:
+    """Draws sheets; the pretrained model's pictures are drawn once.
+
+    Args:
+        parts: attached.
+        size: width and height of pictures whose prompt names no other.
+    """
+
+    def __init__(self, parts: Parts, prompts: Sequence[SamplePrompt], size: tuple[int, int]) -> None:
+        self.parts, self.prompts, self.size = parts, prompts, size
+        self._pretrained: dict[SamplePrompt, Tensor] = {}
+
+    def make(
+        self,
+        path: Path,
+        title: str,
+        columns: dict[str, Branch],
+        progress: Callable[[Iterable], Iterable] = iter,
+    ) -> None:
+        """Writes a sheet: a row for each prompt; for each seed the pretrained model and each of `columns`.
+
+        The pretrained model is shown the prompt without the concept: the picture as it was before.
+        """
+        seeds = self.parts.settings.samples.sample_seeds
+        rows = []
+        for prompt in progress(self.prompts):
+            if prompt not in self._pretrained:
+                self._pretrained[prompt] = self._draw(prompt, prompt.base, Branch({}, {}))
+            sets = [self._pretrained[prompt], *(self._draw(prompt, prompt.text, branch) for branch in columns.values())]
+            rows.append(
+                SheetRow(prompt.kind, prompt.text, [latents[seed] for seed in range(seeds) for latents in sets])
+            )
+        decoded = [
+            SheetRow(row.kind, row.prompt, list(self.parts.model.decode(torch.stack(row.pictures)))) for row in rows
+        ]
+        self.parts.model.release_vae()
+        names = ["pretrained", *columns]
+        save_sheet(path, title, [f"{name}, seed {seed + 1}" for seed in range(seeds) for name in names], decoded)
+
+    def _draw(self, prompt: SamplePrompt, text: str, branch: Branch) -> Tensor:
+        settings, model = self.parts.settings, self.parts.model
+        seeds = settings.samples.sample_seeds
+        first = settings.optimizer.seed if prompt.seed is None else prompt.seed
+        shape = model.latent_shape(prompt.width or self.size[0], prompt.height or self.size[1])
+        none = [None] * seeds
+        return sample(
+            lambda x, sigma, batches: self.parts.velocity(branch, x, sigma, batches),
+            model.sampling_scheduler(),
+            torch.stack([initial_noise(shape, first + seed) for seed in range(seeds)]),
+            PromptBatch.of([self.parts.texts[text]] * seeds, none),
+            PromptBatch.of([self.parts.texts[prompt.negative]] * seeds, none),
+            prompt.steps or settings.samples.sample_steps,
+            prompt.guidance_scale or settings.samples.guidance_scale,
+        )

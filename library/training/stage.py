@@ -1,0 +1,126 @@
+"""One stage: an objective, the branches it predicts with, and the weights that learn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from library.chance import seed_for
+from library.config.settings import OptimizerSettings
+from library.dual_branch_scheduler import DualBranchScheduler
+from library.errors import TrainingError
+from library.objectives import Losses, Objective
+from library.optim import build_lr_scheduler, build_optimizer
+from library.report.log import summary
+from library.training.scenes import SceneMaker
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Weights that learn, at one learning rate.
+
+    Args:
+        name: what it is called in the log: "lr" or "embedding_lr".
+    """
+
+    name: str
+    parameters: list[nn.Parameter]
+    learning_rate: float
+
+
+class Stage:
+    """Trains step by step.
+
+    Args:
+        steps: how many it has.
+        fp16: scales the loss, so that small gradients do not vanish.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        steps: int,
+        objective: Objective,
+        branches: DualBranchScheduler,
+        scenes: SceneMaker,
+        learners: list[Learner],
+        settings: OptimizerSettings,
+        fp16: bool,
+    ) -> None:
+        self.name, self.steps, self.objective, self.branches = name, steps, objective, branches
+        self.scenes, self.settings, self.done = scenes, settings, 0
+        self.learners = [learner for learner in learners if learner.parameters]
+        self.optimizer = build_optimizer(
+            [{"params": learner.parameters, "lr": learner.learning_rate} for learner in self.learners], settings
+        )
+        self.lr_scheduler = build_lr_scheduler(self.optimizer, settings, steps)
+        self.scaler = torch.amp.GradScaler(branches.model.device.type, enabled=fp16)
+
+    def step(self) -> dict[str, Any]:
+        """One step; returns what is logged of it.
+
+        Raises:
+            TrainingError: the loss is not a number.
+        """
+        torch.manual_seed(seed_for(self.settings.seed, self.name, "dropout", self.done))
+        batches = self.settings.gradient_accumulation_steps
+        seen = [self._gradient_of(self.done * batches + index, batches) for index in range(batches)]
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.settings.max_grad_norm or math.inf)
+        rates = {learner.name: float(rate) for learner, rate in zip(self.learners, self._rates(), strict=True)}
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.lr_scheduler.step()
+        self.done += 1
+        return {"stage": self.name, "step": self.done, **_row(seen), "grad_norm": float(norm), **rates}
+
+    def _gradient_of(self, number: int, batches: int) -> tuple[Tensor, Losses]:
+        reference, replay = self.scenes.reference(number), self.scenes.replay(number)
+        v = self.branches.predict(reference, replay)
+        losses = self.objective(v)
+        if not torch.isfinite(losses.total):
+            raise TrainingError(
+                f"Stage {self.name}, step {self.done + 1}: the loss is {losses.total.item()}.",
+                'Lower learning_rate and embedding_lr; with mixed_precision = "fp16", try "bf16".',
+            )
+        self.scaler.scale(losses.total / batches).backward()
+        return reference.sigma, losses
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for learner in self.learners for parameter in learner.parameters]
+
+    def _rates(self) -> list[float]:
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state(self) -> dict[str, Any]:
+        """What the stage needs, besides its weights, to go on."""
+        return {
+            "done": self.done,
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": self.lr_scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self.done = state["done"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def _row(seen: list[tuple[Tensor, Losses]]) -> dict[str, Any]:
+    """What is logged of the batches that make one step."""
+    sigma = torch.cat([sigma for sigma, _ in seen])
+    losses = [losses for _, losses in seen]
+    parts = {name: torch.cat([one.parts[name] for one in losses]) for name in losses[0].parts}
+    measures = {name: torch.cat([one.measures[name] for one in losses]) for name in losses[0].measures}
+    return {
+        "loss": float(torch.stack([one.total.detach() for one in losses]).mean()),
+        **summary(sigma, parts, measures),
+    }

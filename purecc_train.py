@@ -1,0 +1,44 @@
+"""Trains a concept: python purecc_train.py --config_file presets/demo.toml"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from pathlib import Path
+
+from library.config.dataset import find_dataset_file, read_dataset_config
+from library.config.files import TomlFile, add_settings_to, command_line_parser, read_settings, settings_given
+from library.errors import exit_code_of
+
+
+def main(log: list[Path]) -> None:
+    """Reads the settings, makes the plan and runs it."""
+    parser = command_line_parser("Learns a concept from a few pictures, and nothing else.")
+    parser.add_argument("--dry_run", action="store_true", help="Check everything and show the plan, without training.")
+    add_settings_to(parser)
+    arguments = parser.parse_args()
+    file = TomlFile(arguments.config_file) if arguments.config_file else None
+    settings = read_settings(file, settings_given(arguments))
+    config = read_dataset_config(find_dataset_file(file, settings.data), settings.data)
+
+    from library.training.plan import describe_plan, make_plan  # after the settings: torch takes seconds to import
+
+    plan = make_plan(settings, config)
+    print(describe_plan(plan))
+    if arguments.dry_run:
+        return
+
+    from library.training.run import Run
+
+    log.append(settings.output_dir / "log.jsonl")
+    begin = time.monotonic()
+    files = Run(plan).train()
+    print(f"Done in {time.monotonic() - begin:.0f} s. Look at {settings.output_dir / 'samples'} first. Saved:")
+    print("\n".join(f"  {file}" for file in files))
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    where: list[Path] = []
+    sys.exit(exit_code_of(lambda: main(where), lambda: str(where[0]) if where else None))
