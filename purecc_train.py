@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from pathlib import Path
 
 from library.config.dataset import find_dataset_file, read_dataset_config
 from library.config.files import TomlFile, add_settings_to, command_line_parser, read_settings, settings_given
 from library.errors import exit_code_of
+from library.report.progress import quiet_libraries
 
 
 def main(log: list[Path]) -> None:
@@ -39,6 +39,6 @@ def main(log: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    quiet_libraries()
     where: list[Path] = []
     sys.exit(exit_code_of(lambda: main(where), lambda: str(where[0]) if where else None))

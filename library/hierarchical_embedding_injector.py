@@ -32,8 +32,8 @@ class ConceptEmbeddings(nn.Module):
     """The learned vectors of one concept.
 
     Args:
-        vectors: what they start from, (L, tokens, width) for one a block, or (1, tokens, width) for one that is shared by
-            all blocks or put in at the first block alone. Kept in float32.
+        vectors: what they start from, (L, tokens, width) for one a block, or (1, tokens, width) for one that is shared
+            by all blocks or put in at the first block alone. Kept in float32.
         blocks: how many blocks the transformer has.
         every_block: whether blocks after the first get one, too.
     """

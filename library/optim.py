@@ -6,6 +6,7 @@ import ast
 import importlib
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from library.config.settings import OptimizerSettings
@@ -37,6 +38,30 @@ def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -
             f"optimizer_type {settings.optimizer_type} does not take these settings: {error}.",
             f"optimizer_args is {settings.optimizer_args}.",
         ) from error
+
+
+def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> None:
+    """Tries the optimizer on a few numbers, so that a mistake shows before training and not after an hour of it.
+
+    Args:
+        rates: the learning rates of each stage's groups.
+
+    Raises:
+        ConfigError: it can't be built, or can't make a step with these settings.
+    """
+    for stage in rates:
+        parameters = [torch.nn.Parameter(torch.ones(2, 2)) for _ in stage]
+        groups = [{"params": [one], "lr": rate} for one, rate in zip(parameters, stage, strict=True)]
+        optimizer = build_optimizer(groups, settings)
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        try:
+            optimizer.step()
+        except Exception as error:  # each optimizer has its own way to say what it does not like
+            raise ConfigError(
+                f"optimizer_type {settings.optimizer_type} can't make a step: {error}.",
+                f"Learning rates are {stage}; Prodigy wants the same, 1.0, for all of them.",
+            ) from error
 
 
 def build_lr_scheduler(optimizer: Optimizer, settings: OptimizerSettings, steps: int) -> Any:

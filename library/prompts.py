@@ -72,7 +72,8 @@ def without_concept(text: str, concept: Concept) -> str:
     """The base text of any prompt: [V], or the trigger, taken out; a style's whole phrase with it."""
     text = _as_placeholder(text, concept)
     if concept.kind == "style":
-        phrase = rf"\s*,?\s*(?:\b(?:in|with)\s+)?(?:\b(?:a|an|the)\s+)?{re.escape(PLACEHOLDER)}(?:\s+{re.escape(concept.class_word)}\b)?"
+        begin = r"\s*,?\s*(?:\b(?:in|with)\s+)?(?:\b(?:a|an|the)\s+)?"
+        phrase = rf"{begin}{re.escape(PLACEHOLDER)}(?:\s+{re.escape(concept.class_word)}\b)?"
         return _tidy(re.sub(phrase, " ", text, flags=re.IGNORECASE))
     return _tidy(_mend_articles(text))
 

@@ -1,4 +1,4 @@
-"""The layout that `StableDiffusion3Pipeline.load_lora_weights` loads: PEFT's names, alpha folded in, no alpha tensors."""
+"""The layout that diffusers' `load_lora_weights` loads: PEFT's names, alpha folded in, no alpha tensors."""
 
 from __future__ import annotations
 

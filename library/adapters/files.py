@@ -87,7 +87,7 @@ def load_lora(path: str | Path, blocks: int) -> dict[str, LayerWeights]:
     if any(key.endswith(".lora_A.weight") for key in tensors):
         return from_diffusers(tensors, str(path))
     raise ModelError(
-        f"{path} is not a LoRA for SD3: it has neither kohya's names ({KOHYA}_...) nor diffusers' (transformer_blocks...).",
+        f"{path} is not a LoRA for SD3: it has neither kohya's names ({KOHYA}_...) nor diffusers' (transformer...).",
         f"It begins with {next(iter(tensors), 'nothing')}.",
     )
 

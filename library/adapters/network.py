@@ -118,7 +118,7 @@ class AdapterNetwork:
         unknown = sorted(set(weights) - set(self.layers))
         if unknown:
             raise ModelError(
-                f"{source} has a LoRA for {unknown[0]}, which this model or target_modules lacks ({len(unknown)} such).",
+                f"{source} has a LoRA for {unknown[0]}, which the model or target_modules lacks ({len(unknown)} such).",
                 "Use the model and the target_modules it was trained with.",
             )
         for name, layer in self.layers.items():
@@ -128,8 +128,8 @@ class AdapterNetwork:
             if given:
                 if low_rank.down.shape != given.down.shape or low_rank.up.shape != given.up.shape:
                     raise ModelError(
-                        f"{source}: the LoRA of {name} is {tuple(given.up.shape)} x {tuple(given.down.shape)}, the model's "
-                        f"layer is {layer.base.out_features} x {layer.base.in_features}.",
+                        f"{source}: the LoRA of {name} is {tuple(given.up.shape)} x {tuple(given.down.shape)}, the "
+                        f"model's layer is {layer.base.out_features} x {layer.base.in_features}.",
                         "It was trained for another model.",
                     )
                 low_rank.down.copy_(given.down)

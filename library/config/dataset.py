@@ -153,7 +153,7 @@ def _check_keys(table: dict, allowed: set[str], section: str, file: TomlFile, pr
     return good
 
 
-def _as_size(resolution: int | list[int], where: str) -> tuple[int, int]:
+def as_size(resolution: int | list[int], where: str) -> tuple[int, int]:
     """[width, height] from one number or two."""
     size = [resolution, resolution] if isinstance(resolution, int) else resolution
     if len(size) != 2 or min(size) < 8:
@@ -241,7 +241,7 @@ def read_dataset_config(file: TomlFile, defaults: DataSettings) -> DatasetConfig
                 except ConfigError as error:
                     problems.append(error)
         try:
-            size = _as_size(in_dataset["resolution"], file.where("resolution", "datasets"))
+            size = as_size(in_dataset["resolution"], file.where("resolution", "datasets"))
         except ConfigError as error:
             problems.append(error)
             continue

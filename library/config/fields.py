@@ -1,4 +1,4 @@
-"""How a setting is declared: once, with type, default, range and one sentence; read from TOML and command line alike."""
+"""How a setting is declared: once, with type, default, range and one sentence, for files and command line alike."""
 
 from __future__ import annotations
 

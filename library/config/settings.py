@@ -54,7 +54,7 @@ class ConceptEmbeddingSettings:
 
     concept_embeddings: Literal["per_block", "shared", "first_block", "none"] = setting(
         "per_block",
-        "One vector per block and token (the paper's), one shared by all blocks, one put in at the first block, or none.",
+        "A vector per block and token (the paper's), one shared by all blocks, one put in at the first block, or none.",
     )
     embedding_positions: Literal["clip_and_t5", "clip"] = setting(
         "clip_and_t5", "Which of the trigger's tokens are replaced: CLIP's and T5's, or CLIP's alone."
@@ -201,7 +201,7 @@ class SampleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """[data]: what a dataset file may say of each dataset or subset; said here, it holds wherever the file is silent."""
+    """[data]: what a dataset file may say of a dataset or subset; said here, it holds wherever the file is silent."""
 
     dataset_config: str | None = setting(
         None,
@@ -247,7 +247,7 @@ class Settings:
         pure, embeddings = self.pure_learning, self.concept_embeddings
         if pure.merged and pure.extractor:
             raise ConfigError(
-                "pure_learning: merged = true trains the extractor beside the student, but extractor names a saved one.",
+                "pure_learning: merged = true trains the extractor in stage 2, but extractor names a saved one.",
                 "Take one of the two out.",
             )
         if pure.lambda_min is not None and pure.lambda_ != "adaptive":
@@ -257,7 +257,7 @@ class Settings:
             )
         if not pure.guidance_lora and embeddings.concept_embeddings == "none":
             raise ConfigError(
-                'pure_learning: with guidance_lora = false and concept_embeddings = "none" nothing is left of the extractor.',
+                'pure_learning: guidance_lora = false and concept_embeddings = "none" leave nothing of the extractor.',
                 'Set guidance_lora = true, or concept_embeddings = "per_block".',
             )
         if not self.trains_anything:

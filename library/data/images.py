@@ -100,7 +100,7 @@ class Buckets:
             )
         if self.dataset.enable_bucket and self.dataset.bucket_reso_steps % self.multiple:
             raise ConfigError(
-                f"bucket_reso_steps is {self.dataset.bucket_reso_steps}; this model needs a multiple of {self.multiple}.",
+                f"bucket_reso_steps is {self.dataset.bucket_reso_steps}; the model needs multiples of {self.multiple}.",
                 f"Set bucket_reso_steps = {self.multiple}.",
             )
 

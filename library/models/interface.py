@@ -107,7 +107,7 @@ class FlowModel(Protocol):
         """How many tokens each encoder needs for a text, begin and end included, and how many it takes."""
 
     def token_positions(self, text: str, span: tuple[int, int]) -> tuple[list[int], list[int]]:
-        """Places in the text stream of the tokens that hold these characters: CLIP's, T5's. Cut-off ones are left out."""
+        """Places in the text stream of the tokens that hold these characters: CLIP's, T5's; none for cut-off ones."""
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents, (C, h, w) float32 on the CPU, of pixels (3, H, W) in -1 .. 1."""
@@ -116,7 +116,11 @@ class FlowModel(Protocol):
         """Pixels (B, 3, H, W) in -1 .. 1, float32 on the CPU, of latents (B, C, h, w)."""
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """(C, h, w) of a picture's latents."""
+        """(C, h, w) of a picture's latents.
+
+        Raises:
+            ModelError: the model can't draw this size.
+        """
 
     def sampling_scheduler(self):
         """A fresh copy of the diffusers scheduler that the model is sampled with."""

@@ -120,7 +120,9 @@ class SD3Model:
     def _text_pipeline(self) -> Any:
         from diffusers import StableDiffusion3Pipeline
         from transformers import CLIPTextModelWithProjection, T5EncoderModel
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         kinds = [CLIPTextModelWithProjection, CLIPTextModelWithProjection, T5EncoderModel]
         encoders = {
             name: self._load(kind, name, dtype=self.dtype).requires_grad_(False).eval().to(self.device)
@@ -168,8 +170,9 @@ class SD3Model:
         return found[0], [self.clip_length + index for index in found[2]]
 
     def release_text_encoders(self) -> None:
-        self.__dict__.pop("_text_pipeline", None)
-        self._free()
+        if self.__dict__.pop("_text_pipeline", None) is not None:
+            gc.collect()  # the pipeline refers to itself
+            self._empty_cache()
 
     # Images
 
@@ -193,6 +196,12 @@ class SD3Model:
         return self._vae_factor * self.transformer_config["patch_size"]
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        most = self.transformer_config["pos_embed_max_size"] * self.size_multiple
+        if width % self.size_multiple or height % self.size_multiple or max(width, height) > most:
+            raise ModelError(
+                f"This model can't draw {width} x {height} pixels.",
+                f"Width and height must be multiples of {self.size_multiple}, {most} at most: see resolution.",
+            )
         channels = self.transformer_config["in_channels"]
         return channels, height // self._vae_factor, width // self._vae_factor
 
@@ -212,7 +221,7 @@ class SD3Model:
 
     def release_vae(self) -> None:
         self.__dict__.pop("_vae", None)
-        self._free()
+        self._empty_cache()
 
     # Configuration and files
 
@@ -295,7 +304,6 @@ class SD3Model:
         except (OSError, ValueError) as error:
             raise ModelError(f"{self.folder / name} can't be read: {error}.", "Download the model again.") from error
 
-    def _free(self) -> None:
-        gc.collect()
+    def _empty_cache(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

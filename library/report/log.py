@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ BIN_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 def by_noise_level(sigma: Tensor, per_image: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     """Means of per-image values, (B,) each, over the images of each noise-level bin that has any."""
     table = {}
-    for low, high in zip(BIN_EDGES, BIN_EDGES[1:], strict=False):
+    for low, high in itertools.pairwise(BIN_EDGES):
         inside = (sigma >= low) & ((sigma < high) | (high == BIN_EDGES[-1]))
         if inside.any():
             table[f"{low}-{high}"] = {

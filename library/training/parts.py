@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -47,10 +47,15 @@ class Parts:
     extractor_embeddings: dict[str, ConceptEmbeddings] = field(default_factory=dict)
     student_embeddings: dict[str, ConceptEmbeddings] = field(default_factory=dict)
 
-    def attach(self) -> None:
-        """Loads the transformer and puts the network and the injector on it; nothing changes until adapters are used."""
+    def attach(self, target_modules: Sequence[str] | None = None) -> None:
+        """Loads the transformer and puts the network and the injector on it; nothing changes until adapters are used.
+
+        Args:
+            target_modules: other layers than the settings name.
+        """
         blocks = self.model.blocks
-        self.network = AdapterNetwork(blocks, self.model.blocks_name, self.settings.network.target_modules)
+        targets = self.settings.network.target_modules if target_modules is None else target_modules
+        self.network = AdapterNetwork(blocks, self.model.blocks_name, targets)
         self.injector = HierarchicalEmbeddingInjector(list(blocks))
         self.model.keep_for_recompute(self.network.route, self.injector.placements)
 

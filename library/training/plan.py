@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from library.config.dataset import DatasetConfig
-from library.config.settings import Settings
+from library.config.settings import OptimizerSettings, Settings
 from library.data.pictures import Picture, PictureOrder, find_pictures
+from library.objectives import EXTRACTOR, STUDENT
+from library.optim import check_optimizer
 from library.prompts import NULL_PROMPT, PromptTriple
 from library.sample_prompts import SamplePrompt, default_prompts, parse, read_prompt_lines
 from library.training.parts import Parts, build_parts, class_text
@@ -43,9 +45,9 @@ class Plan:
     def stage_steps(self) -> dict[str, int]:
         """Steps of each stage that runs."""
         pure, optimizer = self.settings.pure_learning, self.settings.optimizer
-        steps = {"student": optimizer.max_train_steps}
+        steps = {STUDENT: optimizer.max_train_steps}
         if not pure.merged and not pure.extractor and self.settings.needs_extractor:
-            steps = {"extractor": optimizer.extractor_train_steps, **steps}
+            steps = {EXTRACTOR: optimizer.extractor_train_steps, **steps}
         return steps
 
     @property
@@ -66,10 +68,25 @@ class Plan:
         return list(dict.fromkeys(texts))
 
 
+def stage_rates(optimizer: OptimizerSettings) -> dict[str, list[float]]:
+    """The learning rates of each stage's LoRA and concept embeddings."""
+    lora, embeddings = optimizer.extractor_learning_rate, optimizer.extractor_embedding_lr
+    return {
+        EXTRACTOR: [
+            optimizer.learning_rate if lora is None else lora,
+            optimizer.embedding_lr if embeddings is None else embeddings,
+        ],
+        STUDENT: [optimizer.learning_rate, optimizer.embedding_lr],
+    }
+
+
 def make_plan(settings: Settings, config: DatasetConfig) -> Plan:
     """Opens model and pictures and checks all that can be checked without computing anything."""
     parts = build_parts(settings, config.concepts)
+    check_optimizer(settings.optimizer, list(stage_rates(settings.optimizer).values()))
     datasets = find_pictures(config, parts.model.size_multiple)
+    for size in {picture.size for dataset in datasets for picture in dataset}:
+        parts.model.latent_shape(*size)
     batch_sizes = [dataset.batch_size for dataset in config.datasets]
     order = PictureOrder(datasets, batch_sizes, settings.optimizer.seed)
     if settings.samples.sample_prompts:

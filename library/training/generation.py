@@ -1,0 +1,92 @@
+"""Pictures with and without a LoRA and its concept embeddings, same seeds, on one sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from library.adapters.files import SavedConcept, load_concepts, load_lora
+from library.config.dataset import Concept
+from library.config.settings import Settings
+from library.dual_branch_scheduler import Branch
+from library.errors import ModelError
+from library.prompts import NULL_PROMPT
+from library.report.progress import bar_over, say
+from library.sample_prompts import parse
+from library.training.outputs import embeddings_of
+from library.training.parts import STUDENT_ADAPTER, Parts, build_parts
+from library.training.sheets import SheetMaker
+
+LAYOUT_ENDINGS = ("_diffusers",)
+"""Ends of names of LoRA files that share one concept file."""
+
+
+def concept_file_of(lora: Path) -> Path | None:
+    """The concept file that was saved beside a LoRA, if there is one."""
+    stem = lora.stem
+    for ending in LAYOUT_ENDINGS:
+        stem = stem.removesuffix(ending)
+    file = lora.with_name(f"{stem}_concept.safetensors")
+    return file if file.is_file() else None
+
+
+def as_concept(saved: SavedConcept) -> Concept:
+    """The concept that a file's vectors were learned for."""
+    return Concept(
+        name=saved.name, trigger=saved.trigger, class_word=saved.class_word, kind=saved.kind, target=saved.target
+    )
+
+
+def generate(
+    settings: Settings,
+    lora: Path,
+    concept_file: Path | None,
+    concepts: list[Concept],
+    prompts: Sequence[str],
+    strength: float,
+    size: tuple[int, int],
+    output: Path,
+) -> None:
+    """Writes a sheet: a row for each prompt, for each seed the pretrained model and the LoRA.
+
+    Args:
+        lora: in kohya's or diffusers' layout.
+        concept_file: its concept embeddings; None: the trigger word alone.
+        concepts: what [V] stands for where there is no concept file.
+        strength: of the LoRA, 1 as trained. The embeddings always act whole.
+        size: width and height of pictures whose prompt names no other.
+
+    Raises:
+        ModelError: a file does not fit the model.
+    """
+    vectors, saved = load_concepts(concept_file) if concept_file else ({}, [])
+    positions = {concept.name: concept for concept in saved}
+    concepts = [as_concept(concept) for concept in saved] or concepts
+    parts = build_parts(settings, concepts)
+    samples = [parse(prompt, concepts, "--prompt") for prompt in prompts]
+    texts = [text for sample in samples for text in (sample.text, sample.base, sample.negative)]
+    parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
+    parts.model.release_text_encoders()
+    weights = load_lora(lora, len(parts.model.blocks))
+    parts.attach(sorted({name.split(".", 2)[2] for name in weights}))
+    for notice in parts.model.notices:
+        say(notice)
+    parts.network.load(STUDENT_ADAPTER, weights, str(lora))
+    parts.network.set_strength(STUDENT_ADAPTER, strength)
+    for name, concept in positions.items():
+        _check_layout(parts, name, concept, concept_file)
+    embeddings = embeddings_of(parts, vectors, str(concept_file))
+    sheets = SheetMaker(parts, samples, size)
+    branch = Branch({}, embeddings, default=STUDENT_ADAPTER)
+    title = f"{lora.name} at strength {strength:g}"
+    sheets.make(output, title, {"with the LoRA": branch}, bar_over("sheet"))
+
+
+def _check_layout(parts: Parts, name: str, saved: SavedConcept, source: Path) -> None:
+    layout = parts.layouts[name]
+    if layout.clip != saved.clip_tokens or (saved.t5_tokens and layout.t5 != saved.t5_tokens):
+        raise ModelError(
+            f'{source}: the trigger "{saved.trigger}" had {saved.clip_tokens} CLIP and {saved.t5_tokens} T5 tokens in '
+            f"training; this model's tokenizers make it {layout.clip} and {layout.t5}.",
+            "They were learned on another model.",
+        )

@@ -1,0 +1,38 @@
+"""The learning weights of a run as part of its state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from library.adapters.network import AdapterNetwork
+from library.hierarchical_embedding_injector import ConceptEmbeddings
+
+
+def weights_of(
+    network: AdapterNetwork, adapters: Iterable[str], embeddings: dict[str, ConceptEmbeddings]
+) -> dict[str, Any]:
+    """Adapters and concept embeddings, as they are."""
+    return {
+        "adapters": {
+            adapter: {
+                name: [layer.adapters[adapter].down, layer.adapters[adapter].up]
+                for name, layer in network.layers.items()
+            }
+            for adapter in adapters
+        },
+        "embeddings": {name: one.vectors for name, one in embeddings.items()},
+    }
+
+
+@torch.no_grad()
+def restore_weights(saved: dict[str, Any], network: AdapterNetwork, embeddings: dict[str, ConceptEmbeddings]) -> None:
+    """Puts saved weights into adapters and embeddings of the same shapes."""
+    for adapter, layers in saved["adapters"].items():
+        for name, (down, up) in layers.items():
+            network.layers[name].adapters[adapter].down.copy_(down)
+            network.layers[name].adapters[adapter].up.copy_(up)
+    for name, one in embeddings.items():
+        one.vectors.copy_(saved["embeddings"][name])

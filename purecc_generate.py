@@ -1,0 +1,49 @@
+"""Draws with a LoRA: python purecc_generate.py --config_file FILE --lora FILE --prompt "a photo of a [V] dog"."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from library.config.dataset import as_size, find_dataset_file, read_dataset_config
+from library.config.files import TomlFile, add_settings_to, command_line_parser, read_settings, settings_given
+from library.errors import ConfigError, exit_code_of
+from library.report.progress import quiet_libraries
+
+
+def main() -> None:
+    """Reads the command line and writes one sheet."""
+    parser = command_line_parser("Draws prompts with and without a LoRA, same seeds, on one sheet.")
+    parser.add_argument("--lora", metavar="FILE", help="The LoRA, in kohya's or diffusers' layout.")
+    parser.add_argument(
+        "--concept",
+        metavar="FILE",
+        help='Its concept embeddings; default: NAME_concept.safetensors beside it, "none": without.',
+    )
+    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="What to draw; [V] stands for the trigger.")
+    parser.add_argument("--lora_scale", type=float, default=1.0, help="How strongly the LoRA acts. Default: 1.")
+    parser.add_argument("--output", metavar="FILE", help="Where the sheet goes. Default: OUTPUT_DIR/generated.png.")
+    add_settings_to(parser)
+    arguments = parser.parse_args()
+    if not arguments.lora or not arguments.prompt:
+        raise ConfigError("Command line: --lora and --prompt are needed.", f"See {parser.prog} --help.")
+    file = TomlFile(arguments.config_file) if arguments.config_file else None
+    settings = read_settings(file, settings_given(arguments))
+
+    from library.training.generation import concept_file_of, generate  # after the settings: slow to import
+
+    lora = Path(arguments.lora).expanduser()
+    concept = None if arguments.concept == "none" else arguments.concept or concept_file_of(lora)
+    concepts, size = [], as_size(settings.data.resolution, "resolution")
+    if settings.data.dataset_config or (file and "concepts" in file.tables):
+        config = read_dataset_config(find_dataset_file(file, settings.data), settings.data)
+        concepts, size = config.concepts, config.datasets[0].resolution
+    output = Path(arguments.output).expanduser() if arguments.output else settings.output_dir / "generated.png"
+    concept_file = Path(concept).expanduser() if concept else None
+    generate(settings, lora, concept_file, concepts, arguments.prompt, arguments.lora_scale, size, output)
+    print(f"Saved {output}")
+
+
+if __name__ == "__main__":
+    quiet_libraries()
+    sys.exit(exit_code_of(main, lambda: None))

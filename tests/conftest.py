@@ -1,0 +1,95 @@
+"""Fixtures: a tiny model, a folder of pictures, and runs on them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from PIL import Image
+
+from library.config.dataset import read_dataset_config
+from library.config.files import TomlFile, read_settings
+from library.training.plan import Plan, make_plan
+from tests.tiny import LENGTH, save_tiny_model
+
+ROOT = Path(__file__).parent.parent
+
+torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where cores are shared
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Folder of the tiny model."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A folder of four pictures with captions."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(4):
+        pixels = torch.randint(0, 255, (32, 32, 3), generator=torch.Generator().manual_seed(index)).byte()
+        Image.fromarray(pixels.numpy()).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(["a [V] dog city", "a [V] dog beach", "a dog", "a red [V] dog"][index])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_plots(request, monkeypatch):
+    """Leaves out `training.png`, the slowest part of a tiny run, but for tests that are marked `plots`."""
+    if "plots" not in request.keywords:
+        monkeypatch.setattr("library.training.run.plot_log", lambda rows, path: None)
+
+
+DATASET = """
+[[concepts]]
+name = "dog"
+trigger = "sks"
+class_word = "dog"
+
+[[datasets]]
+resolution = 32
+batch_size = 2
+  [[datasets.subsets]]
+  image_dir = "{pictures}"
+"""
+
+
+@pytest.fixture
+def plan_of(tiny_model, pictures, tmp_path):
+    """Makes plans on the tiny model: `plan_of(eta=0.0, ...)`; anything not named is small and quick."""
+    file = tmp_path / "dataset.toml"
+    file.write_text(DATASET.format(pictures=pictures))
+
+    def make(dataset: str | None = None, **settings) -> Plan:
+        values = {
+            "pretrained_model_name_or_path": str(tiny_model),
+            "t5xxl_max_token_length": LENGTH,
+            "mixed_precision": "no",
+            "gradient_checkpointing": False,
+            "output_dir": str(tmp_path / "output"),
+            "cache_dir": str(tmp_path / "cache"),
+            "output_name": "tiny",
+            "log_with": "none",
+            "extractor_train_steps": 2,
+            "max_train_steps": 2,
+            "learning_rate": 1e-2,
+            "replay_images": 4,
+            "replay_sample_steps": 2,
+            "sample_steps": 2,
+            "sample_seeds": 1,
+            "replay_prompts": str(tmp_path / "replay.txt"),
+            "sample_prompts": str(tmp_path / "samples.txt"),
+        }
+        (tmp_path / "replay.txt").write_text('a red {class}\n""\na blue house\n')
+        (tmp_path / "samples.txt").write_text("a [V] dog\na blue house\n")
+        if dataset is not None:
+            file.write_text(dataset.format(pictures=pictures))
+        read = read_settings(None, {**values, **settings})
+        return make_plan(read, read_dataset_config(TomlFile(file), read.data))
+
+    return make

@@ -1,0 +1,85 @@
+"""A tiny SD3.5-like model with random weights: every shape and code path of the real one, in milliseconds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+POCKET = Path(__file__).parent.parent / "pocket" / "model"
+LENGTH = 10
+"""Tokens that each tokenizer gives."""
+BLOCKS, WIDTH = 3, 32
+
+
+def tiny_transformer(seed: int = 0) -> SD3Transformer2DModel:
+    """Three blocks, the first two with dual attention; no weight is zero, so everything has an effect."""
+    torch.manual_seed(seed)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=BLOCKS,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        caption_projection_dim=WIDTH,
+        pooled_projection_dim=32,
+        pos_embed_max_size=8,
+        dual_attention_layers=(0, 1),
+        qk_norm="rms_norm",
+    )
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return transformer
+
+
+def save_tiny_model(folder: Path) -> Path:
+    """Writes a whole `StableDiffusion3Pipeline`; tokenizers are the small bundled model's."""
+    tokenizers = [AutoTokenizer.from_pretrained(POCKET / name) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+    torch.manual_seed(1)
+    clip = CLIPTextConfig(
+        vocab_size=tokenizers[0].vocab_size,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        projection_dim=16,
+        bos_token_id=655,
+        eos_token_id=656,
+    )
+    t5 = T5Config(vocab_size=len(tokenizers[2]), d_model=48, d_kv=12, d_ff=64, num_layers=1, num_heads=4)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=32,
+        scaling_factor=0.9,
+        shift_factor=0.1,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+    )
+    pipeline = StableDiffusion3Pipeline(
+        transformer=tiny_transformer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=CLIPTextModelWithProjection(clip),
+        tokenizer=tokenizers[0],
+        text_encoder_2=CLIPTextModelWithProjection(clip),
+        tokenizer_2=tokenizers[1],
+        text_encoder_3=T5EncoderModel(t5),
+        tokenizer_3=tokenizers[2],
+    )
+    if folder.exists():
+        shutil.rmtree(folder)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
