@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from library.config.dataset import as_size, find_dataset_file, read_dataset_config
+from library.config.dataset_file import as_size, find_dataset_file, read_dataset_config
 from library.config.files import TomlFile, add_settings_to, command_line_parser, read_settings, settings_given
 from library.errors import ConfigError, exit_code_of
 from library.report.progress import quiet_libraries

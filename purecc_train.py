@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from library.config.dataset import find_dataset_file, read_dataset_config
+from library.config.dataset_file import find_dataset_file, read_dataset_config
 from library.config.files import TomlFile, add_settings_to, command_line_parser, read_settings, settings_given
 from library.errors import exit_code_of
 from library.report.progress import quiet_libraries

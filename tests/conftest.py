@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from library.config.dataset import read_dataset_config
+from library.config.dataset_file import read_dataset_config
 from library.config.files import TomlFile, read_settings
 from library.training.plan import Plan, make_plan
 from tests.tiny import LENGTH, save_tiny_model

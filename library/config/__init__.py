@@ -1,1 +1,1 @@
-"""Settings: what they are (`settings`), how they are declared (`fields`) and read (`files`, `dataset`)."""
+"""Settings: what they are (`settings`, `dataset`), how declared (`fields`) and read (`files`, `dataset_file`)."""

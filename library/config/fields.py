@@ -99,13 +99,17 @@ def from_command_line(text: str, hint: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def check(value: Any, field: dataclasses.Field, hint: Any, where: str) -> Any:
+def check(value: Any, field: dataclasses.Field, hint: Any, where: str, called: str | None = None) -> Any:
     """Returns the value if it may stand in this setting.
 
+    Args:
+        where: file and line, for the error.
+        called: what the user calls it there, if not by its own name.
+
     Raises:
-        ConfigError: wrong type or out of range; `where` names file and line.
+        ConfigError: wrong type or out of range.
     """
-    name, about = name_of(field), field.metadata
+    name, about = called or name_of(field), field.metadata
     if not conforms(value, hint):
         raise ConfigError(f"{where}: {name} is {value!r}; it must be {describe(hint)}.", about["help"])
     if isinstance(value, (int, float)) and not isinstance(value, bool):
