@@ -237,3 +237,9 @@ def test_a_concept_without_pictures_is_said(dataset_from):
         dataset_from(CONCEPT + other + SUBSET + 'concept = "dog"\n')
     with pytest.raises(ConfigError, match="must name its concept"):
         dataset_from(CONCEPT + other + SUBSET)
+
+
+def test_the_list_of_settings_is_up_to_date():
+    from library.config.reference import settings_reference
+
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_reference(), "run python -m library.config.reference"

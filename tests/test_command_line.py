@@ -1,0 +1,257 @@
+"""The commands as a user runs them: in a process of its own, stopped, killed, resumed, and given mistakes."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from library.config.dataset_file import find_dataset_file, read_dataset_config
+from library.config.files import TomlFile, read_settings
+from library.dual_branch_scheduler import Branch
+from library.models import PromptBatch
+from library.report.log import mean_of_end, read_log
+from library.training.generation import load_lora
+from library.training.parts import build_parts
+
+ROOT = Path(__file__).parent.parent
+DEMO = ["--config_file", "presets/demo.toml"]
+QUICK = [
+    *("--extractor_train_steps", "4", "--max_train_steps", "8", "--save_state_every_n_steps", "3"),
+    *("--replay_images", "4", "--replay_sample_steps", "2", "--sample_steps", "2", "--sample_seeds", "1"),
+]
+
+
+def command(script: str, *words: str) -> list[str]:
+    return [sys.executable, script, *words]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1"}
+
+
+def run(script: str, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(script, *words), cwd=ROOT, env=environment(), capture_output=True, text=True)
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """`run` without a process of its own, which takes seconds to start."""
+    import purecc_train
+    from library.errors import exit_code_of
+
+    def call(*words: str) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", ["purecc_train.py", *words])
+        code = exit_code_of(lambda: purecc_train.main([]), lambda: None)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(words, code, said.out, said.err)
+
+    return call
+
+
+def folders(tmp_path: Path, name: str) -> list[str]:
+    return ["--output_dir", str(tmp_path / name), "--cache_dir", str(tmp_path / "cache")]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> Path:
+    """A quick run of the demo that is never stopped; its output lies in `whole`."""
+    folder = tmp_path_factory.mktemp("quick")
+    done = run("purecc_train.py", *DEMO, *QUICK, *folders(folder, "whole"))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def assert_same_results(one: Path, two: Path) -> None:
+    for name in ("demo.safetensors", "demo_diffusers.safetensors", "demo_concept.safetensors"):
+        first, second = load_file(one / name), load_file(two / name)
+        assert set(first) == set(second)
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+@pytest.mark.parametrize("lines", [2, 9])
+def test_a_killed_run_resumes_and_ends_the_same_to_the_bit(quick, lines):
+    words = [*DEMO, *QUICK, *folders(quick, f"killed{lines}")]
+    log = quick / f"killed{lines}" / "log.jsonl"
+    process = subprocess.Popen(
+        command("purecc_train.py", *words), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and (not log.is_file() or len(log.read_text().splitlines()) < lines):
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    again = run("purecc_train.py", *words)
+    if lines > 3:
+        assert again.returncode == 2 and "holds an unfinished run" in again.stderr
+        again = run("purecc_train.py", *words, "--resume", "auto")
+    assert again.returncode == 0, again.stderr
+    assert_same_results(quick / "whole", quick / f"killed{lines}")
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_resumes(quick):
+    words = [*DEMO, *QUICK, *folders(quick, "stopped")]
+    log = quick / "stopped" / "log.jsonl"
+    process = subprocess.Popen(
+        command("purecc_train.py", *words), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and (not log.is_file() or len(log.read_text().splitlines()) < 6):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "all is saved. The same command with --resume auto goes on." in said and "Traceback" not in said
+    again = run("purecc_train.py", *words, "--resume", "auto")
+    assert again.returncode == 0, again.stderr
+    assert_same_results(quick / "whole", quick / "stopped")
+
+
+def test_the_written_config_runs_as_it_is(quick):
+    done = run(
+        "purecc_train.py", "--config_file", str(quick / "whole" / "config.toml"), "--output_dir", str(quick / "again")
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_results(quick / "whole", quick / "again")
+
+
+@pytest.mark.parametrize("layout", ["demo.safetensors", "demo_diffusers.safetensors"])
+def test_generate_draws_with_and_without(quick, tmp_path, layout):
+    sheet = tmp_path / "sheet.png"
+    config = str(quick / "whole" / "config.toml")
+    words = ["--config_file", config, "--lora", str(quick / "whole" / layout), "--output", str(sheet)]
+    done = run("purecc_generate.py", *words, "--prompt", "a [V] dog beach", "a blue house --s 3 --d 5")
+    assert done.returncode == 0, done.stderr
+    with Image.open(sheet) as image:
+        assert image.size == (190 + 2 * 134 + 6, 58 + 2 * 134 + 6)
+
+
+def test_a_dry_run_shows_what_each_text_became_and_what_is_cut_off(run_here, tmp_path):
+    (tmp_path / "long.txt").write_text("a big red dog left beach day flat a cat\n")
+    words = ["--sample_prompts", str(tmp_path / "long.txt"), *folders(tmp_path, "out")]
+    done = run_here(*DEMO, "--dry_run", *words)
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"00\.png\n\s+complete 'a sks dog city'\n\s+base\s+'a dog city'\n\s+target\s+'a sks dog'", done.stdout
+    )
+    assert "CLIP-L reads 10 of the 12 tokens of 'a big red dog left beach day flat a cat'" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("preset", sorted(path.name for path in (ROOT / "presets").glob("*.toml")))
+def test_every_preset_dry_runs_on_the_small_model(preset, run_here, tmp_path):
+    """On the bundled model and pictures, which every preset can be pointed at."""
+    words = ["--pretrained_model_name_or_path", "pocket/model", "--dataset_config", "dataset_configs/demo.toml"]
+    words += ["--t5xxl_max_token_length", "10", *folders(tmp_path, "out")]
+    done = run_here("--config_file", f"presets/{preset}", "--dry_run", *words)
+    assert done.returncode == 0, done.stderr
+
+
+MISTAKES = {
+    "unknown setting": (["--etta", "1"], 'Did you mean "eta"?'),
+    "wrong type": (["--network_dim", "four"], "network_dim is 'four'; it must be a whole number"),
+    "no config": (["--config_file", "presets/demmo.toml"], 'Did you mean "presets/demo.toml"?'),
+    "no model": (["--pretrained_model_name_or_path", "nowhere"], "there is no folder"),
+    "not a model": (["--pretrained_model_name_or_path", "pocket/subject"], "has no model_index.json"),
+    "a file as model": (["--pretrained_model_name_or_path", "README.md"], "is a file"),
+    "unknown optimizer": (["--optimizer_type", "AdamV"], 'Did you mean "AdamW"?'),
+    "no dataset": (["--dataset_config", "nowhere.toml"], "There is no file nowhere.toml"),
+    "no prompts": (["--sample_prompts", "nowhere.txt"], "sample_prompts: there is no file"),
+    "no device": (["--device", "cuda:77"], 'device: PyTorch can\'t use "cuda:77"'),
+    "no T5 tokens": (["--t5xxl_max_token_length", "1"], "is cut off in the target"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_a_sentence_and_exit_code_2(name, run_here, tmp_path):
+    words, said = MISTAKES[name]
+    done = run_here(*DEMO, *folders(tmp_path, "out"), *words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+
+
+def test_a_mistake_ends_the_process_with_code_2_and_no_traceback():
+    done = run("purecc_train.py", *DEMO, "--etta", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == 'error: Command line: unrecognized arguments: --etta 1.\n  Did you mean "eta"?\n'
+
+
+def test_another_models_folder_is_said(run_here, tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    done = run_here(*DEMO, "--pretrained_model_name_or_path", str(tmp_path))
+    assert done.returncode == 2 and "is a FluxPipeline, which this trainer can't train" in done.stderr
+
+
+def test_xformers_where_it_cannot_work_is_said_once_and_replaced(run_here, tmp_path):
+    done = run_here(*DEMO, *QUICK, "--xformers", *folders(tmp_path, "out"), "--max_train_steps", "1")
+    assert done.returncode == 0, done.stderr
+    if not torch.cuda.is_available():
+        assert done.stderr.count("xformers can't be used") == 1 and "PyTorch's own attention is used" in done.stderr
+
+
+def readme_commands() -> list[str]:
+    """Every command of the README that trains or draws on the bundled model."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith("python purecc_") and "demo" in line]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Path:
+    """The README's commands, run as they stand there; gives the demo's output folder."""
+    commands = readme_commands()
+    assert len(commands) >= 2
+    for line in commands:
+        words = shlex.split(line)[1:]
+        extra = ["--overwrite"] if words[0] == "purecc_train.py" else []
+        done = run(*words, *extra)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    return ROOT / "output" / "demo"
+
+
+def test_the_demo_learns(demo):
+    rows = [row for row in read_log(demo / "log.jsonl") if row["stage"] == "student"]
+    first = rows[: len(rows) // 5]
+    assert mean_of_end(rows, "lambda_star") > mean_of_end(first, "lambda_star", 1.0) + 0.3
+    assert mean_of_end(rows, "cosine") > 0.6
+    assert mean_of_end(rows, "concept") < 0.8 * mean_of_end(first, "concept", 1.0)
+    assert all(-0.5 < row["lambda_star"] < 2 for row in rows)
+
+
+def drift(parts, lora: Path, texts: list[str]) -> float:
+    """How far the LoRA moves the velocity for prompts without the concept, as a share of the velocity."""
+    parts.texts.prepare(texts)
+    parts.attach()
+    parts.network.load("lora", load_lora(lora, len(parts.model.blocks)), str(lora))
+    prompts = PromptBatch.of([parts.texts[text] for text in texts], [None] * len(texts))
+    x_t = torch.randn(len(texts), *parts.model.latent_shape(32, 32), generator=torch.Generator().manual_seed(0))
+    sigma = torch.linspace(0.6, 0.95, len(texts))
+    with torch.no_grad():
+        before = parts.velocity(Branch({}, {}), x_t, sigma, [prompts])
+        after = parts.velocity(Branch({}, {}, default="lora"), x_t, sigma, [prompts])
+    return float((after - before).norm() / before.norm())
+
+
+def test_the_demo_learns_nothing_else(demo, tmp_path):
+    """Against a plain LoRA of as many steps on the same pictures."""
+    plain = ["--eta", "0", "--anchor_weight", "0", "--replay_weight", "0", "--concept_embeddings", "none"]
+    done = run(
+        "purecc_train.py", *DEMO, *plain, "--output_dir", str(tmp_path), "--sample_seeds", "1", "--sample_steps", "1"
+    )
+    assert done.returncode == 0, done.stderr
+    file = TomlFile(ROOT / "output" / "demo" / "config.toml")
+    settings = read_settings(file)
+    concepts = read_dataset_config(find_dataset_file(file, settings.data), settings.data).concepts
+    texts = ["a blue house forest day", "a red cat left beach day", "a dog snow day flat", "a pink car city day", ""]
+    pure, lora = (
+        drift(build_parts(settings, concepts), folder / "demo.safetensors", texts) for folder in (demo, tmp_path)
+    )
+    assert pure < 0.6 * lora, f"PureCC moved them by {pure:.3f}, the plain LoRA by {lora:.3f}"

@@ -1,0 +1,93 @@
+"""Optimizers by their names, and their states through a saved file."""
+
+import pytest
+import torch
+
+from library.checkpoint import Position, SavedState, StateFolder, flatten, load_state, unflatten
+from library.config.settings import OptimizerSettings
+from library.errors import ConfigError, ModelError
+from library.optim import build_lr_scheduler, build_optimizer, check_optimizer
+
+OPTIMIZERS = ["AdamW", "AdamW8bit", "PagedAdamW8bit", "Prodigy", "torch.optim.SGD", "adamw"]
+
+
+def trained(name: str, steps: int, weight: torch.nn.Parameter, optimizer=None, first: int = 0):
+    settings = OptimizerSettings(optimizer_type=name)
+    if optimizer is None:
+        optimizer = build_optimizer([{"params": [weight], "lr": 1.0 if name == "Prodigy" else 0.01}], settings)
+    for step in range(first, first + steps):
+        weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(step))
+        optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_goes_on_from_its_saved_state(name, tmp_path):
+    whole = torch.nn.Parameter(torch.ones(64, 128))  # large enough for 8-bit states
+    trained(name, 4, whole)
+    part = torch.nn.Parameter(torch.ones(64, 128))
+    half = trained(name, 2, part)
+    states = StateFolder(tmp_path / "state")
+    states.save(SavedState(Position({"student": 2}), {}, {"optimizer": half.state_dict(), "weight": part}))
+    saved = load_state(states.newest(), {})
+    again = torch.nn.Parameter(saved.tree["weight"])
+    fresh = build_optimizer(
+        [{"params": [again], "lr": 1.0 if name == "Prodigy" else 0.01}], OptimizerSettings(optimizer_type=name)
+    )
+    fresh.load_state_dict(saved.tree["optimizer"])
+    trained(name, 2, again, fresh, first=2)
+    assert torch.equal(again, whole) and not torch.equal(again, part)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"optimizer_type": "AdamV"}, 'Did you mean "AdamW"?'),
+        ({"optimizer_type": "torch.optim.Adamm"}, "can't be imported"),
+        ({"optimizer_type": "nowhere.Adam"}, "can't be imported"),
+        ({"optimizer_args": ["decay=1"]}, "does not take these settings"),
+        ({"optimizer_args": ["weight_decay"]}, 'not of the form "name=value"'),
+        ({"optimizer_type": "Prodigy"}, "Prodigy wants the same, 1.0, for all of them"),
+    ],
+)
+def test_a_mistake_is_said_before_training(settings, said):
+    with pytest.raises(ConfigError) as error:
+        check_optimizer(OptimizerSettings(**settings), [[1e-4, 1e-3]])
+    assert said in str(error.value)
+
+
+def test_arguments_reach_the_optimizer():
+    settings = OptimizerSettings(optimizer_args=["weight_decay=0.5", "betas=(0.8, 0.9)"])
+    (group,) = build_optimizer([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.1}], settings).param_groups
+    assert (group["weight_decay"], group["betas"], group["lr"]) == (0.5, (0.8, 0.9), 0.1)
+
+
+def test_warm_up_rises_from_zero():
+    settings = OptimizerSettings(lr_scheduler="cosine", lr_warmup_steps=2)
+    optimizer = build_optimizer([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.1}], settings)
+    scheduler, rates = build_lr_scheduler(optimizer, settings, 6), []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:3] == [0.0, 0.05, 0.1] and rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_a_nested_state_comes_back_as_it_was():
+    state = {"a": {0: torch.arange(3), 1: [1, 2.5, None, "x", (True, 2)]}, 7: {}}
+    tensors = {}
+    back = unflatten(flatten(state, tensors), tensors)
+    assert torch.equal(back["a"].pop(0), state["a"].pop(0)) and back == state
+
+
+def test_only_the_newest_state_is_kept_and_a_strange_one_is_refused(tmp_path):
+    states = StateFolder(tmp_path / "state")
+    assert states.newest() is None
+    for step in (1, 2):
+        states.save(SavedState(Position({"extractor": 4, "student": step}), {"eta": 1.0}, {}))
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000006"]
+    with pytest.raises(ConfigError, match=r"eta was 1\.0 .* is 2\.0 now"):
+        load_state(states.newest(), {"eta": 2.0})
+    (states.newest() / "state.json").write_text("{")
+    with pytest.raises(ModelError, match="is not a state"):
+        load_state(states.newest(), {"eta": 1.0})
