@@ -1,5 +1,7 @@
 """One rule gives the three texts."""
 
+from pathlib import Path
+
 import pytest
 
 from library.config.dataset import Concept
@@ -77,3 +79,17 @@ def test_prompt_lines_have_the_options_of_sd_scripts():
         parse("a dog --q 1", [DOG], "file")
     with pytest.raises(ConfigError, match="not a number"):
         parse("a dog --s many", [DOG], "file")
+
+
+def test_the_table_in_the_docs_is_true():
+    lines = (Path(__file__).parent.parent / "docs" / "captions.md").read_text().splitlines()
+    rows = [
+        [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        for line in lines
+        if "`" in line and "|" in line
+    ]
+    rows = [row for row in rows if len(row) == 5]
+    assert len(rows) == 8
+    for name, caption, complete, base, target in rows:
+        triple = derive(caption, {"dog": DOG, "ink": STYLE}[name], "docs")
+        assert (triple.complete, triple.base, triple.target) == (complete, base, target)
