@@ -7,8 +7,8 @@ from pathlib import Path
 
 from library.config.dataset_file import as_size, find_dataset_file, read_dataset_config
 from library.config.files import TomlFile, add_settings_to, command_line_parser, read_settings, settings_given
+from library.environment import prepare_process
 from library.errors import ConfigError, exit_code_of
-from library.report.progress import quiet_libraries
 
 
 def main() -> None:
@@ -45,5 +45,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    quiet_libraries()
+    prepare_process()
     sys.exit(exit_code_of(main, lambda: None))

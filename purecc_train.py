@@ -8,8 +8,8 @@ from pathlib import Path
 
 from library.config.dataset_file import find_dataset_file, read_dataset_config
 from library.config.files import TomlFile, add_settings_to, command_line_parser, read_settings, settings_given
+from library.environment import prepare_process
 from library.errors import exit_code_of
-from library.report.progress import quiet_libraries
 
 
 def main(log: list[Path]) -> None:
@@ -39,6 +39,6 @@ def main(log: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    quiet_libraries()
+    prepare_process()
     where: list[Path] = []
     sys.exit(exit_code_of(lambda: main(where), lambda: str(where[0]) if where else None))

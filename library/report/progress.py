@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
@@ -19,13 +17,6 @@ SHOWN = {
     "cosine": "cos",
 }
 """What the bar shows of a step, and what it calls it."""
-
-
-def quiet_libraries() -> None:
-    """Keeps other libraries' remarks on parts that this run does not use off the terminal."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    for name in ("xformers", "bitsandbytes"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def say(text: str) -> None:
