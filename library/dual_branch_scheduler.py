@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ class Scene:
     sigma: Tensor
     prompts: Mapping[str, PromptBatch]
 
-    @property
+    @cached_property
     def x_t(self) -> Tensor:
         """The noisy latents."""
         return interpolate(self.image, self.noise, self.sigma)

@@ -1,7 +1,7 @@
 """A frozen linear layer with several low-rank adapters, of which each row of a batch uses its own.
 
 Why not PEFT: its mixed batches work in evaluation mode only and not with gradient checkpointing, and switching the
-adapter of a whole model between two passes takes tens of milliseconds.
+adapter of a whole model twice a step takes long.
 """
 
 from __future__ import annotations

@@ -73,6 +73,18 @@ def describe(hint: Any) -> str:
     return words[hint]
 
 
+def placeholder(hint: Any) -> str:
+    """What stands for a value of a type on the command line: "N", "{a,b}" ..."""
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        return choices[0] if len(choices) == 1 else f"{{{','.join(choices)}}}"
+    if typing.get_origin(hint) is list:
+        return placeholder(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return "|".join(placeholder(part) for part in typing.get_args(hint) if part is not type(None))
+    return {bool: "", int: "N", float: "NUMBER", str: "TEXT"}[hint]
+
+
 def conforms(value: Any, hint: Any) -> bool:
     """Whether `value` has the type; a whole number counts as a number, true and false do not."""
     if typing.get_origin(hint) is Literal:

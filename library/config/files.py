@@ -10,7 +10,7 @@ from typing import Any
 
 import toml
 
-from library.config.fields import build, default_of, describe, from_command_line, hints_of, name_of
+from library.config.fields import build, default_of, from_command_line, hints_of, name_of, placeholder
 from library.config.settings import GROUPS, Settings
 from library.errors import ConfigError, PureCCError, all_of, did_you_mean
 
@@ -108,9 +108,8 @@ def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] =
             if hint is bool:
                 options.add_argument(f"--{name}", f"--no_{name}", action=_OnOff, nargs=0, **option)
             else:
-                metavar = describe(hint).replace("%", "%%") if len(describe(hint)) < 40 else "VALUE"
                 many = {"nargs": "*"} if hint == list[str] else {}
-                options.add_argument(f"--{name}", metavar=metavar, **many, **option)
+                options.add_argument(f"--{name}", metavar=placeholder(hint), **many, **option)
 
 
 class _OnOff(argparse.Action):
@@ -132,7 +131,8 @@ class _Parser(argparse.ArgumentParser):
 
 def command_line_parser(description: str) -> argparse.ArgumentParser:
     """A parser that knows --config_file and whose mistakes are `ConfigError`s."""
-    parser = _Parser(description=description, allow_abbrev=False)
+    usage = "%(prog)s [--config_file FILE] [--setting value ...]"
+    parser = _Parser(description=description, allow_abbrev=False, usage=usage)
     parser.add_argument("--config_file", metavar="FILE", help="TOML file with settings, such as presets/pure.toml.")
     return parser
 

@@ -30,7 +30,7 @@ class ModelSettings:
     )
     device: str = setting("auto", 'Where to train: "auto", "cpu", "cuda", "cuda:1" ...', shapes_training=False)
     gradient_checkpointing: bool = setting(
-        True, "Recompute each block in the backward pass: far less memory, about a third more time."
+        True, "Recompute each block in the backward pass: far less memory, more time."
     )
     xformers: bool = setting(False, "Attention by xformers instead of PyTorch's own; needs an NVIDIA card.")
 

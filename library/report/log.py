@@ -51,10 +51,15 @@ class RunLog:
 
     Args:
         folder: where `log.jsonl` goes; events go to its folder `tensorboard`.
-        keep_until: {stage: step} that a resumed run goes on from; later lines are dropped. None: a new log.
+        stage_steps: the stages in their order and how many steps each has; events count steps through.
+        keep_until: {stage: step} that a resumed run goes on from; what is later is dropped. None: a new log.
     """
 
-    def __init__(self, folder: Path, keep_until: dict[str, int] | None, tensorboard: bool) -> None:
+    def __init__(
+        self, folder: Path, stage_steps: dict[str, int], keep_until: dict[str, int] | None, tensorboard: bool
+    ) -> None:
+        before = itertools.accumulate(stage_steps.values(), initial=0)
+        self._steps_before = dict(zip(stage_steps, before, strict=False))
         self.path = folder / "log.jsonl"
         kept = [] if keep_until is None else [row for row in read_log(self.path) if _is_kept(row, keep_until)]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -63,16 +68,18 @@ class RunLog:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(folder / "tensorboard"))
+            first = None if keep_until is None else sum(keep_until.values()) + 1
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
 
     def write(self, row: dict[str, Any]) -> None:
         """Adds the line of one step; it has "stage" and "step"."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._events:
+            step = self._steps_before[row["stage"]] + row["step"]
             for name, value in row.items():
                 if isinstance(value, float):
-                    self._events.add_scalar(f"{row['stage']}/{name}", value, row["step"])
+                    self._events.add_scalar(f"{row['stage']}/{name}", value, step)
 
     def close(self) -> None:
         """Ends the log."""

@@ -39,11 +39,6 @@ class StageBar:
     def __init__(self, stage: str, steps: int, done: int) -> None:
         self._bar = tqdm(total=steps, initial=done, desc=stage, unit="it", smoothing=0.1, dynamic_ncols=True)
 
-    @property
-    def speed(self) -> float:
-        """Steps a second, lately; 0 while it is unknown."""
-        return float(self._bar.format_dict["rate"] or 0.0)
-
     def step(self, row: dict[str, Any]) -> None:
         """Moves on by one step and shows its losses."""
         shown = {short: f"{row[name]:.3g}" for name, short in SHOWN.items() if name in row}

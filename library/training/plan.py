@@ -125,8 +125,9 @@ def caption_table(plan: Plan) -> list[str]:
     """What each caption became: complete, base and target text."""
     lines = []
     for picture in plan.pictures:
+        (width, height), size = picture.original_size, picture.size
         for triple in picture.prompts:
-            lines.append(f"  {picture.path.name}")
+            lines.append(f"  {picture.path.name}, {width} x {height}, shown at {size[0]} x {size[1]}")
             lines += [f"    {name:<9}{text!r}" for name, text in vars(triple).items() if name != "class_only"]
     return lines
 

@@ -90,7 +90,8 @@ class Run:
     def open_log(self) -> None:
         """Begins the log, or goes on with it where the state to resume ends."""
         done = self.resumed.position.done if self.resumed else None
-        self.log = RunLog(self.folder, done, self.settings.saving.log_with == "tensorboard")
+        tensorboard = self.settings.saving.log_with == "tensorboard"
+        self.log = RunLog(self.folder, self.plan.stage_steps, done, tensorboard)
 
     def _state_to_resume(self) -> SavedState | None:
         saving, newest = self.settings.saving, self.states.newest()
