@@ -138,10 +138,11 @@ def test_a_dry_run_shows_what_each_text_became_and_what_is_cut_off(run_here, tmp
     words = ["--sample_prompts", str(tmp_path / "long.txt"), *folders(tmp_path, "out")]
     done = run_here(*DEMO, "--dry_run", *words)
     assert done.returncode == 0, done.stderr
-    assert re.search(
-        r"00\.png, 32 x 32, shown at 32 x 32\n\s+complete 'a sks dog city'\n\s+base\s+'a dog city'\n\s+target\s+'a sks dog'",
-        done.stdout,
+    table = (
+        r"00\.png, 32 x 32, shown at 32 x 32\n"
+        r"\s+complete 'a sks dog city'\n\s+base\s+'a dog city'\n\s+target\s+'a sks dog'"
     )
+    assert re.search(table, done.stdout)
     assert "CLIP-L reads 10 of the 12 tokens of 'a big red dog left beach day flat a cat'" in done.stdout
     assert not (tmp_path / "out").exists()
 
