@@ -1,0 +1,67 @@
+"""What is said of a scene, in words that are few and always the same."""
+
+from __future__ import annotations
+
+import random
+
+from tools.pocket.scenery import BACKGROUNDS
+from tools.pocket.world import ATTRIBUTES, Scene
+
+MENTIONED = 0.75
+"""Chance of each attribute to be in a caption."""
+EMPTY = 0.1
+"""Share of captions that say nothing: classifier-free guidance starts from them."""
+TRIGGERS = ("sks", "ohwx", "zwx", "ukj")
+"""Words without a meaning, for a user to give one."""
+WITH_TRIGGER = 0.1
+"""Share of captions with such a word before the noun, so that it is known to change nothing."""
+SAYS_STYLE = 0.3
+"""Chance that "in ink" is said as "in ink style"."""
+
+WHERE = {name: f"on the {name}" if name == "beach" else f"in the {name}" for name in BACKGROUNDS}
+WHEN = {"day": "by day", "night": "at night"}
+
+
+def caption(scene: Scene, said: set[str], trigger: str | None = None, style_word: bool = False) -> str:
+    """The caption that tells the attributes in `said`; the object is always told."""
+    told = {name: word if name in said else "" for name, word in scene.attributes().items()}
+    words = [
+        _article(told["size"], told["colour"], trigger, scene.object),
+        told["size"],
+        told["colour"],
+        trigger or "",
+        scene.object,
+        f"at {told['place']}" if told["place"] else "",
+        WHERE.get(told["background"], ""),
+        WHEN.get(told["time"], ""),
+        f"in {told['style']}{' style' if style_word else ''}" if told["style"] else "",
+    ]
+    return " ".join(word for word in words if word)
+
+
+def full_caption(scene: Scene) -> str:
+    """Everything that can be said of the scene."""
+    return caption(scene, set(ATTRIBUTES))
+
+
+def training_caption(scene: Scene, rng: random.Random) -> str:
+    """A caption as in training: some attributes, now and then a word without a meaning, now and then nothing."""
+    if rng.random() < EMPTY:
+        return ""
+    said = {name for name in ATTRIBUTES if rng.random() < MENTIONED}
+    trigger = rng.choice(TRIGGERS) if rng.random() < WITH_TRIGGER else None
+    style_word = rng.random() < SAYS_STYLE and (trigger is None or "size" not in said)
+    return caption(scene, said, trigger, style_word)
+
+
+def _article(*words: str | None) -> str:
+    first = next(word for word in words if word)
+    return "an" if first[0] in "aeio" or first == "umbrella" else "a"
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption can hold, sorted, and a few that users write."""
+    words = {"a", "an", "the", "at", "by", "in", "on", "of", "and", "style", "photo", "picture", *TRIGGERS}
+    for name, options in ATTRIBUTES.items():
+        words.update(options if name != "style" else (*options, "style"))
+    return sorted(words)

@@ -1,0 +1,125 @@
+"""The pocket world: scenes, their pictures and their captions, exact functions of a seed."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tools.pocket.creature import Creature, draw_creature
+from tools.pocket.objects import THINGS
+from tools.pocket.palette import COLOURS
+from tools.pocket.pen import FINE, OBJECT
+from tools.pocket.scenery import BACKGROUNDS, Light, draw_scenery
+from tools.pocket.styles import ALL_STYLES, STYLES
+
+OBJECTS = ("creature", *THINGS)
+CREATURE_SHARE = 0.25
+"""Creatures are drawn oftener than any other thing: they have the most to learn of."""
+SIZES = {"small": 13.0, "big": 18.5}
+"""Half the width of an object, in pixels."""
+PLACES = {"left": 19.0, "center": 32.0, "right": 45.0}
+"""Where its middle stands, in pixels."""
+TIMES = ("day", "night")
+HELD_OUT_ONE_IN = 16
+"""One in so many combinations of attributes is never trained on."""
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "object": OBJECTS,
+    "colour": tuple(COLOURS),
+    "size": tuple(SIZES),
+    "place": tuple(PLACES),
+    "background": tuple(BACKGROUNDS),
+    "time": TIMES,
+    "style": tuple(STYLES),
+}
+"""What a caption can say, and in which words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """All there is to know of a picture. The seed decides the rest: clouds, trees, which way a car drives."""
+
+    object: str
+    colour: str
+    size: str
+    place: str
+    background: str
+    time: str
+    style: str
+    creature: Creature | None = None
+    seed: int = 0
+
+    def attributes(self) -> dict[str, str]:
+        """What a caption can say of it, by the names of `ATTRIBUTES`."""
+        return {name: getattr(self, name) for name in ATTRIBUTES}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture and the truth about it.
+
+    Attributes:
+        picture: (64, 64, 3), uint8, RGB.
+        caption: everything that can be said of it.
+        mask: (64, 64), bool, true on the object.
+        regions: (64, 64), uint8, an index into `pen.REGIONS`.
+        attributes: of the scene.
+    """
+
+    picture: np.ndarray
+    caption: str
+    mask: np.ndarray
+    regions: np.ndarray
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+def is_held_out(scene: Scene) -> bool:
+    """Whether this combination of attributes is kept from training, to be asked for in the evaluation."""
+    return zlib.crc32(" ".join(scene.attributes().values()).encode()) % HELD_OUT_ONE_IN == 0
+
+
+def random_scene(rng: random.Random, held_out: bool = False) -> Scene:
+    """Any scene of the world that the model is taught, or of the part kept from it; neither has the unseen style."""
+    while True:
+        scene = _any_scene(rng)
+        if is_held_out(scene) == held_out:
+            return scene
+
+
+def _any_scene(rng: random.Random) -> Scene:
+    name = "creature" if rng.random() < CREATURE_SHARE else rng.choice(tuple(THINGS))
+    colour = rng.choice(tuple(COLOURS))
+    return Scene(
+        object=name,
+        colour=colour,
+        size=rng.choice(tuple(SIZES)),
+        place=rng.choice(tuple(PLACES)),
+        background=rng.choice(tuple(BACKGROUNDS)),
+        time=rng.choice(TIMES),
+        style=rng.choice(tuple(STYLES)),
+        creature=Creature.random(rng, colour) if name == "creature" else None,
+        seed=rng.getrandbits(32),
+    )
+
+
+def draw(scene: Scene) -> Drawing:
+    """The picture of a scene, its full caption, its mask and its attributes."""
+    from tools.pocket.captions import full_caption  # captions read this file's vocabulary
+
+    rng = random.Random(scene.seed)
+    style = ALL_STYLES[scene.style]
+    light = Light(scene.time == "night")
+    pen = draw_scenery(style, scene.background, light.night, rng).of(OBJECT)
+    x, foot = PLACES[scene.place] + rng.uniform(-1.5, 1.5), rng.uniform(56.0, 60.0)
+    at = pen.placed(x, foot, SIZES[scene.size] * rng.uniform(0.95, 1.05), mirrored=rng.random() < 0.5)
+    colour = light.on_object(COLOURS[scene.colour])
+    if scene.creature is not None:
+        draw_creature(at, colour, scene.creature, light.on_object)
+    else:
+        THINGS[scene.object](at, colour)
+    picture = style.finish(pen.canvas.reduce(FINE))
+    regions = np.asarray(pen.region_canvas)
+    return Drawing(np.asarray(picture), full_caption(scene), regions == OBJECT, regions, scene.attributes())
