@@ -1,0 +1,131 @@
+"""The pocket SD3: python -m tools.pocket train | evaluate | sheet | concepts"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from library.errors import exit_code_of
+from tools.pocket.captions import full_caption
+from tools.pocket.concepts import style_scenes, subject_scenes, write_concept
+from tools.pocket.evaluate import (
+    ASKED,
+    as_image,
+    blind_sheet,
+    generate,
+    judge,
+    load_pipeline,
+    own_accuracy,
+    save_sheet,
+    unseen_scenes,
+    write_result,
+)
+from tools.pocket.plot import plot_curves
+from tools.pocket.publish import publish
+from tools.pocket.recipe import RECIPES, STAGES, Kitchen
+from tools.pocket.scorer import load_scorer
+from tools.pocket.styles import STYLES
+from tools.pocket.tokenizers import LENGTH
+from tools.pocket.world import draw, random_scene
+
+DOCS = Path("docs/pocket")
+SHOWN = 24
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Follows the recipe from where it stopped; all of it, or one stage."""
+    recipe = RECIPES[arguments.recipe or ("gpu" if torch.cuda.is_available() else "cpu")]
+    if arguments.minutes is not None:
+        flow = replace(recipe.flow, minutes=arguments.minutes)
+        recipe = replace(recipe, flow=flow)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kitchen = Kitchen(recipe, arguments.work, arguments.seed, device, say)
+    if arguments.only:
+        getattr(kitchen, arguments.only)()
+        return
+    kitchen.scorer()
+    model, vae = kitchen.flow(), kitchen.decoder()
+    publish(vae, model, arguments.model)
+    say(f"{arguments.model}: {sum(f.stat().st_size for f in arguments.model.rglob('*')) / 1e6:.1f} MB.")
+    say(f"Give max_sequence_length={LENGTH} to the pipeline: it reads so many tokens of T5.")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Asks for captions that were kept from training, and writes what the judge says, and the curves."""
+    file = arguments.work / "judge.safetensors"
+    scenes = unseen_scenes(arguments.captions, arguments.seed)
+    pipeline = load_pipeline(arguments.model, "cuda" if torch.cuda.is_available() else "cpu")
+    pictures = generate(pipeline, [full_caption(scene) for scene in scenes], arguments.seed)
+    result = judge(load_scorer(file), scenes, pictures, own_accuracy(file))
+    say(write_result(result, arguments.docs))
+    plot_curves(arguments.work, STAGES, arguments.docs / "training.png")
+
+
+def sheet(arguments: argparse.Namespace) -> None:
+    """Draws sheets: of the world itself, of what the model makes of captions, and a blind one."""
+    rng = random.Random(arguments.seed)
+    scenes = [replace(random_scene(rng), style=tuple(STYLES)[k % len(STYLES)]) for k in range(SHOWN)]
+    drawings = [draw(scene) for scene in scenes]
+    save_sheet(
+        arguments.docs / "world.png", [Image.fromarray(d.picture) for d in drawings], [d.caption for d in drawings], 8
+    )
+    pipeline = load_pipeline(arguments.model, "cuda" if torch.cuda.is_available() else "cpu")
+    captions = [full_caption(scene) for scene in unseen_scenes(SHOWN, arguments.seed + 2)]
+    pictures = [as_image(picture) for picture in generate(pipeline, captions, arguments.seed + 9000)]
+    save_sheet(arguments.docs / "samples.png", pictures, captions, 8)
+    blind_sheet(pipeline, arguments.docs, arguments.seed)
+
+
+def concepts(arguments: argparse.Namespace) -> None:
+    """Draws the reference pictures of a subject and of a style."""
+    write_concept(arguments.pocket / "subject-creature", subject_scenes())
+    write_concept(arguments.pocket / "style-glass", style_scenes(arguments.seed))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m tools.pocket", description=__doc__)
+    commands = top.add_subparsers(required=True)
+    for act in (train, evaluate, sheet, concepts):
+        command = commands.add_parser(act.__name__, help=act.__doc__, description=act.__doc__)
+        command.set_defaults(act=act)
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument(
+            "--work", type=Path, default=Path("output/pocket"), help="Where the stages keep their state."
+        )
+        command.add_argument("--model", type=Path, default=Path("output/pocket/model"), help="The diffusers folder.")
+        command.add_argument("--docs", type=Path, default=DOCS, help="Where tables and sheets go.")
+        command.add_argument("--threads", type=int, default=None, help="Threads of the CPU; all of them if not given.")
+        if act is train:
+            command.add_argument("--recipe", choices=RECIPES, help='"gpu" if there is one, else "cpu".')
+            command.add_argument("--only", choices=STAGES, help="One stage, and what it needs.")
+            command.add_argument("--minutes", type=float, help="At most so long for the flow model.")
+        elif act is evaluate:
+            command.add_argument("--captions", type=int, default=ASKED)
+        elif act is concepts:
+            command.add_argument("--pocket", type=Path, default=Path("pocket"))
+    return top
+
+
+def main() -> None:
+    """Does what the command line asks for."""
+    arguments = parser().parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    arguments.act(arguments)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.exit(exit_code_of(main, lambda: None))

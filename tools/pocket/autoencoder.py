@@ -1,0 +1,165 @@
+"""The autoencoder: 64 x 64 pixels to 8 x 8 latents of 16 channels, as SD 3.5's own does it with larger ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from library.atomic import write_tensors
+from tools.pocket.pen import OBJECT, SIDE
+from tools.pocket.pictures import Pictures
+from tools.pocket.stage import Stage, autocast, train
+
+CHANNELS = 16
+BLOCKS = (16, 32, 64, 128)
+KL = 3e-4
+"""Pull of the latents towards unit noise: enough to keep them smooth, too little to cost detail."""
+EDGES = 0.5
+"""Weight of the differences between neighbouring pixels, beside the pixels themselves."""
+SQUARES = 2.0
+"""Weight of squared errors beside absolute ones: these settle for a middling brown until colours are learnt."""
+HUES = 1.5
+"""Weight of errors in hue beside errors in brightness, which are learnt first and then hide them."""
+FIRST_LOG_VARIANCE = -3.0
+"""Of the latents' noise before training: with as much noise as signal, nothing would come through to learn from."""
+ON_OBJECT = 2.0
+"""An object's pixels count so much more than the background's."""
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """An untrained autoencoder."""
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(BLOCKS),
+        up_block_types=("UpDecoderBlock2D",) * len(BLOCKS),
+        block_out_channels=BLOCKS,
+        layers_per_block=1,
+        latent_channels=CHANNELS,
+        norm_num_groups=8,
+        sample_size=SIDE,
+        force_upcast=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+    )
+    _start_linear(vae)
+    return vae
+
+
+@torch.no_grad()
+def _start_linear(vae: AutoencoderKL) -> None:
+    """Lets signals through unharmed from the first step: residual branches give nothing, all else keeps lengths.
+
+    With PyTorch's own start, a third of the signal is left after each convolution, and the first 15 dB take three
+    times as many steps.
+    """
+    for name, module in vae.named_modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.zeros_(module.bias)
+            if name.endswith("conv2"):
+                nn.init.zeros_(module.weight)
+            elif not name.endswith("conv1"):
+                nn.init.orthogonal_(module.weight)
+    nn.init.zeros_(vae.encoder.conv_out.weight[CHANNELS:])
+    nn.init.constant_(vae.encoder.conv_out.bias[CHANNELS:], FIRST_LOG_VARIANCE)
+
+
+def difference(made: Tensor, picture: Tensor, regions: Tensor) -> Tensor:
+    """How far pictures are from what they should be, the mean over all pixels: their values and their edges.
+
+    Args:
+        made, picture: (B, 3, 64, 64), in -1..1.
+        regions: (B, 64, 64).
+    """
+    error = made.float() - picture
+    hue = error - error.mean(1, keepdim=True)
+    error = error + (HUES - 1) * hue
+    weight = 1 + ON_OBJECT * (regions == OBJECT).float().unsqueeze(1)
+    across, down = error.diff(dim=3).abs() * weight[..., 1:], error.diff(dim=2).abs() * weight[..., 1:, :]
+    return (
+        ((error.abs() + SQUARES * error.square()) * weight).mean() + EDGES * (across.mean() + down.mean())
+    ) / weight.mean()
+
+
+def train_autoencoder(
+    vae: AutoencoderKL,
+    stage: Stage,
+    folder: Path,
+    pictures: Pictures,
+    seed: int,
+    device: str,
+    say: Callable[[str], None],
+) -> None:
+    """Trains encoder and decoder together."""
+
+    def loss_of(step: int, chance: torch.Generator) -> Tensor:
+        picture, regions = pictures.batch(torch.randint(len(pictures.pixels), (stage.batch,), generator=chance), device)
+        with autocast(device):
+            mean, log_variance = vae.encoder(picture).float().chunk(2, dim=1)
+        log_variance = log_variance.clamp(-30, 20)
+        noise = torch.randn(mean.shape, generator=chance).to(device)
+        with autocast(device):
+            made = vae.decoder(mean + (0.5 * log_variance).exp() * noise)
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        return difference(made, picture, regions) + KL * kl
+
+    train(stage, folder, vae, loss_of, seed, say)
+
+
+@torch.no_grad()
+def encode_all(vae: AutoencoderKL, file: Path, pictures: Pictures, device: str, batch: int = 128) -> Tensor:
+    """Means of the latents of all pictures, (N, 16, 8, 8), float16; kept in a file. Sets the autoencoder's measures.
+
+    SD 3's rule: a model sees (latent - shift) * scaling, whose mean is 0 and whose standard deviation is 1.
+    """
+    from safetensors.torch import load_file
+
+    if not file.exists():
+        parts = []
+        for start in range(0, len(pictures.pixels), batch):
+            rows = torch.arange(start, min(start + batch, len(pictures.pixels)))
+            with autocast(device):
+                moments = vae.encoder(pictures.batch(rows, device)[0])
+            parts.append(moments.float().chunk(2, dim=1)[0].half().cpu())
+        write_tensors(file, {"latents": torch.cat(parts)})
+    latents = load_file(file)["latents"]
+    taught = latents[: pictures.taught].float()
+    vae.register_to_config(
+        scaling_factor=round(1 / taught.std().item(), 5), shift_factor=round(taught.mean().item(), 5)
+    )
+    return latents
+
+
+def polish_decoder(
+    vae: AutoencoderKL,
+    stage: Stage,
+    folder: Path,
+    pictures: Pictures,
+    latents: Tensor,
+    seed: int,
+    device: str,
+    say: Callable[[str], None],
+) -> None:
+    """Trains the decoder on alone: the latents stay what they are, so a flow model may train at the same time."""
+    vae.encoder.requires_grad_(False)
+
+    def loss_of(step: int, chance: torch.Generator) -> Tensor:
+        rows = torch.randint(len(latents), (stage.batch,), generator=chance).sort().values
+        picture, regions = pictures.batch(rows, device)
+        with autocast(device):
+            made = vae.decoder(latents[rows].float().to(device))
+        return difference(made, picture, regions)
+
+    train(stage, folder, vae, loss_of, seed, say)
+
+
+@torch.no_grad()
+def signal_to_noise(vae: AutoencoderKL, pictures: Tensor, device: str) -> float:
+    """Peak signal-to-noise ratio, in dB, of pictures (B, 3, 64, 64) that went through the autoencoder."""
+    with autocast(device):
+        made = vae.decoder(vae.encoder(pictures.to(device)).chunk(2, dim=1)[0])
+    return -10 * torch.log10(F.mse_loss(made.float().clamp(-1, 1), pictures.to(device)) / 4).item()

@@ -1,0 +1,167 @@
+"""The flow model: an SD3 transformer and its three text encoders, small, trained together on cached latents."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import SD3Transformer2DModel
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+from library.flow import draw_sigma, interpolate, mse, velocity_target
+from tools.pocket.autoencoder import CHANNELS
+from tools.pocket.captions import training_caption
+from tools.pocket.pictures import Pictures
+from tools.pocket.stage import Progress, Stage, autocast, train
+from tools.pocket.tokenizers import END, LENGTH, START, clip_tokenizer, t5_tokenizer
+
+LATENT_SIDE = 8
+HEAD = 64
+"""Numbers in an attention head; the model is as many heads wide as it is blocks deep, as SD 3 and 3.5 are."""
+CLIP_WIDTH = 64
+T5_WIDTH = 192
+TIMESTEPS = 1000
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """Latents as the flow model sees them: mean 0, standard deviation 1.
+
+    Attributes:
+        latents: as the encoder gives them, (N, 16, 8, 8).
+    """
+
+    latents: Tensor
+    shift: float
+    scale: float
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Some of them, float32."""
+        return (self.latents[rows].float() - self.shift) * self.scale
+
+
+class TextToFlow(nn.Module):
+    """All that is trained together: `velocity` of noisy latents, given captions.
+
+    Args:
+        depth: blocks of the transformer, and its width in heads of 64.
+    """
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.tokenizers = (clip_tokenizer(END), clip_tokenizer("!"), t5_tokenizer())
+        first = self.tokenizers[0]
+        clip = CLIPTextConfig(
+            vocab_size=len(first),
+            hidden_size=CLIP_WIDTH,
+            intermediate_size=3 * CLIP_WIDTH,
+            projection_dim=CLIP_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=LENGTH,
+            bos_token_id=first.convert_tokens_to_ids(START),
+            eos_token_id=first.convert_tokens_to_ids(END),
+            pad_token_id=first.convert_tokens_to_ids(END),
+        )
+        self.text_encoder = CLIPTextModelWithProjection(clip)
+        self.text_encoder_2 = CLIPTextModelWithProjection(clip)
+        # As in SD 3's own CLIP-L, whose pooled state some programs take before this projection and some after it.
+        nn.init.eye_(self.text_encoder.text_projection.weight).requires_grad_(False)
+        self.text_encoder_3 = T5EncoderModel(
+            T5Config(
+                vocab_size=len(self.tokenizers[2]),
+                d_model=T5_WIDTH,
+                d_kv=32,
+                d_ff=2 * T5_WIDTH,
+                num_layers=2,
+                num_heads=6,
+                dropout_rate=0.0,
+                feed_forward_proj="gated-gelu",
+            )
+        )
+        self.transformer = SD3Transformer2DModel(
+            sample_size=LATENT_SIDE,
+            patch_size=2,
+            in_channels=CHANNELS,
+            out_channels=CHANNELS,
+            num_layers=depth,
+            num_attention_heads=depth,
+            attention_head_dim=HEAD,
+            caption_projection_dim=HEAD * depth,
+            joint_attention_dim=T5_WIDTH,
+            pooled_projection_dim=2 * CLIP_WIDTH,
+            pos_embed_max_size=LATENT_SIDE,
+            dual_attention_layers=(0, 1),
+            qk_norm="rms_norm",
+        )
+
+    def encode(self, captions: list[str], device: str) -> tuple[Tensor, Tensor]:
+        """Context (B, 32, 192) and pooled state (B, 128) of captions, as `StableDiffusion3Pipeline` makes them."""
+        clip, clip_2, t5 = (self._tokens(tokenizer, captions, device) for tokenizer in self.tokenizers)
+        one = self.text_encoder(clip, output_hidden_states=True)
+        two = self.text_encoder_2(clip_2, output_hidden_states=True)
+        context = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
+        context = F.pad(context, (0, T5_WIDTH - context.shape[-1]))
+        context = torch.cat([context, self.text_encoder_3(t5)[0]], dim=1)
+        return context, torch.cat([one.text_embeds, two.text_embeds], dim=-1)
+
+    def velocity(self, x_t: Tensor, sigma: Tensor, captions: list[str]) -> Tensor:
+        """What the model takes for noise - image, (B, 16, 8, 8)."""
+        context, pooled = self.encode(captions, x_t.device.type)
+        timestep = sigma.to(x_t.device) * TIMESTEPS
+        return self.transformer(x_t, context, pooled, timestep, return_dict=False)[0]
+
+    @staticmethod
+    def _tokens(tokenizer, captions: list[str], device: str) -> Tensor:
+        tokens = tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+        return tokens.input_ids.to(device)
+
+
+def new_flow(depth: int, seed: int) -> TextToFlow:
+    """An untrained model, a function of the seed."""
+    torch.manual_seed(seed)
+    return TextToFlow(depth)
+
+
+def train_flow(
+    model: TextToFlow,
+    stage: Stage,
+    folder: Path,
+    pictures: Pictures,
+    latents: Normalised,
+    seed: int,
+    device: str,
+    say: Callable[[str], None],
+) -> Progress:
+    """Trains it to tell, from a noisy picture and its caption, which way the picture lies."""
+    scenes = [pictures.scene(index) for index in range(pictures.taught)]
+    model.train()
+
+    def loss_of(step: int, chance: torch.Generator) -> Tensor:
+        rows = torch.randint(len(scenes), (stage.batch,), generator=chance)
+        words = random.Random(f"{seed} captions {step}")
+        captions = [training_caption(scenes[row], words) for row in rows.tolist()]
+        image = latents.rows(rows)
+        noise = torch.randn(image.shape, generator=chance)
+        sigma = draw_sigma(stage.batch, "logit_normal", chance)
+        x_t, target = interpolate(image, noise, sigma).to(device), velocity_target(image, noise).to(device)
+        with _attention(device), autocast(device):
+            velocity = model.velocity(x_t, sigma, captions)
+        return mse(velocity, target).mean()
+
+    progress = train(stage, folder, model, loss_of, seed, say)
+    model.eval()
+    return progress
+
+
+def _attention(device: str) -> AbstractContextManager:
+    """At 48 tokens, the plainest attention is the quickest on a CPU."""
+    return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else contextlib.nullcontext()

@@ -1,0 +1,133 @@
+"""The whole recipe, stage after stage: pictures, autoencoder, judge, latents, flow model, decoder, diffusers folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from tools.pocket.autoencoder import encode_all, new_autoencoder, polish_decoder, train_autoencoder
+from tools.pocket.flow import Normalised, TextToFlow, new_flow, train_flow
+from tools.pocket.pen import OBJECT
+from tools.pocket.pictures import Pictures, draw_pictures, scene_at
+from tools.pocket.scorer import Scorer, accuracy, load_scorer, save_scorer, train_scorer
+from tools.pocket.stage import Stage
+from tools.pocket.world import Scene, draw
+
+STAGES = ("autoencoder", "scorer", "flow", "decoder")
+UNSEEN_SEED = 1
+"""Added to the seed for pictures that nothing has trained on."""
+UNSEEN_PICTURES = 1024
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How much of everything.
+
+    Attributes:
+        depth: blocks of the transformer, and its width in heads of 64.
+        pictures: drawn for training; a sixteenth more is drawn in the unseen style.
+    """
+
+    depth: int
+    pictures: int
+    autoencoder: Stage
+    scorer: Stage
+    flow: Stage
+    decoder: Stage
+
+
+RECIPES = {
+    "cpu": Recipe(
+        depth=3,
+        pictures=32_768,
+        autoencoder=Stage(name="autoencoder", steps=9000, batch=6, rate=3e-3, minutes=12, average=0.995),
+        scorer=Stage(name="scorer", steps=6000, batch=32, rate=1.5e-3, minutes=14),
+        flow=Stage(name="flow", steps=6000, batch=64, rate=1e-3, minutes=45),
+        decoder=Stage(name="decoder", steps=6000, batch=16, rate=1e-3, minutes=40, average=0.995),
+    ),
+    "gpu": Recipe(
+        depth=4,
+        pictures=196_608,
+        autoencoder=Stage(name="autoencoder", steps=12_000, batch=256, rate=1.5e-3, minutes=4, average=0.998),
+        scorer=Stage(name="scorer", steps=3000, batch=512, rate=1.5e-3, minutes=1.5),
+        flow=Stage(name="flow", steps=24_000, batch=1024, rate=1e-3, minutes=9, average=0.9995),
+        decoder=Stage(name="decoder", steps=6000, batch=256, rate=1e-3, minutes=2, average=0.998),
+    ),
+}
+"""For two CPU cores and an hour and a half; for a GPU and a quarter of an hour."""
+
+
+class Kitchen:
+    """A recipe being followed in a folder. Each stage picks up what the one before it left there."""
+
+    def __init__(self, recipe: Recipe, folder: Path, seed: int, device: str, say: Say) -> None:
+        self.recipe, self.folder, self.seed, self.device, self.say = recipe, folder, seed, device, say
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def pictures(self) -> Pictures:
+        """The training pictures, drawn at the first call."""
+        return draw_pictures(self.folder, self.recipe.pictures, self.seed)
+
+    def autoencoder(self) -> AutoencoderKL:
+        """The autoencoder after its first training, trained if it isn't yet."""
+        torch.manual_seed(self.seed)
+        vae = new_autoencoder().to(self.device)
+        train_autoencoder(vae, self.recipe.autoencoder, *self._where())
+        return vae
+
+    def latents(self, vae: AutoencoderKL) -> Normalised:
+        """All training pictures, encoded; in the unseen style as well, at the end."""
+        latents = encode_all(vae, self.folder / "latents.safetensors", self.pictures(), self.device)
+        return Normalised(latents, vae.config.shift_factor, vae.config.scaling_factor)
+
+    def scorer(self) -> Scorer:
+        """The judge, with its accuracy on unseen pictures beside it."""
+        file = self.folder / "judge.safetensors"
+        if not file.exists():
+            torch.manual_seed(self.seed)
+            scorer = Scorer().to(self.device)
+            train_scorer(scorer, self.recipe.scorer, *self._where())
+            scenes, pictures, regions = unseen_pictures(self.seed)
+            held_out = accuracy(scorer, scenes, pictures.to(self.device))
+            found = scorer.read(pictures.to(self.device))[1].cpu() == OBJECT
+            truth = regions == OBJECT
+            held_out["object_iou"] = ((found & truth).sum() / (found | truth).sum()).item()
+            save_scorer(scorer, file, held_out)
+        return load_scorer(file).to(self.device)
+
+    def flow(self) -> TextToFlow:
+        """Transformer and text encoders."""
+        latents = self.latents(self.autoencoder())
+        model = new_flow(self.recipe.depth, self.seed).to(self.device)
+        stage, folder, pictures, *rest = self._where_of(self.recipe.flow)
+        train_flow(model, stage, folder, pictures, latents, *rest)
+        return model
+
+    def decoder(self) -> AutoencoderKL:
+        """The autoencoder with its decoder trained to the end. Nothing but the latents stands before it."""
+        vae = self.autoencoder()
+        latents = self.latents(vae).latents
+        stage, folder, pictures, *rest = self._where_of(self.recipe.decoder)
+        polish_decoder(vae, stage, folder, pictures, latents, *rest)
+        return vae
+
+    def _where(self) -> tuple[Path, Pictures, int, str, Say]:
+        return self.folder, self.pictures(), self.seed, self.device, self.say
+
+    def _where_of(self, stage: Stage) -> tuple[Stage, Path, Pictures, int, str, Say]:
+        return stage, *self._where()
+
+
+def unseen_pictures(seed: int, count: int = UNSEEN_PICTURES) -> tuple[list[Scene], torch.Tensor, torch.Tensor]:
+    """Scenes that nothing trained on, their pictures (N, 3, 64, 64) in -1..1, and their regions (N, 64, 64)."""
+    scenes = [scene_at(seed + UNSEEN_SEED, index, unseen_style=index % 8 == 0) for index in range(count)]
+    drawings = [draw(scene) for scene in scenes]
+    pictures = torch.stack([torch.tensor(drawing.picture) for drawing in drawings])
+    regions = torch.stack([torch.tensor(drawing.regions) for drawing in drawings])
+    return scenes, pictures.permute(0, 3, 1, 2).float() / 127.5 - 1, regions

@@ -1,0 +1,154 @@
+"""One stage of training: it can be stopped at any time, and goes on from its last save as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from library.atomic import write_tensors
+from library.chance import generator_for
+from library.errors import TrainingError
+
+CONSTANT = 0.55
+"""Share of a stage at the full learning rate; it falls in a straight line from there."""
+WARM_UP = 100
+LAST_RATE = 0.02
+CLIP = 1.0
+
+Loss = Callable[[int, torch.Generator], Tensor]
+"""The loss of a step, of its number and of all the chance it may use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """How long a stage trains, and how."""
+
+    name: str
+    steps: int
+    """Optimiser steps. A stage that ends by its steps is a function of its seed."""
+    batch: int
+    rate: float
+    minutes: float | None = None
+    """Ends the stage after so much time, if its steps are not done by then; None lets it take what it takes."""
+    average: float = 0.998
+    """Decay of the running mean of the weights, which is what the stage yields."""
+    save_every: float = 60.0
+    """Seconds between saves."""
+
+
+@dataclass
+class Progress:
+    """How far a stage is."""
+
+    step: int = 0
+    seconds: float = 0.0
+    done: bool = False
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    """(step, seconds, mean loss since the point before)."""
+
+
+def autocast(device: str) -> AbstractContextManager:
+    """bfloat16 where the machine is quick at it, float32 elsewhere."""
+    quick = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device, torch.bfloat16, enabled=quick)
+
+
+def rate_at(stage: Stage, progress: Progress) -> float:
+    """The learning rate of the next step: warm-up, constant, falling."""
+    share = progress.step / stage.steps
+    if stage.minutes is not None:
+        share = max(share, progress.seconds / (60 * stage.minutes))
+    fall = min(1.0, (1 - share) / (1 - CONSTANT))
+    return stage.rate * min(1.0, (progress.step + 1) / WARM_UP) * max(LAST_RATE, fall)
+
+
+def train(
+    stage: Stage, folder: Path, model: nn.Module, loss_of: Loss, seed: int, say: Callable[[str], None]
+) -> Progress:
+    """Trains those weights of the model that ask for it; leaves it with the mean of its weights.
+
+    Args:
+        folder: holds the stage's state, `<stage>.safetensors`.
+        loss_of: of step and generator; the generator follows from seed, stage and step alone.
+
+    Raises:
+        TrainingError: the loss is no longer a number.
+    """
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    mean = {name: p.detach().clone() for name, p in weights.items()}
+    optimiser = torch.optim.AdamW(weights.values(), lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    file = folder / f"{stage.name}.safetensors"
+    progress = _load(file, weights, mean, optimiser) if file.exists() else Progress()
+    saved, since, losses = progress.seconds, time.monotonic() - progress.seconds, []
+    while not progress.done:
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(stage, progress)
+        loss = loss_of(progress.step, generator_for(seed, stage.name, progress.step))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights.values(), CLIP)
+        optimiser.step()
+        _follow(mean, weights, min(stage.average, (1 + progress.step) / (10 + progress.step)))
+        losses.append(loss.detach())
+        progress.step += 1
+        progress.seconds = time.monotonic() - since
+        out_of_time = stage.minutes is not None and progress.seconds > 60 * stage.minutes
+        progress.done = progress.step >= stage.steps or out_of_time
+        if progress.done or progress.seconds - saved > stage.save_every:
+            _note(stage, progress, losses, say)
+            saved, losses = progress.seconds, []
+            _save(file, weights, mean, optimiser, progress)
+    with torch.no_grad():
+        for name, p in weights.items():
+            p.copy_(mean[name])
+    return progress
+
+
+def progress_of(folder: Path, name: str) -> Progress:
+    """How far the saved state of a stage is."""
+    with safe_open(folder / f"{name}.safetensors", "pt") as file:
+        return Progress(**json.loads(file.metadata()["progress"]))
+
+
+@torch.no_grad()
+def _follow(mean: dict[str, Tensor], weights: dict[str, Tensor], decay: float) -> None:
+    torch._foreach_lerp_(list(mean.values()), [p.detach() for p in weights.values()], 1 - decay)
+
+
+def _note(stage: Stage, progress: Progress, losses: list[Tensor], say: Callable[[str], None]) -> None:
+    loss = torch.stack(losses).mean().item()
+    if loss != loss:
+        raise TrainingError(f"{stage.name}: the loss is not a number after {progress.step} steps.", "Lower its rate.")
+    progress.curve.append((progress.step, round(progress.seconds, 1), round(loss, 5)))
+    speed = progress.step * stage.batch / progress.seconds
+    say(f"{stage.name}: step {progress.step}, {progress.seconds / 60:.1f} min, {speed:.0f} samples/s, loss {loss:.4f}")
+
+
+def _save(file: Path, weights: dict, mean: dict, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+    tensors = {f"weight.{n}": p for n, p in weights.items()} | {f"mean.{n}": p for n, p in mean.items()}
+    for name, p in weights.items():
+        state = optimiser.state[p]
+        tensors |= {f"{key}.{name}": state[key] for key in ("exp_avg", "exp_avg_sq", "step")}
+    write_tensors(file, tensors, {"progress": json.dumps(asdict(progress))})
+
+
+def _load(file: Path, weights: dict, mean: dict, optimiser: torch.optim.Optimizer) -> Progress:
+    tensors = load_file(file)
+    with torch.no_grad():
+        for name, p in weights.items():
+            p.copy_(tensors[f"weight.{name}"])
+            mean[name].copy_(tensors[f"mean.{name}"])
+            optimiser.state[p] = {
+                key: tensors[f"{key}.{name}"].to(p.device if key != "step" else "cpu")
+                for key in ("exp_avg", "exp_avg_sq", "step")
+            }
+    return progress_of(file.parent, file.stem)
