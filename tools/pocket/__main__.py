@@ -29,7 +29,7 @@ from tools.pocket.evaluate import (
 )
 from tools.pocket.plot import plot_curves
 from tools.pocket.publish import publish
-from tools.pocket.recipe import RECIPES, STAGES, Kitchen
+from tools.pocket.recipe import JUDGE, RECIPES, STAGES, Kitchen
 from tools.pocket.scorer import load_scorer
 from tools.pocket.styles import STYLES
 from tools.pocket.tokenizers import LENGTH
@@ -63,7 +63,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Asks for captions that were kept from training, and writes what the judge says, and the curves."""
-    file = arguments.work / "judge.safetensors"
+    file = arguments.work / JUDGE
     scenes = unseen_scenes(arguments.captions, arguments.seed)
     pipeline = load_pipeline(arguments.model, "cuda" if torch.cuda.is_available() else "cpu")
     pictures = generate(pipeline, [full_caption(scene) for scene in scenes], arguments.seed)

@@ -27,6 +27,8 @@ HUES = 1.5
 """Weight of errors in hue beside errors in brightness, which are learnt first and then hide them."""
 FIRST_LOG_VARIANCE = -3.0
 """Of the latents' noise before training: with as much noise as signal, nothing would come through to learn from."""
+LATENT_GRAIN = 0.05
+"""Noise on the latents while the decoder trains alone, in their standard deviations: a flow model's are never exact."""
 ON_OBJECT = 2.0
 """An object's pixels count so much more than the background's."""
 
@@ -146,12 +148,14 @@ def polish_decoder(
 ) -> None:
     """Trains the decoder on alone: the latents stay what they are, so a flow model may train at the same time."""
     vae.encoder.requires_grad_(False)
+    spread = 1 / vae.config.scaling_factor
 
     def loss_of(step: int, chance: torch.Generator) -> Tensor:
         rows = torch.randint(len(latents), (stage.batch,), generator=chance).sort().values
         picture, regions = pictures.batch(rows, device)
+        grain = LATENT_GRAIN * spread * torch.randn(latents[rows].shape, generator=chance)
         with autocast(device):
-            made = vae.decoder(latents[rows].float().to(device))
+            made = vae.decoder((latents[rows].float() + grain).to(device))
         return difference(made, picture, regions)
 
     train(stage, folder, vae, loss_of, seed, say)

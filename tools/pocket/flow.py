@@ -103,6 +103,8 @@ class TextToFlow(nn.Module):
             qk_norm="rms_norm",
         )
 
+        _start_still(self.transformer)
+
     def encode(self, captions: list[str], device: str) -> tuple[Tensor, Tensor]:
         """Context (B, 32, 192) and pooled state (B, 128) of captions, as `StableDiffusion3Pipeline` makes them."""
         clip, clip_2, t5 = (self._tokens(tokenizer, captions, device) for tokenizer in self.tokenizers)
@@ -123,6 +125,16 @@ class TextToFlow(nn.Module):
     def _tokens(tokenizer, captions: list[str], device: str) -> Tensor:
         tokens = tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
         return tokens.input_ids.to(device)
+
+
+@torch.no_grad()
+def _start_still(transformer: SD3Transformer2DModel) -> None:
+    """Lets every block begin as the identity and the velocity as 0 (adaLN-Zero, Peebles and Xie, 2023)."""
+    for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear):
+            still = name.endswith(("norm1.linear", "norm1_context.linear", "norm_out.linear")) or name == "proj_out"
+            nn.init.zeros_(module.weight) if still else nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
 
 
 def new_flow(depth: int, seed: int) -> TextToFlow:

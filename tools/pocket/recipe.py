@@ -13,11 +13,12 @@ from tools.pocket.autoencoder import encode_all, new_autoencoder, polish_decoder
 from tools.pocket.flow import Normalised, TextToFlow, new_flow, train_flow
 from tools.pocket.pen import OBJECT
 from tools.pocket.pictures import Pictures, draw_pictures, scene_at
-from tools.pocket.scorer import Scorer, accuracy, load_scorer, save_scorer, train_scorer
-from tools.pocket.stage import Stage
+from tools.pocket.scorer import Scorer, accuracy, save_scorer, train_scorer
+from tools.pocket.stage import Stage, progress_of
 from tools.pocket.world import Scene, draw
 
 STAGES = ("autoencoder", "scorer", "flow", "decoder")
+JUDGE = "judge.safetensors"
 UNSEEN_SEED = 1
 """Added to the seed for pictures that nothing has trained on."""
 UNSEEN_PICTURES = 1024
@@ -47,7 +48,7 @@ RECIPES = {
         depth=3,
         pictures=32_768,
         autoencoder=Stage(name="autoencoder", steps=9000, batch=6, rate=3e-3, minutes=12, average=0.995),
-        scorer=Stage(name="scorer", steps=6000, batch=32, rate=1.5e-3, minutes=14),
+        scorer=Stage(name="scorer", steps=6000, batch=32, rate=1.5e-3, minutes=20),
         flow=Stage(name="flow", steps=6000, batch=64, rate=1e-3, minutes=45),
         decoder=Stage(name="decoder", steps=6000, batch=16, rate=1e-3, minutes=40, average=0.995),
     ),
@@ -83,23 +84,22 @@ class Kitchen:
 
     def latents(self, vae: AutoencoderKL) -> Normalised:
         """All training pictures, encoded; in the unseen style as well, at the end."""
-        latents = encode_all(vae, self.folder / "latents.safetensors", self.pictures(), self.device)
+        step = progress_of(self.folder, "autoencoder").step
+        latents = encode_all(vae, self.folder / f"latents-{step}.safetensors", self.pictures(), self.device)
         return Normalised(latents, vae.config.shift_factor, vae.config.scaling_factor)
 
     def scorer(self) -> Scorer:
         """The judge, with its accuracy on unseen pictures beside it."""
-        file = self.folder / "judge.safetensors"
-        if not file.exists():
-            torch.manual_seed(self.seed)
-            scorer = Scorer().to(self.device)
-            train_scorer(scorer, self.recipe.scorer, *self._where())
-            scenes, pictures, regions = unseen_pictures(self.seed)
-            held_out = accuracy(scorer, scenes, pictures.to(self.device))
-            found = scorer.read(pictures.to(self.device))[1].cpu() == OBJECT
-            truth = regions == OBJECT
-            held_out["object_iou"] = ((found & truth).sum() / (found | truth).sum()).item()
-            save_scorer(scorer, file, held_out)
-        return load_scorer(file).to(self.device)
+        torch.manual_seed(self.seed)
+        scorer = Scorer().to(self.device)
+        train_scorer(scorer, self.recipe.scorer, *self._where())
+        scenes, pictures, regions = unseen_pictures(self.seed)
+        held_out = accuracy(scorer, scenes, pictures.to(self.device))
+        found = scorer.read(pictures.to(self.device))[1].cpu() == OBJECT
+        truth = regions == OBJECT
+        held_out["object_iou"] = ((found & truth).sum() / (found | truth).sum()).item()
+        save_scorer(scorer, self.folder / JUDGE, held_out)
+        return scorer
 
     def flow(self) -> TextToFlow:
         """Transformer and text encoders."""

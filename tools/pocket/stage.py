@@ -51,7 +51,6 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
-    done: bool = False
     curve: list[tuple[int, float, float]] = field(default_factory=list)
     """(step, seconds, mean loss since the point before)."""
 
@@ -69,6 +68,11 @@ def rate_at(stage: Stage, progress: Progress) -> float:
         share = max(share, progress.seconds / (60 * stage.minutes))
     fall = min(1.0, (1 - share) / (1 - CONSTANT))
     return stage.rate * min(1.0, (progress.step + 1) / WARM_UP) * max(LAST_RATE, fall)
+
+
+def is_done(stage: Stage, progress: Progress) -> bool:
+    """Whether a stage has had its steps or its time. One that is given more of both goes on."""
+    return progress.step >= stage.steps or (stage.minutes is not None and progress.seconds > 60 * stage.minutes)
 
 
 def train(
@@ -89,7 +93,7 @@ def train(
     file = folder / f"{stage.name}.safetensors"
     progress = _load(file, weights, mean, optimiser) if file.exists() else Progress()
     saved, since, losses = progress.seconds, time.monotonic() - progress.seconds, []
-    while not progress.done:
+    while not is_done(stage, progress):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(stage, progress)
         loss = loss_of(progress.step, generator_for(seed, stage.name, progress.step))
@@ -101,9 +105,7 @@ def train(
         losses.append(loss.detach())
         progress.step += 1
         progress.seconds = time.monotonic() - since
-        out_of_time = stage.minutes is not None and progress.seconds > 60 * stage.minutes
-        progress.done = progress.step >= stage.steps or out_of_time
-        if progress.done or progress.seconds - saved > stage.save_every:
+        if is_done(stage, progress) or progress.seconds - saved > stage.save_every:
             _note(stage, progress, losses, say)
             saved, losses = progress.seconds, []
             _save(file, weights, mean, optimiser, progress)
