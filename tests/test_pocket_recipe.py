@@ -8,7 +8,12 @@ import torch
 from torch import nn
 
 from tools.pocket.recipe import RECIPES, Kitchen, Recipe
-from tools.pocket.stage import Progress, Stage, progress_of, rate_at, train
+from tools.pocket.stage import Progress, Stage, Workplace, progress_of, rate_at, train
+
+
+def quiet(folder) -> Workplace:
+    """A workplace that tells nobody."""
+    return Workplace(folder, seed=0, device="cpu", say=lambda text: None)
 
 
 def loss_for(model: nn.Linear):
@@ -23,7 +28,7 @@ def trained(folder, steps: list[int]) -> nn.Linear:
         model = nn.Linear(4, 1)
         stage = Stage(name="line", steps=100, batch=8, rate=0.01, save_every=0.0)
         with pytest.raises(KeyboardInterrupt) if until < 100 else nullcontext():
-            train(stage, folder, model, stopping(loss_for(model), until), seed=0, say=lambda text: None)
+            train(stage, quiet(folder), model, stopping(loss_for(model), until))
     return model
 
 
@@ -80,7 +85,7 @@ def test_the_recipe_makes_a_model_that_loads_and_draws_with_the_pipelines_defaul
         return replace(getattr(RECIPES["cpu"], name), steps=2, batch=4, minutes=None)
 
     stages = {name: short(name) for name in ("autoencoder", "scorer", "flow", "decoder")}
-    kitchen = Kitchen(Recipe(depth=3, pictures=16, **stages), tmp_path, seed=0, device="cpu", say=lambda text: None)
+    kitchen = Kitchen(Recipe(depth=3, pictures=16, **stages), quiet(tmp_path))
     model, vae = kitchen.flow(), kitchen.decoder()
     publish(vae, model, tmp_path / "model")
     pipeline = StableDiffusion3Pipeline.from_pretrained(tmp_path / "model")

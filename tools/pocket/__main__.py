@@ -31,6 +31,7 @@ from tools.pocket.plot import plot_curves
 from tools.pocket.publish import publish
 from tools.pocket.recipe import JUDGE, RECIPES, STAGES, Kitchen
 from tools.pocket.scorer import load_scorer
+from tools.pocket.stage import Workplace
 from tools.pocket.styles import STYLES
 from tools.pocket.tokenizers import LENGTH
 from tools.pocket.world import draw, random_scene
@@ -40,6 +41,7 @@ SHOWN = 24
 
 
 def say(text: str) -> None:
+    """Tells the user."""
     print(text, flush=True)
 
 
@@ -50,7 +52,7 @@ def train(arguments: argparse.Namespace) -> None:
         flow = replace(recipe.flow, minutes=arguments.minutes)
         recipe = replace(recipe, flow=flow)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    kitchen = Kitchen(recipe, arguments.work, arguments.seed, device, say)
+    kitchen = Kitchen(recipe, Workplace(arguments.work, arguments.seed, device, say))
     if arguments.only:
         getattr(kitchen, arguments.only)()
         return

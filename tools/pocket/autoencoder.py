@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from library.atomic import write_tensors
 from tools.pocket.pen import OBJECT, SIDE
 from tools.pocket.pictures import Pictures
-from tools.pocket.stage import Stage, autocast, train
+from tools.pocket.stage import Stage, Workplace, autocast, train
 
 CHANNELS = 16
 BLOCKS = (16, 32, 64, 128)
@@ -87,29 +86,23 @@ def difference(made: Tensor, picture: Tensor, regions: Tensor) -> Tensor:
     ) / weight.mean()
 
 
-def train_autoencoder(
-    vae: AutoencoderKL,
-    stage: Stage,
-    folder: Path,
-    pictures: Pictures,
-    seed: int,
-    device: str,
-    say: Callable[[str], None],
-) -> None:
+def train_autoencoder(vae: AutoencoderKL, stage: Stage, pictures: Pictures, place: Workplace) -> None:
     """Trains encoder and decoder together."""
 
     def loss_of(step: int, chance: torch.Generator) -> Tensor:
-        picture, regions = pictures.batch(torch.randint(len(pictures.pixels), (stage.batch,), generator=chance), device)
-        with autocast(device):
+        picture, regions = pictures.batch(
+            torch.randint(len(pictures.pixels), (stage.batch,), generator=chance), place.device
+        )
+        with autocast(place.device):
             mean, log_variance = vae.encoder(picture).float().chunk(2, dim=1)
         log_variance = log_variance.clamp(-30, 20)
-        noise = torch.randn(mean.shape, generator=chance).to(device)
-        with autocast(device):
+        noise = torch.randn(mean.shape, generator=chance).to(place.device)
+        with autocast(place.device):
             made = vae.decoder(mean + (0.5 * log_variance).exp() * noise)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         return difference(made, picture, regions) + KL * kl
 
-    train(stage, folder, vae, loss_of, seed, say)
+    train(stage, place, vae, loss_of)
 
 
 @torch.no_grad()
@@ -136,29 +129,20 @@ def encode_all(vae: AutoencoderKL, file: Path, pictures: Pictures, device: str, 
     return latents
 
 
-def polish_decoder(
-    vae: AutoencoderKL,
-    stage: Stage,
-    folder: Path,
-    pictures: Pictures,
-    latents: Tensor,
-    seed: int,
-    device: str,
-    say: Callable[[str], None],
-) -> None:
+def polish_decoder(vae: AutoencoderKL, stage: Stage, pictures: Pictures, latents: Tensor, place: Workplace) -> None:
     """Trains the decoder on alone: the latents stay what they are, so a flow model may train at the same time."""
     vae.encoder.requires_grad_(False)
     spread = 1 / vae.config.scaling_factor
 
     def loss_of(step: int, chance: torch.Generator) -> Tensor:
         rows = torch.randint(len(latents), (stage.batch,), generator=chance).sort().values
-        picture, regions = pictures.batch(rows, device)
+        picture, regions = pictures.batch(rows, place.device)
         grain = LATENT_GRAIN * spread * torch.randn(latents[rows].shape, generator=chance)
-        with autocast(device):
-            made = vae.decoder((latents[rows].float() + grain).to(device))
+        with autocast(place.device):
+            made = vae.decoder((latents[rows].float() + grain).to(place.device))
         return difference(made, picture, regions)
 
-    train(stage, folder, vae, loss_of, seed, say)
+    train(stage, place, vae, loss_of)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tools.pocket.palette import COLOURS, INK, WHITE, Colour, darker
@@ -37,7 +38,7 @@ class Creature:
         )
 
 
-def draw_creature(pen: Pen, fur: Colour, creature: Creature, shade) -> None:
+def draw_creature(pen: Pen, fur: Colour, creature: Creature, shade: Callable[[Colour], Colour]) -> None:
     """Draws it two units wide on the ground (y = 0), sitting, facing us.
 
     Args:

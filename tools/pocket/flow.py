@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +18,7 @@ from library.flow import draw_sigma, interpolate, mse, velocity_target
 from tools.pocket.autoencoder import CHANNELS
 from tools.pocket.captions import training_caption
 from tools.pocket.pictures import Pictures
-from tools.pocket.stage import Progress, Stage, autocast, train
+from tools.pocket.stage import Stage, Workplace, autocast, train
 from tools.pocket.tokenizers import END, LENGTH, START, clip_tokenizer, t5_tokenizer
 
 LATENT_SIDE = 8
@@ -143,35 +141,25 @@ def new_flow(depth: int, seed: int) -> TextToFlow:
     return TextToFlow(depth)
 
 
-def train_flow(
-    model: TextToFlow,
-    stage: Stage,
-    folder: Path,
-    pictures: Pictures,
-    latents: Normalised,
-    seed: int,
-    device: str,
-    say: Callable[[str], None],
-) -> Progress:
+def train_flow(model: TextToFlow, stage: Stage, pictures: Pictures, latents: Normalised, place: Workplace) -> None:
     """Trains it to tell, from a noisy picture and its caption, which way the picture lies."""
     scenes = [pictures.scene(index) for index in range(pictures.taught)]
     model.train()
 
     def loss_of(step: int, chance: torch.Generator) -> Tensor:
         rows = torch.randint(len(scenes), (stage.batch,), generator=chance)
-        words = random.Random(f"{seed} captions {step}")
+        words = random.Random(f"{place.seed} captions {step}")
         captions = [training_caption(scenes[row], words) for row in rows.tolist()]
         image = latents.rows(rows)
         noise = torch.randn(image.shape, generator=chance)
         sigma = draw_sigma(stage.batch, "logit_normal", chance)
-        x_t, target = interpolate(image, noise, sigma).to(device), velocity_target(image, noise).to(device)
-        with _attention(device), autocast(device):
+        x_t, target = interpolate(image, noise, sigma).to(place.device), velocity_target(image, noise).to(place.device)
+        with _attention(place.device), autocast(place.device):
             velocity = model.velocity(x_t, sigma, captions)
         return mse(velocity, target).mean()
 
-    progress = train(stage, folder, model, loss_of, seed, say)
+    train(stage, place, model, loss_of)
     model.eval()
-    return progress
 
 
 def _attention(device: str) -> AbstractContextManager:

@@ -11,6 +11,7 @@ LEAF: Colour = (74, 150, 66)
 
 
 def house(pen: Pen, colour: Colour) -> None:
+    """Walls under a gable, a chimney, a door and a lit window."""
     pen.box(0.38, -2.05, 0.64, -1.3, WOOD)
     pen.box(-0.82, -1.2, 0.82, 0, colour)
     pen.shape([(-1.08, -1.12), (0, -2.1), (1.08, -1.12)], SLATE)
@@ -19,6 +20,7 @@ def house(pen: Pen, colour: Colour) -> None:
 
 
 def car(pen: Pen, colour: Colour) -> None:
+    """A saloon with two windows and two wheels."""
     pen.shape([(-0.68, -0.75), (-0.42, -1.36), (0.4, -1.36), (0.76, -0.75)], colour)
     pen.shape([(-0.5, -0.78), (-0.33, -1.2), (-0.04, -1.2), (-0.04, -0.78)], GLASS, plain=True)
     pen.shape([(0.08, -0.78), (0.08, -1.2), (0.32, -1.2), (0.55, -0.78)], GLASS, plain=True)
@@ -30,6 +32,7 @@ def car(pen: Pen, colour: Colour) -> None:
 
 
 def boat(pen: Pen, colour: Colour) -> None:
+    """A hull with two sails."""
     pen.box(-0.07, -2.15, 0.07, -0.6, WOOD)
     pen.shape([(0.12, -2.0), (0.98, -0.76), (0.12, -0.76)], CREAM)
     pen.shape([(-0.12, -1.8), (-0.12, -0.76), (-0.72, -0.76)], lighter(colour, 0.25))
@@ -38,6 +41,7 @@ def boat(pen: Pen, colour: Colour) -> None:
 
 
 def rocket(pen: Pen, colour: Colour) -> None:
+    """A body with a porthole, two fins and a flame."""
     pen.shape([(-0.28, -0.42), (0.28, -0.42), (0, 0.06)], GOLD)
     for side in (-1, 1):
         pen.shape([(0.36 * side, -1.0), (0.84 * side, -0.2), (0.34 * side, -0.4)], darker(colour, 0.4))
@@ -48,6 +52,7 @@ def rocket(pen: Pen, colour: Colour) -> None:
 
 
 def mushroom(pen: Pen, colour: Colour) -> None:
+    """A cap with spots on a stem."""
     pen.shape([(-0.3, -1.0), (0.3, -1.0), (0.42, -0.1), (0.25, 0), (-0.25, 0), (-0.42, -0.1)], CREAM)
     dome = [(math.cos(a), -0.86 - 1.06 * math.sin(a)) for a in (k * math.pi / 14 for k in range(15))]
     pen.shape([*dome, (-0.7, -0.7), (0.7, -0.7)], colour)
@@ -57,6 +62,7 @@ def mushroom(pen: Pen, colour: Colour) -> None:
 
 
 def flower(pen: Pen, colour: Colour) -> None:
+    """Six petals on a stem with two leaves."""
     pen.box(-0.08, -1.2, 0.08, 0, LEAF)
     pen.oval(-0.36, -0.34, 0.36, 0.16, LEAF, turn=0.5)
     pen.oval(0.36, -0.34, 0.36, 0.16, LEAF, turn=-0.5)
@@ -67,6 +73,7 @@ def flower(pen: Pen, colour: Colour) -> None:
 
 
 def robot(pen: Pen, colour: Colour) -> None:
+    """A head with a visor and an aerial on a body with arms and legs."""
     for side in (-1, 1):
         pen.box(0.36 * side - 0.15, -0.4, 0.36 * side + 0.15, 0, SLATE)
         pen.pill(0.78 * side - 0.15, -1.08, 0.78 * side + 0.15, -0.4, 0.13, STEEL)
@@ -81,6 +88,7 @@ def robot(pen: Pen, colour: Colour) -> None:
 
 
 def umbrella(pen: Pen, colour: Colour) -> None:
+    """A dome with ribs on a crook."""
     pen.box(-0.06, -1.3, 0.06, -0.2, WOOD)
     hook = [(0.2 - 0.2 * math.cos(a), -0.2 + 0.2 * math.sin(a)) for a in (k * math.pi / 6 for k in range(7))]
     pen.ribbon(hook, 0.13, WOOD)
@@ -93,6 +101,7 @@ def umbrella(pen: Pen, colour: Colour) -> None:
 
 
 def balloon(pen: Pen, colour: Colour) -> None:
+    """A hot-air balloon with a stripe and its basket."""
     for side in (-1, 1):
         pen.ribbon([(0.5 * side, -0.9), (0.24 * side, -0.36)], 0.07, WOOD, plain=True)
     outline = [(0.86 * math.cos(a), -1.45 - 0.86 * math.sin(a)) for a in (k * math.pi / 12 for k in range(-2, 15))]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
@@ -14,7 +12,7 @@ from tools.pocket.flow import Normalised, TextToFlow, new_flow, train_flow
 from tools.pocket.pen import OBJECT
 from tools.pocket.pictures import Pictures, draw_pictures, scene_at
 from tools.pocket.scorer import Scorer, accuracy, save_scorer, train_scorer
-from tools.pocket.stage import Stage, progress_of
+from tools.pocket.stage import Stage, Workplace, progress_of
 from tools.pocket.world import Scene, draw
 
 STAGES = ("autoencoder", "scorer", "flow", "decoder")
@@ -22,8 +20,6 @@ JUDGE = "judge.safetensors"
 UNSEEN_SEED = 1
 """Added to the seed for pictures that nothing has trained on."""
 UNSEEN_PICTURES = 1024
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,61 +63,53 @@ RECIPES = {
 class Kitchen:
     """A recipe being followed in a folder. Each stage picks up what the one before it left there."""
 
-    def __init__(self, recipe: Recipe, folder: Path, seed: int, device: str, say: Say) -> None:
-        self.recipe, self.folder, self.seed, self.device, self.say = recipe, folder, seed, device, say
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, recipe: Recipe, place: Workplace) -> None:
+        self.recipe, self.place = recipe, place
+        place.folder.mkdir(parents=True, exist_ok=True)
 
     def pictures(self) -> Pictures:
         """The training pictures, drawn at the first call."""
-        return draw_pictures(self.folder, self.recipe.pictures, self.seed)
+        return draw_pictures(self.place.folder, self.recipe.pictures, self.place.seed)
 
     def autoencoder(self) -> AutoencoderKL:
         """The autoencoder after its first training, trained if it isn't yet."""
-        torch.manual_seed(self.seed)
-        vae = new_autoencoder().to(self.device)
-        train_autoencoder(vae, self.recipe.autoencoder, *self._where())
+        torch.manual_seed(self.place.seed)
+        vae = new_autoencoder().to(self.place.device)
+        train_autoencoder(vae, self.recipe.autoencoder, self.pictures(), self.place)
         return vae
 
     def latents(self, vae: AutoencoderKL) -> Normalised:
         """All training pictures, encoded; in the unseen style as well, at the end."""
-        step = progress_of(self.folder, "autoencoder").step
-        latents = encode_all(vae, self.folder / f"latents-{step}.safetensors", self.pictures(), self.device)
+        step = progress_of(self.place.folder, "autoencoder").step
+        latents = encode_all(vae, self.place.folder / f"latents-{step}.safetensors", self.pictures(), self.place.device)
         return Normalised(latents, vae.config.shift_factor, vae.config.scaling_factor)
 
     def scorer(self) -> Scorer:
         """The judge, with its accuracy on unseen pictures beside it."""
-        torch.manual_seed(self.seed)
-        scorer = Scorer().to(self.device)
-        train_scorer(scorer, self.recipe.scorer, *self._where())
-        scenes, pictures, regions = unseen_pictures(self.seed)
-        held_out = accuracy(scorer, scenes, pictures.to(self.device))
-        found = scorer.read(pictures.to(self.device))[1].cpu() == OBJECT
+        torch.manual_seed(self.place.seed)
+        scorer = Scorer().to(self.place.device)
+        train_scorer(scorer, self.recipe.scorer, self.pictures(), self.place)
+        scenes, pictures, regions = unseen_pictures(self.place.seed)
+        held_out = accuracy(scorer, scenes, pictures.to(self.place.device))
+        found = scorer.read(pictures.to(self.place.device))[1].cpu() == OBJECT
         truth = regions == OBJECT
         held_out["object_iou"] = ((found & truth).sum() / (found | truth).sum()).item()
-        save_scorer(scorer, self.folder / JUDGE, held_out)
+        save_scorer(scorer, self.place.folder / JUDGE, held_out)
         return scorer
 
     def flow(self) -> TextToFlow:
         """Transformer and text encoders."""
         latents = self.latents(self.autoencoder())
-        model = new_flow(self.recipe.depth, self.seed).to(self.device)
-        stage, folder, pictures, *rest = self._where_of(self.recipe.flow)
-        train_flow(model, stage, folder, pictures, latents, *rest)
+        model = new_flow(self.recipe.depth, self.place.seed).to(self.place.device)
+        train_flow(model, self.recipe.flow, self.pictures(), latents, self.place)
         return model
 
     def decoder(self) -> AutoencoderKL:
         """The autoencoder with its decoder trained to the end. Nothing but the latents stands before it."""
         vae = self.autoencoder()
         latents = self.latents(vae).latents
-        stage, folder, pictures, *rest = self._where_of(self.recipe.decoder)
-        polish_decoder(vae, stage, folder, pictures, latents, *rest)
+        polish_decoder(vae, self.recipe.decoder, self.pictures(), latents, self.place)
         return vae
-
-    def _where(self) -> tuple[Path, Pictures, int, str, Say]:
-        return self.folder, self.pictures(), self.seed, self.device, self.say
-
-    def _where_of(self, stage: Stage) -> tuple[Stage, Path, Pictures, int, str, Say]:
-        return stage, *self._where()
 
 
 def unseen_pictures(seed: int, count: int = UNSEEN_PICTURES) -> tuple[list[Scene], torch.Tensor, torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from tools.pocket.creature import EARS, MARKINGS, TAILS
 from tools.pocket.palette import COLOURS
 from tools.pocket.pen import REGIONS
 from tools.pocket.pictures import Pictures
-from tools.pocket.stage import Stage, train
+from tools.pocket.stage import Stage, Workplace, train
 from tools.pocket.styles import ALL_STYLES
 from tools.pocket.world import ATTRIBUTES, Scene
 
@@ -98,26 +97,24 @@ class Scorer(nn.Module):
         return {name: torch.cat(parts) for name, parts in answers.items()}, torch.cat(regions)
 
 
-def train_scorer(
-    scorer: Scorer, stage: Stage, folder: Path, pictures: Pictures, seed: int, device: str, say: Callable[[str], None]
-) -> None:
+def train_scorer(scorer: Scorer, stage: Stage, pictures: Pictures, place: Workplace) -> None:
     """Trains on drawn pictures, the unseen style's too: it has to know that style when a model has learnt it."""
     truths = torch.tensor([truth_of(pictures.scene(index)) for index in range(len(pictures.pixels))])
     scorer.train()
 
     def loss_of(step: int, chance: torch.Generator) -> Tensor:
         rows = torch.randint(len(truths), (stage.batch,), generator=chance).sort().values
-        picture, regions = pictures.batch(rows, device)
-        grain = GRAIN * torch.randn(picture.shape, generator=chance).to(device)
+        picture, regions = pictures.batch(rows, place.device)
+        grain = GRAIN * torch.randn(picture.shape, generator=chance).to(place.device)
         logits, region_logits = scorer(picture + grain)
-        answers = truths[rows].to(device)
+        answers = truths[rows].to(place.device)
         loss = F.cross_entropy(region_logits, regions)
         for column, values in zip(answers.unbind(1), logits.values(), strict=True):
             known = (column != UNKNOWN).sum().clamp_min(1)
             loss = loss + F.cross_entropy(values, column, ignore_index=UNKNOWN, reduction="sum") / known
         return loss
 
-    train(stage, folder, scorer, loss_of, seed, say)
+    train(stage, place, scorer, loss_of)
     scorer.eval()
 
 

@@ -45,6 +45,23 @@ class Stage:
     """Seconds between saves."""
 
 
+@dataclass(frozen=True)
+class Workplace:
+    """Where and how stages train.
+
+    Attributes:
+        folder: each stage keeps its state there, in `<stage>.safetensors`.
+        seed: of all chance.
+        device: "cpu" or "cuda".
+        say: tells the user how it goes.
+    """
+
+    folder: Path
+    seed: int
+    device: str
+    say: Callable[[str], None]
+
+
 @dataclass
 class Progress:
     """How far a stage is."""
@@ -75,13 +92,10 @@ def is_done(stage: Stage, progress: Progress) -> bool:
     return progress.step >= stage.steps or (stage.minutes is not None and progress.seconds > 60 * stage.minutes)
 
 
-def train(
-    stage: Stage, folder: Path, model: nn.Module, loss_of: Loss, seed: int, say: Callable[[str], None]
-) -> Progress:
+def train(stage: Stage, place: Workplace, model: nn.Module, loss_of: Loss) -> Progress:
     """Trains those weights of the model that ask for it; leaves it with the mean of its weights.
 
     Args:
-        folder: holds the stage's state, `<stage>.safetensors`.
         loss_of: of step and generator; the generator follows from seed, stage and step alone.
 
     Raises:
@@ -90,13 +104,13 @@ def train(
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
     mean = {name: p.detach().clone() for name, p in weights.items()}
     optimiser = torch.optim.AdamW(weights.values(), lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    file = folder / f"{stage.name}.safetensors"
+    file = place.folder / f"{stage.name}.safetensors"
     progress = _load(file, weights, mean, optimiser) if file.exists() else Progress()
     saved, since, losses = progress.seconds, time.monotonic() - progress.seconds, []
     while not is_done(stage, progress):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(stage, progress)
-        loss = loss_of(progress.step, generator_for(seed, stage.name, progress.step))
+        loss = loss_of(progress.step, generator_for(place.seed, stage.name, progress.step))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(weights.values(), CLIP)
@@ -106,7 +120,7 @@ def train(
         progress.step += 1
         progress.seconds = time.monotonic() - since
         if is_done(stage, progress) or progress.seconds - saved > stage.save_every:
-            _note(stage, progress, losses, say)
+            _note(stage, progress, losses, place.say)
             saved, losses = progress.seconds, []
             _save(file, weights, mean, optimiser, progress)
     with torch.no_grad():
