@@ -1,4 +1,4 @@
-"""The pocket SD3: python -m tools.pocket train | evaluate | sheet | concepts"""
+"""The pocket SD3: python -m tools.pocket train | finish | evaluate | sheet | concepts"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tools.pocket.evaluate import (
 )
 from tools.pocket.plot import plot_curves
 from tools.pocket.publish import publish
-from tools.pocket.recipe import JUDGE, RECIPES, STAGES, Kitchen
+from tools.pocket.recipe import JUDGE, RECIPES, STAGES, Kitchen, Recipe
 from tools.pocket.scorer import load_scorer
 from tools.pocket.stage import Workplace
 from tools.pocket.styles import STYLES
@@ -45,29 +45,41 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def device() -> str:
+    """The GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """The recipe that was asked for, or the one for this machine."""
+    return RECIPES[arguments.recipe or {"cuda": "gpu", "cpu": "cpu"}[device()]]
+
+
 def train(arguments: argparse.Namespace) -> None:
     """Follows the recipe from where it stopped; all of it, or one stage."""
-    recipe = RECIPES[arguments.recipe or ("gpu" if torch.cuda.is_available() else "cpu")]
+    recipe = recipe_of(arguments)
     if arguments.minutes is not None:
-        flow = replace(recipe.flow, minutes=arguments.minutes)
-        recipe = replace(recipe, flow=flow)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    kitchen = Kitchen(recipe, Workplace(arguments.work, arguments.seed, device, say))
-    if arguments.only:
-        getattr(kitchen, arguments.only)()
-        return
-    kitchen.scorer()
-    model, vae = kitchen.flow(), kitchen.decoder()
-    publish(vae, model, arguments.model)
-    say(f"{arguments.model}: {sum(f.stat().st_size for f in arguments.model.rglob('*')) / 1e6:.1f} MB.")
-    say(f"Give max_sequence_length={LENGTH} to the pipeline: it reads so many tokens of T5.")
+        recipe = replace(recipe, flow=replace(recipe.flow, minutes=arguments.minutes))
+    kitchen = Kitchen(recipe, Workplace(arguments.work, arguments.seed, device(), say))
+    for stage in [arguments.only] if arguments.only else STAGES:
+        getattr(kitchen, stage)()
+    if not arguments.only:
+        finish(arguments)
+
+
+def finish(arguments: argparse.Namespace) -> None:
+    """Writes the diffusers folder of what the stages have reached, whether or not they are done."""
+    kitchen = Kitchen(recipe_of(arguments).as_it_stands(), Workplace(arguments.work, arguments.seed, device(), say))
+    publish(kitchen.decoder(), kitchen.flow(), arguments.model)
+    say(f"{arguments.model}: {sum(file.stat().st_size for file in arguments.model.rglob('*')) / 1e6:.1f} MB.")
+    say(f"Give max_sequence_length={LENGTH} to the pipeline: the model was trained with so many T5 tokens.")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Asks for captions that were kept from training, and writes what the judge says, and the curves."""
     file = arguments.work / JUDGE
     scenes = unseen_scenes(arguments.captions, arguments.seed)
-    pipeline = load_pipeline(arguments.model, "cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = load_pipeline(arguments.model, device())
     pictures = generate(pipeline, [full_caption(scene) for scene in scenes], arguments.seed)
     result = judge(load_scorer(file), scenes, pictures, own_accuracy(file))
     say(write_result(result, arguments.docs))
@@ -82,7 +94,7 @@ def sheet(arguments: argparse.Namespace) -> None:
     save_sheet(
         arguments.docs / "world.png", [Image.fromarray(d.picture) for d in drawings], [d.caption for d in drawings], 8
     )
-    pipeline = load_pipeline(arguments.model, "cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = load_pipeline(arguments.model, device())
     captions = [full_caption(scene) for scene in unseen_scenes(SHOWN, arguments.seed + 2)]
     pictures = [as_image(picture) for picture in generate(pipeline, captions, arguments.seed + 9000)]
     save_sheet(arguments.docs / "samples.png", pictures, captions, 8)
@@ -99,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m tools.pocket", description=__doc__)
     commands = top.add_subparsers(required=True)
-    for act in (train, evaluate, sheet, concepts):
+    for act in (train, finish, evaluate, sheet, concepts):
         command = commands.add_parser(act.__name__, help=act.__doc__, description=act.__doc__)
         command.set_defaults(act=act)
         command.add_argument("--seed", type=int, default=0)
@@ -109,8 +121,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--model", type=Path, default=Path("output/pocket/model"), help="The diffusers folder.")
         command.add_argument("--docs", type=Path, default=DOCS, help="Where tables and sheets go.")
         command.add_argument("--threads", type=int, default=None, help="Threads of the CPU; all of them if not given.")
-        if act is train:
+        if act in (train, finish):
             command.add_argument("--recipe", choices=RECIPES, help='"gpu" if there is one, else "cpu".')
+        if act is train:
             command.add_argument("--only", choices=STAGES, help="One stage, and what it needs.")
             command.add_argument("--minutes", type=float, help="At most so long for the flow model.")
         elif act is evaluate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import AutoencoderKL
@@ -37,6 +37,10 @@ class Recipe:
     scorer: Stage
     flow: Stage
     decoder: Stage
+
+    def as_it_stands(self) -> Recipe:
+        """The same recipe without another step: it yields what its stages have reached."""
+        return replace(self, **{name: replace(getattr(self, name), steps=0) for name in STAGES})
 
 
 RECIPES = {
