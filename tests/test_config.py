@@ -17,6 +17,7 @@ from library.config.files import (
     read_settings,
     setting_names,
     settings_given,
+    to_toml,
 )
 from library.config.settings import GROUPS, DataSettings
 from library.errors import ConfigError
@@ -126,7 +127,13 @@ def test_the_command_line_has_every_setting():
 
 def test_settings_written_out_read_back_the_same(settings_from):
     settings = settings_from(MODEL + 'lambda = 3\nresolution = [64, 32]\nsample_prompts = "p"\n')
-    assert settings_from(toml.dumps(as_tables(settings))) == settings
+    assert settings_from(to_toml(as_tables(settings))) == settings
+
+
+@pytest.mark.parametrize("text", ["C:\\Users\\xavier\\new", 'say "hi"', "äöü 猫 🐈", "two\nlines\t\\n", "#[a]='b'"])
+def test_any_text_survives_being_written(text):
+    tables = {"a": {"text": text, "list": [text, text]}, "datasets": [{"subsets": [{"image_dir": text}]}]}
+    assert toml.loads(to_toml(tables)) == tables
 
 
 def test_every_setting_has_its_sentence_and_one_name():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,19 @@ def settings_given(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, value in vars(arguments).items()
         if name in hints
     }
+
+
+class _Encoder(toml.TomlEncoder):
+    """Writes texts as JSON does, which is TOML as well; the package's own way breaks Windows paths such as C:\\x."""
+
+    def __init__(self, _dict: type = dict, preserve: bool = False) -> None:
+        super().__init__(_dict, preserve)
+        self.dump_funcs[str] = lambda text: json.dumps(text, ensure_ascii=False)
+
+
+def to_toml(tables: dict[str, Any]) -> str:
+    """Tables as TOML; reading it gives them back."""
+    return toml.dumps(tables, encoder=_Encoder())
 
 
 def as_tables(settings: Settings, shaping_only: bool = False) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import toml
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from library.atomic import write_text
 from library.checkpoint import Position, SavedState, StateFolder, load_state
 from library.config import dataset as dataset_config
 from library.config.dataset import Concept
-from library.config.files import as_tables
+from library.config.files import as_tables, to_toml
 from library.data.pictures import Latents
 from library.dual_branch_scheduler import DualBranchScheduler
 from library.errors import ConfigError, Interrupted
@@ -124,7 +123,7 @@ class Run:
         for section, name in PATH_SETTINGS:
             if name in tables[section]:
                 tables[section][name] = str(Path(tables[section][name]).expanduser().resolve())
-        text = "\n".join([toml.dumps(tables), toml.dumps(dataset_config.as_tables(self.plan.config))])
+        text = "\n".join([to_toml(tables), to_toml(dataset_config.as_tables(self.plan.config))])
         write_text(self.folder / "config.toml", text)
 
     def prepare(self) -> None:
