@@ -79,7 +79,7 @@ class StateFolder:
         self.folder = folder
 
     def save(self, state: SavedState) -> None:
-        """Saves a state; older ones are removed once it is there."""
+        """Saves a state; once it is there, older ones go, and what a killed run left half written."""
         tensors: dict[str, Tensor] = {}
         tree = flatten(state.tree, tensors)
         total = sum(state.position.done.values())
@@ -91,9 +91,9 @@ class StateFolder:
 
         new = self.folder / f"step-{total:08d}"
         write_folder(new, fill)
-        for old in self._states():
-            if old != new:
-                shutil.rmtree(old, ignore_errors=True)
+        for other in self.folder.iterdir():
+            if other != new:
+                shutil.rmtree(other, ignore_errors=True)
 
     def newest(self) -> Path | None:
         """The newest state, if there is one."""

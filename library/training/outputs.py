@@ -12,6 +12,7 @@ from library import __version__
 from library.adapters.files import concept_metadata, load_concepts, read_safetensors, save_concepts, save_lora
 from library.adapters.network import LayerWeights
 from library.atomic import write_tensors
+from library.config.dataset import Concept
 from library.errors import ModelError
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter
@@ -75,19 +76,16 @@ def save_extractor(parts: Parts) -> Path:
     return path
 
 
-def load_extractor(parts: Parts, path: str) -> None:
-    """Takes the extractor of another run: its adapters and embeddings, frozen.
+def check_extractor(path: str, concepts: list[Concept]) -> None:
+    """Looks whether a file has the extractors of these concepts, before anything is computed.
 
     Raises:
-        ModelError: it lacks a concept of this run, or does not fit the model.
+        ModelError: it lacks one, or learned it for another trigger.
     """
     tensors, _ = read_safetensors(path)
-    vectors, saved = load_concepts(path)
-    known = {concept.name: concept for concept in saved}
-    for concept in parts.concepts:
-        begin = f"{EXTRACTOR}{concept.name}."
-        layers = {key.removeprefix(begin).rpartition(".")[0] for key in tensors if key.startswith(begin)}
-        if concept.name not in known or not layers:
+    known = {saved.name: saved for saved in load_concepts(path)[1]}
+    for concept in concepts:
+        if concept.name not in known or not any(key.startswith(f"{EXTRACTOR}{concept.name}.") for key in tensors):
             raise ModelError(
                 f'extractor: {path} has no extractor for the concept "{concept.name}".',
                 f"It has: {', '.join(known) or 'none'}. Save it from a run with the same concept names.",
@@ -98,6 +96,19 @@ def load_extractor(parts: Parts, path: str) -> None:
                 f'this run has "{concept.trigger}".',
                 "Use the same trigger.",
             )
+
+
+def load_extractor(parts: Parts, path: str) -> None:
+    """Takes the extractor of another run: its adapters and embeddings, frozen.
+
+    Raises:
+        ModelError: it lacks a concept of this run, or does not fit the model.
+    """
+    check_extractor(path, parts.concepts)
+    tensors, _ = read_safetensors(path)
+    for concept in parts.concepts:
+        begin = f"{EXTRACTOR}{concept.name}."
+        layers = {key.removeprefix(begin).rpartition(".")[0] for key in tensors if key.startswith(begin)}
         weights = {
             layer: LayerWeights(
                 tensors[f"{begin}{layer}.down"], tensors[f"{begin}{layer}.up"], float(tensors[f"{begin}{layer}.alpha"])
@@ -105,7 +116,7 @@ def load_extractor(parts: Parts, path: str) -> None:
             for layer in layers
         }
         parts.network.load(extractor_adapter(concept.name), weights, path)
-    parts.extractor_embeddings = embeddings_of(parts, vectors, path)
+    parts.extractor_embeddings = embeddings_of(parts, load_concepts(path)[0], path)
 
 
 def embeddings_of(parts: Parts, vectors: dict[str, Tensor], source: str) -> dict[str, ConceptEmbeddings]:

@@ -11,6 +11,7 @@ from library.objectives import EXTRACTOR, STUDENT
 from library.optim import check_optimizer
 from library.prompts import NULL_PROMPT, PromptTriple
 from library.sample_prompts import SamplePrompt, default_prompts, parse, read_prompt_lines
+from library.training.outputs import check_extractor
 from library.training.parts import Parts, build_parts, class_text
 from library.training.replay import replay_prompts
 
@@ -82,6 +83,8 @@ def stage_rates(optimizer: OptimizerSettings) -> dict[str, list[float]]:
 
 def make_plan(settings: Settings, config: DatasetConfig) -> Plan:
     """Opens model and pictures and checks all that can be checked without computing anything."""
+    if settings.pure_learning.extractor:
+        check_extractor(settings.pure_learning.extractor, config.concepts)
     parts = build_parts(settings, config.concepts)
     check_optimizer(settings.optimizer, list(stage_rates(settings.optimizer).values()))
     datasets = find_pictures(config, parts.model.size_multiple)
