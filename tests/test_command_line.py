@@ -1,5 +1,6 @@
 """The commands as a user runs them: in a process of its own, stopped, killed, resumed, and given mistakes."""
 
+import json
 import os
 import re
 import shlex
@@ -197,6 +198,17 @@ def test_xformers_where_it_cannot_work_is_said_once_and_replaced(run_here, tmp_p
     assert done.returncode == 0, done.stderr
     if not torch.cuda.is_available():
         assert done.stderr.count("xformers can't be used") == 1 and "PyTorch's own attention is used" in done.stderr
+
+
+def test_the_benchmark_runs_and_a_plain_step_is_the_measure(tmp_path):
+    words = ["-m", "benchmarks.step", *DEMO, *QUICK[4:], "--rounds", "2", *folders(tmp_path, "out")]
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    rows = {row["variant"]: row for row in json.loads((tmp_path / "out" / "step.json").read_text())}
+    assert rows["plain LoRA"]["ratio"] == 1.0
+    passes = {name: (row["with_gradient"], row["without_gradient"]) for name, row in rows.items()}
+    assert passes["plain LoRA"] == (1, 0) and passes["pure: + anchor + replay"] == (3, 4)
+    assert passes["paper: live base"] == (2, 2) and passes["PureCC, base frozen"] == (1, 3)
 
 
 def readme_commands() -> list[str]:
