@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from library.config.dataset_file import as_size, find_dataset_file, read_dataset_config
-from library.config.files import TomlFile, add_settings_to, command_line_parser, read_settings, settings_given
+from library.config.dataset_file import as_size, read_concepts_and_pictures
+from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
 from library.environment import prepare_process
 from library.errors import ConfigError, exit_code_of
 
@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.lora or not arguments.prompt:
         raise ConfigError("Command line: --lora and --prompt are needed.", f"See {parser.prog} --help.")
-    file = TomlFile(arguments.config_file) if arguments.config_file else None
+    file = config_file_of(arguments)
     settings = read_settings(file, settings_given(arguments))
 
     from library.training.generation import concept_file_of, generate  # after the settings: slow to import
@@ -36,7 +36,7 @@ def main() -> None:
     concept = None if arguments.concept == "none" else arguments.concept or concept_file_of(lora)
     concepts, size = [], as_size(settings.data.resolution, "resolution")
     if settings.data.dataset_config or (file and "concepts" in file.tables):
-        config = read_dataset_config(find_dataset_file(file, settings.data), settings.data)
+        config = read_concepts_and_pictures(file, settings)
         concepts, size = config.concepts, config.datasets[0].resolution
     output = Path(arguments.output).expanduser() if arguments.output else settings.output_dir / "generated.png"
     concept_file = Path(concept).expanduser() if concept else None

@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from library.config.dataset_file import find_dataset_file, read_dataset_config
-from library.config.files import TomlFile, add_settings_to, command_line_parser, read_settings, settings_given
+from library.config.dataset_file import read_concepts_and_pictures
+from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
 from library.environment import prepare_process
 from library.errors import exit_code_of
 
@@ -18,9 +18,9 @@ def main(log: list[Path]) -> None:
     parser.add_argument("--dry_run", action="store_true", help="Check everything and show the plan, without training.")
     add_settings_to(parser)
     arguments = parser.parse_args()
-    file = TomlFile(arguments.config_file) if arguments.config_file else None
+    file = config_file_of(arguments)
     settings = read_settings(file, settings_given(arguments))
-    config = read_dataset_config(find_dataset_file(file, settings.data), settings.data)
+    config = read_concepts_and_pictures(file, settings)
 
     from library.training.plan import describe_plan, make_plan  # after the settings: torch takes seconds to import
 

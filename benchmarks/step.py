@@ -14,8 +14,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from library.config.dataset_file import find_dataset_file, read_dataset_config
-from library.config.files import TomlFile, add_settings_to, command_line_parser, read_settings, settings_given
+from library.config.dataset_file import read_concepts_and_pictures
+from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
 from library.environment import prepare_process
 from library.errors import exit_code_of
 
@@ -85,10 +85,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="Timed steps of each variant. Default: 20.")
     add_settings_to(parser)
     arguments = parser.parse_args()
-    file = TomlFile(arguments.config_file) if arguments.config_file else None
+    file = config_file_of(arguments)
     given = {"output_dir": "output/benchmark", "log_with": "none", **settings_given(arguments), "overwrite": True}
     settings = read_settings(file, {**given, "max_train_steps": WARM_UP + arguments.rounds})
-    config = read_dataset_config(find_dataset_file(file, settings.data), settings.data)
+    config = read_concepts_and_pictures(file, settings)
 
     from library.atomic import write_text
     from library.training.plan import make_plan

@@ -45,6 +45,10 @@ class Branch:
         return self.adapters.get(concept, self.default)
 
 
+PRETRAINED_BRANCH = Branch({}, {})
+"""The downloaded weights alone."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """Pictures at one noise level each, and the prompts that go with them.

@@ -8,7 +8,7 @@ import warnings
 
 VARIABLES = {
     # OpenMP's threads wait for each other by spinning. On a busy CPU that can stretch a step to many times its length;
-    # soon asleep instead, they cost an idle CPU about a tenth.
+    # soon asleep instead, they cost an idle one little.
     "GOMP_SPINCOUNT": "1000",
     # What is cut off of a prompt is part of our plan, in our words.
     "DIFFUSERS_VERBOSITY": "error",

@@ -11,7 +11,7 @@ from typing import Any
 from library.config.dataset import Concept, Dataset, DatasetConfig, Source, Subset
 from library.config.fields import build, check, hints_of, name_of
 from library.config.files import DATASET_TABLES, TomlFile
-from library.config.settings import DataSettings
+from library.config.settings import DataSettings, Settings
 from library.errors import ConfigError, PureCCError, all_of, did_you_mean
 
 IN_THE_FILE = {"train_batch_size": "batch_size", "dataset_repeats": "num_repeats"}
@@ -165,6 +165,11 @@ def read_dataset_config(file: TomlFile, defaults: DataSettings) -> DatasetConfig
     if reader.problems:
         raise all_of(reader.problems)
     return DatasetConfig(concepts=concepts, datasets=datasets)
+
+
+def read_concepts_and_pictures(config: TomlFile | None, settings: Settings) -> DatasetConfig:
+    """The concepts and datasets of a run: from its `dataset_config`, or from the main file if they stand there."""
+    return read_dataset_config(find_dataset_file(config, settings.data), settings.data)
 
 
 def as_size(resolution: int | list[int], where: str) -> tuple[int, int]:

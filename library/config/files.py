@@ -138,6 +138,11 @@ def command_line_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def config_file_of(arguments: argparse.Namespace) -> TomlFile | None:
+    """The file that --config_file names, if it is given."""
+    return TomlFile(arguments.config_file) if arguments.config_file else None
+
+
 def settings_given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings among parsed arguments, by name, each turned from text into a value."""
     hints = {

@@ -104,8 +104,8 @@ class PictureOrder:
 
     def __init__(self, datasets: list[list[Picture]], batch_sizes: list[int], seed: int) -> None:
         self.datasets, self.batch_sizes, self.seed = datasets, batch_sizes, seed
-        self._epoch: tuple[int, list[list[Draw]]] = (-1, [])
-        self.batches_per_epoch = len(self._shuffled(0))
+        self._epoch: tuple[int, list[list[Draw]]] = (0, self._shuffled(0))
+        self.batches_per_epoch = len(self._epoch[1])
 
     def batch(self, number: int) -> list[Draw]:
         """The pictures of batch `number`, counted from 0 over all epochs."""

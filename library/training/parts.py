@@ -15,7 +15,7 @@ from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.data.cache import Cache
 from library.data.texts import TextLibrary, TriggerLayout
-from library.dual_branch_scheduler import Branch, branch_velocity
+from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch, branch_velocity
 from library.flow import interpolate
 from library.hierarchical_embedding_injector import ConceptEmbeddings, HierarchicalEmbeddingInjector
 from library.models import FlowModel, PromptBatch, load_model
@@ -67,7 +67,7 @@ class Parts:
             STUDENT: Branch({}, self.student_embeddings, default=STUDENT_ADAPTER),
             EXTRACTOR: Branch(extractors, self.extractor_embeddings),
             GUIDE: Branch(guided, self.extractor_embeddings),
-            PRETRAINED: Branch({}, {}),
+            PRETRAINED: PRETRAINED_BRANCH,
         }
 
     def velocity(self, branch: Branch, x_t: Tensor, sigma: Tensor, prompts: list[PromptBatch]) -> Tensor:
@@ -145,7 +145,7 @@ def class_states(parts: Parts, concept: Concept, latents: Tensor) -> Tensor:
         sigma = torch.full((len(latents),), level)
         x_t = interpolate(latents, torch.randn(latents.shape, generator=generator), sigma)
         with parts.injector.watching() as seen:
-            parts.velocity(Branch({}, {}), x_t, sigma, [prompts])
+            parts.velocity(PRETRAINED_BRANCH, x_t, sigma, [prompts])
         mean = torch.stack([states.float().mean(0) for states in seen])
         total = mean if total is None else total + mean
     states = total / len(INIT_SIGMAS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from library.dual_branch_scheduler import Branch
+from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.models import PromptBatch
 from library.prompts import NULL_PROMPT
 from library.sample_prompts import read_prompt_lines
@@ -68,7 +68,7 @@ def _draw(parts: Parts, prompts: list[str], numbers: list[int], shape: tuple[int
     if not all(found):
         none = [None] * len(prompts)
         latents = sample(
-            lambda x, sigma, batches: parts.velocity(Branch({}, {}), x, sigma, batches),
+            lambda x, sigma, batches: parts.velocity(PRETRAINED_BRANCH, x, sigma, batches),
             parts.model.sampling_scheduler(),
             torch.stack([initial_noise(shape, key["seed"]) for key in keys]),
             PromptBatch.of([parts.texts[prompt] for prompt in prompts], none),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from library.dual_branch_scheduler import Branch
+from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.models import PromptBatch
 from library.report.sheet import SheetRow, save_sheet
 from library.sample_prompts import SamplePrompt
@@ -43,7 +43,7 @@ class SheetMaker:
         rows = []
         for prompt in progress(self.prompts):
             if prompt not in self._pretrained:
-                self._pretrained[prompt] = self._draw(prompt, prompt.base, Branch({}, {}))
+                self._pretrained[prompt] = self._draw(prompt, prompt.base, PRETRAINED_BRANCH)
             sets = [self._pretrained[prompt], *(self._draw(prompt, prompt.text, branch) for branch in columns.values())]
             rows.append(
                 SheetRow(prompt.kind, prompt.text, [latents[seed] for seed in range(seeds) for latents in sets])

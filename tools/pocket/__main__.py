@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from library.errors import exit_code_of
+from library.report.sheet import as_image
 from tools.pocket.captions import full_caption
 from tools.pocket.concepts import style_scenes, subject_scenes, write_concept
 from tools.pocket.evaluate import (
     ASKED,
-    as_image,
     blind_sheet,
     generate,
     judge,

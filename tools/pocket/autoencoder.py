@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
@@ -55,8 +54,7 @@ def new_autoencoder() -> AutoencoderKL:
 def _start_linear(vae: AutoencoderKL) -> None:
     """Lets signals through unharmed from the first step: residual branches give nothing, all else keeps lengths.
 
-    With PyTorch's own start, a third of the signal is left after each convolution, and the first 15 dB take three
-    times as many steps.
+    With PyTorch's own start, much of the signal is lost in each convolution, and learning begins slowly.
     """
     for name, module in vae.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -143,11 +141,3 @@ def polish_decoder(vae: AutoencoderKL, stage: Stage, pictures: Pictures, latents
         return difference(made, picture, regions)
 
     train(stage, place, vae, loss_of)
-
-
-@torch.no_grad()
-def signal_to_noise(vae: AutoencoderKL, pictures: Tensor, device: str) -> float:
-    """Peak signal-to-noise ratio, in dB, of pictures (B, 3, 64, 64) that went through the autoencoder."""
-    with autocast(device):
-        made = vae.decoder(vae.encoder(pictures.to(device)).chunk(2, dim=1)[0])
-    return -10 * torch.log10(F.mse_loss(made.float().clamp(-1, 1), pictures.to(device)) / 4).item()

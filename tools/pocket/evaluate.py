@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from library.atomic import write_text, written
+from library.report.sheet import as_image
 from tools.pocket.captions import full_caption
 from tools.pocket.scorer import OF_SCENE, Scorer, truth_of
 from tools.pocket.tokenizers import LENGTH
@@ -127,11 +128,6 @@ def write_result(result: Result, folder: Path) -> str:
     write_text(folder / "evaluation.json", json.dumps(asdict(result), indent=2) + "\n")
     write_text(folder / "evaluation.md", table)
     return table
-
-
-def as_image(picture: Tensor) -> Image.Image:
-    """A picture (3, 64, 64) in -1..1."""
-    return Image.fromarray(((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
 def save_sheet(file: Path, pictures: list[Image.Image], labels: list[str], columns: int) -> None:
