@@ -23,7 +23,7 @@ from library.hierarchical_embedding_injector import (
     placements_of,
 )
 from library.models.interface import FlowModel, PromptBatch
-from library.objectives import REPLAY, Prediction, Reading, Velocities
+from library.objectives import REPLAYED, Prediction, Reading, Velocities
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Scene:
     Args:
         image, noise: latents, (B, C, H, W).
         sigma: (B,), 0 for image, 1 for noise.
-        prompts: by the name that predictions use: complete, base, target, class, null, or replay.
+        prompts: by the name that predictions use: complete, base, target, class, null, or those of a replayed picture.
     """
 
     image: Tensor
@@ -110,8 +110,10 @@ class DualBranchScheduler:
                 predictions.update(self._run(one, reference, replay))
         for one in self.with_gradient:
             predictions.update(self._run(one, reference, replay))
-        target = velocity_target(reference.image, reference.noise).to(self.model.device)
-        return Velocities(predictions, target)
+        targets = [
+            velocity_target(scene.image, scene.noise).to(self.model.device) for scene in (reference, replay) if scene
+        ]
+        return Velocities(predictions, *targets)
 
     @staticmethod
     def _passes(predictions: Collection[Prediction], together: bool) -> list[tuple[Prediction, ...]]:
@@ -119,13 +121,13 @@ class DualBranchScheduler:
         if not together:
             return [(prediction,) for prediction in ordered]
         # Replayed pictures may have another size, so they make a batch of their own.
-        groups = [tuple(p for p in ordered if (p.prompt == REPLAY) == replayed) for replayed in (False, True)]
+        groups = [tuple(p for p in ordered if (p.prompt in REPLAYED) == replayed) for replayed in (False, True)]
         return [group for group in groups if group]
 
     def _run(
         self, predictions: Sequence[Prediction], reference: Scene, replay: Scene | None
     ) -> dict[Prediction, Tensor]:
-        scenes = [replay if prediction.prompt == REPLAY else reference for prediction in predictions]
+        scenes = [replay if prediction.prompt in REPLAYED else reference for prediction in predictions]
         prompts = [scene.prompts[p.prompt] for scene, p in zip(scenes, predictions, strict=True)]
         velocity = branch_velocity(
             self.model,

@@ -21,8 +21,12 @@ STUDENT, EXTRACTOR, PRETRAINED = "student", "extractor", "pretrained"
 GUIDE = "guide"
 """The extractor as it is used for R(target)."""
 
-COMPLETE, BASE, TARGET, CLASS, NULL, REPLAY = "complete", "base", "target", "class", "null", "replay"
-"""The prompts. `REPLAY` is the only one that belongs to a replayed picture; the others to a reference picture."""
+COMPLETE, BASE, TARGET, CLASS, NULL = "complete", "base", "target", "class", "null"
+"""The prompts of a reference picture."""
+REPLAY, REPLAY_COMPLETE = "replay", "replay_complete"
+REPLAY_TARGET, REPLAY_CLASS, REPLAY_NULL = "replay_target", "replay_class", "replay_null"
+"""The prompts of a replayed picture: the one it was drawn from, the same with [V] in it, and the guidance's two."""
+REPLAYED = frozenset({REPLAY, REPLAY_COMPLETE, REPLAY_TARGET, REPLAY_CLASS, REPLAY_NULL})
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,21 @@ def given(branch: str, prompt: str) -> Reading:
 
 
 class Velocities:
-    """The predictions of one step, (B, C, H, W) float32 each, and the velocity that the flow really has."""
+    """The predictions of one step, (B, C, H, W) float32 each, and the velocity that the flow really has.
 
-    def __init__(self, predictions: Mapping[Prediction, Tensor], target: Tensor) -> None:
-        self._predictions, self.target = predictions, target
+    Args:
+        target: of the reference pictures.
+        replay_target: of the replayed pictures, if the step has any.
+    """
+
+    def __init__(
+        self, predictions: Mapping[Prediction, Tensor], target: Tensor, replay_target: Tensor | None = None
+    ) -> None:
+        self._predictions, self._target, self._replay_target = predictions, target, replay_target
+
+    def target(self, prompt: str) -> Tensor:
+        """The flow's own velocity for the pictures that a prompt belongs to."""
+        return self._replay_target if prompt in REPLAYED else self._target
 
     def __getitem__(self, reading: Reading) -> Tensor:
         velocity = self._predictions[reading.prediction]
@@ -73,7 +88,10 @@ class Term(Protocol):
 
 @dataclass(frozen=True)
 class ConceptTerm:
-    """L_CC = ||(x_1 - x_0) - v(x_t | y_complete)||^2: plain flow matching on the pictures (PureCC, Eq. 3)."""
+    """L_CC = ||(x_1 - x_0) - v(x_t | y_complete)||^2: plain flow matching on the pictures (PureCC, Eq. 3).
+
+    On replayed pictures and their prompts it is DreamBooth's prior preservation.
+    """
 
     complete: Reading
 
@@ -82,7 +100,7 @@ class ConceptTerm:
         return (self.complete,)
 
     def __call__(self, v: Velocities) -> Tensor:
-        return mse(v[self.complete], v.target)
+        return mse(v[self.complete], v.target(self.complete.prediction.prompt))
 
 
 @dataclass(frozen=True)
@@ -158,49 +176,56 @@ class Objective:
     def __call__(self, v: Velocities) -> Losses:
         parts = {name: term(v) for name, _, term in self.terms}
         total = sum(weight * parts[name].mean() for name, weight, _ in self.terms)
-        measures = [term.measure(v) for _, _, term in self.terms if isinstance(term, PureTerm)]
+        measures = [term.measure(v) for name, _, term in self.terms if name == "pure"]
         return Losses(total, {name: loss.detach() for name, loss in parts.items()}, *measures)
 
 
 def extractor_objective(pure: PureLearningSettings) -> Objective:
-    """Stage 1: the extractor learns the concept; our anchor keeps it from learning it under other names."""
+    """Stage 1: the extractor learns the concept; our ties keep it from learning it under other names."""
     return Objective(
         ("concept", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE))),
         ("anchor", pure.extractor_anchor_weight, TieTerm(learned(EXTRACTOR, BASE), given(PRETRAINED, BASE))),
+        (
+            "replay",
+            pure.extractor_replay_weight if pure.replay_images else 0.0,
+            TieTerm(learned(EXTRACTOR, REPLAY), given(PRETRAINED, REPLAY)),
+        ),
     )
 
 
 def student_objective(pure: PureLearningSettings) -> Objective:
     """Stage 2: L_CC + eta L_PureCC (PureCC, Eq. 15), with our anchor and replay."""
-    originals = {
-        "live": learned(STUDENT, BASE),
-        "detached": given(STUDENT, BASE),
-        "frozen": given(PRETRAINED, BASE),
-    }
-    fixed = pure.lambda_ != "adaptive"
-    complete = learned(STUDENT, COMPLETE)
+    replayed = 1.0 if pure.replay_images else 0.0
     terms = [
-        ("concept", pure.concept_loss_weight, ConceptTerm(complete)),
-        (
-            "pure",
-            pure.eta,
-            PureTerm(
-                complete=complete,
-                original=originals[pure.v_original],
-                target=given(GUIDE, TARGET),
-                against=given(GUIDE, CLASS if pure.guidance_against == "class" else NULL),
-                scale=FixedScale(pure.lambda_) if fixed else AdaptiveScale(pure.lambda_min),
-            ),
-        ),
+        ("concept", pure.concept_loss_weight, ConceptTerm(learned(STUDENT, COMPLETE))),
+        ("pure", pure.eta, _pure_term(pure, COMPLETE, BASE, TARGET, {"class": CLASS, "null": NULL})),
         ("anchor", pure.anchor_weight, TieTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))),
+        ("replay", replayed * pure.replay_weight, TieTerm(learned(STUDENT, REPLAY), given(PRETRAINED, REPLAY))),
         (
-            "replay",
-            pure.replay_weight if pure.replay_images else 0.0,
-            TieTerm(learned(STUDENT, REPLAY), given(PRETRAINED, REPLAY)),
+            "replay_pure",
+            replayed * pure.replay_eta,
+            _pure_term(pure, REPLAY_COMPLETE, REPLAY, REPLAY_TARGET, {"class": REPLAY_CLASS, "null": REPLAY_NULL}),
         ),
+        ("prior", replayed * pure.prior_loss_weight, ConceptTerm(learned(STUDENT, REPLAY))),
     ]
     if pure.merged:
         terms.append(("extractor", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE))))
         tie = TieTerm(learned(EXTRACTOR, BASE), given(PRETRAINED, BASE))
         terms.append(("extractor_anchor", pure.extractor_anchor_weight, tie))
     return Objective(*terms)
+
+
+def _pure_term(pure: PureLearningSettings, complete: str, base: str, target: str, against: dict[str, str]) -> PureTerm:
+    originals = {
+        "live": learned(STUDENT, base),
+        "detached": given(STUDENT, base),
+        "frozen": given(PRETRAINED, base),
+    }
+    fixed = pure.lambda_ != "adaptive"
+    return PureTerm(
+        complete=learned(STUDENT, complete),
+        original=originals[pure.v_original],
+        target=given(GUIDE, target),
+        against=given(GUIDE, against[pure.guidance_against]),
+        scale=FixedScale(pure.lambda_) if fixed else AdaptiveScale(pure.lambda_min),
+    )

@@ -101,6 +101,17 @@ class PureLearningSettings:
     replay_weight: float = setting(
         1.0, "Weight of that tie to the pretrained model on replayed pictures. 0 turns replay off.", at_least=0
     )
+    replay_eta: float = setting(
+        0.0,
+        "Weight of L_PureCC on replayed pictures, with [V] in their prompts: the concept where it never was (ours).",
+        at_least=0,
+    )
+    extractor_replay_weight: float = setting(
+        0.0, "The same tie as replay_weight for the extractor in stage 1 (ours).", at_least=0
+    )
+    prior_loss_weight: float = setting(
+        0.0, "Weight of prior preservation, plain flow matching on the replayed pictures: DreamBooth's way.", at_least=0
+    )
     replay_prompts: str | None = setting(
         None, "Text file with one prompt a line for the replayed pictures. Unset: prompts made from the class words."
     )

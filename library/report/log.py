@@ -29,6 +29,10 @@ def by_noise_level(sigma: Tensor, per_image: dict[str, Tensor]) -> dict[str, dic
     return table
 
 
+ON_REPLAYED = frozenset({"replay", "replay_pure", "prior"})
+"""Terms whose pictures are replayed ones."""
+
+
 def share_negative(values: Tensor) -> float:
     """Share of values below 0."""
     return float((values < 0).float().mean())
@@ -36,12 +40,12 @@ def share_negative(values: Tensor) -> float:
 
 def summary(sigma: Tensor, parts: dict[str, Tensor], measures: dict[str, Tensor]) -> dict[str, Any]:
     """What is logged of a step: means over its images, and the same by noise level."""
-    # A tie on replayed pictures has rows of its own, which do not belong to these noise levels.
+    # Replayed pictures have noise levels of their own.
     per_image = {name: values.cpu() for name, values in {**parts, **measures}.items()}
     row: dict[str, Any] = {name: float(values.mean()) for name, values in per_image.items()}
     if "lambda_star" in per_image:
         row["lambda_negative"] = share_negative(per_image["lambda_star"])
-    same = {name: values for name, values in per_image.items() if len(values) == len(sigma) and name != "replay"}
+    same = {name: values for name, values in per_image.items() if name not in ON_REPLAYED}
     row["by_sigma"] = by_noise_level(sigma.cpu(), same)
     return row
 

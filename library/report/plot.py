@@ -11,7 +11,11 @@ SMOOTHING = 0.9
 """Share of the past in the smooth line."""
 
 PANELS = (
-    ("losses (before their weights)", ("concept", "pure", "anchor", "replay", "extractor", "extractor_anchor"), True),
+    (
+        "losses (before their weights)",
+        ("concept", "pure", "anchor", "replay", "replay_pure", "prior", "extractor", "extractor_anchor"),
+        True,
+    ),
     ("lambda* and cos(R_s, R_t)", ("lambda_star", "cosine", "lambda_negative"), False),
     ("length of R, as a share of the velocity's", ("r_student", "r_target"), False),
 )

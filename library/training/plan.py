@@ -13,7 +13,7 @@ from library.prompts import NULL_PROMPT, PromptTriple
 from library.sample_prompts import SamplePrompt, default_prompts, parse, read_prompt_lines
 from library.training.outputs import check_extractor
 from library.training.parts import Parts, build_parts, class_text
-from library.training.replay import replay_prompts
+from library.training.replay import replay_texts
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Plan:
     @property
     def uses_replay(self) -> bool:
         """Whether the pretrained model has to draw pictures."""
-        return self.settings.pure_learning.replay_images > 0 and self.settings.pure_learning.replay_weight > 0
+        pure = self.settings.pure_learning
+        weights = (pure.replay_weight, pure.replay_eta, pure.extractor_replay_weight, pure.prior_loss_weight)
+        return pure.replay_images > 0 and sum(weights) > 0
 
     @property
     def stage_steps(self) -> dict[str, int]:
@@ -65,7 +67,7 @@ class Plan:
         for prompt in self.samples:
             texts += [prompt.text, prompt.base, prompt.negative]
         if self.uses_replay:
-            texts += replay_prompts(self.parts)
+            texts += [text for _, triple in replay_texts(self.parts) for text in vars(triple).values()]
         return list(dict.fromkeys(texts))
 
 

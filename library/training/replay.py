@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from library.config.dataset import Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.models import PromptBatch
-from library.prompts import NULL_PROMPT
+from library.prompts import NULL_PROMPT, PromptTriple, derive, triggers_in
 from library.sample_prompts import read_prompt_lines
 from library.sampling import initial_noise, sample
 from library.training.parts import Parts
@@ -24,15 +26,26 @@ MOST_AT_ONCE = 16
 """Pictures drawn in one batch, however small."""
 
 
-def replay_prompts(parts: Parts) -> list[str]:
-    """The prompt of each replayed picture, the lists' lines over and over."""
+def replay_texts(parts: Parts) -> list[tuple[Concept, PromptTriple]]:
+    """The texts of each replayed picture and the concept they are about: the lists' lines over and over.
+
+    Base is the prompt it is drawn from, complete the same with [V] in it. Where a prompt has no place for [V], complete
+    is the prompt itself and target the class alone: with no concept there is no guidance.
+    """
     pure = parts.settings.pure_learning
     lines = read_prompt_lines(pure.replay_prompts or str(DEFAULT_PROMPTS), "replay_prompts")
-    words = [concept.class_word for concept in parts.concepts]
-    return [
-        lines[index % len(lines)].replace(CLASS, words[index // len(lines) % len(words)])
-        for index in range(pure.replay_images)
-    ]
+    texts = []
+    for index in range(pure.replay_images):
+        concept = parts.concepts[index // len(lines) % len(parts.concepts)]
+        texts.append((concept, _triple(lines[index % len(lines)].replace(CLASS, concept.class_word), concept)))
+    return texts
+
+
+def _triple(prompt: str, concept: Concept) -> PromptTriple:
+    class_only = derive(concept.target, concept, "target").class_only
+    if not prompt or (concept.kind == "subject" and not triggers_in(prompt, concept.class_word)):
+        return PromptTriple(prompt, prompt, class_only, class_only)
+    return replace(derive(prompt, concept, "replay_prompts"), base=prompt)
 
 
 def draw_replay(parts: Parts, size: tuple[int, int], progress: Callable[[Iterable], Iterable] = iter) -> Replay:
@@ -42,11 +55,12 @@ def draw_replay(parts: Parts, size: tuple[int, int], progress: Callable[[Iterabl
         size: width and height in pixels.
         progress: wraps the loop over what has to be drawn.
     """
-    prompts, shape = replay_prompts(parts), parts.model.latent_shape(*size)
+    texts, shape = replay_texts(parts), parts.model.latent_shape(*size)
+    prompts = [triple.base for _, triple in texts]
     at_once = max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (shape[1] * shape[2])))
     batches = [range(begin, min(begin + at_once, len(prompts))) for begin in range(0, len(prompts), at_once)]
     drawn = [_draw(parts, [prompts[index] for index in batch], list(batch), shape) for batch in progress(batches)]
-    return Replay(torch.cat(drawn), prompts)
+    return Replay(torch.cat(drawn), [triple for _, triple in texts], [concept.name for concept, _ in texts])
 
 
 def _draw(parts: Parts, prompts: list[str], numbers: list[int], shape: tuple[int, int, int]) -> Tensor:

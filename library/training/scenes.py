@@ -15,16 +15,35 @@ from library.data.texts import TextLibrary
 from library.dual_branch_scheduler import Scene
 from library.flow import draw_sigma
 from library.models import PromptBatch
-from library.objectives import BASE, CLASS, COMPLETE, NULL, REPLAY, TARGET
+from library.objectives import (
+    BASE,
+    CLASS,
+    COMPLETE,
+    NULL,
+    REPLAY,
+    REPLAY_CLASS,
+    REPLAY_COMPLETE,
+    REPLAY_NULL,
+    REPLAY_TARGET,
+    REPLAYED,
+    TARGET,
+)
 from library.prompts import NULL_PROMPT, PromptTriple
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Pictures that the pretrained model drew: latents (N, C, h, w) and the prompt of each."""
+    """Pictures that the pretrained model drew.
+
+    Attributes:
+        latents: (N, C, h, w).
+        triples: the texts of each; `base` is what it was drawn from.
+        concepts: the concept that the other texts of each are about.
+    """
 
     latents: Tensor
-    prompts: Sequence[str]
+    triples: Sequence[PromptTriple]
+    concepts: Sequence[str]
 
 
 class SceneMaker:
@@ -57,7 +76,7 @@ class SceneMaker:
         generator = generator_for(self.seed, self.stage, number)
         image = torch.stack([self.latents.draw(draw, generator) for draw in draws])
         concepts = [draw.picture.concept.name for draw in draws]
-        texts = {name: [_text_of(draw.prompts, name) for draw in draws] for name in self.wanted - {REPLAY}}
+        texts = {name: [_text_of(draw.prompts, name) for draw in draws] for name in self.wanted - REPLAYED}
         prompts = {
             name: PromptBatch.of([self.texts[text] for text in of_row], concepts) for name, of_row in texts.items()
         }
@@ -65,14 +84,17 @@ class SceneMaker:
 
     def replay(self, number: int) -> Scene | None:
         """As many of the pretrained model's own pictures, or None if the stage has none."""
-        if self._replay is None or REPLAY not in self.wanted:
+        if self._replay is None or not self.wanted & REPLAYED:
             return None
         draws = self.order.batch(number)
         generator = generator_for(self.seed, self.stage, "replay", number)
         chosen = torch.randint(len(self._replay.latents), (len(draws),), generator=generator)
-        prompts = [self.texts[self._replay.prompts[index]] for index in chosen]
-        concepts = [draw.picture.concept.name for draw in draws]
-        return self._scene(self._replay.latents[chosen], {REPLAY: PromptBatch.of(prompts, concepts)}, generator)
+        concepts = [self._replay.concepts[row] for row in chosen]
+        texts = {name: [_text_of(self._replay.triples[row], name) for row in chosen] for name in self.wanted & REPLAYED}
+        prompts = {
+            name: PromptBatch.of([self.texts[text] for text in of_row], concepts) for name, of_row in texts.items()
+        }
+        return self._scene(self._replay.latents[chosen], prompts, generator)
 
     def _scene(self, image: Tensor, prompts: dict[str, PromptBatch], generator: torch.Generator) -> Scene:
         noise = torch.randn(image.shape, generator=generator)
@@ -96,5 +118,10 @@ def _text_of(prompts: PromptTriple, name: str) -> str:
         TARGET: prompts.target,
         CLASS: prompts.class_only,
         NULL: NULL_PROMPT,
+        REPLAY: prompts.base,
+        REPLAY_COMPLETE: prompts.complete,
+        REPLAY_TARGET: prompts.target,
+        REPLAY_CLASS: prompts.class_only,
+        REPLAY_NULL: NULL_PROMPT,
     }
     return texts[name]

@@ -47,10 +47,10 @@ RECIPES = {
     "cpu": Recipe(
         depth=3,
         pictures=32_768,
-        autoencoder=Stage(name="autoencoder", steps=9000, batch=6, rate=3e-3, minutes=12, average=0.995),
+        autoencoder=Stage(name="autoencoder", steps=9000, batch=6, rate=3e-3, minutes=10, average=0.995),
         scorer=Stage(name="scorer", steps=6000, batch=32, rate=1.5e-3, minutes=20),
-        flow=Stage(name="flow", steps=24_000, batch=32, rate=1e-3, minutes=30),
-        decoder=Stage(name="decoder", steps=12_000, batch=6, rate=1e-3, minutes=25, average=0.995),
+        flow=Stage(name="flow", steps=40_000, batch=32, rate=1e-3, minutes=65),
+        decoder=Stage(name="decoder", steps=16_000, batch=6, rate=1e-3, minutes=20, average=0.995),
     ),
     "gpu": Recipe(
         depth=4,

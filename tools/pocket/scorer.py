@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -54,6 +55,29 @@ def _block(inside: int, outside: int, stride: int) -> nn.Sequential:
     )
 
 
+@dataclass(frozen=True)
+class Look:
+    """What the judge sees in N pictures.
+
+    Attributes:
+        probabilities: of each answer to each question, (N, words) each.
+        features: (N, 256).
+        regions: index into `pen.REGIONS` of every pixel, (N, 64, 64).
+    """
+
+    probabilities: dict[str, Tensor]
+    features: Tensor
+    regions: Tensor
+
+    def probability(self, question: str, answer: str) -> Tensor:
+        """Of one answer, (N,)."""
+        return self.probabilities[question][:, HEADS[question].index(answer)]
+
+    def answers(self, question: str) -> list[str]:
+        """The likeliest, a word for each picture."""
+        return [HEADS[question][index] for index in self.probabilities[question].argmax(1).tolist()]
+
+
 class Scorer(nn.Module):
     """A small convolutional network with one head for each attribute, and one that says the region of every pixel."""
 
@@ -76,6 +100,10 @@ class Scorer(nn.Module):
         Args:
             picture: (B, 3, 64, 64), in -1..1.
         """
+        features, region_logits = self._see(picture)
+        return {name: head(features) for name, head in self.heads.items()}, region_logits
+
+    def _see(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         x32 = self.at_32(picture)
         x16 = self.at_16(x32)
         x8 = self.at_8(x16)
@@ -83,7 +111,15 @@ class Scorer(nn.Module):
         y16 = F.silu(self.up_16(torch.cat([F.interpolate(x8, scale_factor=2), x16], 1)))
         y32 = F.silu(self.up_32(torch.cat([F.interpolate(y16, scale_factor=2), x32], 1)))
         y64 = F.silu(self.up_64(torch.cat([F.interpolate(y32, scale_factor=2), picture], 1)))
-        return {name: head(features) for name, head in self.heads.items()}, self.regions(y64)
+        return features, self.regions(y64)
+
+    @torch.no_grad()
+    def look(self, pictures: Tensor, batch: int = 100) -> Look:
+        """All that it makes of pictures (N, 3, 64, 64)."""
+        seen = [self._see(part) for part in pictures.split(batch)]
+        features = torch.cat([part for part, _ in seen])
+        regions = torch.cat([logits.argmax(1) for _, logits in seen])
+        return Look({name: head(features).softmax(1) for name, head in self.heads.items()}, features, regions)
 
     @torch.no_grad()
     def read(self, pictures: Tensor, batch: int = 100) -> tuple[dict[str, Tensor], Tensor]:

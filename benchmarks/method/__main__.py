@@ -1,0 +1,118 @@
+"""The bench of methods: python -m benchmarks.method quick | run | report
+
+quick    one subject, one seed, three methods: under three minutes on two cores
+run      trials of arms x concepts x seeds; those that are done already are passed over, so it adds up
+report   tables, plot and sheets of everything that is done
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from benchmarks.method.arms import ARMS
+from benchmarks.method.concepts import CONCEPTS
+from library.atomic import write_text
+from library.environment import prepare_process
+from library.errors import ConfigError, exit_code_of
+
+WORK = Path("output/bench")
+MODEL = "pocket/model"
+QUICK = ("plain LoRA", "paper", "pure")
+LEVELS = (0.4, 0.6)
+
+
+def group(work: Path, model: str, concept: str, seed: int, arms: list[str], threads: int) -> None:
+    """All trials of a concept and a seed, one after the other; they share extractors and the pretrained pictures."""
+    import torch
+
+    from benchmarks.method.trial import Bench, Trial
+
+    torch.set_num_threads(threads)
+    bench = Bench(work, model)
+    control = Trial("pretrained", concept, 0)
+    if not control.file(work).exists():
+        for result in bench.controls(CONCEPTS[concept]()):
+            write_text(Trial(result["arm"], concept, 0).file(work), json.dumps(result))
+        bench.keep_pretrained(concept)
+    for arm in arms:
+        trial = Trial(arm, concept, seed)
+        begin = time.perf_counter()
+        result = bench.run(trial)
+        bench.keep_pictures(trial)
+        write_text(trial.file(work), json.dumps(result))
+        print(f"{concept}, seed {seed}, {arm}: {time.perf_counter() - begin:.0f} s", flush=True)
+
+
+def run(work: Path, model: str, arms: Iterable[str], concepts: Iterable[str], seeds: Iterable[int], jobs: int) -> None:
+    """Runs the trials that are not done yet, `jobs` at a time."""
+    from benchmarks.method.trial import Trial
+
+    todo: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for seed in seeds:
+        for concept in concepts:
+            for arm in arms:
+                if not Trial(arm, concept, seed).file(work).exists():
+                    todo[concept, seed].append(arm)
+    threads = max(1, (os.cpu_count() or 1) // min(jobs, len(todo) or 1))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        futures = [pool.submit(group, work, model, *key, some, threads) for key, some in todo.items()]
+        for future in as_completed(futures):
+            future.result()
+
+
+def report(work: Path, out: Path, against: str, seed: int) -> None:
+    """Reads all results and writes tables, plot and sheets."""
+    from benchmarks.method.compare import Comparison
+    from benchmarks.method.report import write
+
+    files = sorted((work / "trials").glob("*.json"))
+    if not files:
+        raise ConfigError(f"{work} holds no results yet.", "python -m benchmarks.method quick makes some.")
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    print(write(Comparison(results), work, out, LEVELS, against, seed))
+    print(f"Pictures, plot and JSON: {out}")
+
+
+def _known(names: list[str] | None, known: Iterable[str], what: str) -> list[str]:
+    names = names or list(known)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f'There is no {what} "{name}".', f"There are: {', '.join(known)}.")
+    return names
+
+
+def main() -> None:
+    """Does what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.method", description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("quick", "run", "report"))
+    parser.add_argument("--arms", nargs="*", help="Methods; all of them if not given.")
+    parser.add_argument("--concepts", nargs="*", help=f"Of {', '.join(CONCEPTS)}; all of them if not given.")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="Of training.")
+    parser.add_argument("--jobs", type=int, default=2, help="Trials at a time; they share the cores.")
+    parser.add_argument("--work", type=Path, default=WORK, help="Where trials are kept.")
+    parser.add_argument("--model", default=MODEL, help="The pocket SD3's folder.")
+    parser.add_argument("--out", type=Path, default=WORK / "report", help="Where tables and pictures go.")
+    parser.add_argument("--against", default="pure", help="The method that the others are compared with.")
+    arguments = parser.parse_args()
+    concepts = _known(arguments.concepts, CONCEPTS, "concept")
+    arms = _known(arguments.arms, ARMS, "method")
+    if arguments.what == "quick":
+        arms, concepts, arguments.seeds = list(QUICK), concepts[:1], [0]
+    if arguments.what != "report":
+        run(arguments.work, arguments.model, arms, concepts, arguments.seeds, arguments.jobs)
+    report(arguments.work, arguments.out, arguments.against, arguments.seeds[0])
+
+
+if __name__ == "__main__":
+    prepare_process()
+    sys.exit(exit_code_of(main, lambda: None))

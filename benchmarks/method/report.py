@@ -1,0 +1,127 @@
+"""The bench's results as a person reads them: tables, a plot and a sheet of pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file
+
+from benchmarks.method.arms import ARMS
+from benchmarks.method.compare import Comparison, Figure, Row
+from benchmarks.method.concepts import CONCEPTS
+from library.atomic import write_text, written
+from library.report.sheet import SheetRow, save_sheet
+
+COLUMNS = {
+    "follow": ("prompt following, change", 3, +1),
+    "seg_cons": ("Seg-Cons", 1, +1),
+    "outside": ("change outside the subject", 3, -1),
+    "trap_asked": ("trap, where another was asked", 3, -1),
+    "trap_unasked": ("trap, unasked", 3, -1),
+    "contamination": ("contamination of the class", 3, -1),
+    "pixels_class": ("change of class pictures", 3, -1),
+    "pixels_unrelated": ("change of unrelated pictures", 3, -1),
+    "accuracy": ("accuracy without the concept, change", 3, +1),
+    "drift": ("velocity drift", 3, -1),
+}
+"""Figure, its name in the table, its decimals, and which way is good."""
+SHOWN_PROBES = {"concept": 3, "class": 2, "unrelated": 1}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Methods at one fidelity, those that reach it in most trials first."""
+    names = [name for name, _, _ in COLUMNS.values()]
+    lines = [f"| method | trials that get there | steps | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
+    for row in rows:
+        steps = "" if np.isnan(row.steps) else f"{row.steps:.0f}"
+        cells = [_cell(row.figures[key], digits) for key, (_, digits, _) in COLUMNS.items()]
+        lines.append(f"| {row.arm} | {row.reached} of {row.trials} | {steps} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def difference_table(comparison: Comparison, arm: str, others: Sequence[str], level: float) -> str:
+    """`arm` minus each of the others, over the trials in which both reach the fidelity."""
+    names = [name for name, _, _ in COLUMNS.values()]
+    lines = [f"| {arm}, minus | trials | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    for other in others:
+        count, figures = comparison.differences(arm, other, level)
+        cells = [_difference(figures[key], digits, good) for key, (_, digits, good) in COLUMNS.items()]
+        lines.append(f"| {other} | {count} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(figure: Figure, digits: int) -> str:
+    if np.isnan(figure.value):
+        return ""
+    return f"{figure.value:.{digits}f} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
+
+
+def _difference(figure: Figure, digits: int, good: int) -> str:
+    """Better in bold, worse in italics, where the interval leaves out 0."""
+    text = _cell(figure, digits)
+    if not text or figure.low <= 0 <= figure.high:
+        return text
+    return f"**{text}**" if figure.value * good > 0 else f"*{text}*"
+
+
+def plot(comparison: Comparison, arms: Sequence[str], path: Path) -> None:
+    """Fidelity against preservation along training: up and to the right is better."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Plot
+
+    panels = [("drift", "velocity drift without the concept"), ("contamination", "contamination of the class")]
+    panels += [("trap_unasked", "trap, unasked"), ("seg_cons", "Seg-Cons")]
+    figure = Plot(figsize=(14, 10), layout="constrained")
+    FigureCanvasAgg(figure)
+    for panel, (name, title) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        for arm in arms:
+            _, curve = comparison.curve(arm)
+            panel.plot(curve["fidelity"], curve[name], marker="o", markersize=3, linewidth=1.4, label=arm)
+        if name != "seg_cons":
+            panel.invert_yaxis()
+        panel.set_xlabel("fidelity (0: pretrained, 1: drawn)")
+        panel.set_title(f"{title} (up is better)", fontsize=10)
+        panel.grid(alpha=0.25)
+    figure.axes[0].legend(fontsize=8)
+    with written(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def sheet(work: Path, concept: str, seed: int, arms: Sequence[str], path: Path) -> None:
+    """The same prompts and seeds from every method, beside the pretrained model's."""
+    from benchmarks.method.trial import Trial
+
+    trials = [Trial("pretrained", concept, 0), *(Trial(arm, concept, seed) for arm in arms)]
+    files = {trial.arm: trial.file(work).with_suffix(".safetensors") for trial in trials}
+    pictures = {arm: load_file(file)["pictures"] for arm, file in files.items() if file.exists()}
+    probes, rows = CONCEPTS[concept]().probes(), []
+    for sort, count in SHOWN_PROBES.items():
+        for index in [k for k, probe in enumerate(probes) if probe.sort == sort][:count]:
+            shown = [some[index].float() / 127.5 - 1 for some in pictures.values()]
+            rows.append(SheetRow(sort, probes[index].text, shown))
+    save_sheet(path, f"{concept}, training seed {seed}, at the end of training", list(pictures), rows)
+
+
+def write(comparison: Comparison, work: Path, out: Path, levels: Sequence[float], against: str, seed: int) -> str:
+    """Writes method.json, method.md, method.png and a sheet for each concept; returns the Markdown."""
+    present = [arm for arm in ARMS if arm in comparison.arms]
+    parts, kept = [], {}
+    for level in levels:
+        rows = {row.arm: row for row in comparison.rows(level)}
+        ordered = [rows[arm] for arm in present]
+        kept[str(level)] = [asdict(row) for row in ordered]
+        parts += [f"### At fidelity {level:g}", "", table(ordered), ""]
+        if against in present:
+            others = [arm for arm in present if arm != against]
+            parts += [difference_table(comparison, against, others, level), ""]
+    text = "\n".join(parts)
+    write_text(out / "method.md", text)
+    write_text(out / "method.json", json.dumps(kept, indent=1))
+    plot(comparison, present[:12], out / "method.png")
+    for concept in {result["concept"] for some in comparison.arms.values() for result in some}:
+        sheet(work, concept, seed, present[:9], out / f"sheet-{concept}.png")
+    return text

@@ -1,0 +1,209 @@
+"""One trial: an arm, a concept and a seed; both stages trained and the student scored on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.method.arms import ARMS, STAGE_1, Arm
+from benchmarks.method.concepts import CONCEPTS, BenchConcept
+from benchmarks.method.drawing import draw_latents, drift, texts_of
+from benchmarks.method.measures import measure
+from library.atomic import write_tensors, write_text
+from library.config.dataset_file import read_concepts_and_pictures
+from library.config.files import TomlFile, read_settings
+from library.dual_branch_scheduler import PRETRAINED_BRANCH
+from library.fingerprint import of_key
+from library.objectives import STUDENT
+from library.report.log import mean_of_end
+from library.training.outputs import save_extractor
+from library.training.plan import make_plan
+from library.training.run import Run
+from tools.pocket.pen import SIDE
+from tools.pocket.scorer import load_scorer
+from tools.pocket.world import draw
+
+BASE = Path(__file__).with_name("base.toml")
+REPLAY_PROMPTS = Path("dataset_configs/creature_replay_prompts.txt")
+JUDGE = Path("pocket/judge.safetensors")
+CHECKPOINTS = (10, 20, 40, 80, 160)
+"""Steps of stage 2 after which the student is scored."""
+OTHER_NOISE = 10_000
+"""Added to every probe's seed for the control of two pictures of the same prompt."""
+MEASURED = ("lambda_star", "cosine", "lambda_negative", "r_student", "r_target")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is trained and scored.
+
+    Attributes:
+        checkpoints: as `CHECKPOINTS`; the last is the length of stage 2.
+    """
+
+    arm: str
+    concept: str
+    seed: int
+    checkpoints: tuple[int, ...] = CHECKPOINTS
+
+    def file(self, work: Path) -> Path:
+        """Where its result is kept."""
+        name = "".join(c if c.isalnum() else "-" for c in self.arm)
+        return work / "trials" / f"{self.concept}-{self.seed}-{name}.json"
+
+
+class Bench:
+    """A folder in which trials are run: reference pictures, extractors, the pretrained model's pictures, results."""
+
+    def __init__(self, work: Path, model: str) -> None:
+        self.work, self.model = work, model
+        self.judge = load_scorer(JUDGE)
+        self._pretrained: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def run(self, trial: Trial) -> dict[str, Any]:
+        """Trains and scores; returns the result as it is kept in JSON."""
+        arm, concept = ARMS[trial.arm], CONCEPTS[trial.concept]()
+        begin = time.perf_counter()
+        extractor = self.extractor(arm, concept, trial.seed) if arm.extractor else None
+        seconds = {"extractor": time.perf_counter() - begin}
+        run = self._run(arm, concept, trial, {"extractor": str(extractor)} if extractor else {})
+        begin = time.perf_counter()
+        run.build_extractor()
+        run.build_student()
+        stage, rows, checkpoints = run.student_stage(), [], []
+        for steps in trial.checkpoints:
+            while stage.done < steps:
+                rows.append(stage.step())
+            paused = time.perf_counter()
+            checkpoints.append({"steps": steps, **self.score(run, concept)})
+            begin += time.perf_counter() - paused
+        seconds["student"] = time.perf_counter() - begin
+        log = {name: mean_of_end(rows, name) for name in MEASURED}
+        return {
+            "arm": trial.arm,
+            "concept": trial.concept,
+            "seed": trial.seed,
+            "seconds": {name: round(value, 2) for name, value in seconds.items()},
+            "log": {name: round(value, 4) for name, value in log.items() if value is not None},
+            "checkpoints": checkpoints,
+        }
+
+    def _run(self, arm: Arm, concept: BenchConcept, trial: Trial, given: dict[str, Any]) -> Run:
+        """A run that is ready to build its branches, with the probes' texts in its library."""
+        data = concept.write(
+            self.work / "concepts" / f"{concept.name}-{arm.captions}-{arm.pictures}", arm.captions, arm.pictures
+        )
+        settings = read_settings(
+            TomlFile(BASE),
+            {
+                **arm.settings,
+                "dataset_config": str(data),
+                "pretrained_model_name_or_path": self.model,
+                "replay_prompts": str(self._replay_prompts()),
+                "output_dir": str(self.work / "runs" / f"{concept.name}-{trial.seed}"),
+                "cache_dir": str(self.work / "cache"),
+                "seed": trial.seed,
+                "max_train_steps": trial.checkpoints[-1],
+                "overwrite": True,
+                **given,
+            },
+        )
+        run = Run(make_plan(settings, read_concepts_and_pictures(None, settings)))
+        run.parts.texts.prepare(texts_of(concept.probes()))
+        run.prepare()
+        return run
+
+    def _replay_prompts(self) -> Path:
+        path = self.work / "replay_prompts.txt"
+        if not path.exists():
+            write_text(path, REPLAY_PROMPTS.read_text(encoding="utf-8").replace("{class}", "creature"))
+        return path
+
+    def extractor(self, arm: Arm, concept: BenchConcept, seed: int) -> Path:
+        """The extractor of an arm's kind, trained now if no arm before had the same."""
+        shape = {name: value for name, value in arm.settings.items() if name in STAGE_1}
+        key = of_key({**shape, "captions": arm.captions, "pictures": arm.pictures})[:12]
+        folder = self.work / "extractors" / f"{concept.name}-{seed}-{key}"
+        path = folder / "extractor_extractor.safetensors"
+        if not path.exists():
+            given = {**shape, "output_dir": str(folder), "output_name": "extractor"}
+            given["replay_images"] = 96 if shape.get("extractor_replay_weight") else 0
+            run = self._run(arm, concept, Trial("", concept.name, seed), given)
+            run.build_extractor()
+            stage = run.extractor_stage()
+            while stage.done < stage.steps:
+                stage.step()
+            save_extractor(run.parts)
+        return path
+
+    def pretrained(self, run: Run, concept: BenchConcept) -> tuple[Tensor, Tensor]:
+        """The pretrained model's pictures of the probes' base texts: latents and pixels."""
+        if concept.name not in self._pretrained:
+            probes = concept.probes()
+            latents = draw_latents(
+                run.parts, PRETRAINED_BRANCH, [p.base for p in probes], [p.seed for p in probes], SIDE
+            )
+            self._pretrained[concept.name] = latents, run.parts.model.decode(latents)
+        return self._pretrained[concept.name]
+
+    def score(self, run: Run, concept: BenchConcept, strength: float = 1.0) -> dict[str, Any]:
+        """All measures of the student as it stands; the last pictures are kept for the sheet."""
+        latents, before = self.pretrained(run, concept)
+        probes, branch = concept.probes(), run.parts.branches()[STUDENT]
+        drawn = draw_latents(run.parts, branch, [p.text for p in probes], [p.seed for p in probes], SIDE)
+        pictures = run.parts.model.decode(drawn)
+        values = measure(concept, probes, self.judge, pictures, before)
+        for sort in ("class", "unrelated"):
+            rows = [k for k, probe in enumerate(probes) if probe.sort == sort]
+            values[sort]["drift"] = drift(run.parts, branch, [probes[k] for k in rows], latents[rows])
+        self.last_pictures = pictures
+        return {"probes": {sort: _rounded(of_sort) for sort, of_sort in values.items()}}
+
+    def controls(self, concept: BenchConcept) -> list[dict[str, Any]]:
+        """What bounds every table: the pretrained model itself, itself from other noise, and drawn pictures."""
+        run = self._run(Arm({"replay_images": 0}, ""), concept, Trial("", concept.name, 0), {})
+        probes, parts = concept.probes(), run.parts
+        _, before = self.pretrained(run, concept)
+        still = [0.0] * (len(probes) // 3)
+        results = []
+        for name, texts, shift in (
+            ("pretrained", [probe.text for probe in probes], 0),
+            ("pretrained, other noise", [probe.base for probe in probes], OTHER_NOISE),
+        ):
+            seeds = [probe.seed + shift for probe in probes]
+            pictures = parts.model.decode(draw_latents(parts, PRETRAINED_BRANCH, texts, seeds, SIDE))
+            values = measure(concept, probes, self.judge, pictures, before)
+            values["class"]["drift"], values["unrelated"]["drift"] = still, still
+            results.append(_control(name, concept, values))
+        asked = [k for k, probe in enumerate(probes) if probe.sort == "concept"]
+        drawn = torch.stack([torch.tensor(draw(scene).picture) for scene in concept.truths()])
+        drawn = drawn.permute(0, 3, 1, 2).float() / 127.5 - 1
+        truth = measure(concept, [probes[k] for k in asked], self.judge, drawn, before[asked])
+        return [*results, _control("drawn", concept, {"concept": truth["concept"]})]
+
+    def keep_pictures(self, trial: Trial) -> None:
+        """Writes the last scored pictures, for the sheet."""
+        self._keep(trial, self.last_pictures)
+
+    def keep_pretrained(self, concept: str) -> None:
+        """Writes the pretrained model's pictures, for the sheet."""
+        self._keep(Trial("pretrained", concept, 0), self._pretrained[concept][1])
+
+    def _keep(self, trial: Trial, pictures: Tensor) -> None:
+        pixels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte()
+        write_tensors(trial.file(self.work).with_suffix(".safetensors"), {"pictures": pixels})
+
+
+def _rounded(values: dict[str, Sequence[float | None]]) -> dict[str, list[float | None]]:
+    return {name: [None if one is None else round(float(one), 4) for one in some] for name, some in values.items()}
+
+
+def _control(name: str, concept: BenchConcept, values: dict[str, Any]) -> dict[str, Any]:
+    probes = {sort: _rounded(of_sort) for sort, of_sort in values.items()}
+    return {"arm": name, "concept": concept.name, "seed": 0, "checkpoints": [{"steps": 0, "probes": probes}]}

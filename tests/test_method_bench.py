@@ -1,0 +1,164 @@
+"""The bench: what it asks, what it measures, and how it compares."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.method.arms import ARMS, STAGE_1
+from benchmarks.method.compare import MEASURES, Comparison
+from benchmarks.method.concepts import CONCEPTS, PROBES, SAID, TRIGGER
+from benchmarks.method.measures import best_match_iou
+from benchmarks.method.trial import BASE, CHECKPOINTS, REPLAY_PROMPTS, Trial
+from library.config.dataset_file import read_concepts_and_pictures
+from library.config.files import TomlFile, read_settings
+from library.sample_prompts import read_prompt_lines
+from tools.pocket.scorer import HEADS
+from tools.pocket.tokenizers import LENGTH, clip_tokenizer
+from tools.pocket.world import draw
+
+
+@pytest.fixture(scope="module", params=CONCEPTS)
+def concept(request):
+    return CONCEPTS[request.param]()
+
+
+def test_there_are_three_subjects_and_a_style():
+    kinds = [make().kind for make in CONCEPTS.values()]
+    assert kinds.count("subject") == 3 and kinds.count("style") == 1
+
+
+def test_probes_are_always_the_same_and_fit_the_encoders(concept):
+    probes, count = concept.probes(), clip_tokenizer("!")
+    assert probes == CONCEPTS[concept.name]().probes()
+    assert all(len(count(probe.text).input_ids) <= LENGTH for probe in probes)
+    assert [probe.sort == "concept" for probe in probes] == [True] * PROBES + [False] * PROBES
+
+
+def test_only_concept_probes_hold_the_trigger_and_no_base_does(concept):
+    for probe in concept.probes():
+        words = probe.text.split()
+        assert (TRIGGER[concept.kind] in words) == (probe.sort == "concept")
+        assert TRIGGER[concept.kind] not in probe.base.split()
+
+
+def test_no_probe_asks_for_what_the_references_share(concept):
+    for probe in concept.probes():
+        if probe.sort == "concept":
+            assert not {q for q, word in concept.trap.items() if probe.asked.get(q) == word}
+
+
+def test_no_probe_is_a_replayed_prompt(concept):
+    replayed = {line.replace("{class}", "creature") for line in read_prompt_lines(str(REPLAY_PROMPTS), "prompts")}
+    same = {probe.base for probe in concept.probes()} & replayed
+    assert len(same) <= 2, same
+
+
+def test_a_truth_shows_the_concept_where_it_was_asked_for(concept):
+    asked = [probe for probe in concept.probes() if probe.sort == "concept"]
+    for scene, probe in zip(concept.truths(), asked, strict=True):
+        assert {name: getattr(scene, name) for name in probe.asked} == probe.asked
+        for question, word in concept.identity.items():
+            assert word in HEADS[question]
+            assert word == getattr(scene if hasattr(scene, question) else scene.creature, question)
+        assert draw(scene).mask.any()
+
+
+@pytest.mark.parametrize("captions", SAID)
+def test_written_concepts_are_what_the_trainer_reads(concept, captions, tmp_path):
+    data = concept.write(tmp_path, captions, pictures=2)
+    settings = read_settings(TomlFile(BASE), {"dataset_config": str(data)})
+    config = read_concepts_and_pictures(None, settings)
+    assert config.concepts[0].kind == concept.kind
+    texts = sorted(file.read_text().strip() for file in tmp_path.glob("pictures/*.txt"))
+    assert len(texts) == 2 and all("[V]" in text for text in texts)
+    if concept.kind == "subject":
+        asked = {word for q in SAID[captions]["subject"] for word in [concept.trap.get(q, "big")]}
+        assert asked <= set(texts[0].split())
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_every_arm_is_made_of_settings(name):
+    arm = ARMS[name]
+    settings = read_settings(TomlFile(BASE), arm.settings)
+    assert settings.needs_extractor or not arm.extractor or settings.pure_learning.eta == 0
+
+
+def test_arms_with_one_extractor_agree_on_stage_1():
+    settings = {name for arm in ARMS.values() for name in arm.settings}
+    assert set(STAGE_1) <= settings
+
+
+def test_trials_have_files_of_their_own(tmp_path):
+    files = {Trial(arm, "mask", 0).file(tmp_path) for arm in ARMS}
+    assert len(files) == len(ARMS)
+
+
+def test_seg_cons_knows_equal_and_other_pictures():
+    one = torch.zeros(8, 8, dtype=torch.long)
+    one[:, 4:] = 3
+    half = one.clone()
+    half[:, 6:] = 0
+    assert best_match_iou(one, one) == 1
+    assert best_match_iou(one, 3 - one) == 1, "which region is called what does not matter"
+    assert best_match_iou(one, half) == pytest.approx((4 / 6 + 2 / 4) / 2)
+
+
+# Comparing
+
+
+def result(arm, values, concept="mask", seed=0, spread=0.0):
+    """A trial whose fidelity at its checkpoints is given, and whose other measures are ten times that."""
+    rng = np.random.default_rng(seed)
+    checkpoints = []
+    for steps, value in values.items():
+        around = (value + spread * rng.standard_normal(8)).tolist()
+        probes = {"concept": {"fidelity": [value] * 8}, "class": {}, "unrelated": {}}
+        for measure, sorts in MEASURES.values():
+            for sort in sorts:
+                probes[sort][measure] = [10 * one for one in around]
+        checkpoints.append({"steps": steps, "probes": probes})
+    return {"arm": arm, "concept": concept, "seed": seed, "checkpoints": checkpoints}
+
+
+CONTROLS = [result("pretrained", {0: 0.0}), result("drawn", {0: 1.0})]
+
+
+def test_measures_are_read_where_fidelity_is_reached():
+    comparison = Comparison([*CONTROLS, result("quick", {10: 0.4, 20: 0.8}), result("never", {10: 0.1, 20: 0.2})])
+    quick, never = comparison.rows(0.6)
+    assert (quick.reached, never.reached) == (1, 0)
+    assert quick.steps == pytest.approx(15)
+    assert quick.figures["drift"].value == pytest.approx(6)
+    assert np.isnan(never.figures["drift"].value)
+    assert comparison.rows(0.2)[0].steps == pytest.approx(5), "between the pretrained model and the first checkpoint"
+
+
+def test_the_pretrained_model_and_drawn_pictures_are_the_scale():
+    controls = [result("pretrained", {0: 0.2}), result("drawn", {0: 0.6})]
+    comparison = Comparison([*controls, result("arm", {10: 0.4, 20: 0.6})])
+    assert comparison.rows(0.75)[0].steps == pytest.approx(15)
+
+
+def test_a_difference_is_of_the_trials_that_both_reach():
+    better = [result("better", {10: 0.6}, seed=seed, spread=0.02) for seed in range(4)]
+    for one in better:
+        one["checkpoints"][0]["probes"]["class"]["contamination"] = [1.0] * 8
+    worse = [result("worse", {10: 0.6}, seed=seed, spread=0.02) for seed in range(3)]
+    comparison = Comparison([*CONTROLS, *better, *worse])
+    count, figures = comparison.differences("better", "worse", 0.5)
+    assert count == 3
+    assert figures["contamination"].high < 0
+    assert figures["drift"].low <= 0 <= figures["drift"].high
+
+
+def test_an_interval_holds_the_mean_and_narrows_with_trials():
+    few = Comparison([*CONTROLS, *(result("arm", {10: 0.6}, seed=s, spread=0.3) for s in range(2))]).rows(0.5)[0]
+    many = Comparison([*CONTROLS, *(result("arm", {10: 0.6}, seed=s, spread=0.3) for s in range(40))]).rows(0.5)[0]
+    for figure in (few.figures["drift"], many.figures["drift"]):
+        assert figure.low <= figure.value <= figure.high
+    width = [figure.high - figure.low for figure in (few.figures["drift"], many.figures["drift"])]
+    assert 0 < width[1] < width[0]
+
+
+def test_the_checkpoints_grow():
+    assert list(CHECKPOINTS) == sorted(set(CHECKPOINTS))
