@@ -14,7 +14,7 @@ from torch import Tensor
 
 from library.config.settings import PureLearningSettings
 from library.flow import mse
-from library.lambda_star_loss import AdaptiveScale, FixedScale, concept_guidance, measure_guidance, pure_loss
+from library.lambda_star_loss import AdaptiveScale, FixedScale, concept_guidance, focused, measure_guidance, pure_loss
 
 STUDENT, EXTRACTOR, PRETRAINED = "student", "extractor", "pretrained"
 """The branches: whose weights predict. The extractor while guidance is computed may run without its LoRA."""
@@ -112,20 +112,25 @@ class PureTerm:
     target: Reading
     against: Reading
     scale: Callable[[Tensor, Tensor, Tensor], Tensor]
+    focus: float = 1.0
 
     @property
     def readings(self) -> tuple[Reading, ...]:
         return (self.complete, self.original, self.target, self.against)
 
+    def guidance(self, v: Velocities) -> Tensor:
+        """R(tar), frozen, (B, C, H, W)."""
+        r_tar = concept_guidance(v[self.target], v[self.against])
+        return r_tar if self.focus == 1 else focused(r_tar, self.focus)
+
     def __call__(self, v: Velocities) -> Tensor:
-        r_tar = concept_guidance(v[self.target], v[self.against])  # R(tar), frozen
+        r_tar = self.guidance(v)
         lam = self.scale(v[self.complete], v[self.original], r_tar)
         return pure_loss(v[self.complete], v[self.original], lam, r_tar)
 
     def measure(self, v: Velocities) -> dict[str, Tensor]:
         """lambda*, cosine and lengths of each image, (B,)."""
-        r_tar = concept_guidance(v[self.target], v[self.against])
-        return measure_guidance(v[self.complete], v[self.original], r_tar)
+        return measure_guidance(v[self.complete], v[self.original], self.guidance(v))
 
 
 @dataclass(frozen=True)
@@ -228,4 +233,5 @@ def _pure_term(pure: PureLearningSettings, complete: str, base: str, target: str
         target=given(GUIDE, target),
         against=given(GUIDE, against[pure.guidance_against]),
         scale=FixedScale(pure.lambda_) if fixed else AdaptiveScale(pure.lambda_min),
+        focus=pure.guidance_focus,
     )

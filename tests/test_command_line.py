@@ -128,31 +128,34 @@ def test_generate_draws_with_and_without(quick, tmp_path, layout):
     sheet = tmp_path / "sheet.png"
     config = str(quick / "whole" / "config.toml")
     words = ["--config_file", config, "--lora", str(quick / "whole" / layout), "--output", str(sheet)]
-    done = run("purecc_generate.py", *words, "--prompt", "a [V] dog beach", "a blue house --s 3 --d 5")
+    done = run("purecc_generate.py", *words, "--prompt", "a [V] creature on the beach", "a blue house --s 3 --d 5")
     assert done.returncode == 0, done.stderr
     with Image.open(sheet) as image:
         assert image.size == (190 + 2 * 134 + 6, 58 + 2 * 134 + 6)
 
 
 def test_a_dry_run_shows_what_each_text_became_and_what_is_cut_off(run_here, tmp_path):
-    (tmp_path / "long.txt").write_text("a big red dog left beach day flat a cat\n")
+    (tmp_path / "long.txt").write_text("a big red car at left on the beach by day in ink and a boat\n")
     words = ["--sample_prompts", str(tmp_path / "long.txt"), *folders(tmp_path, "out")]
     done = run_here(*DEMO, "--dry_run", *words)
     assert done.returncode == 0, done.stderr
     table = (
-        r"00\.png, 32 x 32, shown at 32 x 32\n"
-        r"\s+complete 'a sks dog city'\n\s+base\s+'a dog city'\n\s+target\s+'a sks dog'"
+        r"00\.png, 64 x 64, shown at 64 x 64\n"
+        r"\s+complete 'a sks creature in the city'\n\s+base\s+'a creature in the city'\n\s+target\s+'a sks creature'"
     )
     assert re.search(table, done.stdout)
-    assert "CLIP-L reads 10 of the 12 tokens of 'a big red dog left beach day flat a cat'" in done.stdout
+    assert (
+        "CLIP-L reads 16 of the 17 tokens of 'a big red car at left on the beach by day in ink and a boat'"
+        in done.stdout
+    )
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("preset", sorted(path.name for path in (ROOT / "presets").glob("*.toml")))
 def test_every_preset_dry_runs_on_the_small_model(preset, run_here, tmp_path):
     """On the bundled model and pictures, which every preset can be pointed at."""
-    words = ["--pretrained_model_name_or_path", "pocket/model", "--dataset_config", "dataset_configs/demo.toml"]
-    words += ["--t5xxl_max_token_length", "10", *folders(tmp_path, "out")]
+    words = ["--pretrained_model_name_or_path", "pocket/model", "--dataset_config", "dataset_configs/creature.toml"]
+    words += ["--t5xxl_max_token_length", "16", *folders(tmp_path, "out")]
     done = run_here("--config_file", f"presets/{preset}", "--dry_run", *words)
     assert done.returncode == 0, done.stderr
 
@@ -162,7 +165,7 @@ MISTAKES = {
     "wrong type": (["--network_dim", "four"], "network_dim is 'four'; it must be a whole number"),
     "no config": (["--config_file", "presets/demmo.toml"], 'Did you mean "presets/demo.toml"?'),
     "no model": (["--pretrained_model_name_or_path", "nowhere"], "there is no folder"),
-    "not a model": (["--pretrained_model_name_or_path", "pocket/subject"], "has no model_index.json"),
+    "not a model": (["--pretrained_model_name_or_path", "pocket/subject-creature"], "has no model_index.json"),
     "a file as model": (["--pretrained_model_name_or_path", "README.md"], "is a file"),
     "unknown optimizer": (["--optimizer_type", "AdamV"], 'Did you mean "AdamW"?'),
     "no dataset": (["--dataset_config", "nowhere.toml"], "There is no file nowhere.toml"),
@@ -246,7 +249,7 @@ def drift(parts, lora: Path, texts: list[str]) -> float:
     parts.attach()
     parts.network.load("lora", load_lora(lora, len(parts.model.blocks)), str(lora))
     prompts = PromptBatch.of([parts.texts[text] for text in texts], [None] * len(texts))
-    x_t = torch.randn(len(texts), *parts.model.latent_shape(32, 32), generator=torch.Generator().manual_seed(0))
+    x_t = torch.randn(len(texts), *parts.model.latent_shape(64, 64), generator=torch.Generator().manual_seed(0))
     sigma = torch.linspace(0.6, 0.95, len(texts))
     with torch.no_grad():
         before = parts.velocity(Branch({}, {}), x_t, sigma, [prompts])
@@ -264,7 +267,8 @@ def test_the_demo_learns_nothing_else(demo, tmp_path):
     file = TomlFile(ROOT / "output" / "demo" / "config.toml")
     settings = read_settings(file)
     concepts = read_dataset_config(find_dataset_file(file, settings.data), settings.data).concepts
-    texts = ["a blue house forest day", "a red cat left beach day", "a dog snow day flat", "a pink car city day", ""]
+    texts = ["a blue house in the forest by day", "a red boat at left on the beach by day"]
+    texts += ["a creature in the snow by day in clay", "a pink car in the city by day", ""]
     pure, lora = (
         drift(build_parts(settings, concepts), folder / "demo.safetensors", texts) for folder in (demo, tmp_path)
     )

@@ -8,7 +8,9 @@ from benchmarks.method.arms import ARMS, STAGE_1
 from benchmarks.method.compare import MEASURES, Comparison
 from benchmarks.method.concepts import CONCEPTS, PROBES, SAID, TRIGGER
 from benchmarks.method.measures import best_match_iou
-from benchmarks.method.trial import BASE, CHECKPOINTS, REPLAY_PROMPTS, Trial
+from benchmarks.method.report import write
+from benchmarks.method.trial import BASE, CHECKPOINTS, REPLAY_PROMPTS, Bench, Trial
+from library.atomic import write_tensors
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
 from library.sample_prompts import read_prompt_lines
@@ -117,7 +119,7 @@ def result(arm, values, concept="mask", seed=0, spread=0.0):
             for sort in sorts:
                 probes[sort][measure] = [10 * one for one in around]
         checkpoints.append({"steps": steps, "probes": probes})
-    return {"arm": arm, "concept": concept, "seed": seed, "checkpoints": checkpoints}
+    return {"arm": arm, "concept": concept, "seed": seed, "checkpoints": checkpoints, "strengths": []}
 
 
 CONTROLS = [result("pretrained", {0: 0.0}), result("drawn", {0: 1.0})]
@@ -158,6 +160,47 @@ def test_an_interval_holds_the_mean_and_narrows_with_trials():
         assert figure.low <= figure.value <= figure.high
     width = [figure.high - figure.low for figure in (few.figures["drift"], many.figures["drift"])]
     assert 0 < width[1] < width[0]
+
+
+def test_strengths_are_read_off_finished_students():
+    arm = result("arm", {10: 0.4, 20: 0.8})
+    arm["strengths"] = [{"strength": 0.5, "probes": result("", {0: 0.2})["checkpoints"][0]["probes"]}]
+    by_strength = Comparison([*CONTROLS, arm]).strengths("arm")
+    assert list(by_strength) == [0.5, 1.0]
+    assert by_strength[0.5]["fidelity"] == pytest.approx(0.2) and by_strength[1.0]["drift"] == pytest.approx(8)
+
+
+def test_a_report_has_every_method_a_plot_and_a_table_of_differences(tmp_path):
+    arms = [result("pure", {10: 0.4, 20: 0.8}), result("plain LoRA", {10: 0.3, 20: 0.5})]
+    for one in arms:
+        one["strengths"] = [{"strength": 0.5, "probes": one["checkpoints"][0]["probes"]}]
+        pictures = torch.zeros(2 * PROBES, 3, 64, 64, dtype=torch.uint8)
+        write_tensors(Trial(one["arm"], "mask", 0).file(tmp_path).with_suffix(".safetensors"), {"pictures": pictures})
+    text = write(Comparison([*CONTROLS, *arms]), tmp_path, tmp_path / "out", (0.4, 0.7), "pure", 0)
+    assert text.count("| plain LoRA |") == 6, "twice at each fidelity, and by two strengths"
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "method.json",
+        "method.md",
+        "method.png",
+        "sheet-mask.png",
+    }
+
+
+def test_a_trial_on_the_bundled_model_is_scored_and_shares_its_extractor(tmp_path):
+    short = {"extractor_train_steps": 2, "replay_images": 4, "replay_sample_steps": 2}
+    bench = Bench(tmp_path, "pocket/model", short)
+    first, controls = bench.run(Trial("pure", "bib", 0, checkpoints=(1, 3))), bench.controls(CONCEPTS["bib"]())
+    assert [checkpoint["steps"] for checkpoint in first["checkpoints"]] == [1, 3]
+    assert len(list(tmp_path.glob("extractors/*"))) == 1
+    again = bench.run(Trial("pure, eta 0", "bib", 0, checkpoints=(1,)))
+    assert len(list(tmp_path.glob("extractors/*"))) == 1 and again["seconds"]["extractor"] < 1
+    comparison = Comparison([*controls, first, again])
+    assert 0 <= comparison.scales["bib"].floor < comparison.scales["bib"].ceiling <= 1
+    itself = controls[0]["checkpoints"][0]["probes"]
+    assert not any(itself["class"]["pixels"]), "the pretrained model does not differ from itself without the concept"
+    other = controls[1]["checkpoints"][0]["probes"]
+    assert np.mean(other["class"]["pixels"]) > np.mean(first["checkpoints"][0]["probes"]["class"]["pixels"])
+    assert first["log"]["area"] < first["log"]["r_inside"] < 1
 
 
 def test_the_checkpoints_grow():

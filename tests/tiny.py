@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-POCKET = Path(__file__).parent.parent / "pocket" / "model"
+TOKENIZERS = Path(__file__).parent / "tokenizers"
 LENGTH = 10
 """Tokens that each tokenizer gives."""
 BLOCKS, WIDTH = 3, 32
@@ -39,8 +39,9 @@ def tiny_transformer(seed: int = 0) -> SD3Transformer2DModel:
 
 
 def save_tiny_model(folder: Path) -> Path:
-    """Writes a whole `StableDiffusion3Pipeline`; tokenizers are the small bundled model's."""
-    tokenizers = [AutoTokenizer.from_pretrained(POCKET / name) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+    """Writes a whole `StableDiffusion3Pipeline`; its tokenizers know a few words, such as dog, house, city and sks."""
+    names = ("tokenizer", "tokenizer_2", "tokenizer_3")
+    tokenizers = [AutoTokenizer.from_pretrained(TOKENIZERS / name) for name in names]
     torch.manual_seed(1)
     clip = CLIPTextConfig(
         vocab_size=tokenizers[0].vocab_size,

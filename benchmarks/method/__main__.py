@@ -30,7 +30,9 @@ QUICK = ("plain LoRA", "paper", "pure")
 LEVELS = (0.4, 0.6)
 
 
-def group(work: Path, model: str, concept: str, seed: int, arms: list[str], threads: int) -> None:
+def group(
+    work: Path, model: str, concept: str, seed: int, arms: list[str], strengths: list[float], threads: int
+) -> None:
     """All trials of a concept and a seed, one after the other; they share extractors and the pretrained pictures."""
     import torch
 
@@ -44,7 +46,7 @@ def group(work: Path, model: str, concept: str, seed: int, arms: list[str], thre
             write_text(Trial(result["arm"], concept, 0).file(work), json.dumps(result))
         bench.keep_pretrained(concept)
     for arm in arms:
-        trial = Trial(arm, concept, seed)
+        trial = Trial(arm, concept, seed, strengths=tuple(strengths))
         begin = time.perf_counter()
         result = bench.run(trial)
         bench.keep_pictures(trial)
@@ -52,20 +54,23 @@ def group(work: Path, model: str, concept: str, seed: int, arms: list[str], thre
         print(f"{concept}, seed {seed}, {arm}: {time.perf_counter() - begin:.0f} s", flush=True)
 
 
-def run(work: Path, model: str, arms: Iterable[str], concepts: Iterable[str], seeds: Iterable[int], jobs: int) -> None:
-    """Runs the trials that are not done yet, `jobs` at a time."""
+def run(arguments: argparse.Namespace, arms: list[str], concepts: list[str]) -> None:
+    """Runs the trials that are not done yet, `--jobs` at a time, all concepts of a seed before the next seed."""
     from benchmarks.method.trial import Trial
 
-    todo: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for seed in seeds:
+    work, todo = arguments.work, defaultdict(list)
+    for seed in arguments.seeds:
         for concept in concepts:
             for arm in arms:
                 if not Trial(arm, concept, seed).file(work).exists():
                     todo[concept, seed].append(arm)
-    threads = max(1, (os.cpu_count() or 1) // min(jobs, len(todo) or 1))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        futures = [pool.submit(group, work, model, *key, some, threads) for key, some in todo.items()]
+    jobs = min(arguments.jobs, len(todo) or 1)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = [
+            pool.submit(group, work, arguments.model, *key, some, arguments.strengths, threads)
+            for key, some in todo.items()
+        ]
         for future in as_completed(futures):
             future.result()
 
@@ -98,6 +103,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", help="Methods; all of them if not given.")
     parser.add_argument("--concepts", nargs="*", help=f"Of {', '.join(CONCEPTS)}; all of them if not given.")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="Of training.")
+    parser.add_argument("--strengths", nargs="*", type=float, default=[], help="Of the finished LoRA, besides 1.")
     parser.add_argument("--jobs", type=int, default=2, help="Trials at a time; they share the cores.")
     parser.add_argument("--work", type=Path, default=WORK, help="Where trials are kept.")
     parser.add_argument("--model", default=MODEL, help="The pocket SD3's folder.")
@@ -109,7 +115,7 @@ def main() -> None:
     if arguments.what == "quick":
         arms, concepts, arguments.seeds = list(QUICK), concepts[:1], [0]
     if arguments.what != "report":
-        run(arguments.work, arguments.model, arms, concepts, arguments.seeds, arguments.jobs)
+        run(arguments, arms, concepts)
     report(arguments.work, arguments.out, arguments.against, arguments.seeds[0])
 
 

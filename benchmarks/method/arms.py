@@ -103,6 +103,11 @@ ARMS: dict[str, Arm] = {
     "pure, long stage 1": _pure("", extractor_train_steps=300),
     "delta distillation": _pure("no L_CC, lambda 1: the guidance alone teaches", concept_loss_weight=0.0, eta=1.0,
                                 **{"lambda": 1.0}),
+    "pure, focus 0.3": _pure("R kept where it is strongest", guidance_focus=0.3),
+    "pure, focus 0.3, eta 2": _pure("", guidance_focus=0.3, eta=2.0),
+    "pure, all replay, lambda 1, focus 0.3": _pure(
+        "", extractor_replay_weight=1.0, replay_eta=1.0, guidance_focus=0.3, **{"lambda": 1.0}
+    ),
     "pure, extractor replay": _pure("stage 1 tied on replayed pictures as well", extractor_replay_weight=1.0),
     "pure, replayed guidance": _pure("L_PureCC on replayed pictures too, [V] in their prompts", replay_eta=1.0),
     "pure, replayed guidance, lambda 1": _pure("", replay_eta=1.0, **{"lambda": 1.0}),

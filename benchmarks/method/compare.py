@@ -131,6 +131,28 @@ class Comparison:
         names = ["fidelity", *MEASURES]
         return curves[0]["steps"], {n: np.nanmean([c[n][:, 0] for c in curves], axis=0) for n in names}
 
+    def strengths(self, arm: str) -> dict[float, dict[str, float]]:
+        """Fidelity and measures of finished students by the LoRA's strength, means over trials and prompts."""
+        seen: dict[float, list[dict[str, float]]] = defaultdict(list)
+        for result in self.arms[arm]:
+            scale = self.scales[result["concept"]]
+            finished = {"strength": 1.0, "probes": result["checkpoints"][-1]["probes"]}
+            for one in [finished, *result["strengths"]] if result["strengths"] else []:
+                means = {
+                    name: float(
+                        np.nanmean(np.array([one["probes"][sort].get(measure, [None]) for sort in sorts], float))
+                    )
+                    for name, (measure, sorts) in MEASURES.items()
+                    if all(measure in one["probes"][sort] for sort in sorts)
+                }
+                means["fidelity"] = float(scale.share(np.mean(one["probes"]["concept"]["fidelity"])))
+                seen[one["strength"]].append(means)
+        names = ["fidelity", *MEASURES]
+        return {
+            strength: {name: float(np.mean([m[name] for m in some if name in m])) for name in names}
+            for strength, some in sorted(seen.items())
+        }
+
     def _row(self, arm: str, level: float) -> Row:
         readings = [_read(curve, level) for curve in self._curves[arm].values()]
         there = [reading for reading in readings if not np.isnan(reading["steps"][0])]

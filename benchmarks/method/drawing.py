@@ -15,6 +15,7 @@ from library.models import PromptBatch
 from library.prompts import NULL_PROMPT
 from library.sampling import initial_noise, sample
 from library.training.parts import Parts
+from tools.pocket.stage import autocast
 
 STEPS = 10
 GUIDANCE = 4.0
@@ -27,24 +28,29 @@ def texts_of(probes: Sequence[Probe]) -> list[str]:
     return list(dict.fromkeys([NULL_PROMPT, *(text for probe in probes for text in (probe.text, probe.base))]))
 
 
-def draw_latents(parts: Parts, branch: Branch, texts: Sequence[str], seeds: Sequence[int], side: int) -> Tensor:
-    """Latents (N, C, h, w) of pictures of these texts."""
+def draw(parts: Parts, branch: Branch, texts: Sequence[str], seeds: Sequence[int], side: int) -> tuple[Tensor, Tensor]:
+    """Pictures of these texts: latents (N, C, h, w) and pixels (N, 3, side, side) in -1..1, float32.
+
+    In bfloat16 where the machine is quick at it; the pretrained model and students alike.
+    """
     shape, drawn = parts.model.latent_shape(side, side), []
-    for begin in range(0, len(texts), AT_ONCE):
-        some = texts[begin : begin + AT_ONCE]
-        none = [None] * len(some)
-        drawn.append(
-            sample(
-                lambda x, sigma, batches: parts.velocity(branch, x, sigma, batches),
-                parts.model.sampling_scheduler(),
-                torch.stack([initial_noise(shape, seed) for seed in seeds[begin : begin + AT_ONCE]]),
-                PromptBatch.of([parts.texts[text] for text in some], none),
-                PromptBatch.of([parts.texts[NULL_PROMPT]] * len(some), none),
-                STEPS,
-                GUIDANCE,
+    with autocast(parts.model.device.type):
+        for begin in range(0, len(texts), AT_ONCE):
+            some = texts[begin : begin + AT_ONCE]
+            none = [None] * len(some)
+            drawn.append(
+                sample(
+                    lambda x, sigma, batches: parts.velocity(branch, x, sigma, batches),
+                    parts.model.sampling_scheduler(),
+                    torch.stack([initial_noise(shape, seed) for seed in seeds[begin : begin + AT_ONCE]]),
+                    PromptBatch.of([parts.texts[text] for text in some], none),
+                    PromptBatch.of([parts.texts[NULL_PROMPT]] * len(some), none),
+                    STEPS,
+                    GUIDANCE,
+                )
             )
-        )
-    return torch.cat(drawn)
+        latents = torch.cat(drawn)
+        return latents, parts.model.decode(latents)
 
 
 @torch.no_grad()
@@ -64,3 +70,33 @@ def drift(parts: Parts, branch: Branch, probes: Sequence[Probe], latents: Tensor
         now = parts.velocity(branch, x_t, levels, [prompts])
         total += (now - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
     return (total / len(DRIFT_SIGMAS)).tolist()
+
+
+@torch.no_grad()
+def guidance_inside(
+    parts: Parts, guide: Branch, prompts: Sequence[tuple[str, str | None]], latents: Tensor, masks: Tensor
+) -> dict[str, float]:
+    """Where R(target) is long, on the pretrained model's pictures: is it about the subject, or about all around it?
+
+    Args:
+        guide: the extractor.
+        prompts: target and what it is measured against, each with the concept whose extractor looks at it.
+        latents, masks: of the pictures, (N, C, h, w), and of the subject in them, (N, h, w), 0 to 1.
+
+    Returns:
+        "r_inside": the share of ||R||^2 that lies inside the subject; "area": the share of the picture that it takes.
+    """
+    inside = total = torch.zeros(())
+    for sigma in DRIFT_SIGMAS:
+        noise = torch.randn(latents.shape, generator=generator_for(0, "guidance", str(sigma)))
+        levels = torch.full((len(latents),), sigma)
+        x_t = interpolate(latents, noise, levels)
+        target, against = (
+            parts.velocity(
+                guide, x_t, levels, [PromptBatch.of([parts.texts[text]] * len(latents), [concept] * len(latents))]
+            )
+            for text, concept in prompts
+        )
+        length = (target - against).square().sum(1)
+        inside, total = inside + (length * masks).sum(), total + length.sum()
+    return {"r_inside": float(inside / total), "area": float(masks.mean())}

@@ -54,6 +54,19 @@ def difference_table(comparison: Comparison, arm: str, others: Sequence[str], le
     return "\n".join(lines)
 
 
+def strength_table(comparison: Comparison, arms: Sequence[str]) -> str:
+    """Finished students by the strength that their LoRA is given; empty if no trial has tried any."""
+    names = {"fidelity": 2, **{key: digits for key, (_, digits, _) in COLUMNS.items()}}
+    titles = ["fidelity", *(name for name, _, _ in COLUMNS.values())]
+    lines = []
+    for arm in arms:
+        for strength, means in comparison.strengths(arm).items():
+            cells = [f"{means[name]:.{digits}f}" for name, digits in names.items()]
+            lines.append(f"| {arm} | {strength:g} | {' | '.join(cells)} |")
+    head = [f"| method | strength | {' | '.join(titles)} |", "|---" * (len(titles) + 2) + "|"]
+    return "\n".join([*head, *lines]) if lines else ""
+
+
 def _cell(figure: Figure, digits: int) -> str:
     if np.isnan(figure.value):
         return ""
@@ -118,6 +131,8 @@ def write(comparison: Comparison, work: Path, out: Path, levels: Sequence[float]
         if against in present:
             others = [arm for arm in present if arm != against]
             parts += [difference_table(comparison, against, others, level), ""]
+    by_strength = strength_table(comparison, present)
+    parts += ["### By LoRA strength", "", by_strength, ""] if by_strength else []
     text = "\n".join(parts)
     write_text(out / "method.md", text)
     write_text(out / "method.json", json.dumps(kept, indent=1))

@@ -9,28 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.method.arms import ARMS, STAGE_1, Arm
 from benchmarks.method.concepts import CONCEPTS, BenchConcept
-from benchmarks.method.drawing import draw_latents, drift, texts_of
+from benchmarks.method.drawing import draw, drift, guidance_inside, texts_of
 from benchmarks.method.measures import measure
 from library.atomic import write_tensors, write_text
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.fingerprint import of_key
-from library.objectives import STUDENT
+from library.objectives import GUIDE, STUDENT
+from library.prompts import NULL_PROMPT
 from library.report.log import mean_of_end
 from library.training.outputs import save_extractor
+from library.training.parts import STUDENT_ADAPTER
 from library.training.plan import make_plan
 from library.training.run import Run
-from tools.pocket.pen import SIDE
+from tools.pocket.pen import OBJECT, SIDE
 from tools.pocket.scorer import load_scorer
-from tools.pocket.world import draw
+from tools.pocket.world import draw as draw_scene
 
 BASE = Path(__file__).with_name("base.toml")
-REPLAY_PROMPTS = Path("dataset_configs/creature_replay_prompts.txt")
+REPLAY_PROMPTS = Path("dataset_configs/pocket_replay_prompts.txt")
+SAMPLE_PROMPTS = Path("dataset_configs/pocket_sample_prompts.txt")
 JUDGE = Path("pocket/judge.safetensors")
 CHECKPOINTS = (10, 20, 40, 80, 160)
 """Steps of stage 2 after which the student is scored."""
@@ -45,12 +49,14 @@ class Trial:
 
     Attributes:
         checkpoints: as `CHECKPOINTS`; the last is the length of stage 2.
+        strengths: of the LoRA, besides 1, at which the finished student is scored as well.
     """
 
     arm: str
     concept: str
     seed: int
     checkpoints: tuple[int, ...] = CHECKPOINTS
+    strengths: tuple[float, ...] = ()
 
     def file(self, work: Path) -> Path:
         """Where its result is kept."""
@@ -59,10 +65,16 @@ class Trial:
 
 
 class Bench:
-    """A folder in which trials are run: reference pictures, extractors, the pretrained model's pictures, results."""
+    """A folder in which trials are run: reference pictures, extractors, the pretrained model's pictures, results.
 
-    def __init__(self, work: Path, model: str) -> None:
-        self.work, self.model = work, model
+    Args:
+        work: that folder.
+        model: the pocket SD3's folder.
+        given: settings for all trials, over those of the arms.
+    """
+
+    def __init__(self, work: Path, model: str, given: dict[str, Any] | None = None) -> None:
+        self.work, self.model, self.given = work, model, given or {}
         self.judge = load_scorer(JUDGE)
         self._pretrained: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -83,8 +95,9 @@ class Bench:
             paused = time.perf_counter()
             checkpoints.append({"steps": steps, **self.score(run, concept)})
             begin += time.perf_counter() - paused
+        strengths = [{"strength": strength, **self.score(run, concept, strength)} for strength in trial.strengths]
         seconds["student"] = time.perf_counter() - begin
-        log = {name: mean_of_end(rows, name) for name in MEASURED}
+        log = {name: mean_of_end(rows, name) for name in MEASURED} | self.guidance(run, concept)
         return {
             "arm": trial.arm,
             "concept": trial.concept,
@@ -92,6 +105,7 @@ class Bench:
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
             "log": {name: round(value, 4) for name, value in log.items() if value is not None},
             "checkpoints": checkpoints,
+            "strengths": strengths,
         }
 
     def _run(self, arm: Arm, concept: BenchConcept, trial: Trial, given: dict[str, Any]) -> Run:
@@ -106,12 +120,14 @@ class Bench:
                 "dataset_config": str(data),
                 "pretrained_model_name_or_path": self.model,
                 "replay_prompts": str(self._replay_prompts()),
+                "sample_prompts": str(SAMPLE_PROMPTS),
                 "output_dir": str(self.work / "runs" / f"{concept.name}-{trial.seed}"),
                 "cache_dir": str(self.work / "cache"),
                 "seed": trial.seed,
                 "max_train_steps": trial.checkpoints[-1],
                 "overwrite": True,
                 **given,
+                **self.given,
             },
         )
         run = Run(make_plan(settings, read_concepts_and_pictures(None, settings)))
@@ -146,23 +162,41 @@ class Bench:
         """The pretrained model's pictures of the probes' base texts: latents and pixels."""
         if concept.name not in self._pretrained:
             probes = concept.probes()
-            latents = draw_latents(
-                run.parts, PRETRAINED_BRANCH, [p.base for p in probes], [p.seed for p in probes], SIDE
-            )
-            self._pretrained[concept.name] = latents, run.parts.model.decode(latents)
+            texts, seeds = [probe.base for probe in probes], [probe.seed for probe in probes]
+            self._pretrained[concept.name] = draw(run.parts, PRETRAINED_BRANCH, texts, seeds, SIDE)
         return self._pretrained[concept.name]
 
+    def guidance(self, run: Run, concept: BenchConcept) -> dict[str, float]:
+        """Where the guidance of a run lies, if it has any and the concept is a subject."""
+        pure = run.settings.pure_learning
+        if concept.kind == "style" or pure.eta + pure.replay_eta == 0:
+            return {}
+        latents, pixels = self.pretrained(run, concept)
+        rows = [k for k, probe in enumerate(concept.probes()) if probe.sort == "concept"]
+        masks = (self.judge.look(pixels[rows]).regions == OBJECT).float().unsqueeze(1)
+        triple = run.plan.triples[0]
+        against = triple.class_only if pure.guidance_against == "class" else NULL_PROMPT
+        return guidance_inside(
+            run.parts,
+            run.parts.branches()[GUIDE],
+            [(triple.target, concept.name), (against, concept.name)],
+            latents[rows],
+            F.adaptive_avg_pool2d(masks, latents.shape[-2:]).squeeze(1),
+        )
+
     def score(self, run: Run, concept: BenchConcept, strength: float = 1.0) -> dict[str, Any]:
-        """All measures of the student as it stands; the last pictures are kept for the sheet."""
+        """All measures of the student as it stands; pictures at strength 1 are kept for the sheet."""
         latents, before = self.pretrained(run, concept)
+        run.parts.network.set_strength(STUDENT_ADAPTER, strength)
         probes, branch = concept.probes(), run.parts.branches()[STUDENT]
-        drawn = draw_latents(run.parts, branch, [p.text for p in probes], [p.seed for p in probes], SIDE)
-        pictures = run.parts.model.decode(drawn)
+        _, pictures = draw(run.parts, branch, [p.text for p in probes], [p.seed for p in probes], SIDE)
         values = measure(concept, probes, self.judge, pictures, before)
         for sort in ("class", "unrelated"):
             rows = [k for k, probe in enumerate(probes) if probe.sort == sort]
             values[sort]["drift"] = drift(run.parts, branch, [probes[k] for k in rows], latents[rows])
-        self.last_pictures = pictures
+        run.parts.network.set_strength(STUDENT_ADAPTER, 1.0)
+        if strength == 1.0:
+            self.last_pictures = pictures
         return {"probes": {sort: _rounded(of_sort) for sort, of_sort in values.items()}}
 
     def controls(self, concept: BenchConcept) -> list[dict[str, Any]]:
@@ -170,19 +204,19 @@ class Bench:
         run = self._run(Arm({"replay_images": 0}, ""), concept, Trial("", concept.name, 0), {})
         probes, parts = concept.probes(), run.parts
         _, before = self.pretrained(run, concept)
-        still = [0.0] * (len(probes) // 3)
         results = []
         for name, texts, shift in (
             ("pretrained", [probe.text for probe in probes], 0),
             ("pretrained, other noise", [probe.base for probe in probes], OTHER_NOISE),
         ):
             seeds = [probe.seed + shift for probe in probes]
-            pictures = parts.model.decode(draw_latents(parts, PRETRAINED_BRANCH, texts, seeds, SIDE))
+            _, pictures = draw(parts, PRETRAINED_BRANCH, texts, seeds, SIDE)
             values = measure(concept, probes, self.judge, pictures, before)
-            values["class"]["drift"], values["unrelated"]["drift"] = still, still
+            for sort in ("class", "unrelated"):
+                values[sort]["drift"] = [0.0] * len(values[sort]["pixels"])
             results.append(_control(name, concept, values))
         asked = [k for k, probe in enumerate(probes) if probe.sort == "concept"]
-        drawn = torch.stack([torch.tensor(draw(scene).picture) for scene in concept.truths()])
+        drawn = torch.stack([torch.tensor(draw_scene(scene).picture) for scene in concept.truths()])
         drawn = drawn.permute(0, 3, 1, 2).float() / 127.5 - 1
         truth = measure(concept, [probes[k] for k in asked], self.judge, drawn, before[asked])
         return [*results, _control("drawn", concept, {"concept": truth["concept"]})]

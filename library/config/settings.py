@@ -83,6 +83,12 @@ class PureLearningSettings:
     guidance_against: Literal["null", "class"] = setting(
         "class", "What R(target) is measured against: the empty prompt (Eq. 8) or the class without [V] (ours)."
     )
+    guidance_focus: float = setting(
+        1.0,
+        "Share of each picture where R(target) is strongest and kept; 1 keeps all of it (ours).",
+        above=0,
+        at_most=1,
+    )
     guidance_lora: bool = setting(
         True, "Extractor's LoRA on while R(target) is computed; false leaves its embeddings alone (authors' release)."
     )
