@@ -44,6 +44,10 @@ def _pure(about: str, **changes: Any) -> Arm:
     return Arm({**PURE, **changes}, about)
 
 
+def _delta(about: str, **changes: Any) -> Arm:
+    return _pure(about, **{"concept_loss_weight": 0.0, "eta": 1.0, "lambda": 1.0, **changes})
+
+
 ARMS: dict[str, Arm] = {
     # rivals
     "plain LoRA": Arm({**OFF, **NO_EMBEDDINGS}, "DreamBooth LoRA: the concept loss alone", extractor=False),
@@ -101,8 +105,15 @@ ARMS: dict[str, Arm] = {
     "pure, word alone": _pure("the student has no vectors: stock UIs", student_embeddings="none"),
     "pure, short stage 1": _pure("", extractor_train_steps=75),
     "pure, long stage 1": _pure("", extractor_train_steps=300),
-    "delta distillation": _pure("no L_CC, lambda 1: the guidance alone teaches", concept_loss_weight=0.0, eta=1.0,
-                                **{"lambda": 1.0}),
+    "delta": _delta("delta distillation: no L_CC, lambda 1, so that the guidance alone teaches"),
+    "delta, focus 0.3": _delta("", guidance_focus=0.3),
+    "delta, replayed": _delta("on replayed pictures as well", extractor_replay_weight=1.0, replay_eta=1.0),
+    "delta, replayed, focus 0.3": _delta(
+        "", extractor_replay_weight=1.0, replay_eta=1.0, guidance_focus=0.3
+    ),
+    "delta, replayed, focus 0.3, L_CC 0.25": _delta(
+        "", extractor_replay_weight=1.0, replay_eta=1.0, guidance_focus=0.3, concept_loss_weight=0.25
+    ),
     "pure, focus 0.3": _pure("R kept where it is strongest", guidance_focus=0.3),
     "pure, focus 0.3, eta 2": _pure("", guidance_focus=0.3, eta=2.0),
     "pure, all replay, lambda 1, focus 0.3": _pure(
