@@ -1,0 +1,181 @@
+"""ComfyUI's own code, from the checkout that the environment variable COMFYUI_DIR names, and models for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers import SD3Transformer2DModel
+from torch import Tensor, nn
+
+from library.adapters.kohya import FUSED, SINGLE, SWAPPED_IN_LAST_BLOCK
+
+CHECKOUT = os.environ.get("COMFYUI_DIR")
+WHY_NOT = "COMFYUI_DIR names no checkout of ComfyUI"
+PACKAGE = Path(__file__).parent.parent / "comfyui_purecc"
+STUBS = ("torchvision", "torchvision.transforms", "torchaudio", "torchaudio.transforms")
+BLOCKS, CONTEXT, POOLED, LATENT = 3, 48, 32, 8
+NAMES = {
+    "x_block_attn_qkv": "x_block.attn.qkv",
+    "context_block_attn_qkv": "context_block.attn.qkv",
+    "x_block_attn2_qkv": "x_block.attn2.qkv",
+    "x_block_attn_proj": "x_block.attn.proj",
+    "context_block_attn_proj": "context_block.attn.proj",
+    "x_block_attn2_proj": "x_block.attn2.proj",
+    "x_block_mlp_fc1": "x_block.mlp.fc1",
+    "x_block_mlp_fc2": "x_block.mlp.fc2",
+    "context_block_mlp_fc1": "context_block.mlp.fc1",
+    "context_block_mlp_fc2": "context_block.mlp.fc2",
+    "x_block_adaLN_modulation_1": "x_block.adaLN_modulation.1",
+    "context_block_adaLN_modulation_1": "context_block.adaLN_modulation.1",
+}
+"""Layers in kohya's names and in the original model's."""
+NORMS = {
+    "x_block.attn.ln_q": "attn.norm_q",
+    "x_block.attn.ln_k": "attn.norm_k",
+    "x_block.attn2.ln_q": "attn2.norm_q",
+    "x_block.attn2.ln_k": "attn2.norm_k",
+    "context_block.attn.ln_q": "attn.norm_added_q",
+    "context_block.attn.ln_k": "attn.norm_added_k",
+}
+OUTSIDE = {
+    "x_embedder.proj": "pos_embed.proj",
+    "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
+    "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
+    "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
+    "context_embedder": "context_embedder",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
+    "final_layer.linear": "proj_out",
+}
+
+
+def import_comfyui() -> None:
+    """Imports ComfyUI's modules, on the CPU; torchvision and torchaudio are not used here and may be missing."""
+    if CHECKOUT not in sys.path:
+        sys.path.append(CHECKOUT)
+    import transformers.utils
+    from transformers import CLIPTokenizer, CLIPVisionModelWithProjection  # noqa: F401  # before the stubs are there
+
+    stubs = [name for name in STUBS if importlib.util.find_spec(name.partition(".")[0]) is None]
+    assert not (stubs and transformers.utils.is_torchvision_available())
+    for name in stubs:
+        sys.modules[name] = _stub(name)
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+    import comfy.sample
+    import comfy.sd
+    import comfy_extras.nodes_custom_sampler  # noqa: F401
+    import nodes  # noqa: F401
+
+    for name in stubs:
+        del sys.modules[name]
+
+
+def _stub(name: str) -> ModuleType:
+    """A module from which anything can be imported, for names that are only wanted at import."""
+    stub = ModuleType(name)
+    stub.__spec__, stub.__path__ = ModuleSpec(name, None, is_package=True), []
+    stub.__getattr__ = lambda attribute: type(attribute, (), {})
+    return stub
+
+
+def load_package(name: str) -> ModuleType:
+    """The node package under a name of its own, as ComfyUI loads a folder of custom_nodes."""
+    spec = importlib.util.spec_from_file_location(name, PACKAGE / "__init__.py")
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[name] = package
+    spec.loader.exec_module(package)
+    return package
+
+
+def transformer_for_comfyui() -> SD3Transformer2DModel:
+    """A tiny one in a shape that ComfyUI recognises: 16 channels, as many heads of 64 as blocks; no weight is zero."""
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(
+        sample_size=LATENT,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=BLOCKS,
+        attention_head_dim=64,
+        num_attention_heads=BLOCKS,
+        joint_attention_dim=CONTEXT,
+        caption_projection_dim=64 * BLOCKS,
+        pooled_projection_dim=POOLED,
+        pos_embed_max_size=12,
+        dual_attention_layers=(0, 1),
+        qk_norm="rms_norm",
+    )
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.06)
+    return transformer.requires_grad_(False)
+
+
+def in_original_layout(transformer: SD3Transformer2DModel) -> dict[str, Tensor]:
+    """The tensors of a transformer as Stability's own file has them."""
+    given = {name: tensor.detach().clone() for name, tensor in transformer.state_dict().items()}
+    tensors = {"pos_embed": given["pos_embed.pos_embed"]}
+
+    def put(original: str, parts: tuple[str, ...], swap: bool = False) -> None:
+        for kind in ("weight", "bias"):
+            if f"{parts[0]}.{kind}" in given:
+                tensor = torch.cat([given[f"{part}.{kind}"] for part in parts])
+                tensors[f"{original}.{kind}"] = torch.cat(tensor.chunk(2)[::-1]) if swap else tensor
+
+    for original, name in OUTSIDE.items():
+        put(original, (name,), swap=name == "norm_out.linear")
+    blocks = len(transformer.transformer_blocks)
+    for block in range(blocks):
+        here, there = f"transformer_blocks.{block}", f"joint_blocks.{block}"
+        for kohya, parts in {**FUSED, **{key: (part,) for key, part in SINGLE.items()}}.items():
+            swap = kohya == SWAPPED_IN_LAST_BLOCK and block == blocks - 1
+            put(f"{there}.{NAMES[kohya]}", tuple(f"{here}.{part}" for part in parts), swap)
+        for original, norm in NORMS.items():
+            put(f"{there}.{original}", (f"{here}.{norm}",))
+    return {f"model.diffusion_model.{name}": tensor.contiguous() for name, tensor in tensors.items()}
+
+
+class TinyEncoders(nn.Module):
+    """Stands for SD3's three text encoders behind ComfyUI's real tokenizers: any widths, and quick."""
+
+    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.clip_l, self.clip_g = nn.Embedding(49408, CONTEXT), nn.Embedding(49408, CONTEXT)
+        self.t5xxl = nn.Embedding(32128, CONTEXT)
+        self.pool = nn.Linear(CONTEXT, POOLED)
+        self.dtypes = {torch.float32}
+
+    def reset_clip_options(self) -> None:
+        """There are none."""
+
+    def set_clip_options(self, options: dict) -> None:
+        """There are none."""
+
+    def encode_token_weights(self, lists: dict[str, list]) -> tuple[Tensor, Tensor]:
+        """The context (1, tokens, width), in which all tokens of a part depend on each other, and the pooled one."""
+        parts = {}
+        for name, encoder in (("l", self.clip_l), ("g", self.clip_g), ("t5xxl", self.t5xxl)):
+            if encoder is not None:
+                states = encoder(torch.tensor([token for chunk in lists[name] for token, *_ in chunk]))
+                parts[name] = states + states.mean(0)
+        clips = [parts[name] for name in ("l", "g") if name in parts]
+        context = [sum(clips)] if clips else []
+        context = torch.cat([*context, *([parts["t5xxl"]] if "t5xxl" in parts else [])])
+        return context[None].detach(), self.pool(context.mean(0))[None].detach()
+
+
+def clip_of_comfyui() -> Any:
+    """ComfyUI's CLIP object with its real tokenizers and tiny encoders."""
+    import comfy.sd
+    from comfy.text_encoders.sd3_clip import SD3Tokenizer
+
+    return comfy.sd.CLIP(SimpleNamespace(params={}, clip=TinyEncoders, tokenizer=SD3Tokenizer))

@@ -1,0 +1,388 @@
+"""The ComfyUI nodes in ComfyUI's real code, against the trainer's own velocity. Needs COMFYUI_DIR=a checkout."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from library.adapters.files import SavedConcept, load_lora, save_concepts, save_lora
+from library.adapters.network import AdapterNetwork
+from library.config.dataset import Concept
+from library.data.texts import TriggerLayout
+from library.hierarchical_embedding_injector import ConceptEmbeddings, HierarchicalEmbeddingInjector, placements_of
+from library.models.sd3 import SD3Model
+from tests import comfy_checkout as real
+
+pytestmark = pytest.mark.skipif(not real.CHECKOUT, reason=real.WHY_NOT)
+
+T5_LENGTH = 96
+ALL_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+ALL_LAYERS += ["net.0.proj", "net.2", "norm1.linear", "norm1_context.linear"]
+TRIGGERS = {"dog": "sks", "style": "ohwx"}
+PROMPT = "a photo of a sks dog on the beach"
+AGREE = 1e-4
+LONG = "sunny day, " * 40
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The trainer's model with a LoRA, the files it writes, and the same model and nodes in ComfyUI."""
+    real.import_comfyui()
+    import comfy.sd
+    import folder_paths
+
+    nodes = sys.modules[f"{real.load_package('purecc_in_comfyui').__name__}.nodes"]
+    folder = tmp_path_factory.mktemp("comfyui")
+    for kind in ("loras", "embeddings"):
+        (folder / kind).mkdir()
+        folder_paths.add_model_folder_path(kind, str(folder / kind), is_default=True)
+    transformer = real.transformer_for_comfyui()
+    save_file(real.in_original_layout(transformer), folder / "model.safetensors")
+    network = AdapterNetwork(transformer.transformer_blocks, "transformer_blocks", ALL_LAYERS)
+    generator = torch.Generator().manual_seed(5)
+    network.add("student", 4, 6.0, 0.0, generator)
+    for layer in network.layers.values():
+        torch.nn.init.normal_(layer.adapters["student"].up, std=0.3, generator=generator)
+    save_lora(folder / "loras", "dog", network.weights("student"), real.BLOCKS, "float", {})
+    clip = real.clip_of_comfyui()
+    layouts, embeddings = {}, {}
+    trainer = trainer_tokenizing_like(clip)
+    for name, trigger in TRIGGERS.items():
+        concept = Concept(name=name, trigger=trigger, class_word=name, kind="subject", target=f"[V] {name}")
+        layout = layouts[name] = TriggerLayout(concept, trainer, "clip_and_t5")
+        vectors = torch.randn(real.BLOCKS, layout.vectors, 64 * real.BLOCKS, generator=generator)
+        embeddings[name] = ConceptEmbeddings(vectors, real.BLOCKS)
+        told = SavedConcept(
+            name, trigger, name, "subject", concept.target, layout.clip, layout.t5, True, t5_length=T5_LENGTH
+        )
+        place = folder / ("loras" if name == "dog" else "embeddings")
+        save_concepts(place / f"{name}_concept.safetensors", {name: vectors}, [told])
+    return SimpleNamespace(
+        folder=folder,
+        nodes=nodes,
+        clip=clip,
+        trainer=trainer,
+        layouts=layouts,
+        embeddings=embeddings,
+        transformer=transformer,
+        network=network,
+        injector=HierarchicalEmbeddingInjector(transformer.transformer_blocks),
+        model=comfy.sd.load_diffusion_model(str(folder / "model.safetensors")),
+    )
+
+
+def trainer_tokenizing_like(clip) -> SD3Model:
+    """The trainer's model with the tokenizers that ComfyUI brings along."""
+    trainer = SD3Model(Path("none"), device=torch.device("cpu"), dtype=torch.float32, t5_length=T5_LENGTH)
+    tokenizers = [copy.deepcopy(getattr(clip.tokenizer, name).tokenizer) for name in ("clip_l", "clip_g", "t5xxl")]
+    tokenizers[0].model_max_length = 77  # as in SD 3.5's folder
+    trainer.__dict__["_tokenizers"] = tokenizers
+    return trainer
+
+
+def load(world, lora="dog.safetensors", concept="dog_concept.safetensors", text=PROMPT, lora_strength=1.0, **given):
+    """What the loader node gives."""
+    model, clip = given.pop("model", world.model), given.pop("clip", world.clip)
+    loader = world.nodes.PureCCConceptLoader()
+    return loader.load(model, clip, lora, concept, text, lora_strength, given.pop("concept_strength", 1.0))
+
+
+@torch.no_grad()
+def expected(world, x, sigma, conditioning, text, lora: bool, concepts: tuple[str, ...]) -> torch.Tensor:
+    """The trainer's velocity of latents (B, 16, h, w) for a context that ComfyUI made."""
+    rows = len(x)
+    tokens = [token for name in concepts for token in world.layouts[name].find(text, world.trainer)]
+    placements = placements_of([tokens] * rows, [world.embeddings] * rows, torch.device("cpu"))
+    with world.network.using(["student" if lora else None] * rows), world.injector.injecting(placements):
+        return world.transformer(
+            hidden_states=x,
+            timestep=sigma.expand(rows) * 1000,
+            encoder_hidden_states=conditioning[0][0].expand(rows, -1, -1),
+            pooled_projections=conditioning[0][1]["pooled_output"].expand(rows, -1),
+            return_dict=False,
+        )[0]
+
+
+def latents(seed=0, rows=1):
+    shape = (rows, 16, real.LATENT, real.LATENT + 2)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def velocity_in_comfyui(model, x, sigma, positive, negative=None, cfg=1.0):
+    """One model call inside ComfyUI's sampling, guider and all."""
+    import comfy.samplers
+
+    seen = {}
+
+    def one_call(call, noise, sigmas, extra_args=None, callback=None, disable=None):
+        seen["denoised"] = call(x, sigma.expand(len(x)), **(extra_args or {}))
+        return seen["denoised"]
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative if negative is not None else positive)
+    guider.set_cfg(cfg)
+    guider.sample(x, torch.zeros_like(x), comfy.samplers.KSAMPLER(one_call), torch.tensor([float(sigma), 0.0]))
+    return (x - seen["denoised"]) / sigma
+
+
+def largest(a, b):
+    return (a - b).abs().max().item()
+
+
+SIGMA = torch.tensor(0.7)
+
+
+@pytest.mark.parametrize("lora", ["dog.safetensors", "dog_diffusers.safetensors", "none"])
+@pytest.mark.parametrize("concept", ["dog_concept.safetensors", "none"])
+def test_one_forward_is_the_trainers(world, lora, concept, caplog):
+    with caplog.at_level(logging.WARNING):
+        model, _, positive = load(world, lora, concept)
+    assert not [record.message for record in caplog.records if "not loaded" in record.message.lower()]
+    concepts = ("dog",) if concept != "none" else ()
+    x = latents(rows=2)
+    found = velocity_in_comfyui(model, x, SIGMA, positive)
+    wanted = expected(world, x, SIGMA, positive, PROMPT, lora != "none", concepts)
+    print(f"one forward, {lora}, {concept}: {largest(found, wanted):.1e} of {wanted.abs().max():.1f}")
+    assert largest(found, wanted) < AGREE
+    plain = expected(world, x, SIGMA, positive, PROMPT, False, ())
+    if concepts or lora != "none":
+        assert largest(found, plain) > 100 * AGREE, "the files have an effect"
+
+
+@pytest.mark.parametrize("concept", ["dog_concept.safetensors", "none"])
+def test_sampling_with_guidance_is_the_trainers(world, concept):
+    import comfy.sample
+
+    model, clip, positive = load(world, concept=concept)
+    (negative,) = world.nodes.PureCCPrompt().encode(clip, "blurry")
+    noise, cfg, steps = latents(3), 4.0, 4
+    found = comfy.sample.sample(
+        model, noise, steps, cfg, "euler", "simple", positive, negative, torch.zeros_like(noise), disable_pbar=True
+    )
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
+    x, concepts = noise * sigmas[0], ("dog",) if concept != "none" else ()
+    for now, then in pairwise(sigmas):
+        v = expected(world, x, now, positive, PROMPT, True, concepts)
+        v_null = expected(world, x, now, negative, "blurry", True, ())
+        x = x + (then - now) * (v_null + cfg * (v - v_null))
+    wanted = x / 1.5305 + 0.0609
+    print(f"sampler with CFG, dog.safetensors, {concept}: {largest(found, wanted):.1e} of {wanted.abs().max():.1f}")
+    assert largest(found, wanted) < AGREE * max(1, wanted.abs().max().item())
+
+
+def test_every_key_of_the_kohya_file_patches_a_weight(world):
+    model, _, _ = load(world)
+    bases = {name.rsplit(".", 2)[0] for name in model.patches}
+    assert len(model.patches) == len(load_file_bases(world.folder / "loras" / "dog.safetensors"))
+    assert all(base.startswith("diffusion_model.joint_blocks.") for base in bases)
+    assert len(load_lora(world.folder / "loras" / "dog.safetensors", real.BLOCKS)) == len(world.network.layers)
+
+
+def load_file_bases(path):
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return {key.split(".", 1)[0] for key in file.keys()}  # noqa: SIM118
+
+
+def test_two_concepts_in_one_prompt(world):
+    text = "a sks dog in ohwx style"
+    model, clip, _ = load(world, text="")
+    model, _, positive = load(world, "none", "style_concept.safetensors", text, model=model, clip=clip)
+    x = latents(1)
+    found = velocity_in_comfyui(model, x, SIGMA, positive)
+    wanted = expected(world, x, SIGMA, positive, text, True, ("dog", "style"))
+    assert largest(found, wanted) < AGREE
+    assert largest(found, expected(world, x, SIGMA, positive, text, True, ("dog",))) > 100 * AGREE
+
+
+def test_regions_keep_their_own_concepts(world):
+    """Left half sks, right half without: each area gets its own text, in the positive as in the negative."""
+    import nodes as comfy_nodes
+
+    model, clip, left = load(world)
+    prompt = world.nodes.PureCCPrompt()
+    (right,) = prompt.encode(clip, "a house")
+    (negative,) = prompt.encode(clip, "blurry")
+    set_area, combine = comfy_nodes.ConditioningSetArea(), comfy_nodes.ConditioningCombine()
+    half = 4 * 8
+    (regions,) = combine.combine(
+        set_area.append(left, half, 8 * real.LATENT, 0, 0, 1.0)[0],
+        set_area.append(right, 8 * (real.LATENT + 2) - half, 8 * real.LATENT, half, 0, 1.0)[0],
+    )
+    x, cfg = latents(2), 3.0
+    found = velocity_in_comfyui(model, x, SIGMA, regions, negative, cfg)
+    v = torch.cat(
+        [
+            expected(world, x[..., :4], SIGMA, left, PROMPT, True, ("dog",)),
+            expected(world, x[..., 4:], SIGMA, right, "a house", True, ()),
+        ],
+        dim=-1,
+    )
+    halves = [expected(world, part, SIGMA, negative, "blurry", True, ()) for part in (x[..., :4], x[..., 4:])]
+    whole = expected(world, x, SIGMA, negative, "blurry", True, ())
+    v_null = (torch.cat(halves, dim=-1) + whole) / 2
+    assert largest(found, v_null + cfg * (v - v_null)) < 2 * cfg * AGREE
+
+
+def test_an_emptied_copy_of_the_prompt_carries_no_concept(world):
+    import nodes as comfy_nodes
+
+    model, _, positive = load(world)
+    (zero,) = comfy_nodes.ConditioningZeroOut().zero_out(positive)
+    x = latents(4)
+    found = velocity_in_comfyui(model, x, SIGMA, zero)
+    assert largest(found, expected(world, x, SIGMA, zero, PROMPT, True, ())) < AGREE
+
+
+def test_a_patch_of_another_node_stays(world):
+    model, _, positive = load(world)
+    calls = []
+
+    def counting(args, extra):
+        calls.append(args["txt"].clone())
+        return extra["original_block"](args)
+
+    other = model.clone()
+    other.set_model_patch_replace(counting, "dit", "double_block", 1)
+    x = latents(5)
+    found = velocity_in_comfyui(other, x, SIGMA, positive)
+    assert largest(found, velocity_in_comfyui(model, x, SIGMA, positive)) == 0
+    position = world.layouts["dog"].find(PROMPT, world.trainer)[0].position
+    torch.testing.assert_close(calls[0][0, position], world.embeddings["dog"].vectors[1, 0].detach())
+
+
+def test_other_guiders_see_the_concept_where_it_is(world):
+    """DualCFGGuider calls the model with negative, middle, positive: another order than the usual one."""
+    import comfy.samplers
+    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+
+    model, clip, positive = load(world)
+    (middle,) = world.nodes.PureCCPrompt().encode(clip, "a house")
+    (negative,) = world.nodes.PureCCPrompt().encode(clip, "blurry")
+    guider, x, seen = Guider_DualCFG(model), latents(6), {}
+
+    def one_call(call, noise, sigmas, extra_args=None, callback=None, disable=None):
+        seen["denoised"] = call(x, SIGMA.expand(1), **(extra_args or {}))
+        return seen["denoised"]
+
+    guider.set_conds(positive, middle, negative)
+    guider.set_cfg(3.0, 2.0, nested=False)
+    guider.sample(x, torch.zeros_like(x), comfy.samplers.KSAMPLER(one_call), torch.tensor([float(SIGMA), 0.0]))
+    v = expected(world, x, SIGMA, positive, PROMPT, True, ("dog",))
+    v_middle = expected(world, x, SIGMA, middle, "a house", True, ())
+    v_null = expected(world, x, SIGMA, negative, "blurry", True, ())
+    wanted = v_null + 2.0 * (v_middle - v_null) + 3.0 * (v - v_middle)
+    assert largest((x - seen["denoised"]) / SIGMA, wanted) < 5 * AGREE
+
+
+PROMPTS = ["sks dog", PROMPT, "A SKS dog, a sks.", "sks's dog (really)", "no trigger, sksy", "a\nsks\ndog"]
+PROMPTS += ["\u00fcber sks \u732b dog", "sks2 sks", "<v>sks<v> dog"]
+
+
+@pytest.mark.parametrize("text", PROMPTS)
+@pytest.mark.parametrize("trigger", ["sks", "ohwx", "<v>", "V*"])
+def test_positions_are_the_trainers(world, text, trigger):
+    text = text.replace("sks", trigger).replace("(", "").replace(")", "")
+    concept = Concept(name="x", trigger=trigger, class_word="dog", kind="subject", target="[V] dog")
+    layout = TriggerLayout(concept, world.trainer, "clip_and_t5")
+    found = find(world, text, trigger, layout)
+    wanted = layout.find(text, world.trainer)
+    assert sorted((t.position, t.vector) for t in found) == sorted((t.position, t.vector) for t in wanted)
+    assert all(token.weight == 1 for token in found)
+
+
+def find(world, text, trigger, layout, clip=None):
+    """Trigger tokens of the node."""
+    from purecc_in_comfyui.concept_file import LoadedConcept
+    from purecc_in_comfyui.trigger_positions import find_trigger
+
+    loaded = LoadedConcept("x", trigger, layout.clip, layout.t5, 0, torch.zeros(1, layout.vectors, 4))
+    return find_trigger(clip or world.clip, text, loaded)
+
+
+def ids_at(world, text, tokens, clip=None):
+    """The ids that ComfyUI has at trigger tokens: CLIP's, and T5's."""
+    lists = (clip or world.clip).tokenize(text)
+    flat = {name: [token for chunk in chunks for token, _ in chunk] for name, chunks in lists.items()}
+    border = len(flat["l"])
+    clip_ids = [flat["l"][token.position] for token in tokens if token.position < border]
+    return clip_ids, [flat["t5xxl"][token.position - border] for token in tokens if token.position >= border]
+
+
+SKS_IN_CLIP, SKS_IN_T5 = [48136], [7, 157, 7]
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("a (sks:1.2) dog", {1.2}),
+        ("a ((sks dog)) (house:0.5)", {1.1 * 1.1}),
+        (r"a \(sks\) dog", {1.0}),
+        (LONG + "a sks dog " + LONG, {1.0}),
+        (LONG + "(a sks dog:0.8) " + LONG, {0.8}),
+        ("(a red house:1.3) sks dog (beach)", {1.0}),
+    ],
+)
+def test_the_trigger_is_found_under_weights_and_in_long_prompts(world, text, weights):
+    tokens = find(world, text, "sks", world.layouts["dog"])
+    clip, t5 = ids_at(world, text, tokens)
+    assert clip == SKS_IN_CLIP
+    assert t5[-3:] == SKS_IN_T5
+    assert {round(token.weight, 6) for token in tokens} == {round(weight, 6) for weight in weights}
+
+
+@pytest.mark.parametrize("tail", [" a sks dog", ", a sks dog", "\n, (a sks dog:1.0)"])
+def test_the_trigger_is_found_behind_an_embedding(world, tail, tmp_path):
+    save_file({"clip_l": torch.zeros(3, 768), "clip_g": torch.zeros(3, 1280), "t5xxl": torch.zeros(2, 4096)},
+              tmp_path / "old.safetensors")  # fmt: skip
+    clip = real.clip_of_comfyui()
+    for name in ("clip_l", "clip_g", "t5xxl"):
+        getattr(clip.tokenizer, name).embedding_directory = [str(tmp_path)]
+    text = "photo embedding:old" + tail
+    tokens = find(world, text, "sks", world.layouts["dog"], clip)
+    ids, t5 = ids_at(world, text, tokens, clip)
+    assert ids == SKS_IN_CLIP
+    assert t5[-3:] == SKS_IN_T5
+
+
+@pytest.mark.parametrize("missing", [("t5xxl",), ("clip_l", "clip_g"), ("clip_g",)])
+def test_encoders_that_are_not_loaded_take_no_place(world, missing):
+    clip = real.clip_of_comfyui()
+    for name in missing:
+        setattr(clip.cond_stage_model, name, None)
+    tokens = find(world, PROMPT, "sks", world.layouts["dog"], clip)
+    everything = find(world, PROMPT, "sks", world.layouts["dog"])
+    if missing == ("t5xxl",):
+        assert [t.position for t in tokens] == [t.position for t in everything if t.position < 77]
+    elif "clip_l" in missing:
+        assert [t.position for t in tokens] == [t.position - 77 for t in everything if t.position >= 77]
+    else:
+        assert tokens == everything
+
+
+def test_t5_pads_as_in_training(world):
+    _, clip, positive = load(world)
+    (plain,) = world.nodes.PureCCPrompt().encode(clip, "a house")
+    assert positive[0][0].shape[1] == plain[0][0].shape[1] == 77 + T5_LENGTH
+    assert "hooks" in positive[0][1] and "hooks" not in plain[0][1]
+    assert world.clip.tokenizer_options == {}
+
+
+def test_clip_tokens_without_offsets_are_the_same(world):
+    from purecc_in_comfyui import trigger_positions
+
+    tokenizer = world.clip.tokenizer.clip_l
+    for trigger in ("sks", "<v>", "V*"):
+        for text in (PROMPT, "(<v>, V*, sks.)", "V*", "a <v>!!", "sks's sks"):
+            for span in trigger_positions.triggers_in(text, trigger):
+                by_offsets = trigger_positions._tokens_of(tokenizer, text, span)
+                assert list(trigger_positions._tokens_between(tokenizer, text, span)) == by_offsets, (text, span)
