@@ -104,6 +104,8 @@ class ConceptInjection:
                     "It was trained on another model."
                 )
         rows = self.own_rows(context)
+        if rows is None:
+            return transformer_options
         patched = dict(transformer_options)
         replaced = dict(patched.get("patches_replace", {}))
         slots = dict(replaced.get("dit", {}))
@@ -113,14 +115,12 @@ class ConceptInjection:
         patched["patches_replace"] = {**replaced, "dit": slots}
         return patched
 
-    def own_rows(self, context: Tensor) -> Tensor:
-        """(rows,) of 0 and 1: which rows of a context (rows, tokens, width) are of the prompt."""
-        if context.shape[1] <= int(self.positions.max()):
-            return torch.zeros(len(context), device=context.device)
+    def own_rows(self, context: Tensor) -> Tensor | None:
+        """(rows,) of 0 and 1: which rows of a context (rows, tokens, width) are of the prompt; None: it can't be."""
         own = self.states.to(context.device)
+        if context.shape[1] <= int(self.positions.max()) or context.shape[2] * len(self.positions) != own.shape[1]:
+            return None
         states = context[:, self.positions.to(context.device)].float().flatten(1)
-        if states.shape[1] != own.shape[1]:
-            return torch.zeros(len(context), device=context.device)
         return ((states - own).norm(dim=1) <= SAME * own.norm()).float()
 
     def _patch(self, block: int, rows: Tensor, earlier: Callable | None) -> Callable:

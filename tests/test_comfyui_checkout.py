@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import enum
+import inspect
 import logging
 import sys
 from itertools import pairwise
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from library.adapters.files import SavedConcept, load_lora, save_concepts, save_lora
@@ -20,6 +23,7 @@ from library.data.texts import TriggerLayout
 from library.hierarchical_embedding_injector import ConceptEmbeddings, HierarchicalEmbeddingInjector, placements_of
 from library.models.sd3 import SD3Model
 from tests import comfy_checkout as real
+from tests import comfy_stand_ins as stand_ins
 
 pytestmark = pytest.mark.skipif(not real.CHECKOUT, reason=real.WHY_NOT)
 
@@ -187,8 +191,6 @@ def test_every_key_of_the_kohya_file_patches_a_weight(world):
 
 
 def load_file_bases(path):
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as file:
         return {key.split(".", 1)[0] for key in file.keys()}  # noqa: SIM118
 
@@ -386,3 +388,37 @@ def test_clip_tokens_without_offsets_are_the_same(world):
             for span in trigger_positions.triggers_in(text, trigger):
                 by_offsets = trigger_positions._tokens_of(tokenizer, text, span)
                 assert list(trigger_positions._tokens_between(tokenizer, text, span)) == by_offsets, (text, span)
+
+
+def parameters(function):
+    """Names and defaults, as they can be given by a caller."""
+    given = inspect.signature(function).parameters.values()
+    return [(one.name, repr(one.default)) for one in given if one.name not in ("self", "cls")]
+
+
+def test_the_stand_ins_mirror_the_real_code(world, tmp_path):
+    import comfy
+    import folder_paths
+
+    real_modules = {"comfy": comfy, "folder_paths": folder_paths}
+    for name, module in stand_ins.modules(tmp_path).items():
+        real_module = real_modules.get(name) or sys.modules[name]
+        for member, value in vars(module).items():
+            if inspect.isfunction(value) or inspect.isclass(value):
+                found = getattr(real_module, member)
+                if not issubclass(type(value), enum.EnumMeta) and member != "WrappersMP":
+                    names = [one for one, _ in parameters(found)]
+                    assert [one for one, _ in parameters(value)] == names, member
+    assert stand_ins.WrappersMP.APPLY_MODEL == comfy.patcher_extension.WrappersMP.APPLY_MODEL
+    assert stand_ins.EnumHookScope.HookedOnly.value == comfy.hooks.EnumHookScope.HookedOnly.value
+    for stand_in, real_class in (
+        (stand_ins.CLIP, comfy.sd.CLIP),
+        (stand_ins.Patcher, comfy.model_patcher.ModelPatcher),
+        (stand_ins.SDTokenizer, comfy.sd1_clip.SDTokenizer),
+    ):
+        for member, value in vars(stand_in).items():
+            if inspect.isfunction(value) and not member.startswith("__"):
+                assert parameters(value) == parameters(getattr(real_class, member)), member
+    for attribute in ("tokens_start", "tokenizer_adds_end_token", "embedding_identifier", "embedding_directory"):
+        assert hasattr(world.clip.tokenizer.t5xxl, attribute)
+    assert world.clip.tokenizer.clip_l.embedding_identifier == stand_ins.SDTokenizer.embedding_identifier
