@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import sys
@@ -12,15 +13,26 @@ from typing import Any
 
 import torch
 from diffusers import SD3Transformer2DModel
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from library.adapters.files import SavedConcept, save_concepts, save_lora
 from library.adapters.kohya import FUSED, SINGLE, SWAPPED_IN_LAST_BLOCK
+from library.adapters.network import AdapterNetwork
+from library.config.dataset import Concept
+from library.data.texts import TriggerLayout
+from library.hierarchical_embedding_injector import ConceptEmbeddings, HierarchicalEmbeddingInjector
+from library.models.sd3 import SD3Model
 
 CHECKOUT = os.environ.get("COMFYUI_DIR")
 WHY_NOT = "COMFYUI_DIR names no checkout of ComfyUI"
 PACKAGE = Path(__file__).parent.parent / "comfyui_purecc"
 STUBS = ("torchvision", "torchvision.transforms", "torchaudio", "torchaudio.transforms")
 BLOCKS, CONTEXT, POOLED, LATENT = 3, 48, 32, 8
+T5_LENGTH = 96
+ALL_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+ALL_LAYERS += ["net.0.proj", "net.2", "norm1.linear", "norm1_context.linear"]
+TRIGGERS = {"dog": "sks", "style": "ohwx"}
 NAMES = {
     "x_block_attn_qkv": "x_block.attn.qkv",
     "context_block_attn_qkv": "context_block.attn.qkv",
@@ -179,3 +191,57 @@ def clip_of_comfyui() -> Any:
     from comfy.text_encoders.sd3_clip import SD3Tokenizer
 
     return comfy.sd.CLIP(SimpleNamespace(params={}, clip=TinyEncoders, tokenizer=SD3Tokenizer))
+
+
+def make_world(folder: Path) -> SimpleNamespace:
+    """The trainer's model with a LoRA, the files it writes, and the same model and nodes in ComfyUI."""
+    import_comfyui()
+    import comfy.sd
+    import folder_paths
+
+    nodes = sys.modules[f"{load_package('purecc_in_comfyui').__name__}.nodes"]
+    for kind in ("loras", "embeddings"):
+        (folder / kind).mkdir()
+        folder_paths.add_model_folder_path(kind, str(folder / kind), is_default=True)
+    transformer = transformer_for_comfyui()
+    save_file(in_original_layout(transformer), folder / "model.safetensors")
+    network = AdapterNetwork(transformer.transformer_blocks, "transformer_blocks", ALL_LAYERS)
+    generator = torch.Generator().manual_seed(5)
+    network.add("student", 4, 6.0, 0.0, generator)
+    for layer in network.layers.values():
+        torch.nn.init.normal_(layer.adapters["student"].up, std=0.3, generator=generator)
+    save_lora(folder / "loras", "dog", network.weights("student"), BLOCKS, "float", {})
+    clip = clip_of_comfyui()
+    layouts, embeddings = {}, {}
+    trainer = trainer_tokenizing_like(clip)
+    for name, trigger in TRIGGERS.items():
+        concept = Concept(name=name, trigger=trigger, class_word=name, kind="subject", target=f"[V] {name}")
+        layout = layouts[name] = TriggerLayout(concept, trainer, "clip_and_t5")
+        vectors = torch.randn(BLOCKS, layout.vectors, 64 * BLOCKS, generator=generator)
+        embeddings[name] = ConceptEmbeddings(vectors, BLOCKS)
+        told = SavedConcept(
+            name, trigger, name, "subject", concept.target, layout.clip, layout.t5, True, t5_length=T5_LENGTH
+        )
+        place = folder / ("loras" if name == "dog" else "embeddings")
+        save_concepts(place / f"{name}_concept.safetensors", {name: vectors}, [told])
+    return SimpleNamespace(
+        folder=folder,
+        nodes=nodes,
+        clip=clip,
+        trainer=trainer,
+        layouts=layouts,
+        embeddings=embeddings,
+        transformer=transformer,
+        network=network,
+        injector=HierarchicalEmbeddingInjector(transformer.transformer_blocks),
+        model=comfy.sd.load_diffusion_model(str(folder / "model.safetensors")),
+    )
+
+
+def trainer_tokenizing_like(clip: Any) -> SD3Model:
+    """The trainer's model with the tokenizers that ComfyUI brings along."""
+    trainer = SD3Model(Path("none"), device=torch.device("cpu"), dtype=torch.float32, t5_length=T5_LENGTH)
+    tokenizers = [copy.deepcopy(getattr(clip.tokenizer, name).tokenizer) for name in ("clip_l", "clip_g", "t5xxl")]
+    tokenizers[0].model_max_length = 77  # as in SD 3.5's folder
+    trainer.__dict__["_tokenizers"] = tokenizers
+    return trainer

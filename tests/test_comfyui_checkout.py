@@ -2,94 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import enum
 import inspect
 import logging
 import sys
 from itertools import pairwise
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
-from library.adapters.files import SavedConcept, load_lora, save_concepts, save_lora
-from library.adapters.network import AdapterNetwork
-from library.config.dataset import Concept
-from library.data.texts import TriggerLayout
-from library.hierarchical_embedding_injector import ConceptEmbeddings, HierarchicalEmbeddingInjector, placements_of
-from library.models.sd3 import SD3Model
+from library.adapters.files import load_lora
+from library.hierarchical_embedding_injector import placements_of
 from tests import comfy_checkout as real
 from tests import comfy_stand_ins as stand_ins
 
 pytestmark = pytest.mark.skipif(not real.CHECKOUT, reason=real.WHY_NOT)
 
-T5_LENGTH = 96
-ALL_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
-ALL_LAYERS += ["net.0.proj", "net.2", "norm1.linear", "norm1_context.linear"]
-TRIGGERS = {"dog": "sks", "style": "ohwx"}
 PROMPT = "a photo of a sks dog on the beach"
 AGREE = 1e-4
-LONG = "sunny day, " * 40
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """The trainer's model with a LoRA, the files it writes, and the same model and nodes in ComfyUI."""
-    real.import_comfyui()
-    import comfy.sd
-    import folder_paths
+    yield real.make_world(tmp_path_factory.mktemp("comfyui"))
+    import comfy.model_management
 
-    nodes = sys.modules[f"{real.load_package('purecc_in_comfyui').__name__}.nodes"]
-    folder = tmp_path_factory.mktemp("comfyui")
-    for kind in ("loras", "embeddings"):
-        (folder / kind).mkdir()
-        folder_paths.add_model_folder_path(kind, str(folder / kind), is_default=True)
-    transformer = real.transformer_for_comfyui()
-    save_file(real.in_original_layout(transformer), folder / "model.safetensors")
-    network = AdapterNetwork(transformer.transformer_blocks, "transformer_blocks", ALL_LAYERS)
-    generator = torch.Generator().manual_seed(5)
-    network.add("student", 4, 6.0, 0.0, generator)
-    for layer in network.layers.values():
-        torch.nn.init.normal_(layer.adapters["student"].up, std=0.3, generator=generator)
-    save_lora(folder / "loras", "dog", network.weights("student"), real.BLOCKS, "float", {})
-    clip = real.clip_of_comfyui()
-    layouts, embeddings = {}, {}
-    trainer = trainer_tokenizing_like(clip)
-    for name, trigger in TRIGGERS.items():
-        concept = Concept(name=name, trigger=trigger, class_word=name, kind="subject", target=f"[V] {name}")
-        layout = layouts[name] = TriggerLayout(concept, trainer, "clip_and_t5")
-        vectors = torch.randn(real.BLOCKS, layout.vectors, 64 * real.BLOCKS, generator=generator)
-        embeddings[name] = ConceptEmbeddings(vectors, real.BLOCKS)
-        told = SavedConcept(
-            name, trigger, name, "subject", concept.target, layout.clip, layout.t5, True, t5_length=T5_LENGTH
-        )
-        place = folder / ("loras" if name == "dog" else "embeddings")
-        save_concepts(place / f"{name}_concept.safetensors", {name: vectors}, [told])
-    return SimpleNamespace(
-        folder=folder,
-        nodes=nodes,
-        clip=clip,
-        trainer=trainer,
-        layouts=layouts,
-        embeddings=embeddings,
-        transformer=transformer,
-        network=network,
-        injector=HierarchicalEmbeddingInjector(transformer.transformer_blocks),
-        model=comfy.sd.load_diffusion_model(str(folder / "model.safetensors")),
-    )
-
-
-def trainer_tokenizing_like(clip) -> SD3Model:
-    """The trainer's model with the tokenizers that ComfyUI brings along."""
-    trainer = SD3Model(Path("none"), device=torch.device("cpu"), dtype=torch.float32, t5_length=T5_LENGTH)
-    tokenizers = [copy.deepcopy(getattr(clip.tokenizer, name).tokenizer) for name in ("clip_l", "clip_g", "t5xxl")]
-    tokenizers[0].model_max_length = 77  # as in SD 3.5's folder
-    trainer.__dict__["_tokenizers"] = tokenizers
-    return trainer
+    comfy.model_management.unload_all_models()
 
 
 def load(world, lora="dog.safetensors", concept="dog_concept.safetensors", text=PROMPT, lora_strength=1.0, **given):
@@ -286,108 +226,12 @@ def test_other_guiders_see_the_concept_where_it_is(world):
     assert largest((x - seen["denoised"]) / SIGMA, wanted) < 5 * AGREE
 
 
-PROMPTS = ["sks dog", PROMPT, "A SKS dog, a sks.", "sks's dog (really)", "no trigger, sksy", "a\nsks\ndog"]
-PROMPTS += ["\u00fcber sks \u732b dog", "sks2 sks", "<v>sks<v> dog"]
-
-
-@pytest.mark.parametrize("text", PROMPTS)
-@pytest.mark.parametrize("trigger", ["sks", "ohwx", "<v>", "V*"])
-def test_positions_are_the_trainers(world, text, trigger):
-    text = text.replace("sks", trigger).replace("(", "").replace(")", "")
-    concept = Concept(name="x", trigger=trigger, class_word="dog", kind="subject", target="[V] dog")
-    layout = TriggerLayout(concept, world.trainer, "clip_and_t5")
-    found = find(world, text, trigger, layout)
-    wanted = layout.find(text, world.trainer)
-    assert sorted((t.position, t.vector) for t in found) == sorted((t.position, t.vector) for t in wanted)
-    assert all(token.weight == 1 for token in found)
-
-
-def find(world, text, trigger, layout, clip=None):
-    """Trigger tokens of the node."""
-    from purecc_in_comfyui.concept_file import LoadedConcept
-    from purecc_in_comfyui.trigger_positions import find_trigger
-
-    loaded = LoadedConcept("x", trigger, layout.clip, layout.t5, 0, torch.zeros(1, layout.vectors, 4))
-    return find_trigger(clip or world.clip, text, loaded)
-
-
-def ids_at(world, text, tokens, clip=None):
-    """The ids that ComfyUI has at trigger tokens: CLIP's, and T5's."""
-    lists = (clip or world.clip).tokenize(text)
-    flat = {name: [token for chunk in chunks for token, _ in chunk] for name, chunks in lists.items()}
-    border = len(flat["l"])
-    clip_ids = [flat["l"][token.position] for token in tokens if token.position < border]
-    return clip_ids, [flat["t5xxl"][token.position - border] for token in tokens if token.position >= border]
-
-
-SKS_IN_CLIP, SKS_IN_T5 = [48136], [7, 157, 7]
-
-
-@pytest.mark.parametrize(
-    ("text", "weights"),
-    [
-        ("a (sks:1.2) dog", {1.2}),
-        ("a ((sks dog)) (house:0.5)", {1.1 * 1.1}),
-        (r"a \(sks\) dog", {1.0}),
-        (LONG + "a sks dog " + LONG, {1.0}),
-        (LONG + "(a sks dog:0.8) " + LONG, {0.8}),
-        ("(a red house:1.3) sks dog (beach)", {1.0}),
-    ],
-)
-def test_the_trigger_is_found_under_weights_and_in_long_prompts(world, text, weights):
-    tokens = find(world, text, "sks", world.layouts["dog"])
-    clip, t5 = ids_at(world, text, tokens)
-    assert clip == SKS_IN_CLIP
-    assert t5[-3:] == SKS_IN_T5
-    assert {round(token.weight, 6) for token in tokens} == {round(weight, 6) for weight in weights}
-
-
-@pytest.mark.parametrize("tail", [" a sks dog", ", a sks dog", "\n, (a sks dog:1.0)"])
-def test_the_trigger_is_found_behind_an_embedding(world, tail, tmp_path):
-    save_file({"clip_l": torch.zeros(3, 768), "clip_g": torch.zeros(3, 1280), "t5xxl": torch.zeros(2, 4096)},
-              tmp_path / "old.safetensors")  # fmt: skip
-    clip = real.clip_of_comfyui()
-    for name in ("clip_l", "clip_g", "t5xxl"):
-        getattr(clip.tokenizer, name).embedding_directory = [str(tmp_path)]
-    text = "photo embedding:old" + tail
-    tokens = find(world, text, "sks", world.layouts["dog"], clip)
-    ids, t5 = ids_at(world, text, tokens, clip)
-    assert ids == SKS_IN_CLIP
-    assert t5[-3:] == SKS_IN_T5
-
-
-@pytest.mark.parametrize("missing", [("t5xxl",), ("clip_l", "clip_g"), ("clip_g",)])
-def test_encoders_that_are_not_loaded_take_no_place(world, missing):
-    clip = real.clip_of_comfyui()
-    for name in missing:
-        setattr(clip.cond_stage_model, name, None)
-    tokens = find(world, PROMPT, "sks", world.layouts["dog"], clip)
-    everything = find(world, PROMPT, "sks", world.layouts["dog"])
-    if missing == ("t5xxl",):
-        assert [t.position for t in tokens] == [t.position for t in everything if t.position < 77]
-    elif "clip_l" in missing:
-        assert [t.position for t in tokens] == [t.position - 77 for t in everything if t.position >= 77]
-    else:
-        assert tokens == everything
-
-
 def test_t5_pads_as_in_training(world):
     _, clip, positive = load(world)
     (plain,) = world.nodes.PureCCPrompt().encode(clip, "a house")
-    assert positive[0][0].shape[1] == plain[0][0].shape[1] == 77 + T5_LENGTH
+    assert positive[0][0].shape[1] == plain[0][0].shape[1] == 77 + real.T5_LENGTH
     assert "hooks" in positive[0][1] and "hooks" not in plain[0][1]
     assert world.clip.tokenizer_options == {}
-
-
-def test_clip_tokens_without_offsets_are_the_same(world):
-    from purecc_in_comfyui import trigger_positions
-
-    tokenizer = world.clip.tokenizer.clip_l
-    for trigger in ("sks", "<v>", "V*"):
-        for text in (PROMPT, "(<v>, V*, sks.)", "V*", "a <v>!!", "sks's sks"):
-            for span in trigger_positions.triggers_in(text, trigger):
-                by_offsets = trigger_positions._tokens_of(tokenizer, text, span)
-                assert list(trigger_positions._tokens_between(tokenizer, text, span)) == by_offsets, (text, span)
 
 
 def parameters(function):
@@ -422,3 +266,25 @@ def test_the_stand_ins_mirror_the_real_code(world, tmp_path):
     for attribute in ("tokens_start", "tokenizer_adds_end_token", "embedding_identifier", "embedding_directory"):
         assert hasattr(world.clip.tokenizer.t5xxl, attribute)
     assert world.clip.tokenizer.clip_l.embedding_identifier == stand_ins.SDTokenizer.embedding_identifier
+
+
+def test_skip_layer_guidance_keeps_its_skipped_blocks(world):
+    """It replaces blocks for a pass of its own; the vectors go in around that, in all other blocks as before."""
+    from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
+
+    model, clip, positive = load(world)
+    (negative,) = world.nodes.PureCCPrompt().encode(clip, "blurry")
+    skipped, scale, cfg, x = 1, 2.0, 3.0, latents(7)
+    (guided,) = SkipLayerGuidanceDiT.execute(model, scale, 0.0, 1.0, double_layers=str(skipped)).result
+    found = velocity_in_comfyui(guided, x, SIGMA, positive, negative, cfg)
+    v = expected(world, x, SIGMA, positive, PROMPT, True, ("dog",))
+    v_null = expected(world, x, SIGMA, negative, "blurry", True, ())
+    block = world.transformer.transformer_blocks[skipped]
+    block.forward = lambda hidden_states, encoder_hidden_states, **_: (encoder_hidden_states, hidden_states)
+    try:
+        v_skipped = expected(world, x, SIGMA, positive, PROMPT, True, ("dog",))
+    finally:
+        del block.forward
+    wanted = v_null + cfg * (v - v_null) + scale * (v - v_skipped)
+    assert largest(found, wanted) < 5 * AGREE
+    assert largest(v, v_skipped) > 100 * AGREE
