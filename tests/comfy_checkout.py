@@ -158,12 +158,12 @@ def in_original_layout(transformer: SD3Transformer2DModel) -> dict[str, Tensor]:
 class TinyEncoders(nn.Module):
     """Stands for SD3's three text encoders behind ComfyUI's real tokenizers: any widths, and quick."""
 
-    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict | None = None) -> None:
+    def __init__(self, context: int = CONTEXT, pooled: int = POOLED, **_: Any) -> None:
         super().__init__()
         torch.manual_seed(2)
-        self.clip_l, self.clip_g = nn.Embedding(49408, CONTEXT), nn.Embedding(49408, CONTEXT)
-        self.t5xxl = nn.Embedding(32128, CONTEXT)
-        self.pool = nn.Linear(CONTEXT, POOLED)
+        self.clip_l, self.clip_g = nn.Embedding(49408, context), nn.Embedding(49408, context)
+        self.t5xxl = nn.Embedding(32128, context)
+        self.pool = nn.Linear(context, pooled)
         self.dtypes = {torch.float32}
 
     def reset_clip_options(self) -> None:
@@ -185,16 +185,30 @@ class TinyEncoders(nn.Module):
         return context[None].detach(), self.pool(context.mean(0))[None].detach()
 
 
-def clip_of_comfyui() -> Any:
+def clip_of_comfyui(**widths: int) -> Any:
     """ComfyUI's CLIP object with its real tokenizers and tiny encoders."""
     import comfy.sd
     from comfy.text_encoders.sd3_clip import SD3Tokenizer
 
-    return comfy.sd.CLIP(SimpleNamespace(params={}, clip=TinyEncoders, tokenizer=SD3Tokenizer))
+    return comfy.sd.CLIP(SimpleNamespace(params=widths, clip=TinyEncoders, tokenizer=SD3Tokenizer))
 
 
-def make_world(folder: Path) -> SimpleNamespace:
-    """The trainer's model with a LoRA, the files it writes, and the same model and nodes in ComfyUI."""
+def why_unknown(transformer: SD3Transformer2DModel) -> str | None:
+    """Why ComfyUI does not take a transformer for SD3's, or None if it does."""
+    told = transformer.config
+    if told.in_channels != 16:
+        return f"ComfyUI knows SD3 by 16 latent channels; it has {told.in_channels}"
+    if told.num_attention_heads != told.num_layers or told.attention_head_dim != 64:
+        return f"ComfyUI wants as many heads of 64 as blocks; it has {told.num_attention_heads} and {told.num_layers}"
+    return None
+
+
+def make_world(folder: Path, transformer: SD3Transformer2DModel | None = None) -> SimpleNamespace:
+    """The trainer's model with a LoRA, the files it writes, and the same model and nodes in ComfyUI.
+
+    Args:
+        transformer: of a shape that ComfyUI knows; None: a tiny one.
+    """
     import_comfyui()
     import comfy.sd
     import folder_paths
@@ -203,27 +217,27 @@ def make_world(folder: Path) -> SimpleNamespace:
     for kind in ("loras", "embeddings"):
         (folder / kind).mkdir()
         folder_paths.add_model_folder_path(kind, str(folder / kind), is_default=True)
-    transformer = transformer_for_comfyui()
+    transformer = transformer or transformer_for_comfyui()
+    told = transformer.config
     save_file(in_original_layout(transformer), folder / "model.safetensors")
     network = AdapterNetwork(transformer.transformer_blocks, "transformer_blocks", ALL_LAYERS)
     generator = torch.Generator().manual_seed(5)
     network.add("student", 4, 6.0, 0.0, generator)
     for layer in network.layers.values():
         torch.nn.init.normal_(layer.adapters["student"].up, std=0.3, generator=generator)
-    save_lora(folder / "loras", "dog", network.weights("student"), BLOCKS, "float", {})
-    clip = clip_of_comfyui()
+    save_lora(folder / "loras", "dog", network.weights("student"), told.num_layers, "float", {})
+    save_lora(folder / "loras", "style", network.weights("student"), told.num_layers, "float", {})
+    clip = clip_of_comfyui(context=told.joint_attention_dim, pooled=told.pooled_projection_dim)
     layouts, embeddings = {}, {}
     trainer = trainer_tokenizing_like(clip)
     for name, trigger in TRIGGERS.items():
         concept = Concept(name=name, trigger=trigger, class_word=name, kind="subject", target=f"[V] {name}")
         layout = layouts[name] = TriggerLayout(concept, trainer, "clip_and_t5")
-        vectors = torch.randn(BLOCKS, layout.vectors, 64 * BLOCKS, generator=generator)
-        embeddings[name] = ConceptEmbeddings(vectors, BLOCKS)
-        told = SavedConcept(
-            name, trigger, name, "subject", concept.target, layout.clip, layout.t5, True, t5_length=T5_LENGTH
-        )
+        vectors = torch.randn(told.num_layers, layout.vectors, told.caption_projection_dim, generator=generator)
+        embeddings[name] = ConceptEmbeddings(vectors, told.num_layers)
+        saved = SavedConcept(name, trigger, name, "subject", concept.target, layout.clip, layout.t5, True, T5_LENGTH)
         place = folder / ("loras" if name == "dog" else "embeddings")
-        save_concepts(place / f"{name}_concept.safetensors", {name: vectors}, [told])
+        save_concepts(place / f"{name}_concept.safetensors", {name: vectors}, [saved])
     return SimpleNamespace(
         folder=folder,
         nodes=nodes,
