@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
@@ -142,27 +143,35 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 def _tokens_of(tokenizer: Any, text: str, span: tuple[int, int]) -> list[int]:
     """Which tokens of a text, counted without begin and end, hold characters of a part of it."""
-    if getattr(tokenizer.tokenizer, "is_fast", False):
-        offsets = tokenizer.tokenizer(text, return_offsets_mapping=True)["offset_mapping"][tokenizer.tokens_start :]
-        return [
-            index for index, (begin, end) in enumerate(offsets) if begin < span[1] and end > span[0] and end > begin
-        ]
-    return list(_tokens_between(tokenizer, text, span))
+    return [index for index, (begin, end) in enumerate(_spans(tokenizer, text)) if begin < span[1] and end > span[0]]
 
 
-def _tokens_between(tokenizer: Any, text: str, span: tuple[int, int]) -> range:
-    """The same for CLIP's tokenizers that know no offsets, from the tokens of the text before, the part, and behind.
+def _spans(tokenizer: Any, text: str) -> list[tuple[int, int]]:
+    """The characters of each token.
 
-    Where signs at the part's border are one token with their neighbours, it is what only the whole text has.
+    T5 may have a token of its own for "a word begins here". Versions of transformers differ on whether it holds the
+    space before the word or the word's first letter; here it holds the letter, as in training.
     """
-    tokens = _ids(tokenizer, text)
-    before, part, behind = (_ids(tokenizer, one) for one in (text[: span[0]], text[slice(*span)], text[span[1] :]))
-    if len(before) + len(part) + len(behind) == len(tokens):
-        return range(len(before), len(before) + len(part))
-    return range(_common(tokens, before), len(tokens) - _common(tokens[::-1], behind[::-1]))
+    if not getattr(tokenizer.tokenizer, "is_fast", False):
+        return _spans_by_bytes(tokenizer, text)
+    encoded = tokenizer.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    spans = []
+    for begin, end in encoded[tokenizer.tokens_start : -1 if tokenizer.tokenizer_adds_end_token else None]:
+        while begin < len(text) and text[begin].isspace():
+            begin += 1
+        spans.append((begin, max(begin + 1, end)))
+    return spans
 
 
-def _common(one: list[int], other: list[int]) -> int:
-    """How many tokens two lists share at their begin."""
-    pairs = zip(one, other, strict=False)
-    return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+def _spans_by_bytes(tokenizer: Any, text: str) -> list[tuple[int, int]]:
+    """The same for CLIP's older tokenizers, whose tokens spell the bytes of the text in lower case without spaces."""
+    ids = _ids(tokenizer, text)
+    lengths = [len(piece.removesuffix("</w>")) for piece in tokenizer.tokenizer.convert_ids_to_tokens(ids)]
+    owners = [index for index, sign in enumerate(text) if not sign.isspace() for _ in sign.lower().encode()]
+    if sum(lengths) != len(owners):
+        raise ValueError(
+            f"\"{text}\" holds signs that CLIP's tokenizer changes, so the trigger can't be found in it for certain. "
+            "Write it in plain signs."
+        )
+    ends = list(accumulate(lengths))
+    return [(owners[end - length], owners[end - 1] + 1) for end, length in zip(ends, lengths, strict=True)]

@@ -205,6 +205,23 @@ def test_a_prompt_of_several_chunks(comfy):
     assert len(changed) == 2
 
 
+@pytest.mark.parametrize("begin_of_word", [(1, 2), (2, 3), (2, 2)], ids=["the space", "the letter", "nothing"])
+def test_t5s_begin_of_a_word_belongs_to_the_word(comfy, begin_of_word):
+    """Versions of transformers differ on what that token holds; the vectors must not shift by one."""
+    offsets = [(0, 1), begin_of_word, (2, 3), (3, 5), (5, 9), (0, 0)]
+
+    class Tokenizer:
+        is_fast = True
+
+        def __call__(self, text, return_offsets_mapping=False):
+            return {"input_ids": [0] * len(offsets), "offset_mapping": offsets}
+
+    wrapped = SimpleNamespace(tokenizer=Tokenizer(), tokens_start=0, tokenizer_adds_end_token=True)
+    positions = sys.modules[comfy.nodes.find_trigger.__module__]
+    assert positions._tokens_of(wrapped, "a sks dog", (2, 5)) == [1, 2, 3]
+    assert positions._tokens_of(wrapped, "a sks dog", (6, 9)) == [4]
+
+
 def without(key):
     return lambda entry: entry.pop(key)
 

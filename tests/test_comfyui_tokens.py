@@ -111,11 +111,23 @@ def test_encoders_that_are_not_loaded_take_no_place(world, missing):
 
 
 def test_clip_tokens_without_offsets_are_the_same(world):
+    """CLIP's tokenizer of transformers 4 knows no offsets; its tokens are the same."""
     from purecc_in_comfyui import trigger_positions
 
     tokenizer = world.clip.tokenizer.clip_l
-    for trigger in ("sks", "<v>", "V*"):
-        for text in (PROMPT, "(<v>, V*, sks.)", "V*", "a <v>!!", "sks's sks"):
-            for span in trigger_positions.triggers_in(text, trigger):
-                by_offsets = trigger_positions._tokens_of(tokenizer, text, span)
-                assert list(trigger_positions._tokens_between(tokenizer, text, span)) == by_offsets, (text, span)
+    for text in (
+        PROMPT,
+        "(<v>, V*, sks.)",
+        "V*'s",
+        "a <v>!!  (b)",
+        "sks's\nsks",
+        "\u00dcber caf\u00e9 \u732b sks \U0001f436!",
+    ):
+        assert trigger_positions._spans_by_bytes(tokenizer, text) == trigger_positions._spans(tokenizer, text), text
+
+
+def test_signs_that_a_tokenizer_changes_are_named(world):
+    from purecc_in_comfyui import trigger_positions
+
+    with pytest.raises(ValueError, match="plain signs"):
+        trigger_positions._spans_by_bytes(world.clip.tokenizer.clip_l, "cafe\u0301 sks")
