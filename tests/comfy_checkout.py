@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import os
 import sys
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -27,7 +28,6 @@ from library.models.sd3 import SD3Model
 CHECKOUT = os.environ.get("COMFYUI_DIR")
 WHY_NOT = "COMFYUI_DIR names no checkout of ComfyUI"
 PACKAGE = Path(__file__).parent.parent / "comfyui_purecc"
-STUBS = ("torchvision", "torchvision.transforms", "torchaudio", "torchaudio.transforms")
 BLOCKS, CONTEXT, POOLED, LATENT = 3, 48, 32, 8
 T5_LENGTH = 96
 ALL_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
@@ -72,31 +72,41 @@ def import_comfyui() -> None:
     """Imports ComfyUI's modules, on the CPU; torchvision and torchaudio are not used here and may be missing."""
     if CHECKOUT not in sys.path:
         sys.path.append(CHECKOUT)
-    import transformers.utils
-    from transformers import CLIPTokenizer, CLIPVisionModelWithProjection  # noqa: F401  # before the stubs are there
+    from transformers import CLIPTokenizer, CLIPVisionModelWithProjection  # noqa: F401  # looks for torchvision itself
 
-    stubs = [name for name in STUBS if importlib.util.find_spec(name.partition(".")[0]) is None]
-    assert not (stubs and transformers.utils.is_torchvision_available())
-    for name in stubs:
-        sys.modules[name] = _stub(name)
-    import comfy.cli_args
+    missing = [name for name in ("torchvision", "torchaudio") if importlib.util.find_spec(name) is None]
+    finder = _Stubs(missing)
+    sys.meta_path.append(finder)
+    try:
+        import comfy.cli_args
 
-    comfy.cli_args.args.cpu = True
-    import comfy.sample
-    import comfy.sd
-    import comfy_extras.nodes_custom_sampler  # noqa: F401
-    import nodes  # noqa: F401
+        comfy.cli_args.args.cpu = True
+        import comfy.sample
+        import comfy.sd
+        import nodes  # noqa: F401
+        from comfy_extras import nodes_custom_sampler, nodes_sd3  # noqa: F401
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if name.partition(".")[0] in missing]:
+            del sys.modules[name]
 
-    for name in stubs:
-        del sys.modules[name]
 
+class _Stubs(MetaPathFinder, Loader):
+    """Finds modules of packages that are not installed; anything can be imported from them."""
 
-def _stub(name: str) -> ModuleType:
-    """A module from which anything can be imported, for names that are only wanted at import."""
-    stub = ModuleType(name)
-    stub.__spec__, stub.__path__ = ModuleSpec(name, None, is_package=True), []
-    stub.__getattr__ = lambda attribute: type(attribute, (), {})
-    return stub
+    def __init__(self, packages: list[str]) -> None:
+        self.packages = packages
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self, is_package=True) if fullname.partition(".")[0] in self.packages else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        def made(attribute: str) -> type:
+            if attribute.startswith("__"):
+                raise AttributeError(attribute)
+            return type(attribute, (), {})
+
+        module.__getattr__ = made
 
 
 def load_package(name: str) -> ModuleType:

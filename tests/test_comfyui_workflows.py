@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 
 import pytest
 import torch
@@ -109,3 +111,12 @@ def test_comfyuis_nodes_draw_them(path, world):
             wrappers = given["positive"][0][1]["hooks"].hooks[0].transformers_dict["wrappers"]["apply_model"]["purecc"]
             assert len(wrappers[0].placements) == (2 if path.stem == "two_concepts" else 1)
     assert hooked == 1
+
+
+@pytest.mark.skipif(not real.CHECKOUT, reason=real.WHY_NOT)
+def test_comfyui_loads_a_copy_of_the_folder(world, tmp_path):
+    import nodes
+
+    copied = shutil.copytree(real.PACKAGE, tmp_path / "custom_nodes" / "comfyui_purecc")
+    assert asyncio.run(nodes.load_custom_node(str(copied)))
+    assert set(OURS) <= set(nodes.NODE_CLASS_MAPPINGS) and set(OURS) <= set(nodes.NODE_DISPLAY_NAME_MAPPINGS)
