@@ -1,0 +1,123 @@
+"""Reads `NAME_concept.safetensors`: a concept's vectors, and in the metadata what is needed to place them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+FORMAT = "1"
+TENSOR = "lora_concept."
+"""Begin of the names of the tensors; the concept's name follows."""
+PLACEHOLDER = "[V]"
+"""Stands for the trigger in captions and prompts."""
+MOST_T5_TOKENS = 4096
+"""A training length beyond this is taken for damage."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedConcept:
+    """A concept, ready to be placed in prompts."""
+
+    name: str
+    trigger: str
+    clip_tokens: int
+    t5_tokens: int
+    t5_length: int
+    """Tokens that T5 read of each prompt in training."""
+    vectors: Tensor
+    """(blocks, clip_tokens + t5_tokens, width), or (1, ...) for the first block alone; float32, CLIP's tokens first."""
+    strength: float = 1.0
+
+
+def read_concepts(path: str | Path, strength: float) -> list[LoadedConcept]:
+    """The concepts of a file that have vectors.
+
+    Args:
+        strength: 1 puts the vectors in as they were learned, 0 leaves the prompt's own states.
+
+    Raises:
+        ValueError: not such a file, of a newer format, or its parts contradict each other.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path.name} is not a .safetensors file; others are never opened.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            entries = _entries(metadata, path.name)
+            names = set(file.keys())
+            return [
+                replace(_checked(entry, file.get_tensor(TENSOR + entry["name"]), path.name), strength=strength)
+                for entry in entries
+                if TENSOR + entry["name"] in names
+            ]
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path.name} can't be read: {error}. It may be damaged; copy it again.") from error
+
+
+def common_concepts(earlier: Sequence[LoadedConcept], new: Sequence[LoadedConcept]) -> tuple[LoadedConcept, ...]:
+    """Concepts of several files, to be used in the same prompts.
+
+    Raises:
+        ValueError: two of them listen to the same trigger.
+    """
+    concepts = (*earlier, *new)
+    triggers = [concept.trigger.lower() for concept in concepts]
+    for trigger in triggers:
+        if triggers.count(trigger) > 1:
+            raise ValueError(f'Two concepts have the trigger "{trigger}", so a prompt could not tell them apart.')
+    return concepts
+
+
+def with_triggers(text: str, concepts: Sequence[LoadedConcept]) -> str:
+    """The prompt with [V] replaced by the trigger.
+
+    Raises:
+        ValueError: [V] could be several concepts, or none.
+    """
+    if PLACEHOLDER not in text:
+        return text
+    if len(concepts) != 1:
+        known = ", ".join(f'"{concept.trigger}"' for concept in concepts) or "none"
+        raise ValueError(
+            f"The prompt holds {PLACEHOLDER}, which stands for the trigger of exactly one loaded concept. "
+            f"Write the trigger itself; loaded are: {known}."
+        )
+    return text.replace(PLACEHOLDER, concepts[0].trigger)
+
+
+def _entries(metadata: dict[str, str], source: str) -> list[dict]:
+    version = metadata.get("purecc_format")
+    if version is None or "concepts" not in metadata:
+        raise ValueError(
+            f"{source} holds no concept vectors. They are in the file NAME_concept.safetensors beside the LoRA."
+        )
+    if version != FORMAT:
+        raise ValueError(f"{source} has format {version}, this node reads format {FORMAT}. Update the node.")
+    try:
+        entries = json.loads(metadata["concepts"])
+    except ValueError as error:
+        raise ValueError(f"{source}: the description of its concepts is damaged.") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{source}: the description of its concepts is damaged.")
+    for entry in entries:
+        for key, kind in (("name", str), ("trigger", str), ("clip_tokens", int), ("t5_tokens", int)):
+            if not isinstance(entry.get(key), kind):
+                raise ValueError(f'{source}: the description of a concept lacks "{key}".')
+        if not entry["trigger"].strip():
+            raise ValueError(f'{source}: the concept "{entry["name"]}" has no trigger.')
+    return entries
+
+
+def _checked(entry: dict, vectors: Tensor, source: str) -> LoadedConcept:
+    clip, t5, length = entry["clip_tokens"], entry["t5_tokens"], entry.get("t5_length", 0)
+    if vectors.ndim != 3 or not vectors.is_floating_point() or vectors.shape[1] != clip + t5 or not len(vectors):
+        raise ValueError(f'{source}: the vectors of "{entry["name"]}" have the shape {tuple(vectors.shape)}.')
+    if not isinstance(length, int) or not 0 <= length <= MOST_T5_TOKENS:
+        raise ValueError(f'{source}: the training length of T5 is given as "{length}".')
+    return LoadedConcept(entry["name"], entry["trigger"], clip, t5, length, vectors.float())
