@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import sys
-import time
-from collections import defaultdict
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from benchmarks.method.arms import ARMS
 from benchmarks.method.concepts import CONCEPTS
-from library.atomic import write_text
+from benchmarks.method.runner import run
 from library.environment import prepare_process
 from library.errors import ConfigError, exit_code_of
 
@@ -28,51 +23,6 @@ WORK = Path("output/bench")
 MODEL = "pocket/model"
 QUICK = ("plain LoRA", "paper", "pure")
 LEVELS = (0.4, 0.6)
-
-
-def group(
-    work: Path, model: str, concept: str, seed: int, arms: list[str], strengths: list[float], threads: int
-) -> None:
-    """All trials of a concept and a seed, one after the other; they share extractors and the pretrained pictures."""
-    import torch
-
-    from benchmarks.method.trial import Bench, Trial
-
-    torch.set_num_threads(threads)
-    bench = Bench(work, model)
-    control = Trial("pretrained", concept, 0)
-    if not control.file(work).exists():
-        for result in bench.controls(CONCEPTS[concept]()):
-            write_text(Trial(result["arm"], concept, 0).file(work), json.dumps(result))
-        bench.keep_pretrained(concept)
-    for arm in arms:
-        trial = Trial(arm, concept, seed, strengths=tuple(strengths))
-        begin = time.perf_counter()
-        result = bench.run(trial)
-        bench.keep_pictures(trial)
-        write_text(trial.file(work), json.dumps(result))
-        print(f"{concept}, seed {seed}, {arm}: {time.perf_counter() - begin:.0f} s", flush=True)
-
-
-def run(arguments: argparse.Namespace, arms: list[str], concepts: list[str]) -> None:
-    """Runs the trials that are not done yet, `--jobs` at a time, all concepts of a seed before the next seed."""
-    from benchmarks.method.trial import Trial
-
-    work, todo = arguments.work, defaultdict(list)
-    for seed in arguments.seeds:
-        for concept in concepts:
-            for arm in arms:
-                if not Trial(arm, concept, seed).file(work).exists():
-                    todo[concept, seed].append(arm)
-    jobs = min(arguments.jobs, len(todo) or 1)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [
-            pool.submit(group, work, arguments.model, *key, some, arguments.strengths, threads)
-            for key, some in todo.items()
-        ]
-        for future in as_completed(futures):
-            future.result()
 
 
 def report(work: Path, out: Path, against: str, seed: int) -> None:
@@ -115,7 +65,7 @@ def main() -> None:
     if arguments.what == "quick":
         arms, concepts, arguments.seeds = list(QUICK), concepts[:1], [0]
     if arguments.what != "report":
-        run(arguments, arms, concepts)
+        run(arguments.work, arguments.model, arms, concepts, arguments.seeds, arguments.strengths, arguments.jobs)
     report(arguments.work, arguments.out, arguments.against, arguments.seeds[0])
 
 
