@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] =
             if hint is bool:
                 options.add_argument(f"--{name}", f"--no_{name}", action=_OnOff, nargs=0, **option)
             else:
-                many = {"nargs": "*"} if hint == list[str] else {}
+                many = {"nargs": "*"} if typing.get_origin(hint) is list else {}
                 options.add_argument(f"--{name}", metavar=placeholder(hint), **many, **option)
 
 

@@ -53,9 +53,9 @@ def save_student(parts: Parts, steps: int, suffix: str = "") -> list[Path]:
     """Writes the LoRA in both layouts and, if the student has them, its concept embeddings."""
     settings = parts.settings
     name = f"{settings.saving.output_name}{suffix}"
-    weights = parts.network.weights(STUDENT_ADAPTER)
-    blocks, precision = len(parts.model.blocks), settings.saving.save_precision
-    files = save_lora(settings.output_dir, name, weights, blocks, precision, metadata_of(parts, steps))
+    weights, saving = parts.network.weights(STUDENT_ADAPTER), settings.saving
+    metadata = metadata_of(parts, steps)
+    files = save_lora(settings.output_dir, name, weights, saving.save_precision, metadata, saving.save_formats)
     if parts.student_embeddings:
         path = settings.output_dir / f"{name}_concept.safetensors"
         save_concepts(path, _vectors(parts.student_embeddings), parts.saved_concepts())
