@@ -10,7 +10,7 @@ FLOORS = [
     ["errors"],
     ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow"],
     ["config", "checkpoint", "lambda_star_loss", "hierarchical_embedding_injector"],
-    ["prompts", "objectives", "adapters", "models", "optim"],
+    ["prompts", "objectives", "adapters", "loaders", "models", "optim"],
     ["dual_branch_scheduler", "data", "sample_prompts", "sampling", "report"],
     ["training"],
 ]

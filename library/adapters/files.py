@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from library.adapters.hashes import hashes_of
 from library.adapters.layouts import LAYOUTS
+from library.adapters.metadata import fitting
 from library.adapters.network import LayerWeights
 from library.adapters.reading import LoraFile, understood
 from library.adapters.text_names import TEXT_ENCODERS
@@ -87,8 +89,11 @@ def save_lora(
 
 def write_lora(
     path: Path, weights: Mapping[str, LayerWeights], layout: str, dtype: torch.dtype, metadata: Mapping[str, str]
-) -> None:
+) -> list[str]:
     """Writes one file in one layout, with the hashes of its tensors in the metadata.
+
+    Returns:
+        Names of metadata that were left out because the header would have become too large for ComfyUI.
 
     Raises:
         ModelError: the layout has no name for a layer.
@@ -97,8 +102,18 @@ def write_lora(
         key: tensor if key.endswith(".alpha") else tensor.to(dtype)
         for key, tensor in LAYOUTS[layout].write(weights).items()
     }
-    said = {**metadata, **LAYOUTS[layout].says(weights), "format": "pt"}
+    said, dropped = fitting({**metadata, **LAYOUTS[layout].says(weights), "format": "pt"}, tensors)
     write_tensors(path, tensors, {**said, **hashes_of(tensors, said)})
+    return dropped
+
+
+def add_thumbnail(path: Path, jpeg: bytes) -> None:
+    """Puts a picture into a LoRA file's metadata, if there is room. The tensors and their hashes stay as they are."""
+    tensors, metadata = read_safetensors(path)
+    picture = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+    fits, dropped = fitting({**metadata, "modelspec.thumbnail": picture}, tensors)
+    if not dropped:
+        write_tensors(path, tensors, fits)
 
 
 def read_lora(path: str | Path) -> LoraFile:
