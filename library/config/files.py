@@ -131,10 +131,14 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"Command line: {message}.", remedy)
 
 
+def plain_parser(description: str, usage: str) -> argparse.ArgumentParser:
+    """A parser whose mistakes are `ConfigError`s."""
+    return _Parser(description=description, allow_abbrev=False, usage=f"%(prog)s {usage}")
+
+
 def command_line_parser(description: str) -> argparse.ArgumentParser:
-    """A parser that knows --config_file and whose mistakes are `ConfigError`s."""
-    usage = "%(prog)s [--config_file FILE] [--setting value ...]"
-    parser = _Parser(description=description, allow_abbrev=False, usage=usage)
+    """The same that knows --config_file."""
+    parser = plain_parser(description, "[--config_file FILE] [--setting value ...]")
     parser.add_argument("--config_file", metavar="FILE", help="TOML file with settings, such as presets/pure.toml.")
     return parser
 

@@ -104,16 +104,16 @@ class ReloadCheck:
         """
         file, metadata = read_file(path)
         readings = {ui: rule(file, metadata, self.shape) for ui, rule in RULES.items()}
-        failures = {ui: self._failure(reading, file) for ui, reading in readings.items()}
-        passes: list[tuple[Reading, Tensor]] = []
+        failures: dict[str, str | None] = {}
+        passes: list[tuple[Reading, str | None, float]] = []
         for ui, reading in readings.items():
+            failures[ui] = self._left(reading)
             if failures[ui] is None:
-                found = next((v for other, v in passes if other.patches == reading.patches), None)
-                if found is None:
-                    with patched(self.parts.model.transformer, reading, file):
-                        found = self._velocity(PRETRAINED_BRANCH)
-                    passes.append((reading, found))
-                failures[ui] = self._velocity_failure(found)
+                known = next((one for one in passes if one[0].patches == reading.patches), None)
+                if known is None:
+                    known = (reading, *self._compared(reading, file))
+                    passes.append(known)
+                failures[ui] = known[1]
         promised = (*PROMISED[layout], *(["A1111"] if layout == "kohya" and not self.shape.dual_attention else []))
         return Checked(
             path=path,
@@ -121,32 +121,34 @@ class ReloadCheck:
             failed={ui: failures[ui] for ui in promised if failures[ui]},
             matched=max(len(reading.matched) for reading in readings.values()),
             keys=len(file),
-            difference=max((float((found - self.expected).abs().max()) for _, found in passes), default=math.nan),
+            difference=max((difference for _, _, difference in passes), default=math.nan),
             effect=float((self.expected - self.before).abs().max()),
         )
 
     def _velocity(self, branch: Branch) -> Tensor:
         return self.parts.velocity(branch, self._x_t, torch.tensor([SIGMA]), self._prompts)
 
-    def _failure(self, reading: Reading, file: Mapping[str, Tensor]) -> str | None:
-        """Why a UI does not load the file as it is meant; None if it does."""
+    def _left(self, reading: Reading) -> str | None:
+        """Why a UI does not take all of the file; None if it does."""
         if reading.refused:
             return reading.refused
         if reading.unmatched:
             return f"{len(reading.unmatched)} keys that it does not know, such as {reading.unmatched[0]}"
         missing = sorted(set(self.updates) - set(reading.patches))
-        if missing:
-            return f"{len(missing)} layers that it does not change, such as {missing[0]}"
+        return f"{len(missing)} layers that it does not change, such as {missing[0]}" if missing else None
+
+    def _compared(self, reading: Reading, file: Mapping[str, Tensor]) -> tuple[str | None, float]:
+        """Why a UI's updates are not the student's, None if they are; and the largest difference of the velocity."""
+        with patched(self.parts.model.transformer, reading, file):
+            found = self._velocity(PRETRAINED_BRANCH)
+        difference = float((found - self.expected).abs().max())
         for layer, patches in reading.patches.items():
             update = delta(patches, file)
             meant = self.updates[layer].delta() if layer in self.updates else torch.zeros_like(update)
             wrong, size = float((update - meant).norm()), max(float(meant.norm()), LEAST_UPDATE * self.largest)
             if not wrong <= UPDATE_MARGIN * size:
-                return f"the update of {layer} is off by {wrong:.1e}, its length is {size:.1e}"
-        return None
-
-    def _velocity_failure(self, found: Tensor) -> str | None:
+                return f"the update of {layer} is off by {wrong:.1e}, its length is {size:.1e}", difference
         wrong, effect = float((found - self.expected).norm()), float((self.expected - self.before).norm())
-        if wrong <= EFFECT_MARGIN * effect + NOISE[self.parts.model.dtype] * float(self.expected.norm()):
-            return None
-        return f"its velocity is off by {wrong:.1e}, where the LoRA moves it by {effect:.1e}"
+        if not wrong <= EFFECT_MARGIN * effect + NOISE[self.parts.model.dtype] * float(self.expected.norm()):
+            return f"its velocity is off by {wrong:.1e}, where the LoRA moves it by {effect:.1e}", difference
+        return None, difference
