@@ -251,7 +251,7 @@ def test_a_baked_folder_draws_as_the_adapter_does(call, tmp_path, tiny_model, lo
 def test_a_baked_checkpoint_has_every_update_in_its_place(call, tmp_path, lora_on_blocks, begin):
     before = original_state(tiny_transformer(), begin) | {"first_stage_model.x": torch.randn(5)}
     save_file(before, tmp_path / "model.safetensors", {"modelspec.title": "tiny"})
-    code, said, error = call(
+    code, _, error = call(
         "--lora", lora_on_blocks, "--bake", tmp_path / "model.safetensors", "--output", tmp_path / "out.safetensors"
     )
     assert code == 0, error

@@ -20,18 +20,29 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
-def delta(patches: tuple[Patch, ...], file: Mapping[str, Tensor], device: torch.device | None = None) -> Tensor:
-    """The update of one diffusers layer, (out, in), float32."""
-    total: Tensor | None = None
+def factors(
+    patches: tuple[Patch, ...], file: Mapping[str, Tensor], device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """The update of one diffusers layer as a product: (out, rank) with the scale in it, and (rank, in), float32."""
+    ups, downs = [], []
     for patch in patches:
         up, down = (file[key].to(device, torch.float32).flatten(1) for key in (patch.up, patch.down))
-        if patch.rows:
-            up = up[slice(*patch.rows)]
-        one = patch.scale * (up @ down)
-        if patch.turned:
-            one = torch.cat(one.chunk(2)[::-1])
-        total = one if total is None else total + one
-    return total
+        up = patch.scale * (up[slice(*patch.rows)] if patch.rows else up)
+        ups.append(torch.cat(up.chunk(2)[::-1]) if patch.turned else up)
+        downs.append(down)
+    return torch.cat(ups, dim=1), torch.cat(downs)
+
+
+def delta(patches: tuple[Patch, ...], file: Mapping[str, Tensor], device: torch.device | None = None) -> Tensor:
+    """The update of one diffusers layer, (out, in), float32."""
+    up, down = factors(patches, file, device)
+    return up @ down
+
+
+def length(up: Tensor, down: Tensor) -> float:
+    """Length (Frobenius norm) of up @ down, which is never made: an update of a large model has millions of numbers."""
+    up, down = up.double(), down.double()
+    return float(((up.T @ up) * (down @ down.T)).sum().clamp_min(0).sqrt())
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from library.chance import generator_for
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
-from library.loaders.apply import delta, patched, read_file
+from library.loaders.apply import factors, length, patched, read_file
 from library.loaders.rules import RULES, Reading
 from library.loaders.shape import shape_of
 from library.models import PromptBatch
@@ -86,8 +86,9 @@ class ReloadCheck:
     @torch.no_grad()
     def __init__(self, parts: Parts, prompt: str) -> None:
         self.parts, self.shape = parts, shape_of(parts.model.transformer)
-        self.updates = parts.network.weights(STUDENT_ADAPTER)
-        self.largest = max(float(one.delta().norm()) for one in self.updates.values())
+        weights = parts.network.weights(STUDENT_ADAPTER)
+        self.updates = {layer: (one.up * (one.alpha / one.rank), one.down) for layer, one in weights.items()}
+        self.largest = max(length(*one) for one in self.updates.values())
         side = parts.model.size_multiple * min(MOST_PATCHES, parts.model.transformer_config["pos_embed_max_size"])
         generator = generator_for(parts.settings.optimizer.seed, "reload")
         self._x_t = torch.randn(1, *parts.model.latent_shape(side, side), generator=generator)
@@ -143,9 +144,10 @@ class ReloadCheck:
             found = self._velocity(PRETRAINED_BRANCH)
         difference = float((found - self.expected).abs().max())
         for layer, patches in reading.patches.items():
-            update = delta(patches, file)
-            meant = self.updates[layer].delta() if layer in self.updates else torch.zeros_like(update)
-            wrong, size = float((update - meant).norm()), max(float(meant.norm()), LEAST_UPDATE * self.largest)
+            up, down = factors(patches, file)
+            meant_up, meant_down = self.updates.get(layer, (up[:, :0], down[:0]))
+            wrong = length(torch.cat([up, -meant_up], dim=1), torch.cat([down, meant_down]))
+            size = max(length(meant_up, meant_down), LEAST_UPDATE * self.largest)
             if not wrong <= UPDATE_MARGIN * size:
                 return f"the update of {layer} is off by {wrong:.1e}, its length is {size:.1e}", difference
         wrong, effect = float((found - self.expected).norm()), float((self.expected - self.before).norm())
