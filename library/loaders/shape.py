@@ -84,7 +84,7 @@ def shape_of(transformer: nn.Module) -> ModelShape:
     outputs = {
         name.removesuffix(".base"): layer.out_features
         for name, layer in transformer.named_modules()
-        if isinstance(layer, nn.Linear)
+        if hasattr(layer, "out_features")  # quantised layers are no nn.Linear
     }
     blocks = 1 + max(int(name.split(".")[1]) for name in outputs if name.startswith("transformer_blocks."))
     places = {}
