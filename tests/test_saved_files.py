@@ -79,8 +79,9 @@ def test_a_harmed_file_is_found(trained, tmp_path, harm):
     assert path.is_file()
 
 
-def test_the_run_says_of_each_file_where_it_loads(plan_of, capsys):
-    run = Run(plan_of(**NO_WORK))
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_run_says_of_each_file_where_it_loads(plan_of, capsys, precision):
+    run = Run(plan_of(**NO_WORK, mixed_precision=precision))
     files = run.train()
     said = capsys.readouterr().err
     assert "tiny.safetensors: loads in ComfyUI, reForge, Forge; 45 of 45 keys" in said
