@@ -14,7 +14,7 @@ from library.errors import ConfigError, exit_code_of
 def main() -> None:
     """Reads the command line and writes one sheet."""
     parser = command_line_parser("Draws prompts with and without a LoRA, same seeds, on one sheet.")
-    parser.add_argument("--lora", metavar="FILE", help="The LoRA, in kohya's or diffusers' layout.")
+    parser.add_argument("--lora", metavar="FILE", help="The LoRA, in any layout.")
     parser.add_argument(
         "--concept",
         metavar="FILE",

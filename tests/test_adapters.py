@@ -6,9 +6,10 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 from library.adapters.files import load_lora, save_lora
-from library.adapters.kohya import from_kohya, to_kohya
+from library.adapters.kohya import to_kohya
 from library.adapters.linear import LowRank, route_of
 from library.adapters.network import AdapterNetwork, LayerWeights
+from library.adapters.reading import understood
 from library.config.settings import ATTENTION_PROJECTIONS
 from library.errors import ConfigError, ModelError
 from library.per_pass import recompute_contexts
@@ -159,7 +160,7 @@ def weights_of(targets=ATTENTION_PROJECTIONS) -> dict[str, LayerWeights]:
 @pytest.mark.parametrize("targets", [ATTENTION_PROJECTIONS, all_layers(), ["to_q"], ["to_k", "add_v_proj"]])
 def test_kohyas_layout_converts_back_to_the_same_update(targets):
     weights = weights_of(targets)
-    back = from_kohya(to_kohya(weights, BLOCKS), BLOCKS, "file")
+    back = understood(to_kohya(weights), {}, "file").layers
     for name, layer in weights.items():
         torch.testing.assert_close(back[name].delta(), layer.delta(), rtol=0, atol=1e-6)
     assert all(layer.delta().abs().max() == 0 for name, layer in back.items() if name not in weights)
@@ -167,7 +168,7 @@ def test_kohyas_layout_converts_back_to_the_same_update(targets):
 
 def test_kohyas_layout_of_all_attention_converts_back_bit_for_bit():
     weights = weights_of()
-    back = from_kohya(to_kohya(weights, BLOCKS), BLOCKS, "file")
+    back = understood(to_kohya(weights), {}, "file").layers
     assert set(back) == set(weights)
     for name, layer in weights.items():
         assert torch.equal(back[name].down, layer.down) and torch.equal(back[name].up, layer.up), name
@@ -176,7 +177,7 @@ def test_kohyas_layout_of_all_attention_converts_back_bit_for_bit():
 
 def test_kohyas_fused_update_is_that_of_the_stacked_layer():
     weights = weights_of()
-    tensors = to_kohya(weights, BLOCKS)
+    tensors = to_kohya(weights)
     base = "lora_unet_joint_blocks_1_context_block_attn_qkv"
     down, up = tensors[f"{base}.lora_down.weight"], tensors[f"{base}.lora_up.weight"]
     fused = tensors[f"{base}.alpha"] / len(down) * up @ down
@@ -186,7 +187,7 @@ def test_kohyas_fused_update_is_that_of_the_stacked_layer():
 
 def test_kohyas_last_context_modulation_has_its_halves_swapped():
     weights = weights_of(["norm1_context.linear"])
-    tensors = to_kohya(weights, BLOCKS)
+    tensors = to_kohya(weights)
     for block, swapped in ((0, False), (BLOCKS - 1, True)):
         ours = weights[f"transformer_blocks.{block}.norm1_context.linear"].up
         theirs = tensors[f"lora_unet_joint_blocks_{block}_context_block_adaLN_modulation_1.lora_up.weight"]
@@ -198,7 +199,7 @@ def test_different_ranks_and_alphas_of_q_k_v_survive_kohyas_layout():
         f"transformer_blocks.0.attn.to_{kind}": LayerWeights(torch.randn(rank, 8), torch.randn(8, rank), alpha)
         for kind, rank, alpha in (("q", 2, 1.0), ("k", 3, 3.0), ("v", 4, 8.0))
     }
-    back = from_kohya(to_kohya(weights, BLOCKS), BLOCKS, "file")
+    back = understood(to_kohya(weights), {}, "file").layers
     for name, layer in weights.items():
         torch.testing.assert_close(back[name].delta(), layer.delta())
 
@@ -207,7 +208,7 @@ def test_another_trainers_dense_fused_update_is_split_without_loss():
     base = "lora_unet_joint_blocks_0_x_block_attn_qkv"
     down, up = torch.randn(6, 32), torch.randn(96, 6)
     tensors = {f"{base}.lora_down.weight": down, f"{base}.lora_up.weight": up, f"{base}.alpha": torch.tensor(3.0)}
-    back = from_kohya(tensors, BLOCKS, "file")
+    back = understood(tensors, {}, "file").layers
     deltas = [back[f"transformer_blocks.0.attn.to_{kind}"].delta() for kind in "qkv"]
     torch.testing.assert_close(torch.cat(deltas), 0.5 * up @ down)
 
@@ -218,7 +219,7 @@ def test_a_saved_file_loads_back_and_gives_the_same_velocity(tmp_path, file):
     network = network_on(transformer, "student")
     with network.using(["student", "student"]):
         expected = velocity(transformer)
-    save_lora(tmp_path, "lora", network.weights("student"), BLOCKS, "float", {})
+    save_lora(tmp_path, "lora", network.weights("student"), "float", {})
     network.load("again", load_lora(tmp_path / file, BLOCKS), file)
     with network.using(["again", "again"]):
         torch.testing.assert_close(velocity(transformer), expected, rtol=1e-4, atol=1e-5)
@@ -231,7 +232,7 @@ def test_diffusers_loads_our_file_and_gives_our_velocity(tmp_path, tiny_model):
     with network.using(["student", "student"]):
         ours = velocity(transformer)
     before = velocity(pipeline.transformer)
-    save_lora(tmp_path, "lora", network.weights("student"), BLOCKS, "float", {"format": "pt"})
+    save_lora(tmp_path, "lora", network.weights("student"), "float", {"format": "pt"})
     pipeline.load_lora_weights(tmp_path, weight_name="lora_diffusers.safetensors")
     theirs = velocity(pipeline.transformer)
     assert (theirs - before).abs().max() > 0.1
@@ -239,7 +240,7 @@ def test_diffusers_loads_our_file_and_gives_our_velocity(tmp_path, tiny_model):
 
 
 def test_neither_file_mixes_layouts_or_has_alpha_where_diffusers_refuses_it(tmp_path):
-    save_lora(tmp_path, "lora", weights_of(), BLOCKS, "fp16", {})
+    save_lora(tmp_path, "lora", weights_of(), "fp16", {})
     kohya, diffusers = load_file(tmp_path / "lora.safetensors"), load_file(tmp_path / "lora_diffusers.safetensors")
     assert all(key.startswith("lora_unet_joint_blocks_") for key in kohya)
     assert all(key.startswith("transformer.") and ".lora_" in key for key in diffusers)

@@ -77,6 +77,8 @@ def test_a_run_leaves_every_file(plan_of):
         "tiny.safetensors",
         "tiny_diffusers.safetensors",
         "tiny_concept.safetensors",
+        "tiny.preview.png",
+        "tiny.json",
     }
     assert {
         "tiny.safetensors",

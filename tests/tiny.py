@@ -15,7 +15,12 @@ LENGTH = 10
 BLOCKS, WIDTH = 3, 32
 
 
-def tiny_transformer(seed: int = 0) -> SD3Transformer2DModel:
+def sd3_medium_transformer() -> SD3Transformer2DModel:
+    """As SD 3 Medium is built: no dual attention, no norms of queries and keys."""
+    return tiny_transformer(dual_attention_layers=(), qk_norm=None)
+
+
+def tiny_transformer(seed: int = 0, dual_attention_layers=(0, 1), qk_norm="rms_norm") -> SD3Transformer2DModel:
     """Three blocks, the first two with dual attention; no weight is zero, so everything has an effect."""
     torch.manual_seed(seed)
     transformer = SD3Transformer2DModel(
@@ -30,8 +35,8 @@ def tiny_transformer(seed: int = 0) -> SD3Transformer2DModel:
         caption_projection_dim=WIDTH,
         pooled_projection_dim=32,
         pos_embed_max_size=8,
-        dual_attention_layers=(0, 1),
-        qk_norm="rms_norm",
+        dual_attention_layers=dual_attention_layers,
+        qk_norm=qk_norm,
     )
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.15)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,14 +12,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from library.adapters.diffusers_layout import from_diffusers, to_diffusers
-from library.adapters.kohya import PREFIX as KOHYA
-from library.adapters.kohya import from_kohya, to_kohya
+from library.adapters.hashes import hashes_of
+from library.adapters.layouts import LAYOUTS
+from library.adapters.metadata import fitting
 from library.adapters.network import LayerWeights
+from library.adapters.reading import LoraFile, understood
+from library.adapters.text_names import TEXT_ENCODERS
 from library.atomic import write_tensors
 from library.errors import ModelError
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+LARGEST_HEADER = 8 << 20
+"""Bytes of names and metadata that a file may have; ComfyUI reads as many."""
 CONCEPT = "lora_concept."
 """Begin of the names of concept embeddings."""
 POSITIONS_RULE = (
@@ -47,13 +51,20 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     """Tensors and metadata of a file.
 
     Raises:
-        ModelError: no such file, or not safetensors.
+        ModelError: no such file, not safetensors, or a header too large to be a LoRA's.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise ModelError(f"There is no file {path}.")
     if path.suffix != ".safetensors":
         raise ModelError(f"{path} is not a .safetensors file.", "Pickled files (.pt, .ckpt, .bin) are never opened.")
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if LARGEST_HEADER < header <= path.stat().st_size:
+        raise ModelError(
+            f"{path} has {header / 2**20:.1f} MiB of names and metadata, more than {LARGEST_HEADER >> 20} MiB.",
+            "No honest LoRA needs that.",
+        )
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
@@ -62,34 +73,81 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
 
 
 def save_lora(
-    folder: Path, name: str, weights: Mapping[str, LayerWeights], blocks: int, precision: str, metadata: dict[str, str]
+    folder: Path,
+    name: str,
+    weights: Mapping[str, LayerWeights],
+    precision: str,
+    metadata: Mapping[str, str],
+    formats: Sequence[str] = ("kohya", "diffusers"),
 ) -> list[Path]:
-    """Writes a LoRA in both layouts: `name.safetensors` (kohya) and `name_diffusers.safetensors`."""
-    layouts = {f"{name}.safetensors": to_kohya(weights, blocks), f"{name}_diffusers.safetensors": to_diffusers(weights)}
-    for file, tensors in layouts.items():
-        saved = {
-            key: tensor if key.endswith(".alpha") else tensor.to(PRECISIONS[precision])
-            for key, tensor in tensors.items()
-        }
-        write_tensors(folder / file, saved, {**metadata, "sshs_model_hash": _hash(saved), "format": "pt"})
-    return [folder / file for file in layouts]
+    """Writes a LoRA once in each layout: `name.safetensors` is kohya's, the others' names say whose they are."""
+    paths = [folder / f"{name}{LAYOUTS[one].ending}.safetensors" for one in formats]
+    for path, one in zip(paths, formats, strict=True):
+        write_lora(path, weights, one, PRECISIONS[precision], metadata)
+    return paths
+
+
+def write_lora(
+    path: Path, weights: Mapping[str, LayerWeights], layout: str, dtype: torch.dtype, metadata: Mapping[str, str]
+) -> list[str]:
+    """Writes one file in one layout, with the hashes of its tensors in the metadata.
+
+    Returns:
+        Names of metadata that were left out because the header would have become too large for ComfyUI.
+
+    Raises:
+        ModelError: the layout has no name for a layer.
+    """
+    tensors = {
+        key: tensor if key.endswith(".alpha") else tensor.to(dtype)
+        for key, tensor in LAYOUTS[layout].write(weights).items()
+    }
+    said, dropped = fitting({**metadata, **LAYOUTS[layout].says(weights), "format": "pt"}, tensors)
+    write_tensors(path, tensors, {**said, **hashes_of(tensors, said)})
+    return dropped
+
+
+def add_thumbnail(path: Path, jpeg: bytes) -> None:
+    """Puts a picture into a LoRA file's metadata, if there is room. The tensors and their hashes stay as they are."""
+    tensors, metadata = read_safetensors(path)
+    picture = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+    fits, dropped = fitting({**metadata, "modelspec.thumbnail": picture}, tensors)
+    if not dropped:
+        write_tensors(path, tensors, fits)
+
+
+def read_lora(path: str | Path) -> LoraFile:
+    """A LoRA file in any layout.
+
+    Raises:
+        ModelError: not a plain LoRA for SD3, or damaged.
+    """
+    tensors, metadata = read_safetensors(path)
+    return understood(tensors, metadata, str(path))
 
 
 def load_lora(path: str | Path, blocks: int) -> dict[str, LayerWeights]:
-    """The layers of a LoRA file in kohya's or diffusers' layout, by diffusers name.
+    """The layers of a LoRA file in any layout, by diffusers name.
+
+    Args:
+        blocks: how many transformer blocks the model has.
 
     Raises:
-        ModelError: neither of the two layouts, or damaged.
+        ModelError: not a plain LoRA for a model of that size, or damaged.
     """
-    tensors, _ = read_safetensors(path)
-    if any(key.startswith(KOHYA) for key in tensors):
-        return from_kohya(tensors, blocks, str(path))
-    if any(key.endswith(".lora_A.weight") for key in tensors):
-        return from_diffusers(tensors, str(path))
-    raise ModelError(
-        f"{path} is not a LoRA for SD3: it has neither kohya's names ({KOHYA}_...) nor diffusers' (transformer...).",
-        f"It begins with {next(iter(tensors), 'nothing')}.",
-    )
+    layers = read_lora(path).layers
+    if any(name.startswith(TEXT_ENCODERS) for name in layers):
+        raise ModelError(
+            f"{path} changes the text encoders as well, which only UIs do.",
+            "Take its text part out: purecc_convert.py --transformer_only.",
+        )
+    numbers = [int(name.split(".")[1]) for name in layers if name.startswith("transformer_blocks.")]
+    if numbers and max(numbers) >= blocks:
+        raise ModelError(
+            f"{path} has a LoRA for block {max(numbers)}; this model's blocks are 0 to {blocks - 1}.",
+            "It was trained for a larger model, such as SD 3.5 Large.",
+        )
+    return layers
 
 
 def save_concepts(path: Path, vectors: Mapping[str, Tensor], concepts: list[SavedConcept]) -> None:
@@ -126,12 +184,3 @@ def load_concepts(path: str | Path) -> tuple[dict[str, Tensor], list[SavedConcep
         if tensor is not None and (tensor.ndim != 3 or tensor.shape[1] != concept.clip_tokens + concept.t5_tokens):
             raise ModelError(f'{path}: the vectors of "{concept.name}" have the shape {tuple(tensor.shape)}.')
     return vectors, concepts
-
-
-def _hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over all tensors by name, the hash that UIs show for a LoRA."""
-    digest = hashlib.sha256()
-    for key in sorted(tensors):
-        digest.update(key.encode())
-        digest.update(tensors[key].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

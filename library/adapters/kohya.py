@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from library.adapters.network import LayerWeights
+from library.adapters.text_names import TEXT_ENCODERS, text_to_kohya
 from library.errors import ModelError
 
-PREFIX = "lora_unet_joint_blocks"
+PREFIX = "lora_unet_"
+BLOCKS = "joint_blocks"
 
 FUSED = {
     "x_block_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
@@ -37,85 +39,116 @@ SINGLE = {
 }
 """Layers that are one in both."""
 
-SWAPPED_IN_LAST_BLOCK = "context_block_adaLN_modulation_1"
-"""The last block's context modulation is (shift, scale) in the original and (scale, shift) in diffusers."""
+OUTSIDE = {
+    "context_embedder": "context_embedder",
+    "t_embedder_mlp_0": "time_text_embed.timestep_embedder.linear_1",
+    "t_embedder_mlp_2": "time_text_embed.timestep_embedder.linear_2",
+    "y_embedder_mlp_0": "time_text_embed.text_embedder.linear_1",
+    "y_embedder_mlp_2": "time_text_embed.text_embedder.linear_2",
+    "x_embedder_proj": "pos_embed.proj",
+    "final_layer_linear": "proj_out",
+    "final_layer_adaLN_modulation_1": "norm_out.linear",
+}
+"""Layers outside the transformer blocks. Our own LoRAs have none; those of other trainers may."""
+
+PATCH = 2
+"""Side of a patch of SD3: `pos_embed.proj` is a convolution of that size, all else is linear."""
 
 
-def to_kohya(weights: Mapping[str, LayerWeights], blocks: int) -> dict[str, Tensor]:
+def to_kohya(weights: Mapping[str, LayerWeights]) -> dict[str, Tensor]:
     """The tensors of a kohya file, float32.
 
     Args:
         weights: by diffusers name, such as "transformer_blocks.0.attn.to_q".
-        blocks: how many blocks the model has.
 
     Raises:
-        ModelError: a layer has no name in the original model's blocks.
+        ModelError: a layer has no name in the original model.
     """
+    tensors: dict[str, Tensor] = {}
+    outside = {part: original for original, part in OUTSIDE.items()}
     by_block: dict[int, dict[str, LayerWeights]] = {}
     for name, layer in weights.items():
         match = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", name)
-        if not match:
-            raise ModelError(
-                f"The layer {name} lies outside the transformer blocks and has no place in kohya's layout."
-            )
-        by_block.setdefault(int(match[1]), {})[match[2]] = layer
-    tensors: dict[str, Tensor] = {}
+        if match:
+            by_block.setdefault(int(match[1]), {})[match[2]] = layer
+        elif name in outside:
+            put(tensors, f"{PREFIX}{outside[name]}", swapped(name, layer), convolution=name == "pos_embed.proj")
+        elif name.startswith(TEXT_ENCODERS):
+            put(tensors, text_to_kohya(name), layer)
+        else:
+            raise ModelError(f"The layer {name} has no place in kohya's layout.")
     for block, layers in sorted(by_block.items()):
         left = dict(layers)
         for original, parts in FUSED.items():
             members = [left.pop(part, None) for part in parts]
             if any(members):
-                _put(tensors, f"{PREFIX}_{block}_{original}", _fused(members))
+                put(tensors, f"{PREFIX}{BLOCKS}_{block}_{original}", _fused(members))
         for original, part in SINGLE.items():
             layer = left.pop(part, None)
             if layer:
-                swap = original == SWAPPED_IN_LAST_BLOCK and block == blocks - 1
-                up = torch.cat(layer.up.chunk(2)[::-1]) if swap else layer.up
-                _put(tensors, f"{PREFIX}_{block}_{original}", LayerWeights(layer.down, up, layer.alpha))
+                put(tensors, f"{PREFIX}{BLOCKS}_{block}_{original}", swapped(part, layer))
         if left:
             raise ModelError(f"The layer transformer_blocks.{block}.{next(iter(left))} has no place in kohya's layout.")
     return tensors
 
 
-def from_kohya(tensors: Mapping[str, Tensor], blocks: int, source: str) -> dict[str, LayerWeights]:
-    """The layers of a kohya file by diffusers name; what `to_kohya` wrote comes back as it was.
+def layers_of_original(original: str, layer: LayerWeights, source: str) -> dict[str, LayerWeights]:
+    """The diffusers layers that one layer of the original model is, with their weights.
+
+    Args:
+        original: its name with underscores, such as "joint_blocks_0_x_block_attn_qkv".
+        source: the file, for error messages.
 
     Raises:
-        ModelError: a key is unknown, or half of a pair is missing.
+        ModelError: the model has no such layer, or the shape can't be.
     """
-    weights: dict[str, LayerWeights] = {}
-    for base in sorted({key.split(".", 1)[0] for key in tensors}):
-        match = re.fullmatch(rf"{PREFIX}_(\d+)_(.+)", base)
-        down, up = tensors.get(f"{base}.lora_down.weight"), tensors.get(f"{base}.lora_up.weight")
-        if not match or match[2] not in {**FUSED, **SINGLE}:
-            raise ModelError(f"{source} has a LoRA for {base}, which is no layer of an SD3 block.", "Is it for SD3?")
-        if down is None or up is None or down.ndim != 2 or up.ndim != 2 or up.shape[1] != len(down):
-            raise ModelError(f"{source}: the LoRA of {base} is incomplete.", "The file may be damaged; fetch it again.")
-        alpha = float(tensors.get(f"{base}.alpha", torch.tensor(float(len(down)))))
-        layer, block = LayerWeights(down.float(), up.float(), alpha), f"transformer_blocks.{match[1]}"
-        if match[2] in FUSED:
-            for part, split in zip(FUSED[match[2]], _split(layer, source, base), strict=True):
-                weights[f"{block}.{part}"] = split
-        else:
-            if match[2] == SWAPPED_IN_LAST_BLOCK and int(match[1]) == blocks - 1:
-                layer = LayerWeights(layer.down, torch.cat(layer.up.chunk(2)[::-1]), alpha)
-            weights[f"{block}.{SINGLE[match[2]]}"] = layer
-    return weights
+    match = re.fullmatch(rf"{BLOCKS}_(\d+)_(.+)", original)
+    if match and match[2] in FUSED:
+        parts = zip(FUSED[match[2]], _split(layer, source, original), strict=True)
+        return {f"transformer_blocks.{match[1]}.{part}": split for part, split in parts if split}
+    if match and match[2] in SINGLE:
+        part = SINGLE[match[2]]
+        return {f"transformer_blocks.{match[1]}.{part}": swapped(part, layer)}
+    if original in OUTSIDE:
+        return {OUTSIDE[original]: swapped(OUTSIDE[original], layer)}
+    raise ModelError(f"{source} has a LoRA for {original}, which is no layer of SD3.", "Is it for SD3?")
 
 
-def _put(tensors: dict[str, Tensor], base: str, layer: LayerWeights) -> None:
-    tensors[f"{base}.lora_down.weight"] = layer.down
-    tensors[f"{base}.lora_up.weight"] = layer.up
+def swapped(name: str, layer: LayerWeights) -> LayerWeights:
+    """The same update with shift and scale in the other model's order, where the two differ; twice, it is as it was.
+
+    They differ in the modulation of the output and of the last block's context: layers that give (shift, scale) in the
+    original and (scale, shift) in diffusers. Every other modulation gives 6 or 9 parts, in one order.
+    """
+    pair = name == "norm1_context.linear" and len(layer.up) == 2 * layer.down.shape[1]
+    if not pair and name != "norm_out.linear":
+        return layer
+    return LayerWeights(layer.down, torch.cat(layer.up.chunk(2)[::-1]), layer.alpha)
+
+
+def put(tensors: dict[str, Tensor], base: str, layer: LayerWeights, convolution: bool = False) -> None:
+    """Adds a layer's three tensors under kohya's names."""
+    down, up = as_convolution(layer) if convolution else (layer.down, layer.up)
+    tensors[f"{base}.lora_down.weight"] = down
+    tensors[f"{base}.lora_up.weight"] = up
     tensors[f"{base}.alpha"] = torch.tensor(float(layer.alpha))
+
+
+def as_convolution(layer: LayerWeights) -> tuple[Tensor, Tensor]:
+    """Down (rank, in, 2, 2) and up (out, rank, 1, 1) of the patch embedding, as files hold them."""
+    return layer.down.reshape(layer.rank, -1, PATCH, PATCH), layer.up[:, :, None, None]
 
 
 def _fused(members: list[LayerWeights | None]) -> LayerWeights:
     """One update of the stacked q, k, v from up to three updates of each."""
     present = [member for member in members if member]
-    scales = [member.alpha / member.rank for member in present]
-    rank = sum(member.rank for member in present)
-    alike = max(scales) == min(scales)
     like = present[0]
+    if all(member.alpha == like.alpha and torch.equal(member.down, like.down) for member in present[1:]):
+        # All look at their input in the same way, as another trainer's do: one down serves all.
+        rows = [torch.zeros_like(like.up) if member is None else member.up for member in members]
+        return LayerWeights(like.down, torch.cat(rows), like.alpha)
+    scales = [member.alpha / member.rank for member in present]
+    rank, alike = sum(member.rank for member in present), max(scales) == min(scales)
     ups = []
     for member in members:
         if member is None:
@@ -126,8 +159,11 @@ def _fused(members: list[LayerWeights | None]) -> LayerWeights:
     return LayerWeights(down, torch.block_diag(*ups), scales[0] * rank if alike else float(rank))
 
 
-def _split(fused: LayerWeights, source: str, base: str) -> list[LayerWeights]:
-    """Three updates from one of the stacked q, k, v; a block-diagonal one loses its zeros again."""
+def _split(fused: LayerWeights, source: str, base: str) -> list[LayerWeights | None]:
+    """Three updates from one of the stacked q, k, v; a block-diagonal one loses its zeros again.
+
+    None for a part that the file leaves alone.
+    """
     if len(fused.up) % 3:
         raise ModelError(
             f"{source}: the LoRA of {base} has {len(fused.up)} outputs, which is not three times anything."
@@ -140,4 +176,8 @@ def _split(fused: LayerWeights, source: str, base: str) -> list[LayerWeights]:
             downs = fused.down.chunk(3)
             parts = [column[index] for index, column in enumerate(columns)]
             return [LayerWeights(d, u.contiguous(), fused.alpha / 3) for d, u in zip(downs, parts, strict=True)]
-    return [LayerWeights(fused.down, up, fused.alpha) for up in ups]
+    used = [bool(up.any()) for up in ups]
+    return [
+        LayerWeights(fused.down, up, fused.alpha) if one or not any(used) else None
+        for up, one in zip(ups, used, strict=True)
+    ]

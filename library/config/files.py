@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] =
             if hint is bool:
                 options.add_argument(f"--{name}", f"--no_{name}", action=_OnOff, nargs=0, **option)
             else:
-                many = {"nargs": "*"} if hint == list[str] else {}
+                many = {"nargs": "*"} if typing.get_origin(hint) is list else {}
                 options.add_argument(f"--{name}", metavar=placeholder(hint), **many, **option)
 
 
@@ -130,10 +131,14 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"Command line: {message}.", remedy)
 
 
+def plain_parser(description: str, usage: str) -> argparse.ArgumentParser:
+    """A parser whose mistakes are `ConfigError`s."""
+    return _Parser(description=description, allow_abbrev=False, usage=f"%(prog)s {usage}")
+
+
 def command_line_parser(description: str) -> argparse.ArgumentParser:
-    """A parser that knows --config_file and whose mistakes are `ConfigError`s."""
-    usage = "%(prog)s [--config_file FILE] [--setting value ...]"
-    parser = _Parser(description=description, allow_abbrev=False, usage=usage)
+    """The same that knows --config_file."""
+    parser = plain_parser(description, "[--config_file FILE] [--setting value ...]")
     parser.add_argument("--config_file", metavar="FILE", help="TOML file with settings, such as presets/pure.toml.")
     return parser
 

@@ -176,6 +176,18 @@ class SavingSettings:
     save_precision: Literal["float", "fp16", "bf16"] = setting(
         "fp16", "Precision of the saved LoRA files.", shapes_training=False
     )
+    save_formats: list[Literal["kohya", "diffusers", "onetrainer"]] = setting(
+        ["kohya", "diffusers"],
+        "Layouts of the saved LoRA, one file each: kohya for ComfyUI, Forge and reForge, diffusers for diffusers (and "
+        "ComfyUI), onetrainer for SD.Next (and ComfyUI).",
+        shapes_training=False,
+    )
+    metadata_title: str | None = setting(
+        None, "Title of the LoRA in its files. Unset: output_name.", shapes_training=False
+    )
+    metadata_author: str | None = setting(None, "Author, in the files.", shapes_training=False)
+    metadata_description: str | None = setting(None, "Description, in the files.", shapes_training=False)
+    metadata_license: str | None = setting(None, "Licence, in the files.", shapes_training=False)
     save_every_n_steps: int | None = setting(
         None, "Also save the student's files every so many steps of stage 2.", at_least=1, shapes_training=False
     )
@@ -192,6 +204,13 @@ class SavingSettings:
     log_with: Literal["tensorboard", "none"] = setting(
         "tensorboard", "Where losses are logged besides log.jsonl.", shapes_training=False
     )
+
+    def __post_init__(self) -> None:
+        if not self.save_formats or len(set(self.save_formats)) < len(self.save_formats):
+            raise ConfigError(
+                f"saving: save_formats is {self.save_formats}; it must name one layout or more, each once.",
+                'Set save_formats = ["kohya", "diffusers"].',
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

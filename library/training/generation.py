@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from library.adapters.files import SavedConcept, load_concepts, load_lora
+from library.adapters.layouts import LAYOUTS
 from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.dual_branch_scheduler import Branch
@@ -17,7 +18,7 @@ from library.training.outputs import embeddings_of
 from library.training.parts import STUDENT_ADAPTER, Parts, build_parts
 from library.training.sheets import SheetMaker
 
-LAYOUT_ENDINGS = ("_diffusers",)
+LAYOUT_ENDINGS = tuple(layout.ending for layout in LAYOUTS.values())
 """Ends of names of LoRA files that share one concept file."""
 
 
@@ -50,7 +51,7 @@ def generate(
     """Writes a sheet: a row for each prompt, for each seed the pretrained model and the LoRA.
 
     Args:
-        lora: in kohya's or diffusers' layout.
+        lora: in any layout.
         concept_file: its concept embeddings; None: the trigger word alone.
         concepts: what [V] stands for where there is no concept file.
         strength: of the LoRA, 1 as trained. The embeddings always act whole.

@@ -1,66 +1,79 @@
-"""What a run leaves: the student's LoRA in both layouts, its concept embeddings, and the extractor for another run."""
+"""What a run leaves: the student's LoRA, its concept embeddings, and the extractor for another run."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from library import __version__
-from library.adapters.files import concept_metadata, load_concepts, read_safetensors, save_concepts, save_lora
+from library.adapters.files import (
+    add_thumbnail,
+    concept_metadata,
+    load_concepts,
+    read_safetensors,
+    save_concepts,
+    save_lora,
+)
 from library.adapters.network import LayerWeights
-from library.atomic import write_tensors
+from library.atomic import write_tensors, write_text, written
 from library.config.dataset import Concept
 from library.errors import ModelError
 from library.hierarchical_embedding_injector import ConceptEmbeddings
+from library.training.metadata import metadata_of, sidecar_of
 from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter
 
 EXTRACTOR = "extractor."
+CONCEPT_FILE = "concept"
+"""What stands for the layout of a file with concept embeddings."""
+THUMBNAIL_SIDE = 256
+"""Longest side of the picture in a LoRA file, in pixels."""
 
 
-def metadata_of(parts: Parts, steps: int) -> dict[str, str]:
-    """What UIs and other trainers read in a LoRA file: kohya's ss_* and Stability's modelspec.*."""
-    settings, size = parts.settings, parts.settings.data.resolution
-    width, height = (size, size) if isinstance(size, int) else size
-    pure = settings.pure_learning
-    return {
-        "ss_output_name": settings.saving.output_name,
-        "ss_network_module": "networks.lora_sd3",
-        "ss_network_dim": str(settings.network.network_dim),
-        "ss_network_alpha": str(settings.network.network_alpha),
-        "ss_base_model_version": "sd3",
-        "ss_resolution": f"({width}, {height})",
-        "ss_steps": str(steps),
-        "ss_learning_rate": str(settings.optimizer.learning_rate),
-        "ss_optimizer": settings.optimizer.optimizer_type,
-        "ss_seed": str(settings.optimizer.seed),
-        "ss_training_comment": f"PureCC {__version__}: eta {pure.eta}, lambda {pure.lambda_}, anchor "
-        f"{pure.anchor_weight}, replay {pure.replay_weight if pure.replay_images else 0}",
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-3-5-medium/lora",
-        "modelspec.implementation": "https://github.com/Stability-AI/sd3.5",
-        "modelspec.title": settings.saving.output_name,
-        "modelspec.resolution": f"{width}x{height}",
-        "modelspec.trigger_phrase": ", ".join(concept.trigger for concept in parts.concepts),
-        "modelspec.prediction_type": "v",
-        "purecc": json.dumps({"version": __version__, "concepts": [concept.name for concept in parts.concepts]}),
-    }
+def save_student(
+    parts: Parts, steps: int, suffix: str = "", about_data: Mapping[str, str] | None = None
+) -> dict[Path, str]:
+    """Writes the LoRA in the layouts of `save_formats`, and the student's concept embeddings if it has them.
 
+    Args:
+        about_data: what the metadata says of the pictures.
 
-def save_student(parts: Parts, steps: int, suffix: str = "") -> list[Path]:
-    """Writes the LoRA in both layouts and, if the student has them, its concept embeddings."""
-    settings = parts.settings
-    name = f"{settings.saving.output_name}{suffix}"
-    weights = parts.network.weights(STUDENT_ADAPTER)
-    blocks, precision = len(parts.model.blocks), settings.saving.save_precision
-    files = save_lora(settings.output_dir, name, weights, blocks, precision, metadata_of(parts, steps))
+    Returns:
+        Each file with its layout; "concept" for the embeddings.
+    """
+    settings, saving = parts.settings, parts.settings.saving
+    name = f"{saving.output_name}{suffix}"
+    weights, metadata = parts.network.weights(STUDENT_ADAPTER), {**metadata_of(parts, steps), **(about_data or {})}
+    paths = save_lora(settings.output_dir, name, weights, saving.save_precision, metadata, saving.save_formats)
+    files = dict(zip(paths, saving.save_formats, strict=True))
     if parts.student_embeddings:
         path = settings.output_dir / f"{name}_concept.safetensors"
         save_concepts(path, _vectors(parts.student_embeddings), parts.saved_concepts())
-        files.append(path)
+        files[path] = CONCEPT_FILE
     return files
+
+
+def save_preview(parts: Parts, files: Mapping[Path, str], picture: Image.Image) -> list[Path]:
+    """What UIs show of a LoRA: a picture beside it and in it, and what to write in a prompt, for Forge.
+
+    Args:
+        files: as `save_student` gives them; the first one gets picture and text beside it.
+    """
+    loras = [path for path, layout in files.items() if layout != CONCEPT_FILE]
+    small, jpeg = picture.convert("RGB"), BytesIO()
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    small.save(jpeg, "JPEG", quality=88)
+    for path in loras:
+        add_thumbnail(path, jpeg.getvalue())
+    beside, text = loras[0].with_suffix(".preview.png"), loras[0].with_suffix(".json")
+    with written(beside) as temporary:
+        picture.save(temporary)
+    write_text(text, json.dumps(sidecar_of(parts), indent=2, ensure_ascii=False) + "\n")
+    return [beside, text]
 
 
 def save_extractor(parts: Parts) -> Path:

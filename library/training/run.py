@@ -24,13 +24,16 @@ from library.objectives import EXTRACTOR, STUDENT, Objective, extractor_objectiv
 from library.report.log import RunLog, mean_of_end, read_log
 from library.report.plot import plot_log
 from library.report.progress import StageBar, bar_over, say
+from library.report.sheet import SheetRow
 from library.training.interrupt import StopRequest
-from library.training.outputs import load_extractor, save_extractor, save_student
+from library.training.metadata import data_metadata
+from library.training.outputs import CONCEPT_FILE, load_extractor, save_extractor, save_preview, save_student
 from library.training.parts import STUDENT_ADAPTER, class_states, extractor_adapter
 from library.training.plan import Plan, stage_rates
+from library.training.reload import ReloadCheck
 from library.training.replay import draw_replay
 from library.training.scenes import Replay, SceneMaker
-from library.training.sheets import SheetMaker
+from library.training.sheets import SheetMaker, preview_of
 from library.training.stage import Learner, Stage
 from library.training.weights_state import restore_weights, weights_of
 
@@ -216,11 +219,22 @@ class Run:
         if stage.done == 0:
             self._sheet(stage)
         self._run(stage)
-        files = save_student(self.parts, stage.done)
-        self._sheet(stage)
+        files = save_student(self.parts, stage.done, about_data=data_metadata(self.plan))
+        beside = save_preview(self.parts, files, preview_of(self._sheet(stage)))
         self._say_if_weak()
+        self._check(files)
         self.states.remove()
-        return files
+        return [*files, *beside]
+
+    def _check(self, files: dict[Path, str]) -> None:
+        """Says of every LoRA file where it loads. Whatever goes wrong here, the files are saved."""
+        try:
+            check = ReloadCheck(self.parts, self.plan.samples[0].text)
+            for path, layout in files.items():
+                if layout != CONCEPT_FILE:
+                    say(check.of(path, layout).line)
+        except Exception as error:  # a check must never cost the user a run
+            say(f"WARNING: the saved files could not be checked ({type(error).__name__}: {error}). They are kept.")
 
     def _learners(self, adapters: list[str], embeddings: list[ConceptEmbeddings], rates: list[float]) -> list[Learner]:
         """The weights that learn in a stage; all others are frozen."""
@@ -281,7 +295,7 @@ class Run:
                 self._sheet(stage)
                 self._plot()
             if saving.save_every_n_steps and stage.done % saving.save_every_n_steps == 0:
-                save_student(self.parts, stage.done, f"-step{stage.done:08d}")
+                save_student(self.parts, stage.done, f"-step{stage.done:08d}", data_metadata(self.plan))
 
     def _save_state(self, stage: Stage) -> None:
         parts, done = self.parts, dict.fromkeys(self.plan.stage_steps, 0)
@@ -297,10 +311,10 @@ class Run:
 
     # What the user sees
 
-    def _sheet(self, stage: Stage) -> None:
+    def _sheet(self, stage: Stage) -> list[SheetRow]:
         path = self.folder / "samples" / f"student_{stage.done:06d}.png"
         title = f"{self.settings.saving.output_name}: the student after {stage.done} of {stage.steps} steps"
-        self.sheets.make(path, title, {"student": self.parts.branches()[STUDENT]}, bar_over("sheet"))
+        return self.sheets.make(path, title, {"student": self.parts.branches()[STUDENT]}, bar_over("sheet"))
 
     def _plot(self) -> None:
         plot_log(read_log(self.log.path), self.folder / "training.png")

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.models import PromptBatch
-from library.report.sheet import SheetRow, save_sheet
+from library.report.sheet import SheetRow, as_image, save_sheet
 from library.sample_prompts import SamplePrompt
 from library.sampling import initial_noise, sample
 from library.training.parts import Parts
@@ -34,10 +35,10 @@ class SheetMaker:
         title: str,
         columns: dict[str, Branch],
         progress: Callable[[Iterable], Iterable] = iter,
-    ) -> None:
+    ) -> list[SheetRow]:
         """Writes a sheet: a row for each prompt; for each seed the pretrained model and each of `columns`.
 
-        The pretrained model is shown the prompt without the concept: the picture as it was before.
+        The pretrained model is shown the prompt without the concept: the picture as it was before. Returns the rows.
         """
         seeds = self.parts.settings.samples.sample_seeds
         rows = []
@@ -54,6 +55,7 @@ class SheetMaker:
         self.parts.model.release_vae()
         names = ["pretrained", *columns]
         save_sheet(path, title, [f"{name}, seed {seed + 1}" for seed in range(seeds) for name in names], decoded)
+        return decoded
 
     def _draw(self, prompt: SamplePrompt, text: str, branch: Branch) -> Tensor:
         settings, model = self.parts.settings, self.parts.model
@@ -70,3 +72,9 @@ class SheetMaker:
             prompt.steps or settings.samples.sample_steps,
             prompt.guidance_scale or settings.samples.guidance_scale,
         )
+
+
+def preview_of(rows: Sequence[SheetRow]) -> Image.Image:
+    """The picture that stands for what was learned: the first one of a prompt with the concept."""
+    row = next((row for row in rows if row.kind == "concept"), rows[0])
+    return as_image(row.pictures[1])

@@ -1,0 +1,207 @@
+"""A LoRA put into a checkpoint for good: tensor by tensor, so that a model larger than memory can be done.
+
+The new file has the tensors of the old one, in their order and precision. What the precision swallows is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from library.adapters.kohya import PREFIX, to_kohya
+from library.adapters.network import LayerWeights
+from library.adapters.text_names import TEXT_ENCODERS
+from library.atomic import write_folder, written
+from library.errors import ModelError
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Precisions that a LoRA can be put into."""
+PIECE = 1 << 24
+"""Bytes copied at a time."""
+ORIGINAL = "model.diffusion_model."
+"""Begin of the transformer's names in a single-file checkpoint; files with the transformer alone lack it."""
+
+Update = Callable[[torch.Size], Tensor]
+
+
+@dataclass
+class Baked:
+    """What came of it.
+
+    Args:
+        layers: how many weights were changed.
+        lost: what rounding to the checkpoint's precision took of the update, as a share of its length.
+    """
+
+    layers: int = 0
+    lost: float = 0.0
+    _squares: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+    def note(self, before: Tensor, after: Tensor, update: Tensor) -> None:
+        """One weight more."""
+        self.layers += 1
+        self._squares[0] += float((after.float() - before - update).square().sum())
+        self._squares[1] += float(update.square().sum())
+        self.lost = math.sqrt(self._squares[0] / self._squares[1]) if self._squares[1] else 0.0
+
+
+def bake(layers: Mapping[str, LayerWeights], model: Path, output: Path) -> Baked:
+    """Writes a checkpoint with the LoRA in it.
+
+    Args:
+        model: a single-file checkpoint, or a folder in diffusers format, of a pipeline or of its transformer alone.
+        output: the file, or the folder, to write. Other parts of a pipeline are linked where the disk can, else copied.
+
+    Raises:
+        ModelError: the checkpoint lacks a layer, or has another shape or precision. Then nothing is written.
+    """
+    if any(name.startswith(TEXT_ENCODERS) for name in layers):
+        raise ModelError(
+            "The LoRA changes the text encoders as well, and only the transformer can be written.",
+            "Leave that part out by --transformer_only, if you know that you can do without.",
+        )
+    part = model / "transformer" if (model / "transformer").is_dir() else model
+    files = [model] if model.is_file() else sorted(part.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{model} is neither a .safetensors file nor a folder with the transformer of a model.")
+    headers = {file: _header(file) for file in files}
+    updates = _updates(layers, headers, model)
+    need = sum(file.stat().st_size for file in files)
+    free = shutil.disk_usage(next(parent for parent in output.absolute().parents if parent.exists())).free
+    if free < need:
+        raise ModelError(f"{output} needs {need / 2**30:.1f} GiB; the disk has {free / 2**30:.1f}.")
+    baked = Baked()
+    if model.is_file():
+        with written(output) as temporary:
+            _write(model, headers[model], updates, temporary, baked)
+        return baked
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(model, folder, copy_function=_link_or_copy, dirs_exist_ok=True)
+        for file in files:
+            copy = folder / file.relative_to(model)
+            copy.unlink()
+            _write(file, headers[file], updates, copy, baked)
+
+    write_folder(output, fill)
+    return baked
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _header(file: Path) -> dict:
+    """Names, shapes, places and metadata of a safetensors file, checked by the library that owns the format."""
+    try:
+        with safe_open(file, framework="pt"), file.open("rb") as raw:
+            return json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file} can't be read: {error}.", "It may be damaged; fetch it again.") from error
+
+
+def _updates(layers: Mapping[str, LayerWeights], headers: Mapping[Path, dict], model: Path) -> dict[str, Update]:
+    """The update of each tensor by its name in the checkpoint; every layer has found its place.
+
+    Raises:
+        ModelError: it has not, or the place does not fit.
+    """
+    entries = {name: entry for header in headers.values() for name, entry in header.items() if name != "__metadata__"}
+    if any(name.endswith(("scaled_fp8", ".scale_weight")) for name in entries):
+        raise ModelError(f"{model} holds scaled 8-bit weights.", "Take a checkpoint in 16 bits.")
+    begin = ORIGINAL if any(name.startswith(ORIGINAL) for name in entries) else ""
+    if any(name.startswith(f"{begin}joint_blocks.") for name in entries):
+        updates, left = _for_original(layers, entries, begin)
+    else:
+        updates = {f"{name}.weight": _update(layer) for name, layer in layers.items() if f"{name}.weight" in entries}
+        left = [name for name in layers if f"{name}.weight" not in entries]
+    if left:
+        raise ModelError(
+            f"{model} has no layer {left[0]}, which the LoRA changes ({len(left)} such).",
+            "Take a checkpoint of the model that the LoRA was trained on.",
+        )
+    for name, update in updates.items():
+        entry = entries[name]
+        if entry["dtype"] not in DTYPES:
+            raise ModelError(
+                f"{model}: {name} is in {entry['dtype']}, where the update would be lost in rounding.",
+                "Take a checkpoint in 16 or 32 bits.",
+            )
+        try:
+            update(torch.Size(entry["shape"]))
+        except RuntimeError as error:
+            raise ModelError(
+                f"{model}: {name} is {entry['shape']}, which does not fit the LoRA.",
+                "Take a checkpoint of the model that the LoRA was trained on.",
+            ) from error
+    return updates
+
+
+def _for_original(
+    layers: Mapping[str, LayerWeights], entries: Mapping[str, dict], begin: str
+) -> tuple[dict[str, Update], list[str]]:
+    """Updates of a checkpoint with the original model's names, and layers that it lacks."""
+    tensors = to_kohya(layers)
+    bases = {key.partition(".")[0] for key in tensors}
+    updates: dict[str, Update] = {}
+    for name in entries:
+        base = PREFIX + name.removeprefix(begin).removesuffix(".weight").replace(".", "_")
+        if name.startswith(begin) and name.endswith(".weight") and base in bases:
+            down, up = (tensors[f"{base}.lora_{half}.weight"].flatten(1) for half in ("down", "up"))
+            updates[name] = _update(LayerWeights(down, up, float(tensors[f"{base}.alpha"])))
+            bases.discard(base)
+    return updates, sorted(bases)
+
+
+def _update(layer: LayerWeights) -> Update:
+    return lambda shape: layer.delta().reshape(shape)
+
+
+def _write(file: Path, header: dict, updates: Mapping[str, Update], output: Path, baked: Baked) -> None:
+    """Copies a safetensors file, its tensors changed where there is an update. Their places stay the same."""
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    said = {**header.get("__metadata__", {}), "format": "pt"}
+    said.pop("modelspec.hash_sha256", None)
+    text = json.dumps({"__metadata__": said, **entries}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("rb") as source, output.open("wb") as target:
+        data = 8 + int.from_bytes(source.read(8), "little")
+        target.write(len(text).to_bytes(8, "little") + text)
+        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+            begin, end = entry["data_offsets"]
+            source.seek(data + begin)
+            if name in updates:
+                target.write(_changed(source.read(end - begin), entry, updates[name], baked))
+            else:
+                _copy(source, target, end - begin)
+
+
+def _changed(raw: bytes, entry: dict, update: Update, baked: Baked) -> bytes:
+    dtype = DTYPES[entry["dtype"]]
+    before = torch.frombuffer(bytearray(raw), dtype=dtype).reshape(entry["shape"])
+    change = update(before.shape)
+    after = (before.to(torch.promote_types(dtype, torch.float32)) + change).to(dtype)
+    if not after.isfinite().all():
+        raise ModelError(f"With the LoRA in it, a weight becomes too large for {entry['dtype']}.")
+    baked.note(before.float(), after, change)
+    return after.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _copy(source: BinaryIO, target: BinaryIO, count: int) -> None:
+    while count:
+        piece = source.read(min(PIECE, count))
+        target.write(piece)
+        count -= len(piece)

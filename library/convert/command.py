@@ -1,0 +1,223 @@
+"""What `purecc_convert.py` does: read, add up, make smaller, write; each step says what it loses."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from library.adapters.diffusers_layout import FOLDED_SCALE, PEFT_CONFIG
+from library.adapters.files import PRECISIONS, read_lora, read_safetensors, write_lora
+from library.adapters.layouts import LAYOUTS
+from library.adapters.metadata import shown
+from library.adapters.network import LayerWeights
+from library.adapters.reading import LoraFile
+from library.adapters.text_names import TEXT_ENCODERS
+from library.atomic import write_text
+from library.convert.bake import bake
+from library.convert.merge import merged
+from library.convert.resize import resized
+from library.errors import ConfigError, ModelError
+
+OF_THE_OLD_FILE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", FOLDED_SCALE, PEFT_CONFIG)
+"""Metadata that is no longer true in another file; alpha, which PEFT's has, is in the weights by then."""
+EXACT = 1e-6
+"""Differences below this share of an update are those of computing in float32."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for; see `purecc_convert.py --help`.
+
+    Args:
+        strengths: one for each LoRA.
+        output: None: beside the first LoRA.
+        metadata: "print", or the JSON file that it is written to.
+    """
+
+    loras: Sequence[Path]
+    strengths: Sequence[float]
+    to: str | None = None
+    output: Path | None = None
+    rank: int | None = None
+    precision: str | None = None
+    transformer_only: bool = False
+    model: Path | None = None
+    metadata: str | None = None
+    overwrite: bool = False
+
+
+def convert(request: Request) -> list[str]:
+    """Does it; returns what there is to say.
+
+    Raises:
+        ConfigError: the request contradicts itself, or a file is in the way.
+        ModelError: a file can't be used, or not as exactly as it would have to be.
+    """
+    if request.metadata:
+        return _metadata(request)
+    output = _output_of(request)
+    files = [read_lora(path) for path in request.loras]
+    said = [_described(path, file) for path, file in zip(request.loras, files, strict=True)]
+    said += [line for path, file in zip(request.loras, files, strict=True) for line in _left_out(path, file)]
+    if request.transformer_only:
+        files = [_transformer_of(file) for file in files]
+    _check_families(request.loras, files)
+    layers = files[0].layers
+    if len(files) > 1 or request.strengths[0] != 1:
+        layers = merged([file.layers for file in files], request.strengths)
+    if not layers:
+        raise ModelError("Nothing is left of the LoRA.")
+    if request.rank:
+        layers, lost = resized(layers, request.rank)
+        said.append(
+            f"Rank {request.rank}: {lost.overall:.2%} of the update's length is lost, "
+            f"{lost.worst:.2%} of {lost.layer}, the layer that loses most."
+        )
+    if request.model:
+        baked = bake(layers, request.model, output)
+        return [
+            *said,
+            f"{baked.layers} weights changed; rounding to the checkpoint's precision lost {baked.lost:.2%} of the "
+            "update's length.",
+            f"Saved {output}",
+        ]
+    return [*said, *_write(request, files, layers, output), f"Saved {output}"]
+
+
+def _output_of(request: Request) -> Path:
+    """Where the result goes; nothing lies there, or the user agreed to lose it."""
+    if request.model is None and request.to is None:
+        raise ConfigError(
+            "Command line: nothing to do.", f"Give --to {{{','.join(LAYOUTS)}}}, --bake MODEL or --metadata."
+        )
+    first, output = request.loras[0], request.output
+    if output is None and (request.model or len(request.loras) > 1):
+        raise ConfigError("Command line: --output is needed here.", "Say where the result goes.")
+    if output is None:
+        stem = first.stem
+        for layout in LAYOUTS.values():
+            stem = stem.removesuffix(layout.ending) if layout.ending else stem
+        output = first.with_name(f"{stem}{LAYOUTS[request.to].ending}.safetensors")
+    is_folder = request.model is not None and request.model.is_dir()
+    if output.suffix != ".safetensors" and not is_folder:
+        raise ConfigError(f"Command line: --output {output} must end in .safetensors.")
+    for source in [*request.loras, *([request.model] if request.model else [])]:
+        inside = is_folder and source.resolve() in output.resolve().parents
+        if output.resolve() == source.resolve() or inside:
+            raise ConfigError(f"Command line: the result would overwrite {source}.", "Give another --output.")
+        if is_folder and output.resolve() in source.resolve().parents:
+            raise ConfigError(f"Command line: {output} holds {source}.", "Give another --output.")
+    if output.exists() and (is_folder or not request.overwrite or output.is_dir()):
+        remedy = "Remove it first, or give another --output." if is_folder or output.is_dir() else "Add --overwrite."
+        raise ConfigError(f"Command line: {output} is already there.", remedy)
+    return output
+
+
+def _described(path: Path, file: LoraFile) -> str:
+    ranks = sorted({layer.rank for layer in file.layers.values()})
+    precision = next((name for name, dtype in PRECISIONS.items() if dtype == file.dtype), str(file.dtype))
+    text = sum(name.startswith(TEXT_ENCODERS) for name in file.layers)
+    encoders = f", {text} of them in the text encoders" if text else ""
+    rank = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
+    return f"{path.name}: names of {file.spelling}, {len(file.layers)} layers{encoders}, {rank}, {precision}"
+
+
+def _left_out(path: Path, file: LoraFile) -> list[str]:
+    if not file.left_out:
+        return []
+    names = f"{len(file.left_out)} learned vectors, such as {shown(file.left_out[0], 80)}"
+    return [f"{path.name}: lost are {names}: they are no part of the LoRA and act in no UI from a LoRA file."]
+
+
+def _transformer_of(file: LoraFile) -> LoraFile:
+    layers = {name: layer for name, layer in file.layers.items() if not name.startswith(TEXT_ENCODERS)}
+    return LoraFile(layers, file.spelling, file.metadata, file.left_out, file.dtype)
+
+
+def _check_families(paths: Sequence[Path], files: Sequence[LoraFile]) -> None:
+    """Layers of SD 3 Medium fit SD 3.5 Medium, but mean something else there."""
+    known = {
+        file.metadata["modelspec.architecture"]: path
+        for path, file in zip(paths, files, strict=True)
+        if "modelspec.architecture" in file.metadata
+    }
+    if len(known) > 1:
+        (one, path), (other, other_path) = list(known.items())[:2]
+        raise ModelError(
+            f"{path.name} is for {shown(one, 80)}, {other_path.name} for {shown(other, 80)}.",
+            "LoRAs of different models can't be added up.",
+        )
+
+
+def _write(request: Request, files: Sequence[LoraFile], layers: Mapping[str, LayerWeights], output: Path) -> list[str]:
+    """Writes the file and reads it back; says what rounding lost."""
+    dtypes = {file.dtype for file in files}
+    own = dtypes.pop() if len(dtypes) == 1 else torch.float32
+    dtype = PRECISIONS[request.precision] if request.precision else own
+    for name, layer in layers.items():
+        largest = max(float(layer.down.abs().max()), float(layer.up.abs().max() * max(1, layer.alpha / layer.rank)))
+        if largest > torch.finfo(dtype).max:
+            raise ModelError(f"{name} holds {largest:.1e}, too large for this precision.", "Use --save_precision bf16.")
+    metadata = _metadata_of(request, files, layers)
+    dropped = write_lora(output, layers, request.to, dtype, metadata)
+    said = [f"Metadata left out because the header would be too large: {shown(name, 80)}" for name in dropped]
+    back = read_lora(output).layers
+    errors = {name: _error(layer, back.get(name)) for name, layer in layers.items()}
+    worst = max(errors, key=errors.get)
+    if errors[worst] > EXACT:
+        said.append(
+            f"Rounding: the update of {worst} is off by {errors[worst]:.1e} of its length, which is the most. "
+            "--save_precision float makes it less."
+        )
+    else:
+        said.append("Exact: every layer's update is what it was.")
+    return said
+
+
+def _error(layer: LayerWeights, back: LayerWeights | None) -> float:
+    meant = layer.delta()
+    size = float(meant.norm())
+    if back is None:
+        return float(size > 0)
+    return float((back.delta() - meant).norm()) / size if size else 0.0
+
+
+def _metadata_of(request: Request, files: Sequence[LoraFile], layers: Mapping[str, LayerWeights]) -> dict[str, str]:
+    """Of one file what it said; of several what they agree on, and that they were merged."""
+    first = files[0].metadata
+    kept = {
+        key: value
+        for key, value in first.items()
+        if key not in OF_THE_OLD_FILE and all(file.metadata.get(key) == value for file in files)
+    }
+    if len(files) > 1:
+        triggers = [file.metadata.get("modelspec.trigger_phrase") for file in files]
+        kept["modelspec.title"] = " + ".join(path.stem for path in request.loras)
+        kept["modelspec.merged_from"] = ", ".join(path.name for path in request.loras)
+        if any(triggers):
+            kept["modelspec.trigger_phrase"] = ", ".join(dict.fromkeys(trigger for trigger in triggers if trigger))
+    if len(files) > 1 or request.rank:
+        ((rank, alpha), _), *_ = Counter((layer.rank, layer.alpha) for layer in layers.values()).most_common(1)
+        kept |= {"ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
+    return kept
+
+
+def _metadata(request: Request) -> list[str]:
+    """Prints metadata, or writes it as JSON."""
+    found = {str(path): read_safetensors(path)[1] for path in request.loras}
+    if request.metadata != "print":
+        path = Path(request.metadata).expanduser()
+        if path.exists() and not request.overwrite:
+            raise ConfigError(f"Command line: {path} is already there.", "Add --overwrite.")
+        write_text(path, json.dumps(found if len(found) > 1 else next(iter(found.values())), indent=2) + "\n")
+        return [f"Saved {path}"]
+    lines = []
+    for path, metadata in found.items():
+        lines.append(f"{path}: {'no metadata' if not metadata else ''}".rstrip())
+        lines += [f"  {shown(key, 80)}: {shown(value)}" for key, value in sorted(metadata.items())]
+    return lines

@@ -1,0 +1,90 @@
+"""Turns LoRA files into others: python purecc_convert.py --lora FILE --to diffusers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from library.config.files import plain_parser
+from library.environment import prepare_process
+from library.errors import ConfigError, exit_code_of
+
+LAYOUT_NAMES = ("kohya", "diffusers", "onetrainer")
+
+
+def main() -> None:
+    """Reads the command line and writes one file."""
+    parser = plain_parser(
+        "Turns LoRAs for Stable Diffusion 3 and 3.5 from one layout into another, whoever trained them; adds several "
+        "up, lowers the rank, shows metadata, or puts them into a checkpoint. It says what is lost, if anything is.",
+        "--lora FILE [FILE ...] (--to LAYOUT | --bake MODEL | --metadata) [--output FILE]",
+    )
+    parser.add_argument("--lora", nargs="+", metavar="FILE", help="One LoRA, or several to be added up into one.")
+    parser.add_argument(
+        "--lora_scale", nargs="+", type=float, metavar="NUMBER", help="How strongly each acts. Default: 1."
+    )
+    parser.add_argument(
+        "--to",
+        choices=LAYOUT_NAMES,
+        help="kohya for ComfyUI, Forge and reForge; diffusers for diffusers and ComfyUI; onetrainer for SD.Next and "
+        "ComfyUI.",
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", help="Where the result goes. Default: beside the LoRA, named after the layout."
+    )
+    parser.add_argument(
+        "--network_dim",
+        type=int,
+        metavar="N",
+        help="Lower the rank of each layer to N. Separate q, k, v make a fused layer of three times that in kohya's.",
+    )
+    parser.add_argument(
+        "--save_precision", choices=("float", "fp16", "bf16"), help="Precision of the file. Default: that of the LoRA."
+    )
+    parser.add_argument("--transformer_only", action="store_true", help="Leave the text encoders' part out.")
+    parser.add_argument(
+        "--bake",
+        metavar="MODEL",
+        help="Put it into this checkpoint: a .safetensors file, or a folder in diffusers format. --output is the new "
+        "file or folder.",
+    )
+    parser.add_argument(
+        "--metadata", nargs="?", const="print", metavar="FILE", help="Show the metadata, or write it to a JSON file."
+    )
+    parser.add_argument("--overwrite", action="store_true", help="Replace a file that is already there.")
+    arguments = parser.parse_args()
+    if not arguments.lora:
+        raise ConfigError("Command line: --lora is needed.", f"See {parser.prog} --help.")
+    strengths = arguments.lora_scale or [1.0] * len(arguments.lora)
+    if len(strengths) != len(arguments.lora):
+        raise ConfigError(
+            f"Command line: {len(arguments.lora)} LoRAs, but {len(strengths)} numbers in --lora_scale.",
+            "Give one for each.",
+        )
+    if not all(abs(strength) < 1e4 for strength in strengths):
+        raise ConfigError("Command line: --lora_scale must be ordinary numbers, such as 0.8.")
+    if arguments.network_dim is not None and arguments.network_dim < 1:
+        raise ConfigError(f"Command line: --network_dim is {arguments.network_dim}; it must be at least 1.")
+    if arguments.to and arguments.bake:
+        raise ConfigError("Command line: --to writes a LoRA, --bake a checkpoint.", "Give one of the two.")
+
+    from library.convert.command import Request, convert  # after the checks: torch takes seconds to import
+
+    request = Request(
+        loras=[Path(path).expanduser() for path in arguments.lora],
+        strengths=strengths,
+        to=arguments.to,
+        output=Path(arguments.output).expanduser() if arguments.output else None,
+        rank=arguments.network_dim,
+        precision=arguments.save_precision,
+        transformer_only=arguments.transformer_only,
+        model=Path(arguments.bake).expanduser() if arguments.bake else None,
+        metadata=arguments.metadata,
+        overwrite=arguments.overwrite,
+    )
+    print("\n".join(convert(request)))
+
+
+if __name__ == "__main__":
+    prepare_process()
+    sys.exit(exit_code_of(main, lambda: None))
