@@ -163,7 +163,7 @@ MISTAKES = {
     "no config": (["--config_file", "presets/demmo.toml"], 'Did you mean "presets/demo.toml"?'),
     "no model": (["--pretrained_model_name_or_path", "nowhere"], "there is no folder"),
     "not a model": (["--pretrained_model_name_or_path", "pocket/subject"], "has no model_index.json"),
-    "a file as model": (["--pretrained_model_name_or_path", "README.md"], "is a file"),
+    "a file as model": (["--pretrained_model_name_or_path", "README.md"], "is no safetensors file"),
     "unknown optimizer": (["--optimizer_type", "AdamV"], 'Did you mean "AdamW"?'),
     "no dataset": (["--dataset_config", "nowhere.toml"], "There is no file nowhere.toml"),
     "no prompts": (["--sample_prompts", "nowhere.txt"], "sample_prompts: there is no file"),
