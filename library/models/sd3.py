@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -203,7 +204,10 @@ class SD3Model:
     @cached_property
     def _text_fingerprint(self) -> str:
         weights = [self.files.weights(part).fingerprint() for part in TEXT_ENCODERS]
-        tokenizers = [tokenizer.backend_tokenizer.to_str() for tokenizer in self._tokenizers]
+        tokenizers = [json.loads(tokenizer.backend_tokenizer.to_str()) for tokenizer in self._tokenizers]
+        for tokenizer in tokenizers:
+            # These two are no more than what the last call happened to ask for.
+            del tokenizer["truncation"], tokenizer["padding"]
         return fingerprint.of_key(
             {"weights": weights, "tokenizers": tokenizers, "t5_length": self.t5_length, "dtype": str(self.dtype)}
         )
