@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 CLIP_LENGTH = 77
-T5_LENGTH = 512
 CLIP_L_PAD, CLIP_G_PAD = "<|endoftext|>", "!"
 """The two CLIPs cut texts alike, and fill them up differently."""
 
@@ -15,9 +14,9 @@ def bundled_tokenizers(folder: Path) -> list[Any]:
     """CLIP-L's, CLIP-G's and T5's.
 
     Args:
-        folder: holds clip_merges.txt and t5_tokenizer.json.
+        folder: holds clip_merges.txt and t5/.
     """
-    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer, CLIPTokenizer
 
     merges = clip_merges(folder / "clip_merges.txt")
     vocabulary = clip_vocabulary(merges)
@@ -25,14 +24,8 @@ def bundled_tokenizers(folder: Path) -> list[Any]:
         CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad, model_max_length=CLIP_LENGTH)
         for pad in (CLIP_L_PAD, CLIP_G_PAD)
     ]
-    t5 = PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / "t5_tokenizer.json"),
-        eos_token="</s>",
-        unk_token="<unk>",
-        pad_token="<pad>",
-        model_max_length=T5_LENGTH,
-    )
-    return [*clips, t5]
+    # In the way a downloaded model's is opened: opened otherwise, it gives some tokens to other characters of the text.
+    return [*clips, AutoTokenizer.from_pretrained(folder / "t5", local_files_only=True)]
 
 
 def clip_merges(path: Path) -> list[tuple[str, str]]:

@@ -123,10 +123,13 @@ class PartsApart:
             return self._model.weights(part)
         if not slots_of(part, file, self.config(part))[0]:
             raise ModelError(f"{SETTINGS[part]}: {file.path} is {what_is(file.entries)}, without {NAMES[part]} in it.")
-        what = what_is(file.entries)
-        if what in NAMES.values() and what != NAMES[part]:
-            raise ModelError(f"{SETTINGS[part]}: {file.path} is {what}; {NAMES[part]} is needed.")
-        return weights_in(file, part, self.config(part))
+        try:
+            return weights_in(file, part, self.config(part))
+        except ModelError as error:
+            what = what_is(file.entries)
+            if what == NAMES[part]:
+                raise
+            raise ModelError(f"{SETTINGS[part]}: {file.path} is {what}; {NAMES[part]} is needed.") from error
 
 
 def weights_in(file: TensorFile, part: str, config: Mapping[str, Any]) -> PartWeights:

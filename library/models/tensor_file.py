@@ -99,7 +99,8 @@ def read_entries(path: Path) -> dict[str, Entry]:
 
 
 def _refuse_other_formats(path: Path, begin: bytes, size: int) -> None:
-    for mark, what in OTHER_FORMATS.items():
+    # In a safetensors file these bytes are the header's length, so they can be anything; the header follows them.
+    for mark, what in OTHER_FORMATS.items() if begin[8:9] != b"{" else ():
         if begin.lstrip().startswith(mark) if mark == b"<" else begin.startswith(mark):
             raise ModelError(f"{path} is {what}.", "A .safetensors file is needed.")
     if size < 8:
