@@ -78,12 +78,14 @@ def _names_of(part: str, entries: Mapping[str, Entry]) -> dict[str, str]:
 
 def _converter(part: str, names: Mapping[str, str], config: Mapping[str, Any]) -> Callable[[dict], dict] | None:
     """The function that gives a part diffusers' names; None where it has them."""
-    from diffusers.loaders import single_file_utils
-
     if part == "transformer" and any(name.startswith("joint_blocks.") for name in names):
-        return single_file_utils.convert_sd3_transformer_checkpoint_to_diffusers
+        from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
+
+        return convert_sd3_transformer_checkpoint_to_diffusers
     if part == "vae" and any(name.startswith("encoder.down.") for name in names):
-        return lambda tensors: single_file_utils.convert_ldm_vae_checkpoint(tensors, config)
+        from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+        return lambda tensors: convert_ldm_vae_checkpoint(tensors, config)
     return None
 
 

@@ -42,17 +42,24 @@ class HubFiles(FolderFiles):
         folder = self._download([f"{part}/*.safetensors"], OTHER_PRECISIONS)
         if not any((folder / part).glob("*.safetensors")):
             self._download([f"{part}/*.safetensors"])
+            if self._is_offline and not any((folder / part).glob("*.safetensors")):
+                raise _in_words(self._id, FileNotFoundError(part), offline=True)
         return super().weights(part)
 
-    def _download(self, files: Sequence[str], but: Sequence[str] = ()) -> Path:
-        from huggingface_hub import constants, snapshot_download
+    @property
+    def _is_offline(self) -> bool:
+        from huggingface_hub import constants
 
-        offline = self._offline or constants.HF_HUB_OFFLINE
-        options: dict[str, Any] = {"revision": self._commit, "local_files_only": offline}
+        return self._offline or constants.HF_HUB_OFFLINE
+
+    def _download(self, files: Sequence[str], but: Sequence[str] = ()) -> Path:
+        from huggingface_hub import snapshot_download
+
+        options: dict[str, Any] = {"revision": self._commit, "local_files_only": self._is_offline}
         try:
             return Path(snapshot_download(self._id, allow_patterns=files, ignore_patterns=but, **options))
         except Exception as error:  # the hub's own errors, those of three network libraries, and a full disk
-            raise _in_words(self._id, error, offline) from error
+            raise _in_words(self._id, error, self._is_offline) from error
 
 
 def _in_words(hub_id: str, error: Exception, offline: bool) -> ModelError:
