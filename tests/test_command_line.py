@@ -161,7 +161,7 @@ MISTAKES = {
     "unknown setting": (["--etta", "1"], 'Did you mean "eta"?'),
     "wrong type": (["--network_dim", "four"], "network_dim is 'four'; it must be a whole number"),
     "no config": (["--config_file", "presets/demmo.toml"], 'Did you mean "presets/demo.toml"?'),
-    "no model": (["--pretrained_model_name_or_path", "nowhere"], "there is no folder"),
+    "no model": (["--pretrained_model_name_or_path", "nowhere"], "there is no folder or file"),
     "not a model": (["--pretrained_model_name_or_path", "pocket/subject"], "has no model_index.json"),
     "a file as model": (["--pretrained_model_name_or_path", "README.md"], "is no safetensors file"),
     "unknown optimizer": (["--optimizer_type", "AdamV"], 'Did you mean "AdamW"?'),

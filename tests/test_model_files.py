@@ -184,6 +184,10 @@ def test_plain_fp8_is_cast(known, tiny_model, tmp_path):
 
 def test_other_quantisations_are_refused(known, tiny_model, tmp_path):
     tensors = single_file(tiny_model)
+    scale = "model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight_scale"
+    save_file({**tensors, scale: torch.ones(3, 2)}, tmp_path / "blocks.safetensors")
+    with pytest.raises(ModelError, match="quantised in blocks"):
+        weights_of(opened(tmp_path / "blocks.safetensors"), "transformer")
     name = "model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight"
     save_file({**tensors, name: tensors[name].to(torch.int8)}, tmp_path / "int8.safetensors")
     with pytest.raises(ModelError, match=r"fc1\.weight quantised to I8"):

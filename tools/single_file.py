@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -116,4 +116,8 @@ def single_file(folder: Path, parts: Sequence[str] = tuple(PREFIXES)) -> dict[st
 
 
 if __name__ == "__main__":
-    save_file(single_file(Path(sys.argv[1])), sys.argv[2])
+    parser = argparse.ArgumentParser(description="Writes a model in diffusers format as one file for ComfyUI.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("file", type=Path)
+    arguments = parser.parse_args()
+    save_file(single_file(arguments.folder), arguments.file)

@@ -8,7 +8,7 @@ import torch
 
 from library.config.settings import ModelSettings
 from library.errors import ModelError
-from library.models.hub import HUB_ID, HubFiles
+from library.models.hub import HubFiles, is_hub_id
 from library.models.interface import FlowModel, Prompt, PromptBatch, TextStates
 from library.models.model_files import FolderFiles, ModelFiles
 from library.models.sd3 import SD3Model
@@ -65,12 +65,11 @@ def open_model_files(settings: ModelSettings) -> ModelFiles:
         model = SingleFile(place, list(given), CONFIGURATIONS)
     elif place.is_dir():
         model = FolderFiles(place)
-    elif HUB_ID.fullmatch(name) and place.suffix != ".safetensors":
+    elif is_hub_id(name):
         model = HubFiles(name, offline=settings.offline)
     else:
-        kind = "file" if place.suffix else "folder"
         raise ModelError(
-            f"pretrained_model_name_or_path: there is no {kind} {place.absolute()}.",
+            f"pretrained_model_name_or_path: there is no folder or file {place.absolute()}.",
             "Download the model first: hf download stabilityai/stable-diffusion-3.5-medium --local-dir FOLDER.",
         )
     return PartsApart(model, paths) if paths else model

@@ -11,12 +11,20 @@ from library.errors import ModelError
 from library.models.model_files import PARTS, TOKENIZERS, FolderFiles
 from library.models.weights import PartWeights
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*)/[\w.-]+")
 SMALL_FILES = ["model_index.json", "scheduler/*.json", *(f"{part}/*.json" for part in PARTS)]
 SMALL_FILES += [f"{name}/*.{ending}" for name in TOKENIZERS for ending in ("json", "txt")]
 """Configurations and tokenizers: all that a dry run downloads."""
+ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+"""A name that ends so is a file's."""
 OTHER_PRECISIONS = ["*.fp16*", "*.bf16*"]
 """Files that hold a part a second time."""
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no file or folder can be a model on the hub; "models/x" is a folder that is not there."""
+    found = HUB_ID.fullmatch(name)
+    return found is not None and found[1] != "models" and not Path(found[1]).is_dir() and not name.endswith(ENDINGS)
 
 
 class HubFiles(FolderFiles):

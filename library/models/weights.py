@@ -47,6 +47,11 @@ class PartWeights:
         tensor = _rows(file.read(slot.key), slot).to(device, copy=True)
         if slot.scale:
             scale = file.read(slot.scale).to(device, torch.float32)
+            if scale.numel() not in (1, file.entries[slot.key].shape[0]):
+                raise ModelError(
+                    f"{file.path} has {slot.key} quantised in blocks, which can't be read.",
+                    "Take the file in 16 bits, or in fp8 with one scale for each weight.",
+                )
             if scale.numel() > 1:
                 scale = _rows(scale.flatten(), slot).view(-1, *[1] * (tensor.ndim - 1))
             tensor = tensor.float() * scale
