@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,19 @@ def of_key(key: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
-def of_weights(paths: Iterable[Path]) -> str:
-    """Fingerprint of large weight files: their sizes and slices all over them.
+def of_places(places: Sequence[tuple[Path, int, int]]) -> str:
+    """Fingerprint of large weights: slices all over these parts of files, each from a byte up to another.
 
     Reading every byte of a text encoder takes minutes on a slow disk; other weights differ in every slice.
     """
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
+    ends = list(itertools.accumulate(end - begin for _, begin, end in places))
+    size = ends[-1] if ends else 0
+    digest = hashlib.sha256(str(size).encode())
+    for index in range(SLICES if size else 0):
+        at = index * size // SLICES
+        path, _, end = places[place := bisect.bisect_right(ends, at)]
+        begin = end - (ends[place] - at)
         with path.open("rb") as file:
-            for index in range(SLICES):
-                file.seek(index * size // SLICES)
-                digest.update(file.read(SLICE))
+            file.seek(begin)
+            digest.update(file.read(min(SLICE, end - begin)))
     return digest.hexdigest()

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from tests.tiny import LENGTH, POCKET
+from tests.tiny import LENGTH, TOKENIZERS
 
 CONTEXT = 16
 
@@ -78,7 +78,7 @@ class SDTokenizer:
     tokenizer_adds_end_token = True
 
     def __init__(self, folder: str, key: str, begin: int, length: int, embedding_directory: str | None = None):
-        self.tokenizer = AutoTokenizer.from_pretrained(POCKET / folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(TOKENIZERS / folder)
         self.embedding_key, self.tokens_start, self.embedding_directory = key, begin, embedding_directory
         self.chunked, self.length = begin == 1, length
 

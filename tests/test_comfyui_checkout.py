@@ -17,12 +17,13 @@ from library.adapters.files import load_lora
 from library.hierarchical_embedding_injector import placements_of
 from tests import comfy_checkout as real
 from tests import comfy_stand_ins as stand_ins
-from tests.tiny import POCKET
 
 pytestmark = pytest.mark.skipif(not real.CHECKOUT, reason=real.WHY_NOT)
 
 PROMPT = "a photo of a sks dog on the beach"
 AGREE = 1e-4
+
+POCKET = Path(__file__).parent.parent / "pocket" / "model"
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,17 @@ ATTENTION_PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_
 class ModelSettings:
     """[model]: the pretrained model and the precision it runs in."""
 
-    pretrained_model_name_or_path: str = setting(help="Folder of a Stable Diffusion 3 / 3.5 model in diffusers format.")
+    pretrained_model_name_or_path: str = setting(
+        help="A Stable Diffusion 3.5 Medium .safetensors file as for ComfyUI, or a Stable Diffusion 3 / 3.5 model in "
+        "diffusers format: its folder, or its name on huggingface.co."
+    )
+    clip_l: str | None = setting(None, "CLIP-L's own .safetensors file, where the model's file lacks it.")
+    clip_g: str | None = setting(None, "CLIP-G's own .safetensors file, where the model's file lacks it.")
+    t5xxl: str | None = setting(
+        None, "T5-XXL's own .safetensors file (fp16, bf16, fp8, scaled fp8), where the model's file lacks it."
+    )
+    vae: str | None = setting(None, "The VAE's own .safetensors file, where the model's file lacks it.")
+    offline: bool = setting(False, "Never use the network; what was downloaded before is used.", shapes_training=False)
     t5xxl_max_token_length: int = setting(
         77, "Tokens that T5 reads of each prompt, in training and in sampling alike.", at_least=1, at_most=512
     )

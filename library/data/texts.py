@@ -11,8 +11,8 @@ from library.hierarchical_embedding_injector import ConceptToken
 from library.models.interface import FlowModel, Prompt, TextStates
 from library.prompts import triggers_in, with_trigger
 
-ENCODED_AT_ONCE = 16
-"""Texts that are encoded before the first of them is kept."""
+ENCODED_AT_ONCE = 256
+"""Texts that are encoded before the first of them is kept: the encoders are read once for all of them."""
 
 
 class TriggerLayout:
@@ -70,7 +70,7 @@ class TextLibrary:
         """Reads the states of these texts from the cache; those that are not there are encoded now.
 
         Args:
-            progress: wraps the loop over what has to be encoded.
+            progress: wraps the loops that encode.
         """
         wanted = [text for text in dict.fromkeys(texts) if text not in self._prompts]
         missing = []
@@ -81,8 +81,8 @@ class TextLibrary:
             else:
                 self._add(text, TextStates(found["context"], found["pooled"]))
         batches = [missing[begin : begin + ENCODED_AT_ONCE] for begin in range(0, len(missing), ENCODED_AT_ONCE)]
-        for batch in progress(batches) if batches else ():
-            for text, states in zip(batch, self.model.encode_text(batch), strict=True):
+        for batch in batches:
+            for text, states in zip(batch, self.model.encode_text(batch, progress), strict=True):
                 self.cache.put("text", self._key(text), {"context": states.context, "pooled": states.pooled})
                 self._add(text, states)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,8 +100,12 @@ class FlowModel(Protocol):
     def keep_for_recompute(self, *states: PerPass) -> None:
         """Values that a pass depends on, to be put back when checkpointing runs a block again."""
 
-    def encode_text(self, texts: Sequence[str]) -> list[TextStates]:
-        """Text states of prompts, on the CPU."""
+    def encode_text(self, texts: Sequence[str], progress: Callable[[Iterable], Iterable] = iter) -> list[TextStates]:
+        """Text states of prompts, on the CPU. The encoders are read for it and let go again.
+
+        Args:
+            progress: wraps the loop that takes the time.
+        """
 
     def count_tokens(self, text: str) -> list[TokenCount]:
         """How many tokens each encoder needs for a text, begin and end included, and how many it takes."""
@@ -133,9 +137,6 @@ class FlowModel(Protocol):
 
     def fingerprint(self) -> str:
         """Changes when the transformer does."""
-
-    def release_text_encoders(self) -> None:
-        """Lets the text encoders go."""
 
     def release_vae(self) -> None:
         """Lets the VAE go."""

@@ -1,13 +1,11 @@
-"""Stable Diffusion 3 and 3.5: an MMDiT with two CLIPs and a T5, from a folder in diffusers format."""
+"""Stable Diffusion 3 and 3.5: an MMDiT with two CLIPs and a T5."""
 
 from __future__ import annotations
 
 import copy
-import gc
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,19 +15,18 @@ from torch.utils.checkpoint import checkpoint
 from library import fingerprint
 from library.errors import ModelError
 from library.models.interface import PromptBatch, TextStates, TokenCount
+from library.models.model_files import TEXT_ENCODERS, ModelFiles
+from library.models.modules import blank
+from library.models.text_encoders import encode_texts
+from library.models.weights import fill
 from library.per_pass import PerPass, recompute_contexts
-
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
-TEXT_BATCH = 8
-"""Prompts encoded at a time."""
 
 
 class SD3Model:
     """See `FlowModel` for what each method gives.
 
     Args:
-        folder: a `StableDiffusion3Pipeline` in diffusers format.
+        files: where its parts are.
         dtype: precision of the frozen weights and of every pass.
         t5_length: tokens that T5 reads of each prompt.
         checkpointing: recompute each block in the backward pass.
@@ -40,7 +37,7 @@ class SD3Model:
 
     def __init__(
         self,
-        folder: Path,
+        files: ModelFiles,
         *,
         device: torch.device,
         dtype: torch.dtype,
@@ -48,7 +45,7 @@ class SD3Model:
         checkpointing: bool = False,
         xformers: bool = False,
     ) -> None:
-        self.folder, self.device, self.dtype, self.t5_length = folder, device, dtype, t5_length
+        self.files, self.device, self.dtype, self.t5_length = files, device, dtype, t5_length
         self.notices: list[str] = []
         self._checkpointing, self._xformers = checkpointing, xformers
         self._kept: tuple[PerPass, ...] = ()
@@ -57,10 +54,7 @@ class SD3Model:
 
     @cached_property
     def transformer(self) -> nn.Module:
-        from diffusers import SD3Transformer2DModel
-
-        transformer = self._load(SD3Transformer2DModel, "transformer", torch_dtype=self.dtype)
-        transformer.requires_grad_(False).eval().to(self.device)
+        transformer = self._load("transformer")
         if self._checkpointing:
             transformer.enable_gradient_checkpointing(self._checkpointed)
         if self._xformers:
@@ -97,15 +91,7 @@ class SD3Model:
     @cached_property
     def _tokenizers(self) -> list[Any]:
         """CLIP-L's, CLIP-G's and T5's."""
-        from transformers import AutoTokenizer
-
-        try:
-            return [AutoTokenizer.from_pretrained(self.folder / name, local_files_only=True) for name in TOKENIZERS]
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(
-                f"{self.folder}: a tokenizer can't be loaded: {reason}.", "Download the model again."
-            ) from error
+        return self.files.tokenizers()
 
     @property
     def clip_length(self) -> int:
@@ -116,37 +102,15 @@ class SD3Model:
     def _lengths(self) -> list[int]:
         return [self.clip_length, self.clip_length, self.t5_length]
 
-    @cached_property
-    def _text_pipeline(self) -> Any:
-        from diffusers import StableDiffusion3Pipeline
-        from transformers import CLIPTextModelWithProjection, T5EncoderModel
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        kinds = [CLIPTextModelWithProjection, CLIPTextModelWithProjection, T5EncoderModel]
-        encoders = {
-            name: self._load(kind, name, dtype=self.dtype).requires_grad_(False).eval().to(self.device)
-            for name, kind in zip(TEXT_ENCODERS, kinds, strict=True)
-        }
-        tokenizers = dict(zip(TOKENIZERS, self._tokenizers, strict=True))
-        return StableDiffusion3Pipeline(
-            transformer=None, vae=None, scheduler=self.sampling_scheduler(), **encoders, **tokenizers
-        )
-
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> list[TextStates]:
-        states: list[TextStates] = []
-        for begin in range(0, len(texts), TEXT_BATCH):
-            batch = list(texts[begin : begin + TEXT_BATCH])
-            context, _, pooled, _ = self._text_pipeline.encode_prompt(
-                batch,
-                batch,
-                batch,
-                device=self.device,
-                do_classifier_free_guidance=False,
-                max_sequence_length=self.t5_length,
-            )
-            states += [TextStates(c.cpu().clone(), p.cpu().clone()) for c, p in zip(context, pooled, strict=True)]
+    def encode_text(self, texts: Sequence[str], progress: Callable[[Iterable], Iterable] = iter) -> list[TextStates]:
+        ids = [
+            tokenizer(
+                list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+            ).input_ids
+            for tokenizer, length in zip(self._tokenizers, self._lengths, strict=True)
+        ]
+        states = encode_texts(self.files, ids, self.dtype, self.device, progress)
+        self._empty_cache()
         return states
 
     def count_tokens(self, text: str) -> list[TokenCount]:
@@ -165,27 +129,20 @@ class SD3Model:
             )
         if found[0] != found[1]:
             raise ModelError(
-                f'The two CLIP tokenizers of {self.folder} cut "{text}" differently, so its concept has no one place.'
+                f'The two CLIP tokenizers of {self.files.name} cut "{text}" differently, so its concept has no place.'
             )
         return found[0], [self.clip_length + index for index in found[2]]
-
-    def release_text_encoders(self) -> None:
-        if self.__dict__.pop("_text_pipeline", None) is not None:
-            gc.collect()  # the pipeline refers to itself
-            self._empty_cache()
 
     # Images
 
     @cached_property
     def _vae(self) -> nn.Module:
-        from diffusers import AutoencoderKL
-
-        return self._load(AutoencoderKL, "vae", torch_dtype=self.dtype).requires_grad_(False).eval().to(self.device)
+        return self._load("vae")
 
     @cached_property
     def vae_config(self) -> dict[str, Any]:
         """The VAE's config.json."""
-        return self._json("vae/config.json")
+        return self.files.config("vae")
 
     @property
     def _vae_factor(self) -> int:
@@ -228,7 +185,7 @@ class SD3Model:
     @cached_property
     def transformer_config(self) -> dict[str, Any]:
         """The transformer's config.json."""
-        return self._json("transformer/config.json")
+        return self.files.config("transformer")
 
     @cached_property
     def scheduler_config(self) -> dict[str, Any]:
@@ -239,17 +196,18 @@ class SD3Model:
     def _scheduler(self) -> Any:
         from diffusers import FlowMatchEulerDiscreteScheduler
 
-        return FlowMatchEulerDiscreteScheduler.from_pretrained(
-            self.folder, subfolder="scheduler", local_files_only=True
-        )
+        return FlowMatchEulerDiscreteScheduler.from_config(self.files.config("scheduler"))
 
     def sampling_scheduler(self) -> Any:
         return copy.deepcopy(self._scheduler)
 
     @cached_property
     def _text_fingerprint(self) -> str:
-        weights = fingerprint.of_weights(path for part in TEXT_ENCODERS for path in self._weight_files(part))
-        tokenizers = [tokenizer.backend_tokenizer.to_str() for tokenizer in self._tokenizers]
+        weights = [self.files.weights(part).fingerprint() for part in TEXT_ENCODERS]
+        tokenizers = [json.loads(tokenizer.backend_tokenizer.to_str()) for tokenizer in self._tokenizers]
+        for tokenizer in tokenizers:
+            # These two are no more than what the last call happened to ask for.
+            del tokenizer["truncation"], tokenizer["padding"]
         return fingerprint.of_key(
             {"weights": weights, "tokenizers": tokenizers, "t5_length": self.t5_length, "dtype": str(self.dtype)}
         )
@@ -259,7 +217,7 @@ class SD3Model:
 
     @cached_property
     def _image_fingerprint(self) -> str:
-        weights = fingerprint.of_weights(self._weight_files("vae"))
+        weights = self.files.weights("vae").fingerprint()
         return fingerprint.of_key({"weights": weights, "config": self.vae_config, "dtype": str(self.dtype)})
 
     def image_fingerprint(self) -> str:
@@ -267,42 +225,15 @@ class SD3Model:
 
     @cached_property
     def _fingerprint(self) -> str:
-        weights = fingerprint.of_weights(self._weight_files("transformer"))
+        weights = self.files.weights("transformer").fingerprint()
         return fingerprint.of_key({"weights": weights, "config": self.transformer_config, "dtype": str(self.dtype)})
 
     def fingerprint(self) -> str:
         return self._fingerprint
 
-    def _weight_files(self, part: str) -> list[Path]:
-        files = sorted((self.folder / part).glob("*.safetensors"))
-        if not files:
-            raise ModelError(
-                f"{self.folder / part} holds no .safetensors file.",
-                "Download the model again; pickled weights are not read.",
-            )
-        return files
-
-    def _load(self, kind: Any, part: str, **options: Any) -> Any:
-        """A part of the model, from safetensors only; 16-bit files with ".fp16" in their names are found, too."""
-        only_fp16 = all(".fp16." in file.name for file in self._weight_files(part))
-        try:
-            return kind.from_pretrained(
-                self.folder,
-                subfolder=part,
-                local_files_only=True,
-                use_safetensors=True,
-                variant="fp16" if only_fp16 else None,
-                **options,
-            )
-        except Exception as error:  # every library has its own way to say that a file is broken
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{self.folder / part} can't be loaded: {reason}", "Download it again.") from error
-
-    def _json(self, name: str) -> dict[str, Any]:
-        try:
-            return json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{self.folder / name} can't be read: {error}.", "Download the model again.") from error
+    def _load(self, part: str) -> nn.Module:
+        """A part with its weights in the model's precision, on the model's device."""
+        return fill(blank(part, self.files.config(part)), self.files.weights(part), self.dtype, self.device)
 
     def _empty_cache(self) -> None:
         if self.device.type == "cuda":

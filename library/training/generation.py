@@ -67,7 +67,6 @@ def generate(
     samples = [parse(prompt, concepts, "--prompt") for prompt in prompts]
     texts = [text for sample in samples for text in (sample.text, sample.base, sample.negative)]
     parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
-    parts.model.release_text_encoders()
     weights = load_lora(lora, len(parts.model.blocks))
     parts.attach(sorted({name.split(".", 2)[2] for name in weights}))
     for notice in parts.model.notices:

@@ -38,8 +38,13 @@ from library.training.stage import Learner, Stage
 from library.training.weights_state import restore_weights, weights_of
 
 PICTURES_FOR_CLASS_STATES = 4
+HUB_OR_PATH = "pretrained_model_name_or_path"
 PATH_SETTINGS = (
-    ("model", "pretrained_model_name_or_path"),
+    ("model", HUB_OR_PATH),
+    ("model", "clip_l"),
+    ("model", "clip_g"),
+    ("model", "t5xxl"),
+    ("model", "vae"),
     ("saving", "cache_dir"),
     ("saving", "output_dir"),
     ("samples", "sample_prompts"),
@@ -124,7 +129,7 @@ class Run:
         for name in ("resume", "overwrite"):
             tables["saving"].pop(name, None)
         for section, name in PATH_SETTINGS:
-            if name in tables[section]:
+            if name in tables[section] and (name != HUB_OR_PATH or Path(tables[section][name]).expanduser().exists()):
                 tables[section][name] = str(Path(tables[section][name]).expanduser().resolve())
         text = "\n".join([to_toml(tables), to_toml(dataset_config.as_tables(self.plan.config))])
         write_text(self.folder / "config.toml", text)
@@ -133,7 +138,6 @@ class Run:
         """Text and latents once, then the encoders go and the transformer comes."""
         parts, model = self.parts, self.parts.model
         parts.texts.prepare(self.plan.texts(), bar_over("text"))
-        model.release_text_encoders()
         self.latents.prepare(self.plan.pictures, bar_over("latents"))
         model.release_vae()
         parts.attach()

@@ -1,0 +1,47 @@
+"""The tokenizers of Stable Diffusion 3.5, from the vocabularies that come with the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+CLIP_LENGTH = 77
+CLIP_L_PAD, CLIP_G_PAD = "<|endoftext|>", "!"
+"""The two CLIPs cut texts alike, and fill them up differently."""
+
+
+def bundled_tokenizers(folder: Path) -> list[Any]:
+    """CLIP-L's, CLIP-G's and T5's.
+
+    Args:
+        folder: holds clip_merges.txt and t5/.
+    """
+    from transformers import AutoTokenizer, CLIPTokenizer
+
+    merges = clip_merges(folder / "clip_merges.txt")
+    vocabulary = clip_vocabulary(merges)
+    clips = [
+        CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad, model_max_length=CLIP_LENGTH)
+        for pad in (CLIP_L_PAD, CLIP_G_PAD)
+    ]
+    # In the way a downloaded model's is opened: opened otherwise, it gives some tokens to other characters of the text.
+    return [*clips, AutoTokenizer.from_pretrained(folder / "t5", local_files_only=True)]
+
+
+def clip_merges(path: Path) -> list[tuple[str, str]]:
+    """CLIP's byte pair merges, first the one that is made first."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pairs = (line.split(" ") for line in lines if line and not line.startswith("#version"))
+    return [(left, right) for left, right in pairs]
+
+
+def clip_vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
+    """CLIP's tokens by number, which follow from the merges.
+
+    First come the 256 bytes, those that print as themselves before the others, then the same at the end of a word, then
+    what each merge makes, then the marks of begin and end.
+    """
+    printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    letters = [chr(byte) for byte in printing] + [chr(256 + index) for index in range(256 - len(printing))]
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *(left + right for left, right in merges)]
+    return {token: number for number, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}

@@ -1,0 +1,28 @@
+"""Modules of a model's parts, without weights: on the meta device, where they take no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def blank(part: str, config: Mapping[str, Any]) -> nn.Module:
+    """The module of a part; its parameters, and buffers that files hold, are on the meta device."""
+    from accelerate import init_empty_weights
+
+    if part in ("transformer", "vae"):
+        from diffusers import AutoencoderKL, SD3Transformer2DModel
+
+        kind = SD3Transformer2DModel if part == "transformer" else AutoencoderKL
+        with torch.device("meta"):
+            return kind.from_config(dict(config))
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+    # Only parameters: CLIP counts its positions in a buffer that files don't hold.
+    with init_empty_weights(include_buffers=False):
+        if part == "text_encoder_3":
+            return T5EncoderModel(T5Config.from_dict(dict(config)))
+        return CLIPTextModelWithProjection(CLIPTextConfig.from_dict(dict(config)))
