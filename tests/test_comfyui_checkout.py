@@ -7,6 +7,7 @@ import inspect
 import logging
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
