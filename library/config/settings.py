@@ -30,9 +30,62 @@ class ModelSettings:
     )
     device: str = setting("auto", 'Where to train: "auto", "cpu", "cuda", "cuda:1" ...', shapes_training=False)
     gradient_checkpointing: bool = setting(
-        True, "Recompute each block in the backward pass: far less memory, more time."
+        True, "Recompute blocks in the backward pass: far less memory, more time.", shapes_training=False
     )
-    xformers: bool = setting(False, "Attention by xformers instead of PyTorch's own; needs an NVIDIA card.")
+    checkpointed_blocks: Literal["auto", "all"] | int = setting(
+        "auto",
+        "How many blocks gradient checkpointing recomputes, from the first: all of them, or so many. On an NVIDIA "
+        'card, "auto" recomputes as few as its free memory allows; elsewhere all.',
+        at_least=0,
+        shapes_training=False,
+    )
+    base_quantization: Literal["none", "int8", "fp8", "nf4"] = setting(
+        "none",
+        "Bits of the frozen transformer, for both members of every difference: 16, 8 (int8 is the more exact), or 4 by "
+        "bitsandbytes (least memory, least exact). What flows through it stays in mixed_precision.",
+    )
+    fp8_base: bool = setting(False, 'The same as base_quantization = "fp8".')
+    blocks_to_swap: int = setting(
+        0,
+        "Blocks that live in the computer's memory and visit the card one by one; slower, but changes no number. Needs "
+        "gradient_checkpointing.",
+        at_least=0,
+        shapes_training=False,
+    )
+    xformers: bool = setting(False, "Attention by xformers; needs an NVIDIA card.", shapes_training=False)
+    sdpa: bool = setting(
+        True,
+        "PyTorch's own attention, where xformers is not asked for or can't work; false: an error instead.",
+        shapes_training=False,
+    )
+    sdpa_backend: Literal["auto", "flash", "efficient", "cudnn", "math"] = setting(
+        "auto", "The kernel of PyTorch's own attention to prefer.", shapes_training=False
+    )
+    torch_compile: bool = setting(
+        False, "Feed-forward layers by torch.compile: a slower start, faster steps.", shapes_training=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.fp8_base and self.base_quantization not in ("none", "fp8"):
+            raise ConfigError(
+                f'model: fp8_base = true and base_quantization = "{self.base_quantization}" exclude each other.',
+                "Take one of the two out.",
+            )
+        if self.blocks_to_swap and not self.gradient_checkpointing:
+            raise ConfigError(
+                "model: blocks_to_swap needs gradient_checkpointing = true: a swapped block's weights are gone when "
+                "the backward pass needs them, and recomputing the block brings them back.",
+                "Set gradient_checkpointing = true.",
+            )
+        if not self.sdpa and not self.xformers:
+            raise ConfigError(
+                "model: sdpa and xformers are both false, so there would be no attention.", "Set sdpa = true."
+            )
+
+    @property
+    def quantization(self) -> Literal["none", "int8", "fp8", "nf4"]:
+        """Bits of the frozen transformer, by whichever name they were asked for."""
+        return "fp8" if self.fp8_base else self.base_quantization
 
 
 @dataclass(frozen=True, kw_only=True)

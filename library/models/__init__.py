@@ -10,6 +10,7 @@ import torch
 from library.config.settings import ModelSettings
 from library.errors import ModelError
 from library.models.interface import FlowModel, Prompt, PromptBatch, TextStates
+from library.models.residence import Residence
 from library.models.sd3 import SD3Model
 
 __all__ = ["FlowModel", "Prompt", "PromptBatch", "TextStates", "load_model"]
@@ -73,6 +74,5 @@ def load_model(settings: ModelSettings) -> FlowModel:
         device=pick_device(settings.device),
         dtype=DTYPES[settings.mixed_precision],
         t5_length=settings.t5xxl_max_token_length,
-        checkpointing=settings.gradient_checkpointing,
-        xformers=settings.xformers,
+        residence=Residence.of(settings),
     )

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from library import fingerprint
 from library.errors import ModelError
 from library.models.interface import PromptBatch, TextStates, TokenCount
+from library.models.residence import Residence, ResidentBase
 from library.per_pass import PerPass, recompute_contexts
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -32,8 +33,7 @@ class SD3Model:
         folder: a `StableDiffusion3Pipeline` in diffusers format.
         dtype: precision of the frozen weights and of every pass.
         t5_length: tokens that T5 reads of each prompt.
-        checkpointing: recompute each block in the backward pass.
-        xformers: attention by xformers; where it can't work, PyTorch's own with a notice.
+        residence: how the transformer's weights lie in memory; may be changed until they are loaded.
     """
 
     blocks_name = "transformer_blocks"
@@ -45,12 +45,11 @@ class SD3Model:
         device: torch.device,
         dtype: torch.dtype,
         t5_length: int,
-        checkpointing: bool = False,
-        xformers: bool = False,
+        residence: Residence,
     ) -> None:
         self.folder, self.device, self.dtype, self.t5_length = folder, device, dtype, t5_length
         self.notices: list[str] = []
-        self._checkpointing, self._xformers = checkpointing, xformers
+        self.residence = residence
         self._kept: tuple[PerPass, ...] = ()
 
     # The transformer
@@ -60,15 +59,10 @@ class SD3Model:
         from diffusers import SD3Transformer2DModel
 
         transformer = self._load(SD3Transformer2DModel, "transformer", torch_dtype=self.dtype)
-        transformer.requires_grad_(False).eval().to(self.device)
-        if self._checkpointing:
-            transformer.enable_gradient_checkpointing(self._checkpointed)
-        if self._xformers:
-            try:
-                transformer.enable_xformers_memory_efficient_attention()
-            except Exception as error:  # xformers raises all kinds, each meaning that it can't work here
-                reason = str(error).strip().splitlines()[0]
-                self.notices.append(f"xformers can't be used ({reason}); PyTorch's own attention is used.")
+        transformer.requires_grad_(False).eval()
+        self.base = ResidentBase(transformer, self.device, self.residence)
+        self.notices += self.base.notices
+        transformer.enable_gradient_checkpointing(self._checkpointed)
         return transformer
 
     @property
@@ -77,20 +71,25 @@ class SD3Model:
 
     def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch) -> Tensor:
         where = {"device": self.device, "dtype": self.dtype}
-        (velocity,) = self.transformer(
-            hidden_states=x_t.to(**where),
-            timestep=sigma.to(self.device) * self.scheduler_config["num_train_timesteps"],
-            encoder_hidden_states=prompts.context.to(**where),
-            pooled_projections=prompts.pooled.to(**where),
-            return_dict=False,
-        )
+        transformer = self.transformer
+        with self.base.attending():
+            (velocity,) = transformer(
+                hidden_states=x_t.to(**where),
+                timestep=sigma.to(self.device) * self.scheduler_config["num_train_timesteps"],
+                encoder_hidden_states=prompts.context.to(**where),
+                pooled_projections=prompts.pooled.to(**where),
+                return_dict=False,
+            )
         return velocity.float()
 
     def keep_for_recompute(self, *states: PerPass) -> None:
         self._kept = states
 
     def _checkpointed(self, block: nn.Module, *args: Any) -> Any:
-        return checkpoint(block, *args, use_reentrant=False, context_fn=recompute_contexts(self._kept))
+        if block not in self.base.recomputed:
+            return block(*args)
+        contexts = self.base.contexts_with(recompute_contexts(self._kept))
+        return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
 
     # Text
 
@@ -268,7 +267,10 @@ class SD3Model:
     @cached_property
     def _fingerprint(self) -> str:
         weights = fingerprint.of_weights(self._weight_files("transformer"))
-        return fingerprint.of_key({"weights": weights, "config": self.transformer_config, "dtype": str(self.dtype)})
+        key = {"weights": weights, "config": self.transformer_config, "dtype": str(self.dtype)}
+        if self.residence.quantization != "none":
+            key["quantization"] = self.residence.quantization
+        return fingerprint.of_key(key)
 
     def fingerprint(self) -> str:
         return self._fingerprint
