@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +39,18 @@ class LiveMemory(TorchDispatchMode):
         count = flop_registry.get(func._overloadpacket)
         if count is not None:
             self.flops += count(*args, **kwargs, out_val=out)
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and leaf.device.type == "meta":
-                self._follow(leaf.untyped_storage())
+        made = [storage for storage in _storages(out) if storage._cdata not in self._alive]
+        if made:
+            given = {
+                storage._cdata for storage in _storages((args, kwargs))
+            }  # such as a weight, of which this is a view
+            for storage in made:
+                if storage._cdata not in given and storage._cdata not in self._alive:
+                    self._follow(storage)
         return out
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._alive:
-            return
 
         def gone(_: weakref.ref) -> None:
             del self._alive[key]
@@ -55,6 +59,12 @@ class LiveMemory(TorchDispatchMode):
         self._alive[key] = weakref.ref(storage, gone)
         self.now += size
         self.peak = max(self.peak, self.now)
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    """The storages of the meta tensors in a nest of arguments or results."""
+    leaves = tree_leaves(tree)
+    return [leaf.untyped_storage() for leaf in leaves if isinstance(leaf, Tensor) and leaf.device.type == "meta"]
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:

@@ -65,6 +65,24 @@ class ModelSettings:
         False, "Feed-forward layers by torch.compile: a slower start, faster steps.", shapes_training=False
     )
 
+    vae_tiling: bool = setting(
+        False,
+        "Decode the pictures of sheets in tiles: less memory, faint seams. Training sees none.",
+        shapes_training=False,
+    )
+    vram_gb: float | None = setting(
+        None,
+        "Memory of the card in GB to plan for. Unset: the memory of the NVIDIA card at hand.",
+        above=0,
+        shapes_training=False,
+    )
+    auto_fit: bool = setting(
+        False,
+        "Where the memory does not suffice, take the next step down by itself: recompute all blocks, predictions one "
+        "by one, tiles, swapped blocks, and before training begins, fewer bits.",
+        shapes_training=False,
+    )
+
     def __post_init__(self) -> None:
         if self.fp8_base and self.base_quantization not in ("none", "fp8"):
             raise ConfigError(

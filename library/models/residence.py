@@ -43,6 +43,7 @@ class Residence:
         sdpa: whether PyTorch's own may stand in for it.
         sdpa_backend: the kernel of PyTorch's own attention to prefer, or "auto".
         compiled: feed-forward layers by torch.compile.
+        vae_tiling: pictures are decoded in tiles.
     """
 
     quantization: Quantization = "none"
@@ -52,6 +53,7 @@ class Residence:
     sdpa: bool = True
     sdpa_backend: str = "auto"
     compiled: bool = False
+    vae_tiling: bool = False
 
     @classmethod
     def of(cls, settings: ModelSettings) -> Residence:
@@ -65,6 +67,7 @@ class Residence:
             sdpa=settings.sdpa,
             sdpa_backend=settings.sdpa_backend,
             compiled=settings.torch_compile,
+            vae_tiling=settings.vae_tiling,
         )
 
 

@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from library import fingerprint
 from library.errors import ModelError
+from library.live_memory import META
+from library.models.counting import Footprint, count_decode, count_encode, count_text, skeleton
 from library.models.interface import PromptBatch, TextStates, TokenCount
 from library.models.residence import Residence, ResidentBase
 from library.per_pass import PerPass, recompute_contexts
@@ -24,6 +26,8 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 TEXT_BATCH = 8
 """Prompts encoded at a time."""
+TILE = 512
+"""Pixels on each side of a tile that is decoded by itself, with vae_tiling."""
 
 
 class SD3Model:
@@ -37,6 +41,8 @@ class SD3Model:
     """
 
     blocks_name = "transformer_blocks"
+    text_encoders_one_at_a_time = False
+    """Whether they visit the device one after the other, T5 layer by layer; if not, they are there together."""
 
     def __init__(
         self,
@@ -91,6 +97,39 @@ class SD3Model:
         contexts = self.base.contexts_with(recompute_contexts(self._kept))
         return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
 
+    # Counting
+
+    def counted(self, residence: Residence | None = None) -> SD3Model:
+        """A copy whose weights have shapes and no numbers; nothing of them is read.
+
+        Args:
+            residence: another than this model's.
+        """
+        other = copy.copy(self)
+        for part in ("transformer", "_text_pipeline", "_vae"):
+            other.__dict__.pop(part, None)
+        other.device, other.notices, other._kept = META, [], ()
+        other.residence = residence or self.residence
+        return other
+
+    def footprints(self, pictures: Sequence[tuple[int, int]], drawn: Sequence[tuple[int, int]]) -> dict[str, Footprint]:
+        """What text, "encode" and "decode" need on the device, at most; counted on the meta device.
+
+        Args:
+            pictures: width and height of those to encode, in pixels.
+            drawn: width and height of those to decode.
+        """
+        model = self.counted()
+        encoders = [
+            model._load(kind, part, dtype=self.dtype) for kind, part in zip(_text_kinds(), TEXT_ENCODERS, strict=True)
+        ]
+        text = count_text(encoders, self._lengths, TEXT_BATCH, self.text_encoders_one_at_a_time)
+        encode = [count_encode(model._vae_for(decoding=False), *size, self.dtype) for size in set(pictures)]
+        vae = model._vae_for(decoding=True)
+        decode = [count_decode(vae, self.latent_shape(*size), self.dtype) for size in set(drawn)]
+        largest = {"encode": encode, "decode": decode}
+        return {"text": text, **{name: max(found, key=lambda one: one.total) for name, found in largest.items()}}
+
     # Text
 
     @cached_property
@@ -118,14 +157,12 @@ class SD3Model:
     @cached_property
     def _text_pipeline(self) -> Any:
         from diffusers import StableDiffusion3Pipeline
-        from transformers import CLIPTextModelWithProjection, T5EncoderModel
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        kinds = [CLIPTextModelWithProjection, CLIPTextModelWithProjection, T5EncoderModel]
         encoders = {
             name: self._load(kind, name, dtype=self.dtype).requires_grad_(False).eval().to(self.device)
-            for name, kind in zip(TEXT_ENCODERS, kinds, strict=True)
+            for name, kind in zip(TEXT_ENCODERS, _text_kinds(), strict=True)
         }
         tokenizers = dict(zip(TOKENIZERS, self._tokenizers, strict=True))
         return StableDiffusion3Pipeline(
@@ -181,6 +218,13 @@ class SD3Model:
 
         return self._load(AutoencoderKL, "vae", torch_dtype=self.dtype).requires_grad_(False).eval().to(self.device)
 
+    def _vae_for(self, decoding: bool) -> Any:
+        """The VAE; latents are always encoded in one piece, since they are what training sees."""
+        vae = self._vae
+        vae.use_tiling = decoding and self.residence.vae_tiling
+        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // self._vae_factor
+        return vae
+
     @cached_property
     def vae_config(self) -> dict[str, Any]:
         """The VAE's config.json."""
@@ -206,15 +250,16 @@ class SD3Model:
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        latents = self._vae.encode(pixels[None].to(self.device, self.dtype)).latent_dist
+        latents = self._vae_for(decoding=False).encode(pixels[None].to(self.device, self.dtype)).latent_dist
         scale, shift = self.vae_config["scaling_factor"], self.vae_config["shift_factor"] or 0.0
         return ((latents.mean[0].float() - shift) * scale).cpu(), (latents.std[0].float() * scale).cpu()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         scale, shift = self.vae_config["scaling_factor"], self.vae_config["shift_factor"] or 0.0
+        vae = self._vae_for(decoding=True)
         pictures = [
-            self._vae.decode((one[None].float() / scale + shift).to(self.device, self.dtype)).sample for one in latents
+            vae.decode((one[None].float() / scale + shift).to(self.device, self.dtype)).sample for one in latents
         ]
         return torch.cat(pictures).float().clamp(-1, 1).cpu()
 
@@ -286,6 +331,8 @@ class SD3Model:
 
     def _load(self, kind: Any, part: str, **options: Any) -> Any:
         """A part of the model, from safetensors only; 16-bit files with ".fp16" in their names are found, too."""
+        if self.device == META:
+            return skeleton(kind, self._json(f"{part}/config.json"), self.dtype)
         only_fp16 = all(".fp16." in file.name for file in self._weight_files(part))
         try:
             return kind.from_pretrained(
@@ -309,3 +356,10 @@ class SD3Model:
     def _empty_cache(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _text_kinds() -> list[Any]:
+    """The classes of the text encoders."""
+    from transformers import CLIPTextModelWithProjection, T5EncoderModel
+
+    return [CLIPTextModelWithProjection, CLIPTextModelWithProjection, T5EncoderModel]

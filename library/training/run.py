@@ -17,13 +17,12 @@ from library.config import dataset as dataset_config
 from library.config.dataset import Concept
 from library.config.files import as_tables, to_toml
 from library.data.pictures import Latents
-from library.dual_branch_scheduler import DualBranchScheduler
 from library.errors import ConfigError, Interrupted
-from library.hierarchical_embedding_injector import ConceptEmbeddings
-from library.objectives import EXTRACTOR, STUDENT, Objective, extractor_objective, student_objective
+from library.objectives import EXTRACTOR, STUDENT
 from library.report.log import RunLog, mean_of_end, read_log
 from library.report.plot import plot_log
 from library.report.progress import StageBar, bar_over, say
+from library.training.branching import freeze_all_but, learning_in, objective_of, scheduler_of
 from library.training.interrupt import StopRequest
 from library.training.outputs import load_extractor, save_extractor, save_student
 from library.training.parts import STUDENT_ADAPTER, class_states, extractor_adapter
@@ -178,21 +177,11 @@ class Run:
 
     def extractor_stage(self) -> Stage:
         """Stage 1, ready to train or to go on."""
-        rates = stage_rates(self.settings.optimizer)[EXTRACTOR]
-        learners = self._learners(self._extractor_adapters(), [*self.parts.extractor_embeddings.values()], rates)
-        return self._stage(EXTRACTOR, extractor_objective(self.settings.pure_learning), learners)
+        return self._stage(EXTRACTOR)
 
     def student_stage(self) -> Stage:
         """Stage 2, ready to train or to go on."""
-        pure, rates = self.settings.pure_learning, stage_rates(self.settings.optimizer)[STUDENT]
-        adapters, embeddings = [STUDENT_ADAPTER], []
-        if self.settings.concept_embeddings.student_embeddings == "own":
-            embeddings += self.parts.student_embeddings.values()
-        if pure.merged:
-            adapters += self._extractor_adapters()
-            embeddings += self.parts.extractor_embeddings.values()
-        learners = self._learners(adapters, embeddings, rates)
-        return self._stage(STUDENT, student_objective(pure), learners)
+        return self._stage(STUDENT)
 
     def train_extractor(self) -> None:
         """Stage 1, if the run has it: trains it to its end, saves the extractor and shows what it learned."""
@@ -222,25 +211,18 @@ class Run:
         self.states.remove()
         return files
 
-    def _learners(self, adapters: list[str], embeddings: list[ConceptEmbeddings], rates: list[float]) -> list[Learner]:
+    def _learners(self, name: str) -> list[Learner]:
         """The weights that learn in a stage; all others are frozen."""
-        parts = self.parts
-        parts.network.train_only(adapters)
-        for one in (*parts.extractor_embeddings.values(), *parts.student_embeddings.values()):
-            one.requires_grad_(one in embeddings)
+        parts, rates = self.parts, stage_rates(self.settings.optimizer)[name]
+        adapters, embeddings = learning_in(name, self.settings, parts)
+        freeze_all_but(adapters, embeddings, parts)
         weights = [weight for adapter in adapters for weight in parts.network.parameters(adapter)]
         return [Learner("lr", weights, rates[0]), Learner("embedding_lr", [e.vectors for e in embeddings], rates[1])]
 
-    def _stage(self, name: str, objective: Objective, learners: list[Learner]) -> Stage:
+    def _stage(self, name: str) -> Stage:
         parts, settings = self.parts, self.settings
-        branches = DualBranchScheduler(
-            parts.model,
-            parts.network,
-            parts.injector,
-            parts.branches(),
-            objective.readings,
-            together=settings.optimizer.batch_passes == "together",
-        )
+        objective, learners = objective_of(name, settings), self._learners(name)
+        branches = scheduler_of(objective, settings, parts)
         wanted = {reading.prediction.prompt for reading in objective.readings}
         order, seed = self.plan.order, settings.optimizer.seed
         scenes = SceneMaker(name, seed, settings.noise, order, self.latents, parts.texts, wanted, self.replay)
