@@ -72,7 +72,7 @@ class ModelSettings:
     )
     vram_gb: float | None = setting(
         None,
-        "Memory of the card in GB to plan for. Unset: the memory of the NVIDIA card at hand.",
+        "Memory of the card in GiB to plan for. Unset: the memory of the NVIDIA card at hand.",
         above=0,
         shapes_training=False,
     )
@@ -216,7 +216,9 @@ class OptimizerSettings:
     gradient_accumulation_steps: int = setting(1, "Batches whose gradients make one step.", at_least=1)
     max_grad_norm: float = setting(1.0, "Length the gradient is clipped to. 0: not clipped.", at_least=0)
     batch_passes: Literal["together", "one_by_one"] = setting(
-        "together", "The predictions of a step in two batches (fast), or one after the other (least memory)."
+        "together",
+        "The predictions of a step in two batches (fast), or one after the other (least memory).",
+        shapes_training=False,
     )
     seed: int = setting(42, "Everything random follows from it: two runs on a CPU are equal to the bit.", at_least=0)
 

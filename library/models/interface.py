@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,12 @@ class FlowModel(Protocol):
     def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch) -> Tensor:
         """Predicted velocity, (B, C, H, W) float32, of noisy latents of that shape at noise levels sigma, (B,)."""
 
+    t5_length: int
+    """Tokens that T5 reads of each prompt."""
+    clip_length: int
+    """Tokens that CLIP reads."""
+    transformer_config: Mapping[str, Any]
+    """The transformer's config.json."""
     residence: Residence
     """How the transformer's weights lie in memory; may be changed until it is loaded."""
     base: ResidentBase

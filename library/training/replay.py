@@ -35,6 +35,11 @@ def replay_prompts(parts: Parts) -> list[str]:
     ]
 
 
+def pictures_at_once(shape: tuple[int, int, int]) -> int:
+    """How many pictures with latents (C, h, w) are drawn in one batch."""
+    return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (shape[1] * shape[2])))
+
+
 def draw_replay(parts: Parts, size: tuple[int, int], progress: Callable[[Iterable], Iterable] = iter) -> Replay:
     """The replayed pictures, from the cache or drawn now; `parts` must be attached.
 
@@ -43,7 +48,7 @@ def draw_replay(parts: Parts, size: tuple[int, int], progress: Callable[[Iterabl
         progress: wraps the loop over what has to be drawn.
     """
     prompts, shape = replay_prompts(parts), parts.model.latent_shape(*size)
-    at_once = max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (shape[1] * shape[2])))
+    at_once = pictures_at_once(shape)
     batches = [range(begin, min(begin + at_once, len(prompts))) for begin in range(0, len(prompts), at_once)]
     drawn = [_draw(parts, [prompts[index] for index in batch], list(batch), shape) for batch in progress(batches)]
     return Replay(torch.cat(drawn), prompts)

@@ -24,13 +24,14 @@ from library.report.plot import plot_log
 from library.report.progress import StageBar, bar_over, say
 from library.training.branching import freeze_all_but, learning_in, objective_of, scheduler_of
 from library.training.interrupt import StopRequest
+from library.training.out_of_memory import step_down
 from library.training.outputs import load_extractor, save_extractor, save_student
 from library.training.parts import STUDENT_ADAPTER, class_states, extractor_adapter
 from library.training.plan import Plan, stage_rates
 from library.training.replay import draw_replay
 from library.training.scenes import Replay, SceneMaker
 from library.training.sheets import SheetMaker
-from library.training.stage import Learner, Stage
+from library.training.stage import Learner, OutOfMemory, Stage
 from library.training.weights_state import restore_weights, weights_of
 
 PICTURES_FOR_CLASS_STATES = 4
@@ -240,7 +241,7 @@ class Run:
         with StopRequest() as stop:
             while stage.done < stage.steps:
                 begin = time.perf_counter()
-                row = stage.step()
+                row = self._step(stage)
                 row["it_s"] = 1 / (time.perf_counter() - begin)
                 self.log.write(row)
                 bar.step(row)
@@ -253,6 +254,18 @@ class Run:
                     )
                 self._save_on_the_way(stage)
         bar.close()
+
+    def _step(self, stage: Stage) -> dict[str, Any]:
+        """A step of the stage; if memory runs out, with auto_fit once more in less of it."""
+        while True:
+            try:
+                return stage.step()
+            except OutOfMemory:
+                where = f"Stage {stage.name}, step {stage.done + 1}"
+            # Outside of the handler, whose exception holds on to every tensor of the step that failed.
+            self.settings, taken = step_down(self.settings, self.parts.model, where)
+            stage.branches = scheduler_of(stage.objective, self.settings, self.parts)
+            say(f"{where}: the card's memory did not suffice; going on with {taken}.")
 
     def _save_on_the_way(self, stage: Stage) -> None:
         saving, samples = self.settings.saving, self.settings.samples
