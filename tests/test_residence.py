@@ -191,3 +191,28 @@ def test_settings_that_exclude_each_other_are_said(plan_of, tiny_model):
 
 def test_fp8_base_is_kohyas_name(plan_of):
     assert plan_of(fp8_base=True).parts.model.residence.quantization == "fp8"
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_torch_compile_changes_nothing_but_rounding_or_says_why_not(plan_of, quantization):
+    common = {
+        "gradient_checkpointing": True,
+        "base_quantization": quantization,
+        "overwrite": True,
+        "replay_weight": 0.0,
+    }
+    _, plain = trained(plan_of(**common))
+    run, compiled = trained(plan_of(**common, torch_compile=True))
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, rtol=5e-2, atol=1e-3)
+    said = any("torch_compile can't be used" in notice for notice in run.parts.model.notices)
+    assert said != any(block.ff._compiled_call_impl is not None for block in run.parts.model.blocks)
+
+
+def test_torch_compile_without_a_compiler_is_said(plan_of, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    run, _ = trained(plan_of(torch_compile=True))
+    assert "torch_compile can't be used (no compiler); the run goes on without it." in run.parts.model.notices
