@@ -9,7 +9,7 @@ from pathlib import Path
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
 from library.environment import prepare_process
-from library.errors import exit_code_of
+from library.errors import EXIT_DOES_NOT_FIT, exit_code_of
 
 
 def main(log: list[Path]) -> None:
@@ -26,6 +26,15 @@ def main(log: list[Path]) -> None:
 
     plan = make_plan(settings, config)
     print(describe_plan(plan))
+    from library.training.fit import card_of, check_auto_fit, describe_fit, fitted
+
+    card = card_of(settings, plan.parts.model.device)
+    check_auto_fit(settings, card)
+    if arguments.dry_run or card is not None:
+        plan, predicted, taken = fitted(plan, card)
+        print(describe_fit(plan, predicted, taken, card))
+        if arguments.dry_run and card is not None and not predicted.fits(card):
+            raise SystemExit(EXIT_DOES_NOT_FIT)
     if arguments.dry_run:
         return
 

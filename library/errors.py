@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 
+EXIT_DOES_NOT_FIT = 1
+"""Exit code of a dry run whose memory does not suffice."""
 EXIT_USER_ERROR = 2
 """Exit code of a run that ended with a `PureCCError`."""
 EXIT_INTERRUPTED = 130

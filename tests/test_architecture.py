@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["errors"],
-    ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow"],
+    ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow", "live_memory"],
     ["config", "checkpoint", "lambda_star_loss", "hierarchical_embedding_injector"],
     ["prompts", "objectives", "adapters", "loaders", "models", "optim"],
     ["dual_branch_scheduler", "data", "sample_prompts", "sampling", "report", "convert"],

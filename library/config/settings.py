@@ -11,38 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from library.config.fields import setting
+from library.config.model_settings import ModelSettings
 from library.errors import ConfigError
 
 ATTENTION_PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 """Every attention projection of both streams, `attn2` included, by the end of its name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """[model]: the pretrained model and the precision it runs in."""
-
-    pretrained_model_name_or_path: str = setting(
-        help="A Stable Diffusion 3.5 Medium .safetensors file as for ComfyUI, or a Stable Diffusion 3 / 3.5 model in "
-        "diffusers format: its folder, or its name on huggingface.co."
-    )
-    clip_l: str | None = setting(None, "CLIP-L's own .safetensors file, where the model's file lacks it.")
-    clip_g: str | None = setting(None, "CLIP-G's own .safetensors file, where the model's file lacks it.")
-    t5xxl: str | None = setting(
-        None, "T5-XXL's own .safetensors file (fp16, bf16, fp8, scaled fp8), where the model's file lacks it."
-    )
-    vae: str | None = setting(None, "The VAE's own .safetensors file, where the model's file lacks it.")
-    offline: bool = setting(False, "Never use the network; what was downloaded before is used.", shapes_training=False)
-    t5xxl_max_token_length: int = setting(
-        77, "Tokens that T5 reads of each prompt, in training and in sampling alike.", at_least=1, at_most=512
-    )
-    mixed_precision: Literal["no", "fp16", "bf16"] = setting(
-        "bf16", 'Precision of the frozen weights and of every pass; "no" is float32. The LoRA itself is always float32.'
-    )
-    device: str = setting("auto", 'Where to train: "auto", "cpu", "cuda", "cuda:1" ...', shapes_training=False)
-    gradient_checkpointing: bool = setting(
-        True, "Recompute each block in the backward pass: far less memory, more time."
-    )
-    xformers: bool = setting(False, "Attention by xformers instead of PyTorch's own; needs an NVIDIA card.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +145,9 @@ class OptimizerSettings:
     gradient_accumulation_steps: int = setting(1, "Batches whose gradients make one step.", at_least=1)
     max_grad_norm: float = setting(1.0, "Length the gradient is clipped to. 0: not clipped.", at_least=0)
     batch_passes: Literal["together", "one_by_one"] = setting(
-        "together", "The predictions of a step in two batches (fast), or one after the other (least memory)."
+        "together",
+        "The predictions of a step in two batches (fast), or one after the other (least memory).",
+        shapes_training=False,
     )
     seed: int = setting(42, "Everything random follows from it: two runs on a CPU are equal to the bit.", at_least=0)
 

@@ -11,6 +11,7 @@ from library.errors import ModelError
 from library.models.hub import HubFiles, is_hub_id
 from library.models.interface import FlowModel, Prompt, PromptBatch, TextStates
 from library.models.model_files import FolderFiles, ModelFiles
+from library.models.residence import Residence
 from library.models.sd3 import SD3Model
 from library.models.single_file import CONFIGURATIONS, SETTINGS, PartsApart, SingleFile
 
@@ -46,8 +47,7 @@ def load_model(settings: ModelSettings) -> FlowModel:
         device=pick_device(settings.device),
         dtype=DTYPES[settings.mixed_precision],
         t5_length=settings.t5xxl_max_token_length,
-        checkpointing=settings.gradient_checkpointing,
-        xformers=settings.xformers,
+        residence=Residence.of(settings),
     )
 
 

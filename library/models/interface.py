@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from library.hierarchical_embedding_injector import ConceptToken
+from library.models.counting import Footprint
+from library.models.residence import Residence, ResidentBase
 from library.per_pass import PerPass
 
 
@@ -89,6 +91,17 @@ class FlowModel(Protocol):
     def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch) -> Tensor:
         """Predicted velocity, (B, C, H, W) float32, of noisy latents of that shape at noise levels sigma, (B,)."""
 
+    t5_length: int
+    """Tokens that T5 reads of each prompt."""
+    clip_length: int
+    """Tokens that CLIP reads."""
+    transformer_config: Mapping[str, Any]
+    """The transformer's config.json."""
+    residence: Residence
+    """How the transformer's weights lie in memory; may be changed until it is loaded."""
+    base: ResidentBase
+    """The transformer as it lies there, once it is loaded."""
+
     @property
     def transformer(self) -> nn.Module:
         """The transformer, frozen, loaded now if it is not yet."""
@@ -99,6 +112,12 @@ class FlowModel(Protocol):
 
     def keep_for_recompute(self, *states: PerPass) -> None:
         """Values that a pass depends on, to be put back when checkpointing runs a block again."""
+
+    def counted(self, residence: Residence | None = None) -> FlowModel:
+        """A copy on the meta device, whose weights have shapes and no numbers, kept in memory as said."""
+
+    def footprints(self, pictures: Sequence[tuple[int, int]], drawn: Sequence[tuple[int, int]]) -> dict[str, Footprint]:
+        """What "text", "encode" and "decode" need on the device, for pictures of these widths and heights."""
 
     def encode_text(self, texts: Sequence[str], progress: Callable[[Iterable], Iterable] = iter) -> list[TextStates]:
         """Text states of prompts, on the CPU. The encoders are read for it and let go again.

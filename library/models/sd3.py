@@ -14,12 +14,18 @@ from torch.utils.checkpoint import checkpoint
 
 from library import fingerprint
 from library.errors import ModelError
+from library.live_memory import META
+from library.models.counting import Footprint, as_skeleton, count_decode, count_encode, count_text
 from library.models.interface import PromptBatch, TextStates, TokenCount
 from library.models.model_files import TEXT_ENCODERS, ModelFiles
 from library.models.modules import blank
-from library.models.text_encoders import encode_texts
+from library.models.residence import Residence, ResidentBase
+from library.models.text_encoders import TEXT_BATCH, encode_texts
 from library.models.weights import fill
 from library.per_pass import PerPass, recompute_contexts
+
+TILE = 512
+"""Pixels on each side of a tile that is decoded by itself, with vae_tiling."""
 
 
 class SD3Model:
@@ -29,8 +35,7 @@ class SD3Model:
         files: where its parts are.
         dtype: precision of the frozen weights and of every pass.
         t5_length: tokens that T5 reads of each prompt.
-        checkpointing: recompute each block in the backward pass.
-        xformers: attention by xformers; where it can't work, PyTorch's own with a notice.
+        residence: how the transformer's weights lie in memory; may be changed until they are loaded.
     """
 
     blocks_name = "transformer_blocks"
@@ -42,27 +47,21 @@ class SD3Model:
         device: torch.device,
         dtype: torch.dtype,
         t5_length: int,
-        checkpointing: bool = False,
-        xformers: bool = False,
+        residence: Residence,
     ) -> None:
         self.files, self.device, self.dtype, self.t5_length = files, device, dtype, t5_length
         self.notices: list[str] = []
-        self._checkpointing, self._xformers = checkpointing, xformers
+        self.residence = residence
         self._kept: tuple[PerPass, ...] = ()
 
     # The transformer
 
     @cached_property
     def transformer(self) -> nn.Module:
-        transformer = self._load("transformer")
-        if self._checkpointing:
-            transformer.enable_gradient_checkpointing(self._checkpointed)
-        if self._xformers:
-            try:
-                transformer.enable_xformers_memory_efficient_attention()
-            except Exception as error:  # xformers raises all kinds, each meaning that it can't work here
-                reason = str(error).strip().splitlines()[0]
-                self.notices.append(f"xformers can't be used ({reason}); PyTorch's own attention is used.")
+        transformer = self._load("transformer", "cpu")
+        self.base = ResidentBase(transformer, self.device, self.residence)
+        self.notices += self.base.notices
+        transformer.enable_gradient_checkpointing(self._checkpointed)
         return transformer
 
     @property
@@ -71,20 +70,56 @@ class SD3Model:
 
     def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch) -> Tensor:
         where = {"device": self.device, "dtype": self.dtype}
-        (velocity,) = self.transformer(
-            hidden_states=x_t.to(**where),
-            timestep=sigma.to(self.device) * self.scheduler_config["num_train_timesteps"],
-            encoder_hidden_states=prompts.context.to(**where),
-            pooled_projections=prompts.pooled.to(**where),
-            return_dict=False,
-        )
+        transformer = self.transformer
+        with self.base.attending():
+            (velocity,) = transformer(
+                hidden_states=x_t.to(**where),
+                timestep=sigma.to(self.device) * self.scheduler_config["num_train_timesteps"],
+                encoder_hidden_states=prompts.context.to(**where),
+                pooled_projections=prompts.pooled.to(**where),
+                return_dict=False,
+            )
         return velocity.float()
 
     def keep_for_recompute(self, *states: PerPass) -> None:
         self._kept = states
 
     def _checkpointed(self, block: nn.Module, *args: Any) -> Any:
-        return checkpoint(block, *args, use_reentrant=False, context_fn=recompute_contexts(self._kept))
+        if block not in self.base.recomputed:
+            return block(*args)
+        contexts = self.base.contexts_with(recompute_contexts(self._kept))
+        return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
+
+    # Counting
+
+    def counted(self, residence: Residence | None = None) -> SD3Model:
+        """A copy whose weights have shapes and no numbers; nothing of them is read.
+
+        Args:
+            residence: another than this model's.
+        """
+        other = copy.copy(self)
+        for part in ("transformer", "_vae"):
+            other.__dict__.pop(part, None)
+        other.device, other.notices, other._kept = META, [], ()
+        other.residence = residence or self.residence
+        return other
+
+    def footprints(self, pictures: Sequence[tuple[int, int]], drawn: Sequence[tuple[int, int]]) -> dict[str, Footprint]:
+        """What text, "encode" and "decode" need on the device, at most; counted on the meta device.
+
+        Args:
+            pictures: width and height of those to encode, in pixels.
+            drawn: width and height of those to decode.
+        """
+        model = self.counted()
+        encoders = [model._load(part) for part in TEXT_ENCODERS]
+        text = count_text(encoders, self._lengths, TEXT_BATCH)
+        encode = [count_encode(model._vae_for(decoding=False), *size, self.dtype) for size in set(pictures)]
+        vae = model._vae_for(decoding=True)
+        decode = [count_decode(vae, self.latent_shape(*size), self.dtype) for size in set(drawn)]
+        largest = {"encode": encode, "decode": decode}
+        return {"text": text, **{name: max(found, key=lambda one: one.total) for name, found in largest.items()}}
 
     # Text
 
@@ -139,6 +174,13 @@ class SD3Model:
     def _vae(self) -> nn.Module:
         return self._load("vae")
 
+    def _vae_for(self, decoding: bool) -> Any:
+        """The VAE; latents are always encoded in one piece, since they are what training sees."""
+        vae = self._vae
+        vae.use_tiling = decoding and self.residence.vae_tiling
+        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // self._vae_factor
+        return vae
+
     @cached_property
     def vae_config(self) -> dict[str, Any]:
         """The VAE's config.json."""
@@ -164,15 +206,16 @@ class SD3Model:
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        latents = self._vae.encode(pixels[None].to(self.device, self.dtype)).latent_dist
+        latents = self._vae_for(decoding=False).encode(pixels[None].to(self.device, self.dtype)).latent_dist
         scale, shift = self.vae_config["scaling_factor"], self.vae_config["shift_factor"] or 0.0
         return ((latents.mean[0].float() - shift) * scale).cpu(), (latents.std[0].float() * scale).cpu()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         scale, shift = self.vae_config["scaling_factor"], self.vae_config["shift_factor"] or 0.0
+        vae = self._vae_for(decoding=True)
         pictures = [
-            self._vae.decode((one[None].float() / scale + shift).to(self.device, self.dtype)).sample for one in latents
+            vae.decode((one[None].float() / scale + shift).to(self.device, self.dtype)).sample for one in latents
         ]
         return torch.cat(pictures).float().clamp(-1, 1).cpu()
 
@@ -225,15 +268,21 @@ class SD3Model:
 
     @cached_property
     def _fingerprint(self) -> str:
-        weights = self.files.weights("transformer").fingerprint()
-        return fingerprint.of_key({"weights": weights, "config": self.transformer_config, "dtype": str(self.dtype)})
+        key = {"weights": self.files.weights("transformer").fingerprint(), "config": self.transformer_config}
+        key["dtype"] = str(self.dtype)
+        if self.residence.quantization != "none":
+            key["quantization"] = self.residence.quantization
+        return fingerprint.of_key(key)
 
     def fingerprint(self) -> str:
         return self._fingerprint
 
-    def _load(self, part: str) -> nn.Module:
-        """A part with its weights in the model's precision, on the model's device."""
-        return fill(blank(part, self.files.config(part)), self.files.weights(part), self.dtype, self.device)
+    def _load(self, part: str, device: torch.device | str | None = None) -> nn.Module:
+        """A part with its weights in the model's precision, on the model's device if no other is named."""
+        module = blank(part, self.files.config(part))
+        if self.device == META:
+            return as_skeleton(module, self.dtype)
+        return fill(module, self.files.weights(part), self.dtype, device or self.device)
 
     def _empty_cache(self) -> None:
         if self.device.type == "cuda":

@@ -48,6 +48,11 @@ def _triple(prompt: str, concept: Concept) -> PromptTriple:
     return replace(derive(prompt, concept, "replay_prompts"), base=prompt)
 
 
+def pictures_at_once(shape: tuple[int, int, int]) -> int:
+    """How many pictures with latents (C, h, w) are drawn in one batch."""
+    return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (shape[1] * shape[2])))
+
+
 def draw_replay(parts: Parts, size: tuple[int, int], progress: Callable[[Iterable], Iterable] = iter) -> Replay:
     """The replayed pictures, from the cache or drawn now; `parts` must be attached.
 
@@ -57,7 +62,7 @@ def draw_replay(parts: Parts, size: tuple[int, int], progress: Callable[[Iterabl
     """
     texts, shape = replay_texts(parts), parts.model.latent_shape(*size)
     prompts = [triple.base for _, triple in texts]
-    at_once = max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (shape[1] * shape[2])))
+    at_once = pictures_at_once(shape)
     batches = [range(begin, min(begin + at_once, len(prompts))) for begin in range(0, len(prompts), at_once)]
     drawn = [_draw(parts, [prompts[index] for index in batch], list(batch), shape) for batch in progress(batches)]
     return Replay(torch.cat(drawn), [triple for _, triple in texts], [concept.name for concept, _ in texts])

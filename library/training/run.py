@@ -17,16 +17,16 @@ from library.config import dataset as dataset_config
 from library.config.dataset import Concept
 from library.config.files import as_tables, to_toml
 from library.data.pictures import Latents
-from library.dual_branch_scheduler import DualBranchScheduler
 from library.errors import ConfigError, Interrupted
-from library.hierarchical_embedding_injector import ConceptEmbeddings
-from library.objectives import EXTRACTOR, STUDENT, Objective, extractor_objective, student_objective
+from library.objectives import EXTRACTOR, STUDENT
 from library.report.log import RunLog, mean_of_end, read_log
 from library.report.plot import plot_log
 from library.report.progress import StageBar, bar_over, say
 from library.report.sheet import SheetRow
+from library.training.branching import freeze_all_but, learning_in, objective_of, scheduler_of
 from library.training.interrupt import StopRequest
 from library.training.metadata import data_metadata
+from library.training.out_of_memory import step_down
 from library.training.outputs import CONCEPT_FILE, load_extractor, save_extractor, save_preview, save_student
 from library.training.parts import STUDENT_ADAPTER, class_states, extractor_adapter
 from library.training.plan import Plan, stage_rates
@@ -34,7 +34,7 @@ from library.training.reload import ReloadCheck
 from library.training.replay import draw_replay
 from library.training.scenes import Replay, SceneMaker
 from library.training.sheets import SheetMaker, preview_of
-from library.training.stage import Learner, Stage
+from library.training.stage import Learner, OutOfMemory, Stage
 from library.training.weights_state import restore_weights, weights_of
 
 PICTURES_FOR_CLASS_STATES = 4
@@ -185,21 +185,11 @@ class Run:
 
     def extractor_stage(self) -> Stage:
         """Stage 1, ready to train or to go on."""
-        rates = stage_rates(self.settings.optimizer)[EXTRACTOR]
-        learners = self._learners(self._extractor_adapters(), [*self.parts.extractor_embeddings.values()], rates)
-        return self._stage(EXTRACTOR, extractor_objective(self.settings.pure_learning), learners)
+        return self._stage(EXTRACTOR)
 
     def student_stage(self) -> Stage:
         """Stage 2, ready to train or to go on."""
-        pure, rates = self.settings.pure_learning, stage_rates(self.settings.optimizer)[STUDENT]
-        adapters, embeddings = [STUDENT_ADAPTER], []
-        if self.settings.concept_embeddings.student_embeddings == "own":
-            embeddings += self.parts.student_embeddings.values()
-        if pure.merged:
-            adapters += self._extractor_adapters()
-            embeddings += self.parts.extractor_embeddings.values()
-        learners = self._learners(adapters, embeddings, rates)
-        return self._stage(STUDENT, student_objective(pure), learners)
+        return self._stage(STUDENT)
 
     def train_extractor(self) -> None:
         """Stage 1, if the run has it: trains it to its end, saves the extractor and shows what it learned."""
@@ -240,25 +230,18 @@ class Run:
         except Exception as error:  # a check must never cost the user a run
             say(f"WARNING: the saved files could not be checked ({type(error).__name__}: {error}). They are kept.")
 
-    def _learners(self, adapters: list[str], embeddings: list[ConceptEmbeddings], rates: list[float]) -> list[Learner]:
+    def _learners(self, name: str) -> list[Learner]:
         """The weights that learn in a stage; all others are frozen."""
-        parts = self.parts
-        parts.network.train_only(adapters)
-        for one in (*parts.extractor_embeddings.values(), *parts.student_embeddings.values()):
-            one.requires_grad_(one in embeddings)
+        parts, rates = self.parts, stage_rates(self.settings.optimizer)[name]
+        adapters, embeddings = learning_in(name, self.settings, parts)
+        freeze_all_but(adapters, embeddings, parts)
         weights = [weight for adapter in adapters for weight in parts.network.parameters(adapter)]
         return [Learner("lr", weights, rates[0]), Learner("embedding_lr", [e.vectors for e in embeddings], rates[1])]
 
-    def _stage(self, name: str, objective: Objective, learners: list[Learner]) -> Stage:
+    def _stage(self, name: str) -> Stage:
         parts, settings = self.parts, self.settings
-        branches = DualBranchScheduler(
-            parts.model,
-            parts.network,
-            parts.injector,
-            parts.branches(),
-            objective.readings,
-            together=settings.optimizer.batch_passes == "together",
-        )
+        objective, learners = objective_of(name, settings), self._learners(name)
+        branches = scheduler_of(objective, settings, parts)
         wanted = {reading.prediction.prompt for reading in objective.readings}
         order, seed = self.plan.order, settings.optimizer.seed
         scenes = SceneMaker(name, seed, settings.noise, order, self.latents, parts.texts, wanted, self.replay)
@@ -276,7 +259,7 @@ class Run:
         with StopRequest() as stop:
             while stage.done < stage.steps:
                 begin = time.perf_counter()
-                row = stage.step()
+                row = self._step(stage)
                 row["it_s"] = 1 / (time.perf_counter() - begin)
                 self.log.write(row)
                 bar.step(row)
@@ -289,6 +272,18 @@ class Run:
                     )
                 self._save_on_the_way(stage)
         bar.close()
+
+    def _step(self, stage: Stage) -> dict[str, Any]:
+        """A step of the stage; if memory runs out, with auto_fit once more in less of it."""
+        while True:
+            try:
+                return stage.step()
+            except OutOfMemory:
+                where = f"Stage {stage.name}, step {stage.done + 1}"
+            # Outside of the handler, whose exception holds on to every tensor of the step that failed.
+            self.settings, taken = step_down(self.settings, self.parts.model, where)
+            stage.branches = scheduler_of(stage.objective, self.settings, self.parts)
+            say(f"{where}: the card's memory did not suffice; going on with {taken}.")
 
     def _save_on_the_way(self, stage: Stage) -> None:
         saving, samples = self.settings.saving, self.settings.samples

@@ -32,6 +32,10 @@ class Learner:
     learning_rate: float
 
 
+class OutOfMemory(Exception):
+    """A step's gradients did not fit. The step has changed nothing and can be made again."""
+
+
 class Stage:
     """Trains step by step.
 
@@ -65,10 +69,15 @@ class Stage:
 
         Raises:
             TrainingError: the loss is not a number.
+            OutOfMemory: nothing was changed.
         """
         torch.manual_seed(seed_for(self.settings.seed, self.name, "dropout", self.done))
         batches = self.settings.gradient_accumulation_steps
-        seen = [self._gradient_of(self.done * batches + index, batches) for index in range(batches)]
+        try:
+            seen = [self._gradient_of(self.done * batches + index, batches) for index in range(batches)]
+        except torch.OutOfMemoryError as error:
+            self.optimizer.zero_grad(set_to_none=True)
+            raise OutOfMemory from error
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.settings.max_grad_norm or math.inf)
         rates = {learner.name: float(rate) for learner, rate in zip(self.learners, self._rates(), strict=True)}

@@ -1,0 +1,96 @@
+"""Counts the memory and the arithmetic of code that runs on the meta device, where tensors have shapes but no numbers.
+
+What is counted is exact for tensors: every storage counts from the operation that makes it to the moment the last
+tensor on it is gone. What a driver, a kernel's workspace or an allocator's gaps take is not seen here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+META = torch.device("meta")
+
+
+class LiveMemory(TorchDispatchMode):
+    """Follows every storage that is made on the meta device inside the `with` block.
+
+    Attributes:
+        now, peak: bytes of live storages made inside: at the moment, and at most.
+        flops: floating-point operations of matrix products, convolutions and attention, forward and backward.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = self.flops = 0
+        self._alive: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **kwargs, out_val=out)
+        made = [storage for storage in _storages(out) if storage._cdata not in self._alive]
+        if made:
+            given = {
+                storage._cdata for storage in _storages((args, kwargs))
+            }  # such as a weight, of which this is a view
+            for storage in made:
+                if storage._cdata not in given and storage._cdata not in self._alive:
+                    self._follow(storage)
+        return out
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+
+        def gone(_: weakref.ref) -> None:
+            del self._alive[key]
+            self.now -= size
+
+        self._alive[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    """The storages of the meta tensors in a nest of arguments or results."""
+    leaves = tree_leaves(tree)
+    return [leaf.untyped_storage() for leaf in leaves if isinstance(leaf, Tensor) and leaf.device.type == "meta"]
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the storages under these tensors, each counted once."""
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def held_by(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers of a module."""
+    return [*module.parameters(), *module.buffers()]
+
+
+@contextlib.contextmanager
+def fused_attention() -> Iterator[None]:
+    """Inside, attention is counted as a fused kernel that never holds the matrix of scores.
+
+    On the meta device PyTorch would otherwise take its plain way, which no NVIDIA card of use here has to.
+    """
+    plain = nn.functional.scaled_dot_product_attention
+
+    def fused(query: Tensor, key: Tensor, value: Tensor, *args, **kwargs) -> Tensor:
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+
+    nn.functional.scaled_dot_product_attention = fused
+    try:
+        yield
+    finally:
+        nn.functional.scaled_dot_product_attention = plain

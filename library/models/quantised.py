@@ -1,0 +1,104 @@
+"""Frozen linear layers kept in fewer bits: int8, fp8 or nf4, and turned back into 16 bits for each product.
+
+Only the weights are rounded, never what flows through them, and every branch of a step uses the same rounded weights:
+in the difference of two predictions most of the error is common to both and cancels. That is why int8 is not
+bitsandbytes' own layer, which rounds activations as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from library.errors import ModelError
+
+Quantization = Literal["none", "int8", "fp8", "nf4"]
+
+INT8_MOST, FP8_MOST = 127.0, 448.0
+"""The largest number of each kind."""
+NF4_BLOCK = 64
+"""Weights that share a scale in nf4."""
+
+
+class QuantisedLinear(nn.Linear):
+    """A frozen linear layer in fewer bits; its gradient reaches the input alone.
+
+    Args:
+        layer: the layer in 16 or 32 bits.
+        kind: "int8", "fp8" (e4m3) or "nf4". The first two have a scale for each output, nf4 one for 64 weights.
+        device: where it is rounded and kept.
+
+    Raises:
+        ModelError: nf4 without bitsandbytes.
+    """
+
+    def __init__(self, layer: nn.Linear, kind: Quantization, device: torch.device) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.kind = layer.in_features, layer.out_features, kind
+        weight = layer.weight.detach().to(device)
+        if kind == "nf4":
+            codes, state = _bitsandbytes().quantize_4bit(weight, blocksize=NF4_BLOCK, quant_type="nf4")
+            scales = state.absmax
+            self.register_buffer("table", state.code)
+        else:
+            most, dtype = (INT8_MOST, torch.int8) if kind == "int8" else (FP8_MOST, torch.float8_e4m3fn)
+            scales = weight.float().abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / most
+            scaled = (weight.float() / scales).clamp(-most, most)
+            codes = (scaled.round() if kind == "int8" else scaled).to(dtype)
+        self.weight = nn.Parameter(codes, requires_grad=False)
+        self.register_buffer("scales", scales)
+        bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().to(device), requires_grad=False)
+        self.register_parameter("bias", bias)
+
+    def unpacked(self, dtype: torch.dtype) -> Tensor:
+        """The weight as it acts, (out, in)."""
+        if self.kind != "nf4":
+            return self.weight.to(dtype).mul_(self.scales)
+        functional = _bitsandbytes()
+        shape = torch.Size((self.out_features, self.in_features))
+        state = functional.QuantState(
+            absmax=self.scales, shape=shape, dtype=dtype, blocksize=NF4_BLOCK, quant_type="nf4", code=self.table
+        )
+        return functional.dequantize_4bit(self.weight, state)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out), in the precision of x."""
+        return _Product.apply(x, self)
+
+
+class _Product(torch.autograd.Function):
+    """x W^T + b. The weight is unpacked again in the backward pass: keeping it would undo what the rounding saves."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
+        ctx.layer = layer
+        bias = None if layer.bias is None else layer.bias.to(x.dtype)
+        return nn.functional.linear(x, layer.unpacked(x.dtype), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient @ ctx.layer.unpacked(gradient.dtype), None
+
+
+def quantise(module: nn.Module, kind: Quantization, device: torch.device) -> None:
+    """Replaces every linear layer inside `module`, one after the other, by itself in fewer bits on `device`."""
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, nn.Linear) and not isinstance(layer, QuantisedLinear):
+            parent, _, last = name.rpartition(".")
+            setattr(module.get_submodule(parent), last, QuantisedLinear(layer, kind, device))
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes.functional as functional
+    except Exception as error:  # a build for another CUDA fails in ways of its own
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f'base_quantization = "nf4" needs bitsandbytes, which can\'t be used here: {reason}.',
+            'pip install bitsandbytes, or set base_quantization = "int8", which needs nothing.',
+        ) from error
+    return functional

@@ -1,0 +1,212 @@
+"""How much memory and arithmetic a run needs, counted before any weight is read.
+
+The steps counted are the run's own: same model, adapters, branches and losses, on the meta device. To the tensors
+counted there come two numbers that are assumed, not measured: `CUDA_CONTEXT` and `ALLOCATOR`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from library.dual_branch_scheduler import PRETRAINED_BRANCH, Scene
+from library.hierarchical_embedding_injector import ConceptToken
+from library.live_memory import LiveMemory, fused_attention, held_by, storage_bytes
+from library.models import FlowModel, PromptBatch
+from library.models.counting import Footprint
+from library.models.residence import Residence
+from library.objectives import EXTRACTOR, REPLAY, STUDENT
+from library.training.branching import freeze_all_but, learning_in, objective_of, scheduler_of
+from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter
+from library.training.plan import Plan
+from library.training.replay import pictures_at_once
+
+GIB = 2**30
+CUDA_CONTEXT = int(0.55 * GIB)
+"""What CUDA takes before the first tensor. Assumed; differs by card and driver."""
+ALLOCATOR = int(0.10 * GIB)
+"""Gaps between tensors and workspaces of kernels. Assumed."""
+OVERHEAD = CUDA_CONTEXT + ALLOCATOR
+DESKTOP = int(0.9 * GIB)
+"""What a desktop may hold of a card's memory. A run fits a card of N GB if it needs no more than N GiB less this."""
+CARDS = (6, 8, 12, 16, 24)
+"""Cards there are presets for, in GB."""
+OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "pagedadamw8bit": 2, "prodigy": 16}
+"""Bytes that an optimizer keeps for each number that learns; others are counted as AdamW."""
+TEXT, ENCODE, DECODE, SAMPLING = "text encoders", "VAE", "decoding", "sampling"
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """One step of a stage."""
+
+    footprint: Footprint
+    learning: int
+    """Numbers that learn."""
+    flops: int
+    moved: int
+    """Bytes that swapped blocks travel to the device."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A run, counted.
+
+    Args:
+        phases: bytes on the device at the worst moment of each phase, `OVERHEAD` included, in the order they come.
+        steps: one step of each stage.
+        sampling_flops: of one pass through the transformer for one picture.
+    """
+
+    phases: dict[str, int]
+    steps: dict[str, StepCount]
+    sampling_flops: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes on the device at the worst moment of the run."""
+        return max(self.phases.values())
+
+    def fits(self, card: int) -> bool:
+        """Whether a card of so many bytes suffices, with a desktop on it."""
+        return self.peak <= card - DESKTOP
+
+
+def forecast(plan: Plan) -> Forecast:
+    """Counts a run with the settings and the residence that the plan has."""
+    model, settings = plan.parts.model, plan.settings
+    drawn = [(prompt.width or plan.size[0], prompt.height or plan.size[1]) for prompt in plan.samples]
+    parts_of = model.footprints([picture.size for picture in plan.pictures], drawn)
+    steps = _steps(plan)
+    guided = 2 if settings.samples.guidance_scale > 1 else 1
+    rows = dict.fromkeys(drawn, guided * settings.samples.sample_seeds)
+    if plan.uses_replay:
+        rows[plan.size] = max(rows.get(plan.size, 0), guided * pictures_at_once(model.latent_shape(*plan.size)))
+    size = max(rows, key=lambda one: one[0] * one[1] * rows[one])
+    sampling = count_sampling(plan, size, rows[size])
+    phases = {TEXT: parts_of["text"].total, ENCODE: parts_of["encode"].total}
+    phases |= {_phase_of(name): step.footprint.total for name, step in steps.items()}
+    resident = steps[STUDENT].footprint.weights
+    phases |= {SAMPLING: sampling.footprint.total, DECODE: resident + parts_of["decode"].total}
+    with_overhead = {name: size + OVERHEAD for name, size in phases.items()}
+    return Forecast(with_overhead, steps, sampling.flops // rows[size])
+
+
+def recounted(plan: Plan, predicted: Forecast) -> Forecast:
+    """The same with other blocks recomputed, which changes the stages alone."""
+    steps = _steps(plan)
+    stages = {_phase_of(name): step.footprint.total + OVERHEAD for name, step in steps.items()}
+    return replace(predicted, phases={**predicted.phases, **stages}, steps=steps)
+
+
+def _steps(plan: Plan) -> dict[str, StepCount]:
+    return {name: count_step(plan, name) for name in plan.stage_steps}
+
+
+def _phase_of(stage: str) -> str:
+    return f"stage {1 if stage == EXTRACTOR else 2}, {stage}"
+
+
+def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> StepCount:
+    """One step of a stage at its heaviest batch.
+
+    Args:
+        residence: another than the model's.
+    """
+    settings, parts = plan.settings, counted_parts(plan, stage, residence)
+    objective = objective_of(stage, settings)
+    adapters, embeddings = learning_in(stage, settings, parts)
+    freeze_all_but(adapters, embeddings, parts)
+    learning = [weight for name in adapters for weight in parts.network.parameters(name)]
+    learning += [one.vectors for one in embeddings]
+    count = sum(weight.numel() for weight in learning)
+    if settings.optimizer.gradient_accumulation_steps > 1:  # then gradients are there from the step's second batch on
+        for weight in learning:
+            weight.grad = torch.zeros_like(weight)
+    weights = storage_bytes(_held(parts)) + sum(weight.grad.nbytes for weight in learning if weight.grad is not None)
+    state = count * OPTIMIZER_BYTES.get(settings.optimizer.optimizer_type.lower(), OPTIMIZER_BYTES["adamw"])
+    scheduler = scheduler_of(objective, settings, parts)
+    size, rows = heaviest_batch(plan)
+    wanted = {reading.prediction.prompt for reading in objective.readings}
+    reference = _scene(plan, size, rows, wanted - {REPLAY})
+    replay = _scene(plan, plan.size, rows, {REPLAY}) if REPLAY in wanted else None
+    swap = parts.model.base.swap
+    with fused_attention(), LiveMemory() as memory:
+        objective(scheduler.predict(reference, replay)).total.backward()
+    moved = 0 if swap is None else swap.bytes_moved
+    return StepCount(Footprint(weights + state, memory.peak), count, memory.flops, moved)
+
+
+@torch.no_grad()
+def count_sampling(plan: Plan, size: tuple[int, int], rows: int) -> StepCount:
+    """One pass of sampling, without gradient.
+
+    Args:
+        size: width and height of the pictures.
+        rows: of the batch, guidance included.
+    """
+    parts = counted_parts(plan, STUDENT, None)
+    scene = _scene(plan, size, rows, {"prompt"})
+    with fused_attention(), LiveMemory() as memory:
+        parts.velocity(PRETRAINED_BRANCH, scene.x_t, scene.sigma, [scene.prompts["prompt"]])
+    return StepCount(Footprint(storage_bytes(_held(parts)), memory.peak), 0, memory.flops, 0)
+
+
+def counted_parts(plan: Plan, stage: str, residence: Residence | None) -> Parts:
+    """The parts of a run in a stage, on the meta device: transformer, adapters, concept embeddings."""
+    settings = plan.settings
+    model = plan.parts.model.counted(residence)
+    parts = replace(
+        plan.parts, model=model, settings=settings, network=None, injector=None, extractor_embeddings={},
+        student_embeddings={},
+    )  # fmt: skip
+    parts.attach()
+    kind = settings.concept_embeddings
+    for concept in parts.concepts:
+        parts.add_adapter(extractor_adapter(concept.name))
+        if kind.concept_embeddings != "none":
+            blocks = len(model.blocks) if kind.concept_embeddings == "per_block" else 1
+            width = model.transformer_config["caption_projection_dim"]
+            vectors = torch.zeros(blocks, parts.layouts[concept.name].vectors, width)
+            parts.extractor_embeddings[concept.name] = parts.embeddings_from(vectors)
+    if stage == STUDENT:
+        parts.add_adapter(STUDENT_ADAPTER)
+        if kind.student_embeddings == "own":
+            parts.student_embeddings = parts.copied(parts.extractor_embeddings)
+        elif kind.student_embeddings == "shared":
+            parts.student_embeddings = parts.extractor_embeddings
+    return parts
+
+
+def heaviest_batch(plan: Plan) -> tuple[tuple[int, int], int]:
+    """Width and height of the pictures, and how many, of the batch that takes most."""
+    batches = [plan.order.batch(number) for number in range(plan.order.batches_per_epoch)]
+    found = {(draws[0].picture.size, len(draws)) for draws in batches}
+    return max(found, key=lambda one: one[0][0] * one[0][1] * one[1])
+
+
+def _held(parts: Parts) -> Sequence[Tensor]:
+    embeddings = [*parts.extractor_embeddings.values(), *parts.student_embeddings.values()]
+    return [*held_by(parts.model.transformer), *(one.vectors for one in embeddings)]
+
+
+def _scene(plan: Plan, size: tuple[int, int], rows: int, prompts: set[str]) -> Scene:
+    """Zeros on the CPU, in the shapes of a scene, each prompt with its concept's trigger at the begin."""
+    model, concept = plan.parts.model, plan.config.concepts[0]
+    vectors = range(plan.parts.layouts[concept.name].vectors)
+    batch = PromptBatch(
+        torch.zeros(rows, text_length(model), model.transformer_config["joint_attention_dim"], dtype=model.dtype),
+        torch.zeros(rows, model.transformer_config["pooled_projection_dim"], dtype=model.dtype),
+        (tuple(ConceptToken(index, concept.name, index) for index in vectors),) * rows,
+        (concept.name,) * rows,
+    )
+    image = torch.zeros(rows, *model.latent_shape(*size))
+    return Scene(image, image, torch.full((rows,), 0.5), dict.fromkeys(prompts, batch))
+
+
+def text_length(model: FlowModel) -> int:
+    """Tokens of the text stream, CLIP's and T5's."""
+    return model.clip_length + model.t5_length
