@@ -18,11 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from library.adapters.files import SavedConcept, save_concepts, save_lora
-from library.adapters.kohya import FUSED, SINGLE, SWAPPED_IN_LAST_BLOCK
+from library.adapters.kohya import FUSED, SINGLE
 from library.adapters.network import AdapterNetwork
 from library.config.dataset import Concept
 from library.data.texts import TriggerLayout
 from library.hierarchical_embedding_injector import ConceptEmbeddings, HierarchicalEmbeddingInjector
+from library.models.model_files import FolderFiles
+from library.models.residence import Residence
 from library.models.sd3 import SD3Model
 
 CHECKOUT = os.environ.get("COMFYUI_DIR")
@@ -158,7 +160,7 @@ def in_original_layout(transformer: SD3Transformer2DModel) -> dict[str, Tensor]:
     for block in range(blocks):
         here, there = f"transformer_blocks.{block}", f"joint_blocks.{block}"
         for kohya, parts in {**FUSED, **{key: (part,) for key, part in SINGLE.items()}}.items():
-            swap = kohya == SWAPPED_IN_LAST_BLOCK and block == blocks - 1
+            swap = kohya == "context_block_adaLN_modulation_1" and block == blocks - 1
             put(f"{there}.{NAMES[kohya]}", tuple(f"{here}.{part}" for part in parts), swap)
         for original, norm in NORMS.items():
             put(f"{there}.{original}", (f"{here}.{norm}",))
@@ -235,8 +237,8 @@ def make_world(folder: Path, transformer: SD3Transformer2DModel | None = None) -
     network.add("student", 4, 6.0, 0.0, generator)
     for layer in network.layers.values():
         torch.nn.init.normal_(layer.adapters["student"].up, std=0.3, generator=generator)
-    save_lora(folder / "loras", "dog", network.weights("student"), told.num_layers, "float", {})
-    save_lora(folder / "loras", "style", network.weights("student"), told.num_layers, "float", {})
+    save_lora(folder / "loras", "dog", network.weights("student"), "float", {})
+    save_lora(folder / "loras", "style", network.weights("student"), "float", {})
     clip = clip_of_comfyui(context=told.joint_attention_dim, pooled=told.pooled_projection_dim)
     layouts, embeddings = {}, {}
     trainer = trainer_tokenizing_like(clip)
@@ -264,7 +266,10 @@ def make_world(folder: Path, transformer: SD3Transformer2DModel | None = None) -
 
 def trainer_tokenizing_like(clip: Any) -> SD3Model:
     """The trainer's model with the tokenizers that ComfyUI brings along."""
-    trainer = SD3Model(Path("none"), device=torch.device("cpu"), dtype=torch.float32, t5_length=T5_LENGTH)
+    cpu = {"device": torch.device("cpu"), "dtype": torch.float32}
+    trainer = SD3Model(
+        FolderFiles(PACKAGE.parent / "pocket" / "model"), **cpu, t5_length=T5_LENGTH, residence=Residence()
+    )
     tokenizers = [copy.deepcopy(getattr(clip.tokenizer, name).tokenizer) for name in ("clip_l", "clip_g", "t5xxl")]
     tokenizers[0].model_max_length = 77  # as in SD 3.5's folder
     trainer.__dict__["_tokenizers"] = tokenizers

@@ -76,14 +76,15 @@ def finish(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Asks for captions that were kept from training, and writes what the judge says, and the curves."""
-    file = arguments.work / JUDGE
+    """Asks for captions that were kept from training, and writes what the judge beside the model says, and the curves."""
+    file = arguments.model.parent / JUDGE
     scenes = unseen_scenes(arguments.captions, arguments.seed)
     pipeline = load_pipeline(arguments.model, device())
     pictures = generate(pipeline, [full_caption(scene) for scene in scenes], arguments.seed)
     result = judge(load_scorer(file), scenes, pictures, own_accuracy(file))
     say(write_result(result, arguments.docs))
-    plot_curves(arguments.work, STAGES, arguments.docs / "training.png")
+    if all((arguments.work / f"{stage}.safetensors").exists() for stage in STAGES):
+        plot_curves(arguments.work, STAGES, arguments.docs / "training.png")
 
 
 def sheet(arguments: argparse.Namespace) -> None:
@@ -118,7 +119,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--work", type=Path, default=Path("output/pocket"), help="Where the stages keep their state."
         )
-        command.add_argument("--model", type=Path, default=Path("output/pocket/model"), help="The diffusers folder.")
+        model = Path("output/pocket/model") if act in (train, finish) else Path("pocket/model")
+        command.add_argument("--model", type=Path, default=model, help=f"The diffusers folder. Default: {model}.")
         command.add_argument("--docs", type=Path, default=DOCS, help="Where tables and sheets go.")
         command.add_argument("--threads", type=int, default=None, help="Threads of the CPU; all of them if not given.")
         if act in (train, finish):

@@ -61,7 +61,7 @@ RECIPES = {
         decoder=Stage(name="decoder", steps=6000, batch=256, rate=1e-3, minutes=2, average=0.998),
     ),
 }
-"""For two CPU cores and an hour and a half; for a GPU and a quarter of an hour."""
+"""For two CPU cores and two hours; for a GPU and a quarter of an hour."""
 
 
 class Kitchen:
