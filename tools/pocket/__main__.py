@@ -76,7 +76,7 @@ def finish(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Asks for captions that were kept from training, and writes what the judge beside the model says, and the curves."""
+    """Asks for captions kept from training; writes what the judge beside the model says, and the curves."""
     file = arguments.model.parent / JUDGE
     scenes = unseen_scenes(arguments.captions, arguments.seed)
     pipeline = load_pipeline(arguments.model, device())
