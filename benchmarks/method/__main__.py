@@ -22,7 +22,7 @@ from library.errors import ConfigError, exit_code_of
 WORK = Path("output/bench")
 MODEL = "pocket/model"
 QUICK = ("plain LoRA", "paper", "pure")
-LEVELS = (0.4, 0.6)
+LEVELS = (0.25, 0.4, 0.55)
 
 
 def report(work: Path, out: Path, against: str, seed: int) -> None:

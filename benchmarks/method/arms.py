@@ -85,6 +85,9 @@ ARMS: dict[str, Arm] = {
     "anchor + replay, fresh vectors": Arm(
         {**PURE, "eta": 0.0}, "control: no stage 1 at all, vectors from the class word", extractor=False
     ),
+    "pure, fresh vectors": _pure("the student's vectors start from the class word", student_embeddings="fresh"),
+    "pure, fresh vectors, eta 2": _pure("", student_embeddings="fresh", eta=2.0),
+    "pure, fresh vectors, lambda 1": _pure("", student_embeddings="fresh", **{"lambda": 1.0}),
     # one thing at a time
     "pure, eta 1": _pure("", eta=1.0),
     "pure, eta 2": _pure("", eta=2.0),

@@ -18,6 +18,9 @@ DRAWS = 400
 """Of the bootstrap; the first is the data as they are."""
 COVERAGE = (2.5, 97.5)
 
+CONTROLS = ("pretrained", "pretrained, other noise", "drawn")
+"""The pretrained model shown the trigger; itself from other noise; drawn pictures of what was asked for."""
+
 MEASURES: dict[str, tuple[str, tuple[str, ...]]] = {
     "follow": ("follow", ("concept",)),
     "seg_cons": ("seg_cons", ("concept",)),
@@ -90,16 +93,18 @@ class Comparison:
         by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for result in results:
             by_arm[result["arm"]].append(result)
-        self.start = {result["concept"]: result["checkpoints"][0] for result in by_arm.pop("pretrained")}
-        drawn = {result["concept"]: result["checkpoints"][0] for result in by_arm.pop("drawn")}
-        by_arm.pop("pretrained, other noise", None)
+        controls = {name: by_arm.pop(name, []) for name in CONTROLS}
+        self.start, drawn = (
+            {result["concept"]: result["checkpoints"][0] for result in controls[name]}
+            for name in ("pretrained", "drawn")
+        )
         self.scales = {
             name: Scale(
                 _mean(self.start[name]["probes"]["concept"]["fidelity"]), _mean(d["probes"]["concept"]["fidelity"])
             )
             for name, d in drawn.items()
         }
-        self.arms = dict(by_arm)
+        self.arms, self._controls = dict(by_arm), controls
         self.rng = np.random.default_rng(seed)
         self._weights: dict[tuple[str, str], np.ndarray] = {}
         self._curves = {
@@ -108,6 +113,16 @@ class Comparison:
             }
             for arm, some in self.arms.items()
         }
+
+    def controls(self) -> list[Row]:
+        """What bounds the table, at no fidelity in particular, each concept once."""
+        rows = []
+        for name, results in self._controls.items():
+            readings = [{key: values[-1] for key, values in self._curve(result).items()} for result in results]
+            chosen = self._choose(len(readings))
+            figures = {key: Figure.of(_over_trials([reading[key] for reading in readings], chosen)) for key in MEASURES}
+            rows.append(Row(name, len(readings), len(readings), np.nan, figures))
+        return rows
 
     def rows(self, level: float) -> list[Row]:
         """Every method at a level of fidelity."""

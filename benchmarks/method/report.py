@@ -127,7 +127,7 @@ def write(comparison: Comparison, work: Path, out: Path, levels: Sequence[float]
         rows = {row.arm: row for row in comparison.rows(level)}
         ordered = [rows[arm] for arm in present]
         kept[str(level)] = [asdict(row) for row in ordered]
-        parts += [f"### At fidelity {level:g}", "", table(ordered), ""]
+        parts += [f"### At fidelity {level:g}", "", table([*comparison.controls(), *ordered]), ""]
         if against in present:
             others = [arm for arm in present if arm != against]
             parts += [difference_table(comparison, against, others, level), ""]

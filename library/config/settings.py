@@ -42,10 +42,10 @@ class ConceptEmbeddingSettings:
     embedding_positions: Literal["clip_and_t5", "clip"] = setting(
         "clip_and_t5", "Which of the trigger's tokens are replaced: CLIP's and T5's, or CLIP's alone."
     )
-    student_embeddings: Literal["own", "shared", "none"] = setting(
+    student_embeddings: Literal["own", "fresh", "shared", "none"] = setting(
         "own",
-        "The student's concept embeddings: its own copy of the extractor's that keeps learning, the extractor's frozen "
-        "ones, or none (the plain LoRA and the trigger word carry the concept).",
+        "The student's concept embeddings: its own copy of the extractor's that keeps learning, its own from the class "
+        "word's states, the extractor's frozen ones, or none (the plain LoRA and the trigger word carry the concept).",
     )
 
 

@@ -21,7 +21,7 @@ def learning_in(stage: str, settings: Settings, parts: Parts) -> tuple[list[str]
     if stage == EXTRACTOR:
         return extractors, [*parts.extractor_embeddings.values()]
     adapters, embeddings = [STUDENT_ADAPTER], []
-    if settings.concept_embeddings.student_embeddings == "own":
+    if settings.concept_embeddings.student_embeddings in ("own", "fresh"):
         embeddings += parts.student_embeddings.values()
     if settings.pure_learning.merged:
         adapters += extractors

@@ -174,7 +174,7 @@ def counted_parts(plan: Plan, stage: str, residence: Residence | None) -> Parts:
             parts.extractor_embeddings[concept.name] = parts.embeddings_from(vectors)
     if stage == STUDENT:
         parts.add_adapter(STUDENT_ADAPTER)
-        if kind.student_embeddings == "own":
+        if kind.student_embeddings in ("own", "fresh"):
             parts.student_embeddings = parts.copied(parts.extractor_embeddings)
         elif kind.student_embeddings == "shared":
             parts.student_embeddings = parts.extractor_embeddings

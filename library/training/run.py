@@ -18,6 +18,7 @@ from library.config.dataset import Concept
 from library.config.files import as_tables, to_toml
 from library.data.pictures import Latents
 from library.errors import ConfigError, Interrupted
+from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.objectives import EXTRACTOR, STUDENT
 from library.report.log import RunLog, mean_of_end, read_log
 from library.report.plot import plot_log
@@ -156,10 +157,13 @@ class Run:
         for concept in self.plan.config.concepts:
             parts.add_adapter(extractor_adapter(concept.name))
             if self.settings.concept_embeddings.concept_embeddings != "none":
-                latents = self._latents_of(concept)
-                parts.extractor_embeddings[concept.name] = parts.embeddings_from(class_states(parts, concept, latents))
+                parts.extractor_embeddings[concept.name] = self._fresh(concept)
         if self.resumed:
             restore_weights(self.resumed.tree[EXTRACTOR], parts.network, parts.extractor_embeddings)
+
+    def _fresh(self, concept: Concept) -> ConceptEmbeddings:
+        """Embeddings that stand for the class word, not yet for the concept."""
+        return self.parts.embeddings_from(class_states(self.parts, concept, self._latents_of(concept)))
 
     def _latents_of(self, concept: Concept) -> Tensor:
         """Latents of a few of a concept's pictures, all of one size."""
@@ -173,6 +177,8 @@ class Run:
         parts.add_adapter(STUDENT_ADAPTER)
         if student_embeddings == "own":
             parts.student_embeddings = parts.copied(parts.extractor_embeddings)
+        elif student_embeddings == "fresh" and self.settings.concept_embeddings.concept_embeddings != "none":
+            parts.student_embeddings = {concept.name: self._fresh(concept) for concept in self.plan.config.concepts}
         elif student_embeddings == "shared":
             parts.student_embeddings = parts.extractor_embeddings
         if self.resumed and STUDENT in self.resumed.tree:
