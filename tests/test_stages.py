@@ -569,3 +569,20 @@ def test_an_extractor_can_be_tied_on_replayed_pictures(plan_of):
     run.train()
     rows = [row for row in read_log(run.log.path) if row["stage"] == EXTRACTOR]
     assert all(row["replay"] >= 0 for row in rows) and rows[-1]["replay"] > 0
+
+
+def test_fresh_vectors_start_from_the_class_word_and_not_from_the_extractor(plan_of):
+    def first(kind):
+        run = ready_for_stage_2(plan_of(student_embeddings=kind, overwrite=True))
+        run.student_stage()
+        return run.parts.student_embeddings["dog"].vectors, run.parts.extractor_embeddings["dog"].vectors
+
+    fresh, learned_ones = first("fresh")
+    own, extractors = first("own")
+    assert torch.equal(own, extractors) and not torch.equal(fresh, learned_ones)
+    assert fresh.requires_grad and not learned_ones.requires_grad
+    untrained = Run(plan_of(overwrite=True))
+    untrained.open_log()
+    untrained.prepare()
+    untrained.build_extractor()
+    assert torch.equal(fresh, untrained.parts.extractor_embeddings["dog"].vectors)
