@@ -43,7 +43,7 @@ class ConceptEmbeddingSettings:
         "clip_and_t5", "Which of the trigger's tokens are replaced: CLIP's and T5's, or CLIP's alone."
     )
     student_embeddings: Literal["own", "fresh", "shared", "none"] = setting(
-        "own",
+        "fresh",
         "The student's concept embeddings: its own copy of the extractor's that keeps learning, its own from the class "
         "word's states, the extractor's frozen ones, or none (the plain LoRA and the trigger word carry the concept).",
     )
