@@ -19,8 +19,11 @@ def main(log: list[Path]) -> None:
     add_settings_to(parser)
     arguments = parser.parse_args()
     file = config_file_of(arguments)
-    settings = read_settings(file, settings_given(arguments))
-    config = read_concepts_and_pictures(file, settings)
+    notices: list[str] = []
+    settings = read_settings(file, settings_given(arguments), notices)
+    config = read_concepts_and_pictures(file, settings, notices)
+    for notice in dict.fromkeys(notices):
+        print(notice)
 
     from library.training.plan import describe_plan, make_plan  # after the settings: torch takes seconds to import
 
