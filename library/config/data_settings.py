@@ -64,7 +64,9 @@ class DataSettings:
     )
     flip_aug: bool = setting(False, "Show pictures mirrored half of the time; breaks text and lopsided subjects.")
     random_crop: bool = setting(False, "Cut pictures to their bucket at random places instead of evenly.")
-    random_crop_variants: int = setting(4, "Places at which random_crop cuts each picture, all in the cache.", at_least=1)
+    random_crop_variants: int = setting(
+        4, "Places at which random_crop cuts each picture, all in the cache.", at_least=1
+    )
     caption_extension: str | None = setting(
         None, "Ending of the caption file beside each picture. Unset: .txt or else .caption."
     )

@@ -40,6 +40,7 @@ DATASET_LEVEL = {
 }
 """Keys that may stand in [general] and a dataset, but not in a subset."""
 
+
 class _Reader:
     """Reads one file; every mistake it finds goes to `problems`."""
 

@@ -14,14 +14,44 @@ from typing import Any
 from library.errors import ConfigError, PureCCError
 
 NEEDLESS = frozenset(
-    """
-    cache_latents cache_latents_to_disk cache_text_encoder_outputs cache_text_encoder_outputs_to_disk skip_cache_check
-    vae_batch_size text_encoder_batch_size network_train_unet_only max_data_loader_n_workers
-    persistent_data_loader_workers lowram highvram sdpa save_state save_state_on_train_end save_state_to_huggingface
-    sample_at_first tokenizer_cache_dir disable_mmap_load_safetensors no_half_vae console_log_level console_log_file
-    console_log_simple cache_info debug_dataset logging_dir log_prefix output_config dataset_class prior_loss
-    dynamo_backend ddp_timeout ddp_gradient_as_bucket_view ddp_static_graph config_file num_cpu_threads_per_process
-    """.split()
+    [
+        "cache_latents",
+        "cache_latents_to_disk",
+        "cache_text_encoder_outputs",
+        "cache_text_encoder_outputs_to_disk",
+        "skip_cache_check",
+        "vae_batch_size",
+        "text_encoder_batch_size",
+        "network_train_unet_only",
+        "max_data_loader_n_workers",
+        "persistent_data_loader_workers",
+        "lowram",
+        "highvram",
+        "sdpa",
+        "save_state",
+        "save_state_on_train_end",
+        "save_state_to_huggingface",
+        "sample_at_first",
+        "tokenizer_cache_dir",
+        "disable_mmap_load_safetensors",
+        "no_half_vae",
+        "console_log_level",
+        "console_log_file",
+        "console_log_simple",
+        "cache_info",
+        "debug_dataset",
+        "logging_dir",
+        "log_prefix",
+        "output_config",
+        "dataset_class",
+        "prior_loss",
+        "dynamo_backend",
+        "ddp_timeout",
+        "ddp_gradient_as_bucket_view",
+        "ddp_static_graph",
+        "config_file",
+        "num_cpu_threads_per_process",
+    ]
 )
 """What is always so here, or has no counterpart and no effect on the result."""
 
@@ -78,10 +108,25 @@ REFUSED = {
 """What would change the result and can't be done, with what to do instead."""
 
 PATHS = frozenset(
-    """
-    pretrained_model_name_or_path clip_l clip_g t5xxl vae dataset_config train_data_dir reg_data_dir output_dir
-    cache_dir resume sample_prompts replay_prompts extractor image_dir conditioning_data_dir config_file
-    """.split()
+    [
+        "pretrained_model_name_or_path",
+        "clip_l",
+        "clip_g",
+        "t5xxl",
+        "vae",
+        "dataset_config",
+        "train_data_dir",
+        "reg_data_dir",
+        "output_dir",
+        "cache_dir",
+        "resume",
+        "sample_prompts",
+        "replay_prompts",
+        "extractor",
+        "image_dir",
+        "conditioning_data_dir",
+        "config_file",
+    ]
 )
 """Settings in which ~ and environment variables are expanded."""
 
@@ -159,7 +204,9 @@ class Reading:
         if isinstance(dim, int) and dim > 0 and "network_alpha" not in self.values:
             self.values["network_alpha"] = dim
             self.where["network_alpha"] = self.where["network_dim"]
-            self.notices.append("network_alpha is not set; it is network_dim, so that the learning rate is what it says.")
+            self.notices.append(
+                "network_alpha is not set; it is network_dim, so that the learning rate is what it says."
+            )
 
     def _say_defaults(self) -> None:
         unset = [name for name in DEFAULTS_THAT_DIFFER if name not in self.values]
@@ -207,7 +254,10 @@ def _save_model_as(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
 
 
 def _loss_type(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
-    return {}, None if value == "l2" else f"WARNING: loss_type {value} is passed over: PureCC's losses are squared errors."
+    return (
+        {},
+        None if value == "l2" else f"WARNING: loss_type {value} is passed over: PureCC's losses are squared errors.",
+    )
 
 
 def _use_8bit_adam(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:

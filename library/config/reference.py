@@ -49,7 +49,12 @@ def settings_reference() -> str:
     names = [IN_THE_FILE.get(name_of(field), name_of(field)) for field in dataclasses.fields(DataSettings)]
     in_both = [f"`{name}`" for name in names if name not in DATASET_LEVEL and name not in RUN_ONLY]
     dataset = ", ".join(f"`{name}`" for name in names if name in DATASET_LEVEL)
-    parts.append(DATASET_HEAD.format(dataset=dataset, subset=", ".join(in_both), source=_table(Source)) + "\n" + _table(Concept) + "\n")
+    parts.append(
+        DATASET_HEAD.format(dataset=dataset, subset=", ".join(in_both), source=_table(Source))
+        + "\n"
+        + _table(Concept)
+        + "\n"
+    )
     return "\n".join(parts)
 
 

@@ -156,7 +156,9 @@ class NoiseSettings:
 
     def __post_init__(self) -> None:
         if self.min_timestep >= self.max_timestep:
-            raise ConfigError(f"min_timestep is {self.min_timestep}, max_timestep {self.max_timestep}; it must be less.")
+            raise ConfigError(
+                f"min_timestep is {self.min_timestep}, max_timestep {self.max_timestep}; it must be less."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,9 +216,7 @@ class SavingSettings:
     save_every_n_steps: int | None = setting(
         None, "Also save the student's files every so many steps of stage 2.", at_least=1, shapes_training=False
     )
-    save_every_n_epochs: int | None = setting(
-        None, "The same in epochs.", at_least=1, shapes_training=False
-    )
+    save_every_n_epochs: int | None = setting(None, "The same in epochs.", at_least=1, shapes_training=False)
     save_state_every_n_steps: int = setting(
         50, "Save all that a killed run needs to go on, every so many steps.", at_least=1, shapes_training=False
     )

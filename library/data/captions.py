@@ -48,7 +48,12 @@ def captions_of(image: Path, subset: Subset) -> tuple[list[str], str]:
             "Write one that names everything but the concept, or set class_tokens or caption_templates.",
         )
     parts = [[subset.caption_prefix, caption, subset.caption_suffix] for caption in captions]
-    return [" ".join(part for part in words if part) for words in parts], source
+    return [_joined([part for part in words if part]) for words in parts], source
+
+
+def _joined(parts: list[str]) -> str:
+    """Parts with a space between them, but none before a comma."""
+    return "".join(part if not index or part[0] in ",.;:" else f" {part}" for index, part in enumerate(parts))
 
 
 def prompts_of(image: Path, subset: Subset, concept: Concept, seed: int = 0, count: int = 8) -> list[PromptTriple]:

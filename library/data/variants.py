@@ -59,7 +59,7 @@ def _one_of(inside: str, chance: random.Random) -> str:
 
 
 def rearranged(caption: str, subset: Subset, chance: random.Random) -> str:
-    """A caption with its tags shuffled and some dropped, as the subset says; the tag that holds [V] is never dropped."""
+    """A caption with its tags shuffled and some dropped, as the subset says; that with [V] is never dropped."""
     separator, head, middle, tail = subset.caption_separator, [], caption, []
     fixed = subset.keep_tokens_separator
     if fixed and fixed in caption:
