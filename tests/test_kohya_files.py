@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from library.config.dataset import Concept
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import (
     TomlFile,
@@ -20,6 +21,7 @@ from library.config.files import (
 from library.config.kohya import DEFAULTS_THAT_DIFFER, known_names
 from library.errors import ConfigError, PureCCError
 from library.models import load_model
+from library.sample_prompts import parse, read_prompt_lines
 from library.training.plan import make_plan
 
 CORPUS = Path(__file__).parent / "kohya"
@@ -206,3 +208,28 @@ def test_a_file_of_ours_gets_no_remarks(tmp_path):
 def test_what_is_said_of_defaults_is_about_settings():
     assert set(DEFAULTS_THAT_DIFFER) <= set(setting_names())
     assert "unet_lr" in known_names()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.txt", "# sheets\n[V] dog --w 512 --h 640 --d 3 --s 20 --l 5.5 --g 1.0 --fs 3 --n ugly\n"),
+        ("p.toml", '[prompt]\nwidth = 512\nheight = 640\nseed = 3\nsample_steps = 20\nscale = 5.5\n'
+         'negative_prompt = "ugly"\n[[prompt.subset]]\nprompt = "[V] dog"\n'),
+        ("p.json", '[{"prompt": "[V] dog", "width": 512, "height": 640, "seed": 3, "sample_steps": 20, "scale": 5.5, '
+         '"negative_prompt": "ugly"}]'),
+    ],
+)  # fmt: skip
+def test_sample_prompts_in_all_three_formats(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    dog = Concept(name="dog", trigger="sks", class_word="dog")
+    (line,) = read_prompt_lines(str(tmp_path / name), "sample_prompts")
+    prompt = parse(line, [dog], name)
+    found = (prompt.text, prompt.width, prompt.height, prompt.seed, prompt.steps, prompt.guidance_scale)
+    assert found == ("sks dog", 512, 640, 3, 20, 5.5) and prompt.negative == "ugly"
+
+
+def test_a_mistake_in_a_prompt_table_is_said(tmp_path):
+    (tmp_path / "p.toml").write_text('[[prompt.subset]]\nprompt = "a dog"\nwidht = 5\n')
+    with pytest.raises(ConfigError, match='no key "widht"'):
+        read_prompt_lines(str(tmp_path / "p.toml"), "sample_prompts")

@@ -47,6 +47,8 @@ class TomlFile:
             raise ConfigError(f"{self.path} is not valid TOML: {error}.") from error
         except json.JSONDecodeError as error:
             raise ConfigError(f"{self.path} is not valid JSON: {error}.") from error
+        if isinstance(self.tables, list):
+            self.tables = {"prompt": {"subset": self.tables}}  # a list is what sd-scripts writes sample prompts as
         if not isinstance(self.tables, dict):
             raise ConfigError(f"{self.path} holds no settings: it must be an object, {{...}}.")
         self.lines = text.splitlines()

@@ -193,9 +193,9 @@ def _way(picture: Picture, mirrored: bool, crop: int) -> tuple:
 
 
 class PictureOrder:
-    """Which pictures each batch shows: a function of seed and number of the batch alone, so that a resumed run goes on.
+    """Which pictures each batch shows: follows from seed and number of the batch alone, so that a resumed run goes on.
 
-    An epoch shows every picture `num_repeats` times, shuffled; a batch holds pictures of one size and one dataset. Where
+    An epoch shows every picture `num_repeats` times, shuffled; a batch is of one size and one dataset. Where
     a dataset has regularisation pictures, as many of them come in between, over the epochs all in turn.
 
     Args:
