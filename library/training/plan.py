@@ -167,7 +167,7 @@ def describe_plan(plan: Plan) -> str:
     if reg or plan.validation:
         lines.append(f"  of these, {reg} for regularisation and {len(plan.validation)} for the validation loss")
     lines += ["Texts", *caption_table(plan)]
-    cut = [line for text in plan.texts() for line in _cut_off(plan, text)]
+    cut = [line for text in plan.texts() for line in cut_off(plan, text)]
     lines += ["Cut off", *cut] if cut else ["Nothing is cut off."]
     replay = f", {plan.settings.pure_learning.replay_images} replayed pictures" if plan.uses_replay else ""
     steps = ", then ".join(f"{count} steps of the {name}" for name, count in plan.stage_steps.items())
@@ -186,7 +186,8 @@ def caption_table(plan: Plan) -> list[str]:
     return lines
 
 
-def _cut_off(plan: Plan, text: str) -> list[str]:
+def cut_off(plan: Plan, text: str) -> list[str]:
+    """A line for each encoder that does not read all of a text."""
     counts = plan.parts.model.count_tokens(text)
     return [
         f"  {count.encoder} reads {count.limit} of the {count.needed} tokens of {text!r}"
