@@ -16,16 +16,27 @@ def main(log: list[Path]) -> None:
     """Reads the settings, makes the plan and runs it."""
     parser = command_line_parser("Learns a concept from a few pictures, and nothing else.")
     parser.add_argument("--dry_run", action="store_true", help="Check everything and show the plan, without training.")
+    parser.add_argument("--doctor", action="store_true", help="Say what is likely to go wrong, without training.")
     add_settings_to(parser)
     arguments = parser.parse_args()
     file = config_file_of(arguments)
-    settings = read_settings(file, settings_given(arguments))
-    config = read_concepts_and_pictures(file, settings)
+    notices: list[str] = []
+    settings = read_settings(file, settings_given(arguments), notices)
+    config = read_concepts_and_pictures(file, settings, notices)
+    for notice in dict.fromkeys(notices):
+        print(notice)
 
     from library.training.plan import describe_plan, make_plan  # after the settings: torch takes seconds to import
 
     plan = make_plan(settings, config)
-    print(describe_plan(plan))
+    if not arguments.doctor:
+        print(describe_plan(plan))
+    if arguments.dry_run or arguments.doctor:
+        from library.training.doctor import describe_findings, findings
+
+        print(describe_findings(findings(plan)))
+    if arguments.doctor:
+        return
     from library.training.fit import card_of, check_auto_fit, describe_fit, fitted
 
     card = card_of(settings, plan.parts.model.device)

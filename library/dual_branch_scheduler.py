@@ -57,12 +57,14 @@ class Scene:
         image, noise: latents, (B, C, H, W).
         sigma: (B,), 0 for image, 1 for noise.
         prompts: by the name that predictions use: complete, base, target, class, null, or those of a replayed picture.
+        emphasis: how much each place counts in the concept loss, (B, 1, H, W); None: alike.
     """
 
     image: Tensor
     noise: Tensor
     sigma: Tensor
     prompts: Mapping[str, PromptBatch]
+    emphasis: Tensor | None = None
 
     @cached_property
     def x_t(self) -> Tensor:
@@ -113,7 +115,8 @@ class DualBranchScheduler:
         targets = [
             velocity_target(scene.image, scene.noise).to(self.model.device) for scene in (reference, replay) if scene
         ]
-        return Velocities(predictions, *targets)
+        emphasis = None if reference.emphasis is None else reference.emphasis.to(self.model.device)
+        return Velocities(predictions, *targets, emphasis=emphasis)
 
     @staticmethod
     def _passes(predictions: Collection[Prediction], together: bool) -> list[tuple[Prediction, ...]]:

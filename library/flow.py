@@ -25,9 +25,14 @@ def velocity_target(image: Tensor, noise: Tensor) -> Tensor:
     return noise - image
 
 
-def mse(prediction: Tensor, goal: Tensor) -> Tensor:
-    """Mean squared error of each image over all its channels and pixels: (B, C, H, W) twice -> (B,), float32."""
-    return (prediction.float() - goal.float()).square().flatten(1).mean(1)
+def mse(prediction: Tensor, goal: Tensor, emphasis: Tensor | None = None) -> Tensor:
+    """Mean squared error of each image over all its channels and pixels: (B, C, H, W) twice -> (B,), float32.
+
+    Args:
+        emphasis: how much each place counts, (B, 1, H, W); the mean is still over all places.
+    """
+    squared = (prediction.float() - goal.float()).square()
+    return (squared if emphasis is None else squared * emphasis).flatten(1).mean(1)
 
 
 def draw_sigma(
@@ -39,16 +44,20 @@ def draw_sigma(
     logit_std: float = 1.0,
     mode_scale: float = 1.29,
     shift: float = 1.0,
+    least: float = 0.0,
+    most: float = 1.0,
 ) -> Tensor:
     """Noise levels of `count` images, (count,), float32, on the CPU.
 
     Args:
         scheme: "logit_normal", "mode" or "uniform": the density they are drawn from.
         shift: moves them towards noise: sigma -> shift sigma / (1 + (shift - 1) sigma). 1 leaves them.
+        least, most: the range that all of it is brought into.
     """
     from diffusers.training_utils import compute_density_for_timestep_sampling  # slow to import, needed here alone
 
     sigma = compute_density_for_timestep_sampling(
         scheme, count, logit_mean, logit_std, mode_scale, device="cpu", generator=generator
     )
-    return shift * sigma / (1 + (shift - 1) * sigma)
+    sigma = shift * sigma / (1 + (shift - 1) * sigma)
+    return least + (most - least) * sigma

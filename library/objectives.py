@@ -61,16 +61,26 @@ class Velocities:
     Args:
         target: of the reference pictures.
         replay_target: of the replayed pictures, if the step has any.
+        emphasis: how much each place of the reference pictures counts in the concept loss, (B, 1, H, W). None: alike.
     """
 
     def __init__(
-        self, predictions: Mapping[Prediction, Tensor], target: Tensor, replay_target: Tensor | None = None
+        self,
+        predictions: Mapping[Prediction, Tensor],
+        target: Tensor,
+        replay_target: Tensor | None = None,
+        emphasis: Tensor | None = None,
     ) -> None:
         self._predictions, self._target, self._replay_target = predictions, target, replay_target
+        self._emphasis = emphasis
 
     def target(self, prompt: str) -> Tensor:
         """The flow's own velocity for the pictures that a prompt belongs to."""
         return self._replay_target if prompt in REPLAYED else self._target
+
+    def emphasis(self, prompt: str) -> Tensor | None:
+        """How much each place of the pictures that a prompt belongs to counts in the concept loss."""
+        return None if prompt in REPLAYED else self._emphasis
 
     def __getitem__(self, reading: Reading) -> Tensor:
         velocity = self._predictions[reading.prediction]
@@ -90,7 +100,8 @@ class Term(Protocol):
 class ConceptTerm:
     """L_CC = ||(x_1 - x_0) - v(x_t | y_complete)||^2: plain flow matching on the pictures (PureCC, Eq. 3).
 
-    On replayed pictures and their prompts it is DreamBooth's prior preservation.
+    Masks take places out of it. On regularisation pictures, or on replayed pictures and their prompts, it is
+    DreamBooth's prior preservation.
     """
 
     complete: Reading
@@ -100,7 +111,8 @@ class ConceptTerm:
         return (self.complete,)
 
     def __call__(self, v: Velocities) -> Tensor:
-        return mse(v[self.complete], v.target(self.complete.prediction.prompt))
+        prompt = self.complete.prediction.prompt
+        return mse(v[self.complete], v.target(prompt), v.emphasis(prompt))
 
 
 @dataclass(frozen=True)
@@ -198,8 +210,13 @@ def extractor_objective(pure: PureLearningSettings) -> Objective:
     )
 
 
-def student_objective(pure: PureLearningSettings) -> Objective:
-    """Stage 2: L_CC + eta L_PureCC (PureCC, Eq. 15), with our anchor and replay."""
+def student_objective(pure: PureLearningSettings, has_reg: bool = False) -> Objective:
+    """Stage 2: L_CC + eta L_PureCC (PureCC, Eq. 15), with our anchor and replay.
+
+    Args:
+        has_reg: there are regularisation pictures, so prior preservation is theirs and not the replayed pictures'.
+    """
+    prior = 0.0 if has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
     replayed = 1.0 if pure.replay_images else 0.0
     terms = [
         ("concept", pure.concept_loss_weight, ConceptTerm(learned(STUDENT, COMPLETE))),
@@ -211,7 +228,7 @@ def student_objective(pure: PureLearningSettings) -> Objective:
             replayed * pure.replay_eta,
             _pure_term(pure, REPLAY_COMPLETE, REPLAY, REPLAY_TARGET, {"class": REPLAY_CLASS, "null": REPLAY_NULL}),
         ),
-        ("prior", replayed * pure.prior_loss_weight, ConceptTerm(learned(STUDENT, REPLAY))),
+        ("prior", replayed * prior, ConceptTerm(learned(STUDENT, REPLAY))),
     ]
     if pure.merged:
         terms.append(("extractor", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE))))

@@ -16,7 +16,15 @@ KNOWN = {
     "AdamW": "torch.optim.AdamW",
     "AdamW8bit": "bitsandbytes.optim.AdamW8bit",
     "PagedAdamW8bit": "bitsandbytes.optim.PagedAdamW8bit",
+    "PagedAdamW": "bitsandbytes.optim.PagedAdamW",
+    "PagedAdamW32bit": "bitsandbytes.optim.PagedAdamW32bit",
+    "Lion": "lion_pytorch.Lion",
+    "Lion8bit": "bitsandbytes.optim.Lion8bit",
+    "PagedLion8bit": "bitsandbytes.optim.PagedLion8bit",
+    "AdaFactor": "transformers.optimization.Adafactor",
     "Prodigy": "prodigyopt.Prodigy",
+    "DAdaptAdam": "dadaptation.DAdaptAdam",
+    "DAdaptLion": "dadaptation.DAdaptLion",
 }
 
 
@@ -71,7 +79,7 @@ def build_lr_scheduler(optimizer: Optimizer, settings: OptimizerSettings, steps:
     return get_scheduler(
         settings.lr_scheduler,
         optimizer,
-        num_warmup_steps=settings.lr_warmup_steps,
+        num_warmup_steps=int(settings.lr_warmup_steps * (steps if settings.lr_warmup_steps < 1 else 1)),
         num_training_steps=steps,
         num_cycles=settings.lr_scheduler_num_cycles,
         power=settings.lr_scheduler_power,

@@ -53,7 +53,7 @@ def derive(caption: str, concept: Concept, source: str) -> PromptTriple:
     Raises:
         DataError: the texts can't be derived.
     """
-    placed = _place(caption.strip(), concept, source)
+    placed = place(caption.strip(), concept, source)
     base = without_concept(placed, concept)
     if PLACEHOLDER in base or triggers_in(base, concept.trigger):
         raise DataError(
@@ -66,6 +66,12 @@ def derive(caption: str, concept: Concept, source: str) -> PromptTriple:
         target=with_trigger(concept.target, concept),
         class_only=_tidy(concept.target.replace(PLACEHOLDER, " ")),
     )
+
+
+def derive_without_concept(caption: str, concept: Concept) -> PromptTriple:
+    """The texts of a regularisation picture: its caption without [V] for all, so there is no concept guidance."""
+    text, class_only = without_concept(caption, concept), _tidy(concept.target.replace(PLACEHOLDER, " "))
+    return PromptTriple(complete=text, base=text, target=class_only, class_only=class_only)
 
 
 def without_concept(text: str, concept: Concept) -> str:
@@ -84,8 +90,12 @@ def _as_placeholder(text: str, concept: Concept) -> str:
     return text
 
 
-def _place(caption: str, concept: Concept, source: str) -> str:
-    """The caption with [V] in it."""
+def place(caption: str, concept: Concept, source: str) -> str:
+    """The caption with [V] in it: where the trigger stands, before the class word, or at a style's caption's end.
+
+    Raises:
+        DataError: a subject's caption holds neither.
+    """
     caption = _as_placeholder(caption, concept)
     if PLACEHOLDER in caption:
         return caption

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from library.config.dataset import PLACEHOLDER, Concept
+from library.config.files import TomlFile
 from library.errors import ConfigError
 from library.prompts import NULL_PROMPT, PromptTriple, triggers_in, without_concept
 
-OPTIONS = {"w": int, "h": int, "d": int, "s": int, "l": float, "n": str}
-"""--w width, --h height, --d seed, --s steps, --l guidance scale, --n negative prompt."""
+OPTIONS = {"w": int, "h": int, "d": int, "s": int, "l": float, "n": str, "g": float, "fs": float}
+"""--w width, --h height, --d seed, --s steps, --l guidance scale, --n negative prompt. --g and --fs, which sd-scripts
+has for distilled models and for the shift, are read and change nothing: sheets are drawn as the model's folder says."""
+KEYS = {"width": "w", "height": "h", "seed": "d", "sample_steps": "s", "scale": "l", "negative_prompt": "n"}
+"""The keys of prompts in TOML and JSON, with the options they stand for."""
 UNRELATED = ("a red car in a street", "a bowl of fruit on a table")
 """Prompts without concept or class, where the user names none."""
 
@@ -84,10 +88,28 @@ def read_prompt_lines(path: str, setting_name: str) -> list[str]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise ConfigError(f"{setting_name}: there is no file {file.absolute()}.")
+    if file.suffix.lower() in (".toml", ".json"):
+        return _lines_of_tables(TomlFile(file).tables, file, setting_name)
     lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     lines = ["" if line == '""' else line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise ConfigError(f"{setting_name}: {file} holds no prompt.", "Write one a line.")
+    return lines
+
+
+def _lines_of_tables(tables: dict, file: Path, setting_name: str) -> list[str]:
+    """The prompts of a TOML or JSON file of sd-scripts as lines: [prompt] holds for each [[prompt.subset]]."""
+    shared, lines = tables.get("prompt", {}), []
+    for entry in shared.get("subset", []):
+        values = {**{key: value for key, value in shared.items() if key != "subset"}, **entry}
+        unknown = sorted(set(values) - {*KEYS, "prompt", "guidance_scale", "flow_shift", "enum"})
+        if unknown or not isinstance(values.get("prompt"), str):
+            what = f'there is no key "{unknown[0]}" for a prompt' if unknown else "a prompt lacks its text, prompt"
+            raise ConfigError(f"{setting_name}: {file}: {what}.", f"Known are {', '.join(['prompt', *KEYS])}.")
+        options = [f"--{option} {values[key]}" for key, option in KEYS.items() if key in values]
+        lines.append(" ".join([values["prompt"], *options]))
+    if not lines:
+        raise ConfigError(f"{setting_name}: {file} holds no prompt.", "Write [[prompt.subset]] with prompt in it.")
     return lines
 
 

@@ -89,7 +89,7 @@ def test_kohyas_habits(settings_from, tmp_path):
     """Sections are decoration, .toml may be left out, the command line beats the file, the file beats the default."""
     settings = settings_from(MODEL + "eta = 2\n[whatever]\nnetwork_dim = 8\n", network_dim=16)
     assert (settings.pure_learning.eta, settings.network.network_dim) == (2.0, 16)
-    assert settings.network.network_alpha == 4.0
+    assert settings.network.network_alpha == 16.0, "an alpha that nobody set follows the rank"
     assert TomlFile(tmp_path / "dog").path.name == "dog.toml"
 
 
@@ -218,10 +218,7 @@ SUBSET = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "a"\n'
         (CONCEPT, "names no pictures"),
         (CONCEPT + SUBSET + "num_repeat = 2\n", 'Did you mean "num_repeats"?'),
         (CONCEPT + SUBSET + "resolution = 5\n", '"resolution" may not stand here'),
-        (
-            CONCEPT + SUBSET + "keep_tokens = 1\n",
-            '"keep_tokens" is a key of sd-scripts that this trainer does not read',
-        ),
+        (CONCEPT + SUBSET + 'metadata_file = "m.json"\n', '"metadata_file" is not supported'),
         (CONCEPT + SUBSET + 'num_repeats = "2"\n', "num_repeats is '2'; it must be a whole number"),
         (CONCEPT + SUBSET + 'concept = "dgo"\n', 'Did you mean "dog"?'),
         (CONCEPT.replace('class_word = "dog"', "") + SUBSET, "a subject needs class_word"),

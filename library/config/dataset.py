@@ -53,6 +53,15 @@ class Source:
 
     image_dir: str = setting(help="Folder of the pictures.")
     concept: str | None = setting(None, "Name of the concept it shows. Unset: the only one.")
+    is_reg: bool = setting(
+        False, "Regularisation pictures, of the class and not of the concept; their captions get no [V]."
+    )
+    diff_output_preservation: bool = setting(
+        False, "Regularisation pictures only tie the student to the pretrained model, and teach nothing of their own."
+    )
+    conditioning_data_dir: str | None = setting(
+        None, "Folder of masks with the pictures' names, used with masked_loss: dark places do not count."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +70,23 @@ class Subset(Source):
 
     num_repeats: int
     flip_aug: bool
-    caption_extension: str
+    random_crop: bool
+    resize_interpolation: str | None
+    alpha_mask: bool
+    caption_extension: str | None
     class_tokens: str | None
     caption_templates: list[str]
     caption_prefix: str | None
     caption_suffix: str | None
+    caption_separator: str
+    shuffle_caption: bool
+    keep_tokens: int
+    keep_tokens_separator: str
+    secondary_separator: str | None
+    enable_wildcard: bool
     caption_dropout_rate: float
+    caption_dropout_every_n_epochs: int
+    caption_tag_dropout_rate: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +101,8 @@ class Dataset:
     max_bucket_reso: int
     bucket_reso_steps: int
     bucket_no_upscale: bool
+    validation_split: float
+    validation_seed: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +117,11 @@ class DatasetConfig:
         return next(concept for concept in self.concepts if concept.name == subset.concept)
 
 
+def _folders(subset: Subset) -> list[tuple[str, str]]:
+    both = (("image_dir", subset.image_dir), ("conditioning_data_dir", subset.conditioning_data_dir))
+    return [(name, path) for name, path in both if path]
+
+
 def as_tables(config: DatasetConfig) -> dict[str, Any]:
     """The dataset config as TOML tables with every value in force; image folders as absolute paths."""
 
@@ -105,7 +132,7 @@ def as_tables(config: DatasetConfig) -> dict[str, Any]:
     datasets = []
     for dataset in config.datasets:
         subsets = [
-            {**plain(subset), "image_dir": str(Path(subset.image_dir).expanduser().resolve())}
+            {**plain(subset), **{name: str(Path(path).expanduser().resolve()) for name, path in _folders(subset)}}
             for subset in dataset.subsets
         ]
         datasets.append({**plain(dataset, ("subsets",)), "resolution": list(dataset.resolution), "subsets": subsets})

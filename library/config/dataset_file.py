@@ -6,12 +6,22 @@ Each value is looked up in the subset, the dataset, [general] and the settings o
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+from library.config.data_settings import RUN_ONLY, DataSettings
 from library.config.dataset import Concept, Dataset, DatasetConfig, Source, Subset
 from library.config.fields import build, check, hints_of, name_of
 from library.config.files import DATASET_TABLES, TomlFile
-from library.config.settings import DataSettings, Settings
+from library.config.kohya import PATHS, VALUES, expanded
+from library.config.kohya_data import (
+    SUBSET_KEYS_NEEDLESS,
+    SUBSET_KEYS_PASSED_OVER,
+    SUBSET_KEYS_REFUSED,
+    folders_as_tables,
+    unsaid_concepts,
+)
+from library.config.settings import Settings
 from library.errors import ConfigError, PureCCError, all_of, did_you_mean
 
 IN_THE_FILE = {"train_batch_size": "batch_size", "dataset_repeats": "num_repeats"}
@@ -25,25 +35,19 @@ DATASET_LEVEL = {
     "max_bucket_reso",
     "bucket_reso_steps",
     "bucket_no_upscale",
+    "validation_split",
+    "validation_seed",
 }
 """Keys that may stand in [general] and a dataset, but not in a subset."""
-
-LATER = {
-    "shuffle_caption", "keep_tokens", "keep_tokens_separator", "caption_separator", "secondary_separator",
-    "enable_wildcard", "color_aug", "random_crop", "face_crop_aug_range", "token_warmup_min", "token_warmup_step",
-    "caption_tag_dropout_rate", "caption_dropout_every_n_epochs", "custom_attributes", "cache_info", "is_reg",
-    "alpha_mask", "metadata_file", "conditioning_data_dir", "validation_split", "validation_seed",
-    "network_multiplier", "resize_interpolation",
-}  # fmt: skip
-"""Keys of sd-scripts that this trainer does not read yet."""
 
 
 class _Reader:
     """Reads one file; every mistake it finds goes to `problems`."""
 
-    def __init__(self, file: TomlFile, defaults: DataSettings) -> None:
-        self.file, self.problems = file, list[PureCCError]()
-        fields = [field for field in dataclasses.fields(DataSettings) if field.name != "dataset_config"]
+    def __init__(self, file: TomlFile, defaults: DataSettings, notices: list[str]) -> None:
+        self.file, self.defaults, self.notices, self.problems = file, defaults, notices, list[PureCCError]()
+        self.unsaid: dict[str | None, Concept] = {}
+        fields = [field for field in dataclasses.fields(DataSettings) if field.name not in RUN_ONLY]
         self.fields = {IN_THE_FILE.get(name_of(field), name_of(field)): field for field in fields}
         self.fallback = {key: getattr(defaults, field.name) for key, field in self.fields.items()}
 
@@ -51,7 +55,9 @@ class _Reader:
         """A list of tables, [[key]]."""
         value = self.file.tables.get(key, [])
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-            self._found(f"{self.file.path}: {key} must be a list of tables.", f"Write [[{key}]].")
+            what = f"{self.file.path}: {key} must be a list of tables."
+            if what not in {problem.what for problem in self.problems}:
+                self._found(what, f"Write [[{key}]].")
             return []
         return value
 
@@ -71,8 +77,34 @@ class _Reader:
                 self._found(f'{self.file.path}: two concepts have the trigger "{concept.trigger}".')
             elif concept:
                 concepts.append(concept)
-        if not concepts and not self.problems:
-            self._found(f"{self.file.path} has no [[concepts]].", "Add one, with name, trigger and class_word.")
+        return concepts or (self._unsaid_concepts() if "concepts" not in self.file.tables else [])
+
+    def _unsaid_concepts(self) -> list[Concept]:
+        """Those of a file of sd-scripts, which names them in its class tokens, if at all."""
+        general, tokens = self.file.tables.get("general", {}), list[str | None]()
+        for dataset in self.tables("datasets"):
+            for subset in _subset_tables(dataset):
+                if not subset.get("is_reg"):
+                    levels = (subset, dataset, general, {"class_tokens": self.defaults.class_tokens})
+                    tokens.append(next((level["class_tokens"] for level in levels if "class_tokens" in level), None))
+        if not tokens or not all(isinstance(one, str | None) for one in tokens):
+            return []
+        try:
+            self.unsaid = unsaid_concepts(tokens, self.defaults)
+        except ConfigError as error:
+            self.problems.append(error)
+            return []
+        concepts = list({concept.name: concept for concept in self.unsaid.values()}.values())
+        if not concepts:
+            self._found(
+                f"{self.file.path} has no [[concepts]], and no class_tokens say what is to be learned.",
+                'Add --trigger ohwx --class_word dog, or class_tokens = "ohwx dog", or [[concepts]].',
+            )
+        for concept in concepts:
+            self.notices.append(
+                f'The concept "{concept.name}": a {concept.kind}, trigger "{concept.trigger}", class word '
+                f'"{concept.class_word}". To say otherwise, set trigger, class_word and kind, or add [[concepts]].'
+            )
         return concepts
 
     def general(self) -> dict[str, Any]:
@@ -84,34 +116,72 @@ class _Reader:
         """One of [[datasets]]; None if it had a mistake."""
         own = {key: value for key, value in table.items() if key != "subsets"}
         values = {**general, **self._checked(own, set(self.fields), "datasets")}
-        subsets = [self.subset(subset_table, values, concepts) for subset_table in table.get("subsets", [])]
+        subsets = self._without_repeated(
+            [self.subset(subset_table, values, concepts) for subset_table in _subset_tables(table)]
+        )
         try:
             size = as_size(values["resolution"], self.file.where("resolution", "datasets"))
         except ConfigError as error:
             self.problems.append(error)
             return None
         rest = {key: values[key] for key in DATASET_LEVEL - {"resolution"}}
-        return Dataset(subsets=[subset for subset in subsets if subset], resolution=size, **rest)
+        return Dataset(subsets=subsets, resolution=size, **rest)
+
+    def _without_repeated(self, subsets: list[Subset | None]) -> list[Subset]:
+        """Those that show pictures, each folder once in a dataset, as in sd-scripts."""
+        kept: dict[Path, Subset] = {}
+        for subset in subsets:
+            if subset and subset.num_repeats < 1:
+                self.notices.append(f"WARNING: num_repeats is 0, so {subset.image_dir} is left out.")
+            elif subset and Path(subset.image_dir) in kept:
+                self.notices.append(f"WARNING: {subset.image_dir} stands twice in a dataset; the first counts.")
+            elif subset:
+                kept[Path(subset.image_dir)] = subset
+        return list(kept.values())
 
     def subset(self, table: dict, values: dict[str, Any], concepts: list[Concept]) -> Subset | None:
         """One of [[datasets.subsets]]; None if it had a mistake."""
         section, own = "datasets.subsets", {field.name for field in dataclasses.fields(Source)}
         inherited = set(self.fields) - DATASET_LEVEL
-        given = self._checked(table, inherited | own, section)
+        given = self._checked(self._with_attributes(table), inherited | own, section)
         source = build(Source, given, {key: self.file.where(key, section) for key in given}, self.problems)
         if not source or not concepts:
             return None
         try:
-            concept = _concept_name(source.concept, concepts, self.file.where("concept", section))
+            tokens = given.get("class_tokens", values.get("class_tokens"))
+            named = self.unsaid[tokens].name if tokens in self.unsaid and not source.concept else source.concept
+            if named is None and source.is_reg:
+                named = concepts[0].name
+            concept = _concept_name(named, concepts, self.file.where("concept", section))
         except ConfigError as error:
             self.problems.append(error)
             return None
         held = {key: value for key, value in {**values, **given}.items() if key in inherited}
-        return Subset(image_dir=source.image_dir, concept=concept, **held)
+        kept = {name: value for name, value in vars(source).items() if name != "concept"}
+        for name in PATHS & set(kept):
+            kept[name] = expanded(kept[name])
+        if source.conditioning_data_dir and not self.defaults.masked_loss:
+            self.notices.append("WARNING: conditioning_data_dir is passed over, since masked_loss is not set.")
+            kept["conditioning_data_dir"] = None
+        return Subset(**kept, concept=concept, **held)
+
+    def _with_attributes(self, table: dict) -> dict:
+        """The subset with the one of its custom attributes that is known among its keys."""
+        rest = {key: value for key, value in table.items() if key != "custom_attributes"}
+        attributes = table.get("custom_attributes", {})
+        for key, value in attributes.items() if isinstance(attributes, dict) else ():
+            if key == "diff_output_preservation":
+                rest[key] = value
+                self.notices.append(
+                    "diff_output_preservation: these regularisation pictures tie the student to the pretrained model."
+                )
+            else:
+                self.notices.append(f'WARNING: the custom attribute "{key}" is passed over: nothing reads it.')
+        return rest
 
     def check_whole(self, datasets: list[Dataset], concepts: list[Concept]) -> None:
         """What can be said of the whole file only once its parts are right."""
-        shown = {subset.concept for dataset in datasets for subset in dataset.subsets}
+        shown = {subset.concept for dataset in datasets for subset in dataset.subsets if not subset.is_reg}
         unused = sorted({concept.name for concept in concepts} - shown)
         if not shown and not self.problems:
             self._found(f"{self.file.path} names no pictures.", "Add a [[datasets.subsets]] with its image_dir.")
@@ -126,9 +196,12 @@ class _Reader:
         hints, of_subsets, good = hints_of(DataSettings), {field.name for field in dataclasses.fields(Source)}, {}
         for key, value in table.items():
             where = self.file.where(key, section)
-            if key in LATER:
-                what = f'{where}: "{key}" is a key of sd-scripts that this trainer does not read yet.'
-                self._found(what, "Take it out.")
+            if key in SUBSET_KEYS_REFUSED:
+                self._found(f'{where}: "{key}" is not supported.', SUBSET_KEYS_REFUSED[key])
+            elif key in SUBSET_KEYS_PASSED_OVER or key in SUBSET_KEYS_NEEDLESS:
+                notice = f"WARNING: {key} is passed over: {SUBSET_KEYS_PASSED_OVER.get(key)}."
+                if value and key in SUBSET_KEYS_PASSED_OVER and notice not in self.notices:
+                    self.notices.append(notice)
             elif key not in allowed:
                 elsewhere = key in self.fields or key in of_subsets
                 remedy = f'"{key}" may not stand here.' if elsewhere else did_you_mean(key, allowed)
@@ -137,6 +210,8 @@ class _Reader:
                 try:
                     if key in self.fields:
                         field = self.fields[key]
+                        if key in VALUES:
+                            value, _ = VALUES[key](value)
                         check(value, field, hints[field.name], where, called=key)
                     good[key] = value
                 except ConfigError as error:
@@ -147,17 +222,24 @@ class _Reader:
         self.problems.append(ConfigError(what, remedy))
 
 
-def read_dataset_config(file: TomlFile, defaults: DataSettings) -> DatasetConfig:
+def _subset_tables(dataset: dict) -> list[dict]:
+    """The tables of a dataset's subsets."""
+    subsets = dataset.get("subsets", [])
+    return [subset for subset in subsets if isinstance(subset, dict)] if isinstance(subsets, list) else []
+
+
+def read_dataset_config(file: TomlFile, defaults: DataSettings, notices: list[str] | None = None) -> DatasetConfig:
     """The concepts and datasets of a file.
 
     Args:
         file: the dataset config, or the main file if they stand there.
         defaults: what holds where the file is silent.
+        notices: what became of keys of sd-scripts is added here, a sentence each.
 
     Raises:
         ConfigError: names every mistake in one go.
     """
-    reader = _Reader(file, defaults)
+    reader = _Reader(file, defaults, [] if notices is None else notices)
     concepts, general = reader.concepts(), reader.general()
     found = [reader.dataset(table, general, concepts) for table in reader.tables("datasets")]
     datasets = [dataset for dataset in found if dataset]
@@ -167,9 +249,12 @@ def read_dataset_config(file: TomlFile, defaults: DataSettings) -> DatasetConfig
     return DatasetConfig(concepts=concepts, datasets=datasets)
 
 
-def read_concepts_and_pictures(config: TomlFile | None, settings: Settings) -> DatasetConfig:
+def read_concepts_and_pictures(
+    config: TomlFile | None, settings: Settings, notices: list[str] | None = None
+) -> DatasetConfig:
     """The concepts and datasets of a run: from its `dataset_config`, or from the main file if they stand there."""
-    return read_dataset_config(find_dataset_file(config, settings.data), settings.data)
+    notices = [] if notices is None else notices
+    return read_dataset_config(find_dataset_file(config, settings.data, notices), settings.data, notices)
 
 
 def as_size(resolution: int | list[int], where: str) -> tuple[int, int]:
@@ -196,8 +281,8 @@ def _concept_name(given: str | None, concepts: list[Concept], where: str) -> str
     return given
 
 
-def find_dataset_file(config: TomlFile | None, defaults: DataSettings) -> TomlFile:
-    """The file that holds concepts and datasets: `dataset_config` if it is set, else the main file.
+def find_dataset_file(config: TomlFile | None, defaults: DataSettings, notices: list[str] | None = None) -> TomlFile:
+    """The file that holds concepts and datasets: `dataset_config` if it is set, else the main file or train_data_dir.
 
     Raises:
         ConfigError: neither has any.
@@ -211,8 +296,12 @@ def find_dataset_file(config: TomlFile | None, defaults: DataSettings) -> TomlFi
                     f'{file.where(key)}: a dataset config has no top-level "{key}".', did_you_mean(key, known)
                 )
         return file
-    if config and any(key in config.tables for key in DATASET_TABLES):
+    if config and config.has_pictures:
         return config
+    if defaults.train_data_dir:
+        tables = folders_as_tables(defaults, [] if notices is None else notices)
+        return TomlFile.of_tables(Path(defaults.train_data_dir), tables)
     raise ConfigError(
-        "There is no dataset: dataset_config is not set.", "Set it to a file such as dataset_configs/subject.toml."
+        "There is no dataset: neither dataset_config nor train_data_dir is set.",
+        "Set dataset_config to a file such as dataset_configs/subject.toml.",
     )

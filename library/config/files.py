@@ -13,6 +13,7 @@ from typing import Any
 import toml
 
 from library.config.fields import build, default_of, from_command_line, hints_of, name_of, placeholder
+from library.config.kohya import Reading, expanded, known_names
 from library.config.settings import GROUPS, Settings
 from library.errors import ConfigError, PureCCError, all_of, did_you_mean
 
@@ -21,14 +22,14 @@ DATASET_TABLES = ("general", "datasets", "concepts")
 
 
 class TomlFile:
-    """A TOML file that knows where its keys stand.
+    """A TOML or JSON file that knows where its keys stand.
 
     Raises:
-        ConfigError: no such file, or not TOML.
+        ConfigError: no such file, or neither of the two.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(expanded(str(path)))
         if not self.path.is_file() and self.path.with_name(self.path.name + ".toml").is_file():
             self.path = self.path.with_name(self.path.name + ".toml")
         if not self.path.is_file():
@@ -36,18 +37,37 @@ class TomlFile:
             near = [str(other) for other in folder.glob("*.toml")] if folder.is_dir() else []
             remedy = did_you_mean(str(self.path), near) if near else f"The folder {folder} holds no TOML file."
             raise ConfigError(f"There is no file {self.path}.", remedy)
+        is_json = self.path.suffix.lower() == ".json"
         try:
             text = self.path.read_text(encoding="utf-8-sig")
-            self.tables: dict[str, Any] = toml.loads(text)
+            self.tables: dict[str, Any] = json.loads(text) if is_json else toml.loads(text)
         except UnicodeDecodeError as error:
             raise ConfigError(f"{self.path} is not a text file in UTF-8.", "Save it as UTF-8.") from error
         except (toml.TomlDecodeError, IndexError) as error:
             raise ConfigError(f"{self.path} is not valid TOML: {error}.") from error
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{self.path} is not valid JSON: {error}.") from error
+        if isinstance(self.tables, list):
+            self.tables = {"prompt": {"subset": self.tables}}  # a list is what sd-scripts writes sample prompts as
+        if not isinstance(self.tables, dict):
+            raise ConfigError(f"{self.path} holds no settings: it must be an object, {{...}}.")
         self.lines = text.splitlines()
+
+    @classmethod
+    def of_tables(cls, path: Path, tables: dict[str, Any]) -> TomlFile:
+        """What a folder says instead of a file."""
+        file = cls.__new__(cls)
+        file.path, file.tables, file.lines = path, tables, []
+        return file
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether a dataset config stands in it; without one, [general] is a section like any other."""
+        return any(isinstance(self.tables.get(key), list) for key in ("datasets", "concepts"))
 
     def where(self, key: str, section: str | None = None) -> str:
         """File, line and section of a key, for an error message."""
-        pattern = re.compile(rf"""^\s*["']?{re.escape(key)}["']?\s*=""")
+        pattern = re.compile(rf"""^\s*["']?{re.escape(key)}["']?\s*[=:]""")
         line = next((number for number, line in enumerate(self.lines, 1) if pattern.match(line)), None)
         place = f"{self.path}:{line}" if line else str(self.path)
         return f"{place} [{section}]" if section else place
@@ -62,9 +82,9 @@ def _flatten(file: TomlFile, problems: list[PureCCError]) -> tuple[dict[str, Any
     """All settings of a file by name, and where each stands. Unknown ones are problems."""
     values: dict[str, Any] = {}
     where: dict[str, str] = {}
-    known = setting_names()
+    known = {*setting_names(), *known_names()}
     for key, value in file.tables.items():
-        if key in DATASET_TABLES:
+        if key in DATASET_TABLES and file.has_pictures:
             continue
         section, entries = (key, value) if isinstance(value, dict) else (None, {key: value})
         for name, entry in entries.items():
@@ -78,12 +98,15 @@ def _flatten(file: TomlFile, problems: list[PureCCError]) -> tuple[dict[str, Any
     return values, where
 
 
-def read_settings(file: TomlFile | None, command_line: dict[str, Any] | None = None) -> Settings:
+def read_settings(
+    file: TomlFile | None, command_line: dict[str, Any] | None = None, notices: list[str] | None = None
+) -> Settings:
     """Settings from a file, overridden by the command line.
 
     Args:
         file: the config file, if there is one.
         command_line: settings given there, by name, as parsed by `parse_command_line`.
+        notices: what became of settings of sd-scripts is added here, a sentence each.
 
     Raises:
         ConfigError: names every mistake in one go: unknown settings, wrong types, values out of range.
@@ -92,6 +115,8 @@ def read_settings(file: TomlFile | None, command_line: dict[str, Any] | None = N
     values, where = _flatten(file, problems) if file else ({}, {})
     for name, value in (command_line or {}).items():
         values[name], where[name] = value, "command line"
+    reading = Reading(values, where, [] if notices is None else notices, problems)
+    reading.map_all(setting_names())
     groups = {section: build(group, values, where, problems) for section, group in GROUPS.items()}
     if problems:
         raise all_of(problems)
@@ -112,6 +137,8 @@ def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] =
             else:
                 many = {"nargs": "*"} if typing.get_origin(hint) is list else {}
                 options.add_argument(f"--{name}", metavar=placeholder(hint), **many, **option)
+    for name in sorted(known_names() - set(setting_names()) - {"config_file"}):
+        parser.add_argument(f"--{name}", nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 class _OnOff(argparse.Action):
@@ -153,11 +180,17 @@ def settings_given(arguments: argparse.Namespace) -> dict[str, Any]:
     hints = {
         name_of(field): hints_of(group)[field.name] for group in GROUPS.values() for field in dataclasses.fields(group)
     }
-    return {
+    given = {
         name: from_command_line(value, hints[name]) if isinstance(value, str) else value
         for name, value in vars(arguments).items()
         if name in hints
     }
+    of_kohya = {name: value for name, value in vars(arguments).items() if name in known_names() and name not in given}
+    for name, words in of_kohya.items():
+        if name != "config_file":
+            values = [from_command_line(word, float) for word in words]
+            given[name] = True if not values else values[0] if len(values) == 1 else values
+    return given
 
 
 class _Encoder(toml.TomlEncoder):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from library.config.dataset import Concept
+from library.config.data_settings import RUN_ONLY, DataSettings
+from library.config.dataset import Concept, Source
 from library.config.dataset_file import DATASET_LEVEL, IN_THE_FILE
 from library.config.fields import default_of, describe, hints_of, name_of
-from library.config.settings import GROUPS, DataSettings
+from library.config.settings import GROUPS
 
 HEAD = """# Settings
 
@@ -19,8 +20,9 @@ file beats the default.
 DATASET_HEAD = """## In a dataset file
 
 Of `[data]`, these may stand in `[general]` and `[[datasets]]` only: {dataset}. These may stand in
-`[[datasets.subsets]]`, too: {subset}. A subset also has `image_dir`, its folder, and `concept`, the name of the concept
-it shows.
+`[[datasets.subsets]]`, too: {subset}. A subset also has:
+
+{source}
 
 ### [[concepts]]
 """
@@ -45,9 +47,14 @@ def settings_reference() -> str:
         about = group.__doc__.partition(": ")[2].splitlines()[0]
         parts.append(f"## [{section}]\n\n{about[0].upper()}{about[1:]}\n\n{_table(group)}\n")
     names = [IN_THE_FILE.get(name_of(field), name_of(field)) for field in dataclasses.fields(DataSettings)]
-    in_both = [f"`{name}`" for name in names if name not in DATASET_LEVEL and name != "dataset_config"]
+    in_both = [f"`{name}`" for name in names if name not in DATASET_LEVEL and name not in RUN_ONLY]
     dataset = ", ".join(f"`{name}`" for name in names if name in DATASET_LEVEL)
-    parts.append(DATASET_HEAD.format(dataset=dataset, subset=", ".join(in_both)) + "\n" + _table(Concept) + "\n")
+    parts.append(
+        DATASET_HEAD.format(dataset=dataset, subset=", ".join(in_both), source=_table(Source))
+        + "\n"
+        + _table(Concept)
+        + "\n"
+    )
     return "\n".join(parts)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from library.config.data_settings import DataSettings
 from library.config.fields import setting
 from library.config.model_settings import ModelSettings
 from library.errors import ConfigError
@@ -98,8 +99,11 @@ class PureLearningSettings:
     extractor_replay_weight: float = setting(
         0.0, "The same tie as replay_weight for the extractor in stage 1 (ours).", at_least=0
     )
-    prior_loss_weight: float = setting(
-        0.0, "Weight of prior preservation, plain flow matching on the replayed pictures: DreamBooth's way.", at_least=0
+    prior_loss_weight: float | None = setting(
+        None,
+        "Weight of DreamBooth's prior preservation, plain flow matching: on regularisation pictures (is_reg; unset: 1) "
+        "or, where there are none, on the replayed pictures (unset: 0).",
+        at_least=0,
     )
     replay_prompts: str | None = setting(
         None, "Text file with one prompt a line for the replayed pictures. Unset: prompts made from the class words."
@@ -120,6 +124,14 @@ class NoiseSettings:
     logit_std: float = setting(1.0, "Standard deviation of the logit-normal density.", above=0)
     mode_scale: float = setting(1.29, "Scale of the mode density.")
     training_shift: float = setting(1.0, "Above 1 looks more at strong noise.", above=0)
+    min_timestep: int = setting(0, "Least noise that training looks at, of 1000.", at_least=0, at_most=999)
+    max_timestep: int = setting(1000, "Most noise that training looks at, of 1000.", at_least=1, at_most=1000)
+
+    def __post_init__(self) -> None:
+        if self.min_timestep >= self.max_timestep:
+            raise ConfigError(
+                f"min_timestep is {self.min_timestep}, max_timestep {self.max_timestep}; it must be less."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +140,7 @@ class OptimizerSettings:
 
     extractor_train_steps: int = setting(400, "Steps of stage 1, the representation extractor.", at_least=0)
     max_train_steps: int = setting(400, "Steps of stage 2, the student.", at_least=0)
+    max_train_epochs: int | None = setting(None, "Epochs of stage 2, instead of max_train_steps.", at_least=1)
     learning_rate: float = setting(1e-4, "Learning rate of the LoRA.", at_least=0)
     embedding_lr: float = setting(1e-3, "Learning rate of the concept embeddings.", at_least=0)
     extractor_learning_rate: float | None = setting(None, "The LoRA's in stage 1. Unset: learning_rate.", at_least=0)
@@ -139,7 +152,9 @@ class OptimizerSettings:
     lr_scheduler: Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
     ] = setting("constant", "How the learning rates change over a stage.")
-    lr_warmup_steps: int = setting(0, "Steps over which the learning rates rise from 0.", at_least=0)
+    lr_warmup_steps: int | float = setting(
+        0, "Steps over which the learning rates rise from 0; below 1, that share of a stage.", at_least=0
+    )
     lr_scheduler_num_cycles: int = setting(1, "Restarts of cosine_with_restarts.", at_least=1)
     lr_scheduler_power: float = setting(1.0, "Power of the polynomial scheduler.", above=0)
     gradient_accumulation_steps: int = setting(1, "Batches whose gradients make one step.", at_least=1)
@@ -176,6 +191,7 @@ class SavingSettings:
     save_every_n_steps: int | None = setting(
         None, "Also save the student's files every so many steps of stage 2.", at_least=1, shapes_training=False
     )
+    save_every_n_epochs: int | None = setting(None, "The same in epochs.", at_least=1, shapes_training=False)
     save_state_every_n_steps: int = setting(
         50, "Save all that a killed run needs to go on, every so many steps.", at_least=1, shapes_training=False
     )
@@ -213,41 +229,22 @@ class SampleSettings:
         at_least=1,
         shapes_training=False,
     )
+    sample_every_n_epochs: int | None = setting(None, "The same in epochs.", at_least=1, shapes_training=False)
+    validate_every_n_steps: int | None = setting(
+        None,
+        "Validation loss every so many steps of stage 2, if validation_split keeps pictures for it. Unset: each epoch.",
+        at_least=1,
+        shapes_training=False,
+    )
+    validate_every_n_epochs: int | None = setting(None, "The same in epochs.", at_least=1, shapes_training=False)
+    max_validation_steps: int | None = setting(
+        None, "Most batches that make a validation loss. Unset: all.", at_least=1, shapes_training=False
+    )
     sample_seeds: int = setting(2, "Pictures of each prompt, from the same seeds.", at_least=1, shapes_training=False)
     sample_steps: int = setting(28, "Sampling steps of a picture.", at_least=1, shapes_training=False)
     guidance_scale: float = setting(
         4.5, "Classifier-free guidance of sheets and replayed pictures. 1 turns it off.", at_least=1
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """[data]: what a dataset file may say of a dataset or subset; said here, it holds wherever the file is silent."""
-
-    dataset_config: str | None = setting(
-        None,
-        "TOML file with the concepts, datasets and subsets; they may stand in the main file as well.",
-        shapes_training=False,
-    )
-    resolution: int | list[int] = setting(512, "Size of the pictures, one number or [width, height].")
-    train_batch_size: int = setting(2, "Images of a step. In a dataset file: batch_size.", at_least=1)
-    enable_bucket: bool = setting(False, "Keep each picture's shape, by sorting them into buckets of alike shapes.")
-    min_bucket_reso: int = setting(256, "Shortest side of a bucket.", at_least=8)
-    max_bucket_reso: int = setting(2048, "Longest side of a bucket.", at_least=8)
-    bucket_reso_steps: int = setting(64, "Sides of buckets are multiples of it.", at_least=8)
-    bucket_no_upscale: bool = setting(False, "Never enlarge a picture to fill its bucket.")
-    dataset_repeats: int = setting(
-        1, "How often an epoch shows each picture. In a dataset file: num_repeats.", at_least=1
-    )
-    flip_aug: bool = setting(False, "Show pictures mirrored half of the time; breaks text and lopsided subjects.")
-    caption_extension: str = setting(".txt", "Ending of the caption file beside each picture.")
-    class_tokens: str | None = setting(None, "Caption of pictures that have no caption file.")
-    caption_templates: list[str] = setting(
-        [], "Captions of pictures that have no caption file, drawn at random: the paper's own habit."
-    )
-    caption_prefix: str | None = setting(None, "Put before every caption.")
-    caption_suffix: str | None = setting(None, "Put after every caption.")
-    caption_dropout_rate: float = setting(0.0, "Share of captions replaced by the empty one.", at_least=0, at_most=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,39 +5,79 @@ from __future__ import annotations
 from pathlib import Path
 
 from library.config.dataset import Concept, Subset
+from library.data.variants import makes_variants, variants_of
 from library.errors import DataError
-from library.prompts import PromptTriple, derive
+from library.prompts import PromptTriple, derive, derive_without_concept, place
+
+ENDINGS = (".txt", ".caption")
+"""Endings of caption files that are tried where `caption_extension` is not set."""
+
+
+def caption_file_of(image: Path, subset: Subset) -> Path | None:
+    """The caption file beside a picture, if there is one."""
+    endings = [subset.caption_extension] if subset.caption_extension else ENDINGS
+    files = [image.with_suffix(ending if ending.startswith(".") else f".{ending}") for ending in endings]
+    return next((file for file in files if file.is_file()), None)
 
 
 def captions_of(image: Path, subset: Subset) -> tuple[list[str], str]:
     """A picture's captions, one of which each epoch draws, and where they come from.
 
-    The caption file beside the picture counts first, then `caption_templates`, then `class_tokens`.
+    The caption file beside the picture counts first, then `caption_templates`, then `class_tokens`. Of a file of
+    several lines the first counts; with `enable_wildcard` all do.
 
     Raises:
         DataError: there is none of the three, or the file is not UTF-8.
     """
-    file = image.with_suffix(subset.caption_extension)
-    if file.is_file():
+    file = caption_file_of(image, subset)
+    if file:
         try:
-            text = file.read_text(encoding="utf-8-sig").strip()
+            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").strip().splitlines()]
         except UnicodeDecodeError as error:
             raise DataError(f"The caption {file} is not a text in UTF-8.", "Save it as UTF-8.") from error
-        captions, source = [text.splitlines()[0] if text else ""], str(file)
+        lines = [line for line in lines if line] or [""]
+        captions, source = lines if subset.enable_wildcard else lines[:1], str(file)
     elif subset.caption_templates:
         captions, source = subset.caption_templates, "caption_templates"
     elif subset.class_tokens is not None:
         captions, source = [subset.class_tokens], "class_tokens"
     else:
+        wanted = image.with_suffix(subset.caption_extension or ENDINGS[0]).name
         raise DataError(
-            f"The picture {image} has no caption: there is no {file.name} beside it.",
+            f"The picture {image} has no caption: there is no {wanted} beside it.",
             "Write one that names everything but the concept, or set class_tokens or caption_templates.",
         )
     parts = [[subset.caption_prefix, caption, subset.caption_suffix] for caption in captions]
-    return [" ".join(part for part in words if part) for words in parts], source
+    return [_joined([part for part in words if part]) for words in parts], source
 
 
-def prompts_of(image: Path, subset: Subset, concept: Concept) -> list[PromptTriple]:
-    """The three texts of each of a picture's captions."""
+def _joined(parts: list[str]) -> str:
+    """Parts with a space between them, but none before a comma."""
+    return "".join(part if not index or part[0] in ",.;:" else f" {part}" for index, part in enumerate(parts))
+
+
+def prompts_of(image: Path, subset: Subset, concept: Concept, seed: int = 0, count: int = 8) -> list[PromptTriple]:
+    """The three texts of each of a picture's captions, one of which each epoch draws.
+
+    Where tags are shuffled or dropped or wildcards drawn, these are `count` variants, which follow from the seed and
+    the caption. [V] is placed before that, and the three texts are derived after it, so all three are of one variant.
+    """
     captions, source = captions_of(image, subset)
+    if makes_variants(subset, captions):
+        keep = (lambda text: text) if subset.is_reg else (lambda text: place(text, concept, source))
+        captions = variants_of(captions, subset, seed, count, keep)
+    else:
+        captions = [without_separators(caption, subset) for caption in captions]
+    if subset.is_reg:
+        return [derive_without_concept(caption, concept) for caption in captions]
     return [derive(caption, concept, source) for caption in captions]
+
+
+def without_separators(caption: str, subset: Subset) -> str:
+    """A caption whose separators for shuffling are no part of it."""
+    if subset.keep_tokens_separator:
+        parts = [part.strip().strip(subset.caption_separator) for part in caption.split(subset.keep_tokens_separator)]
+        caption = f"{subset.caption_separator} ".join(part.strip() for part in parts if part.strip())
+    if subset.secondary_separator:
+        caption = caption.replace(subset.secondary_separator, f"{subset.caption_separator} ")
+    return caption

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +18,18 @@ from library.config.dataset import Dataset
 from library.errors import ConfigError, DataError, nearest
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+INTERPOLATIONS = {
+    None: Image.Resampling.LANCZOS,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "linear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "cubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,
+    "box": Image.Resampling.BOX,
+}
+"""PIL's way for each `resize_interpolation`."""
 
 
 def find_images(folder: str) -> list[Path]:
@@ -38,8 +52,11 @@ def find_images(folder: str) -> list[Path]:
     return images
 
 
-def open_image(path: Path) -> Image.Image:
-    """A picture as RGB, turned the way its EXIF says; what is transparent becomes white.
+T = TypeVar("T")
+
+
+def opened(path: Path, convert: Callable[[Image.Image], T]) -> T:
+    """What `convert` makes of a picture file.
 
     Raises:
         DataError: not a picture, cut off, or suspiciously huge.
@@ -48,15 +65,28 @@ def open_image(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file)
-                if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                    image = image.convert("RGBA")
-                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-                return image.convert("RGB")
+                return convert(file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"The picture {path} can't be read: {error}.", "Save it anew as PNG or JPEG, or take it out."
         ) from error
+
+
+def open_image(path: Path) -> Image.Image:
+    """A picture as RGB, turned the way its EXIF says; what is transparent becomes white.
+
+    Raises:
+        DataError: not a picture, cut off, or suspiciously huge.
+    """
+
+    def as_seen(file: Image.Image) -> Image.Image:
+        image = ImageOps.exif_transpose(file)
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB")
+
+    return opened(path, as_seen)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -71,9 +101,20 @@ def image_size(path: Path) -> tuple[int, int]:
         ) from error
 
 
-def fit(image: Image.Image, size: tuple[int, int], mirrored: bool = False) -> Tensor:
-    """The picture scaled to cover `size`, (width, height), cut evenly at its edges: (3, H, W), float32, in -1 .. 1."""
-    covered = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+def fit(
+    image: Image.Image,
+    size: tuple[int, int],
+    mirrored: bool = False,
+    centering: tuple[float, float] = (0.5, 0.5),
+    interpolation: str | None = None,
+) -> Tensor:
+    """The picture scaled to cover `size`, (width, height), and cut at its edges: (3, H, W), float32, in -1 .. 1.
+
+    Args:
+        centering: where it is cut, across and down: 0 keeps the begin, 1 the end, 0.5 cuts evenly.
+        interpolation: a value of `resize_interpolation`.
+    """
+    covered = ImageOps.fit(image, size, INTERPOLATIONS[interpolation], centering=centering)
     pixels = torch.from_numpy(np.array(ImageOps.mirror(covered) if mirrored else covered))
     return pixels.permute(2, 0, 1).float() / 127.5 - 1
 

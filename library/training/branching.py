@@ -9,10 +9,10 @@ from library.objectives import EXTRACTOR, Objective, extractor_objective, studen
 from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter
 
 
-def objective_of(stage: str, settings: Settings) -> Objective:
-    """What a stage minimises."""
+def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:
+    """What a stage minimises, with or without regularisation pictures."""
     pure = settings.pure_learning
-    return extractor_objective(pure) if stage == EXTRACTOR else student_objective(pure)
+    return extractor_objective(pure) if stage == EXTRACTOR else student_objective(pure, has_reg)
 
 
 def learning_in(stage: str, settings: Settings, parts: Parts) -> tuple[list[str], list[ConceptEmbeddings]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from library.config.dataset import DatasetConfig
 from library.config.settings import OptimizerSettings, Settings
-from library.data.pictures import Picture, PictureOrder, find_pictures
+from library.data.pictures import Picture, PictureOrder, find_pictures, split_validation
+from library.errors import ConfigError
 from library.objectives import EXTRACTOR, STUDENT
 from library.optim import check_optimizer
 from library.prompts import NULL_PROMPT, PromptTriple
@@ -26,11 +28,18 @@ class Plan:
     datasets: list[list[Picture]]
     order: PictureOrder
     samples: list[SamplePrompt]
+    validation: tuple[Picture, ...] = ()
+    """Pictures kept from training for the validation loss."""
 
     @property
     def pictures(self) -> list[Picture]:
-        """The pictures of all datasets."""
-        return [picture for dataset in self.datasets for picture in dataset]
+        """The pictures of all datasets, then those of the validation."""
+        return [*(picture for dataset in self.datasets for picture in dataset), *self.validation]
+
+    @property
+    def has_reg(self) -> bool:
+        """Whether there are regularisation pictures."""
+        return any(picture.subset.is_reg for picture in self.pictures)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -41,7 +50,8 @@ class Plan:
     def uses_replay(self) -> bool:
         """Whether the pretrained model has to draw pictures."""
         pure = self.settings.pure_learning
-        weights = (pure.replay_weight, pure.replay_eta, pure.extractor_replay_weight, pure.prior_loss_weight)
+        prior = 0.0 if self.has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
+        weights = (pure.replay_weight, pure.replay_eta, pure.extractor_replay_weight, prior)
         return pure.replay_images > 0 and sum(weights) > 0
 
     @property
@@ -89,18 +99,54 @@ def make_plan(settings: Settings, config: DatasetConfig) -> Plan:
         check_extractor(settings.pure_learning.extractor, config.concepts)
     parts = build_parts(settings, config.concepts)
     check_optimizer(settings.optimizer, list(stage_rates(settings.optimizer).values()))
-    datasets = find_pictures(config, parts.model.size_multiple)
-    for size in {picture.size for dataset in datasets for picture in dataset}:
+    seed, data = settings.optimizer.seed, settings.data
+    found = find_pictures(config, parts.model.size_multiple, seed, data.caption_variants, data.random_crop_variants)
+    _check_ties(settings, found)
+    for size in {picture.size for dataset in found for picture in dataset}:
         parts.model.latent_shape(*size)
     batch_sizes = [dataset.batch_size for dataset in config.datasets]
-    order = PictureOrder(datasets, batch_sizes, settings.optimizer.seed)
+    datasets, validation = split_validation(config, found, seed)
+    order = PictureOrder(datasets, batch_sizes, seed)
+    settings = parts.settings = in_steps(settings, order.batches_per_epoch)
     if settings.samples.sample_prompts:
         lines = read_prompt_lines(settings.samples.sample_prompts, "sample_prompts")
         samples = [parse(line, config.concepts, settings.samples.sample_prompts) for line in lines]
     else:
-        first = {picture.concept.name: picture.prompts[0] for dataset in datasets for picture in reversed(dataset)}
+        shown = [picture for dataset in datasets for picture in dataset if not picture.subset.is_reg]
+        first = {picture.concept.name: picture.prompts[0] for picture in reversed(shown)}
         samples = default_prompts(config.concepts, list(first.values()))
-    return Plan(settings, config, parts, datasets, order, samples)
+    return Plan(settings, config, parts, datasets, order, samples, tuple(validation))
+
+
+def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:
+    """The settings with what they say in epochs said in steps."""
+    accumulated, optimizer = settings.optimizer.gradient_accumulation_steps, settings.optimizer
+
+    def steps(epochs: int | None) -> int | None:
+        return None if epochs is None else max(1, -(-epochs * batches_per_epoch // accumulated))
+
+    def either(group: Any, counted: str, epochs: str) -> Any:
+        given = steps(getattr(group, epochs))
+        return group if given is None else replace(group, **{counted: getattr(group, counted) or given, epochs: None})
+
+    if optimizer.max_train_epochs is not None:
+        optimizer = replace(optimizer, max_train_steps=steps(optimizer.max_train_epochs), max_train_epochs=None)
+    samples = either(settings.samples, "sample_every_n_steps", "sample_every_n_epochs")
+    return replace(
+        settings,
+        optimizer=optimizer,
+        saving=either(settings.saving, "save_every_n_steps", "save_every_n_epochs"),
+        samples=either(samples, "validate_every_n_steps", "validate_every_n_epochs"),
+    )
+
+
+def _check_ties(settings: Settings, datasets: list[list[Picture]]) -> None:
+    only_tie = any(picture.subset.diff_output_preservation for pictures in datasets for picture in pictures)
+    if only_tie and not settings.pure_learning.anchor_weight:
+        raise ConfigError(
+            "diff_output_preservation ties the student on these pictures by the anchor, but anchor_weight is 0.",
+            "Set anchor_weight = 1.",
+        )
 
 
 def describe_plan(plan: Plan) -> str:
@@ -117,8 +163,11 @@ def describe_plan(plan: Plan) -> str:
         buckets[picture.size] = buckets.get(picture.size, 0) + 1
     lines.append(f"Pictures: {len(plan.pictures)}, in {plan.order.batches_per_epoch} batches an epoch")
     lines += [f"  {width} x {height}: {count}" for (width, height), count in sorted(buckets.items())]
+    reg = sum(picture.subset.is_reg for picture in plan.pictures)
+    if reg or plan.validation:
+        lines.append(f"  of these, {reg} for regularisation and {len(plan.validation)} for the validation loss")
     lines += ["Texts", *caption_table(plan)]
-    cut = [line for text in plan.texts() for line in _cut_off(plan, text)]
+    cut = [line for text in plan.texts() for line in cut_off(plan, text)]
     lines += ["Cut off", *cut] if cut else ["Nothing is cut off."]
     replay = f", {plan.settings.pure_learning.replay_images} replayed pictures" if plan.uses_replay else ""
     steps = ", then ".join(f"{count} steps of the {name}" for name, count in plan.stage_steps.items())
@@ -131,13 +180,14 @@ def caption_table(plan: Plan) -> list[str]:
     lines = []
     for picture in plan.pictures:
         (width, height), size = picture.original_size, picture.size
-        for triple in picture.prompts:
+        for triple in dict.fromkeys(picture.prompts):
             lines.append(f"  {picture.path.name}, {width} x {height}, shown at {size[0]} x {size[1]}")
             lines += [f"    {name:<9}{text!r}" for name, text in vars(triple).items() if name != "class_only"]
     return lines
 
 
-def _cut_off(plan: Plan, text: str) -> list[str]:
+def cut_off(plan: Plan, text: str) -> list[str]:
+    """A line for each encoder that does not read all of a text."""
     counts = plan.parts.model.count_tokens(text)
     return [
         f"  {count.encoder} reads {count.limit} of the {count.needed} tokens of {text!r}"

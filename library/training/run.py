@@ -36,6 +36,7 @@ from library.training.replay import draw_replay
 from library.training.scenes import Replay, SceneMaker
 from library.training.sheets import SheetMaker, preview_of
 from library.training.stage import Learner, OutOfMemory, Stage
+from library.training.validation import ValidationLoss
 from library.training.weights_state import restore_weights, weights_of
 
 PICTURES_FOR_CLASS_STATES = 4
@@ -46,6 +47,8 @@ PATH_SETTINGS = (
     ("model", "clip_g"),
     ("model", "t5xxl"),
     ("model", "vae"),
+    ("data", "train_data_dir"),
+    ("data", "reg_data_dir"),
     ("saving", "cache_dir"),
     ("saving", "output_dir"),
     ("samples", "sample_prompts"),
@@ -71,7 +74,10 @@ class Run:
         self.plan, self.settings, self.parts = plan, plan.settings, plan.parts
         self.folder = self.settings.output_dir
         self.states = StateFolder(self.folder / f"{self.settings.saving.output_name}-state")
-        self.latents = Latents(self.parts.model, self.parts.cache)
+        prior = self.settings.pure_learning.prior_loss_weight
+        self.latents = Latents(self.parts.model, self.parts.cache, reg_weight=1.0 if prior is None else prior)
+        batches = plan.order.batches_per_epoch
+        self.validation = ValidationLoss(self.parts, self.latents, plan.validation, self.settings, batches)
         self.replay: Replay | None = None
         self.resumed = self._state_to_resume()
 
@@ -167,7 +173,8 @@ class Run:
 
     def _latents_of(self, concept: Concept) -> Tensor:
         """Latents of a few of a concept's pictures, all of one size."""
-        shown = [picture for picture in self.plan.pictures if picture.concept is concept]
+        every = self.plan.pictures
+        shown = [one for one in every if one.concept is concept and not one.subset.is_reg]
         alike = [picture for picture in shown if picture.size == shown[0].size]
         return torch.stack([self.latents.mean(picture) for picture in alike[:PICTURES_FOR_CLASS_STATES]])
 
@@ -246,7 +253,7 @@ class Run:
 
     def _stage(self, name: str) -> Stage:
         parts, settings = self.parts, self.settings
-        objective, learners = objective_of(name, settings), self._learners(name)
+        objective, learners = objective_of(name, settings, self.plan.has_reg), self._learners(name)
         branches = scheduler_of(objective, settings, parts)
         wanted = {reading.prediction.prompt for reading in objective.readings}
         order, seed = self.plan.order, settings.optimizer.seed
@@ -266,6 +273,8 @@ class Run:
             while stage.done < stage.steps:
                 begin = time.perf_counter()
                 row = self._step(stage)
+                if stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
+                    row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
                 row["it_s"] = 1 / (time.perf_counter() - begin)
                 self.log.write(row)
                 bar.step(row)

@@ -80,7 +80,7 @@ class SceneMaker:
         prompts = {
             name: PromptBatch.of([self.texts[text] for text in of_row], concepts) for name, of_row in texts.items()
         }
-        return self._scene(image, prompts, generator)
+        return self._scene(image, prompts, generator, self.latents.emphasis(draws))
 
     def replay(self, number: int) -> Scene | None:
         """As many of the pretrained model's own pictures, or None if the stage has none."""
@@ -96,7 +96,13 @@ class SceneMaker:
         }
         return self._scene(self._replay.latents[chosen], prompts, generator)
 
-    def _scene(self, image: Tensor, prompts: dict[str, PromptBatch], generator: torch.Generator) -> Scene:
+    def _scene(
+        self,
+        image: Tensor,
+        prompts: dict[str, PromptBatch],
+        generator: torch.Generator,
+        emphasis: Tensor | None = None,
+    ) -> Scene:
         noise = torch.randn(image.shape, generator=generator)
         sigma = draw_sigma(
             len(image),
@@ -106,8 +112,10 @@ class SceneMaker:
             logit_std=self.noise.logit_std,
             mode_scale=self.noise.mode_scale,
             shift=self.noise.training_shift,
+            least=self.noise.min_timestep / 1000,
+            most=self.noise.max_timestep / 1000,
         )
-        return Scene(image, noise, sigma, prompts)
+        return Scene(image, noise, sigma, prompts, emphasis)
 
 
 def _text_of(prompts: PromptTriple, name: str) -> str:

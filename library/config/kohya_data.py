@@ -1,0 +1,99 @@
+"""What a data set of sd-scripts leaves unsaid: its concepts, from class tokens, and its subsets, from folder names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from library.config.data_settings import DataSettings
+from library.config.dataset import PLACEHOLDER, Concept
+from library.errors import ConfigError, nearest
+
+STYLE = "style"
+SUBSET_KEYS_PASSED_OVER = {
+    "color_aug": "its latents could not be cached",
+    "face_crop_aug_range": "its latents could not be cached",
+    "token_warmup_min": "captions are the same from the first step",
+    "token_warmup_step": "captions are the same from the first step",
+    "network_multiplier": "the LoRA always learns at its full strength",
+}
+"""Keys of a dataset file that are passed over with a warning, and why."""
+SUBSET_KEYS_NEEDLESS = frozenset({"cache_info"})
+SUBSET_KEYS_REFUSED = {
+    "metadata_file": "Pictures and captions stand in folders: use image_dir, with a caption file beside each picture.",
+}
+"""Keys of a dataset file that can't be done, and what to do instead."""
+
+
+def concept_of_tokens(tokens: str | None, given: DataSettings) -> Concept | None:
+    """The concept that class tokens such as "sks dog" stand for: the trigger, then the class word.
+
+    Args:
+        tokens: the subset's `class_tokens`, if it has any.
+        given: trigger, class word and kind that the user named for the run.
+
+    Returns:
+        None if nobody says what the trigger is.
+    """
+    words = (tokens or "").replace(PLACEHOLDER, "").split()
+    trigger = given.trigger or (words[0] if len(words) > 1 else None)
+    rest = [word for word in words if word.lower() not in (trigger or "").lower().split()]
+    class_word = given.class_word or " ".join(rest) or (STYLE if given.kind == STYLE else None)
+    if not trigger or not class_word:
+        return None
+    kind = given.kind or (STYLE if class_word.lower() == STYLE else "subject")
+    name = re.sub(r"[^\w-]+", "_", trigger).strip("_") or "concept"
+    return Concept(name=name, trigger=trigger, class_word=class_word, kind=kind)
+
+
+def unsaid_concepts(tokens: Iterable[str | None], given: DataSettings) -> dict[str | None, Concept]:
+    """The concept of each class tokens; those with the same trigger are one."""
+    found: dict[str | None, Concept] = {}
+    by_trigger: dict[str, Concept] = {}
+    for one in tokens:
+        concept = concept_of_tokens(one, given)
+        if concept:
+            found[one] = by_trigger.setdefault(concept.trigger.lower(), concept)
+    if found and len(by_trigger) == 1:
+        (only,) = by_trigger.values()
+        found.update(dict.fromkeys([one for one in tokens if one not in found], only))
+    return found
+
+
+def folders_as_tables(settings: DataSettings, notices: list[str]) -> dict[str, Any]:
+    """A dataset of `train_data_dir` and `reg_data_dir`: folders such as "10_sks dog" become subsets.
+
+    Raises:
+        ConfigError: a folder is not there, or holds no folder of that form.
+    """
+    subsets = []
+    for name, is_reg in (("train_data_dir", False), ("reg_data_dir", True)):
+        folder = getattr(settings, name)
+        if folder:
+            subsets += [{**subset, "is_reg": is_reg} for subset in _subsets_in(Path(folder), name, notices)]
+    return {"datasets": [{"subsets": subsets}]}
+
+
+def _subsets_in(folder: Path, name: str, notices: list[str]) -> list[dict[str, Any]]:
+    if not folder.is_dir():
+        siblings = [str(other) for other in folder.parent.iterdir() if other.is_dir()] if folder.parent.is_dir() else []
+        guess = nearest(str(folder), siblings)
+        raise ConfigError(
+            f"{name}: there is no folder {folder.absolute()}.",
+            f'Did you mean "{guess}"?' if guess else "Paths count from the folder the command is started in.",
+        )
+    subsets = []
+    for child in sorted(path for path in folder.iterdir() if path.is_dir()):
+        match = re.fullmatch(r"(\d+)_(.+)", child.name)
+        if match:
+            subsets.append({"image_dir": str(child), "num_repeats": int(match[1]), "class_tokens": match[2].strip()})
+        else:
+            notices.append(f'WARNING: {name}: the folder "{child.name}" is passed over: it is not named as 10_sks dog.')
+    if not subsets:
+        raise ConfigError(
+            f"{name}: {folder} holds no folder whose name says repeats and class tokens.",
+            f'Put the pictures into a folder in it, such as "{folder / "10_sks dog"}", or use a dataset_config.',
+        )
+    return subsets

@@ -1,0 +1,83 @@
+"""Variants of a caption: tags shuffled and dropped, wildcards drawn. All are known before training and encoded once."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+
+from library.chance import seed_for
+from library.config.dataset import PLACEHOLDER, Subset
+
+OPENED, CLOSED = "\x01", "\x02"
+"""Stand for {{ and }}, which are braces that are no wildcard, while wildcards are drawn."""
+
+
+def makes_variants(subset: Subset, captions: Sequence[str]) -> bool:
+    """Whether a subset's captions are not always the same."""
+    wild = subset.enable_wildcard and any("{" in caption or "}" in caption for caption in captions)
+    return subset.shuffle_caption or subset.caption_tag_dropout_rate > 0 or wild
+
+
+def variants_of(
+    captions: Sequence[str], subset: Subset, seed: int, count: int, with_concept: Callable[[str], str]
+) -> list[str]:
+    """So many variants of a picture's captions, each caption in turn; at least one of each.
+
+    Args:
+        with_concept: puts [V] into a caption, before its tags are told apart.
+    """
+    variants = []
+    for number in range(max(count, len(captions))):
+        caption = captions[number % len(captions)]
+        chance = random.Random(seed_for(seed, "caption", number, caption))
+        if subset.enable_wildcard:
+            caption = drawn(caption, chance)
+        variants.append(rearranged(with_concept(caption), subset, chance))
+    return variants
+
+
+def drawn(caption: str, chance: random.Random) -> str:
+    """A caption whose wildcards are drawn: {a|b} becomes a or b, {2$$, $$a|b|c} two of three; {{ and }} are braces."""
+    text = caption.replace("{{", OPENED).replace("}}", CLOSED)
+    innermost = re.compile(r"\{([^{}]*)\}")
+    while match := innermost.search(text):
+        text = f"{text[: match.start()]}{_one_of(match[1], chance)}{text[match.end() :]}"
+    return text.replace(OPENED, "{").replace(CLOSED, "}")
+
+
+def _one_of(inside: str, chance: random.Random) -> str:
+    options = re.fullmatch(r"(\d*)(?:-(\d+))?\$\$(?:(.*?)\$\$)?(.*)", inside, flags=re.DOTALL)
+    if not options:
+        return chance.choice(inside.split("|"))
+    low, high, separator, rest = options.groups()
+    choices = rest.split("|")
+    least = int(low or 1)
+    most = int(high) if high else least
+    wanted = chance.randint(min(least, most), max(least, most))
+    return (separator or ", ").join(chance.sample(choices, min(wanted, len(choices))))
+
+
+def rearranged(caption: str, subset: Subset, chance: random.Random) -> str:
+    """A caption with its tags shuffled and some dropped, as the subset says; that with [V] is never dropped."""
+    separator, head, middle, tail = subset.caption_separator, [], caption, []
+    fixed = subset.keep_tokens_separator
+    if fixed and fixed in caption:
+        parts = caption.split(fixed, 2)
+        head, middle = _tags(parts[0], separator), parts[1]
+        tail = _tags(parts[2], separator) if len(parts) > 2 else []
+        flexible = _tags(middle, separator)
+    else:
+        tags = _tags(caption, separator)
+        head, flexible = tags[: subset.keep_tokens], tags[subset.keep_tokens :]
+    if subset.shuffle_caption:
+        chance.shuffle(flexible)
+    if subset.caption_tag_dropout_rate:
+        rate = subset.caption_tag_dropout_rate
+        flexible = [tag for tag in flexible if chance.random() >= rate or PLACEHOLDER in tag]
+    text = f"{separator} ".join([*head, *flexible, *tail])
+    return text.replace(subset.secondary_separator, f"{separator} ") if subset.secondary_separator else text
+
+
+def _tags(text: str, separator: str) -> list[str]:
+    return [tag.strip() for tag in text.split(separator.strip() or separator) if tag.strip()]

@@ -1,0 +1,137 @@
+"""The command purecc_import.py: another trainer's settings in, a TOML of ours out, and what was not carried over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from library.atomic import write_text
+from library.config.dataset import PLACEHOLDER, Concept
+from library.config.dataset_file import read_concepts_and_pictures
+from library.config.files import TomlFile, plain_parser, read_settings, to_toml
+from library.errors import ConfigError, PureCCError
+from library.imports import ai_toolkit, kohya_gui, onetrainer
+from library.imports.imported import Imported
+
+
+def run(words: list[str] | None = None) -> str:
+    """Reads a file and writes the TOML; returns what became of everything, in words."""
+    parser = plain_parser("Makes a TOML of another trainer's settings.", "FILE [--to FILE] [--trigger ohwx ...]")
+    parser.add_argument("file", help="JSON of the kohya_ss GUI or of OneTrainer, or YAML of ai-toolkit.")
+    parser.add_argument("--to", metavar="FILE", help="TOML to write. Default: the file's name, ending in _purecc.toml.")
+    parser.add_argument("--trigger", help="The concept's trigger, where the file does not name it.")
+    parser.add_argument("--class_word", help="What the concept is one of, such as dog.")
+    parser.add_argument("--kind", choices=["subject", "style"], default="subject", help="A subject or a style.")
+    parser.add_argument("--overwrite", action="store_true", help="Write over a TOML that is there.")
+    given = parser.parse_args(words)
+    source = Path(given.file).expanduser()
+    target = Path(given.to).expanduser() if given.to else source.with_name(f"{source.stem}_purecc.toml")
+    if target.exists() and not given.overwrite:
+        raise ConfigError(f"{target} is there already.", "Name another by --to, or give --overwrite.")
+    found = import_file(source)
+    missing = _complete(found, given.trigger, given.class_word, given.kind)
+    if found.prompts:
+        prompts = target.with_name(f"{target.stem}_prompts.txt")
+        write_text(prompts, "\n".join(found.prompts) + "\n")
+        found.settings["sample_prompts"] = str(prompts)
+    write_text(target, as_text(found, source))
+    return report(found, target, missing)
+
+
+def import_file(path: Path) -> Imported:
+    """What a file of another trainer says.
+
+    Raises:
+        ConfigError: no such file, damaged, or of no trainer that is known.
+    """
+    if not path.is_file():
+        raise ConfigError(f"There is no file {path.absolute()}.", "Name a JSON or YAML of another trainer.")
+    tables = _tables_of(path)
+    if isinstance(tables, Mapping):
+        try:
+            if "job" in tables and isinstance(tables.get("config"), Mapping):
+                return ai_toolkit.read(tables)
+            if "base_model_name" in tables:
+                return onetrainer.read(tables, path.parent)
+            if "pretrained_model_name_or_path" in tables:
+                return kohya_gui.read(tables)
+        except PureCCError:
+            raise
+        except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+            raise ConfigError(
+                f"{path} is not built as its trainer builds it: {error}.", "Save it there anew."
+            ) from error
+    raise ConfigError(
+        f"{path} is of no trainer that is known here.",
+        "Known are the JSON of the kohya_ss GUI and of OneTrainer, and the YAML of ai-toolkit. Files of sd-scripts "
+        "need no import: give them as --config_file and --dataset_config.",
+    )
+
+
+def _tables_of(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() in (".yaml", ".yml"):
+            import yaml  # comes with huggingface_hub
+
+            return yaml.safe_load(text)
+        return json.loads(text)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text file in UTF-8.", "Save it as UTF-8.") from error
+    except Exception as error:  # yaml's own errors, which can't be named before it is imported
+        raise ConfigError(
+            f"{path} can't be read: {error}.", "Save it anew in the trainer that it comes from."
+        ) from error
+
+
+def _complete(found: Imported, trigger: str | None, class_word: str | None, kind: str) -> list[str]:
+    """Adds to the concept what the user named; returns what is still missing."""
+    own = {"trigger": trigger, "class_word": class_word}
+    concept = found.concept | {key: value for key, value in own.items() if value}
+    if kind == "style":
+        concept |= {"kind": "style"}
+    if not found.datasets:
+        # The folders' names say trigger and class word, if nobody else does.
+        found.settings.update(concept)
+        return []
+    missing = [
+        key for key in ("trigger", "class_word") if key not in concept and not (key != "trigger" and kind == "style")
+    ]
+    found.concept = {"name": found.settings.get("output_name", "concept").replace(" ", "_"), **concept}
+    try:
+        if not missing:
+            Concept(**found.concept)
+    except ConfigError:
+        found.concept["name"] = "concept"
+    return missing
+
+
+def as_text(found: Imported, source: Path) -> str:
+    """The TOML, headed by what was not carried over."""
+    lines = [f"# From {source.name} of {found.trainer}."]
+    if found.left_out:
+        lines += ["# Not carried over:", *(f"#   {name}: {why}" for name, why in found.left_out.items())]
+    return "\n".join([*(" ".join(line.split("\n")) for line in lines), to_toml(found.tables())])
+
+
+def report(found: Imported, target: Path, missing: list[str]) -> str:
+    """What was carried over, what was not, and whether the TOML reads as it is."""
+    carried = len(found.settings)
+    lines = [f"{target}: {carried} settings of {found.trainer}, {len(found.datasets)} datasets.", *found.notices]
+    if found.left_out:
+        lines += ["Not carried over:", *(f"  {name}: {why}" for name, why in found.left_out.items())]
+    if missing:
+        lines.append(f"Add {' and '.join(missing)} in [[concepts]], or import again with --{' --'.join(missing)} ...")
+        return "\n".join(lines)
+    try:
+        file = TomlFile(target)
+        read_concepts_and_pictures(file, read_settings(file))
+        lines.append(
+            f"It reads. Captions may hold {PLACEHOLDER} for the trigger, or the trigger itself. Look at it with"
+        )
+        lines.append(f"  python purecc_train.py --config_file {target} --dry_run")
+    except PureCCError as error:
+        lines.append(f"Still to be mended:\n{error}")
+    return "\n".join(lines)

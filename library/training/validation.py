@@ -1,0 +1,60 @@
+"""The validation loss: the student's concept loss on pictures kept from training, always on the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from library.chance import generator_for
+from library.config.settings import Settings
+from library.data.pictures import Draw, Latents, Picture
+from library.dual_branch_scheduler import Branch
+from library.flow import interpolate, mse, velocity_target
+from library.models import PromptBatch
+from library.training.parts import Parts
+
+SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Noise levels at which each picture is looked at."""
+
+
+class ValidationLoss:
+    """Measures a branch on the validation pictures.
+
+    Args:
+        pictures: those that `split_validation` kept, their latents and texts prepared.
+        batches_per_epoch: how often it is due, where the settings do not say.
+    """
+
+    def __init__(
+        self, parts: Parts, latents: Latents, pictures: Sequence[Picture], settings: Settings, batches_per_epoch: int
+    ) -> None:
+        samples = settings.samples
+        self.parts, self.latents, self.seed = parts, latents, settings.optimizer.seed
+        self.pictures = list(pictures)[: samples.max_validation_steps]
+        self.every = samples.validate_every_n_steps or max(
+            1, batches_per_epoch // settings.optimizer.gradient_accumulation_steps
+        )
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether it is measured after this step."""
+        return bool(self.pictures) and (step % self.every == 0 or step == last)
+
+    @torch.no_grad()
+    def of(self, branch: Branch) -> float:
+        """Mean squared error of its velocity over pictures and noise levels; masks count as in training."""
+        network, total = self.parts.network, 0.0
+        was_training = network.layers and next(iter(network.layers.values())).training
+        for layer in network.layers.values():
+            layer.eval()
+        for number, picture in enumerate(self.pictures):
+            image = self.latents.mean(picture)[None].expand(len(SIGMAS), -1, -1, -1)
+            noise = torch.randn(image.shape, generator=generator_for(self.seed, "validation", number))
+            sigma, prompt = torch.tensor(SIGMAS), self.parts.texts[picture.prompts[0].complete]
+            prompts = PromptBatch.of([prompt] * len(SIGMAS), [picture.concept.name] * len(SIGMAS))
+            velocity = self.parts.velocity(branch, interpolate(image, noise, sigma), sigma, [prompts]).cpu()
+            emphasis = self.latents.emphasis([Draw(picture, picture.prompts[0], mirrored=False)])
+            total += float(mse(velocity, velocity_target(image, noise), emphasis).mean())
+        for layer in network.layers.values():
+            layer.train(was_training)
+        return total / len(self.pictures)

@@ -1,0 +1,11 @@
+"""Makes a TOML of another trainer's settings: python purecc_import.py dog.json --trigger ohwx --class_word dog"""
+
+from __future__ import annotations
+
+import sys
+
+from library.errors import exit_code_of
+from library.imports.command import run
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(lambda: print(run()), lambda: None))

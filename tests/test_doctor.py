@@ -1,0 +1,84 @@
+"""What the doctor finds, each in a data set that has just that, and nothing in one that is well."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from library.training.doctor import describe_findings, findings
+
+DATASET = (
+    '[[concepts]]\nname = "dog"\ntrigger = "{trigger}"\nclass_word = "dog"\n'
+    '[[datasets]]\nresolution = 32\n[[datasets.subsets]]\nimage_dir = "{folder}"\n{subset}'
+)
+CAPTIONS = ["a [V] dog, city", "a [V] dog, night", "a [V] dog, grass"]
+
+
+def photo(seed: int, side: int = 48) -> Image.Image:
+    """Patches of many sizes, so that there are coarse and fine details."""
+    chance = np.random.default_rng(seed)
+    pixels = np.zeros((side, side, 3))
+    for cells in (4, 12, side):
+        pixels += np.kron(chance.random((cells, cells, 3)), np.ones((side // cells, side // cells, 1)))
+    return Image.fromarray((pixels / 3 * 255).astype(np.uint8))
+
+
+@pytest.fixture
+def found(plan_of, tmp_path):
+    """What is found in these pictures with these captions."""
+
+    def make(pictures=None, captions=CAPTIONS, trigger="sks", subset="", steps=400) -> str:
+        folder = tmp_path / "dogs"
+        folder.mkdir(exist_ok=True)
+        for index, picture in enumerate(pictures or [photo(seed) for seed in range(3)]):
+            picture.save(folder / f"{index}.png")
+            if index < len(captions):
+                (folder / f"{index}.txt").write_text(captions[index])
+        text = DATASET.format(trigger=trigger, folder=folder, subset=subset)
+        plan = plan_of(text, max_train_steps=steps, extractor_train_steps=400, t5xxl_max_token_length=77)
+        return describe_findings(findings(plan))
+
+    return make
+
+
+def test_nothing_is_found_where_all_is_well(found):
+    assert found() == "Nothing is likely to go wrong."
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"steps": 5}, "The student trains for 5 steps only"),
+        ({"captions": CAPTIONS[:2], "subset": 'class_tokens = "a dog"\n'}, "1 of 3 pictures have no caption of their"),
+        ({"captions": ["a dog, city", *CAPTIONS[1:]]}, "1 captions hold neither [V] nor the trigger: 0.png"),
+        ({"captions": ["a [V], city", *CAPTIONS[1:]]}, '1 captions lack the class word "dog": 0.png'),
+        ({"captions": ["a red [V] dog, city", *CAPTIONS[1:]]}, '"red" in 0.png'),
+        ({"captions": ["a [V] red dog, city", *CAPTIONS[1:]]}, '"red" in 0.png'),
+        ({"captions": [f"{caption}, house" for caption in CAPTIONS]}, 'Every caption of dog says "house"'),
+        ({"captions": [f"{CAPTIONS[0]} night city grass house", *CAPTIONS[1:]]}, "a caption is cut off"),
+        ({"trigger": "house"}, '"house" is a word that the model knows'),
+        ({"trigger": "q1x7zv9kw"}, "CLIP tokens long"),
+        ({"pictures": [photo(0), photo(1), photo(0)]}, "0.png and 2.png are the same file"),
+        (
+            {"pictures": [photo(0), photo(1), photo(0).point(lambda value: min(255, value + 4))]},
+            "0.png and 2.png are nearly the same",
+        ),
+        ({"pictures": [photo(0), photo(1), photo(2, 12)]}, "1 pictures are small for their size"),
+        (
+            {"pictures": [photo(0), photo(1), photo(2).filter(ImageFilter.GaussianBlur(6))]},
+            "maybe blurred: 2.png",
+        ),
+        ({"pictures": [photo(0)], "captions": CAPTIONS[:1]}, "dog has 1 picture only"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_wrong_is_found(found, given, said):
+    assert said in found(**given)
+
+
+def test_one_background_is_found(found):
+    pictures = []
+    for seed in range(3):
+        wall = photo(9)
+        wall.paste(photo(seed).resize((24, 24)), (12, 12))
+        pictures.append(wall)
+    assert "nearly one background" in found(pictures)

@@ -1,0 +1,235 @@
+"""Files of sd-scripts run as they are. Each file of `tests/kohya` says in its `#=` lines what it means."""
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from library.config.dataset import Concept
+from library.config.dataset_file import read_concepts_and_pictures
+from library.config.files import (
+    TomlFile,
+    add_settings_to,
+    command_line_parser,
+    read_settings,
+    setting_names,
+    settings_given,
+)
+from library.config.kohya import DEFAULTS_THAT_DIFFER, known_names
+from library.errors import ConfigError, PureCCError
+from library.models import load_model
+from library.sample_prompts import parse, read_prompt_lines
+from library.training.plan import make_plan
+
+CORPUS = Path(__file__).parent / "kohya"
+FILES = sorted(file for file in CORPUS.iterdir())
+CAPTIONS = {
+    "dog": ["sks dog, city, night, house"] * 4,
+    "bare": [None] * 4,
+    "class": [None] * 2,
+    "cat": [None],
+    "caption": [None],
+    "house": ["a house"],
+    "kept": ["sks dog|||city, night, grass|||best"],
+    "grouped": ["sks dog, red ball;;;green grass, night, city"],
+    "wild": ["a {photo|picture} of sks dog\nsks dog on grass"],
+    "lines": ["sks dog on grass\nsomething else"],
+    "alpha": ["a sks dog"],
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_model) -> Path:
+    """A folder with all that the corpus speaks of; its model can be planned with at any size."""
+    root = tmp_path_factory.mktemp("kohya")
+    shutil.copytree(tiny_model, root / "model")
+    config = root / "model" / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"pos_embed_max_size": 384}))
+    for name, captions in CAPTIONS.items():
+        folder = root / "img" / name
+        folder.mkdir(parents=True)
+        for index, caption in enumerate(captions):
+            Image.new("RGBA" if name == "alpha" else "RGB", (32, 32)).save(folder / f"{index}.png")
+            if caption is not None:
+                (folder / f"{index}.txt").write_text(caption)
+    (root / "img" / "caption" / "0.caption").write_text("a sks dog by a wall")
+    (root / "img" / "shapes").mkdir()
+    for index, size in enumerate([(900, 300), (300, 900), (500, 500)]):
+        Image.new("RGB", size).save(root / "img" / "shapes" / f"{index}.png")
+    (root / "masks").mkdir()
+    for index in range(4):
+        Image.new("L", (32, 32), 255).save(root / "masks" / f"{index}.png")
+    shutil.copytree(root / "img" / "dog", root / "train" / "10_sks dog")
+    (root / "train" / "notes").mkdir()
+    shutil.copytree(root / "img" / "class", root / "reg" / "1_dog")
+    for file in CORPUS.iterdir():
+        shutil.copy(file, root / file.name)
+    return root
+
+
+opened_once = functools.cache(load_model)
+"""Opening tokenizers takes most of the time of a plan."""
+
+
+@pytest.fixture
+def planned(world, monkeypatch):
+    """Reads and plans a file of the world, a dataset file or a settings file; returns what its `#=` lines speak of."""
+    monkeypatch.chdir(world)
+    monkeypatch.setenv("PICTURES", str(world / "img"))
+    monkeypatch.setattr("library.training.plan.check_optimizer", lambda *_: None)  # bitsandbytes may not be there
+    monkeypatch.setattr("library.training.parts.load_model", opened_once)
+
+    def plan(name: str, **given) -> dict:
+        notices: list[str] = []
+        if name.startswith("data_"):
+            given = {"pretrained_model_name_or_path": "model", "dataset_config": name, **given}
+        file = None if name.startswith("data_") else TomlFile(name)
+        settings = read_settings(file, {"replay_images": 0, **given}, notices)
+        config = read_concepts_and_pictures(file, settings, notices)
+        made = make_plan(settings, config)
+        subsets = [subset for dataset in config.datasets for subset in dataset.subsets]
+        batches = made.order.batches_per_epoch
+        draws = [draw for number in range(batches) for draw in made.order.batch(number)]
+        return {
+            "plan": made,
+            "settings": made.settings,
+            "config": config,
+            "subsets": subsets,
+            "one": subsets[0],
+            "concept": config.concepts[0],
+            "pictures": made.pictures,
+            "sizes": {picture.size for picture in made.pictures},
+            "texts": {(triple.complete, triple.base) for picture in made.pictures for triple in picture.prompts},
+            "order": made.order,
+            "batches": batches,
+            "shown": lambda folder: sum(Path(draw.picture.path).parent.name == folder for draw in draws),
+            "said": lambda words: any(words in notice for notice in notices),
+            "notices": notices,
+        }
+
+    return plan
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.suffix == ".toml"], ids=lambda file: file.stem)
+def test_a_file_of_sd_scripts_means_what_it_says(planned, file):
+    given = {"trigger": "sks", "class_word": "dog"} if file.stem == "data_bare" else {}
+    facts = planned(file.name, **given)
+    meanings = [line.removeprefix("#=").strip() for line in file.read_text().splitlines() if line.startswith("#=")]
+    assert meanings
+    for meaning in meanings:
+        assert eval(meaning, facts), f"{meaning}\n{facts['texts']}\n{facts['notices']}"
+
+
+def test_a_dataset_in_json_means_the_same(planned):
+    facts = planned("data_json.json")
+    assert facts["config"].datasets[0].resolution == (512, 768) and facts["one"].num_repeats == 2
+
+
+def test_the_corpus_is_large_enough():
+    assert len(FILES) >= 25
+
+
+def test_folders_on_the_command_line(planned, world):
+    facts = planned("train_save_ratio.toml", dataset_config=None, train_data_dir="train", max_train_epochs=2)
+    assert (facts["one"].num_repeats, facts["one"].class_tokens) == (10, "sks dog")
+    with pytest.raises(ConfigError, match="there is no folder") as error:
+        planned("train_save_ratio.toml", dataset_config=None, train_data_dir="trian")
+    assert "train" in error.value.remedy
+    with pytest.raises(ConfigError, match="holds no folder whose name says repeats"):
+        planned("train_save_ratio.toml", dataset_config=None, train_data_dir="img/dog")
+
+
+def settings_of(text: str, tmp_path: Path, **given):
+    file, notices = tmp_path / "config.toml", []
+    file.write_text('pretrained_model_name_or_path = "m"\n' + text)
+    return read_settings(TomlFile(file), given, notices), notices
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("save_clip = true", '"save_clip" is not supported'),
+        ('t5xxl_dtype = "fp16"', "set mixed_precision"),
+        ('network_module = "lycoris.kohya"', "guidance needs plain LoRAs"),
+        ('network_module = "networks.dylora"', 'there is no network_module "networks.dylora"'),
+        ('network_weights = "a.safetensors"', "extractor"),
+        ('save_model_as = "ckpt"', "only safetensors is written"),
+        ("noise_ofset = 0.1", 'Did you mean "noise_offset"?'),
+        ("learning_rat = 1e-4", 'Did you mean "learning_rate"?'),
+        ('learning_rate = "1e-4"', "learning_rate is '1e-4'; it must be a number"),
+        ("min_timestep = 900\nmax_timestep = 100", "min_timestep is 900, max_timestep 100"),
+    ],
+)
+def test_what_can_not_be_is_refused_with_its_line_and_a_remedy(tmp_path, line, said):
+    with pytest.raises(PureCCError) as error:
+        settings_of(line, tmp_path)
+    assert said in str(error.value)
+    assert "config.toml:2" in str(error.value) or "min_timestep" in line
+
+
+def test_all_that_is_wrong_is_shown_at_once(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        settings_of("save_t5xxl = true\nnetwork_dimm = 4\nnetwork_dim = 0\nsave_model_as = 'pt'", tmp_path)
+    for said in ("save_t5xxl", 'Did you mean "network_dim"?', "network_dim is 0", "save_model_as"):
+        assert said in str(error.value)
+
+
+def test_options_of_sd_scripts_on_the_command_line():
+    parser = command_line_parser("test")
+    add_settings_to(parser)
+    words = "--cache_latents --network_train_unet_only --noise_offset 0.1 --unet_lr 2e-4 --network_args a=1 b=2"
+    given = settings_given(parser.parse_args(words.split()))
+    assert given["cache_latents"] is True and given["noise_offset"] == 0.1 and given["network_args"] == ["a=1", "b=2"]
+    notices: list[str] = []
+    settings = read_settings(None, {"pretrained_model_name_or_path": "m", **given}, notices)
+    assert settings.optimizer.learning_rate == 2e-4
+    assert any("cache_latents" in notice for notice in notices)
+    with pytest.raises(ConfigError, match="--cache_latent"):
+        parser.parse_args(["--cache_latent"])
+
+
+def test_home_and_environment_variables_are_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("MODELS", "/models")
+    settings, _ = settings_of('output_dir = "~/out"\nsample_prompts = "${MODELS}/p.txt"\n', tmp_path)
+    assert (settings.saving.output_dir, settings.samples.sample_prompts) == ("/home/ann/out", "/models/p.txt")
+
+
+def test_a_file_of_ours_gets_no_remarks(tmp_path):
+    """Nothing is said of defaults where nothing of sd-scripts stands in the file."""
+    assert settings_of("learning_rate = 1e-4\nmax_train_steps = 10\n", tmp_path)[1] == []
+    notices = settings_of("cache_latents = true\n", tmp_path)[1]
+    assert any("learning_rate (2e-6 in sd-scripts)" in notice for notice in notices)
+
+
+def test_what_is_said_of_defaults_is_about_settings():
+    assert set(DEFAULTS_THAT_DIFFER) <= set(setting_names())
+    assert "unet_lr" in known_names()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.txt", "# sheets\n[V] dog --w 512 --h 640 --d 3 --s 20 --l 5.5 --g 1.0 --fs 3 --n ugly\n"),
+        ("p.toml", '[prompt]\nwidth = 512\nheight = 640\nseed = 3\nsample_steps = 20\nscale = 5.5\n'
+         'negative_prompt = "ugly"\n[[prompt.subset]]\nprompt = "[V] dog"\n'),
+        ("p.json", '[{"prompt": "[V] dog", "width": 512, "height": 640, "seed": 3, "sample_steps": 20, "scale": 5.5, '
+         '"negative_prompt": "ugly"}]'),
+    ],
+)  # fmt: skip
+def test_sample_prompts_in_all_three_formats(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    dog = Concept(name="dog", trigger="sks", class_word="dog")
+    (line,) = read_prompt_lines(str(tmp_path / name), "sample_prompts")
+    prompt = parse(line, [dog], name)
+    found = (prompt.text, prompt.width, prompt.height, prompt.seed, prompt.steps, prompt.guidance_scale)
+    assert found == ("sks dog", 512, 640, 3, 20, 5.5) and prompt.negative == "ugly"
+
+
+def test_a_mistake_in_a_prompt_table_is_said(tmp_path):
+    (tmp_path / "p.toml").write_text('[[prompt.subset]]\nprompt = "a dog"\nwidht = 5\n')
+    with pytest.raises(ConfigError, match='no key "widht"'):
+        read_prompt_lines(str(tmp_path / "p.toml"), "sample_prompts")
