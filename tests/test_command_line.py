@@ -145,7 +145,7 @@ def test_a_dry_run_shows_what_each_text_became_and_what_is_cut_off(run_here, tmp
     )
     assert re.search(table, done.stdout)
     assert (
-        "CLIP-L reads 16 of the 17 tokens of 'a big red car at left on the beach by day in ink and a boat'"
+        "CLIP-L reads 16 of the 18 tokens of 'a big red car at left on the beach by day in ink and a boat'"
         in done.stdout
     )
     assert not (tmp_path / "out").exists()

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-OFF = {"eta": 0.0, "anchor_weight": 0.0, "extractor_anchor_weight": 0.0, "replay_images": 0, "replay_weight": 0.0}
+OFF = {
+    "eta": 0.0,
+    "anchor_weight": 0.0,
+    "extractor_anchor_weight": 0.0,
+    "replay_images": 0,
+    "replay_weight": 0.0,
+    "student_embeddings": "own",
+}
 """Nothing but the concept loss."""
 NO_EMBEDDINGS = {"concept_embeddings": "none", "student_embeddings": "none"}
 PAPER = {**OFF, "eta": 1.0, "v_original": "live", "guidance_against": "null"}
@@ -17,8 +24,11 @@ PURE = {
     "extractor_anchor_weight": 1.0,
     "replay_images": 96,
     "replay_weight": 1.0,
+    "student_embeddings": "fresh",
 }
-"""What the study before this bench found best; the arms called `pure ...` change one thing of it."""
+"""The preset's objective; the arms called `pure, ...` change one thing of it."""
+INHERITED = {**PURE, "student_embeddings": "own"}
+"""The same, the student's vectors copied from the extractor; the arms `inherited, ...` change one thing of that."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +47,18 @@ class Arm:
     extractor: bool = True
     captions: str = "partial"
     pictures: int = 5
-    tags: frozenset[str] = field(default_factory=frozenset)
 
 
 def _pure(about: str, **changes: Any) -> Arm:
     return Arm({**PURE, **changes}, about)
 
 
+def _inherited(about: str, **changes: Any) -> Arm:
+    return Arm({**INHERITED, **changes}, about)
+
+
 def _delta(about: str, **changes: Any) -> Arm:
-    return _pure(about, **{"concept_loss_weight": 0.0, "eta": 1.0, "lambda": 1.0, **changes})
+    return _inherited(about, **{"concept_loss_weight": 0.0, "eta": 1.0, "lambda": 1.0, **changes})
 
 
 ARMS: dict[str, Arm] = {
@@ -79,35 +92,35 @@ ARMS: dict[str, Arm] = {
         "what the authors' scripts do",
     ),
     # ours and the controls that decide whether the pure term earns its cost
-    "pure": _pure("lambda*, eta 0.5, anchor, replay, clean extractor, R against the class"),
-    "pure, eta 0": _pure("control: all of it but L_PureCC; vectors from the same extractor", eta=0.0),
-    "pure, lambda 0": _pure("control: L_PureCC without guidance, an L2 tie to the base prediction", **{"lambda": 0.0}),
-    "anchor + replay, fresh vectors": Arm(
-        {**PURE, "eta": 0.0}, "control: no stage 1 at all, vectors from the class word", extractor=False
+    "lean": Arm(
+        {**PURE, "eta": 0.0}, "control: `pure` without stage 1 and without L_PureCC", extractor=False
     ),
-    "pure, fresh vectors": _pure("the student's vectors start from the class word", student_embeddings="fresh"),
-    "pure, fresh vectors, eta 2": _pure("", student_embeddings="fresh", eta=2.0),
-    "pure, fresh vectors, lambda 1": _pure("", student_embeddings="fresh", **{"lambda": 1.0}),
-    # one thing at a time
-    "pure, eta 1": _pure("", eta=1.0),
+    "pure": _pure("the preset: lambda*, eta 0.5, anchor, replay, clean extractor, R against the class, fresh vectors"),
     "pure, eta 2": _pure("", eta=2.0),
     "pure, lambda 1": _pure("", **{"lambda": 1.0}),
-    "pure, lambda >= 0": _pure("", lambda_min=0.0),
-    "pure, live base": _pure("", v_original="live"),
-    "pure, frozen base": _pure("", v_original="frozen"),
-    "pure, against null": _pure("", guidance_against="null"),
-    "pure, plain extractor": _pure("", extractor_anchor_weight=0.0),
-    "pure, no anchor": _pure("", anchor_weight=0.0),
-    "pure, anchor 3": _pure("", anchor_weight=3.0),
-    "pure, no replay": _pure("", replay_images=0, replay_weight=0.0),
-    "pure, replay 3": _pure("", replay_weight=3.0),
-    "pure, 24 replayed": _pure("", replay_images=24),
-    "pure, shared vector": _pure("", concept_embeddings="shared"),
-    "pure, no vectors": _pure("", **NO_EMBEDDINGS),
-    "pure, frozen vectors": _pure("", student_embeddings="shared"),
-    "pure, word alone": _pure("the student has no vectors: stock UIs", student_embeddings="none"),
-    "pure, short stage 1": _pure("", extractor_train_steps=75),
-    "pure, long stage 1": _pure("", extractor_train_steps=300),
+    "inherited": _inherited("`pure` with the extractor's vectors to start from"),
+    "inherited, eta 0": _inherited("control: all of it but L_PureCC; vectors from the same extractor", eta=0.0),
+    "inherited, lambda 0": _inherited("control: L_PureCC without guidance, an L2 tie to the base prediction", **{"lambda": 0.0}),
+    # one thing at a time
+    "inherited, eta 1": _inherited("", eta=1.0),
+    "inherited, eta 2": _inherited("", eta=2.0),
+    "inherited, lambda 1": _inherited("", **{"lambda": 1.0}),
+    "inherited, lambda >= 0": _inherited("", lambda_min=0.0),
+    "inherited, live base": _inherited("", v_original="live"),
+    "inherited, frozen base": _inherited("", v_original="frozen"),
+    "inherited, against null": _inherited("", guidance_against="null"),
+    "inherited, plain extractor": _inherited("", extractor_anchor_weight=0.0),
+    "inherited, no anchor": _inherited("", anchor_weight=0.0),
+    "inherited, anchor 3": _inherited("", anchor_weight=3.0),
+    "inherited, no replay": _inherited("", replay_images=0, replay_weight=0.0),
+    "inherited, replay 3": _inherited("", replay_weight=3.0),
+    "inherited, 24 replayed": _inherited("", replay_images=24),
+    "inherited, shared vector": _inherited("", concept_embeddings="shared"),
+    "inherited, no vectors": _inherited("", **NO_EMBEDDINGS),
+    "inherited, frozen vectors": _inherited("", student_embeddings="shared"),
+    "inherited, word alone": _inherited("the student has no vectors: stock UIs", student_embeddings="none"),
+    "inherited, short stage 1": _inherited("", extractor_train_steps=75),
+    "inherited, long stage 1": _inherited("", extractor_train_steps=300),
     "delta": _delta("delta distillation: no L_CC, lambda 1, so that the guidance alone teaches"),
     "delta, focus 0.3": _delta("", guidance_focus=0.3),
     "delta, replayed": _delta("on replayed pictures as well", extractor_replay_weight=1.0, replay_eta=1.0),
@@ -117,21 +130,21 @@ ARMS: dict[str, Arm] = {
     "delta, replayed, focus 0.3, L_CC 0.25": _delta(
         "", extractor_replay_weight=1.0, replay_eta=1.0, guidance_focus=0.3, concept_loss_weight=0.25
     ),
-    "pure, focus 0.3": _pure("R kept where it is strongest", guidance_focus=0.3),
-    "pure, focus 0.3, eta 2": _pure("", guidance_focus=0.3, eta=2.0),
-    "pure, all replay, lambda 1, focus 0.3": _pure(
+    "inherited, focus 0.3": _inherited("R kept where it is strongest", guidance_focus=0.3),
+    "inherited, focus 0.3, eta 2": _inherited("", guidance_focus=0.3, eta=2.0),
+    "inherited, all replay, lambda 1, focus 0.3": _inherited(
         "", extractor_replay_weight=1.0, replay_eta=1.0, guidance_focus=0.3, **{"lambda": 1.0}
     ),
-    "pure, extractor replay": _pure("stage 1 tied on replayed pictures as well", extractor_replay_weight=1.0),
-    "pure, replayed guidance": _pure("L_PureCC on replayed pictures too, [V] in their prompts", replay_eta=1.0),
-    "pure, replayed guidance, lambda 1": _pure("", replay_eta=1.0, **{"lambda": 1.0}),
-    "pure, all replay": _pure("both of these", extractor_replay_weight=1.0, replay_eta=1.0),
-    "pure, all replay, lambda 1": _pure("", extractor_replay_weight=1.0, replay_eta=1.0, **{"lambda": 1.0}),
-    "pure, poor captions": Arm(PURE, "captions name the class alone", captions="poor"),
-    "pure, full captions": Arm(PURE, "captions name all that is not the concept", captions="full"),
+    "inherited, extractor replay": _inherited("stage 1 tied on replayed pictures as well", extractor_replay_weight=1.0),
+    "inherited, replayed guidance": _inherited("L_PureCC on replayed pictures too, [V] in their prompts", replay_eta=1.0),
+    "inherited, replayed guidance, lambda 1": _inherited("", replay_eta=1.0, **{"lambda": 1.0}),
+    "inherited, all replay": _inherited("both of these", extractor_replay_weight=1.0, replay_eta=1.0),
+    "inherited, all replay, lambda 1": _inherited("", extractor_replay_weight=1.0, replay_eta=1.0, **{"lambda": 1.0}),
+    "inherited, poor captions": Arm(INHERITED, "captions name the class alone", captions="poor"),
+    "inherited, full captions": Arm(INHERITED, "captions name all that is not the concept", captions="full"),
     "plain LoRA, full captions": Arm({**OFF, **NO_EMBEDDINGS}, "", extractor=False, captions="full"),
-    "pure, 2 pictures": Arm(PURE, "", pictures=2),
-    "pure, 1 picture": Arm(PURE, "", pictures=1),
+    "inherited, 2 pictures": Arm(INHERITED, "", pictures=2),
+    "inherited, 1 picture": Arm(INHERITED, "", pictures=1),
 }  # fmt: skip
 
 STAGE_1 = (
