@@ -100,7 +100,7 @@ ARMS: dict[str, Arm] = {
     "pure, lambda 1": _pure("", **{"lambda": 1.0}),
     "inherited": _inherited("`pure` with the extractor's vectors to start from"),
     "inherited, eta 0": _inherited("control: all of it but L_PureCC; vectors from the same extractor", eta=0.0),
-    "inherited, lambda 0": _inherited("control: L_PureCC without guidance, an L2 tie to the base prediction", **{"lambda": 0.0}),
+    "inherited, lambda 0": _inherited("control: an L2 tie to the base prediction", **{"lambda": 0.0}),
     # one thing at a time
     "inherited, eta 1": _inherited("", eta=1.0),
     "inherited, eta 2": _inherited("", eta=2.0),
@@ -136,7 +136,7 @@ ARMS: dict[str, Arm] = {
         "", extractor_replay_weight=1.0, replay_eta=1.0, guidance_focus=0.3, **{"lambda": 1.0}
     ),
     "inherited, extractor replay": _inherited("stage 1 tied on replayed pictures as well", extractor_replay_weight=1.0),
-    "inherited, replayed guidance": _inherited("L_PureCC on replayed pictures too, [V] in their prompts", replay_eta=1.0),
+    "inherited, replayed guidance": _inherited("L_PureCC on replayed pictures, too", replay_eta=1.0),
     "inherited, replayed guidance, lambda 1": _inherited("", replay_eta=1.0, **{"lambda": 1.0}),
     "inherited, all replay": _inherited("both of these", extractor_replay_weight=1.0, replay_eta=1.0),
     "inherited, all replay, lambda 1": _inherited("", extractor_replay_weight=1.0, replay_eta=1.0, **{"lambda": 1.0}),
