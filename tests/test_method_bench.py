@@ -180,7 +180,7 @@ def test_a_report_has_every_method_a_plot_and_a_table_of_differences(tmp_path):
     assert text.count("| plain LoRA |") == 6, "twice at each fidelity, and by two strengths"
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "method.json",
-        "method.md",
+        "tables.md",
         "method.png",
         "sheet-mask.png",
     }

@@ -586,3 +586,17 @@ def test_fresh_vectors_start_from_the_class_word_and_not_from_the_extractor(plan
     untrained.prepare()
     untrained.build_extractor()
     assert torch.equal(fresh, untrained.parts.extractor_embeddings["dog"].vectors)
+
+
+@pytest.mark.parametrize(
+    ("settings", "stages"),
+    [
+        ({"eta": 0.0}, ["student"]),
+        ({"eta": 0.0, "student_embeddings": "own"}, ["extractor", "student"]),
+        ({"eta": 0.0, "replay_eta": 1.0}, ["extractor", "student"]),
+        ({}, ["extractor", "student"]),
+    ],
+    ids=str,
+)
+def test_stage_1_runs_where_stage_2_uses_it(plan_of, settings, stages):
+    assert list(plan_of(**settings).stage_steps) == stages

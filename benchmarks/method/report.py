@@ -120,7 +120,7 @@ def sheet(work: Path, concept: str, seed: int, arms: Sequence[str], path: Path) 
 
 
 def write(comparison: Comparison, work: Path, out: Path, levels: Sequence[float], against: str, seed: int) -> str:
-    """Writes method.json, method.md, method.png and a sheet for each concept; returns the Markdown."""
+    """Writes method.json, tables.md, method.png and a sheet for each concept; returns the Markdown."""
     present = [arm for arm in ARMS if arm in comparison.arms]
     parts, kept = [], {}
     for level in levels:
@@ -134,9 +134,9 @@ def write(comparison: Comparison, work: Path, out: Path, levels: Sequence[float]
     by_strength = strength_table(comparison, present)
     parts += ["### By LoRA strength", "", by_strength, ""] if by_strength else []
     text = "\n".join(parts)
-    write_text(out / "method.md", text)
+    write_text(out / "tables.md", text)
     write_text(out / "method.json", json.dumps(kept, indent=1))
-    plot(comparison, present[:12], out / "method.png")
+    plot(comparison, present[:10], out / "method.png")
     for concept in {result["concept"] for some in comparison.arms.values() for result in some}:
         sheet(work, concept, seed, present[:9], out / f"sheet-{concept}.png")
     return text

@@ -297,9 +297,9 @@ class Settings:
     @property
     def needs_extractor(self) -> bool:
         """Whether stage 2 uses concept guidance or the embeddings of stage 1."""
-        embeddings = self.concept_embeddings
-        takes_embeddings = embeddings.concept_embeddings != "none" and embeddings.student_embeddings != "none"
-        return self.pure_learning.eta > 0 or takes_embeddings
+        embeddings, pure = self.concept_embeddings, self.pure_learning
+        inherits = embeddings.student_embeddings in ("own", "shared") and embeddings.concept_embeddings != "none"
+        return pure.eta > 0 or pure.replay_eta > 0 or inherits
 
 
 GROUPS: dict[str, type] = {
