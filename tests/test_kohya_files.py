@@ -1,5 +1,6 @@
 """Files of sd-scripts run as they are. Each file of `tests/kohya` says in its `#=` lines what it means."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from library.config.dataset import Concept
-from library.config.dataset_file import read_concepts_and_pictures
+from library.config.dataset import Concept, as_tables
+from library.config.dataset_file import read_concepts_and_pictures, read_dataset_config
 from library.config.files import (
     TomlFile,
     add_settings_to,
@@ -17,6 +18,7 @@ from library.config.files import (
     read_settings,
     setting_names,
     settings_given,
+    to_toml,
 )
 from library.config.kohya import DEFAULTS_THAT_DIFFER, known_names
 from library.errors import ConfigError, PureCCError
@@ -233,3 +235,16 @@ def test_a_mistake_in_a_prompt_table_is_said(tmp_path):
     (tmp_path / "p.toml").write_text('[[prompt.subset]]\nprompt = "a dog"\nwidht = 5\n')
     with pytest.raises(ConfigError, match='no key "widht"'):
         read_prompt_lines(str(tmp_path / "p.toml"), "sample_prompts")
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.stem != "data_bare"], ids=lambda file: file.stem)
+def test_what_a_run_writes_down_reads_back_the_same(planned, file, tmp_path):
+    """`config.toml` holds the data set with every value in force, so it must mean what the file of sd-scripts meant."""
+    facts = planned(file.name)
+    config, data = facts["config"], facts["settings"].data
+    again = tmp_path / "again.toml"
+    again.write_text(to_toml(as_tables(config)))
+    notices: list[str] = []
+    read = read_dataset_config(TomlFile(again), dataclasses.replace(data, train_data_dir=None), notices)
+    assert notices == []
+    assert as_tables(read) == as_tables(config)

@@ -8,7 +8,7 @@ from library.data.pictures import Draw
 from library.errors import ConfigError, DataError
 from library.flow import draw_sigma, mse
 from library.objectives import COMPLETE, STUDENT, Prediction, Velocities, learned, student_objective
-from library.report.log import read_log
+from library.report.log import read_log, summary
 from library.training.plan import in_steps
 from library.training.run import Run
 
@@ -95,6 +95,25 @@ def test_regularisation_pictures_come_as_often_and_with_their_weight(plan_of, re
     emphasis = run.latents.emphasis([Draw(dog, dog.prompts[0], False), Draw(red, red.prompts[0], False)])
     assert emphasis.flatten(1).unique(dim=1).flatten().tolist() == [1.0, 0.25]
     assert "prior" not in {name for name, *_ in student_objective(plan.settings.pure_learning, plan.has_reg).terms}
+
+
+def test_regularisation_pictures_are_not_guided_and_not_measured(plan_of, reg):
+    """Even a fixed lambda and guidance against the empty prompt give them no pure loss."""
+    pure = {"lambda": 1.0, "guidance_against": "null", "replay_images": 0, "v_original": "detached"}
+    run = Run(plan_of(HEAD + DOGS + reg, **pure))
+    run.open_log()
+    run.prepare()
+    run.build_extractor()
+    run.build_student()
+    stage = run.student_stage()
+    number = next(n for n in range(20) if len({d.picture.subset.is_reg for d in run.plan.order.batch(n)}) == 2)
+    draws, scene = run.plan.order.batch(number), stage.scenes.reference(number)
+    losses = stage.objective(stage.branches.predict(scene))
+    for row, draw in enumerate(draws):
+        assert (losses.parts["pure"][row] == 0) == draw.picture.subset.is_reg
+        assert losses.measures["cosine"][row].isnan() == draw.picture.subset.is_reg
+    numbers = summary(scene.sigma, losses.parts, losses.measures)
+    assert numbers["cosine"] == numbers["cosine"], "the mean is that of the others"
 
 
 def test_pictures_that_only_tie_teach_nothing(plan_of, reg):

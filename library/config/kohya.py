@@ -84,7 +84,7 @@ NO_EFFECT = {
         metadata_usage_hint metadata_thumbnail metadata_merged_from""",
     "losses go to log.jsonl and TensorBoard": """
         log_tracker_name log_tracker_config wandb_run_name wandb_api_key log_config""",
-    "there is one schedule of this name": "lr_decay_steps lr_scheduler_timescale lr_scheduler_min_lr_ratio",
+    "its schedule follows from the steps": "lr_scheduler_timescale",
     "its latents could not be cached": "color_aug face_crop_aug_range",
     "captions are the same from the first step": "token_warmup_min token_warmup_step",
 }
@@ -326,5 +326,6 @@ VALUES: dict[str, Callable[[Any], tuple[Any, str | None]]] = {
     "weighting_scheme": _weighting,
     "log_with": _log_with,
     "lr_warmup_steps": _steps,
+    "lr_decay_steps": _steps,
 }
 """Values of settings of ours that sd-scripts writes otherwise."""
