@@ -248,3 +248,32 @@ def test_what_a_run_writes_down_reads_back_the_same(planned, file, tmp_path):
     read = read_dataset_config(TomlFile(again), dataclasses.replace(data, train_data_dir=None), notices)
     assert notices == []
     assert as_tables(read) == as_tables(config)
+
+
+def test_concepts_in_the_training_file_serve_a_dataset_of_sd_scripts(planned, world):
+    head = (
+        'pretrained_model_name_or_path = "model"\n{}\n[[concepts]]\nname = "rex"\ntrigger = "sks"\nclass_word = "dog"\n'
+    )
+    for source in ('dataset_config = "data_dop.toml"', 'train_data_dir = "train"'):
+        (world / "with_concepts.toml").write_text(head.format(source))
+        facts = planned("with_concepts.toml")
+        assert facts["concept"].name == "rex" and all(subset.concept == "rex" for subset in facts["subsets"])
+
+
+def test_a_dataset_file_shows_all_its_mistakes_at_once(world, planned):
+    (world / "data_wrong.toml").write_text(
+        '[[dataset]]\nx = 1\n[general]\nnum_repeat = 2\nresolution = "big"\n[[datasets]]\nbatch_size = 0\n'
+        '[[datasets.subsets]]\nimage_dir = 5\nmetadata_file = "m.json"\nresolution = 512\nclass_tokens = "sks dog"\n'
+    )
+    with pytest.raises(ConfigError) as error:
+        planned("data_wrong.toml")
+    for said in (
+        'no top-level "dataset"',
+        'Did you mean "num_repeats"?',
+        "resolution is 'big'",
+        "batch_size is 0",
+        "image_dir is 5",
+        '"metadata_file" is not supported',
+        '"resolution" may not stand here',
+    ):
+        assert said in str(error.value), said
