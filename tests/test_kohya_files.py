@@ -209,7 +209,10 @@ def test_a_file_of_ours_gets_no_remarks(tmp_path):
 
 def test_what_is_said_of_defaults_is_about_settings():
     assert set(DEFAULTS_THAT_DIFFER) <= set(setting_names())
-    assert "unet_lr" in known_names()
+
+
+def test_every_setting_exists_once():
+    assert not set(setting_names()) & known_names()
 
 
 @pytest.mark.parametrize(
