@@ -58,6 +58,7 @@ class Scene:
         sigma: (B,), 0 for image, 1 for noise.
         prompts: by the name that predictions use: complete, base, target, class, null, or those of a replayed picture.
         emphasis: how much each place counts in the concept loss, (B, 1, H, W); None: alike.
+        shows_concept: whether each picture's complete prompt names the concept, (B,); None: all do.
     """
 
     image: Tensor
@@ -65,6 +66,7 @@ class Scene:
     sigma: Tensor
     prompts: Mapping[str, PromptBatch]
     emphasis: Tensor | None = None
+    shows_concept: Tensor | None = None
 
     @cached_property
     def x_t(self) -> Tensor:
@@ -115,8 +117,11 @@ class DualBranchScheduler:
         targets = [
             velocity_target(scene.image, scene.noise).to(self.model.device) for scene in (reference, replay) if scene
         ]
-        emphasis = None if reference.emphasis is None else reference.emphasis.to(self.model.device)
-        return Velocities(predictions, *targets, emphasis=emphasis)
+        of_rows = {
+            name: None if tensor is None else tensor.to(self.model.device)
+            for name, tensor in (("emphasis", reference.emphasis), ("shows_concept", reference.shows_concept))
+        }
+        return Velocities(predictions, *targets, **of_rows)
 
     @staticmethod
     def _passes(predictions: Collection[Prediction], together: bool) -> list[tuple[Prediction, ...]]:

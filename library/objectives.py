@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from library.config.settings import PureLearningSettings
@@ -62,6 +63,7 @@ class Velocities:
         target: of the reference pictures.
         replay_target: of the replayed pictures, if the step has any.
         emphasis: how much each place of the reference pictures counts in the concept loss, (B, 1, H, W). None: alike.
+        shows_concept: whether each reference picture's complete prompt names the concept, (B,). None: all do.
     """
 
     def __init__(
@@ -70,9 +72,10 @@ class Velocities:
         target: Tensor,
         replay_target: Tensor | None = None,
         emphasis: Tensor | None = None,
+        shows_concept: Tensor | None = None,
     ) -> None:
         self._predictions, self._target, self._replay_target = predictions, target, replay_target
-        self._emphasis = emphasis
+        self._emphasis, self._shows_concept = emphasis, shows_concept
 
     def target(self, prompt: str) -> Tensor:
         """The flow's own velocity for the pictures that a prompt belongs to."""
@@ -81,6 +84,10 @@ class Velocities:
     def emphasis(self, prompt: str) -> Tensor | None:
         """How much each place of the pictures that a prompt belongs to counts in the concept loss."""
         return None if prompt in REPLAYED else self._emphasis
+
+    def shows_concept(self, prompt: str) -> Tensor | None:
+        """Whether the complete prompts of the pictures that a prompt belongs to name the concept; None: all do."""
+        return None if prompt in REPLAYED else self._shows_concept
 
     def __getitem__(self, reading: Reading) -> Tensor:
         velocity = self._predictions[reading.prediction]
@@ -117,7 +124,10 @@ class ConceptTerm:
 
 @dataclass(frozen=True)
 class PureTerm:
-    """L_PureCC: the student equals the original plus scaled concept guidance (PureCC, Eq. 8 to 14)."""
+    """L_PureCC: the student equals the original plus scaled concept guidance (PureCC, Eq. 8 to 14).
+
+    Regularisation pictures and dropped captions have no concept to be guided to, so it is 0 there.
+    """
 
     complete: Reading
     original: Reading
@@ -138,11 +148,18 @@ class PureTerm:
     def __call__(self, v: Velocities) -> Tensor:
         r_tar = self.guidance(v)
         lam = self.scale(v[self.complete], v[self.original], r_tar)
-        return pure_loss(v[self.complete], v[self.original], lam, r_tar)
+        loss, shown = pure_loss(v[self.complete], v[self.original], lam, r_tar), self._shown(v)
+        return loss if shown is None else torch.where(shown, loss, 0.0)
 
     def measure(self, v: Velocities) -> dict[str, Tensor]:
-        """lambda*, cosine and lengths of each image, (B,)."""
-        return measure_guidance(v[self.complete], v[self.original], self.guidance(v))
+        """lambda*, cosine and lengths of each image, (B,); not a number where the prompt does not name the concept."""
+        measures, shown = measure_guidance(v[self.complete], v[self.original], self.guidance(v)), self._shown(v)
+        if shown is None:
+            return measures
+        return {name: torch.where(shown, values, torch.nan) for name, values in measures.items()}
+
+    def _shown(self, v: Velocities) -> Tensor | None:
+        return v.shows_concept(self.complete.prediction.prompt)
 
 
 @dataclass(frozen=True)

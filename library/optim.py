@@ -73,17 +73,37 @@ def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> No
 
 
 def build_lr_scheduler(optimizer: Optimizer, settings: OptimizerSettings, steps: int) -> Any:
-    """The learning-rate schedule of a stage of so many steps, from diffusers."""
+    """The learning-rate schedule of a stage of so many steps, from diffusers or, what it lacks, from transformers."""
+    warm_up, decay = _steps_of(settings.lr_warmup_steps, steps), _steps_of(settings.lr_decay_steps, steps)
+    least = settings.lr_scheduler_min_lr_ratio
+    if settings.lr_scheduler == "cosine_with_min_lr":
+        from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
+
+        return get_cosine_with_min_lr_schedule_with_warmup(optimizer, warm_up, steps, min_lr_rate=least)
+    if settings.lr_scheduler == "inverse_sqrt":
+        from transformers.optimization import get_inverse_sqrt_schedule
+
+        return get_inverse_sqrt_schedule(optimizer, warm_up)
+    if settings.lr_scheduler == "warmup_stable_decay":
+        from transformers.optimization import get_wsd_schedule
+
+        stable = max(0, steps - warm_up - decay)
+        return get_wsd_schedule(optimizer, warm_up, decay, num_stable_steps=stable, min_lr_ratio=least)
     from diffusers.optimization import get_scheduler
 
     return get_scheduler(
         settings.lr_scheduler,
         optimizer,
-        num_warmup_steps=int(settings.lr_warmup_steps * (steps if settings.lr_warmup_steps < 1 else 1)),
+        num_warmup_steps=warm_up,
         num_training_steps=steps,
         num_cycles=settings.lr_scheduler_num_cycles,
         power=settings.lr_scheduler_power,
     )
+
+
+def _steps_of(given: int | float, steps: int) -> int:
+    """So many steps, or that share of a stage's steps if it is below 1."""
+    return int(given * steps) if given < 1 else int(given)
 
 
 def _class_of(name: str) -> type[Optimizer]:

@@ -1,5 +1,6 @@
 """Files of sd-scripts run as they are. Each file of `tests/kohya` says in its `#=` lines what it means."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from library.config.dataset import Concept
-from library.config.dataset_file import read_concepts_and_pictures
+from library.config.dataset import Concept, as_tables
+from library.config.dataset_file import read_concepts_and_pictures, read_dataset_config
 from library.config.files import (
     TomlFile,
     add_settings_to,
@@ -17,6 +18,7 @@ from library.config.files import (
     read_settings,
     setting_names,
     settings_given,
+    to_toml,
 )
 from library.config.kohya import DEFAULTS_THAT_DIFFER, known_names
 from library.errors import ConfigError, PureCCError
@@ -207,7 +209,10 @@ def test_a_file_of_ours_gets_no_remarks(tmp_path):
 
 def test_what_is_said_of_defaults_is_about_settings():
     assert set(DEFAULTS_THAT_DIFFER) <= set(setting_names())
-    assert "unet_lr" in known_names()
+
+
+def test_every_setting_exists_once():
+    assert not set(setting_names()) & known_names()
 
 
 @pytest.mark.parametrize(
@@ -233,3 +238,45 @@ def test_a_mistake_in_a_prompt_table_is_said(tmp_path):
     (tmp_path / "p.toml").write_text('[[prompt.subset]]\nprompt = "a dog"\nwidht = 5\n')
     with pytest.raises(ConfigError, match='no key "widht"'):
         read_prompt_lines(str(tmp_path / "p.toml"), "sample_prompts")
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.stem != "data_bare"], ids=lambda file: file.stem)
+def test_what_a_run_writes_down_reads_back_the_same(planned, file, tmp_path):
+    """`config.toml` holds the data set with every value in force, so it must mean what the file of sd-scripts meant."""
+    facts = planned(file.name)
+    config, data = facts["config"], facts["settings"].data
+    again = tmp_path / "again.toml"
+    again.write_text(to_toml(as_tables(config)))
+    notices: list[str] = []
+    read = read_dataset_config(TomlFile(again), dataclasses.replace(data, train_data_dir=None), notices)
+    assert notices == []
+    assert as_tables(read) == as_tables(config)
+
+
+def test_concepts_in_the_training_file_serve_a_dataset_of_sd_scripts(planned, world):
+    head = (
+        'pretrained_model_name_or_path = "model"\n{}\n[[concepts]]\nname = "rex"\ntrigger = "sks"\nclass_word = "dog"\n'
+    )
+    for source in ('dataset_config = "data_dop.toml"', 'train_data_dir = "train"'):
+        (world / "with_concepts.toml").write_text(head.format(source))
+        facts = planned("with_concepts.toml")
+        assert facts["concept"].name == "rex" and all(subset.concept == "rex" for subset in facts["subsets"])
+
+
+def test_a_dataset_file_shows_all_its_mistakes_at_once(world, planned):
+    (world / "data_wrong.toml").write_text(
+        '[[dataset]]\nx = 1\n[general]\nnum_repeat = 2\nresolution = "big"\n[[datasets]]\nbatch_size = 0\n'
+        '[[datasets.subsets]]\nimage_dir = 5\nmetadata_file = "m.json"\nresolution = 512\nclass_tokens = "sks dog"\n'
+    )
+    with pytest.raises(ConfigError) as error:
+        planned("data_wrong.toml")
+    for said in (
+        'no top-level "dataset"',
+        'Did you mean "num_repeats"?',
+        "resolution is 'big'",
+        "batch_size is 0",
+        "image_dir is 5",
+        '"metadata_file" is not supported',
+        '"resolution" may not stand here',
+    ):
+        assert said in str(error.value), said

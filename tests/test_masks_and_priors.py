@@ -3,14 +3,16 @@
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from library.data.pictures import Draw
-from library.errors import ConfigError, DataError
+from library.errors import ConfigError, DataError, Interrupted
 from library.flow import draw_sigma, mse
 from library.objectives import COMPLETE, STUDENT, Prediction, Velocities, learned, student_objective
-from library.report.log import read_log
+from library.report.log import read_log, summary
 from library.training.plan import in_steps
 from library.training.run import Run
+from tests.test_stages import press_ctrl_c_after
 
 HEAD = (
     '[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n[[datasets]]\nresolution = 32\nbatch_size = 2\n'
@@ -97,6 +99,25 @@ def test_regularisation_pictures_come_as_often_and_with_their_weight(plan_of, re
     assert "prior" not in {name for name, *_ in student_objective(plan.settings.pure_learning, plan.has_reg).terms}
 
 
+def test_regularisation_pictures_are_not_guided_and_not_measured(plan_of, reg):
+    """Even a fixed lambda and guidance against the empty prompt give them no pure loss."""
+    pure = {"lambda": 1.0, "guidance_against": "null", "replay_images": 0, "v_original": "detached"}
+    run = Run(plan_of(HEAD + DOGS + reg, **pure))
+    run.open_log()
+    run.prepare()
+    run.build_extractor()
+    run.build_student()
+    stage = run.student_stage()
+    number = next(n for n in range(20) if len({d.picture.subset.is_reg for d in run.plan.order.batch(n)}) == 2)
+    draws, scene = run.plan.order.batch(number), stage.scenes.reference(number)
+    losses = stage.objective(stage.branches.predict(scene))
+    for row, draw in enumerate(draws):
+        assert (losses.parts["pure"][row] == 0) == draw.picture.subset.is_reg
+        assert losses.measures["cosine"][row].isnan() == draw.picture.subset.is_reg
+    numbers = summary(scene.sigma, losses.parts, losses.measures)
+    assert numbers["cosine"] == numbers["cosine"], "the mean is that of the others"
+
+
 def test_pictures_that_only_tie_teach_nothing(plan_of, reg):
     text = HEAD + DOGS + reg + "custom_attributes = {{diff_output_preservation = true}}\n"
     plan = plan_of(text)
@@ -170,3 +191,29 @@ def test_all_pictures_that_can_not_be_used_are_named(plan_of, tmp_path):
         plan_of(f'{HEAD}[[datasets.subsets]]\nimage_dir = "{folder}"\n')
     for name in ("0.png", "1.png", "2.png"):
         assert name in str(error.value)
+
+
+def test_a_stopped_run_with_all_of_it_ends_as_one_that_never_was(plan_of, reg, monkeypatch):
+    """Validating and what is random about captions and crops leave no trace: all follows from seed and step."""
+    text = (
+        HEAD + "validation_split = 0.25\n" + DOGS + "shuffle_caption = true\ncaption_tag_dropout_rate = 0.3\n"
+        "random_crop = true\nflip_aug = true\ncaption_dropout_rate = 0.3\n" + reg
+    )
+    settings = {
+        "max_train_steps": 6,
+        "network_dropout": 0.1,
+        "lr_scheduler": "warmup_stable_decay",
+        "lr_decay_steps": 3,
+    }
+
+    whole = Run(plan_of(text, **settings, validate_every_n_steps=1))
+    whole.train()
+    expected = load_file(whole.folder / "tiny.safetensors")
+    press_ctrl_c_after(monkeypatch, "student", 3)
+    with pytest.raises(Interrupted):
+        Run(plan_of(text, **settings)).train()
+    monkeypatch.undo()
+    resumed = Run(plan_of(text, **settings, resume="auto"))
+    resumed.train()
+    found = load_file(resumed.folder / "tiny.safetensors")
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []

@@ -91,3 +91,26 @@ def test_only_the_newest_state_is_kept_and_a_strange_one_is_refused(tmp_path):
     (states.newest() / "state.json").write_text("{")
     with pytest.raises(ModelError, match="is not a state"):
         load_state(states.newest(), {"eta": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "rises", "ends_at"),
+    [
+        ({"lr_scheduler": "cosine_with_min_lr", "lr_warmup_steps": 0.2, "lr_scheduler_min_lr_ratio": 0.1}, 4, 0.1),
+        ({"lr_scheduler": "warmup_stable_decay", "lr_warmup_steps": 2, "lr_decay_steps": 0.5}, 2, 0.0),
+        ({"lr_scheduler": "inverse_sqrt", "lr_warmup_steps": 4}, 4, 0.46),
+        ({"lr_scheduler": "linear", "lr_warmup_steps": 0.25}, 5, 0.0),
+    ],
+)
+def test_schedules_of_sd_scripts(settings, rises, ends_at):
+    """A warm-up below 1 is a share of the stage; each schedule ends where it should, and its state can be kept."""
+    settings = OptimizerSettings(**settings)
+    optimizer = build_optimizer([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 1.0}], settings)
+    scheduler, rates = build_lr_scheduler(optimizer, settings, 20), []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:rises] == sorted(rates[:rises]) and rates[0] == 0 and rates[rises] == pytest.approx(1)
+    assert rates[-1] == pytest.approx(ends_at, abs=0.11)
+    flatten(scheduler.state_dict(), {})

@@ -51,6 +51,12 @@ class _Reader:
         self.fields = {IN_THE_FILE.get(name_of(field), name_of(field)): field for field in fields}
         self.fallback = {key: getattr(defaults, field.name) for key, field in self.fields.items()}
 
+    def check_top_level(self) -> None:
+        """A file that is a dataset config alone has nothing else."""
+        for key in sorted(set(self.file.tables) - set(DATASET_TABLES)):
+            remedy = did_you_mean(key, DATASET_TABLES)
+            self._found(f'{self.file.where(key)}: a dataset config has no top-level "{key}".', remedy)
+
     def tables(self, key: str) -> list[dict]:
         """A list of tables, [[key]]."""
         value = self.file.tables.get(key, [])
@@ -240,6 +246,8 @@ def read_dataset_config(file: TomlFile, defaults: DataSettings, notices: list[st
         ConfigError: names every mistake in one go.
     """
     reader = _Reader(file, defaults, [] if notices is None else notices)
+    if defaults.dataset_config:
+        reader.check_top_level()
     concepts, general = reader.concepts(), reader.general()
     found = [reader.dataset(table, general, concepts) for table in reader.tables("datasets")]
     datasets = [dataset for dataset in found if dataset]
@@ -252,9 +260,15 @@ def read_dataset_config(file: TomlFile, defaults: DataSettings, notices: list[st
 def read_concepts_and_pictures(
     config: TomlFile | None, settings: Settings, notices: list[str] | None = None
 ) -> DatasetConfig:
-    """The concepts and datasets of a run: from its `dataset_config`, or from the main file if they stand there."""
+    """The concepts and datasets of a run: from its `dataset_config`, or from the main file if they stand there.
+
+    A main file with [[concepts]] says what a dataset file, or `train_data_dir`, leaves unsaid.
+    """
     notices = [] if notices is None else notices
-    return read_dataset_config(find_dataset_file(config, settings.data, notices), settings.data, notices)
+    file = find_dataset_file(config, settings.data, notices)
+    if config and "concepts" in config.tables and "concepts" not in file.tables:
+        file.tables = {**file.tables, "concepts": config.tables["concepts"]}
+    return read_dataset_config(file, settings.data, notices)
 
 
 def as_size(resolution: int | list[int], where: str) -> tuple[int, int]:
@@ -288,19 +302,14 @@ def find_dataset_file(config: TomlFile | None, defaults: DataSettings, notices: 
         ConfigError: neither has any.
     """
     if defaults.dataset_config:
-        file = TomlFile(defaults.dataset_config)
-        known = set(DATASET_TABLES)
-        for key in file.tables:
-            if key not in known:
-                raise ConfigError(
-                    f'{file.where(key)}: a dataset config has no top-level "{key}".', did_you_mean(key, known)
-                )
-        return file
-    if config and config.has_pictures:
+        return TomlFile(defaults.dataset_config)
+    if config and "datasets" in config.tables:
         return config
     if defaults.train_data_dir:
         tables = folders_as_tables(defaults, [] if notices is None else notices)
         return TomlFile.of_tables(Path(defaults.train_data_dir), tables)
+    if config and config.has_pictures:
+        return config
     raise ConfigError(
         "There is no dataset: neither dataset_config nor train_data_dir is set.",
         "Set dataset_config to a file such as dataset_configs/subject.toml.",

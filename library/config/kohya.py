@@ -27,7 +27,6 @@ NEEDLESS = frozenset(
         "persistent_data_loader_workers",
         "lowram",
         "highvram",
-        "sdpa",
         "save_state",
         "save_state_on_train_end",
         "save_state_to_huggingface",
@@ -74,17 +73,15 @@ NO_EFFECT = {
     "use caption_dropout_rate, which drops the text for all encoders": """
         clip_l_dropout_rate clip_g_dropout_rate t5_dropout_rate""",
     "the LoRA stays in float32, which costs little": "full_bf16 full_fp16",
-    "what fits the memory is set otherwise here": """
-        cpu_offload_checkpointing fp8_base fp8_base_unet blocks_to_swap torch_compile""",
+    "checkpointed_blocks says what is recomputed": "cpu_offload_checkpointing",
     "every saved step is kept": "save_last_n_steps save_last_n_epochs save_last_n_steps_state save_last_n_epochs_state",
     "max_grad_norm holds the LoRA in check": "scale_weight_norms",
     "its layers are chosen by target_modules": "network_args",
     "the files say it in their own words": """
-        training_comment no_metadata metadata_title metadata_author metadata_description metadata_license metadata_tags
-        metadata_usage_hint metadata_thumbnail metadata_merged_from""",
+        training_comment no_metadata metadata_tags metadata_usage_hint metadata_thumbnail metadata_merged_from""",
     "losses go to log.jsonl and TensorBoard": """
         log_tracker_name log_tracker_config wandb_run_name wandb_api_key log_config""",
-    "there is one schedule of this name": "lr_decay_steps lr_scheduler_timescale lr_scheduler_min_lr_ratio",
+    "its schedule follows from the steps": "lr_scheduler_timescale",
     "its latents could not be cached": "color_aug face_crop_aug_range",
     "captions are the same from the first step": "token_warmup_min token_warmup_step",
 }
@@ -290,6 +287,7 @@ MAPPED: dict[str, Callable[[Any, Mapping[str, Any]], tuple[dict[str, Any], str |
     "use_8bit_adam": _use_8bit_adam,
     "use_lion_optimizer": _use_lion,
     "unet_lr": _unet_lr,
+    "fp8_base_unet": _renamed("fp8_base"),
     "caption_extention": _renamed("caption_extension"),
     "metadata_trigger_phrase": _renamed("trigger"),
 }
@@ -326,5 +324,6 @@ VALUES: dict[str, Callable[[Any], tuple[Any, str | None]]] = {
     "weighting_scheme": _weighting,
     "log_with": _log_with,
     "lr_warmup_steps": _steps,
+    "lr_decay_steps": _steps,
 }
 """Values of settings of ours that sd-scripts writes otherwise."""

@@ -150,10 +150,24 @@ class OptimizerSettings:
     )
     optimizer_args: list[str] = setting([], 'Arguments of the optimizer, each "name=value".')
     lr_scheduler: Literal[
-        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+        "constant",
+        "constant_with_warmup",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "cosine_with_min_lr",
+        "polynomial",
+        "inverse_sqrt",
+        "warmup_stable_decay",
     ] = setting("constant", "How the learning rates change over a stage.")
     lr_warmup_steps: int | float = setting(
         0, "Steps over which the learning rates rise from 0; below 1, that share of a stage.", at_least=0
+    )
+    lr_decay_steps: int | float = setting(
+        0, "Steps over which warmup_stable_decay falls at the end; below 1, that share of a stage.", at_least=0
+    )
+    lr_scheduler_min_lr_ratio: float = setting(
+        0.0, "Where cosine_with_min_lr and warmup_stable_decay end, as a share of the rate.", at_least=0, at_most=1
     )
     lr_scheduler_num_cycles: int = setting(1, "Restarts of cosine_with_restarts.", at_least=1)
     lr_scheduler_power: float = setting(1.0, "Power of the polynomial scheduler.", above=0)

@@ -24,7 +24,7 @@ def by_noise_level(sigma: Tensor, per_image: dict[str, Tensor]) -> dict[str, dic
         if inside.any():
             table[f"{low}-{high}"] = {
                 "images": int(inside.sum()),
-                **{name: float(values[inside].mean()) for name, values in per_image.items()},
+                **means({name: values[inside] for name, values in per_image.items()}),
             }
     return table
 
@@ -33,17 +33,23 @@ ON_REPLAYED = frozenset({"replay", "replay_pure", "prior"})
 """Terms whose pictures are replayed ones."""
 
 
+def means(per_image: dict[str, Tensor]) -> dict[str, float]:
+    """The mean of each value over the images that have it; what no image has is left out."""
+    had = {name: values[~values.isnan()] for name, values in per_image.items()}
+    return {name: float(values.mean()) for name, values in had.items() if len(values)}
+
+
 def share_negative(values: Tensor) -> float:
-    """Share of values below 0."""
-    return float((values < 0).float().mean())
+    """Share of values below 0, of those that are numbers."""
+    return float((values[~values.isnan()] < 0).float().mean())
 
 
 def summary(sigma: Tensor, parts: dict[str, Tensor], measures: dict[str, Tensor]) -> dict[str, Any]:
     """What is logged of a step: means over its images, and the same by noise level."""
     # Replayed pictures have noise levels of their own.
     per_image = {name: values.cpu() for name, values in {**parts, **measures}.items()}
-    row: dict[str, Any] = {name: float(values.mean()) for name, values in per_image.items()}
-    if "lambda_star" in per_image:
+    row: dict[str, Any] = means(per_image)
+    if "lambda_star" in row:
         row["lambda_negative"] = share_negative(per_image["lambda_star"])
     same = {name: values for name, values in per_image.items() if name not in ON_REPLAYED}
     row["by_sigma"] = by_noise_level(sigma.cpu(), same)

@@ -17,6 +17,9 @@ from library.training.outputs import check_extractor
 from library.training.parts import Parts, build_parts, class_text
 from library.training.replay import replay_texts
 
+SHOWN_VARIANTS = 3
+"""Variants of a caption that the plan shows; a file of several captions may have more."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -180,9 +183,12 @@ def caption_table(plan: Plan) -> list[str]:
     lines = []
     for picture in plan.pictures:
         (width, height), size = picture.original_size, picture.size
-        for triple in dict.fromkeys(picture.prompts):
+        variants = list(dict.fromkeys(picture.prompts))
+        for triple in variants[:SHOWN_VARIANTS]:
             lines.append(f"  {picture.path.name}, {width} x {height}, shown at {size[0]} x {size[1]}")
             lines += [f"    {name:<9}{text!r}" for name, text in vars(triple).items() if name != "class_only"]
+        if len(variants) > SHOWN_VARIANTS:
+            lines.append(f"    and {len(variants) - SHOWN_VARIANTS} more variants of it")
     return lines
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -80,7 +80,9 @@ class SceneMaker:
         prompts = {
             name: PromptBatch.of([self.texts[text] for text in of_row], concepts) for name, of_row in texts.items()
         }
-        return self._scene(image, prompts, generator, self.latents.emphasis(draws))
+        shows = torch.tensor([draw.prompts.complete != draw.prompts.base for draw in draws])
+        scene = self._scene(image, prompts, generator)
+        return replace(scene, emphasis=self.latents.emphasis(draws), shows_concept=None if shows.all() else shows)
 
     def replay(self, number: int) -> Scene | None:
         """As many of the pretrained model's own pictures, or None if the stage has none."""
@@ -96,13 +98,7 @@ class SceneMaker:
         }
         return self._scene(self._replay.latents[chosen], prompts, generator)
 
-    def _scene(
-        self,
-        image: Tensor,
-        prompts: dict[str, PromptBatch],
-        generator: torch.Generator,
-        emphasis: Tensor | None = None,
-    ) -> Scene:
+    def _scene(self, image: Tensor, prompts: dict[str, PromptBatch], generator: torch.Generator) -> Scene:
         noise = torch.randn(image.shape, generator=generator)
         sigma = draw_sigma(
             len(image),
@@ -115,7 +111,7 @@ class SceneMaker:
             least=self.noise.min_timestep / 1000,
             most=self.noise.max_timestep / 1000,
         )
-        return Scene(image, noise, sigma, prompts, emphasis)
+        return Scene(image, noise, sigma, prompts)
 
 
 def _text_of(prompts: PromptTriple, name: str) -> str:

@@ -43,10 +43,11 @@ class ValidationLoss:
     @torch.no_grad()
     def of(self, branch: Branch) -> float:
         """Mean squared error of its velocity over pictures and noise levels; masks count as in training."""
-        network, total = self.parts.network, 0.0
-        was_training = network.layers and next(iter(network.layers.values())).training
-        for layer in network.layers.values():
-            layer.eval()
+        total = 0.0
+        modules = [module for layer in self.parts.network.layers.values() for module in layer.modules()]
+        learning = [module for module in modules if module.training]  # dropout must not blur what is measured
+        for module in learning:
+            module.training = False
         for number, picture in enumerate(self.pictures):
             image = self.latents.mean(picture)[None].expand(len(SIGMAS), -1, -1, -1)
             noise = torch.randn(image.shape, generator=generator_for(self.seed, "validation", number))
@@ -55,6 +56,6 @@ class ValidationLoss:
             velocity = self.parts.velocity(branch, interpolate(image, noise, sigma), sigma, [prompts]).cpu()
             emphasis = self.latents.emphasis([Draw(picture, picture.prompts[0], mirrored=False)])
             total += float(mse(velocity, velocity_target(image, noise), emphasis).mean())
-        for layer in network.layers.values():
-            layer.train(was_training)
+        for module in learning:
+            module.training = True
         return total / len(self.pictures)
