@@ -9,10 +9,11 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["errors"],
     ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow", "live_memory"],
-    ["config", "checkpoint", "lambda_star_loss", "hierarchical_embedding_injector"],
+    ["config", "checkpoint", "lambda_star_loss", "hierarchical_embedding_injector", "measures"],
     ["prompts", "objectives", "adapters", "loaders", "models", "optim"],
     ["dual_branch_scheduler", "data", "imports", "sample_prompts", "sampling", "report", "convert"],
     ["training"],
+    ["evaluation"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted((ROOT / "library").rglob("*.py"))

@@ -7,12 +7,13 @@ import torch
 from benchmarks.method.arms import ARMS, STAGE_1
 from benchmarks.method.compare import MEASURES, Comparison
 from benchmarks.method.concepts import CONCEPTS, PROBES, SAID, TRIGGER
-from benchmarks.method.measures import best_match_iou
+from benchmarks.method.measures import regions
 from benchmarks.method.report import write
 from benchmarks.method.trial import BASE, CHECKPOINTS, REPLAY_PROMPTS, Bench, Trial
 from library.atomic import write_tensors
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
+from library.measures.segmentation import best_match_iou
 from library.sample_prompts import read_prompt_lines
 from tools.pocket.scorer import HEADS
 from tools.pocket.tokenizers import LENGTH, clip_tokenizer
@@ -100,9 +101,9 @@ def test_seg_cons_knows_equal_and_other_pictures():
     one[:, 4:] = 3
     half = one.clone()
     half[:, 6:] = 0
-    assert best_match_iou(one, one) == 1
-    assert best_match_iou(one, 3 - one) == 1, "which region is called what does not matter"
-    assert best_match_iou(one, half) == pytest.approx((4 / 6 + 2 / 4) / 2)
+    assert best_match_iou(regions(one), regions(one)) == 1
+    assert best_match_iou(regions(one), regions(3 - one)) == 1, "which region is called what does not matter"
+    assert best_match_iou(regions(one), regions(half)) == pytest.approx((4 / 6 + 2 / 4) / 2)
 
 
 # Comparing

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from library.measures.statistics import Estimate
+
 DRAWS = 400
 """Of the bootstrap; the first is the data as they are."""
-COVERAGE = (2.5, 97.5)
 
 CONTROLS = ("pretrained", "pretrained, other noise", "drawn")
 """The pretrained model shown the trigger; itself from other noise; drawn pictures of what was asked for."""
@@ -50,23 +51,6 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A mean and its interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, draws: np.ndarray) -> Figure:
-        """From bootstrap draws, the first of which is the data."""
-        known = draws[~np.isnan(draws)]
-        if np.isnan(draws[0]) or not known.size:
-            return cls(np.nan, np.nan, np.nan)
-        return cls(float(draws[0]), *(float(edge) for edge in np.percentile(known, COVERAGE)))
-
-
-@dataclass(frozen=True)
 class Row:
     """A method at one level of fidelity.
 
@@ -79,7 +63,7 @@ class Row:
     trials: int
     reached: int
     steps: float
-    figures: dict[str, Figure]
+    figures: dict[str, Estimate]
 
 
 class Comparison:
@@ -120,7 +104,9 @@ class Comparison:
         for name, results in self._controls.items():
             readings = [{key: values[-1] for key, values in self._curve(result).items()} for result in results]
             chosen = self._choose(len(readings))
-            figures = {key: Figure.of(_over_trials([reading[key] for reading in readings], chosen)) for key in MEASURES}
+            figures = {
+                key: Estimate.of(_over_trials([reading[key] for reading in readings], chosen)) for key in MEASURES
+            }
             rows.append(Row(name, len(readings), len(readings), np.nan, figures))
         return rows
 
@@ -128,7 +114,7 @@ class Comparison:
         """Every method at a level of fidelity."""
         return [self._row(arm, level) for arm in self.arms]
 
-    def differences(self, arm: str, other: str, level: float) -> tuple[int, dict[str, Figure]]:
+    def differences(self, arm: str, other: str, level: float) -> tuple[int, dict[str, Estimate]]:
         """`arm` minus `other` over the trials that both have and in which both get there; and how many those are."""
         both = sorted(self._curves[arm].keys() & self._curves[other].keys())
         one = {trial: _read(self._curves[arm][trial], level) for trial in both}
@@ -136,7 +122,7 @@ class Comparison:
         both = [trial for trial in both if not (np.isnan(one[trial]["steps"][0]) or np.isnan(two[trial]["steps"][0]))]
         chosen = self._choose(len(both))
         figures = {
-            name: Figure.of(_over_trials([one[t][name] - two[t][name] for t in both], chosen)) for name in MEASURES
+            name: Estimate.of(_over_trials([one[t][name] - two[t][name] for t in both], chosen)) for name in MEASURES
         }
         return len(both), figures
 
@@ -172,7 +158,7 @@ class Comparison:
         readings = [_read(curve, level) for curve in self._curves[arm].values()]
         there = [reading for reading in readings if not np.isnan(reading["steps"][0])]
         chosen = self._choose(len(there))
-        figures = {name: Figure.of(_over_trials([reading[name] for reading in there], chosen)) for name in MEASURES}
+        figures = {name: Estimate.of(_over_trials([reading[name] for reading in there], chosen)) for name in MEASURES}
         steps = float(np.mean([reading["steps"][0] for reading in there])) if there else np.nan
         return Row(arm, len(readings), len(there), steps, figures)
 

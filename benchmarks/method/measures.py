@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.method.concepts import BenchConcept, Probe
+from library.measures.segmentation import best_match_iou, masks_of
 from tools.pocket.pen import OBJECT, REGIONS
 from tools.pocket.scorer import Look, Scorer
 
@@ -71,7 +72,7 @@ def _with_concept(concept: BenchConcept, probes: list[Probe], a: Look, b: Look, 
         "fidelity": fidelity(a, concept.identity).tolist(),
         "follow": [now - before for now, before in zip(follow, follow_before, strict=True)],
         "follow_absolute": follow,
-        "seg_cons": [100 * best_match_iou(one, other) for one, other in zip(a.regions, b.regions, strict=True)],
+        "seg_cons": [100 * best_match_iou(regions(x), regions(y)) for x, y in zip(a.regions, b.regions, strict=True)],
         "outside": apart.tolist(),
     }
     return values | _trap(concept, probes, a, b)
@@ -113,18 +114,9 @@ def _asked_accuracy(probes: list[Probe], look: Look) -> list[float]:
     ]
 
 
-def best_match_iou(one: Tensor, other: Tensor) -> float:
-    """Seg-Cons of a pair: each region of one segmentation with the region of the other that fits it best, the mean.
-
-    Args:
-        one, other: (H, W), indices into `pen.REGIONS`.
-    """
-    a = torch.stack([one == region for region in range(len(REGIONS))]).flatten(1).float()
-    b = torch.stack([other == region for region in range(len(REGIONS))]).flatten(1).float()
-    both = a @ b.T
-    either = a.sum(1, keepdim=True) + b.sum(1) - both
-    best = (both / either.clamp_min(1)).max(1).values
-    return float(best[a.sum(1) > 0].mean())
+def regions(labels: Tensor) -> Tensor:
+    """The judge's label map, (H, W), as masks, one for each of `pen.REGIONS`."""
+    return masks_of(labels, len(REGIONS))
 
 
 def _rows(look: Look, rows: list[int]) -> Look:

@@ -11,9 +11,10 @@ import numpy as np
 from safetensors.torch import load_file
 
 from benchmarks.method.arms import ARMS
-from benchmarks.method.compare import Comparison, Figure, Row
+from benchmarks.method.compare import Comparison, Row
 from benchmarks.method.concepts import CONCEPTS
 from library.atomic import write_text, written
+from library.measures.statistics import Estimate
 from library.report.sheet import SheetRow, save_sheet
 
 COLUMNS = {
@@ -67,16 +68,16 @@ def strength_table(comparison: Comparison, arms: Sequence[str]) -> str:
     return "\n".join([*head, *lines]) if lines else ""
 
 
-def _cell(figure: Figure, digits: int) -> str:
+def _cell(figure: Estimate, digits: int) -> str:
     if np.isnan(figure.value):
         return ""
     return f"{figure.value:.{digits}f} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
 
 
-def _difference(figure: Figure, digits: int, good: int) -> str:
+def _difference(figure: Estimate, digits: int, good: int) -> str:
     """Better in bold, worse in italics, where the interval leaves out 0."""
     text = _cell(figure, digits)
-    if not text or figure.low <= 0 <= figure.high:
+    if not text or not figure.leaves_out_zero:
         return text
     return f"**{text}**" if figure.value * good > 0 else f"*{text}*"
 

@@ -1,0 +1,1 @@
+"""What a LoRA learned and what it broke: pictures with and without it, measured."""

@@ -1,0 +1,196 @@
+"""Pictures made elsewhere: a folder of `<prompt id>__<seed>.png` with the list they were made from, `prompts.csv`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from library.errors import DataError, PureCCError, all_of
+from library.evaluation.prompts import EvaluationPrompt
+
+PROMPTS_FILE = "prompts.csv"
+COLUMNS = ("id", "seed", "file", "prompt", "with_concept", "group")
+"""Of prompts.csv; `prompt` is the text for a program that is given the concept as a picture, so it has no [V]."""
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+LISTED = 8
+"""Names that an error lists before it says how many more there are."""
+LARGEST_PIXELS = 64 << 20
+"""Pixels of a picture that is still opened."""
+FILE_NAME = re.compile(r"(?P<id>[A-Za-z0-9][A-Za-z0-9-]*)__(?P<seed>\d+)")
+
+Key = tuple[str, int]
+"""Prompt id and seed of a picture."""
+
+
+@dataclass(frozen=True)
+class ExternalArm:
+    """A folder that was checked.
+
+    Attributes:
+        files: of the prompts and seeds that were asked for, as far as they are there.
+        size: of all its pictures, width and height.
+        missing: pictures that are not there, where the user agreed to that.
+    """
+
+    name: str
+    files: dict[Key, Path]
+    size: tuple[int, int]
+    missing: tuple[Key, ...] = ()
+
+
+def file_name(prompt_id: str, seed: int, ending: str = ".png") -> str:
+    """What a picture is called."""
+    return f"{prompt_id}__{seed}{ending}"
+
+
+def prompts_csv(prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> str:
+    """The list that goes with a folder, one line a picture."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for prompt in prompts:
+        for seed in seeds:
+            name = file_name(prompt.id, seed)
+            writer.writerow([prompt.id, seed, name, prompt.base, prompt.text, prompt.group])
+    return text.getvalue()
+
+
+def read_prompts_csv(file: Path) -> list[dict[str, str]]:
+    """Its lines.
+
+    Raises:
+        DataError: it is not there, or not such a list.
+    """
+    if not file.is_file():
+        raise DataError(
+            f"{file.parent} holds no {PROMPTS_FILE}, so nobody can tell what its pictures were made from.",
+            "Put there the list that `purecc_evaluate.py prompts --to csv` wrote.",
+        )
+    try:
+        rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"))))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{file} can't be read: {error}.") from error
+    wanted = {"id", "seed", "prompt"}
+    if not rows or not wanted <= set(rows[0]):
+        raise DataError(f"{file} must have a first line with {', '.join(COLUMNS)}, and lines below it.")
+    for number, row in enumerate(rows, 2):
+        if not (row["seed"] or "").strip().isdigit() or not FILE_NAME.fullmatch(f"{row['id']}__0"):
+            raise DataError(f'{file}, line {number}: id "{row["id"]}" and seed "{row["seed"]}" name no picture.')
+    return rows
+
+
+def read_arm(
+    name: str, folder: Path, prompts: Sequence[EvaluationPrompt], seeds: Sequence[int], allow_missing: bool = False
+) -> ExternalArm:
+    """Checks a folder against what is to be measured.
+
+    Args:
+        allow_missing: go on with the pictures that are there.
+
+    Raises:
+        DataError: everything that is wrong with it, in one go.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--external {name}: there is no folder {folder.absolute()}.")
+    problems: list[PureCCError] = []
+    _check_prompts(name, folder, prompts, problems)
+    wanted = {(prompt.id, seed) for prompt in prompts for seed in seeds}
+    files: dict[Key, Path] = {}
+    extra = []
+    for file in sorted(folder.iterdir()):
+        found = FILE_NAME.fullmatch(file.stem)
+        if file.suffix.lower() not in ENDINGS:
+            continue
+        key = (found["id"], int(found["seed"])) if found else None
+        if key not in wanted or key in files:
+            extra.append(file.name)
+        else:
+            files[key] = file
+    missing = sorted(wanted - set(files))
+    if missing and (not allow_missing or not files):
+        names = _listed([file_name(*key) for key in missing])
+        problems.append(
+            DataError(
+                f"--external {name}: {len(missing)} of {len(wanted)} pictures are missing in {folder}: {names}.",
+                "Make them, or go on without them by --allow_missing.",
+            )
+        )
+    if extra:
+        problems.append(
+            DataError(
+                f"--external {name}: {folder} holds {len(extra)} pictures that nothing asks for: {_listed(extra)}.",
+                "Names are PROMPT-ID__SEED.png; `purecc_evaluate.py import` gives others these names.",
+            )
+        )
+    size = _size_of(name, files, problems)
+    if problems:
+        raise all_of(problems)
+    return ExternalArm(name, files, size, tuple(missing))
+
+
+def open_picture(file: Path) -> Image.Image:
+    """A picture in RGB.
+
+    Raises:
+        DataError: none, damaged, or far too large.
+    """
+    try:
+        with Image.open(file) as image:
+            if image.width * image.height > LARGEST_PIXELS:
+                raise DataError(f"{file} has {image.width} x {image.height} pixels, more than can be measured.")
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file} is no picture that can be read: {error}.") from error
+
+
+def _check_prompts(name: str, folder: Path, prompts: Sequence[EvaluationPrompt], problems: list[PureCCError]) -> None:
+    try:
+        rows = read_prompts_csv(folder / PROMPTS_FILE)
+    except DataError as error:
+        problems.append(error)
+        return
+    said = {row["id"]: row["prompt"].strip() for row in rows}
+    other = [prompt for prompt in prompts if prompt.id in said and said[prompt.id] not in (prompt.base, prompt.text)]
+    for prompt in other[:LISTED]:
+        problems.append(
+            DataError(
+                f'--external {name}: {prompt.id} was made from "{said[prompt.id]}"; to be measured is "{prompt.base}".',
+                "Measure with the same lists that the prompts were exported from.",
+            )
+        )
+    unknown = [prompt.id for prompt in prompts if prompt.id not in said]
+    if unknown:
+        problems.append(
+            DataError(
+                f"--external {name}: {PROMPTS_FILE} lacks {len(unknown)} prompts that are to be measured: "
+                f"{_listed(unknown)}.",
+                "Measure with the same --prompts and --preservation, or export the list anew.",
+            )
+        )
+
+
+def _size_of(name: str, files: dict[Key, Path], problems: list[PureCCError]) -> tuple[int, int]:
+    sizes: dict[tuple[int, int], list[str]] = {}
+    for file in files.values():
+        try:
+            with Image.open(file) as image:
+                sizes.setdefault(image.size, []).append(file.name)
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            problems.append(DataError(f"--external {name}: {file} is no picture that can be read: {error}."))
+    if len(sizes) > 1:
+        said = "; ".join(f"{w} x {h}: {_listed(some)}" for (w, h), some in sorted(sizes.items()))
+        problems.append(
+            DataError(f"--external {name}: its pictures have different sizes. {said}.", "Make all of one size.")
+        )
+    return max(sizes, key=lambda size: len(sizes[size]), default=(0, 0))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

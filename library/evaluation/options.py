@@ -1,0 +1,88 @@
+"""What several commands of purecc_evaluate.py ask for in the same words."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from library.config.dataset import PLACEHOLDER, Concept
+from library.errors import ConfigError
+from library.evaluation.prompts import EvaluationPrompt, default_list, read_lists
+
+MOST_SEEDS = 100
+
+
+def add_prompts_to(parser: argparse.ArgumentParser) -> None:
+    """--prompts, --preservation and --seeds."""
+    parser.add_argument(
+        "--prompts",
+        nargs="+",
+        metavar="LIST",
+        help=f"Prompts with {PLACEHOLDER}: a file with one a line, or dreambench-live, dreambench-object, style, "
+        "pocket. Default: by the class word.",
+    )
+    parser.add_argument(
+        "--preservation",
+        nargs="+",
+        metavar="LIST",
+        help="Prompts without the concept that must stay as they were: a file, preservation, pocket-preservation, or "
+        "none. Default: preservation.",
+    )
+    parser.add_argument("--seeds", default="0-1", help="Such as 0-3 or 0,7. Default: 0-1.")
+
+
+def add_concept_to(parser: argparse.ArgumentParser) -> None:
+    """--class_word, --trigger and --kind, for who has no concept file."""
+    parser.add_argument("--class_word", help="What the concept is one of, such as dog.")
+    parser.add_argument("--trigger", default="ohwx", help="The concept's trigger. Default: ohwx.")
+    parser.add_argument("--kind", choices=("subject", "style"), default="subject", help="Default: subject.")
+
+
+def concept_of(given: argparse.Namespace) -> Concept:
+    """The concept that the options describe.
+
+    Raises:
+        ConfigError: a subject without its class word.
+    """
+    return Concept(name="concept", trigger=given.trigger, class_word=given.class_word, kind=given.kind)
+
+
+def prompts_of(given: argparse.Namespace, concept: Concept) -> list[EvaluationPrompt]:
+    """The prompts that the options name."""
+    preservation = given.preservation or ["preservation"]
+    with_concept = given.prompts or [default_list(concept)]
+    return read_lists(concept, with_concept, [] if preservation == ["none"] else preservation)
+
+
+def seeds_of(text: str) -> list[int]:
+    """Seeds from "0-3" or "0,7".
+
+    Raises:
+        ConfigError: neither of the two.
+    """
+    seeds: list[int] = []
+    for piece in text.replace(" ", "").split(","):
+        found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", piece)
+        last = int(found[2] or found[1]) if found else -1
+        if not found or last < int(found[1]) or last - int(found[1]) >= MOST_SEEDS:
+            raise ConfigError(f'--seeds: "{text}" names no seeds.', "Write 0-3, or 0,7.")
+        seeds += range(int(found[1]), last + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def named_folders(words: Sequence[str], option: str) -> dict[str, str]:
+    """NAME=DIR pairs.
+
+    Raises:
+        ConfigError: not such a pair, or a name twice.
+    """
+    pairs: dict[str, str] = {}
+    for word in words:
+        name, equals, folder = word.partition("=")
+        if not equals or not folder or not re.fullmatch(r"[\w.+-]+", name):
+            raise ConfigError(f'{option}: "{word}" is not NAME=FOLDER.', "For instance DreamO=pictures/dreamo.")
+        if name in pairs:
+            raise ConfigError(f'{option}: the name "{name}" stands twice.')
+        pairs[name] = folder
+    return pairs

@@ -1,0 +1,34 @@
+"""Says what a LoRA learned and what it broke: python purecc_evaluate.py evaluate --config_file FILE --lora FILE"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from library.environment import prepare_process
+from library.errors import ConfigError, did_you_mean, exit_code_of
+
+COMMANDS = {
+    "prompts": ("library.evaluation.prompt_export", "writes a list of prompts for another program to draw"),
+    "import": ("library.evaluation.external_import", "gives pictures made elsewhere the names that evaluate expects"),
+}
+"""Each command's module, whose `run(words)` does it and returns what there is to say, and what it does."""
+
+
+def main() -> None:
+    """Finds the command and runs it."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: purecc_evaluate.py COMMAND [--help] ...\n")
+        print("\n".join(f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items()))
+        return
+    if words[0] not in COMMANDS:
+        raise ConfigError(f'Command line: there is no command "{words[0]}".', did_you_mean(words[0], COMMANDS))
+    said = import_module(COMMANDS[words[0]][0]).run(words[1:])
+    if said:
+        print(said)
+
+
+if __name__ == "__main__":
+    prepare_process()
+    sys.exit(exit_code_of(main, lambda: None))
