@@ -23,7 +23,7 @@ from library.hierarchical_embedding_injector import (
     placements_of,
 )
 from library.models.interface import FlowModel, PromptBatch
-from library.objectives import REPLAYED, Prediction, Reading, Velocities
+from library.objectives import REPLAYED, STUDENT, Prediction, Reading, Velocities
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Scene:
         prompts: by the name that predictions use: complete, base, target, class, null, or those of a replayed picture.
         emphasis: how much each place counts in the concept loss, (B, 1, H, W); None: alike.
         shows_concept: whether each picture's complete prompt names the concept, (B,); None: all do.
+        word_alone: whether the student sees each picture without its concept embeddings, (B,); None: none.
     """
 
     image: Tensor
@@ -67,6 +68,14 @@ class Scene:
     prompts: Mapping[str, PromptBatch]
     emphasis: Tensor | None = None
     shows_concept: Tensor | None = None
+    word_alone: Tensor | None = None
+
+    def prompts_of(self, prediction: Prediction) -> PromptBatch:
+        """The prompts that a prediction reads; all of the student's alike, so that no difference mixes the two."""
+        prompts = self.prompts[prediction.prompt]
+        if self.word_alone is None or prediction.branch != STUDENT:
+            return prompts
+        return prompts.without_tokens(self.word_alone)
 
     @cached_property
     def x_t(self) -> Tensor:
@@ -136,7 +145,7 @@ class DualBranchScheduler:
         self, predictions: Sequence[Prediction], reference: Scene, replay: Scene | None
     ) -> dict[Prediction, Tensor]:
         scenes = [replay if prediction.prompt in REPLAYED else reference for prediction in predictions]
-        prompts = [scene.prompts[p.prompt] for scene, p in zip(scenes, predictions, strict=True)]
+        prompts = [scene.prompts_of(p) for scene, p in zip(scenes, predictions, strict=True)]
         velocity = branch_velocity(
             self.model,
             self.network,

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.method.arms import ARMS, STAGE_1
+from benchmarks.method.arms import ARMS, CHECKPOINTS, STAGE_1
 from benchmarks.method.compare import MEASURES, Comparison
 from benchmarks.method.concepts import CONCEPTS, PROBES, SAID, TRIGGER
 from benchmarks.method.measures import regions
 from benchmarks.method.report import write
-from benchmarks.method.trial import BASE, CHECKPOINTS, REPLAY_PROMPTS, Bench, Trial
+from benchmarks.method.trial import BASE, REPLAY_PROMPTS, Bench, Trial
 from library.atomic import write_tensors
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
@@ -142,6 +142,15 @@ def test_the_pretrained_model_and_drawn_pictures_are_the_scale():
     assert comparison.rows(0.75)[0].steps == pytest.approx(15)
 
 
+def test_students_scored_without_their_vectors_are_a_method_of_their_own(tmp_path):
+    arm = result("lean, dropout 0.5", {10: 0.8})
+    arm["vectors_off"] = result("", {10: 0.4})["checkpoints"]
+    rows = {row.arm: row for row in Comparison([*CONTROLS, arm]).rows(0.6)}
+    assert rows["lean, dropout 0.5"].reached == 1 and rows["lean, dropout 0.5, vectors off"].reached == 0
+    text = write(Comparison([*CONTROLS, arm]), tmp_path, tmp_path / "out", (0.3,), "pure", 0)
+    assert "| lean, dropout 0.5, vectors off | 1 of 1 |" in text
+
+
 def test_a_difference_is_of_the_trials_that_both_reach():
     better = [result("better", {10: 0.6}, seed=seed, spread=0.02) for seed in range(4)]
     for one in better:
@@ -195,6 +204,11 @@ def test_a_trial_on_the_bundled_model_is_scored_and_shares_its_extractor(tmp_pat
     assert len(list(tmp_path.glob("extractors/*"))) == 1
     again = bench.run(Trial("inherited, eta 0", "bib", 0, checkpoints=(1,)))
     assert len(list(tmp_path.glob("extractors/*"))) == 1 and again["seconds"]["extractor"] < 1
+    bare = bench.run(Trial("lean, dropout 0.5", "bib", 0, checkpoints=(1, 3)))
+    assert [checkpoint["steps"] for checkpoint in bare["vectors_off"]] == [1, 3]
+    assert bare["vectors_off"][1]["probes"]["concept"] != bare["checkpoints"][1]["probes"]["concept"]
+    drifts = [of["probes"]["class"]["drift"] for of in (bare["vectors_off"][1], bare["checkpoints"][1])]
+    assert drifts[0] == drifts[1], "prompts without the concept have no vectors"
     comparison = Comparison([*controls, first, again])
     assert 0 <= comparison.scales["bib"].floor < comparison.scales["bib"].ceiling <= 1
     itself = controls[0]["checkpoints"][0]["probes"]

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+CHECKPOINTS = (10, 20, 40, 80, 160)
+"""Steps of stage 2 after which the student is scored, where an arm names no others."""
+LONG = (*CHECKPOINTS, 320)
+VECTORS_OFF = ", vectors off"
+"""What an arm is called where its students were scored without their vectors, as UIs without our nodes have them."""
 OFF = {
     "eta": 0.0,
     "anchor_weight": 0.0,
@@ -40,6 +45,8 @@ class Arm:
         extractor: whether stage 1 is trained; without it, embeddings start as the class word's own states.
         captions, pictures: what the user gives: how much the captions tell, and how many reference pictures there are.
         about: what it stands for in the table.
+        vectors_off: whether its students are scored without their vectors, too.
+        checkpoints: steps of stage 2 after which they are scored; the last is its length.
     """
 
     settings: dict[str, Any]
@@ -47,6 +54,8 @@ class Arm:
     extractor: bool = True
     captions: str = "partial"
     pictures: int = 5
+    vectors_off: bool = False
+    checkpoints: tuple[int, ...] = CHECKPOINTS
 
 
 def _pure(about: str, **changes: Any) -> Arm:
@@ -59,6 +68,23 @@ def _inherited(about: str, **changes: Any) -> Arm:
 
 def _delta(about: str, **changes: Any) -> Arm:
     return _inherited(about, **{"concept_loss_weight": 0.0, "eta": 1.0, "lambda": 1.0, **changes})
+
+
+def _stock(about: str, checkpoints: tuple[int, ...] = LONG, **changes: Any) -> Arm:
+    """A student for UIs that know no vectors: the word alone, from `lean`."""
+    settings = {**PURE, "eta": 0.0, "student_embeddings": "none", **changes}
+    extractor = settings["eta"] > 0
+    return Arm(settings, about, extractor=extractor, checkpoints=checkpoints)
+
+
+def _dropped(probability: float) -> Arm:
+    return Arm(
+        {**PURE, "eta": 0.0, "embedding_dropout": probability},
+        "`lean` with pictures shown without vectors",
+        extractor=False,
+        vectors_off=True,
+        checkpoints=LONG,
+    )
 
 
 ARMS: dict[str, Arm] = {
@@ -145,6 +171,25 @@ ARMS: dict[str, Arm] = {
     "plain LoRA, full captions": Arm({**OFF, **NO_EMBEDDINGS}, "", extractor=False, captions="full"),
     "inherited, 2 pictures": Arm(INHERITED, "", pictures=2),
     "inherited, 1 picture": Arm(INHERITED, "", pictures=1),
+    # for UIs that know no vectors
+    "lean, dropout 0": _dropped(0.0),
+    "lean, dropout 0.25": _dropped(0.25),
+    "lean, dropout 0.5": _dropped(0.5),
+    "stock, anchor 1": _stock("the plain LoRA and the word alone, from here on"),
+    "stock, anchor 0.3": _stock("", anchor_weight=0.3),
+    "stock, anchor 0": _stock("replay alone ties", anchor_weight=0.0),
+    "stock, anchor 0.3, rank 16": _stock("", anchor_weight=0.3, network_dim=16, network_alpha=16.0),
+    "stock, anchor 0, rank 16": _stock("", anchor_weight=0.0, network_dim=16, network_alpha=16.0),
+    "stock, delta": _stock("taught by the extractor's guidance alone, on replayed pictures as well",
+        eta=1.0, concept_loss_weight=0.0, replay_eta=1.0, extractor_replay_weight=1.0, **{"lambda": 1.0}),
+    "stock, taught": _stock("L_CC and the extractor's guidance, on replayed pictures as well",
+        eta=1.0, replay_eta=1.0, extractor_replay_weight=1.0, **{"lambda": 1.0}),
+    "lean, first block": Arm(
+        {**PURE, "eta": 0.0, "concept_embeddings": "first_block"}, "all that a textual inversion could do",
+        extractor=False, checkpoints=LONG),
+    "lean, first block, CLIP": Arm(
+        {**PURE, "eta": 0.0, "concept_embeddings": "first_block", "embedding_positions": "clip"},
+        "the same for CLIP's tokens alone", extractor=False, checkpoints=LONG),
 }  # fmt: skip
 
 STAGE_1 = (

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.method.arms import VECTORS_OFF
 from library.measures.statistics import Estimate
 
 DRAWS = 400
@@ -77,6 +78,9 @@ class Comparison:
         by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for result in results:
             by_arm[result["arm"]].append(result)
+            if "vectors_off" in result:
+                bare = {"arm": result["arm"] + VECTORS_OFF, "checkpoints": result["vectors_off"], "strengths": []}
+                by_arm[bare["arm"]].append({**result, **bare})
         controls = {name: by_arm.pop(name, []) for name in CONTROLS}
         self.start, drawn = (
             {result["concept"]: result["checkpoints"][0] for result in controls[name]}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
-from benchmarks.method.arms import ARMS
+from benchmarks.method.arms import ARMS, VECTORS_OFF
 from benchmarks.method.compare import Comparison, Row
 from benchmarks.method.concepts import CONCEPTS
 from library.atomic import write_text, written
@@ -106,12 +106,14 @@ def plot(comparison: Comparison, arms: Sequence[str], path: Path) -> None:
 
 
 def sheet(work: Path, concept: str, seed: int, arms: Sequence[str], path: Path) -> None:
-    """The same prompts and seeds from every method, beside the pretrained model's."""
+    """The same prompts and seeds from every method, beside the pretrained model's; of trials whose pictures are kept."""
     from benchmarks.method.trial import Trial
 
     trials = [Trial("pretrained", concept, 0), *(Trial(arm, concept, seed) for arm in arms)]
     files = {trial.arm: trial.file(work).with_suffix(".safetensors") for trial in trials}
     pictures = {arm: load_file(file)["pictures"] for arm, file in files.items() if file.exists()}
+    if not pictures:
+        return
     probes, rows = CONCEPTS[concept]().probes(), []
     for sort, count in SHOWN_PROBES.items():
         for index in [k for k, probe in enumerate(probes) if probe.sort == sort][:count]:
@@ -122,7 +124,7 @@ def sheet(work: Path, concept: str, seed: int, arms: Sequence[str], path: Path) 
 
 def write(comparison: Comparison, work: Path, out: Path, levels: Sequence[float], against: str, seed: int) -> str:
     """Writes method.json, tables.md, method.png and a sheet for each concept; returns the Markdown."""
-    present = [arm for arm in ARMS if arm in comparison.arms]
+    present = [name for arm in ARMS for name in (arm, arm + VECTORS_OFF) if name in comparison.arms]
     parts, kept = [], {}
     for level in levels:
         rows = {row.arm: row for row in comparison.rows(level)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.method.arms import ARMS, STAGE_1, Arm
+from benchmarks.method.arms import ARMS, CHECKPOINTS, STAGE_1, Arm
 from benchmarks.method.concepts import CONCEPTS, BenchConcept
 from benchmarks.method.drawing import draw, drift, guidance_inside, texts_of
 from benchmarks.method.measures import measure
@@ -36,8 +36,6 @@ BASE = Path(__file__).with_name("base.toml")
 REPLAY_PROMPTS = Path("dataset_configs/pocket_replay_prompts.txt")
 SAMPLE_PROMPTS = Path("dataset_configs/pocket_sample_prompts.txt")
 JUDGE = Path("pocket/judge.safetensors")
-CHECKPOINTS = (10, 20, 40, 80, 160)
-"""Steps of stage 2 after which the student is scored."""
 OTHER_NOISE = 10_000
 """Added to every probe's seed for the control of two pictures of the same prompt."""
 MEASURED = ("lambda_star", "cosine", "lambda_negative", "r_student", "r_target")
@@ -48,15 +46,20 @@ class Trial:
     """What is trained and scored.
 
     Attributes:
-        checkpoints: as `CHECKPOINTS`; the last is the length of stage 2.
+        checkpoints: instead of the arm's.
         strengths: of the LoRA, besides 1, at which the finished student is scored as well.
     """
 
     arm: str
     concept: str
     seed: int
-    checkpoints: tuple[int, ...] = CHECKPOINTS
+    checkpoints: tuple[int, ...] | None = None
     strengths: tuple[float, ...] = ()
+
+    @property
+    def scored_after(self) -> tuple[int, ...]:
+        """The steps of stage 2 after which the student is scored; the last is its length."""
+        return self.checkpoints or (ARMS[self.arm].checkpoints if self.arm in ARMS else CHECKPOINTS)
 
     def file(self, work: Path) -> Path:
         """Where its result is kept."""
@@ -88,11 +91,13 @@ class Bench:
         begin = time.perf_counter()
         run.build_extractor()
         run.build_student()
-        stage, rows, checkpoints = run.student_stage(), [], []
-        for steps in trial.checkpoints:
+        stage, rows, checkpoints, bare = run.student_stage(), [], [], []
+        for steps in trial.scored_after:
             while stage.done < steps:
                 rows.append(stage.step())
             paused = time.perf_counter()
+            if arm.vectors_off:
+                bare.append({"steps": steps, **self.score(run, concept, vectors=False)})
             checkpoints.append({"steps": steps, **self.score(run, concept)})
             begin += time.perf_counter() - paused
         strengths = [{"strength": strength, **self.score(run, concept, strength)} for strength in trial.strengths]
@@ -106,6 +111,7 @@ class Bench:
             "log": {name: round(value, 4) for name, value in log.items() if value is not None},
             "checkpoints": checkpoints,
             "strengths": strengths,
+            **({"vectors_off": bare} if bare else {}),
         }
 
     def _run(self, arm: Arm, concept: BenchConcept, trial: Trial, given: dict[str, Any]) -> Run:
@@ -124,7 +130,7 @@ class Bench:
                 "output_dir": str(self.work / "runs" / f"{concept.name}-{trial.seed}"),
                 "cache_dir": str(self.work / "cache"),
                 "seed": trial.seed,
-                "max_train_steps": trial.checkpoints[-1],
+                "max_train_steps": trial.scored_after[-1],
                 "overwrite": True,
                 **given,
                 **self.given,
@@ -184,11 +190,12 @@ class Bench:
             F.adaptive_avg_pool2d(masks, latents.shape[-2:]).squeeze(1),
         )
 
-    def score(self, run: Run, concept: BenchConcept, strength: float = 1.0) -> dict[str, Any]:
-        """All measures of the student as it stands; pictures at strength 1 are kept for the sheet."""
+    def score(self, run: Run, concept: BenchConcept, strength: float = 1.0, vectors: bool = True) -> dict[str, Any]:
+        """All measures of the student as it stands, with its vectors or without; pictures are kept for the sheet."""
         latents, before = self.pretrained(run, concept)
         run.parts.network.set_strength(STUDENT_ADAPTER, strength)
         probes, branch = concept.probes(), run.parts.branches()[STUDENT]
+        branch = branch if vectors else replace(branch, embeddings={})
         _, pictures = draw(run.parts, branch, [p.text for p in probes], [p.seed for p in probes], SIDE)
         values = measure(concept, probes, self.judge, pictures, before)
         for sort in ("class", "unrelated"):

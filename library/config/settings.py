@@ -48,6 +48,13 @@ class ConceptEmbeddingSettings:
         "The student's concept embeddings: its own copy of the extractor's that keeps learning, its own from the class "
         "word's states, the extractor's frozen ones, or none (the plain LoRA and the trigger word carry the concept).",
     )
+    embedding_dropout: float = setting(
+        0.0,
+        "How often a picture of stage 2 is shown to the student without its concept embeddings, so that the plain LoRA "
+        "and the trigger word learn to carry the concept as well (ours).",
+        at_least=0,
+        at_most=0.95,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,6 +298,12 @@ class Settings:
             raise ConfigError(
                 'pure_learning: guidance_lora = false and concept_embeddings = "none" leave nothing of the extractor.',
                 'Set guidance_lora = true, or concept_embeddings = "per_block".',
+            )
+        if embeddings.embedding_dropout and "none" in (embeddings.concept_embeddings, embeddings.student_embeddings):
+            raise ConfigError(
+                f"concept_embeddings: embedding_dropout is {embeddings.embedding_dropout}, but the student has no "
+                "embeddings to leave out.",
+                'Take embedding_dropout out, or set student_embeddings = "fresh".',
             )
         if not self.trains_anything:
             raise ConfigError(

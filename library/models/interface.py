@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -57,6 +57,11 @@ class PromptBatch:
             tuple(prompt.tokens for prompt in prompts),
             tuple(concepts),
         )
+
+    def without_tokens(self, rows: Tensor) -> PromptBatch:
+        """The same, where the chosen rows, (B,) bool, keep the trigger's own hidden states."""
+        tokens = tuple(() if bare else own for own, bare in zip(self.tokens, rows.tolist(), strict=True))
+        return replace(self, tokens=tokens)
 
     @classmethod
     def joined(cls, batches: Sequence[PromptBatch]) -> PromptBatch:

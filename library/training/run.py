@@ -257,7 +257,8 @@ class Run:
         branches = scheduler_of(objective, settings, parts)
         wanted = {reading.prediction.prompt for reading in objective.readings}
         order, seed = self.plan.order, settings.optimizer.seed
-        scenes = SceneMaker(name, seed, settings.noise, order, self.latents, parts.texts, wanted, self.replay)
+        dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
+        scenes = SceneMaker(name, seed, settings.noise, order, self.latents, parts.texts, wanted, self.replay, dropout)
         fp16, steps = settings.model.mixed_precision == "fp16", self.plan.stage_steps[name]
         stage = Stage(name, steps, objective, branches, scenes, learners, settings.optimizer, fp16)
         if self.resumed and name in self.resumed.tree["stages"]:

@@ -53,6 +53,7 @@ class SceneMaker:
         stage: its name, so that the stages do not see the same noise.
         wanted: the prompts that the stage's predictions read.
         replay: the pretrained model's own pictures, if it reads those.
+        embedding_dropout: how often the student sees a picture without its concept embeddings.
     """
 
     def __init__(
@@ -65,10 +66,11 @@ class SceneMaker:
         texts: TextLibrary,
         wanted: Iterable[str],
         replay: Replay | None,
+        embedding_dropout: float = 0.0,
     ) -> None:
         self.stage, self.seed, self.noise = stage, seed, noise
         self.order, self.latents, self.texts = order, latents, texts
-        self.wanted, self._replay = frozenset(wanted), replay
+        self.wanted, self._replay, self.embedding_dropout = frozenset(wanted), replay, embedding_dropout
 
     def reference(self, number: int) -> Scene:
         """The user's pictures of batch `number`."""
@@ -81,7 +83,7 @@ class SceneMaker:
             name: PromptBatch.of([self.texts[text] for text in of_row], concepts) for name, of_row in texts.items()
         }
         shows = torch.tensor([draw.prompts.complete != draw.prompts.base for draw in draws])
-        scene = self._scene(image, prompts, generator)
+        scene = self._scene(image, prompts, generator, self._word_alone(len(draws), "reference", number))
         return replace(scene, emphasis=self.latents.emphasis(draws), shows_concept=None if shows.all() else shows)
 
     def replay(self, number: int) -> Scene | None:
@@ -96,9 +98,19 @@ class SceneMaker:
         prompts = {
             name: PromptBatch.of([self.texts[text] for text in of_row], concepts) for name, of_row in texts.items()
         }
-        return self._scene(self._replay.latents[chosen], prompts, generator)
+        word_alone = self._word_alone(len(draws), REPLAY, number)
+        return self._scene(self._replay.latents[chosen], prompts, generator, word_alone)
 
-    def _scene(self, image: Tensor, prompts: dict[str, PromptBatch], generator: torch.Generator) -> Scene:
+    def _word_alone(self, count: int, which: str, number: int) -> Tensor | None:
+        """Which pictures the student sees without embeddings; drawn apart, so that all else stays as it is."""
+        if not self.embedding_dropout:
+            return None
+        generator = generator_for(self.seed, self.stage, "embedding dropout", which, number)
+        return torch.rand(count, generator=generator) < self.embedding_dropout
+
+    def _scene(
+        self, image: Tensor, prompts: dict[str, PromptBatch], generator: torch.Generator, word_alone: Tensor | None
+    ) -> Scene:
         noise = torch.randn(image.shape, generator=generator)
         sigma = draw_sigma(
             len(image),
@@ -111,7 +123,7 @@ class SceneMaker:
             least=self.noise.min_timestep / 1000,
             most=self.noise.max_timestep / 1000,
         )
-        return Scene(image, noise, sigma, prompts)
+        return Scene(image, noise, sigma, prompts, word_alone=word_alone)
 
 
 def _text_of(prompts: PromptTriple, name: str) -> str:
