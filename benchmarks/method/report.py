@@ -106,7 +106,7 @@ def plot(comparison: Comparison, arms: Sequence[str], path: Path) -> None:
 
 
 def sheet(work: Path, concept: str, seed: int, arms: Sequence[str], path: Path) -> None:
-    """The same prompts and seeds from every method, beside the pretrained model's; of trials whose pictures are kept."""
+    """The same prompts and seeds from every method, beside the pretrained model's, of trials that kept them."""
     from benchmarks.method.trial import Trial
 
     trials = [Trial("pretrained", concept, 0), *(Trial(arm, concept, seed) for arm in arms)]
