@@ -78,8 +78,8 @@ class StateFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, state: SavedState) -> None:
-        """Saves a state; once it is there, older ones go, and what a killed run left half written."""
+    def save(self, state: SavedState) -> Path:
+        """Saves a state and returns its folder; once it is there, older ones go, and what was left half written."""
         tensors: dict[str, Tensor] = {}
         tree = flatten(state.tree, tensors)
         total = sum(state.position.done.values())
@@ -94,6 +94,7 @@ class StateFolder:
         for other in self.folder.iterdir():
             if other != new:
                 shutil.rmtree(other, ignore_errors=True)
+        return new
 
     def newest(self) -> Path | None:
         """The newest state, if there is one."""

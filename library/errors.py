@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterable
 EXIT_DOES_NOT_FIT = 1
 """Exit code of a dry run whose memory does not suffice."""
 EXIT_USER_ERROR = 2
-"""Exit code of a run that ended with a `PureCCError`."""
+"""Exit code of a run that ended with a `PureCCError`, but for those of training itself."""
+EXIT_TRAINING_ERROR = 3
+"""Exit code of a run that ended with a `TrainingError`: it had begun, and what was saved until then is there."""
+EXIT_FAULT = 70
+"""Exit code of a fault of ours, with a traceback (EX_SOFTWARE of sysexits.h)."""
 EXIT_INTERRUPTED = 130
 """Exit code of a run that was stopped by Ctrl-C, with its state saved."""
 
@@ -80,14 +84,25 @@ def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | 
         main()
     except PureCCError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return exit_code_for(error)
     except (Interrupted, KeyboardInterrupt) as stop:
         print(str(stop) or "Stopped.", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except Exception:  # the last resort: nothing above knows it
+        return exit_code_for(stop)
+    except Exception as fault:  # the last resort: nothing above knows it
         traceback.print_exc()
         log = where_is_the_log()
         if log:
             print(f"This is a fault of the trainer. The run's log is {log}", file=sys.stderr)
-        return 1
+        return exit_code_for(fault)
     return 0
+
+
+def exit_code_for(error: BaseException | None) -> int:
+    """The exit code of a run that ended so; None: it did what it should."""
+    if error is None:
+        return 0
+    if isinstance(error, TrainingError):
+        return EXIT_TRAINING_ERROR
+    if isinstance(error, PureCCError):
+        return EXIT_USER_ERROR
+    return EXIT_INTERRUPTED if isinstance(error, (Interrupted, KeyboardInterrupt)) else EXIT_FAULT

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,19 @@ from library.data.pictures import Latents
 from library.errors import ConfigError, Interrupted
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.objectives import EXTRACTOR, STUDENT
-from library.report.log import RunLog, mean_of_end, read_log
-from library.report.plot import plot_log
-from library.report.progress import StageBar, bar_over, say
-from library.report.sheet import SheetRow
+from library.report.log import RunLog
+from library.report.progress import say
 from library.training.branching import freeze_all_but, learning_in, objective_of, scheduler_of
 from library.training.interrupt import StopRequest
 from library.training.metadata import data_metadata
+from library.training.observer import Observer
 from library.training.out_of_memory import step_down
-from library.training.outputs import CONCEPT_FILE, load_extractor, save_extractor, save_preview, save_student
+from library.training.outputs import load_extractor, save_extractor, save_preview, save_student
 from library.training.parts import STUDENT_ADAPTER, class_states, extractor_adapter
 from library.training.plan import Plan, stage_rates
-from library.training.reload import ReloadCheck
 from library.training.replay import draw_replay
 from library.training.scenes import Replay, SceneMaker
-from library.training.sheets import SheetMaker, preview_of
+from library.training.sheets import preview_of
 from library.training.stage import Learner, OutOfMemory, Stage
 from library.training.validation import ValidationLoss
 from library.training.weights_state import restore_weights, weights_of
@@ -56,8 +53,6 @@ PATH_SETTINGS = (
     ("pure_learning", "extractor"),
 )
 """Settings that are paths; `config.toml` has them absolute, so that it runs from any folder."""
-WEAK_COSINE = 0.2
-"""A mean cosine below this at the end of stage 2 means that the extractor taught the student little."""
 
 
 class Run:
@@ -65,6 +60,9 @@ class Run:
 
     Args:
         plan: checked settings, pictures and prompts.
+
+    Attributes:
+        observer: what the user sees of it.
 
     Raises:
         ConfigError: an unfinished run is in the way, or the state to resume does not fit.
@@ -79,6 +77,7 @@ class Run:
         batches = plan.order.batches_per_epoch
         self.validation = ValidationLoss(self.parts, self.latents, plan.validation, self.settings, batches)
         self.replay: Replay | None = None
+        self.observer = Observer(plan)
         self.resumed = self._state_to_resume()
 
     def train(self) -> list[Path]:
@@ -89,23 +88,23 @@ class Run:
         """
         self._write_config()
         self.open_log()
-        try:
+        with self.observer.to_the_end():
             self.prepare()
             self.build_extractor()
             self.train_extractor()
             self.build_student()
             return self.train_student()
-        finally:
-            self.log.close()
-            self._plot()
 
     # Before training
 
     def open_log(self) -> None:
         """Begins the log, or goes on with it where the state to resume ends."""
-        done = self.resumed.position.done if self.resumed else None
-        tensorboard = self.settings.saving.log_with == "tensorboard"
-        self.log = RunLog(self.folder, self.plan.stage_steps, done, tensorboard)
+        self.observer.open(self.resumed.position.done if self.resumed else None)
+
+    @property
+    def log(self) -> RunLog:
+        """The log, once it is open."""
+        return self.observer.log
 
     def _state_to_resume(self) -> SavedState | None:
         saving, newest = self.settings.saving, self.states.newest()
@@ -143,16 +142,20 @@ class Run:
 
     def prepare(self) -> None:
         """Text and latents once, then the encoders go and the transformer comes."""
-        parts, model = self.parts, self.parts.model
-        parts.texts.prepare(self.plan.texts(), bar_over("text"))
-        self.latents.prepare(self.plan.pictures, bar_over("latents"))
+        parts, model, observer = self.parts, self.parts.model, self.observer
+        with observer.phase("text"):
+            parts.texts.prepare(self.plan.texts(), observer.progress("text"))
+        with observer.phase("latents"):
+            self.latents.prepare(self.plan.pictures, observer.progress("latents"))
         model.release_vae()
-        parts.attach()
+        with observer.phase("loading"):
+            parts.attach()
         for notice in model.notices:
             say(notice)
         if self.plan.uses_replay:
-            self.replay = draw_replay(parts, self.plan.size, bar_over("replayed pictures"))
-        self.sheets = SheetMaker(parts, self.plan.samples, self.plan.size)
+            with observer.phase("replayed pictures"):
+                self.replay = draw_replay(parts, self.plan.size, observer.progress("replayed pictures"))
+        observer.attach()
 
     def build_extractor(self) -> None:
         """Fresh extractors and their embeddings, or those of another run."""
@@ -210,38 +213,23 @@ class Run:
             return
         stage = self.extractor_stage()
         self._run(stage)
-        save_extractor(self.parts)
+        self.observer.saved({save_extractor(self.parts): EXTRACTOR}, stage.done)
         if not (self.resumed and STUDENT in self.resumed.tree):
-            branch = self.parts.branches()[EXTRACTOR]
-            columns = {
-                f"extractor of {concept.name}": replace(branch, default=extractor_adapter(concept.name))
-                for concept in self.plan.config.concepts
-            }
-            title = f"Stage 1: the extractor after {stage.steps} steps"
-            self.sheets.make(self.folder / "samples" / "extractor.png", title, columns, bar_over("sheet"))
+            self.observer.sheet_of_extractor(stage.steps)
 
     def train_student(self) -> list[Path]:
         """Stage 2: trains it to its end and saves the results; returns their files."""
-        stage = self.student_stage()
+        stage, observer = self.student_stage(), self.observer
         if stage.done == 0:
-            self._sheet(stage)
+            observer.sheet_of_student(stage)
         self._run(stage)
         files = save_student(self.parts, stage.done, about_data=data_metadata(self.plan))
-        beside = save_preview(self.parts, files, preview_of(self._sheet(stage)))
-        self._say_if_weak()
-        self._check(files)
+        beside = save_preview(self.parts, files, preview_of(observer.sheet_of_student(stage)))
+        observer.say_if_weak()
+        observer.check(files)
+        observer.saved(files, stage.done)
         self.states.remove()
         return [*files, *beside]
-
-    def _check(self, files: dict[Path, str]) -> None:
-        """Says of every LoRA file where it loads. Whatever goes wrong here, the files are saved."""
-        try:
-            check = ReloadCheck(self.parts, self.plan.samples[0].text)
-            for path, layout in files.items():
-                if layout != CONCEPT_FILE:
-                    say(check.of(path, layout).line)
-        except Exception as error:  # a check must never cost the user a run
-            say(f"WARNING: the saved files could not be checked ({type(error).__name__}: {error}). They are kept.")
 
     def _learners(self, name: str) -> list[Learner]:
         """The weights that learn in a stage; all others are frozen."""
@@ -269,25 +257,20 @@ class Run:
 
     def _run(self, stage: Stage) -> None:
         """Trains the stage to its end, saving on the way."""
-        bar = StageBar(stage.name, stage.steps, stage.done)
-        with StopRequest() as stop:
+        with StopRequest() as stop, self.observer.stage(stage):
             while stage.done < stage.steps:
                 begin = time.perf_counter()
                 row = self._step(stage)
                 if stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
                     row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
-                row["it_s"] = 1 / (time.perf_counter() - begin)
-                self.log.write(row)
-                bar.step(row)
+                self.observer.step(row, time.perf_counter() - begin)
                 if stop.made:
                     self._save_state(stage)
-                    bar.close()
                     raise Interrupted(
                         f"Stopped after step {stage.done} of {stage.steps} of the {stage.name}; all is saved. The same "
                         "command with --resume auto goes on."
                     )
                 self._save_on_the_way(stage)
-        bar.close()
 
     def _step(self, stage: Stage) -> dict[str, Any]:
         """A step of the stage; if memory runs out, with auto_fit once more in less of it."""
@@ -307,10 +290,10 @@ class Run:
             self._save_state(stage)
         if stage.name == STUDENT and stage.done < stage.steps:
             if samples.sample_every_n_steps and stage.done % samples.sample_every_n_steps == 0:
-                self._sheet(stage)
-                self._plot()
+                self.observer.sheet_of_student(stage)
             if saving.save_every_n_steps and stage.done % saving.save_every_n_steps == 0:
-                save_student(self.parts, stage.done, f"-step{stage.done:08d}", data_metadata(self.plan))
+                files = save_student(self.parts, stage.done, f"-step{stage.done:08d}", data_metadata(self.plan))
+                self.observer.saved(files, stage.done)
 
     def _save_state(self, stage: Stage) -> None:
         parts, done = self.parts, dict.fromkeys(self.plan.stage_steps, 0)
@@ -322,23 +305,4 @@ class Run:
             tree[EXTRACTOR] = weights_of(parts.network, self._extractor_adapters(), parts.extractor_embeddings)
         if stage.name == STUDENT:
             tree[STUDENT] = weights_of(parts.network, [STUDENT_ADAPTER], parts.student_embeddings)
-        self.states.save(SavedState(Position(done), self._shaping(), tree))
-
-    # What the user sees
-
-    def _sheet(self, stage: Stage) -> list[SheetRow]:
-        path = self.folder / "samples" / f"student_{stage.done:06d}.png"
-        title = f"{self.settings.saving.output_name}: the student after {stage.done} of {stage.steps} steps"
-        return self.sheets.make(path, title, {"student": self.parts.branches()[STUDENT]}, bar_over("sheet"))
-
-    def _plot(self) -> None:
-        plot_log(read_log(self.log.path), self.folder / "training.png")
-
-    def _say_if_weak(self) -> None:
-        rows = [row for row in read_log(self.log.path) if row["stage"] == STUDENT]
-        cosine = mean_of_end(rows, "cosine")
-        if cosine is not None and cosine < WEAK_COSINE:
-            say(
-                f"The student ended at a mean cosine of {cosine:.2f} with the extractor's guidance, which is low: the "
-                "extractor is weak. Give stage 1 more steps (extractor_train_steps), or raise its learning rate."
-            )
+        self.observer.saved_state(self.states.save(SavedState(Position(done), self._shaping(), tree)))

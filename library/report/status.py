@@ -1,0 +1,107 @@
+"""`status.json`: how a run stands, for a GUI or a script to read at any moment. docs/runs.md describes every field."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from library.atomic import write_text
+from library.errors import exit_code_for
+
+FORMAT = 1
+RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
+SECONDS_BETWEEN = 1.0
+"""Steps closer than this do not write the file anew each."""
+SMOOTHING = 0.9
+"""Share of the past in the speed."""
+
+
+class Status:
+    """Keeps `status.json`. Where it can't be written, the run goes on without it.
+
+    Args:
+        folder: of the run's results; paths in the file are relative to it.
+        stage_steps: the stages in their order, and the steps of each.
+    """
+
+    def __init__(self, folder: Path, name: str, stage_steps: dict[str, int]) -> None:
+        self.path, self._stage_steps, self._seconds, self._written = folder / "status.json", stage_steps, None, 0.0
+        self._values: dict[str, Any] = {
+            "format": FORMAT,
+            "run": name,
+            "state": RUNNING,
+            "pid": os.getpid(),
+            "started_at": _now(),
+            "total_steps": sum(stage_steps.values()),
+            "exit_code": None,
+            "exit_reason": None,
+        }
+
+    def set(self, **values: Any) -> None:
+        """Changes fields and writes the file."""
+        self._values |= values
+        self._write()
+
+    def step(self, row: dict[str, Any], seconds: float) -> None:
+        """After a step.
+
+        Args:
+            row: its line of the log.
+            seconds: that it took.
+        """
+        stage, done = row["stage"], row["step"]
+        begins_stage = self._values.get("stage") != stage
+        slow = self._seconds is None or begins_stage
+        self._seconds = seconds if slow else SMOOTHING * self._seconds + (1 - SMOOTHING) * seconds
+        names = list(self._stage_steps)
+        before = sum(self._stage_steps[name] for name in names[: names.index(stage)])
+        left = self._values["total_steps"] - before - done
+        self._values |= {
+            "stage": stage,
+            "step": done,
+            "steps": self._stage_steps[stage],
+            "total_step": before + done,
+            "steps_per_second": round(1 / self._seconds, 4),
+            "seconds_left": round(left * self._seconds, 1),
+            "last": {name: value for name, value in row.items() if isinstance(value, float) and math.isfinite(value)},
+        }
+        if begins_stage or done == self._stage_steps[stage] or time.monotonic() - self._written >= SECONDS_BETWEEN:
+            self._write()
+
+    def end(self, error: BaseException | None) -> None:
+        """The run has ended so; None: as it should."""
+        code = exit_code_for(error)
+        stopped = FAILED if code != exit_code_for(KeyboardInterrupt()) else STOPPED
+        reason = "All steps are done." if error is None else str(error) or type(error).__name__
+        self.set(
+            state=DONE if error is None else stopped, exit_code=code, exit_reason=reason, activity=None, seconds_left=0
+        )
+
+    def sentence(self) -> str:
+        """How the run stands, for people."""
+        words = {RUNNING: "The run goes on.", DONE: "The run is done.", STOPPED: "The run was stopped."}
+        return words.get(self._values["state"], f"The run failed: {self._values['exit_reason']}")
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        with suppress(OSError):  # a full disk is for what has to be saved to complain about
+            write_text(self.path, json.dumps({**self._values, "updated_at": _now()}, indent=2) + "\n")
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """What `status.json` of a folder says; nothing if there is none that can be read."""
+    try:
+        found = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

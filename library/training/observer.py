@@ -1,0 +1,216 @@
+"""What the user sees of a run while it goes on: bars, log, status, contact sheets, curves and the report.
+
+The run says what happens; nothing in here changes what is trained, and no picture that can't be drawn costs a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from library.objectives import EXTRACTOR, STUDENT
+from library.report.log import RunLog, mean_of_end, read_log
+from library.report.page import Section, write_page
+from library.report.phases import Phases
+from library.report.plot import plot_log
+from library.report.progress import StageBar, bar_over, say
+from library.report.sheet import SheetRow
+from library.report.status import Status, read_status
+from library.training.outputs import CONCEPT_FILE
+from library.training.parts import extractor_adapter
+from library.training.plan import Plan
+from library.training.reload import ReloadCheck
+from library.training.report import report_sections
+from library.training.sheets import SheetMaker
+from library.training.stage import Stage
+
+WEAK_COSINE = 0.2
+"""A mean cosine below this at the end of stage 2 means that the extractor taught the student little."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The last sheet of a kind, for the report.
+
+    Args:
+        columns: what stands above the pictures of each seed; the first one is the pretrained model.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[SheetRow]
+
+
+class Observer:
+    """Shows a run.
+
+    Args:
+        plan: of the run.
+
+    Attributes:
+        sections: of `report.html`, in order; see `library.report.page` for how to add one.
+        galleries: the sheets that the report shows, by kind.
+        files: what has been saved, each with the step it was saved at.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.settings, self.parts = plan, plan.settings, plan.parts
+        self.folder, self.name = plan.settings.output_dir, plan.settings.saving.output_name
+        self.galleries: dict[str, Gallery] = {}
+        self.files: dict[Path, int] = {}
+        self.loads: dict[Path, str] = {}
+        self.sections: list[Section] = report_sections(self)
+        self._bar: StageBar | None = None
+
+    # The run's begin and end
+
+    def open(self, done: dict[str, int] | None) -> None:
+        """Begins log and status, or goes on with them.
+
+        Args:
+            done: steps of each stage that a resumed run goes on from; None: a new run.
+        """
+        tensorboard = self.settings.saving.log_with == "tensorboard"
+        before = read_status(self.folder).get("phases", []) if done is not None else []
+        self.log = RunLog(self.folder, self.plan.stage_steps, done, tensorboard)
+        self.phases = Phases(self.parts.model.device, before)
+        self.status = Status(self.folder, self.name, self.plan.stage_steps)
+        self.status.set(activity="start")
+
+    @contextmanager
+    def to_the_end(self) -> Iterator[None]:
+        """Inside, the run happens; however it ends, log, curves, report and status say so."""
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if self._bar is not None:
+                self._bar.close()
+            self.log.close()
+            self.status.end(error)
+            self.draw()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """What happens inside is measured, and named in the status."""
+        outer = self.phases.now
+        with self.phases.of(name):
+            self.status.set(activity=name)
+            yield
+        self.status.set(activity=outer, phases=self.measured())
+
+    def measured(self) -> list[dict[str, Any]]:
+        """Time and memory of every phase until now."""
+        return [phase.as_dict() for phase in self.phases.measured()]
+
+    def progress(self, name: str) -> Any:
+        """A bar over what is going to take its time."""
+        return bar_over(name)
+
+    # Stages
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[None]:
+        """Inside, the stage trains."""
+        self._bar = StageBar(stage.name, stage.steps, stage.done)
+        with self.phase(stage.name):
+            yield
+        self._bar.close()
+
+    def step(self, row: dict[str, Any], seconds: float) -> None:
+        """After every step, which took so many seconds."""
+        row["it_s"] = 1 / seconds
+        self.log.write(row)
+        self.status.step(row, seconds)
+        self._bar.step(row)
+
+    # Pictures
+
+    def attach(self) -> None:
+        """The transformer is there: pictures can be drawn from now on."""
+        self.sheets = SheetMaker(self.parts, self.plan.samples, self.plan.size)
+
+    def sheet_of_extractor(self, steps: int) -> None:
+        """What stage 1 learned."""
+        branch = self.parts.branches()[EXTRACTOR]
+        columns = {
+            f"extractor of {concept.name}": replace(branch, default=extractor_adapter(concept.name))
+            for concept in self.plan.config.concepts
+        }
+        self._sheet("extractor", f"Stage 1: the extractor after {steps} steps", columns, "extractor.png")
+
+    def sheet_of_student(self, stage: Stage) -> list[SheetRow]:
+        """What the student has learned until now."""
+        title = f"{self.name}: the student after {stage.done} of {stage.steps} steps"
+        columns = {"student": self.parts.branches()[STUDENT]}
+        return self._sheet("student", title, columns, f"student_{stage.done:06d}.png")
+
+    def _sheet(self, kind: str, title: str, columns: Mapping[str, Any], file: str) -> list[SheetRow]:
+        with self._drawing():
+            path = self.folder / "samples" / file
+            rows = self.sheets.make(path, title, dict(columns), self.progress("sheet"))
+        self.galleries[kind] = Gallery(title, ["pretrained", *columns], rows)
+        self.status.set(sheet=f"samples/{file}")
+        return rows
+
+    def _drawing(self) -> AbstractContextManager[None]:
+        return self.phase("sheets")
+
+    # Files
+
+    def saved(self, files: Mapping[Path, str], step: int) -> None:
+        """Files of the student have been written, or any other that the user may want."""
+        self.files |= dict.fromkeys(files, step)
+        self.status.set(files=[path.name for path in files])
+        self.draw()
+
+    def saved_state(self, folder: Path) -> None:
+        """The run can go on from there."""
+        self.status.set(saved_state=str(folder.relative_to(self.folder)), phases=self.measured())
+
+    def check(self, files: Mapping[Path, str]) -> None:
+        """Says of every LoRA file where it loads. Whatever goes wrong here, the files are saved."""
+        try:
+            with self.phase("check of the files"):
+                check = ReloadCheck(self.parts, self.plan.samples[0].text)
+                for path, layout in files.items():
+                    if layout != CONCEPT_FILE:
+                        self.loads[path] = check.of(path, layout).line
+                        say(self.loads[path])
+        except Exception as error:  # a check must never cost the user a run
+            say(f"WARNING: the saved files could not be checked ({type(error).__name__}: {error}). They are kept.")
+
+    def say_if_weak(self) -> None:
+        """A word about a student that the extractor taught little."""
+        rows = [row for row in read_log(self.log.path) if row["stage"] == STUDENT]
+        cosine = mean_of_end(rows, "cosine")
+        if cosine is not None and cosine < WEAK_COSINE:
+            say(
+                f"The student ended at a mean cosine of {cosine:.2f} with the extractor's guidance, which is low: the "
+                "extractor is weak. Give stage 1 more steps (extractor_train_steps), or raise its learning rate."
+            )
+
+    # What is made of the log
+
+    def draw(self) -> None:
+        """Draws curves and report anew. If that fails, the run goes on."""
+        rows = read_log(self.log.path)
+        try:
+            plot_log(rows, self.folder / "training.png")
+            title = f"{self.name}: {', '.join(concept.trigger for concept in self.plan.config.concepts)}"
+            write_page(self.folder / "report.html", title, self._lede(rows), self.sections)
+            self.status.set(report="report.html")
+        except Exception as error:  # pictures of a run must never cost the user the run
+            say(f"WARNING: the report could not be written ({type(error).__name__}: {error}). The run goes on.")
+
+    def _lede(self, rows: list[dict[str, Any]]) -> str:
+        if not rows:
+            return "No step has been made yet."
+        stage, step = rows[-1]["stage"], rows[-1]["step"]
+        return f"{step} of {self.plan.stage_steps.get(stage, step)} steps of the {stage}. {self.status.sentence()}"
