@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
 from library.environment import prepare_process
 from library.errors import EXIT_DOES_NOT_FIT, exit_code_of
+
+if TYPE_CHECKING:
+    from library.config.dataset import DatasetConfig
+    from library.config.settings import Settings
+    from library.training.processes import Processes
 
 
 def main(log: list[Path]) -> None:
@@ -23,12 +30,21 @@ def main(log: list[Path]) -> None:
     notices: list[str] = []
     settings = read_settings(file, settings_given(arguments), notices)
     config = read_concepts_and_pictures(file, settings, notices)
-    for notice in dict.fromkeys(notices):
-        print(notice)
 
-    from library.training.plan import describe_plan, make_plan  # after the settings: torch takes seconds to import
+    # After the settings, since torch takes seconds to import.
+    from library.training.processes import joined
 
-    plan = make_plan(settings, config)
+    with joined(settings, notices) as processes:
+        for notice in dict.fromkeys(notices):
+            print(notice)
+        run(arguments, settings, config, processes, log)
+
+
+def run(arguments: Namespace, settings: Settings, config: DatasetConfig, processes: Processes, log: list[Path]) -> None:
+    """Makes the plan, and whatever was asked for of it."""
+    from library.training.plan import describe_plan, make_plan
+
+    plan = make_plan(settings, config, processes.count)
     if not arguments.doctor:
         print(describe_plan(plan))
     if arguments.dry_run or arguments.doctor:
@@ -40,6 +56,7 @@ def main(log: list[Path]) -> None:
     from library.training.fit import card_of, check_auto_fit, describe_fit, fitted
 
     card = card_of(settings, plan.parts.model.device)
+    card = None if card is None else processes.least(card)
     check_auto_fit(settings, card)
     if arguments.dry_run or card is not None:
         plan, predicted, taken = fitted(plan, card)
@@ -53,7 +70,7 @@ def main(log: list[Path]) -> None:
 
     log.append(settings.output_dir / "log.jsonl")
     begin = time.monotonic()
-    files = Run(plan).train()
+    files = Run(plan, processes).train()
     print(f"Done in {time.monotonic() - begin:.0f} s. Look at {settings.output_dir / 'samples'} first. Saved:")
     print("\n".join(f"  {file}" for file in files))
 

@@ -9,7 +9,7 @@ and one precision.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -81,6 +81,15 @@ class Scene:
     def x_t(self) -> Tensor:
         """The noisy latents."""
         return interpolate(self.image, self.noise, self.sigma)
+
+    def part(self, rows: slice) -> Scene:
+        """The same with some of its rows."""
+        if len(range(*rows.indices(len(self.image)))) == len(self.image):
+            return self
+        prompts = {name: batch.part(rows) for name, batch in self.prompts.items()}
+        of_rows = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "prompts"}
+        parts = {name: None if tensor is None else tensor[rows] for name, tensor in of_rows.items()}
+        return Scene(prompts=prompts, **parts)
 
 
 class DualBranchScheduler:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 
+HEAD_START = 3.0
+"""Seconds that one of several processes waits with an error: if the main one has the same, it ends them all."""
 EXIT_DOES_NOT_FIT = 1
 """Exit code of a dry run whose memory does not suffice."""
 EXIT_USER_ERROR = 2
@@ -77,16 +79,22 @@ def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | 
     A `PureCCError` prints as one sentence and a remedy, without a traceback; Ctrl-C says how to go on. Anything else
     is a fault of ours: it prints its traceback and says where the log is.
     """
+    import os
     import sys
+    import time
     import traceback
 
+    main_process = os.environ.get("RANK", "0") == "0"
     try:
         main()
     except PureCCError as error:
+        if not main_process:
+            time.sleep(HEAD_START)
         print(f"error: {error}", file=sys.stderr)
         return exit_code_for(error)
     except (Interrupted, KeyboardInterrupt) as stop:
-        print(str(stop) or "Stopped.", file=sys.stderr)
+        if main_process:
+            print(str(stop) or "Stopped.", file=sys.stderr)
         return exit_code_for(stop)
     except Exception as fault:  # the last resort: nothing above knows it
         traceback.print_exc()

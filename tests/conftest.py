@@ -65,7 +65,7 @@ def plan_of(tiny_model, pictures, tmp_path):
     file = tmp_path / "dataset.toml"
     file.write_text(DATASET.format(pictures=pictures))
 
-    def make(dataset: str | None = None, **settings) -> Plan:
+    def make(dataset: str | None = None, processes: int = 1, **settings) -> Plan:
         values = {
             "pretrained_model_name_or_path": str(tiny_model),
             "t5xxl_max_token_length": LENGTH,
@@ -90,6 +90,6 @@ def plan_of(tiny_model, pictures, tmp_path):
         if dataset is not None:
             file.write_text(dataset.format(pictures=pictures))
         read = read_settings(None, {**values, **settings})
-        return make_plan(read, read_dataset_config(TomlFile(file), read.data))
+        return make_plan(read, read_dataset_config(TomlFile(file), read.data), processes)
 
     return make

@@ -73,6 +73,10 @@ class PromptBatch:
             tuple(concept for batch in batches for concept in batch.concepts),
         )
 
+    def part(self, rows: slice) -> PromptBatch:
+        """Some of its rows."""
+        return PromptBatch(self.context[rows], self.pooled[rows], self.tokens[rows], self.concepts[rows])
+
 
 @dataclass(frozen=True)
 class TokenCount:

@@ -182,9 +182,9 @@ def counted_parts(plan: Plan, stage: str, residence: Residence | None) -> Parts:
 
 
 def heaviest_batch(plan: Plan) -> tuple[tuple[int, int], int]:
-    """Width and height of the pictures, and how many, of the batch that takes most."""
+    """Width and height of the pictures, and how many in each process, of the batch that takes most."""
     batches = [plan.order.batch(number) for number in range(plan.order.batches_per_epoch)]
-    found = {(draws[0].picture.size, len(draws)) for draws in batches}
+    found = {(draws[0].picture.size, -(-len(draws) // plan.processes)) for draws in batches}
     return max(found, key=lambda one: one[0][0] * one[0][1] * one[1])
 
 

@@ -33,6 +33,8 @@ class Plan:
     samples: list[SamplePrompt]
     validation: tuple[Picture, ...] = ()
     """Pictures kept from training for the validation loss."""
+    processes: int = 1
+    """How many processes share each batch, which is as many times as large as the settings say."""
 
     @property
     def pictures(self) -> list[Picture]:
@@ -96,8 +98,12 @@ def stage_rates(optimizer: OptimizerSettings) -> dict[str, list[float]]:
     }
 
 
-def make_plan(settings: Settings, config: DatasetConfig) -> Plan:
-    """Opens model and pictures and checks all that can be checked without computing anything."""
+def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> Plan:
+    """Opens model and pictures and checks all that can be checked without computing anything.
+
+    Args:
+        processes: how many share each batch.
+    """
     if settings.pure_learning.extractor:
         check_extractor(settings.pure_learning.extractor, config.concepts)
     parts = build_parts(settings, config.concepts)
@@ -107,7 +113,7 @@ def make_plan(settings: Settings, config: DatasetConfig) -> Plan:
     _check_ties(settings, found)
     for size in {picture.size for dataset in found for picture in dataset}:
         parts.model.latent_shape(*size)
-    batch_sizes = [dataset.batch_size for dataset in config.datasets]
+    batch_sizes = [processes * dataset.batch_size for dataset in config.datasets]
     datasets, validation = split_validation(config, found, seed)
     order = PictureOrder(datasets, batch_sizes, seed)
     settings = parts.settings = in_steps(settings, order.batches_per_epoch)
@@ -118,7 +124,7 @@ def make_plan(settings: Settings, config: DatasetConfig) -> Plan:
         shown = [picture for dataset in datasets for picture in dataset if not picture.subset.is_reg]
         first = {picture.concept.name: picture.prompts[0] for picture in reversed(shown)}
         samples = default_prompts(config.concepts, list(first.values()))
-    return Plan(settings, config, parts, datasets, order, samples, tuple(validation))
+    return Plan(settings, config, parts, datasets, order, samples, tuple(validation), processes)
 
 
 def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:
@@ -175,6 +181,8 @@ def describe_plan(plan: Plan) -> str:
     replay = f", {plan.settings.pure_learning.replay_images} replayed pictures" if plan.uses_replay else ""
     steps = ", then ".join(f"{count} steps of the {name}" for name, count in plan.stage_steps.items())
     lines.append(f"Steps: {steps}{replay}")
+    if plan.processes > 1:
+        lines.append(f"Processes: {plan.processes}; each step sees {plan.processes} times the batch size")
     return "\n".join(lines)
 
 

@@ -29,10 +29,12 @@ from library.training.out_of_memory import step_down
 from library.training.outputs import load_extractor, save_extractor, save_preview, save_student
 from library.training.parts import STUDENT_ADAPTER, class_states, extractor_adapter
 from library.training.plan import Plan, stage_rates
+from library.training.processes import ALONE, Processes
 from library.training.replay import draw_replay
 from library.training.scenes import Replay, SceneMaker
 from library.training.sheets import preview_of
 from library.training.stage import Learner, OutOfMemory, Stage
+from library.training.unseen import Unseen
 from library.training.validation import ValidationLoss
 from library.training.weights_state import restore_weights, weights_of
 
@@ -60,6 +62,7 @@ class Run:
 
     Args:
         plan: checked settings, pictures and prompts.
+        processes: those that make its steps together; only the main one writes files.
 
     Attributes:
         observer: what the user sees of it.
@@ -68,7 +71,8 @@ class Run:
         ConfigError: an unfinished run is in the way, or the state to resume does not fit.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, processes: Processes = ALONE) -> None:
+        self.processes = processes
         self.plan, self.settings, self.parts = plan, plan.settings, plan.parts
         self.folder = self.settings.output_dir
         self.states = StateFolder(self.folder / f"{self.settings.saving.output_name}-state")
@@ -77,8 +81,9 @@ class Run:
         batches = plan.order.batches_per_epoch
         self.validation = ValidationLoss(self.parts, self.latents, plan.validation, self.settings, batches)
         self.replay: Replay | None = None
-        self.observer = Observer(plan)
-        self.resumed = self._state_to_resume()
+        self.observer = Observer(plan) if processes.main else Unseen(plan)
+        with processes.main_first():
+            self.resumed = self._state_to_resume()
 
     def train(self) -> list[Path]:
         """Runs what is left of the run; returns the files of the student.
@@ -86,7 +91,8 @@ class Run:
         Raises:
             Interrupted: Ctrl-C; the state is saved.
         """
-        self._write_config()
+        if self.processes.main:
+            self._write_config()
         self.open_log()
         with self.observer.to_the_end():
             self.prepare()
@@ -126,7 +132,8 @@ class Run:
         """Settings that a resumed run must keep, by name."""
         tables = as_tables(self.settings, shaping_only=True)
         flat = {name: value for table in tables.values() for name, value in table.items()}
-        return {**flat, **dataset_config.as_tables(self.plan.config)}
+        together = {"processes": self.processes.count} if self.processes.count > 1 else {}
+        return {**flat, **dataset_config.as_tables(self.plan.config), **together}
 
     def _write_config(self) -> None:
         """Writes `config.toml`, runnable as it is: every setting in force, with the dataset config in it."""
@@ -143,9 +150,9 @@ class Run:
     def prepare(self) -> None:
         """Text and latents once, then the encoders go and the transformer comes."""
         parts, model, observer = self.parts, self.parts.model, self.observer
-        with observer.phase("text"):
+        with observer.phase("text"), self.processes.main_first():
             parts.texts.prepare(self.plan.texts(), observer.progress("text"))
-        with observer.phase("latents"):
+        with observer.phase("latents"), self.processes.main_first():
             self.latents.prepare(self.plan.pictures, observer.progress("latents"))
         model.release_vae()
         with observer.phase("loading"):
@@ -153,7 +160,7 @@ class Run:
         for notice in model.notices:
             say(notice)
         if self.plan.uses_replay:
-            with observer.phase("replayed pictures"):
+            with observer.phase("replayed pictures"), self.processes.main_first():
                 self.replay = draw_replay(parts, self.plan.size, observer.progress("replayed pictures"))
         observer.attach()
 
@@ -213,16 +220,20 @@ class Run:
             return
         stage = self.extractor_stage()
         self._run(stage)
+        if not self.processes.main:
+            return
         self.observer.saved({save_extractor(self.parts): EXTRACTOR}, stage.done)
         if not (self.resumed and STUDENT in self.resumed.tree):
             self.observer.sheet_of_extractor(stage.steps)
 
     def train_student(self) -> list[Path]:
-        """Stage 2: trains it to its end and saves the results; returns their files."""
+        """Stage 2: trains it to its end; the main process saves the results. Returns their files."""
         stage, observer = self.student_stage(), self.observer
         if stage.done == 0:
             observer.sheet_of_student(stage)
         self._run(stage)
+        if not self.processes.main:
+            return []
         files = save_student(self.parts, stage.done, about_data=data_metadata(self.plan))
         beside = save_preview(self.parts, files, preview_of(observer.sheet_of_student(stage)))
         observer.say_if_weak()
@@ -246,9 +257,11 @@ class Run:
         wanted = {reading.prediction.prompt for reading in objective.readings}
         order, seed = self.plan.order, settings.optimizer.seed
         dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
-        scenes = SceneMaker(name, seed, settings.noise, order, self.latents, parts.texts, wanted, self.replay, dropout)
+        scenes = SceneMaker(
+            name, seed, settings.noise, order, self.latents, parts.texts, wanted, self.replay, dropout, self.processes
+        )
         fp16, steps = settings.model.mixed_precision == "fp16", self.plan.stage_steps[name]
-        stage = Stage(name, steps, objective, branches, scenes, learners, settings.optimizer, fp16)
+        stage = Stage(name, steps, objective, branches, scenes, learners, settings.optimizer, fp16, self.processes)
         if self.resumed and name in self.resumed.tree["stages"]:
             stage.load_state(self.resumed.tree["stages"][name])
         elif self.resumed:
@@ -261,11 +274,12 @@ class Run:
             while stage.done < stage.steps:
                 begin = time.perf_counter()
                 row = self._step(stage)
-                if stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
+                if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
                     row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
                 self.observer.step(row, time.perf_counter() - begin)
-                if stop.made:
+                if self.processes.any(stop.made):
                     self._save_state(stage)
+                    self.processes.wait()  # the end of one would be the end of all
                     raise Interrupted(
                         f"Stopped after step {stage.done} of {stage.steps} of the {stage.name}; all is saved. The same "
                         "command with --resume auto goes on."
@@ -285,6 +299,8 @@ class Run:
             say(f"{where}: the card's memory did not suffice; going on with {taken}.")
 
     def _save_on_the_way(self, stage: Stage) -> None:
+        if not self.processes.main:
+            return
         saving, samples = self.settings.saving, self.settings.samples
         if stage.done % saving.save_state_every_n_steps == 0 or stage.done == stage.steps:
             self._save_state(stage)
@@ -296,6 +312,8 @@ class Run:
                 self.observer.saved(files, stage.done)
 
     def _save_state(self, stage: Stage) -> None:
+        if not self.processes.main:
+            return
         parts, done = self.parts, dict.fromkeys(self.plan.stage_steps, 0)
         for name in itertools.takewhile(lambda name: name != stage.name, self.plan.stage_steps):
             done[name] = self.plan.stage_steps[name]

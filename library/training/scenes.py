@@ -29,6 +29,7 @@ from library.objectives import (
     TARGET,
 )
 from library.prompts import NULL_PROMPT, PromptTriple
+from library.training.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class SceneMaker:
         wanted: the prompts that the stage's predictions read.
         replay: the pretrained model's own pictures, if it reads those.
         embedding_dropout: how often the student sees a picture without its concept embeddings.
+        processes: each gets its share of the rows of every scene, of which all is drawn, so that shares fit together.
     """
 
     def __init__(
@@ -67,10 +69,16 @@ class SceneMaker:
         wanted: Iterable[str],
         replay: Replay | None,
         embedding_dropout: float = 0.0,
+        processes: Processes = ALONE,
     ) -> None:
         self.stage, self.seed, self.noise = stage, seed, noise
         self.order, self.latents, self.texts = order, latents, texts
         self.wanted, self._replay, self.embedding_dropout = frozenset(wanted), replay, embedding_dropout
+        self.processes = processes
+
+    def rows(self, number: int) -> int:
+        """How many pictures batch `number` has, over all processes."""
+        return len(self.order.batch(number))
 
     def reference(self, number: int) -> Scene:
         """The user's pictures of batch `number`."""
@@ -84,7 +92,8 @@ class SceneMaker:
         }
         shows = torch.tensor([draw.prompts.complete != draw.prompts.base for draw in draws])
         scene = self._scene(image, prompts, generator, self._word_alone(len(draws), "reference", number))
-        return replace(scene, emphasis=self.latents.emphasis(draws), shows_concept=None if shows.all() else shows)
+        scene = replace(scene, emphasis=self.latents.emphasis(draws), shows_concept=None if shows.all() else shows)
+        return scene.part(self.processes.share(len(draws)))
 
     def replay(self, number: int) -> Scene | None:
         """As many of the pretrained model's own pictures, or None if the stage has none."""
@@ -99,7 +108,8 @@ class SceneMaker:
             name: PromptBatch.of([self.texts[text] for text in of_row], concepts) for name, of_row in texts.items()
         }
         word_alone = self._word_alone(len(draws), REPLAY, number)
-        return self._scene(self._replay.latents[chosen], prompts, generator, word_alone)
+        scene = self._scene(self._replay.latents[chosen], prompts, generator, word_alone)
+        return scene.part(self.processes.share(len(draws)))
 
     def _word_alone(self, count: int, which: str, number: int) -> Tensor | None:
         """Which pictures the student sees without embeddings; drawn apart, so that all else stays as it is."""

@@ -16,6 +16,7 @@ from library.errors import TrainingError
 from library.objectives import Losses, Objective
 from library.optim import build_lr_scheduler, build_optimizer
 from library.report.log import summary
+from library.training.processes import ALONE, Processes
 from library.training.scenes import SceneMaker
 
 
@@ -32,6 +33,22 @@ class Learner:
     learning_rate: float
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What is logged of a batch, or of a process's share of it; on the CPU.
+
+    Args:
+        weight: what it counts in the step.
+        sigma, parts, measures: of each image, (B,).
+    """
+
+    weight: float
+    loss: float
+    sigma: Tensor
+    parts: dict[str, Tensor]
+    measures: dict[str, Tensor]
+
+
 class OutOfMemory(Exception):
     """A step's gradients did not fit. The step has changed nothing and can be made again."""
 
@@ -42,6 +59,7 @@ class Stage:
     Args:
         steps: how many it has.
         fp16: scales the loss, so that small gradients do not vanish.
+        processes: those that make each step together.
     """
 
     def __init__(
@@ -54,9 +72,10 @@ class Stage:
         learners: list[Learner],
         settings: OptimizerSettings,
         fp16: bool,
+        processes: Processes = ALONE,
     ) -> None:
         self.name, self.steps, self.objective, self.branches = name, steps, objective, branches
-        self.scenes, self.settings, self.done = scenes, settings, 0
+        self.scenes, self.settings, self.done, self.processes = scenes, settings, 0, processes
         self.learners = [learner for learner in learners if learner.parameters]
         self.optimizer = build_optimizer(
             [{"params": learner.parameters, "lr": learner.learning_rate} for learner in self.learners], settings
@@ -71,13 +90,18 @@ class Stage:
             TrainingError: the loss is not a number.
             OutOfMemory: nothing was changed.
         """
-        torch.manual_seed(seed_for(self.settings.seed, self.name, "dropout", self.done))
-        batches = self.settings.gradient_accumulation_steps
+        own = () if self.processes.main else (self.processes.number,)
+        torch.manual_seed(seed_for(self.settings.seed, self.name, "dropout", self.done, *own))
+        batches, seen, failed = self.settings.gradient_accumulation_steps, [], False
         try:
             seen = [self._gradient_of(self.done * batches + index, batches) for index in range(batches)]
-        except torch.OutOfMemoryError as error:
+        except torch.OutOfMemoryError:
+            failed = True
+        if self.processes.any(failed):
             self.optimizer.zero_grad(set_to_none=True)
-            raise OutOfMemory from error
+            raise OutOfMemory
+        self.processes.add_up_gradients(self._parameters())
+        seen = self.processes.gathered([one for one in seen if one])
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.settings.max_grad_norm or math.inf)
         rates = {learner.name: float(rate) for learner, rate in zip(self.learners, self._rates(), strict=True)}
@@ -88,8 +112,13 @@ class Stage:
         self.done += 1
         return {"stage": self.name, "step": self.done, **_row(seen), "grad_norm": float(norm), **rates}
 
-    def _gradient_of(self, number: int, batches: int) -> tuple[Tensor, Losses]:
+    def _gradient_of(self, number: int, batches: int) -> Seen | None:
+        """Adds the gradient of this process's share of a batch; None if it has none of a small one."""
         reference, replay = self.scenes.reference(number), self.scenes.replay(number)
+        weight = len(reference.image) / self.scenes.rows(number) / batches
+        if not weight:
+            self.scaler.scale(torch.zeros((), device=self.branches.model.device))  # it needs to have seen something
+            return None
         v = self.branches.predict(reference, replay)
         losses = self.objective(v)
         if not torch.isfinite(losses.total):
@@ -97,8 +126,8 @@ class Stage:
                 f"Stage {self.name}, step {self.done + 1}: the loss is {losses.total.item()}.",
                 'Lower learning_rate and embedding_lr; with mixed_precision = "fp16", try "bf16".',
             )
-        self.scaler.scale(losses.total / batches).backward()
-        return reference.sigma, losses
+        self.scaler.scale(losses.total * weight).backward()
+        return _seen(weight, reference.sigma, losses)
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for learner in self.learners for parameter in learner.parameters]
@@ -123,13 +152,14 @@ class Stage:
         self.scaler.load_state_dict(state["scaler"])
 
 
-def _row(seen: list[tuple[Tensor, Losses]]) -> dict[str, Any]:
+def _seen(weight: float, sigma: Tensor, losses: Losses) -> Seen:
+    parts, measures = ({name: one.cpu() for name, one in each.items()} for each in (losses.parts, losses.measures))
+    return Seen(weight, float(losses.total.detach()), sigma.cpu(), parts, measures)
+
+
+def _row(seen: list[Seen]) -> dict[str, Any]:
     """What is logged of the batches that make one step."""
-    sigma = torch.cat([sigma for sigma, _ in seen])
-    losses = [losses for _, losses in seen]
-    parts = {name: torch.cat([one.parts[name] for one in losses]) for name in losses[0].parts}
-    measures = {name: torch.cat([one.measures[name] for one in losses]) for name in losses[0].measures}
-    return {
-        "loss": float(torch.stack([one.total.detach() for one in losses]).mean()),
-        **summary(sigma, parts, measures),
-    }
+    parts = {name: torch.cat([one.parts[name] for one in seen]) for name in seen[0].parts}
+    measures = {name: torch.cat([one.measures[name] for one in seen]) for name in seen[0].measures}
+    loss = sum(one.weight * one.loss for one in seen)
+    return {"loss": loss, **summary(torch.cat([one.sigma for one in seen]), parts, measures)}

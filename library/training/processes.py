@@ -1,0 +1,172 @@
+"""The processes of a run: `accelerate launch` starts several, each with its share of every batch.
+
+What learns is a few megabytes, and a step makes several passes, so nothing is wrapped: each process works out the
+gradient of its own pictures, and all add them up before the optimizer. That is the step that one process would make of
+the whole batch. The frozen base is whole in each of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import nn
+
+from library.config.settings import Settings
+from library.errors import ConfigError
+from library.models import pick_device
+
+PATIENCE = timedelta(hours=24)
+"""How long processes wait for each other: as long as the main one may take over caches and sheets."""
+NOT_USED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism",
+}
+"""What a configuration of accelerate may ask for, by the variable that it sets."""
+
+
+class Processes:
+    """Processes that make each step together; by default there is one.
+
+    Args:
+        count: how many there are.
+        number: which one this is; 0 is the main one, which alone writes and speaks.
+        device: where they exchange numbers.
+    """
+
+    def __init__(self, count: int = 1, number: int = 0, device: torch.device | None = None) -> None:
+        self.count, self.number, self.device = count, number, device or torch.device("cpu")
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the one that writes files."""
+        return self.number == 0
+
+    def share(self, rows: int) -> slice:
+        """The rows of a batch that are this process's; the first ones have one more where it does not come out even."""
+        each, over = divmod(rows, self.count)
+        begin = self.number * each + min(self.number, over)
+        return slice(begin, begin + each + (self.number < over))
+
+    @contextlib.contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The others enter when the main process has left, and find what it has put into the cache."""
+        if not self.main:
+            self.wait()
+        yield
+        if self.main:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.any(False)
+
+    def any(self, yes: bool) -> bool:
+        """Whether any process says yes; the same answer in all."""
+        return self._reduced(float(yes), "MAX") > 0
+
+    def least(self, value: int) -> int:
+        """The smallest of all processes' values."""
+        return int(self._reduced(float(value), "MIN"))
+
+    def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Each parameter's gradient becomes the sum over the processes; what none has a gradient for keeps none."""
+        if self.count == 1:
+            return
+        has = torch.tensor([float(one.grad is not None) for one in parameters], device=self.device)
+        torch.distributed.all_reduce(has)
+        learned = [one for one, some in zip(parameters, has.tolist(), strict=True) if some]
+        if not learned:
+            return
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in learned]
+        joined = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(joined)
+        for one, total in zip(learned, joined.split([one.numel() for one in learned]), strict=True):
+            one.grad = total.view_as(one)
+
+    def gathered(self, seen: list[Any]) -> list[Any]:
+        """The lists of all processes as one, in order of the processes."""
+        if self.count == 1:
+            return seen
+        every: list[list[Any]] = [[] for _ in range(self.count)]
+        torch.distributed.all_gather_object(every, seen)
+        return [one for of_process in every for one in of_process]
+
+    @contextlib.contextmanager
+    def only_main_speaks(self) -> Iterator[None]:
+        """Inside, what the other processes print goes nowhere; their errors are printed once they have left."""
+        if self.main:
+            yield
+            return
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            yield
+
+    def _reduced(self, value: float, how: str) -> float:
+        if self.count == 1:
+            return value
+        tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, how))
+        return float(tensor)
+
+
+ALONE = Processes()
+"""One process."""
+
+
+@contextlib.contextmanager
+def joined(settings: Settings, notices: list[str]) -> Iterator[Processes]:
+    """The processes that `accelerate launch` has started, or one if it has not.
+
+    Args:
+        notices: what to tell the user of accelerate's configuration is added to it.
+
+    Raises:
+        ConfigError: `device` names one card, which several processes can't share.
+    """
+    notices += left_out(settings)
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield ALONE
+        return
+    wanted = settings.model.device
+    if wanted not in ("auto", "cuda", "cpu"):
+        raise ConfigError(
+            f'device is "{wanted}", but there are {count} processes, each with a card of its own.',
+            'Set device = "auto", and name the cards by accelerate launch --gpu_ids.',
+        )
+    from accelerate import PartialState  # slow to import, and of no use to a single process
+
+    state = PartialState(cpu=pick_device(wanted).type == "cpu", timeout=PATIENCE)
+    processes = Processes(state.num_processes, state.process_index, state.device)
+    if processes.count != count:  # each would take itself for the main one
+        raise ConfigError(
+            f"accelerate started {count} processes, but they can't find each other.", "See accelerate env."
+        )
+    with processes.only_main_speaks():
+        yield processes
+    state.destroy_process_group()
+
+
+def left_out(settings: Settings) -> list[str]:
+    """A sentence for each thing that accelerate's configuration asks for and that is not used; it is switched off."""
+    said = []
+    for variable, name in NOT_USED.items():
+        if os.environ.pop(variable, "false").lower() in ("true", "1"):
+            said.append(
+                f"accelerate's configuration asks for {name}, which is not used: what learns is a few megabytes, so "
+                "each process holds the whole frozen model and only gradients are exchanged. To make the model smaller, use "
+                "base_quantization or blocks_to_swap."
+            )
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in ("no", settings.model.mixed_precision):
+        said.append(
+            f'accelerate\'s mixed_precision = "{precision}" is not used; the setting is '
+            f'mixed_precision = "{settings.model.mixed_precision}".'
+        )
+    return said

@@ -1,0 +1,248 @@
+"""Several processes make the step that one would make of the whole batch, and one of them writes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from library.errors import ConfigError, Interrupted
+from library.report.log import read_log
+from library.training.interrupt import StopRequest
+from library.training.processes import Processes, joined, left_out
+from library.training.run import Run
+from tests.conftest import ROOT
+from tests.test_command_line import DEMO, QUICK, environment, folders
+
+DATASET = """
+[[concepts]]
+name = "dog"
+trigger = "sks"
+class_word = "dog"
+[[datasets]]
+resolution = 32
+batch_size = {size}
+validation_split = 0.25
+  [[datasets.subsets]]
+  image_dir = "{{pictures}}"
+"""
+"""Three pictures to train on, one for the validation loss."""
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+LAUNCH = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+
+
+@pytest.fixture
+def in_two(tmp_path):
+    """`in_two(work)`: calls `work(processes)` in two forked processes that talk by gloo; returns their exit codes."""
+    calls = iter(range(9))
+
+    def run(work) -> list[int]:
+        meeting, children = f"file://{tmp_path}/meeting{next(calls)}", []
+        for number in range(2):
+            child = os.fork()
+            if not child:
+                code = 1
+                try:
+                    torch.distributed.init_process_group("gloo", init_method=meeting, rank=number, world_size=2)
+                    work(Processes(2, number))
+                    torch.distributed.barrier()
+                    code = 0
+                except Interrupted:
+                    code = 130
+                except BaseException:
+                    import traceback
+
+                    traceback.print_exc()
+                finally:
+                    os._exit(code)
+            children.append(child)
+        return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+    return run
+
+
+def student_in(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "tiny.safetensors") | load_file(folder / "tiny_concept.safetensors")
+
+
+def images_of(row) -> dict[str, int]:
+    return {level: measures["images"] for level, measures in row["by_sigma"].items()}
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest, against the size of what is compared."""
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max() / other[name].abs().max().clamp_min(1e-9)) for name in one)
+
+
+# Arithmetic
+
+
+@pytest.mark.parametrize(("rows", "count"), [(4, 2), (5, 2), (1, 2), (7, 3)])
+def test_the_shares_of_a_batch_are_all_of_it_once_and_even(rows, count):
+    shares = [list(range(rows))[Processes(count, number).share(rows)] for number in range(count)]
+    assert [row for share in shares for row in share] == list(range(rows)) and max(map(len, shares)) - min(
+        map(len, shares)
+    ) <= 1
+
+
+def test_gradients_add_up_and_what_none_learned_stays_without(in_two):
+    def work(processes: Processes) -> None:
+        shared, mine, nobodys = (nn.Parameter(torch.zeros(3)) for _ in range(3))
+        shared.grad = torch.full((3,), 1.0 + processes.number)
+        if not processes.main:
+            mine.grad = torch.ones(3)
+        processes.add_up_gradients([shared, mine, nobodys])
+        assert shared.grad.tolist() == [3.0] * 3 and mine.grad.tolist() == [1.0] * 3 and nobodys.grad is None
+        assert processes.least(5 + processes.number) == 5 and processes.any(processes.number == 1)
+        assert not processes.any(False) and processes.gathered([processes.number]) == [0, 1]
+
+    assert in_two(work) == [0, 0]
+
+
+# Runs
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2, "batch_passes": "one_by_one"}], ids=str)
+def test_two_processes_learn_what_one_learns_from_the_joint_batch(plan_of, in_two, tmp_path, settings):
+    """Three pictures, two at a time: of every other batch, the second process has none."""
+    common = {"save_precision": "float", **settings}
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    Run(plan_of(DATASET.format(size=2), output_dir=str(alone), **common)).train()
+
+    def work(processes: Processes) -> None:
+        plan = plan_of(DATASET.format(size=1), 2, output_dir=str(two), cache_dir=str(two / "cache"), **common)
+        Run(plan, processes).train()
+
+    assert in_two(work) == [0, 0]
+    rows, expected = (read_log(folder / "log.jsonl") for folder in (two, alone))
+    assert len(rows) == 4
+    for row, other in zip(rows, expected, strict=True):
+        same = {"loss", "grad_norm", "pure", "lambda_star", "validation"} & other.keys()
+        assert {name: row[name] for name in same} == pytest.approx({name: other[name] for name in same}, rel=1e-3)
+        assert images_of(row) == images_of(other)
+    assert difference(student_in(two), student_in(alone)) < 1e-3
+
+
+def test_only_the_main_process_writes_and_makes_caches(plan_of, in_two):
+    plan = plan_of(DATASET.format(size=1), 2, save_every_n_steps=1, sample_every_n_steps=1)
+
+    def work(processes: Processes) -> None:
+        if not processes.main:
+            model = type(plan.parts.model)
+            model.encode_text = model.encode_image = model.decode = lambda *_: pytest.fail("computed twice")
+            sys.addaudithook(refuse_to_write)
+        Run(plan, processes).train()
+
+    assert in_two(work) == [0, 0]
+    assert (plan.settings.output_dir / "tiny-step00000001.safetensors").is_file()
+
+
+def refuse_to_write(event: str, arguments: tuple) -> None:
+    assert event not in ("os.mkdir", "os.rename", "os.remove", "shutil.rmtree"), arguments
+    if event == "open" and isinstance(arguments[0], str):
+        assert not arguments[2] & WRITING, f"{arguments[0]} is written"
+
+
+def test_two_processes_that_were_stopped_go_on_to_the_same_result(plan_of, in_two, tmp_path, monkeypatch):
+    """Only one of them hears Ctrl-C; both stop after the same step."""
+    common = {"save_precision": "float", "max_train_steps": 3}
+
+    def train(folder: str, **settings):
+        dataset, common["output_dir"] = DATASET.format(size=1), str(tmp_path / folder)
+        return in_two(lambda processes: Run(plan_of(dataset, 2, **common, **settings), processes).train())
+
+    assert train("whole") == [0, 0]
+    with monkeypatch.context() as patch:
+        patch.setattr("library.training.run.StopRequest", StoppedInStage2)
+        assert train("stopped") == [130, 130]
+    log = tmp_path / "stopped" / "log.jsonl"
+    assert [row["stage"] for row in read_log(log)] == ["extractor", "extractor", "student"]
+    with pytest.raises(ConfigError, match="processes was 2"):
+        Run(plan_of(DATASET.format(size=1), resume="auto", **common))
+    assert train("stopped", resume="auto") == [0, 0]
+    assert difference(student_in(tmp_path / "stopped"), student_in(tmp_path / "whole")) == 0
+
+
+class StoppedInStage2(StopRequest):
+    """As if the second process alone had been sent Ctrl-C in the first step of stage 2."""
+
+    stages = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        StoppedInStage2.stages += 1
+        self.made = self.stages == 2 and torch.distributed.get_rank() == 1
+
+
+def test_a_step_that_one_process_has_no_memory_for_is_made_again_by_both(plan_of, in_two, tmp_path):
+    def work(processes: Processes) -> None:
+        run = Run(plan_of(DATASET.format(size=1), 2, auto_fit=True, vram_gb=4.0), processes)
+        velocity = run.parts.model.velocity
+
+        def scarce(x_t, sigma, prompts):
+            if torch.is_grad_enabled() and not processes.main and len(run.parts.model.base.recomputed) < 3:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return velocity(x_t, sigma, prompts)
+
+        run.parts.model.velocity = scarce
+        run.train()
+        assert len(run.parts.model.base.recomputed) == 3
+
+    assert in_two(work) == [0, 0]
+
+
+# The launcher
+
+
+@pytest.fixture
+def fresh_environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("ACCELERATE", "FSDP"))]:
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def test_what_accelerate_is_configured_for_and_is_not_used_is_said_once_and_switched_off(plan_of, fresh_environment):
+    settings = plan_of().settings
+    assert left_out(settings) == []
+    fresh_environment.setenv("ACCELERATE_USE_FSDP", "true")
+    fresh_environment.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    fresh_environment.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    deepspeed, fsdp, precision = left_out(settings)
+    assert "asks for DeepSpeed, which is not used" in deepspeed and "FSDP" in fsdp
+    assert precision == 'accelerate\'s mixed_precision = "bf16" is not used; the setting is mixed_precision = "no".'
+    assert "ACCELERATE_USE_FSDP" not in os.environ
+
+
+def test_several_processes_do_not_share_one_card(plan_of, fresh_environment):
+    fresh_environment.setenv("WORLD_SIZE", "2")
+    settings = plan_of().settings
+    settings = replace(settings, model=replace(settings.model, device="cuda:1"))
+    with pytest.raises(ConfigError, match='device is "cuda:1", but there are 2 processes'), joined(settings, []):
+        pass
+
+
+def test_accelerate_launch_trains_and_control_c_saves_and_stops_all(tmp_path):
+    """As a user starts it, with FSDP in the configuration."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp", "--num_processes", "2", *LAUNCH]
+    words = ["purecc_train.py", *DEMO, *QUICK, *folders(tmp_path, "two"), "--extractor_train_steps", "400"]
+    started = subprocess.Popen(
+        [*launch, *words], cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "two" / "log.jsonl"
+    end = time.monotonic() + 120
+    while not read_log(log):
+        assert started.poll() is None and time.monotonic() < end, started.communicate()
+        time.sleep(0.2)
+    started.send_signal(signal.SIGINT)
+    out, err = started.communicate(timeout=60)
+    assert out.count("asks for FSDP, which is not used") == 1 and out.count("Processes: 2;") == 1
+    assert err.count("all is saved") == 1 and "Traceback" not in err.partition("all is saved")[0]
+    state = next((tmp_path / "two").glob("*-state/step-*"))
+    assert int(state.name[5:]) == len(read_log(log))
