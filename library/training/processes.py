@@ -160,8 +160,8 @@ def left_out(settings: Settings) -> list[str]:
         if os.environ.pop(variable, "false").lower() in ("true", "1"):
             said.append(
                 f"accelerate's configuration asks for {name}, which is not used: what learns is a few megabytes, so "
-                "each process holds the whole frozen model and only gradients are exchanged. To make the model smaller, use "
-                "base_quantization or blocks_to_swap."
+                "each process holds the whole frozen model and only gradients are exchanged. base_quantization and "
+                "blocks_to_swap make the model smaller."
             )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in ("no", settings.model.mixed_precision):
