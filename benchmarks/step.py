@@ -93,8 +93,10 @@ def main() -> None:
     from library.atomic import write_text
     from library.training.plan import make_plan
     from library.training.run import Run
+    from library.training.unseen import Unseen
 
     run = Run(make_plan(settings, config))
+    run.observer = Unseen(run.plan)
     run.prepare()
     run.build_extractor()
     run.build_student()
