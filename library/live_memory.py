@@ -17,7 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from library.roofline import Work
+
 META = torch.device("meta")
+FREE = frozenset(
+    getattr(torch.ops.aten, name)
+    for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "detach")
+)
+"""Operations that neither read nor write numbers, besides views."""
 
 
 class LiveMemory(TorchDispatchMode):
@@ -26,19 +33,25 @@ class LiveMemory(TorchDispatchMode):
     Attributes:
         now, peak: bytes of live storages made inside: at the moment, and at most.
         flops: floating-point operations of matrix products, convolutions and attention, forward and backward.
+        work: every operation that computes.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = self.flops = 0
+        self.work = Work()
         self._alive: dict[int, weakref.ref] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.flops += count(*args, **kwargs, out_val=out)
+        flops = 0 if count is None else count(*args, **kwargs, out_val=out)
+        self.flops += flops
+        if not (func.is_view or func._overloadpacket in FREE):
+            traffic = sum(_bytes_of(leaf) for leaf in tree_leaves((args, kwargs, out)))
+            if traffic:
+                self.work.add(flops, traffic, "attention" in func.__name__)
         made = [storage for storage in _storages(out) if storage._cdata not in self._alive]
         if made:
             given = {
@@ -59,6 +72,13 @@ class LiveMemory(TorchDispatchMode):
         self._alive[key] = weakref.ref(storage, gone)
         self.now += size
         self.peak = max(self.peak, self.now)
+
+
+def _bytes_of(leaf: Any) -> int:
+    """Bytes that reading or writing a meta tensor moves; what is only repeated is read once."""
+    if not isinstance(leaf, Tensor) or leaf.device.type != "meta":
+        return 0
+    return min(leaf.numel() * leaf.element_size(), leaf.untyped_storage().nbytes())
 
 
 def _storages(tree: Any) -> list[torch.UntypedStorage]:

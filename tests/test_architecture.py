@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    ["errors"],
+    ["errors", "roofline"],
     ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow", "live_memory"],
     ["config", "checkpoint", "lambda_star_loss", "hierarchical_embedding_injector", "measures"],
     ["prompts", "objectives", "adapters", "loaders", "models", "optim"],

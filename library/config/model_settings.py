@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from library.config.fields import setting
-from library.errors import ConfigError
+from library.errors import ConfigError, did_you_mean
+from library.roofline import CARDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,11 @@ class ModelSettings:
         above=0,
         shapes_training=False,
     )
+    card: str | None = setting(
+        None,
+        'Card to predict memory and time for, such as "RTX 3060": ' + ", ".join(CARDS) + ". Unset: the one at hand.",
+        shapes_training=False,
+    )
     auto_fit: bool = setting(
         False,
         "Where the memory does not suffice, take the next step down by itself: recompute all blocks, predictions one "
@@ -97,6 +103,8 @@ class ModelSettings:
                 "the backward pass needs them, and recomputing the block brings them back.",
                 "Set gradient_checkpointing = true.",
             )
+        if self.card is not None and self.card not in CARDS:
+            raise ConfigError(f'model: card = "{self.card}" is not known.', did_you_mean(self.card, CARDS))
         if not self.sdpa and not self.xformers:
             raise ConfigError(
                 "model: sdpa and xformers are both false, so there would be no attention.", "Set sdpa = true."

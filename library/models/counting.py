@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from library.live_memory import META, LiveMemory, fused_attention, held_by, storage_bytes
+from library.roofline import Work
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes on the device: what stays while a part is in use, and what comes on top at the worst moment."""
+    """What a part needs.
+
+    Args:
+        weights, transient: bytes on the device: what stays while it is in use, and what comes on top at its worst.
+        work: what it computes in one pass.
+        read: bytes of its files, where it is read for the sake of that pass alone.
+    """
 
     weights: int
     transient: int
+    work: Work = field(default_factory=Work)
+    read: int = 0
 
     @property
     def total(self) -> int:
@@ -39,7 +48,7 @@ def count_pass(module: nn.Module, run: Callable[[], Any]) -> Footprint:
     """What `run`, a pass without gradient through a module on the meta device, needs."""
     with fused_attention(), LiveMemory() as memory:
         run()
-    return Footprint(storage_bytes(held_by(module)), memory.peak)
+    return Footprint(storage_bytes(held_by(module)), memory.peak, memory.work)
 
 
 def count_text(encoders: Sequence[nn.Module], lengths: Sequence[int], rows: int) -> Footprint:
@@ -55,7 +64,10 @@ def count_text(encoders: Sequence[nn.Module], lengths: Sequence[int], rows: int)
         ids = torch.zeros(rows, length, dtype=torch.long, device=META)
         found.append(count_pass(encoder, lambda encoder=encoder, ids=ids: encoder(ids)))
     t5_layer = max(storage_bytes(held_by(layer)) for layer in encoders[2].encoder.block)
-    return Footprint(max(found[0].weights, found[1].weights, t5_layer), max(one.transient for one in found))
+    work, weights = Work(), max(found[0].weights, found[1].weights, t5_layer)
+    for one in found:
+        work.operations.update(one.work.operations)
+    return Footprint(weights, max(one.transient for one in found), work, sum(one.weights for one in found))
 
 
 def count_encode(vae: nn.Module, width: int, height: int, dtype: torch.dtype) -> Footprint:

@@ -6,7 +6,6 @@ cost time, last those that round the frozen weights.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,11 +15,12 @@ import torch
 from library.config.settings import Settings
 from library.errors import ConfigError
 from library.models.residence import ALWAYS_RESIDENT, Residence
+from library.roofline import CARDS
 from library.training.forecast import (
-    CARDS,
     DESKTOP,
     GIB,
     OVERHEAD,
+    PRESETS,
     Forecast,
     count_step,
     forecast,
@@ -28,8 +28,10 @@ from library.training.forecast import (
     text_length,
 )
 from library.training.plan import Plan
+from library.training.times import describe_times, speed_for
 
-SPEED_TRIES, SPEED_SIDE = 5, {"cuda": 4096, "cpu": 512}
+PRESET_BLOCKS = 24
+"""Blocks of the model that the presets for cards are made for, Stable Diffusion 3.5 Medium."""
 REFINEMENTS = 2
 LAST_RESORT = "a lower resolution, or a smaller train_batch_size with more gradient_accumulation_steps"
 
@@ -87,6 +89,8 @@ def card_of(settings: Settings, device: torch.device) -> int | None:
     """Bytes of the card to plan for; None if there is none. What programs hold beyond a desktop is not its."""
     if settings.model.vram_gb is not None:
         return int(settings.model.vram_gb * GIB)
+    if settings.model.card is not None:
+        return CARDS[settings.model.card].memory * GIB
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
@@ -177,7 +181,8 @@ def describe_fit(plan: Plan, predicted: Forecast, taken: list[StepDown], card: i
         f"{_blocks_in_words(plan)}"
     )
     lines += [f"  {name + ':':<20}{size / GIB:6.2f} GiB" for name, size in predicted.phases.items()]
-    lines += [*_verdict(plan, predicted, card), *_disk(plan, predicted), *_time(plan, predicted)]
+    lines += [*_verdict(plan, predicted, card), *_preset(plan, card), *_disk(plan, predicted)]
+    lines += describe_times(plan, predicted, speed_for(plan.settings, plan.parts.model))
     return "\n".join(lines)
 
 
@@ -189,10 +194,10 @@ def _blocks_in_words(plan: Plan) -> str:
 
 
 def _verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]:
-    fitting = [size for size in CARDS if predicted.fits(size * GIB)]
+    fitting = [size for size in PRESETS if predicted.fits(size * GIB)]
     desktop = f"with {DESKTOP / GIB:.1f} GiB left for a desktop"
     if card is None:
-        yield f"Fits cards of {fitting[0]} GB and more, {desktop}." if fitting else f"Fits no card of {CARDS[-1]} GB."
+        yield f"Fits cards of {fitting[0]} GB and more, {desktop}." if fitting else f"Fits no card of {PRESETS[-1]} GB."
         return
     if predicted.fits(card):
         yield f"Fits a card of {card / GIB:.1f} GiB, {desktop}."
@@ -201,9 +206,13 @@ def _verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]
     yield f"Does not fit a card of {card / GIB:.1f} GiB, {desktop}: {phase} needs {predicted.peak / GIB:.2f} GiB."
     left = [*map(str, steps_down(plan.settings, block_count(plan))), LAST_RESORT]
     yield "Steps down, in this order: " + "; ".join(left) + ". --auto_fit takes them by itself."
-    presets = [size for size in CARDS if size * GIB <= card]
-    if presets:
-        yield f"presets/sd35m_{presets[-1]}gb.toml is made for such a card."
+
+
+def _preset(plan: Plan, card: int | None) -> Iterator[str]:
+    """The preset that is made for such a card."""
+    presets = [size for size in PRESETS if card and size * GIB <= card]
+    if presets and block_count(plan) == PRESET_BLOCKS:
+        yield f"The preset for such a card is presets/sd35m_{presets[-1]}gb.toml."
 
 
 def _disk(plan: Plan, predicted: Forecast) -> Iterator[str]:
@@ -216,40 +225,6 @@ def _disk(plan: Plan, predicted: Forecast) -> Iterator[str]:
     cache = texts + latents + 4 * replayed * _numbers(model.latent_shape(*plan.size))
     learning = sum(step.learning for step in predicted.steps.values())
     yield f"Disk: {cache / 1e6:.0f} MB of cache, about {24 * learning / 1e6:.0f} MB of results and saved state."
-    if settings.model.blocks_to_swap:
-        moved = max(step.moved for step in predicted.steps.values())
-        yield f"Swapped blocks: {moved / GIB:.2f} GiB travel to the card each step."
-
-
-def _time(plan: Plan, predicted: Forecast) -> Iterator[str]:
-    settings, steps = plan.settings, plan.stage_steps
-    batches = settings.optimizer.gradient_accumulation_steps
-    each = ", ".join(f"{batches * step.flops / 1e12:.3g} in the {name}" for name, step in predicted.steps.items())
-    training = sum(steps[name] * batches * step.flops for name, step in predicted.steps.items())
-    replayed = settings.pure_learning.replay_images if plan.uses_replay else 0
-    replaying = 2 * replayed * settings.pure_learning.replay_sample_steps * predicted.sampling_flops
-    yield f"Arithmetic of a step, TFLOP: {each}. All steps {training / 1e15:.3g} PFLOP, replay {replaying / 1e15:.3g}."
-    device = plan.parts.model.device
-    if settings.model.vram_gb is not None and device.type != "cuda":
-        yield "Time: unknown, since that card is not here."
-        return
-    seconds = (training + replaying) / matrix_speed(device, plan.parts.model.dtype)
-    yield (
-        f"Time: at least {seconds / 60:.1f} min at the speed at which {device} multiplies matrices (tried just now); a "
-        "step does more than that, and no whole run was measured for this."
-    )
-
-
-def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second in products of large matrices: the best of a few tries."""
-    side = SPEED_SIDE.get(device.type, SPEED_SIDE["cpu"])
-    matrix, best = torch.ones(side, side, device=device, dtype=dtype), float("inf")
-    for _ in range(SPEED_TRIES):
-        begin = time.perf_counter()
-        product = matrix @ matrix
-        float(product[0, 0])  # waits for the device
-        best = min(best, time.perf_counter() - begin)
-    return 2 * side**3 / best
 
 
 def _numbers(shape: tuple[int, ...]) -> int:

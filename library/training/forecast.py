@@ -19,6 +19,7 @@ from library.models import FlowModel, PromptBatch
 from library.models.counting import Footprint
 from library.models.residence import Residence
 from library.objectives import EXTRACTOR, REPLAY, STUDENT
+from library.roofline import BUS, Speed
 from library.training.branching import freeze_all_but, learning_in, objective_of, scheduler_of
 from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter
 from library.training.plan import Plan
@@ -32,7 +33,7 @@ ALLOCATOR = int(0.10 * GIB)
 OVERHEAD = CUDA_CONTEXT + ALLOCATOR
 DESKTOP = int(0.9 * GIB)
 """What a desktop may hold of a card's memory. A run fits a card of N GB if it needs no more than N GiB less this."""
-CARDS = (6, 8, 12, 16, 24)
+PRESETS = (6, 8, 12, 16, 24)
 """Cards there are presets for, in GB."""
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "pagedadamw8bit": 2, "prodigy": 16}
 """Bytes that an optimizer keeps for each number that learns; others are counted as AdamW."""
@@ -50,6 +51,10 @@ class StepCount:
     moved: int
     """Bytes that swapped blocks travel to the device."""
 
+    def seconds(self, speed: Speed) -> float:
+        """How long it takes; swapped blocks travel meanwhile."""
+        return max(self.footprint.work.seconds(speed), self.moved / BUS)
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -58,12 +63,16 @@ class Forecast:
     Args:
         phases: bytes on the device at the worst moment of each phase, `OVERHEAD` included, in the order they come.
         steps: one step of each stage.
-        sampling_flops: of one pass through the transformer for one picture.
+        sampling: one pass of sampling, and of how many pictures, guidance included.
+        parts: text encoders and VAE, each at its largest.
+        transformer: bytes of its weights before they are made fewer.
     """
 
     phases: dict[str, int]
     steps: dict[str, StepCount]
-    sampling_flops: int
+    sampling: tuple[StepCount, int]
+    parts: dict[str, Footprint]
+    transformer: int
 
     @property
     def peak(self) -> int:
@@ -88,17 +97,19 @@ def forecast(plan: Plan) -> Forecast:
     size = max(rows, key=lambda one: one[0] * one[1] * rows[one])
     sampling = count_sampling(plan, size, rows[size])
     phases = {TEXT: parts_of["text"].total, ENCODE: parts_of["encode"].total}
-    phases |= {_phase_of(name): step.footprint.total for name, step in steps.items()}
+    phases |= {phase_of(name): step.footprint.total for name, step in steps.items()}
     resident = steps[STUDENT].footprint.weights
     phases |= {SAMPLING: sampling.footprint.total, DECODE: resident + parts_of["decode"].total}
     with_overhead = {name: size + OVERHEAD for name, size in phases.items()}
-    return Forecast(with_overhead, steps, sampling.flops // rows[size])
+    parts = {TEXT: parts_of["text"], ENCODE: parts_of["encode"], DECODE: parts_of["decode"]}
+    whole = storage_bytes(held_by(model.counted(Residence()).transformer))
+    return Forecast(with_overhead, steps, (sampling, rows[size]), parts, whole)
 
 
 def recounted(plan: Plan, predicted: Forecast) -> Forecast:
     """The same with other blocks recomputed, which changes the stages alone."""
     steps = _steps(plan)
-    stages = {_phase_of(name): step.footprint.total + OVERHEAD for name, step in steps.items()}
+    stages = {phase_of(name): step.footprint.total + OVERHEAD for name, step in steps.items()}
     return replace(predicted, phases={**predicted.phases, **stages}, steps=steps)
 
 
@@ -106,7 +117,8 @@ def _steps(plan: Plan) -> dict[str, StepCount]:
     return {name: count_step(plan, name) for name in plan.stage_steps}
 
 
-def _phase_of(stage: str) -> str:
+def phase_of(stage: str) -> str:
+    """What a stage is called among the phases."""
     return f"stage {1 if stage == EXTRACTOR else 2}, {stage}"
 
 
@@ -137,7 +149,7 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     with fused_attention(), LiveMemory() as memory:
         objective(scheduler.predict(reference, replay)).total.backward()
     moved = 0 if swap is None else swap.bytes_moved
-    return StepCount(Footprint(weights + state, memory.peak), count, memory.flops, moved)
+    return StepCount(Footprint(weights + state, memory.peak, memory.work), count, memory.flops, moved)
 
 
 @torch.no_grad()
@@ -152,7 +164,8 @@ def count_sampling(plan: Plan, size: tuple[int, int], rows: int) -> StepCount:
     scene = _scene(plan, size, rows, {"prompt"})
     with fused_attention(), LiveMemory() as memory:
         parts.velocity(PRETRAINED_BRANCH, scene.x_t, scene.sigma, [scene.prompts["prompt"]])
-    return StepCount(Footprint(storage_bytes(_held(parts)), memory.peak), 0, memory.flops, 0)
+    moved = 0 if parts.model.base.swap is None else parts.model.base.swap.bytes_moved
+    return StepCount(Footprint(storage_bytes(_held(parts)), memory.peak, memory.work), 0, memory.flops, moved)
 
 
 def counted_parts(plan: Plan, stage: str, residence: Residence | None) -> Parts:

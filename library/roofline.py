@@ -1,0 +1,97 @@
+"""How long arithmetic takes on a device: each operation as long as its products, its traffic or its start, whichever is
+most.
+
+The speeds of cards are their makers' numbers, what a run gets of them is assumed: nothing here was measured on a card.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+GEMM, ATTENTION = 0.80, 0.65
+"""Shares of a card's speed that large matrix products and fused attention get. Assumed."""
+TRAFFIC = 0.85
+"""Share of its memory bandwidth that other operations get. Assumed."""
+START = 6e-6
+"""Seconds that PyTorch takes to start an operation. Assumed."""
+BUS = 12e9
+"""Bytes a second from the computer's memory to a card: PCIe 4.0 with 8 lanes, or 3.0 with 16. Assumed."""
+DISK = 1e9
+"""Bytes a second that a file is read with: between a SATA and an NVMe disk. Assumed."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A device.
+
+    Args:
+        name: what it is called.
+        flops: of products of 16-bit matrices with sums in 32 bits, a second.
+        bandwidth: bytes a second between its memory and its cores.
+        memory: GB.
+        start: seconds that PyTorch takes to start an operation.
+        known: all of it was measured, so it is what a run gets.
+    """
+
+    name: str
+    flops: float
+    bandwidth: float
+    memory: int = 0
+    start: float = START
+    known: bool = False
+
+    def seconds(self, flops: int, traffic: int, attention: bool) -> float:
+        """Of one operation."""
+        products, copies = (1.0, 1.0) if self.known else (ATTENTION if attention else GEMM, TRAFFIC)
+        return max(flops / (self.flops * products), traffic / (self.bandwidth * copies), self.start)
+
+
+CARDS = {
+    card.name: card
+    for card in (
+        Speed("RTX 3050 6GB", 13.5e12, 168e9, 6),
+        Speed("RTX 4060", 30e12, 272e9, 8),
+        Speed("RTX 3070", 40.6e12, 448e9, 8),
+        Speed("RTX 3060", 25.5e12, 360e9, 12),
+        Speed("RTX 4070", 58.3e12, 504e9, 12),
+        Speed("RTX 4060 Ti 16GB", 44e12, 288e9, 16),
+        Speed("RTX 4080", 97e12, 717e9, 16),
+        Speed("RTX 3090", 71e12, 936e9, 24),
+        Speed("RTX 4090", 165e12, 1008e9, 24),
+    )
+}
+"""Cards by name; of each size, the slowest comes first."""
+
+
+def card_of_size(gigabytes: float) -> Speed:
+    """The slowest known card of that size, or of the next smaller size."""
+    smaller = [card for card in CARDS.values() if card.memory <= gigabytes]
+    return next(
+        (card for card in CARDS.values() if smaller and card.memory == smaller[-1].memory), CARDS["RTX 3050 6GB"]
+    )
+
+
+@dataclass
+class Work:
+    """Operations, counted by what they are: (flops, bytes read and written, whether it is attention)."""
+
+    operations: Counter = field(default_factory=Counter)
+
+    def add(self, flops: int, traffic: int, attention: bool) -> None:
+        """One operation more."""
+        self.operations[flops, traffic, attention] += 1
+
+    @property
+    def traffic(self) -> int:
+        """Bytes read and written by all of them."""
+        return sum(count * traffic for (_, traffic, _), count in self.operations.items())
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return self.operations.total()
+
+    def seconds(self, speed: Speed) -> float:
+        """How long they take one after the other."""
+        return sum(count * speed.seconds(*one) for one, count in self.operations.items())

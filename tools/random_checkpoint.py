@@ -1,0 +1,78 @@
+"""Stable Diffusion 3.5 Medium with random weights, in one file for ComfyUI: python -m tools.random_checkpoint FILE
+
+All of its parts at full size, 16 GB in 16 bits: whatever loads, counts, caches or trains can be tried on it without the
+real weights. It draws noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from library.atomic import written
+from library.models.model_files import PARTS, FolderFiles
+from library.models.modules import blank
+from library.models.single_file import CONFIGURATIONS
+from library.models.weights import needed_by
+from tools.single_file import PREFIXES, transformer_for_comfyui, vae_for_comfyui
+
+DTYPES = {"bf16": ("BF16", torch.bfloat16), "fp16": ("F16", torch.float16)}
+GENERAL = 1
+"""Dimensions of a weight that is a bias or a scale."""
+
+
+def shapes_of(part: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a part as a single file has them."""
+    weights = needed_by(blank(part, FolderFiles(CONFIGURATIONS[0]).config(part)))
+    convert = {"transformer": transformer_for_comfyui, "vae": vae_for_comfyui}.get(part, dict)
+    with torch.device("meta"):
+        converted = convert({name: torch.empty(tensor.shape) for name, tensor in weights.items()})
+    return {PREFIXES[part] + name: tuple(tensor.shape) for name, tensor in converted.items()}
+
+
+def random_tensor(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Numbers that keep what flows through them about as large as it was, float32."""
+    if len(shape) == GENERAL:
+        return 0.02 * torch.randn(shape, generator=generator) + (1.0 if name.endswith("weight") else 0.0)
+    return torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
+
+
+def write_random(file: Path, parts: list[str], precision: str, seed: int = 0) -> int:
+    """Writes the file tensor by tensor; returns its bytes."""
+    name_of_dtype, dtype = DTYPES[precision]
+    shapes = {name: shape for part in parts for name, shape in shapes_of(part).items()}
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        size = dtype.itemsize * math.prod(shape)
+        header[name] = {"dtype": name_of_dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with written(file) as temporary, temporary.open("wb") as target:
+        target.write(len(text).to_bytes(8, "little") + text)
+        for raw in _raw(shapes, dtype, seed):
+            target.write(raw)
+    return 8 + len(text) + at
+
+
+def _raw(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, seed: int) -> Iterator[memoryview]:
+    generator = torch.Generator().manual_seed(seed)
+    for name, shape in shapes.items():
+        tensor = random_tensor(name, shape, generator).to(dtype)
+        yield tensor.flatten().view(torch.uint8).numpy().data
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Writes Stable Diffusion 3.5 Medium with random weights.")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="Default: all.")
+    parser.add_argument("--precision", choices=list(DTYPES), default="bf16")
+    arguments = parser.parse_args()
+    size = write_random(arguments.file, arguments.parts, arguments.precision)
+    print(f"{arguments.file}: {size / 1e9:.2f} GB")
