@@ -11,36 +11,40 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import replace
 from typing import Any
 
+from benchmarks.variants import AUTHORS, PLAIN, VARIANTS, settings_of
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
 from library.environment import prepare_process
 from library.errors import exit_code_of
 
-NOTHING = {"eta": 0.0, "anchor_weight": 0.0, "replay_weight": 0.0}
-PLAIN = "plain LoRA"
-VARIANTS: dict[str, dict[str, Any]] = {
-    PLAIN: NOTHING,
-    "L_CC + anchor (DOP)": {**NOTHING, "anchor_weight": 1.0},
-    "paper: live base": {**NOTHING, "eta": 1.0, "v_original": "live", "guidance_against": "null"},
-    "PureCC, base detached": {**NOTHING, "eta": 1.0, "v_original": "detached"},
-    "PureCC, base frozen": {**NOTHING, "eta": 1.0, "v_original": "frozen"},
-    "PureCC + anchor": {**NOTHING, "eta": 1.0, "anchor_weight": 1.0},
-    "pure: + anchor + replay": {"eta": 0.5, "anchor_weight": 1.0, "replay_weight": 1.0},
-}
-"""Settings of [pure_learning] by what they are called in the table; each is laid over the run's own."""
 WARM_UP = 3
+COLUMNS = {
+    "variant": "step",
+    "passes": "predictions: learned + given",
+    "median_ms": "median ms",
+    "quartiles_ms": "quartiles",
+    "ratio": "against plain",
+    "ratio_quartiles": "quartiles",
+    "peak_gib": "peak GiB",
+}
 
 
-def count(stage, kind: str) -> int:
-    """How many predictions of a kind, "with_gradient" or "without_gradient", a step makes."""
-    return sum(len(group) for group in getattr(stage.branches, kind))
+def passes(stage: Any) -> str:
+    """How many predictions with gradient and without a step makes."""
+    if not hasattr(stage, "branches"):
+        return "2 + 2"
+    return " + ".join(
+        str(sum(map(len, kind))) for kind in (stage.branches.with_gradient, stage.branches.without_gradient)
+    )
 
 
 def measure(stages: dict[str, Any], rounds: int) -> list[dict[str, Any]]:
-    """Seconds of each variant's step over the rounds: median, quartiles, ratio, and peak memory on an NVIDIA card."""
+    """Time of each variant's step over the rounds: median, quartiles, ratio, and peak memory on an NVIDIA card.
+
+    The ratio is the median over the rounds of the ratio within a round, so what slows a whole round down cancels.
+    """
     import torch
 
     cuda = torch.cuda.is_available()
@@ -58,25 +62,15 @@ def measure(stages: dict[str, Any], rounds: int) -> list[dict[str, Any]]:
                 peak[name] = max(peak[name], torch.cuda.max_memory_allocated())
             if turn >= WARM_UP:
                 seconds[name].append(time.perf_counter() - begin)
-    plain = statistics.median(seconds[PLAIN])
     rows = []
     for name, stage in stages.items():
-        low, middle, high = statistics.quantiles(seconds[name], n=4)
-        row = {"variant": name, "with_gradient": count(stage, "with_gradient")}
-        row |= {"without_gradient": count(stage, "without_gradient"), "median_s": middle, "quartiles_s": [low, high]}
-        rows.append({**row, "ratio": middle / plain, **({"peak_bytes": peak[name]} if cuda else {})})
+        low, middle, high = (1000 * one for one in statistics.quantiles(seconds[name], n=4))
+        ratios = [mine / plain for mine, plain in zip(seconds[name], seconds[PLAIN], strict=True)]
+        least, ratio, most = statistics.quantiles(ratios, n=4)
+        row = {"variant": name, "passes": passes(stage), "median_ms": round(middle), "ratio": ratio}
+        row |= {"quartiles_ms": [round(low), round(high)], "ratio_quartiles": [least, most]}
+        rows.append({**row, **({"peak_gib": peak[name] / 2**30} if cuda else {})})
     return rows
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
-    lines = ["| step | predictions: learned + given | median ms (quartiles) | against plain |", "|---|---|---|---|"]
-    for row in rows:
-        low, high = (1000 * value for value in row["quartiles_s"])
-        spread = f"{1000 * row['median_s']:.0f} ({low:.0f} to {high:.0f})"
-        passes = f"{row['with_gradient']} + {row['without_gradient']}"
-        lines.append(f"| {row['variant']} | {passes} | {spread} | {row['ratio']:.2f} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -90,7 +84,8 @@ def main() -> None:
     settings = read_settings(file, {**given, "max_train_steps": WARM_UP + arguments.rounds})
     config = read_concepts_and_pictures(file, settings)
 
-    from library.atomic import write_text
+    from benchmarks.authors import AuthorsRun
+    from benchmarks.record import table, write
     from library.training.plan import make_plan
     from library.training.run import Run
     from library.training.unseen import Unseen
@@ -101,13 +96,20 @@ def main() -> None:
     run.build_extractor()
     run.build_student()
     stages = {}
-    for name, overrides in VARIANTS.items():
+    for name in VARIANTS:
         variant = copy.copy(run)
-        variant.settings = replace(settings, pure_learning=replace(settings.pure_learning, **overrides))
+        variant.settings = settings_of(settings, name)
         stages[name] = variant.student_stage()
+    stages[AUTHORS] = AuthorsRun(run)
     rows = measure(stages, arguments.rounds)
-    print(table(rows))
-    write_text(settings.output_dir / "step.json", json.dumps(rows, indent=2))
+    size, batch = run.plan.size, run.plan.config.datasets[0].batch_size
+    title = (
+        f"One step of stage 2, {size[0]} x {size[1]} pixels, {batch} a step, {settings.model.mixed_precision} precision"
+    )
+    columns = {name: heading for name, heading in COLUMNS.items() if name in rows[0]}
+    file, command = settings.output_dir / "step.json", ["python", "-m", "benchmarks.step", *sys.argv[1:]]
+    write(file, title, "measured", rows, columns, command)
+    print(table(json.loads(file.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

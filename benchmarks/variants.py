@@ -1,0 +1,28 @@
+"""The objectives of stage 2 that are compared, each laid over a run's own settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from library.config.settings import Settings
+
+NOTHING = {"eta": 0.0, "anchor_weight": 0.0, "replay_weight": 0.0}
+PLAIN = "plain LoRA"
+AUTHORS = "the authors' release"
+VARIANTS: dict[str, dict[str, Any]] = {
+    PLAIN: NOTHING,
+    "L_CC + anchor (DOP)": {**NOTHING, "anchor_weight": 1.0},
+    "paper: live base": {**NOTHING, "eta": 1.0, "v_original": "live", "guidance_against": "null"},
+    "PureCC, base detached": {**NOTHING, "eta": 1.0, "v_original": "detached"},
+    "PureCC, base frozen": {**NOTHING, "eta": 1.0, "v_original": "frozen"},
+    "PureCC + anchor": {**NOTHING, "eta": 1.0, "anchor_weight": 1.0},
+    "pure: + anchor + replay": {"eta": 0.5, "anchor_weight": 1.0, "replay_weight": 1.0},
+}
+"""Settings of [pure_learning] by what they are called in the tables."""
+
+
+def settings_of(settings: Settings, variant: str) -> Settings:
+    """A run's settings with the objective of a variant."""
+    return replace(settings, pure_learning=replace(settings.pure_learning, **VARIANTS[variant]))
