@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from benchmarks.counts import full_size_plan
 from library.training.doctor import describe_findings, findings
+from tests.conftest import ROOT
 
 DATASET = (
     '[[concepts]]\nname = "dog"\ntrigger = "{trigger}"\nclass_word = "dog"\n'
@@ -42,6 +44,11 @@ def found(plan_of, tmp_path):
 
 def test_nothing_is_found_where_all_is_well(found):
     assert found() == "Nothing is likely to go wrong."
+
+
+def test_the_trigger_that_is_advised_is_not_found_fault_with(tmp_path):
+    plan = full_size_plan(tmp_path, str(ROOT / "presets" / "pure.toml"), resolution=256)  # its trigger is ohwx
+    assert plan.parts.layouts["subject"].clip == 1 and "ohwx" not in describe_findings(findings(plan))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ MANY_TOKENS = 4
 """A trigger of more CLIP tokens than this is spread thin."""
 KNOWN_WORD = 4
 """A trigger of at least so many letters that CLIP reads as one token is a word that it knows."""
+RARE_WORDS = frozenset({"ohwx"})
+"""Words that CLIP reads as one token and that mean nothing to it."""
 ENLARGED = 1.5
 """A picture that has to be enlarged by more than this is too small."""
 BLURRED_SHARE = 0.1
@@ -90,7 +92,7 @@ def _texts(plan: Plan) -> Iterator[Finding]:
 
 def _trigger(plan: Plan, concept: Concept) -> Iterator[Finding]:
     tokens, words = plan.parts.layouts[concept.name].clip, concept.trigger.split()
-    known = [word for word in words if word.isalpha() and len(word) >= KNOWN_WORD]
+    known = [word for word in words if word.isalpha() and len(word) >= KNOWN_WORD and word not in RARE_WORDS]
     if tokens > MANY_TOKENS:
         yield Finding(
             f'The trigger "{concept.trigger}" is {tokens} CLIP tokens long.',
