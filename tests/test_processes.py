@@ -116,11 +116,8 @@ def test_two_processes_learn_what_one_learns_from_the_joint_batch(plan_of, in_tw
     alone, two = tmp_path / "alone", tmp_path / "two"
     Run(plan_of(DATASET.format(size=2), output_dir=str(alone), **common)).train()
 
-    def work(processes: Processes) -> None:
-        plan = plan_of(DATASET.format(size=1), 2, output_dir=str(two), cache_dir=str(two / "cache"), **common)
-        Run(plan, processes).train()
-
-    assert in_two(work) == [0, 0]
+    plan = plan_of(DATASET.format(size=1), 2, output_dir=str(two), cache_dir=str(two / "cache"), **common)
+    assert in_two(lambda processes: Run(plan, processes).train()) == [0, 0]
     rows, expected = (read_log(folder / "log.jsonl") for folder in (two, alone))
     assert len(rows) == 4
     for row, other in zip(rows, expected, strict=True):
@@ -156,7 +153,8 @@ def test_two_processes_that_were_stopped_go_on_to_the_same_result(plan_of, in_tw
 
     def train(folder: str, **settings):
         dataset, common["output_dir"] = DATASET.format(size=1), str(tmp_path / folder)
-        return in_two(lambda processes: Run(plan_of(dataset, 2, **common, **settings), processes).train())
+        plan = plan_of(dataset, 2, **common, **settings)
+        return in_two(lambda processes: Run(plan, processes).train())
 
     assert train("whole") == [0, 0]
     with monkeypatch.context() as patch:
@@ -182,8 +180,10 @@ class StoppedInStage2(StopRequest):
 
 
 def test_a_step_that_one_process_has_no_memory_for_is_made_again_by_both(plan_of, in_two, tmp_path):
+    plan = plan_of(DATASET.format(size=1), 2, auto_fit=True, vram_gb=4.0)
+
     def work(processes: Processes) -> None:
-        run = Run(plan_of(DATASET.format(size=1), 2, auto_fit=True, vram_gb=4.0), processes)
+        run = Run(plan, processes)
         velocity = run.parts.model.velocity
 
         def scarce(x_t, sigma, prompts):
