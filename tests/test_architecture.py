@@ -12,6 +12,7 @@ FLOORS = [
     ["config", "checkpoint", "lambda_star_loss", "hierarchical_embedding_injector", "measures"],
     ["prompts", "objectives", "adapters", "loaders", "models", "optim"],
     ["dual_branch_scheduler", "data", "imports", "sample_prompts", "sampling", "report", "convert"],
+    ["methods"],
     ["training"],
     ["evaluation"],
 ]

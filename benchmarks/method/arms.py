@@ -89,18 +89,20 @@ def _dropped(probability: float) -> Arm:
 
 ARMS: dict[str, Arm] = {
     # rivals
-    "plain LoRA": Arm({**OFF, **NO_EMBEDDINGS}, "DreamBooth LoRA: the concept loss alone", extractor=False),
+    "plain LoRA": Arm({"method": "lora"}, "DreamBooth LoRA: the concept loss alone", extractor=False),
     "LoRA + embeddings": Arm(OFF, "the same with vectors per block", extractor=False),
     "prior preservation": Arm(
-        {**OFF, **NO_EMBEDDINGS, "prior_loss_weight": 1.0, "replay_images": 96},
+        {"method": "prior_preservation"},
         "DreamBooth's: flow matching on the pretrained model's own pictures beside it",
         extractor=False,
     ),
-    "DOP": Arm(
-        {**OFF, **NO_EMBEDDINGS, "anchor_weight": 1.0}, "LoRA + differential output preservation", extractor=False
-    ),
+    "DOP": Arm({"method": "dop"}, "LoRA + differential output preservation", extractor=False),
+    "prior prediction": Arm({"method": "prior_prediction"}, "OneTrainer's, on replayed pictures", extractor=False),
+    "L2 anchor": Arm({"method": "l2_anchor"}, "LoRA whose change of the weights is kept short", extractor=False),
+    "DCO": Arm({"method": "dco"}, "direct consistency optimisation", extractor=False),
     # the paper and its authors
     "paper": Arm(PAPER, "PureCC as published"),
+    "paper, L_CC": Arm(OFF, "its ablation: stage 1 and its vectors, then the concept loss alone"),
     "paper, merged": Arm({**PAPER, "merged": True}, "its ablation: both stages in one", extractor=False),
     "paper + anchor + replay": Arm(
         {**PAPER, "anchor_weight": 1.0, "replay_images": 96, "replay_weight": 1.0}, "the paper's R, with our two ties"

@@ -14,6 +14,7 @@ import toml
 
 from library.config.fields import build, default_of, from_command_line, hints_of, name_of, placeholder
 from library.config.kohya import Reading, expanded, known_names
+from library.config.methods import apply_method, unread
 from library.config.settings import GROUPS, Settings
 from library.errors import ConfigError, PureCCError, all_of, did_you_mean
 
@@ -117,6 +118,7 @@ def read_settings(
         values[name], where[name] = value, "command line"
     reading = Reading(values, where, [] if notices is None else notices, problems)
     reading.map_all(setting_names())
+    apply_method(values, where, reading.notices)
     groups = {section: build(group, values, where, problems) for section, group in GROUPS.items()}
     if problems:
         raise all_of(problems)
@@ -207,16 +209,18 @@ def to_toml(tables: dict[str, Any]) -> str:
 
 
 def as_tables(settings: Settings, shaping_only: bool = False) -> dict[str, dict[str, Any]]:
-    """Settings as TOML sections; those that are unset are left out.
+    """Settings as TOML sections; those that are unset, or that the method does not use, are left out.
 
     Args:
         shaping_only: only those that shape training, which a resumed run must keep.
     """
+    needless = unread(settings.method.method)
     return {
         section: {
             name_of(field): value
             for field in dataclasses.fields(group)
-            if (value := getattr(getattr(settings, section), field.name)) is not None
+            if name_of(field) not in needless
+            and (value := getattr(getattr(settings, section), field.name)) is not None
             and (field.metadata["shapes_training"] or not shaping_only)
         }
         for section, group in GROUPS.items()

@@ -12,6 +12,7 @@ from typing import Literal
 
 from library.config.data_settings import DataSettings
 from library.config.fields import setting
+from library.config.method_settings import MethodSettings
 from library.config.model_settings import ModelSettings
 from library.errors import ConfigError
 
@@ -273,6 +274,7 @@ class Settings:
     """All settings of a run."""
 
     model: ModelSettings
+    method: MethodSettings
     network: NetworkSettings
     concept_embeddings: ConceptEmbeddingSettings
     pure_learning: PureLearningSettings
@@ -332,6 +334,7 @@ class Settings:
 GROUPS: dict[str, type] = {
     "model": ModelSettings,
     "data": DataSettings,
+    "method": MethodSettings,
     "network": NetworkSettings,
     "concept_embeddings": ConceptEmbeddingSettings,
     "pure_learning": PureLearningSettings,

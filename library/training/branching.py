@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from library.config.settings import Settings
 from library.dual_branch_scheduler import DualBranchScheduler
 from library.hierarchical_embedding_injector import ConceptEmbeddings
-from library.objectives import EXTRACTOR, Objective, extractor_objective, student_objective
+from library.methods import METHODS
+from library.methods.penalties import Penalty
+from library.objectives import EXTRACTOR, REPLAYED, Objective
 from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter
 
 
 def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:
     """What a stage minimises, with or without regularisation pictures."""
-    pure = settings.pure_learning
-    return extractor_objective(pure) if stage == EXTRACTOR else student_objective(pure, has_reg)
+    method = METHODS[settings.method.method]
+    return method.extractor(settings) if stage == EXTRACTOR else method.student(settings, has_reg)
+
+
+def penalties_of(stage: str, settings: Settings, parts: Parts) -> list[tuple[str, float, Penalty]]:
+    """What a stage adds to its objective for the weights themselves, each with name and weight."""
+    if stage == EXTRACTOR:
+        return []
+    layers = [layer.adapters[STUDENT_ADAPTER] for layer in parts.network.layers.values()]
+    found = METHODS[settings.method.method].penalties(settings)
+    return [(name, weight, kind(layers)) for name, weight, kind in found if weight > 0]
+
+
+def has_extractor(settings: Settings) -> bool:
+    """Whether the method knows an extractor, trained or not."""
+    return METHODS[settings.method.method].extractor is not None
+
+
+def reads_replay(settings: Settings, stages: Iterable[str], has_reg: bool) -> bool:
+    """Whether a stage's losses look at pictures that the pretrained model draws."""
+    readings = [reading for stage in stages for reading in objective_of(stage, settings, has_reg).readings]
+    return any(reading.prediction.prompt in REPLAYED for reading in readings)
+
+
+def extractor_adapters(settings: Settings, parts: Parts) -> list[str]:
+    """The adapters of all concepts' extractors; none if the method has no extractor."""
+    return [extractor_adapter(concept.name) for concept in parts.concepts] if has_extractor(settings) else []
 
 
 def learning_in(stage: str, settings: Settings, parts: Parts) -> tuple[list[str], list[ConceptEmbeddings]]:
     """The adapters and the concept embeddings that learn in a stage."""
-    extractors = [extractor_adapter(concept.name) for concept in parts.concepts]
+    extractors = extractor_adapters(settings, parts)
     if stage == EXTRACTOR:
         return extractors, [*parts.extractor_embeddings.values()]
     adapters, embeddings = [STUDENT_ADAPTER], []

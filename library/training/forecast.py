@@ -20,8 +20,8 @@ from library.models.counting import Footprint
 from library.models.residence import Residence
 from library.objectives import EXTRACTOR, REPLAY, STUDENT
 from library.roofline import BUS, Speed
-from library.training.branching import freeze_all_but, learning_in, objective_of, scheduler_of
-from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter
+from library.training.branching import extractor_adapters, freeze_all_but, learning_in, objective_of, scheduler_of
+from library.training.parts import STUDENT_ADAPTER, Parts
 from library.training.plan import Plan
 from library.training.replay import pictures_at_once
 
@@ -178,8 +178,9 @@ def counted_parts(plan: Plan, stage: str, residence: Residence | None) -> Parts:
     )  # fmt: skip
     parts.attach()
     kind = settings.concept_embeddings
+    for adapter in extractor_adapters(settings, parts):
+        parts.add_adapter(adapter)
     for concept in parts.concepts:
-        parts.add_adapter(extractor_adapter(concept.name))
         if kind.concept_embeddings != "none":
             blocks = len(model.blocks) if kind.concept_embeddings == "per_block" else 1
             width = model.transformer_config["caption_projection_dim"]

@@ -49,8 +49,8 @@ def metadata_of(parts: Parts, steps: int) -> dict[str, str]:
         "ss_mixed_precision": settings.model.mixed_precision,
         "ss_seed": str(settings.optimizer.seed),
         "ss_training_finished_at": str(time.time()),
-        "ss_training_comment": f"PureCC {__version__}: eta {pure.eta}, lambda {pure.lambda_}, anchor "
-        f"{pure.anchor_weight}, replay {pure.replay_weight if pure.replay_images else 0}",
+        "ss_training_comment": f"PureCC {__version__}, method {settings.method.method}: eta {pure.eta}, lambda "
+        f"{pure.lambda_}, anchor {pure.anchor_weight}, replay {pure.replay_weight if pure.replay_images else 0}",
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"stable-diffusion-{family}/lora",
         "modelspec.implementation": "https://github.com/Stability-AI/sd3.5",
@@ -60,7 +60,13 @@ def metadata_of(parts: Parts, steps: int) -> dict[str, str]:
         "modelspec.usage_hint": f"Write {activation_text(parts)} in the prompt.",
         "modelspec.prediction_type": "v",
         **{f"modelspec.{name}": value for name, value in own.items() if value},
-        "purecc": json.dumps({"version": __version__, "concepts": [concept.name for concept in parts.concepts]}),
+        "purecc": json.dumps(
+            {
+                "version": __version__,
+                "method": settings.method.method,
+                "concepts": [concept.name for concept in parts.concepts],
+            }
+        ),
     }
 
 

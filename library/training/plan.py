@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from library.config.dataset import DatasetConfig
+from library.config.methods import RULES
 from library.config.settings import OptimizerSettings, Settings
 from library.data.pictures import Picture, PictureOrder, find_pictures, split_validation
 from library.errors import ConfigError
@@ -13,6 +14,7 @@ from library.objectives import EXTRACTOR, STUDENT
 from library.optim import check_optimizer
 from library.prompts import NULL_PROMPT, PromptTriple
 from library.sample_prompts import SamplePrompt, default_prompts, parse, read_prompt_lines
+from library.training.branching import reads_replay
 from library.training.outputs import check_extractor
 from library.training.parts import Parts, build_parts, class_text
 from library.training.replay import replay_texts
@@ -54,10 +56,7 @@ class Plan:
     @property
     def uses_replay(self) -> bool:
         """Whether the pretrained model has to draw pictures."""
-        pure = self.settings.pure_learning
-        prior = 0.0 if self.has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
-        weights = (pure.replay_weight, pure.replay_eta, pure.extractor_replay_weight, prior)
-        return pure.replay_images > 0 and sum(weights) > 0
+        return reads_replay(self.settings, self.stage_steps, self.has_reg)
 
     @property
     def stage_steps(self) -> dict[str, int]:
@@ -151,7 +150,8 @@ def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:
 
 def _check_ties(settings: Settings, datasets: list[list[Picture]]) -> None:
     only_tie = any(picture.subset.diff_output_preservation for pictures in datasets for picture in pictures)
-    if only_tie and not settings.pure_learning.anchor_weight:
+    tied = settings.pure_learning.anchor_weight or settings.method.method == "prior_prediction"
+    if only_tie and not tied:
         raise ConfigError(
             "diff_output_preservation ties the student on these pictures by the anchor, but anchor_weight is 0.",
             "Set anchor_weight = 1.",
@@ -160,7 +160,8 @@ def _check_ties(settings: Settings, datasets: list[list[Picture]]) -> None:
 
 def describe_plan(plan: Plan) -> str:
     """The plan in words: pictures and buckets, what each caption became, what is cut off, and the steps."""
-    lines = ["Concepts"]
+    method = plan.settings.method.method
+    lines = [f"Method: {method}, which trains {RULES[method].trains}.", "Concepts"]
     for concept in plan.config.concepts:
         layout = plan.parts.layouts[concept.name]
         lines.append(

@@ -21,13 +21,20 @@ from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.objectives import EXTRACTOR, STUDENT
 from library.report.log import RunLog
 from library.report.progress import say
-from library.training.branching import freeze_all_but, learning_in, objective_of, scheduler_of
+from library.training.branching import (
+    extractor_adapters,
+    freeze_all_but,
+    learning_in,
+    objective_of,
+    penalties_of,
+    scheduler_of,
+)
 from library.training.interrupt import StopRequest
 from library.training.metadata import data_metadata
 from library.training.observer import Observer
 from library.training.out_of_memory import step_down
 from library.training.outputs import load_extractor, save_extractor, save_preview, save_student
-from library.training.parts import STUDENT_ADAPTER, class_states, extractor_adapter
+from library.training.parts import STUDENT_ADAPTER, class_states
 from library.training.plan import Plan, stage_rates
 from library.training.processes import ALONE, Processes
 from library.training.replay import draw_replay
@@ -170,8 +177,9 @@ class Run:
         if pure.extractor:
             load_extractor(parts, pure.extractor)
             return
+        for adapter in extractor_adapters(self.settings, parts):
+            parts.add_adapter(adapter)
         for concept in self.plan.config.concepts:
-            parts.add_adapter(extractor_adapter(concept.name))
             if self.settings.concept_embeddings.concept_embeddings != "none":
                 parts.extractor_embeddings[concept.name] = self._fresh(concept)
         if self.resumed:
@@ -200,9 +208,6 @@ class Run:
             parts.student_embeddings = parts.extractor_embeddings
         if self.resumed and STUDENT in self.resumed.tree:
             restore_weights(self.resumed.tree[STUDENT], parts.network, parts.student_embeddings)
-
-    def _extractor_adapters(self) -> list[str]:
-        return [extractor_adapter(concept.name) for concept in self.plan.config.concepts]
 
     # The stages
 
@@ -261,7 +266,10 @@ class Run:
             name, seed, settings.noise, order, self.latents, parts.texts, wanted, self.replay, dropout, self.processes
         )
         fp16, steps = settings.model.mixed_precision == "fp16", self.plan.stage_steps[name]
-        stage = Stage(name, steps, objective, branches, scenes, learners, settings.optimizer, fp16, self.processes)
+        penalties = penalties_of(name, settings, parts)
+        stage = Stage(
+            name, steps, objective, branches, scenes, learners, settings.optimizer, fp16, self.processes, penalties
+        )
         if self.resumed and name in self.resumed.tree["stages"]:
             stage.load_state(self.resumed.tree["stages"][name])
         elif self.resumed:
@@ -320,7 +328,9 @@ class Run:
         done[stage.name] = stage.done
         tree: dict[str, Any] = {"stages": {stage.name: stage.state()}}
         if not self.settings.pure_learning.extractor:
-            tree[EXTRACTOR] = weights_of(parts.network, self._extractor_adapters(), parts.extractor_embeddings)
+            tree[EXTRACTOR] = weights_of(
+                parts.network, extractor_adapters(self.settings, parts), parts.extractor_embeddings
+            )
         if stage.name == STUDENT:
             tree[STUDENT] = weights_of(parts.network, [STUDENT_ADAPTER], parts.student_embeddings)
         self.observer.saved_state(self.states.save(SavedState(Position(done), self._shaping(), tree)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from library.chance import seed_for
 from library.config.settings import OptimizerSettings
 from library.dual_branch_scheduler import DualBranchScheduler
 from library.errors import TrainingError
+from library.methods.penalties import Penalty
 from library.objectives import Losses, Objective
 from library.optim import build_lr_scheduler, build_optimizer
 from library.report.log import summary
@@ -60,6 +62,7 @@ class Stage:
         steps: how many it has.
         fp16: scales the loss, so that small gradients do not vanish.
         processes: those that make each step together.
+        penalties: name, weight and what is added to the loss for the weights themselves.
     """
 
     def __init__(
@@ -73,9 +76,11 @@ class Stage:
         settings: OptimizerSettings,
         fp16: bool,
         processes: Processes = ALONE,
+        penalties: Sequence[tuple[str, float, Penalty]] = (),
     ) -> None:
         self.name, self.steps, self.objective, self.branches = name, steps, objective, branches
         self.scenes, self.settings, self.done, self.processes = scenes, settings, 0, processes
+        self.penalties = penalties
         self.learners = [learner for learner in learners if learner.parameters]
         self.optimizer = build_optimizer(
             [{"params": learner.parameters, "lr": learner.learning_rate} for learner in self.learners], settings
@@ -103,6 +108,7 @@ class Stage:
         self.processes.add_up_gradients(self._parameters())
         seen = self.processes.gathered([one for one in seen if one])
         self.scaler.unscale_(self.optimizer)
+        penalised = self._penalise()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.settings.max_grad_norm or math.inf)
         rates = {learner.name: float(rate) for learner, rate in zip(self.learners, self._rates(), strict=True)}
         self.scaler.step(self.optimizer)
@@ -110,7 +116,15 @@ class Stage:
         self.optimizer.zero_grad(set_to_none=True)
         self.lr_scheduler.step()
         self.done += 1
-        return {"stage": self.name, "step": self.done, **_row(seen), "grad_norm": float(norm), **rates}
+        row = _row(seen)
+        row["loss"] += sum(weight * penalised[name] for name, weight, _ in self.penalties)
+        return {"stage": self.name, "step": self.done, **row, **penalised, "grad_norm": float(norm), **rates}
+
+    def _penalise(self) -> dict[str, float]:
+        """Adds the gradients of the penalties; returns the values before their weights."""
+        for _, weight, penalty in self.penalties:
+            penalty.add_gradient(weight)
+        return {name: float(penalty.value()) for name, _, penalty in self.penalties}
 
     def _gradient_of(self, number: int, batches: int) -> Seen | None:
         """Adds the gradient of this process's share of a batch; None if it has none of a small one."""

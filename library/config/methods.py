@@ -1,0 +1,113 @@
+"""What each method makes of the settings: which it reads, and which stand otherwise than in PureCC.
+
+What it does with them is in `library/methods/`, a file each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from library.config.fields import name_of
+from library.config.method_settings import MethodSettings
+from library.config.settings import ConceptEmbeddingSettings, PureLearningSettings
+
+PURECC = "purecc"
+CLASS_PROMPTS = str(Path(__file__).with_name("class_prompts.txt"))
+"""What DreamBooth's class pictures are drawn from."""
+LORA = frozenset({"network_dim", "network_alpha", "network_dropout", "target_modules", "learning_rate"})
+"""Settings of a LoRA."""
+REPLAYED = frozenset({"replay_images", "replay_prompts", "replay_sample_steps"})
+"""Settings of pictures that the pretrained model draws."""
+STAGE_1 = frozenset({"extractor_train_steps", "extractor_learning_rate", "extractor_embedding_lr"})
+OFF: Mapping[str, Any] = {
+    "eta": 0.0,
+    "anchor_weight": 0.0,
+    "extractor_anchor_weight": 0.0,
+    "replay_weight": 0.0,
+    "concept_embeddings": "none",
+    "student_embeddings": "none",
+}
+"""PureCC and our additions turned off: what every other method starts from."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a method makes of the settings.
+
+    Args:
+        trains: what it trains and by what, one sentence for the user.
+        reads: the settings that it uses, of those that are not common to all methods.
+        defaults: values that hold where the user says nothing.
+    """
+
+    trains: str
+    reads: frozenset[str]
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _names_of(group: type) -> frozenset[str]:
+    return frozenset(name_of(field) for field in dataclasses.fields(group))
+
+
+_OWN = _names_of(MethodSettings) - {"method"}
+"""Settings of rivals."""
+OF_SOME = (
+    _OWN | _names_of(PureLearningSettings) | _names_of(ConceptEmbeddingSettings) | LORA | STAGE_1 | {"embedding_lr"}
+) - {"prior_loss_weight"}
+"""Settings that not every method reads; all others are common, as is the weight of regularisation pictures."""
+
+RULES: Mapping[str, Rules] = {
+    PURECC: Rules("an extractor, then a student beside it: PureCC", OF_SOME - _OWN),
+    "lora": Rules("a LoRA on the pictures and nothing else", LORA),
+    "prior_preservation": Rules(
+        "a LoRA on the pictures, and on pictures of the class that the pretrained model drew",
+        LORA | REPLAYED,
+        {"prior_loss_weight": 1.0, "replay_prompts": CLASS_PROMPTS},
+    ),
+    "dop": Rules(
+        "a LoRA on the pictures, held to the pretrained model's prediction where the prompt lacks [V]",
+        LORA | {"anchor_weight"},
+        {"anchor_weight": 1.0},
+    ),
+    "prior_prediction": Rules(
+        "a LoRA on the pictures, and on the pretrained model's own predictions for other pictures",
+        LORA | REPLAYED | {"replay_weight"},
+        {"replay_weight": 1.0},
+    ),
+    "l2_anchor": Rules("a LoRA on the pictures, its change of the weights kept short", LORA | {"l2_anchor_weight"}),
+    "dco": Rules(
+        "a LoRA on the pictures, only until it does better on them than the pretrained model",
+        LORA | {"dco_beta"},
+    ),
+}
+"""Every method, by the name that `method` gives it."""
+
+
+def unread(method: str) -> frozenset[str]:
+    """Settings that a method does not use."""
+    return OF_SOME - RULES[method].reads
+
+
+def apply_method(values: dict[str, Any], where: dict[str, str], notices: list[str]) -> None:
+    """Takes out of the values what the method does not use, says so, and puts in what it sets.
+
+    Args:
+        values, where: settings by name, and where each was given; changed in place.
+        notices: a sentence is added if something was taken out.
+    """
+    method = values.get("method", PURECC)
+    if not isinstance(method, str) or method not in RULES:
+        return  # the check of the setting itself says so
+    needless = sorted(unread(method) & set(values))
+    for name in needless:
+        del values[name]
+        where.pop(name, None)
+    if needless:
+        notices.append(f'method = "{method}" does not use {", ".join(needless)}: what stands there changes nothing.')
+    base = {} if method == PURECC else OFF
+    for name, value in {**base, **RULES[method].defaults}.items():
+        values.setdefault(name, value)

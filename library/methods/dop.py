@@ -1,0 +1,25 @@
+"""Differential output preservation: the prediction for the base prompt stays the pretrained model's.
+
+As in ai-toolkit (`diff_output_preservation`, weight `diff_output_preservation_multiplier`) and sd-scripts
+(`custom_attributes.diff_output_preservation`): the same noisy picture, the trigger replaced by the class word, the
+prediction without the LoRA as the target.
+
+The port: the weight is `anchor_weight`, since PureCC's anchor is the same term; the base prompt is the caption without
+[V], which for "[V] dog" is the same as the trigger replaced by the class word.
+"""
+
+from __future__ import annotations
+
+from library.config.settings import Settings
+from library.methods.lora import CONCEPT
+from library.methods.method import Method
+from library.objectives import BASE, PRETRAINED, STUDENT, Objective, TieTerm, given, learned
+
+
+def objective(settings: Settings, has_reg: bool) -> Objective:
+    """L_CC + anchor_weight ||v(x_t | y_base) - v_pretrained(x_t | y_base)||^2."""
+    tie = TieTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))
+    return Objective(CONCEPT, ("anchor", settings.pure_learning.anchor_weight, tie))
+
+
+METHOD = Method(objective)

@@ -1,0 +1,230 @@
+"""Each method does what defines it, reads only its own settings, and says which it does not use."""
+
+import ast
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from library.config.files import TomlFile, as_tables, read_settings, to_toml
+from library.config.methods import OF_SOME, PURECC, RULES
+from library.config.settings import GROUPS
+from library.methods import METHODS
+from library.methods.dco import PreferenceTerm
+from library.methods.penalties import SquaredChange
+from library.methods.prior_prediction import ConceptOrPrior
+from library.objectives import BASE, COMPLETE, PRETRAINED, REPLAY, STUDENT, Prediction, Velocities, learned
+from library.report.log import read_log
+from library.training.plan import describe_plan
+from library.training.run import Run
+from tests.test_masks_and_priors import DOGS, HEAD, reg  # noqa: F401
+from tests.test_stages import PLAIN_LORA, assert_equal_files, student_file
+
+ROOT = Path(__file__).parent.parent
+MODEL = {"pretrained_model_name_or_path": "m"}
+
+
+def ready(plan) -> Run:
+    """A run that stands before its first step."""
+    run = Run(plan)
+    run.open_log()
+    run.prepare()
+    run.build_extractor()
+    run.build_student()
+    return run
+
+
+def student_layers(run: Run) -> list:
+    return [layer.adapters["student"] for layer in run.parts.network.layers.values()]
+
+
+def disturb(run: Run, std: float = 0.05) -> None:
+    """Gives the student an effect."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for one in student_layers(run):
+            one.up.normal_(std=std, generator=generator)
+
+
+def gradients(run: Run, loss: torch.Tensor) -> list[torch.Tensor]:
+    return torch.autograd.grad(loss, run.parts.network.parameters("student"), retain_graph=True)
+
+
+# Settings
+
+
+def test_every_method_has_rules_a_file_and_a_preset():
+    assert set(RULES) == set(METHODS)
+    for name in RULES:
+        source = ROOT / "library" / "methods" / f"{name}.py"
+        assert ast.get_docstring(ast.parse(source.read_text()))
+        if name != PURECC:
+            about = ast.get_docstring(ast.parse(source.read_text()))
+            assert "The port:" in about or name == "lora", "it states where the port had to choose"
+            preset = read_settings(TomlFile(ROOT / "presets" / "methods" / f"{name}.toml"))
+            assert preset.method.method == name
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets" / "methods").glob("*.toml")), ids=lambda path: path.name)
+def test_a_methods_preset_sets_only_what_the_method_reads(preset):
+    notices = []
+    settings = read_settings(TomlFile(preset), notices=notices)
+    assert not notices
+    assert read_settings(None, {n: v for t in as_tables(settings).values() for n, v in t.items()}) == settings
+
+
+def test_settings_that_a_method_does_not_use_are_said_in_one_sentence_and_change_nothing():
+    notices = []
+    given = {**MODEL, "method": "dop", "eta": 2.0, "anchor_weight": 3.0, "dco_beta": 7.0}
+    settings = read_settings(None, given, notices)
+    assert [notice for notice in notices if "does not use" in notice] == [
+        'method = "dop" does not use dco_beta, eta: what stands there changes nothing.'
+    ]
+    assert settings == read_settings(None, {**MODEL, "method": "dop", "anchor_weight": 3.0})
+    assert settings.pure_learning.anchor_weight == 3.0 and settings.pure_learning.eta == 0.0
+
+
+def test_config_toml_of_a_method_holds_what_it_reads_and_reads_back_the_same(tmp_path):
+    settings = read_settings(None, {**MODEL, "method": "lora"})
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(as_tables(settings)))
+    notices = []
+    assert read_settings(TomlFile(file), notices=notices) == settings and not notices
+    assert "eta" not in as_tables(settings)["pure_learning"] and "network_dim" in as_tables(settings)["network"]
+
+
+def test_the_plan_names_the_method_and_what_it_trains(plan_of):
+    first = describe_plan(plan_of(method="dop")).splitlines()[0]
+    assert first == f"Method: dop, which trains {RULES['dop'].trains}."
+
+
+def test_every_setting_of_a_rival_is_read_by_some_method():
+    assert set().union(*(rules.reads for rules in RULES.values())) == OF_SOME
+    assert "method" in GROUPS
+
+
+# Plain methods
+
+
+@pytest.mark.parametrize(
+    ("method", "as_purecc"),
+    [
+        ("lora", {}),
+        ("dop", {"anchor_weight": 1.0}),
+        ("prior_preservation", {"prior_loss_weight": 1.0, "replay_images": 4, "replay_weight": 0.0}),
+    ],
+)
+def test_these_rivals_are_purecc_with_all_but_one_term_off(plan_of, tmp_path, method, as_purecc):
+    files = []
+    for settings in ({"method": method}, {**PLAIN_LORA, **as_purecc}):
+        run = Run(plan_of(**settings, output_dir=str(tmp_path / str(len(files)))))
+        run.train()
+        files.append(student_file(run))
+    assert_equal_files(*files)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != PURECC])
+def test_a_method_trains_saves_and_goes_on_where_it_was_stopped(plan_of, monkeypatch, method):
+    from library.errors import Interrupted
+    from tests.test_stages import press_ctrl_c_after
+
+    settings = {"method": method, "max_train_steps": 3}
+    whole = Run(plan_of(**settings))
+    whole.train()
+    expected, rows = student_file(whole), read_log(whole.log.path)
+    assert [row["stage"] for row in rows] == ["student"] * 3, "no stage 1"
+    press_ctrl_c_after(monkeypatch, "student", 2)
+    with pytest.raises(Interrupted):
+        Run(plan_of(**settings)).train()
+    monkeypatch.undo()
+    resumed = Run(plan_of(**settings, resume="auto"))
+    resumed.train()
+    assert_equal_files(expected, student_file(resumed))
+
+
+def test_dop_pulls_at_the_base_prompt_alone_and_towards_the_pretrained_model(plan_of):
+    run = ready(plan_of(method="dop"))
+    disturb(run)
+    stage = run.student_stage()
+    v = stage.branches.predict(stage.scenes.reference(0))
+    (tie,) = [term for name, _, term in stage.objective.terms if name == "anchor"]
+    pulled = gradients(run, tie(v).mean())
+    gap = v[learned(STUDENT, BASE)] - v[tie.to]
+    expected = gradients(run, (2 * gap.detach() / gap[0].numel() * v[learned(STUDENT, BASE)]).sum() / len(gap))
+    for one, other in zip(pulled, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-7)
+    untouched = ready(plan_of(method="dop", overwrite=True)).student_stage()
+    fresh = untouched.branches.predict(untouched.scenes.reference(0))
+    assert tie(fresh).max() < 1e-10, "a fresh LoRA predicts what the pretrained model does"
+
+
+def test_prior_predictions_target_on_other_pictures_is_the_pretrained_models(plan_of, reg):  # noqa: F811
+    run = ready(plan_of(HEAD + DOGS + reg, method="prior_prediction", prior_loss_weight=0.5))
+    stage = run.student_stage()
+    assert REPLAY not in {reading.prediction.prompt for reading in stage.objective.readings}
+    disturb(run)
+    number = next(n for n in range(20) if len({d.picture.subset.is_reg for d in run.plan.order.batch(n)}) == 2)
+    scene = stage.scenes.reference(number)
+    v = stage.branches.predict(scene)
+    student, pretrained = v[learned(STUDENT, COMPLETE)], v[ConceptOrPrior(1.0).pretrained]
+    loss = stage.objective(v).parts["concept"]
+    for row, draw in enumerate(run.plan.order.batch(number)):
+        goal, weight = (pretrained, 0.5) if draw.picture.subset.is_reg else (v.target(COMPLETE), 1.0)
+        assert loss[row] == pytest.approx(weight * float((student[row] - goal[row]).detach().square().mean()), rel=1e-4)
+
+
+def test_without_other_pictures_prior_prediction_lets_the_pretrained_model_draw_some(plan_of):
+    plan = plan_of(method="prior_prediction")
+    assert plan.uses_replay and not plan_of(method="lora").uses_replay
+    readings = METHODS["prior_prediction"].student(plan.settings, False).readings
+    assert {r.prediction for r in readings} >= {Prediction(STUDENT, REPLAY), Prediction(PRETRAINED, REPLAY)}
+
+
+def test_dco_starts_as_flow_matching_and_lets_go_of_what_is_learned():
+    goal, pretrained = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    term = PreferenceTerm(beta=10.0)
+
+    def loss_and_gradient(student):
+        student = student.clone().requires_grad_()
+        v = {Prediction(STUDENT, COMPLETE): student, Prediction(PRETRAINED, COMPLETE): pretrained}
+        loss = term(Velocities(v, goal))
+        return loss, torch.autograd.grad(loss.sum(), student)[0]
+
+    fresh, gradient = loss_and_gradient(pretrained)
+    assert torch.allclose(fresh * 10.0 / 2, torch.tensor(math.log(2)))
+    flow_matching = 2 * (pretrained - goal) / goal[0].numel()
+    torch.testing.assert_close(gradient, flow_matching)
+    learned_it, gradient = loss_and_gradient(goal)
+    assert (learned_it < fresh).all() and gradient.abs().max() == 0
+    half = (pretrained + goal) / 2
+    factor = loss_and_gradient(half)[1] / ((half - goal) * 2 / goal[0].numel())
+    gain = (half - goal).square().flatten(1).mean(1) - (pretrained - goal).square().flatten(1).mean(1)
+    expected = 2 * torch.sigmoid(10.0 * gain)
+    torch.testing.assert_close(factor, expected.view(-1, 1, 1, 1).expand_as(factor), rtol=1e-3, atol=1e-4)
+
+
+def test_the_l2_anchor_is_the_squared_length_of_the_change(plan_of):
+    run = ready(plan_of(method="l2_anchor", network_alpha=2.0))
+    layers = student_layers(run)
+    assert SquaredChange(layers).value() == 0, "a fresh LoRA changes nothing"
+    disturb(run)
+    deltas = [one.scale * one.up @ one.down for one in layers]
+    expected = sum(delta.square().sum() for delta in deltas)
+    torch.testing.assert_close(SquaredChange(layers).value(), expected, rtol=1e-5, atol=0)
+    wanted = torch.autograd.grad(3.0 * expected, [w for one in layers for w in (one.down, one.up)])
+    SquaredChange(layers).add_gradient(3.0)
+    found = [w.grad for one in layers for w in (one.down, one.up)]
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_stronger_l2_anchor_gives_a_shorter_change(plan_of, tmp_path):
+    lengths = []
+    for weight in (0.0, 100.0):
+        run = Run(plan_of(method="l2_anchor", l2_anchor_weight=weight, output_dir=str(tmp_path / str(weight))))
+        run.train()
+        lengths.append(float(SquaredChange(student_layers(run)).value()))
+    assert lengths[1] < 0.9 * lengths[0]
+    row = read_log(run.log.path)[-1]
+    assert row["loss"] == pytest.approx(row["concept"] + 100.0 * row["l2_anchor"], rel=1e-4)
