@@ -138,6 +138,7 @@ class Bench:
         )
         run = Run(make_plan(settings, read_concepts_and_pictures(None, settings)))
         run.parts.texts.prepare(texts_of(concept.probes()))
+        run.open_log()
         run.prepare()
         return run
 

@@ -71,6 +71,49 @@ class LowRank(nn.Module):
         low = nn.functional.linear(x, self.down.to(x.dtype))
         return nn.functional.linear(low, self.up.to(x.dtype)) * self.scale
 
+    def change(self) -> Tensor:
+        """What is added to the layer's weight, (out, in)."""
+        return self.scale * self.up @ self.down
+
+    @torch.no_grad()
+    def add_gradient_of(self, gradient: Tensor) -> None:
+        """Adds to the gradients of both matrices what a gradient of `change`, (out, in), means for them."""
+        _add(self.up, self.scale * gradient @ self.down.T)
+        _add(self.down, self.scale * self.up.T @ gradient)
+
+
+class FullRank(nn.Module):
+    """A change of all of a layer's weight, kept apart from it: x -> strength * weight(x).
+
+    So the pretrained model stays there beside it, and a small change is not rounded away beside large weights.
+
+    Args:
+        dtype: of the change; it starts at 0.
+    """
+
+    def __init__(self, base: nn.Linear, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        shape, device = (base.out_features, base.in_features), base.weight.device
+        self.weight, self.strength = nn.Parameter(torch.zeros(shape, device=device, dtype=dtype)), 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out), in the precision of x."""
+        return nn.functional.linear(x, self.weight.to(x.dtype)) * self.strength
+
+    def change(self) -> Tensor:
+        """What is added to the layer's weight, (out, in)."""
+        return self.strength * self.weight
+
+    @torch.no_grad()
+    def add_gradient_of(self, gradient: Tensor) -> None:
+        """Adds to the weight's gradient one of `change`, (out, in)."""
+        _add(self.weight, gradient)
+
+
+def _add(parameter: nn.Parameter, gradient: Tensor) -> None:
+    gradient = gradient.to(parameter.dtype)
+    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
 
 class AdapterLinear(nn.Module):
     """A frozen linear layer and its adapters.

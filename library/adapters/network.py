@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from library.adapters.linear import NO_ADAPTER, AdapterLinear, LowRank, Route, route_of
+from library.adapters.linear import NO_ADAPTER, AdapterLinear, FullRank, LowRank, Route, route_of
 from library.errors import ConfigError, ModelError
 from library.per_pass import PerPass
 
@@ -74,6 +74,11 @@ class AdapterNetwork:
         """Adds a fresh adapter to every layer; it changes nothing until it is trained."""
         for layer in self.layers.values():
             layer.adapters[adapter] = LowRank(layer.base, rank, alpha, dropout, generator)
+
+    def add_full(self, adapter: str, dtype: torch.dtype) -> None:
+        """Adds to every layer a change of its whole weight, 0 until it is trained."""
+        for layer in self.layers.values():
+            layer.adapters[adapter] = FullRank(layer.base, dtype)
 
     def using(self, adapters: Sequence[str | None]) -> AbstractContextManager[None]:
         """Inside, row i of every batch uses `adapters[i]`; None: the pretrained weights alone."""

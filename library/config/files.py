@@ -14,7 +14,7 @@ import toml
 
 from library.config.fields import build, default_of, from_command_line, hints_of, name_of, placeholder
 from library.config.kohya import Reading, expanded, known_names
-from library.config.methods import apply_method, unread
+from library.config.methods import apply_method, check_method, unread
 from library.config.settings import GROUPS, Settings
 from library.errors import ConfigError, PureCCError, all_of, did_you_mean
 
@@ -122,7 +122,9 @@ def read_settings(
     groups = {section: build(group, values, where, problems) for section, group in GROUPS.items()}
     if problems:
         raise all_of(problems)
-    return Settings(**groups)
+    settings = Settings(**groups)
+    check_method(settings)
+    return settings
 
 
 def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] = tuple(GROUPS)) -> None:

@@ -72,7 +72,7 @@ NO_EFFECT = {
     "padding is kept as ComfyUI makes it": "apply_t5_attn_mask apply_lg_attn_mask",
     "use caption_dropout_rate, which drops the text for all encoders": """
         clip_l_dropout_rate clip_g_dropout_rate t5_dropout_rate""",
-    "the LoRA stays in float32, which costs little": "full_bf16 full_fp16",
+    "the LoRA stays in float32, which costs little": "full_fp16",
     "checkpointed_blocks says what is recomputed": "cpu_offload_checkpointing",
     "every saved step is kept": "save_last_n_steps save_last_n_epochs save_last_n_steps_state save_last_n_epochs_state",
     "max_grad_norm holds the LoRA in check": "scale_weight_norms",

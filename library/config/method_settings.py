@@ -15,6 +15,8 @@ MethodName = Literal[
     "prior_prediction",
     "l2_anchor",
     "dco",
+    "ewc",
+    "dreambooth",
 ]
 
 
@@ -28,4 +30,16 @@ class MethodSettings:
     )
     dco_beta: float = setting(
         1000.0, "dco: how soon a picture that the student does better than the pretrained model is enough.", above=0
+    )
+    ewc_lambda: float = setting(
+        1.0, "ewc, and dreambooth if above 0: weight of elastic weight consolidation.", at_least=0
+    )
+    ewc_fisher_samples: int = setting(
+        300, "Noisy replayed pictures from which the Fisher information is taken, once for each model.", at_least=1
+    )
+    fused_backward_pass: bool = setting(
+        True, "dreambooth: each weight makes its step inside the backward pass, so that gradients take no memory."
+    )
+    full_bf16: bool = setting(
+        False, "dreambooth: the change of the weights in bf16 with stochastic rounding, instead of float32."
     )

@@ -13,16 +13,26 @@ from typing import Any
 
 from library.config.fields import name_of
 from library.config.method_settings import MethodSettings
-from library.config.settings import ConceptEmbeddingSettings, PureLearningSettings
+from library.config.settings import (
+    ATTENTION_PROJECTIONS,
+    ConceptEmbeddingSettings,
+    PureLearningSettings,
+    Settings,
+)
+from library.errors import ConfigError
 
 PURECC = "purecc"
 CLASS_PROMPTS = str(Path(__file__).with_name("class_prompts.txt"))
 """What DreamBooth's class pictures are drawn from."""
-LORA = frozenset({"network_dim", "network_alpha", "network_dropout", "target_modules", "learning_rate"})
+LORA = frozenset({"network_dim", "network_dropout", "target_modules", "learning_rate"})
 """Settings of a LoRA."""
 REPLAYED = frozenset({"replay_images", "replay_prompts", "replay_sample_steps"})
 """Settings of pictures that the pretrained model draws."""
 STAGE_1 = frozenset({"extractor_train_steps", "extractor_learning_rate", "extractor_embedding_lr"})
+FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
+"""The feed-forward layers of both streams, by the end of their names."""
+OF_ALL_WEIGHTS = ("prodigy", "dadapt")
+"""Begins of optimizers that look at all weights at once."""
 OFF: Mapping[str, Any] = {
     "eta": 0.0,
     "anchor_weight": 0.0,
@@ -57,8 +67,9 @@ _OWN = _names_of(MethodSettings) - {"method"}
 """Settings of rivals."""
 OF_SOME = (
     _OWN | _names_of(PureLearningSettings) | _names_of(ConceptEmbeddingSettings) | LORA | STAGE_1 | {"embedding_lr"}
-) - {"prior_loss_weight"}
-"""Settings that not every method reads; all others are common, as is the weight of regularisation pictures."""
+) - {"prior_loss_weight", "network_alpha"}
+"""Settings that not every method reads; all others are common, as are the weight of regularisation pictures and the
+scale that follows from the rank."""
 
 RULES: Mapping[str, Rules] = {
     PURECC: Rules("an extractor, then a student beside it: PureCC", OF_SOME - _OWN),
@@ -82,6 +93,26 @@ RULES: Mapping[str, Rules] = {
     "dco": Rules(
         "a LoRA on the pictures, only until it does better on them than the pretrained model",
         LORA | {"dco_beta"},
+    ),
+    "ewc": Rules(
+        "a LoRA on the pictures, its change kept small where the pretrained model's pictures depend on the weights",
+        LORA | REPLAYED | {"ewc_lambda", "ewc_fisher_samples"},
+    ),
+    "dreambooth": Rules(
+        "all weights of the transformer blocks' layers, on the pictures and on class pictures",
+        LORA - {"network_dropout"}
+        | REPLAYED
+        | {"ewc_lambda", "ewc_fisher_samples", "l2_anchor_weight", "fused_backward_pass", "full_bf16"},
+        {
+            "prior_loss_weight": 1.0,
+            "replay_prompts": CLASS_PROMPTS,
+            "target_modules": ATTENTION_PROJECTIONS + FEED_FORWARD,
+            "network_dim": 32,
+            "learning_rate": 5e-6,
+            "optimizer_type": "AdamW8bit",
+            "ewc_lambda": 0.0,
+            "l2_anchor_weight": 0.0,
+        },
     ),
 }
 """Every method, by the name that `method` gives it."""
@@ -111,3 +142,32 @@ def apply_method(values: dict[str, Any], where: dict[str, str], notices: list[st
     base = {} if method == PURECC else OFF
     for name, value in {**base, **RULES[method].defaults}.items():
         values.setdefault(name, value)
+
+
+def check_method(settings: Settings) -> None:
+    """Refuses what a method can't do.
+
+    Raises:
+        ConfigError: it says what to change.
+    """
+    method, optimizer = settings.method, settings.optimizer
+    if method.method != "dreambooth":
+        return
+    if settings.model.quantization != "none":
+        raise ConfigError(
+            "dreambooth changes the weights themselves, which base_quantization rounds.",
+            "Take base_quantization and fp8_base out.",
+        )
+    if method.full_bf16 and not method.fused_backward_pass:
+        raise ConfigError("full_bf16 rounds by chance inside the backward pass.", "Set fused_backward_pass = true.")
+    if not method.fused_backward_pass:
+        return
+    said = "fused_backward_pass makes each weight's step by itself, inside the backward pass"
+    if optimizer.gradient_accumulation_steps > 1:
+        raise ConfigError(f"{said}; gradients can't be accumulated.", "Set gradient_accumulation_steps = 1.")
+    if settings.model.mixed_precision == "fp16":
+        raise ConfigError(f"{said}; fp16 scales gradients for all at once.", 'Set mixed_precision = "bf16".')
+    if optimizer.optimizer_type.lower().startswith(OF_ALL_WEIGHTS):
+        raise ConfigError(
+            f"{said}; {optimizer.optimizer_type} looks at all weights at once.", 'Set optimizer_type = "AdamW8bit".'
+        )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from library.config.settings import Settings
-from library.methods.penalties import Penalty
 from library.objectives import Objective
-
-Penalties = tuple[tuple[str, float, Callable[..., Penalty]], ...]
 
 
 @dataclass(frozen=True)
@@ -19,9 +17,11 @@ class Method:
     Args:
         student: what the student minimises, from the settings and whether there are regularisation pictures.
         extractor: what stage 1 minimises; None: the method has no extractor.
-        penalties: (name, weight, kind) of what is added for the weights themselves, whatever they predict.
+        penalties: weights of what is added for the weights themselves: "l2_anchor", "ewc".
+        student_weights: what the student learns: a LoRA or whole weights.
     """
 
     student: Callable[[Settings, bool], Objective]
     extractor: Callable[[Settings], Objective] | None = None
-    penalties: Callable[[Settings], Penalties] = lambda settings: ()
+    penalties: Callable[[Settings], Mapping[str, float]] = lambda settings: {}
+    student_weights: Literal["lora", "full"] = "lora"

@@ -1,55 +1,102 @@
 """Penalties: losses of the weights themselves, whatever they predict, with gradients that need no graph.
 
-A penalty looks at one layer at a time, so that it costs memory for one layer and not for all.
+A penalty looks at one layer at a time, so that it costs memory for one layer and not for all. In full fine-tuning it
+does so while the backward pass is at that layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from library.adapters.linear import LowRank
+from library.adapters.linear import FullRank, LowRank
+
+Layers = Mapping[str, LowRank | FullRank]
+"""The adapters of a network, by the name of the layer."""
 
 
 class Penalty(Protocol):
     """A loss of the weights of an adapter."""
 
-    def value(self) -> Tensor:
-        """(), float32."""
+    layers: Layers
 
-    def add_gradient(self, factor: float) -> None:
-        """Adds `factor` times the gradient to that of each weight."""
+    def of_layer(self, name: str) -> Tensor:
+        """() float32, a layer's part of the loss."""
+
+    def add_gradient(self, name: str, factor: float) -> None:
+        """Adds `factor` times the gradient of a layer's part to that of its weights."""
 
 
 class SquaredChange:
-    """||delta W||_F^2 of all layers, delta W = scale up down; from the products of rank by rank matrices alone.
+    """||delta W||_F^2 of each layer, of a LoRA as of a whole weight: delta W is what is added to the weight."""
 
-        ||up down||_F^2 = tr((up^T up) (down down^T))
+    def __init__(self, layers: Layers) -> None:
+        self.layers = layers
+
+    @torch.no_grad()
+    def of_layer(self, name: str) -> Tensor:
+        """() float32."""
+        return self.layers[name].change().float().square().sum()
+
+    @torch.no_grad()
+    def add_gradient(self, name: str, factor: float) -> None:
+        """2 factor delta W, brought to the weights that learn."""
+        self.layers[name].add_gradient_of(2 * factor * self.layers[name].change())
+
+
+class FisherChange:
+    """1/2 sum F o delta W^2: elastic weight consolidation (Kirkpatrick et al. 2017, Eq. 3) of what is added to weights.
 
     Args:
-        layers: the adapters of one network.
+        fisher: how much each number of each layer's weight matters, (out, in).
     """
 
-    def __init__(self, layers: Iterable[LowRank]) -> None:
-        self.layers = list(layers)
+    def __init__(self, layers: Layers, fisher: Mapping[str, Tensor]) -> None:
+        self.layers, self.fisher = layers, fisher
 
     @torch.no_grad()
-    def value(self) -> Tensor:
-        """() float32, summed over layers."""
-        total = [one.scale**2 * ((one.up.T @ one.up) * (one.down @ one.down.T)).sum() for one in self.layers]
-        return torch.stack(total).sum()
+    def of_layer(self, name: str) -> Tensor:
+        """() float32."""
+        change = self.layers[name].change().float()
+        return (self._fisher(name) * change.square()).sum() / 2
 
     @torch.no_grad()
-    def add_gradient(self, factor: float) -> None:
-        """Adds factor times 2 scale^2 up (down down^T) to the gradient of up, and likewise to down's."""
-        for one in self.layers:
-            both = 2 * factor * one.scale**2
-            _add(one.up, both * one.up @ (one.down @ one.down.T))
-            _add(one.down, both * (one.up.T @ one.up) @ one.down)
+    def add_gradient(self, name: str, factor: float) -> None:
+        """factor F o delta W, brought to the weights that learn."""
+        change = self.layers[name].change().float()
+        self.layers[name].add_gradient_of(factor * self._fisher(name) * change)
+
+    def _fisher(self, name: str) -> Tensor:
+        return self.fisher[name].to(next(self.layers[name].parameters()).device, torch.float32)
 
 
-def _add(parameter: nn.Parameter, gradient: Tensor) -> None:
-    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+class Overlap:
+    """sum over earlier concepts of |A_i A^T|_1: how far a LoRA reads what earlier ones read (CIDM, Eq. 5).
+
+    A is the matrix at the input's side. It is 0 where the subspaces are orthogonal.
+
+    Args:
+        earlier: for each layer, the input-side matrices of earlier concepts, (rank, in) each.
+    """
+
+    def __init__(self, layers: Mapping[str, LowRank], earlier: Mapping[str, Sequence[Tensor]]) -> None:
+        self.layers, self.earlier = layers, earlier
+
+    @torch.no_grad()
+    def of_layer(self, name: str) -> Tensor:
+        """() float32."""
+        down = self.layers[name].down
+        parts = [(down @ other.to(down).T).abs().sum() for other in self.earlier.get(name, ())]
+        return torch.stack(parts).sum() if parts else down.new_zeros(())
+
+    @torch.no_grad()
+    def add_gradient(self, name: str, factor: float) -> None:
+        """factor sign(A A_i^T) A_i, for the input-side matrix alone."""
+        down = self.layers[name].down
+        for other in self.earlier.get(name, ()):
+            other = other.to(down)
+            gradient = factor * (down @ other.T).sign() @ other
+            down.grad = gradient if down.grad is None else down.grad.add_(gradient)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -114,6 +114,9 @@ class FlowModel(Protocol):
     @property
     def transformer(self) -> nn.Module:
         """The transformer, frozen, loaded now if it is not yet."""
+
+    def pretrained_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The transformer's weights by diffusers name, read from the files one after the other, on the CPU."""
 
     @property
     def blocks(self) -> nn.ModuleList:

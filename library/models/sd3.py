@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ from library.models.model_files import TEXT_ENCODERS, ModelFiles
 from library.models.modules import blank
 from library.models.residence import Residence, ResidentBase
 from library.models.text_encoders import TEXT_BATCH, encode_texts
-from library.models.weights import fill
+from library.models.weights import fill, needed_by
 from library.per_pass import PerPass, recompute_contexts
 
 TILE = 512
@@ -89,6 +89,11 @@ class SD3Model:
             return block(*args)
         contexts = self.base.contexts_with(recompute_contexts(self._kept))
         return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
+
+    def pretrained_weights(self) -> Iterator[tuple[str, Tensor]]:
+        wanted = needed_by(blank("transformer", self.transformer_config))
+        for name, tensor in self.files.weights("transformer").tensors(wanted, self.dtype):
+            yield name, tensor.view(wanted[name].shape)
 
     # Counting
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
 
 from library.config.settings import Settings
 from library.dual_branch_scheduler import DualBranchScheduler
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.methods import METHODS
-from library.methods.penalties import Penalty
+from library.methods.penalties import FisherChange, Penalty, SquaredChange
 from library.objectives import EXTRACTOR, REPLAYED, Objective
 from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter
 
@@ -19,13 +21,38 @@ def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:
     return method.extractor(settings) if stage == EXTRACTOR else method.student(settings, has_reg)
 
 
-def penalties_of(stage: str, settings: Settings, parts: Parts) -> list[tuple[str, float, Penalty]]:
-    """What a stage adds to its objective for the weights themselves, each with name and weight."""
+def penalties_of(
+    stage: str, settings: Settings, parts: Parts, fisher: Mapping[str, Tensor] | None
+) -> list[tuple[str, float, Penalty]]:
+    """What a stage adds to its objective for the weights themselves, each with name and weight.
+
+    Args:
+        fisher: see `library.training.fisher`; None if no penalty needs it.
+    """
     if stage == EXTRACTOR:
         return []
-    layers = [layer.adapters[STUDENT_ADAPTER] for layer in parts.network.layers.values()]
-    found = METHODS[settings.method.method].penalties(settings)
-    return [(name, weight, kind(layers)) for name, weight, kind in found if weight > 0]
+    layers = {name: layer.adapters[STUDENT_ADAPTER] for name, layer in parts.network.layers.items()}
+    kinds = {"l2_anchor": lambda: SquaredChange(layers), "ewc": lambda: FisherChange(layers, fisher)}
+    return [(name, weight, kinds[name]()) for name, weight in _weighted(settings).items()]
+
+
+def needs_fisher(settings: Settings) -> bool:
+    """Whether a penalty reads the Fisher information."""
+    return "ewc" in _weighted(settings)
+
+
+def _weighted(settings: Settings) -> dict[str, float]:
+    return {name: one for name, one in METHODS[settings.method.method].penalties(settings).items() if one > 0}
+
+
+def learns_whole_weights(settings: Settings) -> bool:
+    """Whether the student is a change of whole weights, and no LoRA."""
+    return METHODS[settings.method.method].student_weights == "full"
+
+
+def makes_fused_steps(settings: Settings) -> bool:
+    """Whether weights make their steps inside the backward pass."""
+    return learns_whole_weights(settings) and settings.method.fused_backward_pass
 
 
 def has_extractor(settings: Settings) -> bool:
@@ -34,7 +61,9 @@ def has_extractor(settings: Settings) -> bool:
 
 
 def reads_replay(settings: Settings, stages: Iterable[str], has_reg: bool) -> bool:
-    """Whether a stage's losses look at pictures that the pretrained model draws."""
+    """Whether a stage's losses, or the Fisher information, look at pictures that the pretrained model draws."""
+    if needs_fisher(settings):
+        return True
     readings = [reading for stage in stages for reading in objective_of(stage, settings, has_reg).readings]
     return any(reading.prediction.prompt in REPLAYED for reading in readings)
 

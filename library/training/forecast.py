@@ -20,7 +20,14 @@ from library.models.counting import Footprint
 from library.models.residence import Residence
 from library.objectives import EXTRACTOR, REPLAY, STUDENT
 from library.roofline import BUS, Speed
-from library.training.branching import extractor_adapters, freeze_all_but, learning_in, objective_of, scheduler_of
+from library.training.branching import (
+    extractor_adapters,
+    freeze_all_but,
+    learning_in,
+    makes_fused_steps,
+    objective_of,
+    scheduler_of,
+)
 from library.training.parts import STUDENT_ADAPTER, Parts
 from library.training.plan import Plan
 from library.training.replay import pictures_at_once
@@ -138,6 +145,9 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     if settings.optimizer.gradient_accumulation_steps > 1:  # then gradients are there from the step's second batch on
         for weight in learning:
             weight.grad = torch.zeros_like(weight)
+    if stage == STUDENT and makes_fused_steps(settings):
+        for weight in learning:
+            weight.register_post_accumulate_grad_hook(_let_go)
     weights = storage_bytes(_held(parts)) + sum(weight.grad.nbytes for weight in learning if weight.grad is not None)
     state = count * OPTIMIZER_BYTES.get(settings.optimizer.optimizer_type.lower(), OPTIMIZER_BYTES["adamw"])
     scheduler = scheduler_of(objective, settings, parts)
@@ -150,6 +160,10 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
         objective(scheduler.predict(reference, replay)).total.backward()
     moved = 0 if swap is None else swap.bytes_moved
     return StepCount(Footprint(weights + state, memory.peak, memory.work), count, memory.flops, moved)
+
+
+def _let_go(weight: Tensor) -> None:
+    weight.grad = None
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from library import __version__
 from library.prompts import with_trigger
+from library.training.branching import learns_whole_weights
 from library.training.parts import Parts
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def family_of(transformer_config: dict[str, Any]) -> str:
 def metadata_of(parts: Parts, steps: int) -> dict[str, str]:
     """What UIs and other trainers read in a LoRA file. SD.Next knows the model by `ss_base_model_version`."""
     settings, saving = parts.settings, parts.settings.saving
+    network, whole = settings.network, learns_whole_weights(settings)
     pure, family = settings.pure_learning, family_of(parts.model.transformer_config)
     own = {
         "author": saving.metadata_author,
@@ -39,7 +41,7 @@ def metadata_of(parts: Parts, steps: int) -> dict[str, str]:
         "ss_output_name": saving.output_name,
         "ss_network_module": "networks.lora_sd3",
         "ss_network_dim": str(settings.network.network_dim),
-        "ss_network_alpha": str(settings.network.network_alpha),
+        "ss_network_alpha": str(network.network_dim if whole else network.network_alpha),
         "ss_base_model_version": f"sd{family}",
         "ss_sd_model_name": settings.model.pretrained_model_name_or_path.replace("\\", "/").rstrip("/").split("/")[-1],
         "ss_steps": str(steps),

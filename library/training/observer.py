@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from library.adapters.layouts import LAYOUTS
 from library.objectives import EXTRACTOR, STUDENT
 from library.report.log import RunLog, mean_of_end, read_log
 from library.report.page import Section, write_page
@@ -19,7 +20,6 @@ from library.report.plot import plot_log
 from library.report.progress import StageBar, bar_over, say
 from library.report.sheet import SheetRow
 from library.report.status import Status, read_status
-from library.training.outputs import CONCEPT_FILE
 from library.training.parts import extractor_adapter
 from library.training.plan import Plan
 from library.training.reload import ReloadCheck
@@ -180,7 +180,7 @@ class Observer:
             with self.phase("check of the files"):
                 check = ReloadCheck(self.parts, self.plan.samples[0].text)
                 for path, layout in files.items():
-                    if layout != CONCEPT_FILE:
+                    if layout in LAYOUTS:
                         self.loads[path] = check.of(path, layout).line
                         say(self.loads[path])
         except Exception as error:  # a check must never cost the user a run

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from library.adapters.extraction import extracted
 from library.adapters.files import (
     add_thumbnail,
     concept_metadata,
@@ -19,17 +20,21 @@ from library.adapters.files import (
     save_concepts,
     save_lora,
 )
+from library.adapters.layouts import LAYOUTS
 from library.adapters.network import LayerWeights
 from library.atomic import write_tensors, write_text, written
 from library.config.dataset import Concept
 from library.errors import ModelError
 from library.hierarchical_embedding_injector import ConceptEmbeddings
+from library.training.branching import learns_whole_weights
 from library.training.metadata import metadata_of, sidecar_of
-from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter
+from library.training.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Parts, extractor_adapter
 
 EXTRACTOR = "extractor."
 CONCEPT_FILE = "concept"
 """What stands for the layout of a file with concept embeddings."""
+TRANSFORMER_FILE = "transformer"
+"""What stands for the layout of a file with a whole transformer."""
 THUMBNAIL_SIDE = 256
 """Longest side of the picture in a LoRA file, in pixels."""
 
@@ -43,18 +48,43 @@ def save_student(
         about_data: what the metadata says of the pictures.
 
     Returns:
-        Each file with its layout; "concept" for the embeddings.
+        Each file with its layout; "concept" for the embeddings, "transformer" for the whole of it.
     """
     settings, saving = parts.settings, parts.settings.saving
     name = f"{saving.output_name}{suffix}"
-    weights, metadata = parts.network.weights(STUDENT_ADAPTER), {**metadata_of(parts, steps), **(about_data or {})}
+    weights, metadata = shown_weights(parts), {**metadata_of(parts, steps), **(about_data or {})}
     paths = save_lora(settings.output_dir, name, weights, saving.save_precision, metadata, saving.save_formats)
     files = dict(zip(paths, saving.save_formats, strict=True))
     if parts.student_embeddings:
         path = settings.output_dir / f"{name}_concept.safetensors"
         save_concepts(path, _vectors(parts.student_embeddings), parts.saved_concepts())
         files[path] = CONCEPT_FILE
+    if learns_whole_weights(parts.settings):
+        files[save_transformer(parts, settings.output_dir / f"{name}_transformer.safetensors")] = TRANSFORMER_FILE
     return files
+
+
+def shown_weights(parts: Parts) -> dict[str, LayerWeights]:
+    """The student as a LoRA; of whole weights, the largest singular directions of each layer's change."""
+    if not learns_whole_weights(parts.settings):
+        return parts.network.weights(STUDENT_ADAPTER)
+    layers, rank = parts.network.layers.items(), parts.settings.network.network_dim
+    weights = {name: extracted(layer.adapters[STUDENT_ADAPTER].weight, rank) for name, layer in layers}
+    if EXTRACTED_ADAPTER not in next(iter(parts.network.layers.values())).adapters:
+        parts.network.load(EXTRACTED_ADAPTER, weights, "the extracted LoRA")
+    return weights
+
+
+@torch.no_grad()
+def save_transformer(parts: Parts, path: Path) -> Path:
+    """Writes the whole transformer with the student in it, by diffusers' names, in the precision of training."""
+    changes = {f"{name}.weight": layer.adapters[STUDENT_ADAPTER].weight for name, layer in parts.network.layers.items()}
+    tensors = {}
+    for name, tensor in parts.model.pretrained_weights():
+        change = changes.get(name)
+        tensors[name] = tensor if change is None else (tensor.float() + change.float().cpu()).to(tensor.dtype)
+    write_tensors(path, tensors, {"format": "pt"})
+    return path
 
 
 def save_preview(parts: Parts, files: Mapping[Path, str], picture: Image.Image) -> list[Path]:
@@ -63,7 +93,7 @@ def save_preview(parts: Parts, files: Mapping[Path, str], picture: Image.Image) 
     Args:
         files: as `save_student` gives them; the first one gets picture and text beside it.
     """
-    loras = [path for path, layout in files.items() if layout != CONCEPT_FILE]
+    loras = [path for path, layout in files.items() if layout in LAYOUTS]
     small, jpeg = picture.convert("RGB"), BytesIO()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     small.save(jpeg, "JPEG", quality=88)

@@ -18,11 +18,14 @@ from library.data.texts import TextLibrary, TriggerLayout
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch, branch_velocity
 from library.flow import interpolate
 from library.hierarchical_embedding_injector import ConceptEmbeddings, HierarchicalEmbeddingInjector
+from library.methods import METHODS
 from library.models import FlowModel, PromptBatch, load_model
 from library.objectives import EXTRACTOR, GUIDE, PRETRAINED, STUDENT
 from library.prompts import derive, triggers_in
 
 STUDENT_ADAPTER = "student"
+EXTRACTED_ADAPTER = "extracted"
+"""The LoRA that stands for a student that learned whole weights."""
 INIT_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Noise levels over which the class word's hidden states are averaged."""
 
@@ -76,8 +79,14 @@ class Parts:
         return branch_velocity(self.model, self.network, self.injector, branches, x_t, sigma, prompts)
 
     def add_adapter(self, name: str) -> None:
-        """A fresh adapter of the settings' shape, the same for the same seed and name."""
-        shape = self.settings.network
+        """A fresh adapter of the settings' shape, the same for the same seed and name.
+
+        The student of a method that learns whole weights is a change of these.
+        """
+        shape, method = self.settings.network, self.settings.method
+        if name == STUDENT_ADAPTER and METHODS[method.method].student_weights == "full":
+            self.network.add_full(name, torch.bfloat16 if method.full_bf16 else torch.float32)
+            return
         generator = generator_for(self.settings.optimizer.seed, "adapter", name)
         self.network.add(name, shape.network_dim, shape.network_alpha, shape.network_dropout, generator)
 

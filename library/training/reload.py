@@ -21,7 +21,8 @@ from library.loaders.apply import factors, length, patched, read_file
 from library.loaders.rules import RULES, Reading
 from library.loaders.shape import shape_of
 from library.models import PromptBatch
-from library.training.parts import STUDENT_ADAPTER, Parts
+from library.training.branching import learns_whole_weights
+from library.training.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Parts
 
 PROMISED = {
     "kohya": ("ComfyUI", "reForge", "Forge"),
@@ -86,14 +87,15 @@ class ReloadCheck:
     @torch.no_grad()
     def __init__(self, parts: Parts, prompt: str) -> None:
         self.parts, self.shape = parts, shape_of(parts.model.transformer)
-        weights = parts.network.weights(STUDENT_ADAPTER)
+        saved = EXTRACTED_ADAPTER if learns_whole_weights(parts.settings) else STUDENT_ADAPTER
+        weights = parts.network.weights(saved)
         self.updates = {layer: (one.up * (one.alpha / one.rank), one.down) for layer, one in weights.items()}
         self.largest = max(length(*one) for one in self.updates.values())
         side = parts.model.size_multiple * min(MOST_PATCHES, parts.model.transformer_config["pos_embed_max_size"])
         generator = generator_for(parts.settings.optimizer.seed, "reload")
         self._x_t = torch.randn(1, *parts.model.latent_shape(side, side), generator=generator)
         self._prompts = [PromptBatch.of([parts.texts[prompt]], [None])]
-        self.expected = self._velocity(Branch({}, {}, default=STUDENT_ADAPTER))
+        self.expected = self._velocity(Branch({}, {}, default=saved))
         self.before = self._velocity(PRETRAINED_BRANCH)
 
     @torch.no_grad()

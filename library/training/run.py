@@ -25,10 +25,13 @@ from library.training.branching import (
     extractor_adapters,
     freeze_all_but,
     learning_in,
+    makes_fused_steps,
+    needs_fisher,
     objective_of,
     penalties_of,
     scheduler_of,
 )
+from library.training.fisher import fisher_of
 from library.training.interrupt import StopRequest
 from library.training.metadata import data_metadata
 from library.training.observer import Observer
@@ -88,6 +91,7 @@ class Run:
         batches = plan.order.batches_per_epoch
         self.validation = ValidationLoss(self.parts, self.latents, plan.validation, self.settings, batches)
         self.replay: Replay | None = None
+        self.fisher: dict[str, Tensor] | None = None
         self.observer = Observer(plan) if processes.main else Unseen(plan)
         with processes.main_first():
             self.resumed = self._state_to_resume()
@@ -169,6 +173,9 @@ class Run:
         if self.plan.uses_replay:
             with observer.phase("replayed pictures"), self.processes.main_first():
                 self.replay = draw_replay(parts, self.plan.size, observer.progress("replayed pictures"))
+        if needs_fisher(self.settings):
+            with observer.phase("Fisher information"), self.processes.main_first():
+                self.fisher = fisher_of(parts, self.replay, observer.progress("Fisher information"))
         observer.attach()
 
     def build_extractor(self) -> None:
@@ -266,9 +273,18 @@ class Run:
             name, seed, settings.noise, order, self.latents, parts.texts, wanted, self.replay, dropout, self.processes
         )
         fp16, steps = settings.model.mixed_precision == "fp16", self.plan.stage_steps[name]
-        penalties = penalties_of(name, settings, parts)
         stage = Stage(
-            name, steps, objective, branches, scenes, learners, settings.optimizer, fp16, self.processes, penalties
+            name,
+            steps,
+            objective,
+            branches,
+            scenes,
+            learners,
+            settings.optimizer,
+            fp16,
+            self.processes,
+            penalties=penalties_of(name, settings, parts, self.fisher),
+            fused=name == STUDENT and makes_fused_steps(settings),
         )
         if self.resumed and name in self.resumed.tree["stages"]:
             stage.load_state(self.resumed.tree["stages"][name])

@@ -18,6 +18,7 @@ from library.methods.penalties import Penalty
 from library.objectives import Losses, Objective
 from library.optim import build_lr_scheduler, build_optimizer
 from library.report.log import summary
+from library.training.fused import FusedSteps, stand_in_of
 from library.training.processes import ALONE, Processes
 from library.training.scenes import SceneMaker
 
@@ -63,6 +64,10 @@ class Stage:
         fp16: scales the loss, so that small gradients do not vanish.
         processes: those that make each step together.
         penalties: name, weight and what is added to the loss for the weights themselves.
+        fused: each weight makes its step inside the backward pass.
+
+    Raises:
+        TrainingError: several processes can't make fused steps.
     """
 
     def __init__(
@@ -77,14 +82,22 @@ class Stage:
         fp16: bool,
         processes: Processes = ALONE,
         penalties: Sequence[tuple[str, float, Penalty]] = (),
+        fused: bool = False,
     ) -> None:
         self.name, self.steps, self.objective, self.branches = name, steps, objective, branches
         self.scenes, self.settings, self.done, self.processes = scenes, settings, 0, processes
         self.penalties = penalties
         self.learners = [learner for learner in learners if learner.parameters]
+        held = [[stand_in_of(one) if fused else one for one in learner.parameters] for learner in self.learners]
         self.optimizer = build_optimizer(
-            [{"params": learner.parameters, "lr": learner.learning_rate} for learner in self.learners], settings
+            [{"params": some, "lr": one.learning_rate} for some, one in zip(held, self.learners, strict=True)], settings
         )
+        self.fused = None
+        if fused:
+            if processes.count > 1:
+                raise TrainingError("fused_backward_pass works in one process only.", "Start one, or turn it off.")
+            pairs = list(zip(self._parameters(), (one for some in held for one in some), strict=True))
+            self.fused = FusedSteps(self.optimizer, pairs, penalties, settings.max_grad_norm, settings.seed)
         self.lr_scheduler = build_lr_scheduler(self.optimizer, settings, steps)
         self.scaler = torch.amp.GradScaler(branches.model.device.type, enabled=fp16)
 
@@ -97,10 +110,18 @@ class Stage:
         """
         own = () if self.processes.main else (self.processes.number,)
         torch.manual_seed(seed_for(self.settings.seed, self.name, "dropout", self.done, *own))
+        if self.fused:
+            self.fused.step = self.done
         batches, seen, failed = self.settings.gradient_accumulation_steps, [], False
         try:
             seen = [self._gradient_of(self.done * batches + index, batches) for index in range(batches)]
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
+            if self.fused:
+                raise TrainingError(
+                    f"Stage {self.name}, step {self.done + 1}: the card's memory did not suffice.",
+                    "Some weights have made the step already, so it can't be made again; --resume auto goes on from "
+                    "the last saved state, with more recomputed blocks or a lower resolution.",
+                ) from error
             failed = True
         if self.processes.any(failed):
             self.optimizer.zero_grad(set_to_none=True)
@@ -109,7 +130,10 @@ class Stage:
         seen = self.processes.gathered([one for one in seen if one])
         self.scaler.unscale_(self.optimizer)
         penalised = self._penalise()
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.settings.max_grad_norm or math.inf)
+        if self.fused:
+            norm = self.fused.norm()
+        else:
+            norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.settings.max_grad_norm or math.inf)
         rates = {learner.name: float(rate) for learner, rate in zip(self.learners, self._rates(), strict=True)}
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -121,10 +145,12 @@ class Stage:
         return {"stage": self.name, "step": self.done, **row, **penalised, "grad_norm": float(norm), **rates}
 
     def _penalise(self) -> dict[str, float]:
-        """Adds the gradients of the penalties; returns the values before their weights."""
-        for _, weight, penalty in self.penalties:
-            penalty.add_gradient(weight)
-        return {name: float(penalty.value()) for name, _, penalty in self.penalties}
+        """Adds the gradients of the penalties, unless that is done already; returns the values before their weights."""
+        values = {name: float(sum(map(penalty.of_layer, penalty.layers))) for name, _, penalty in self.penalties}
+        for _, weight, penalty in () if self.fused else self.penalties:
+            for layer in penalty.layers:
+                penalty.add_gradient(layer, weight)
+        return values
 
     def _gradient_of(self, number: int, batches: int) -> Seen | None:
         """Adds the gradient of this process's share of a batch; None if it has none of a small one."""

@@ -17,10 +17,7 @@ def weights_of(
     """Adapters and concept embeddings, as they are."""
     return {
         "adapters": {
-            adapter: {
-                name: [layer.adapters[adapter].down, layer.adapters[adapter].up]
-                for name, layer in network.layers.items()
-            }
+            adapter: {name: list(layer.adapters[adapter].parameters()) for name, layer in network.layers.items()}
             for adapter in adapters
         },
         "embeddings": {name: one.vectors for name, one in embeddings.items()},
@@ -31,8 +28,8 @@ def weights_of(
 def restore_weights(saved: dict[str, Any], network: AdapterNetwork, embeddings: dict[str, ConceptEmbeddings]) -> None:
     """Puts saved weights into adapters and embeddings of the same shapes."""
     for adapter, layers in saved["adapters"].items():
-        for name, (down, up) in layers.items():
-            network.layers[name].adapters[adapter].down.copy_(down)
-            network.layers[name].adapters[adapter].up.copy_(up)
+        for name, tensors in layers.items():
+            for parameter, tensor in zip(network.layers[name].adapters[adapter].parameters(), tensors, strict=True):
+                parameter.copy_(tensor)
     for name, one in embeddings.items():
         one.vectors.copy_(saved["embeddings"][name])
