@@ -102,7 +102,7 @@ def main() -> None:
         stages[name] = variant.student_stage()
     stages[AUTHORS] = AuthorsRun(run)
     rows = measure(stages, arguments.rounds)
-    size, batch = run.plan.size, run.plan.config.datasets[0].batch_size
+    size, batch = run.plan.size, len(run.plan.order.batch(0))
     title = (
         f"One step of stage 2, {size[0]} x {size[1]} pixels, {batch} a step, {settings.model.mixed_precision} precision"
     )
