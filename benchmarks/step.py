@@ -11,6 +11,8 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.variants import AUTHORS, PLAIN, VARIANTS, settings_of
@@ -25,6 +27,7 @@ COLUMNS = {
     "passes": "predictions: learned + given",
     "median_ms": "median ms",
     "quartiles_ms": "quartiles",
+    "predicted_ms": "predicted ms",
     "ratio": "against plain",
     "ratio_quartiles": "quartiles",
     "peak_gib": "peak GiB",
@@ -40,16 +43,22 @@ def passes(stage: Any) -> str:
     )
 
 
-def measure(stages: dict[str, Any], rounds: int) -> list[dict[str, Any]]:
+def measure(
+    stages: dict[str, Any], rounds: int, counts: dict[str, Any], speed: Callable[[], Any]
+) -> list[dict[str, Any]]:
     """Time of each variant's step over the rounds: median, quartiles, ratio, and peak memory on an NVIDIA card.
 
     The ratio is the median over the rounds of the ratio within a round, so what slows a whole round down cancels.
+
+    Args:
+        counts: the step of each variant as it was counted, for the time that is predicted of it.
+        speed: tries the device, in each round anew.
     """
     import torch
 
     cuda = torch.cuda.is_available()
     seconds: dict[str, list[float]] = {name: [] for name in stages}
-    peak = dict.fromkeys(stages, 0)
+    peak, predicted = dict.fromkeys(stages, 0), {name: [] for name in counts}
     for turn in range(WARM_UP + rounds):
         for name, stage in stages.items():
             if cuda:
@@ -62,6 +71,9 @@ def measure(stages: dict[str, Any], rounds: int) -> list[dict[str, Any]]:
                 peak[name] = max(peak[name], torch.cuda.max_memory_allocated())
             if turn >= WARM_UP:
                 seconds[name].append(time.perf_counter() - begin)
+        now = speed()
+        for name, count in counts.items():
+            predicted[name].append(count.seconds(now))
     rows = []
     for name, stage in stages.items():
         low, middle, high = (1000 * one for one in statistics.quantiles(seconds[name], n=4))
@@ -69,6 +81,8 @@ def measure(stages: dict[str, Any], rounds: int) -> list[dict[str, Any]]:
         least, ratio, most = statistics.quantiles(ratios, n=4)
         row = {"variant": name, "passes": passes(stage), "median_ms": round(middle), "ratio": ratio}
         row |= {"quartiles_ms": [round(low), round(high)], "ratio_quartiles": [least, most]}
+        if name in predicted:
+            row["predicted_ms"] = round(1000 * statistics.median(predicted[name]))
         rows.append({**row, **({"peak_gib": peak[name] / 2**30} if cuda else {})})
     return rows
 
@@ -86,8 +100,11 @@ def main() -> None:
 
     from benchmarks.authors import AuthorsRun
     from benchmarks.record import table, write
+    from library.objectives import STUDENT
+    from library.training.forecast import count_step
     from library.training.plan import make_plan
     from library.training.run import Run
+    from library.training.times import measured_speed
     from library.training.unseen import Unseen
 
     run = Run(make_plan(settings, config))
@@ -95,18 +112,20 @@ def main() -> None:
     run.prepare()
     run.build_extractor()
     run.build_student()
-    stages = {}
+    stages, counts = {}, {}
     for name in VARIANTS:
         variant = copy.copy(run)
         variant.settings = settings_of(settings, name)
         stages[name] = variant.student_stage()
+        counts[name] = count_step(replace(run.plan, settings=variant.settings), STUDENT)
     stages[AUTHORS] = AuthorsRun(run)
-    rows = measure(stages, arguments.rounds)
+    model = run.parts.model
+    rows = measure(stages, arguments.rounds, counts, lambda: measured_speed(model.device, model.dtype))
     size, batch = run.plan.size, len(run.plan.order.batch(0))
     title = (
         f"One step of stage 2, {size[0]} x {size[1]} pixels, {batch} a step, {settings.model.mixed_precision} precision"
     )
-    columns = {name: heading for name, heading in COLUMNS.items() if name in rows[0]}
+    columns = {name: heading for name, heading in COLUMNS.items() if any(name in row for row in rows)}
     file, command = settings.output_dir / "step.json", ["python", "-m", "benchmarks.step", *sys.argv[1:]]
     write(file, title, "measured", rows, columns, command)
     print(table(json.loads(file.read_text(encoding="utf-8"))))

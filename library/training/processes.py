@@ -20,6 +20,8 @@ from library.config.settings import Settings
 from library.errors import ConfigError
 from library.models import pick_device
 
+AT_ONCE = 2**24
+"""Numbers of gradients that are exchanged in one go: many small ones together, and no copy of all where all is much."""
 PATIENCE = timedelta(hours=24)
 """How long processes wait for each other: as long as the main one may take over caches and sheets."""
 NOT_USED = {
@@ -82,13 +84,15 @@ class Processes:
         has = torch.tensor([float(one.grad is not None) for one in parameters], device=self.device)
         torch.distributed.all_reduce(has)
         learned = [one for one, some in zip(parameters, has.tolist(), strict=True) if some]
-        if not learned:
-            return
-        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in learned]
-        joined = torch.cat([gradient.flatten() for gradient in gradients])
-        torch.distributed.all_reduce(joined)
-        for one, total in zip(learned, joined.split([one.numel() for one in learned]), strict=True):
-            one.grad = total.view_as(one)
+        while learned:
+            group = [learned.pop(0)]
+            while learned and sum(one.numel() for one in group) + learned[0].numel() <= AT_ONCE:
+                group.append(learned.pop(0))
+            gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in group]
+            joined = torch.cat([gradient.flatten() for gradient in gradients])
+            torch.distributed.all_reduce(joined)
+            for one, total in zip(group, joined.split([one.numel() for one in group]), strict=True):
+                one.grad = total.view_as(one)
 
     def gathered(self, seen: list[Any]) -> list[Any]:
         """The lists of all processes as one, in order of the processes."""
