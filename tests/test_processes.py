@@ -92,13 +92,18 @@ def test_the_shares_of_a_batch_are_all_of_it_once_and_even(rows, count):
     ) <= 1
 
 
-def test_gradients_add_up_and_what_none_learned_stays_without(in_two):
+@pytest.mark.parametrize("at_once", [2**24, 4])
+def test_gradients_add_up_and_what_none_learned_stays_without(in_two, monkeypatch, at_once):
+    monkeypatch.setattr("library.training.processes.AT_ONCE", at_once)
+
     def work(processes: Processes) -> None:
         shared, mine, nobodys = (nn.Parameter(torch.zeros(3)) for _ in range(3))
-        shared.grad = torch.full((3,), 1.0 + processes.number)
+        shared.grad, half = torch.full((3,), 1.0 + processes.number), nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
+        half.grad = torch.ones_like(half)
         if not processes.main:
             mine.grad = torch.ones(3)
-        processes.add_up_gradients([shared, mine, nobodys])
+        processes.add_up_gradients([shared, mine, nobodys, half])
+        assert half.grad.dtype == torch.bfloat16 and half.grad.item() == 2
         assert shared.grad.tolist() == [3.0] * 3 and mine.grad.tolist() == [1.0] * 3 and nobodys.grad is None
         assert processes.least(5 + processes.number) == 5 and processes.any(processes.number == 1)
         assert not processes.any(False) and processes.gathered([processes.number]) == [0, 1]

@@ -92,7 +92,7 @@ class Processes:
             joined = torch.cat([gradient.flatten() for gradient in gradients])
             torch.distributed.all_reduce(joined)
             for one, total in zip(group, joined.split([one.numel() for one in group]), strict=True):
-                one.grad = total.view_as(one)
+                one.grad = total.view_as(one).to(one.dtype)
 
     def gathered(self, seen: list[Any]) -> list[Any]:
         """The lists of all processes as one, in order of the processes."""
