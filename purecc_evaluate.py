@@ -9,6 +9,7 @@ from library.environment import prepare_process
 from library.errors import ConfigError, did_you_mean, exit_code_of
 
 COMMANDS = {
+    "audit": ("library.evaluation.audit", "says what any LoRA changes that it should not: a drift report card"),
     "prompts": ("library.evaluation.prompt_export", "writes a list of prompts for another program to draw"),
     "import": ("library.evaluation.external_import", "gives pictures made elsewhere the names that evaluate expects"),
 }

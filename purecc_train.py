@@ -37,10 +37,12 @@ def main(log: list[Path]) -> None:
     with joined(settings, notices) as processes:
         for notice in dict.fromkeys(notices):
             print(notice)
-        run(arguments, settings, config, processes, log)
+        execute(arguments, settings, config, processes, log)
 
 
-def run(arguments: Namespace, settings: Settings, config: DatasetConfig, processes: Processes, log: list[Path]) -> None:
+def execute(
+    arguments: Namespace, settings: Settings, config: DatasetConfig, processes: Processes, log: list[Path]
+) -> None:
     """Makes the plan, and whatever was asked for of it."""
     from library.training.plan import describe_plan, make_plan
 
@@ -66,11 +68,15 @@ def run(arguments: Namespace, settings: Settings, config: DatasetConfig, process
     if arguments.dry_run:
         return
 
+    from library.evaluation.quick import QuickAudit
     from library.training.run import Run
 
     log.append(settings.output_dir / "log.jsonl")
     begin = time.monotonic()
-    files = Run(plan, processes).train()
+    audit = QuickAudit.of(plan)
+    run = Run(audit.planned(plan), processes)
+    run.looks.append(audit)
+    files = run.train()
     print(f"Done in {time.monotonic() - begin:.0f} s. Look at {settings.output_dir / 'samples'} first. Saved:")
     print("\n".join(f"  {file}" for file in files))
 

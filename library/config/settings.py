@@ -262,6 +262,18 @@ class SampleSettings:
     max_validation_steps: int | None = setting(
         None, "Most batches that make a validation loss. Unset: all.", at_least=1, shapes_training=False
     )
+    audit: bool = setting(
+        True,
+        "A drift report card after training: what the LoRA learned and what it changed that it should not. It takes a "
+        "few percent of the time of the training.",
+        shapes_training=False,
+    )
+    audit_prompts: str | None = setting(
+        None,
+        "Text file with the prompts of purecc_evaluate.py audit, one a line, with and without [V]; {class} stands for "
+        "the class word. Unset: those that come with the project.",
+        shapes_training=False,
+    )
     sample_seeds: int = setting(2, "Pictures of each prompt, from the same seeds.", at_least=1, shapes_training=False)
     sample_steps: int = setting(28, "Sampling steps of a picture.", at_least=1, shapes_training=False)
     guidance_scale: float = setting(

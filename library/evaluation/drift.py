@@ -3,7 +3,7 @@
 The noisy pictures are the pretrained model's own, of each prompt's base text. On them, with v_0 the pretrained model
 and v_s the same with the LoRA,
 
-    drift    =  ||v_s(text) - v_0(base)|| / ||v_0(base)||       text = base where the concept is not asked for
+    drift    =  ||v_s(base) - v_0(base)|| / ||v_0(base)||
     scale    =  ||D|| / ||v_0(base)||,  D = v_s(with [V]) - v_0(base)       what the LoRA does when it is asked to
     leak     =  <v_s(base) - v_0(base), D> / <D, D>             0: nothing of the concept without [V]; 1: all of it
     outside  =  ||D|| / ||v_0(base)|| over the places outside the subject
@@ -12,8 +12,8 @@ Where the subject is, the pretrained model says itself: where its velocity depen
 on reference pictures, with e = (x_1 - x_0) - v_0(base) what the pretrained model gets wrong of them,
 
     gain     =  1 - ||e - D||^2 / ||e||^2                       share of the flow-matching loss that is gone
-    toward   =  sqrt(<D, e>) / ||v_0(base)||                    length of the part of D that is right: pictures hold noise
-                                                                that no model can foretell, which this leaves out
+    toward   =  sqrt(<D, e>) / ||v_0(base)||                    length of the part of D that is right; it leaves out the
+                                                                noise of pictures that no model can foretell
 """
 
 from __future__ import annotations
@@ -51,15 +51,13 @@ class Probe:
 
     Args:
         kind: "concept": with [V]; "bystander": with [V] and another of its class; "class": the class without [V].
-        text: as the LoRA is given it.
-        base: as the pretrained model is given it, without the concept.
+        base: the prompt without the concept, as the pretrained model is given it.
         complete: with the concept in it; None where it has no place.
         classless: the base text without the class word, which tells where the subject is; None where there is none.
         seed: of its picture's noise.
     """
 
     kind: Kind
-    text: str
     base: str
     complete: str | None
     classless: str | None
@@ -68,7 +66,12 @@ class Probe:
     @property
     def texts(self) -> list[str]:
         """All texts that have to be prepared."""
-        return [text for text in (self.text, self.base, self.complete, self.classless) if text is not None]
+        return [text for text in (self.base, self.complete, self.classless) if text is not None]
+
+    @property
+    def shown(self) -> str:
+        """What the LoRA draws: the text that says what the prompt is about."""
+        return self.complete if self.kind in ("concept", "bystander") else self.base
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,10 @@ class Shift:
     """How the velocity moved on one prompt.
 
     Args:
-        drift: at each of `SIGMAS`.
+        drift: at each of `SIGMAS`, of the prompt without the concept.
         scale: the same for the prompt with [V] in it; None where it has no place.
-        leak: None where nothing is to leak: no place for [V], or [V] is asked for.
-        outside: None where no subject is known, or [V] is not asked for.
+        leak: None where there is no place for [V].
+        outside: None where no subject is known.
     """
 
     drift: tuple[float, ...]
@@ -106,31 +109,6 @@ class Learned:
     gain: float
     better: float
     toward: float
-
-
-@torch.no_grad()
-def velocity_drift(
-    parts: Parts,
-    branch: Branch,
-    texts: Sequence[str],
-    latents: Tensor,
-    seeds: Sequence[int],
-    base_texts: Sequence[str] | None = None,
-) -> Tensor:
-    """||v_branch(text) - v_0(base)|| / ||v_0(base)|| at each noise level, (levels, N).
-
-    Args:
-        texts: prepared; what the branch is given.
-        latents: of the pretrained model's pictures of the base texts, (N, C, h, w).
-        seeds: of the noise on each.
-        base_texts: what the pretrained model is given. Default: `texts`.
-    """
-    rows = []
-    for sigma in SIGMAS:
-        x_t, levels = _noisy(latents, seeds, sigma)
-        before = _velocity(parts, PRETRAINED_BRANCH, x_t, levels, base_texts or texts)
-        rows.append(_length(_velocity(parts, branch, x_t, levels, texts) - before) / _length(before))
-    return torch.stack(rows)
 
 
 def shifts(
@@ -164,7 +142,7 @@ def _shifts(parts: Parts, branch: Branch, probes: Sequence[Probe], latents: Tens
     for sigma in SIGMAS:
         x_t, levels = _noisy(latents, seeds, sigma)
         before = _velocity(parts, PRETRAINED_BRANCH, x_t, levels, base)
-        moved = _velocity(parts, branch, x_t, levels, [probe.text for probe in probes]) - before
+        moved = _velocity(parts, branch, x_t, levels, base) - before
         asked = _velocity(parts, branch, x_t, levels, complete) - before
         drifts.append(_length(moved) / _length(before))
         scales.append(_length(asked) / _length(before))
@@ -176,13 +154,12 @@ def _shifts(parts: Parts, branch: Branch, probes: Sequence[Probe], latents: Tens
     outside = (outside_of / outside_before).sqrt()
     result = []
     for row, probe in enumerate(probes):
-        with_concept = probe.kind in ("concept", "bystander")
         result.append(
             Shift(
                 drift=tuple(float(one[row]) for one in drifts),
                 scale=tuple(float(one[row]) for one in scales) if probe.complete else None,
-                leak=float(leak[row]) if probe.complete and not with_concept else None,
-                outside=float(outside[row]) if with_concept and probe.classless is not None else None,
+                leak=float(leak[row]) if probe.complete else None,
+                outside=float(outside[row]) if probe.classless is not None else None,
             )
         )
     return result

@@ -74,7 +74,7 @@ def generate(
     parts.network.load(STUDENT_ADAPTER, weights, str(lora))
     parts.network.set_strength(STUDENT_ADAPTER, strength)
     for name, concept in positions.items():
-        _check_layout(parts, name, concept, concept_file)
+        check_layout(parts, name, concept, concept_file)
     embeddings = embeddings_of(parts, vectors, str(concept_file))
     sheets = SheetMaker(parts, samples, size)
     branch = Branch({}, embeddings, default=STUDENT_ADAPTER)
@@ -82,7 +82,12 @@ def generate(
     sheets.make(output, title, {"with the LoRA": branch}, bar_over("sheet"))
 
 
-def _check_layout(parts: Parts, name: str, saved: SavedConcept, source: Path) -> None:
+def check_layout(parts: Parts, name: str, saved: SavedConcept, source: Path) -> None:
+    """Looks whether this model splits the trigger into as many tokens as in training.
+
+    Raises:
+        ModelError: it does not.
+    """
     layout = parts.layouts[name]
     if layout.clip != saved.clip_tokens or (saved.t5_tokens and layout.t5 != saved.t5_tokens):
         raise ModelError(

@@ -5,7 +5,7 @@ The run says what happens; nothing in here changes what is trained, and no pictu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -185,6 +185,14 @@ class Observer:
                         say(self.loads[path])
         except Exception as error:  # a check must never cost the user a run
             say(f"WARNING: the saved files could not be checked ({type(error).__name__}: {error}). They are kept.")
+
+    def look(self, at_the_student: Callable[[], None]) -> None:
+        """Lets something look at the finished student. Whatever goes wrong there, the files are saved."""
+        try:
+            with self.phase("report card"):
+                at_the_student()
+        except Exception as error:  # nothing that only looks may cost the user a run
+            say(f"WARNING: the report card could not be made ({type(error).__name__}: {error}). The run goes on.")
 
     def say_if_weak(self) -> None:
         """A word about a student that the extractor taught little."""

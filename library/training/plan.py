@@ -37,6 +37,8 @@ class Plan:
     """Pictures kept from training for the validation loss."""
     processes: int = 1
     """How many processes share each batch, which is as many times as large as the settings say."""
+    also: tuple[str, ...] = ()
+    """Texts that are needed after training, encoded with all others."""
 
     @property
     def pictures(self) -> list[Picture]:
@@ -82,7 +84,7 @@ class Plan:
             texts += [prompt.text, prompt.base, prompt.negative]
         if self.uses_replay:
             texts += [text for _, triple in replay_texts(self.parts) for text in vars(triple).values()]
-        return list(dict.fromkeys(texts))
+        return list(dict.fromkeys([*texts, *self.also]))
 
 
 def stage_rates(optimizer: OptimizerSettings) -> dict[str, list[float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ PATH_SETTINGS = (
     ("saving", "cache_dir"),
     ("saving", "output_dir"),
     ("samples", "sample_prompts"),
+    ("samples", "audit_prompts"),
     ("pure_learning", "replay_prompts"),
     ("pure_learning", "extractor"),
 )
@@ -76,6 +78,7 @@ class Run:
 
     Attributes:
         observer: what the user sees of it.
+        looks: what else is to look at the finished student, once its files are saved.
 
     Raises:
         ConfigError: an unfinished run is in the way, or the state to resume does not fit.
@@ -92,6 +95,7 @@ class Run:
         self.validation = ValidationLoss(self.parts, self.latents, plan.validation, self.settings, batches)
         self.replay: Replay | None = None
         self.fisher: dict[str, Tensor] | None = None
+        self.looks: list[Callable[[Run], None]] = []
         self.observer = Observer(plan) if processes.main else Unseen(plan)
         with processes.main_first():
             self.resumed = self._state_to_resume()
@@ -250,6 +254,8 @@ class Run:
         beside = save_preview(self.parts, files, preview_of(observer.sheet_of_student(stage)))
         observer.say_if_weak()
         observer.check(files)
+        for look in self.looks:
+            observer.look(lambda look=look: look(self))
         observer.saved(files, stage.done)
         self.states.remove()
         return [*files, *beside]

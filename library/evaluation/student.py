@@ -1,0 +1,151 @@
+"""LoRA files put on the model, one after the other, in place of a run's student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from library.adapters.files import SavedConcept, load_concepts, load_lora, read_lora
+from library.adapters.network import LayerWeights
+from library.config.dataset import Concept
+from library.config.settings import Settings
+from library.dual_branch_scheduler import Branch
+from library.errors import ConfigError, ModelError
+from library.training.generation import LAYOUT_ENDINGS, as_concept, check_layout, concept_file_of
+from library.training.outputs import embeddings_of
+from library.training.parts import STUDENT_ADAPTER, Parts
+
+NO_LORA = ("_concept", "_extractor")
+"""Ends of names of our files that are no LoRA."""
+TRIGGER_KEYS = ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words", "instance_prompt")
+"""Where trainers write down a LoRA's trigger."""
+
+
+def loras_in(words: Sequence[str]) -> list[Path]:
+    """The LoRA files that are meant: files, or for a folder all LoRAs of a run in it, each once, in order of steps.
+
+    Raises:
+        ConfigError: nothing there.
+    """
+    found: list[Path] = []
+    for word in words:
+        path = Path(word).expanduser()
+        if path.is_dir():
+            skipped = (*NO_LORA, *(ending for ending in LAYOUT_ENDINGS if ending))
+            inside = [one for one in sorted(path.glob("*.safetensors")) if not one.stem.endswith(skipped)]
+            if not inside:
+                raise ConfigError(f"{path} holds no LoRA.", "Name a .safetensors file, or a folder with some in it.")
+            found += sorted(inside, key=lambda one: ("-step" not in one.stem, one.stem))
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def read_layers(path: Path, blocks: int) -> dict[str, LayerWeights]:
+    """The layers of a LoRA file, all of which lie inside the model's blocks.
+
+    Raises:
+        ModelError: not a LoRA for this model, or one that changes more than its blocks.
+    """
+    layers = load_lora(path, blocks)
+    outside = sorted(name for name in layers if not name.startswith("transformer_blocks."))
+    if outside:
+        raise ModelError(
+            f"{path} also changes {len(outside)} layers outside the transformer's blocks, such as {outside[0]}, which "
+            "can't be measured yet.",
+            "Everything else of it would be judged without them, so nothing was.",
+        )
+    return layers
+
+
+def concept_of_lora(lora: Path, concept_file: Path | None, settings: Settings) -> Concept:
+    """What a LoRA was trained for: as the command line says, else as its concept file or its metadata says.
+
+    Raises:
+        ConfigError: the trigger, or the class word, stands nowhere.
+    """
+    data = settings.data
+    saved = load_concepts(concept_file)[1] if concept_file else []
+    if len(saved) == 1 and not data.trigger and not data.class_word:
+        return as_concept(saved[0])
+    metadata = read_lora(lora).metadata
+    known = next((metadata[key].strip() for key in TRIGGER_KEYS if metadata.get(key, "").strip()), None)
+    trigger, class_word = data.trigger or known, data.class_word
+    if not trigger or ("," in trigger and not data.trigger):
+        several = f' names several triggers, "{trigger}"' if trigger else " does not say what its trigger is"
+        raise ConfigError(f"{lora}{several}.", "Give it: --trigger ohwx --class_word dog.")
+    if not class_word and data.kind != "style":
+        raise ConfigError(
+            f'{lora}: nothing says what the concept "{trigger}" is one of.',
+            "Give it: --class_word dog. For a style: --kind style.",
+        )
+    kind = data.kind or ("style" if class_word == "style" else "subject")
+    return Concept(name="concept", trigger=trigger, class_word=class_word, kind=kind)
+
+
+class Students:
+    """Puts LoRAs on the model.
+
+    Args:
+        parts: not yet attached.
+        layers: of every file that will be put on, as `read_layers` gives them.
+
+    Raises:
+        ModelError: a file is for another model.
+    """
+
+    def __init__(self, parts: Parts, layers: dict[Path, dict[str, LayerWeights]]) -> None:
+        self.parts, self._layers = parts, layers
+        for path, of_file in layers.items():
+            _check_fit(parts, of_file, path)
+        parts.attach(sorted({name.split(".", 2)[2] for one in layers.values() for name in one}))
+
+    def branch(self, lora: Path, concept_file: Path | None, strength: float = 1.0) -> Branch:
+        """The student of one file; the one before is gone.
+
+        Raises:
+            ModelError: a file does not fit the model.
+        """
+        self.parts.network.load(STUDENT_ADAPTER, self._layers[lora], str(lora))
+        self.parts.network.set_strength(STUDENT_ADAPTER, strength)
+        vectors, saved = load_concepts(concept_file) if concept_file else ({}, [])
+        embeddings = embeddings_of(self.parts, self._named(vectors, saved, concept_file), str(concept_file))
+        return Branch({}, embeddings, default=STUDENT_ADAPTER)
+
+    def _named(self, vectors: dict, saved: list[SavedConcept], source: Path | None) -> dict:
+        """The vectors by the name that the concept of the same trigger has here."""
+        names = {concept.trigger.lower(): concept.name for concept in self.parts.concepts}
+        here = {}
+        if saved and not names.keys() & {one.trigger.lower() for one in saved}:
+            raise ModelError(
+                f'{source} holds vectors for the trigger "{saved[0].trigger}"; asked for is "{next(iter(names))}".',
+                "Give the trigger that it was trained with, or --concept none.",
+            )
+        for one in saved:
+            name = names.get(one.trigger.lower())
+            if name is not None and one.name in vectors:
+                check_layout(self.parts, name, one, source)
+                here[name] = vectors[one.name]
+        return here
+
+
+def _check_fit(parts: Parts, layers: dict[str, LayerWeights], path: Path) -> None:
+    blocks = {f"{parts.model.blocks_name}.{name}": layer for name, layer in parts.model.blocks.named_modules()}
+    for name, one in layers.items():
+        layer, shape = blocks.get(name), (len(one.up), one.down.shape[1])
+        has = (layer.out_features, layer.in_features) if hasattr(layer, "out_features") else None
+        if has != shape:
+            what = f"has {has[0]} x {has[1]} there" if has else "has no such layer"
+            raise ModelError(
+                f"{path} was trained for another model: it changes {name}, {shape[0]} x {shape[1]}; this model {what}.",
+                "Give the model that it is for: --pretrained_model_name_or_path.",
+            )
+
+
+def concept_file_for(lora: Path, given: str | None) -> Path | None:
+    """The concept file that goes with a LoRA: as `--concept` says, by default the one beside it."""
+    if given == "none":
+        return None
+    if given:
+        return Path(given).expanduser()
+    return concept_file_of(lora)
