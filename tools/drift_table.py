@@ -1,7 +1,8 @@
-"""Which drift goes with which visible change, from the bench's trials: python -m tools.drift_table docs/bench/trials.zip"""
+"""Which drift goes with which visible change, from the bench's trials: python -m tools.drift_table"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import zipfile
@@ -30,7 +31,7 @@ def main() -> None:
     print(f"{len(found)} students")
     for sort, measures in SHOWN.items():
         rows = np.array([[np.mean(one[sort][m]) for m in ("drift", *measures) if m in one[sort]] for one in found])
-        for low, high in zip(EDGES, EDGES[1:], strict=False):
+        for low, high in itertools.pairwise(EDGES):
             some = rows[(rows[:, 0] >= low) & (rows[:, 0] < high)]
             if len(some):
                 means = ", ".join(f"{m} {v:.3f}" for m, v in zip(measures, some[:, 1:].mean(0), strict=True))
