@@ -14,6 +14,7 @@ from library.training.run import Run
 def student_stage(plan):
     """A stage 2 whose vectors have moved away from the class word's states, so that they have an effect."""
     run = Run(plan)
+    run.open_log()
     run.prepare()
     run.build_extractor()
     run.build_student()
@@ -33,6 +34,7 @@ def test_without_dropout_no_picture_is_shown_without_vectors(plan_of):
 
 def test_stage_1_never_leaves_its_vectors_out(plan_of):
     run = Run(plan_of(embedding_dropout=0.5))
+    run.open_log()
     run.prepare()
     run.build_extractor()
     assert run.extractor_stage().scenes.reference(0).word_alone is None

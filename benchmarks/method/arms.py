@@ -7,7 +7,7 @@ from typing import Any
 
 CHECKPOINTS = (10, 20, 40, 80, 160)
 """Steps of stage 2 after which the student is scored, where an arm names no others."""
-LONG = (*CHECKPOINTS, 320)
+FEW = (20, 40, 80, 160)
 VECTORS_OFF = ", vectors off"
 """What an arm is called where its students were scored without their vectors, as UIs without our nodes have them."""
 OFF = {
@@ -70,21 +70,16 @@ def _delta(about: str, **changes: Any) -> Arm:
     return _inherited(about, **{"concept_loss_weight": 0.0, "eta": 1.0, "lambda": 1.0, **changes})
 
 
-def _stock(about: str, checkpoints: tuple[int, ...] = LONG, **changes: Any) -> Arm:
-    """A student for UIs that know no vectors: the word alone, from `lean`."""
-    settings = {**PURE, "eta": 0.0, "student_embeddings": "none", **changes}
-    extractor = settings["eta"] > 0
-    return Arm(settings, about, extractor=extractor, checkpoints=checkpoints)
-
-
-def _dropped(probability: float) -> Arm:
-    return Arm(
-        {**PURE, "eta": 0.0, "embedding_dropout": probability},
-        "`lean` with pictures shown without vectors",
-        extractor=False,
-        vectors_off=True,
-        checkpoints=LONG,
-    )
+TAUGHT = {
+    **PURE,
+    "student_embeddings": "none",
+    "concept_loss_weight": 0.0,
+    "eta": 1.0,
+    "lambda": 1.0,
+    "replay_eta": 1.0,
+    "extractor_replay_weight": 1.0,
+}
+"""For UIs that know no vectors: the extractor's guidance teaches the word, on replayed pictures as well."""
 
 
 ARMS: dict[str, Arm] = {
@@ -183,24 +178,27 @@ ARMS: dict[str, Arm] = {
     "inherited, 2 pictures": Arm(INHERITED, "", pictures=2),
     "inherited, 1 picture": Arm(INHERITED, "", pictures=1),
     # for UIs that know no vectors
-    "lean, dropout 0": _dropped(0.0),
-    "lean, dropout 0.25": _dropped(0.25),
-    "lean, dropout 0.5": _dropped(0.5),
-    "stock, anchor 1": _stock("the plain LoRA and the word alone, from here on"),
-    "stock, anchor 0.3": _stock("", anchor_weight=0.3),
-    "stock, anchor 0": _stock("replay alone ties", anchor_weight=0.0),
-    "stock, anchor 0.3, rank 16": _stock("", anchor_weight=0.3, network_dim=16, network_alpha=16.0),
-    "stock, anchor 0, rank 16": _stock("", anchor_weight=0.0, network_dim=16, network_alpha=16.0),
-    "stock, delta": _stock("taught by the extractor's guidance alone, on replayed pictures as well",
-        eta=1.0, concept_loss_weight=0.0, replay_eta=1.0, extractor_replay_weight=1.0, **{"lambda": 1.0}),
-    "stock, taught": _stock("L_CC and the extractor's guidance, on replayed pictures as well",
-        eta=1.0, replay_eta=1.0, extractor_replay_weight=1.0, **{"lambda": 1.0}),
+    "stock": Arm(TAUGHT, "presets/stock.toml: the plain LoRA and the word alone, from here on", checkpoints=FEW),
+    "stock, L_CC 0.25": Arm({**TAUGHT, "concept_loss_weight": 0.25}, "", checkpoints=FEW),
+    "stock, focus 0.3": Arm({**TAUGHT, "guidance_focus": 0.3}, "", checkpoints=FEW),
+    "stock, L_CC alone": Arm(
+        {**PURE, "eta": 0.0, "student_embeddings": "none"}, "no guidance", extractor=False, checkpoints=FEW
+    ),
+    "stock, L_CC alone, anchor 0": Arm(
+        {**PURE, "eta": 0.0, "student_embeddings": "none", "anchor_weight": 0.0}, "", extractor=False, checkpoints=FEW
+    ),
+    "lean, dropout 0.5": Arm(
+        {**PURE, "eta": 0.0, "embedding_dropout": 0.5}, "half of the pictures without vectors", extractor=False,
+        vectors_off=True, checkpoints=FEW,
+    ),
+    "taught, dropout 0.5": Arm(
+        {**TAUGHT, "student_embeddings": "fresh", "embedding_dropout": 0.5}, "the same, taught", vectors_off=True,
+        checkpoints=FEW,
+    ),
     "lean, first block": Arm(
-        {**PURE, "eta": 0.0, "concept_embeddings": "first_block"}, "all that a textual inversion could do",
-        extractor=False, checkpoints=LONG),
-    "lean, first block, CLIP": Arm(
-        {**PURE, "eta": 0.0, "concept_embeddings": "first_block", "embedding_positions": "clip"},
-        "the same for CLIP's tokens alone", extractor=False, checkpoints=LONG),
+        {**PURE, "eta": 0.0, "concept_embeddings": "first_block"}, "the most that a textual inversion could do",
+        extractor=False, checkpoints=FEW,
+    ),
 }  # fmt: skip
 
 STAGE_1 = (
