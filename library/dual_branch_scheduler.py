@@ -175,15 +175,17 @@ def branch_velocity(
     x_t: Tensor,
     sigma: Tensor,
     prompts: Sequence[PromptBatch],
+    skipped: Sequence[int] = (),
 ) -> Tensor:
     """One pass whose rows belong to several branches, (B, C, H, W) float32.
 
     Args:
         branches, prompts: one each; the rows of `x_t` and `sigma` follow those of the prompts.
+        skipped: blocks to leave out.
     """
     batch = PromptBatch.joined(prompts)
     branch_of_row = [branch for branch, part in zip(branches, prompts, strict=True) for _ in part.concepts]
     adapters = [branch.adapter_of(concept) for branch, concept in zip(branch_of_row, batch.concepts, strict=True)]
     placements = placements_of(batch.tokens, [branch.embeddings for branch in branch_of_row], model.device)
     with network.using(adapters), injector.injecting(placements):
-        return model.velocity(x_t, sigma, batch)
+        return model.velocity(x_t, sigma, batch, skipped)

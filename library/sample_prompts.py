@@ -13,9 +13,17 @@ from library.errors import ConfigError
 from library.prompts import NULL_PROMPT, PromptTriple, triggers_in, without_concept
 
 OPTIONS = {"w": int, "h": int, "d": int, "s": int, "l": float, "n": str, "g": float, "fs": float}
-"""--w width, --h height, --d seed, --s steps, --l guidance scale, --n negative prompt. --g and --fs, which sd-scripts
-has for distilled models and for the shift, are read and change nothing: sheets are drawn as the model's folder says."""
-KEYS = {"width": "w", "height": "h", "seed": "d", "sample_steps": "s", "scale": "l", "negative_prompt": "n"}
+"""--w width, --h height, --d seed, --s steps, --l guidance scale, --n negative prompt, --fs shift of the noise levels.
+--g, which sd-scripts has for distilled models, is read and changes nothing."""
+KEYS = {
+    "width": "w",
+    "height": "h",
+    "seed": "d",
+    "sample_steps": "s",
+    "scale": "l",
+    "negative_prompt": "n",
+    "flow_shift": "fs",
+}
 """The keys of prompts in TOML and JSON, with the options they stand for."""
 UNRELATED = ("a red car in a street", "a bowl of fruit on a table")
 """Prompts without concept or class, where the user names none."""
@@ -36,6 +44,7 @@ class SamplePrompt:
     seed: int | None = None
     steps: int | None = None
     guidance_scale: float | None = None
+    shift: float | None = None
 
 
 def parse(line: str, concepts: Sequence[Concept], where: str) -> SamplePrompt:
@@ -55,6 +64,8 @@ def parse(line: str, concepts: Sequence[Concept], where: str) -> SamplePrompt:
             options[name] = OPTIONS[name](value.strip())
         except ValueError as error:
             raise ConfigError(f'{where}: --{name} is "{value.strip()}", which is not a number.') from error
+    if options.get("fs", 1.0) <= 0:
+        raise ConfigError(f"{where}: --fs is {options['fs']:g}; a shift must be above 0.", "ComfyUI's is 3.")
     text = text.strip()
     if PLACEHOLDER in text and len(concepts) != 1:
         raise ConfigError(
@@ -76,6 +87,7 @@ def parse(line: str, concepts: Sequence[Concept], where: str) -> SamplePrompt:
         seed=options.get("d"),
         steps=options.get("s"),
         guidance_scale=options.get("l"),
+        shift=options.get("fs"),
     )
 
 
@@ -102,7 +114,7 @@ def _lines_of_tables(tables: dict, file: Path, setting_name: str) -> list[str]:
     shared, lines = tables.get("prompt", {}), []
     for entry in shared.get("subset", []):
         values = {**{key: value for key, value in shared.items() if key != "subset"}, **entry}
-        unknown = sorted(set(values) - {*KEYS, "prompt", "guidance_scale", "flow_shift", "enum"})
+        unknown = sorted(set(values) - {*KEYS, "prompt", "guidance_scale", "enum"})
         if unknown or not isinstance(values.get("prompt"), str):
             what = f'there is no key "{unknown[0]}" for a prompt' if unknown else "a prompt lacks its text, prompt"
             raise ConfigError(f"{setting_name}: {file}: {what}.", f"Known are {', '.join(['prompt', *KEYS])}.")

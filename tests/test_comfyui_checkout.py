@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from safetensors import safe_open
 
 from library.adapters.files import load_lora
 from library.hierarchical_embedding_injector import placements_of
+from library.sampling import SkipLayerGuidance, initial_noise, noise_levels
 from tests import comfy_checkout as real
 from tests import comfy_stand_ins as stand_ins
 
@@ -337,6 +338,31 @@ def test_skip_layer_guidance_keeps_its_skipped_blocks(world):
     wanted = v_null + cfg * (v - v_null) + scale * (v - v_skipped)
     assert largest(found, wanted) < 5 * AGREE
     assert largest(v, v_skipped) > 100 * AGREE
+
+
+@pytest.mark.parametrize("schedule", ["simple", "sgm_uniform", "normal"])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_the_noise_levels_of_sheets_are_comfyuis(world, schedule, shift):
+    from comfy.model_sampling import ModelSamplingDiscreteFlow
+    from comfy.samplers import calculate_sigmas
+
+    sampling = ModelSamplingDiscreteFlow()
+    sampling.set_parameters(shift=shift)
+    for steps in (4, 28, 33):
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+        scheduler.set_timesteps(sigmas=noise_levels(steps, schedule, shift))
+        torch.testing.assert_close(scheduler.sigmas, calculate_sigmas(sampling, schedule, steps), rtol=0, atol=1e-6)
+    skipping = SkipLayerGuidance([7], 3.0, 0.01, 0.15)
+    for share in (0.02, 0.14, 0.005, 0.16):
+        inside = sampling.percent_to_sigma(0.15) <= sampling.percent_to_sigma(share) <= sampling.percent_to_sigma(0.01)
+        assert skipping.acts_at(sampling.percent_to_sigma(share), shift) is bool(inside)
+
+
+def test_the_same_seed_is_the_same_noise(world):
+    import comfy.sample
+
+    empty = torch.zeros(1, 16, 8, 10)
+    assert torch.equal(comfy.sample.prepare_noise(empty, 7)[0], initial_noise((16, 8, 10), 7))
 
 
 def test_the_bundled_model(tmp_path):

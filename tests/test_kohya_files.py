@@ -219,10 +219,10 @@ def test_every_setting_exists_once():
     ("name", "text"),
     [
         ("p.txt", "# sheets\n[V] dog --w 512 --h 640 --d 3 --s 20 --l 5.5 --g 1.0 --fs 3 --n ugly\n"),
-        ("p.toml", '[prompt]\nwidth = 512\nheight = 640\nseed = 3\nsample_steps = 20\nscale = 5.5\n'
+        ("p.toml", '[prompt]\nwidth = 512\nheight = 640\nseed = 3\nsample_steps = 20\nscale = 5.5\nflow_shift = 3\n'
          'negative_prompt = "ugly"\n[[prompt.subset]]\nprompt = "[V] dog"\n'),
         ("p.json", '[{"prompt": "[V] dog", "width": 512, "height": 640, "seed": 3, "sample_steps": 20, "scale": 5.5, '
-         '"negative_prompt": "ugly"}]'),
+         '"flow_shift": 3, "negative_prompt": "ugly"}]'),
     ],
 )  # fmt: skip
 def test_sample_prompts_in_all_three_formats(tmp_path, name, text):
@@ -232,6 +232,7 @@ def test_sample_prompts_in_all_three_formats(tmp_path, name, text):
     prompt = parse(line, [dog], name)
     found = (prompt.text, prompt.width, prompt.height, prompt.seed, prompt.steps, prompt.guidance_scale)
     assert found == ("sks dog", 512, 640, 3, 20, 5.5) and prompt.negative == "ugly"
+    assert prompt.shift == 3
 
 
 def test_a_mistake_in_a_prompt_table_is_said(tmp_path):

@@ -40,7 +40,7 @@ def draw(parts: Parts, branch: Branch, texts: Sequence[str], seeds: Sequence[int
             none = [None] * len(some)
             drawn.append(
                 sample(
-                    lambda x, sigma, batches: parts.velocity(branch, x, sigma, batches),
+                    lambda *given: parts.velocity(branch, *given),
                     parts.model.sampling_scheduler(),
                     torch.stack([initial_noise(shape, seed) for seed in seeds[begin : begin + AT_ONCE]]),
                     PromptBatch.of([parts.texts[text] for text in some], none),

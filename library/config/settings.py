@@ -14,6 +14,7 @@ from library.config.data_settings import DataSettings
 from library.config.fields import setting
 from library.config.method_settings import MethodSettings
 from library.config.model_settings import ModelSettings
+from library.config.sample_settings import SampleSettings
 from library.errors import ConfigError
 
 ATTENTION_PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
@@ -234,51 +235,6 @@ class SavingSettings:
                 f"saving: save_formats is {self.save_formats}; it must name one layout or more, each once.",
                 'Set save_formats = ["kohya", "diffusers"].',
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleSettings:
-    """[samples]: the contact sheets, pretrained model and student side by side."""
-
-    sample_prompts: str | None = setting(
-        None,
-        "Text file with one prompt a line; [V] stands for the trigger. Unset: made from the captions.",
-        shapes_training=False,
-    )
-    sample_every_n_steps: int | None = setting(
-        None,
-        "A sheet every so many steps of stage 2. There is always one at step 0 and at the end.",
-        at_least=1,
-        shapes_training=False,
-    )
-    sample_every_n_epochs: int | None = setting(None, "The same in epochs.", at_least=1, shapes_training=False)
-    validate_every_n_steps: int | None = setting(
-        None,
-        "Validation loss every so many steps of stage 2, if validation_split keeps pictures for it. Unset: each epoch.",
-        at_least=1,
-        shapes_training=False,
-    )
-    validate_every_n_epochs: int | None = setting(None, "The same in epochs.", at_least=1, shapes_training=False)
-    max_validation_steps: int | None = setting(
-        None, "Most batches that make a validation loss. Unset: all.", at_least=1, shapes_training=False
-    )
-    audit: bool = setting(
-        True,
-        "A drift report card after training: what the LoRA learned and what it changed that it should not. It takes a "
-        "few percent of the time of the training.",
-        shapes_training=False,
-    )
-    audit_prompts: str | None = setting(
-        None,
-        "Text file with the prompts of purecc_evaluate.py audit, one a line, with and without [V]; {class} stands for "
-        "the class word. Unset: those that come with the project.",
-        shapes_training=False,
-    )
-    sample_seeds: int = setting(2, "Pictures of each prompt, from the same seeds.", at_least=1, shapes_training=False)
-    sample_steps: int = setting(28, "Sampling steps of a picture.", at_least=1, shapes_training=False)
-    guidance_scale: float = setting(
-        4.5, "Classifier-free guidance of sheets and replayed pictures. 1 turns it off.", at_least=1
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

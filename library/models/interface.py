@@ -97,8 +97,12 @@ class FlowModel(Protocol):
     size_multiple: int
     """Width and height of pictures must be multiples of it, in pixels."""
 
-    def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch) -> Tensor:
-        """Predicted velocity, (B, C, H, W) float32, of noisy latents of that shape at noise levels sigma, (B,)."""
+    def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch, skipped: Sequence[int] = ()) -> Tensor:
+        """Predicted velocity, (B, C, H, W) float32, of noisy latents of that shape at noise levels sigma, (B,).
+
+        Args:
+            skipped: blocks to leave out.
+        """
 
     t5_length: int
     """Tokens that T5 reads of each prompt."""
@@ -157,8 +161,12 @@ class FlowModel(Protocol):
             ModelError: the model can't draw this size.
         """
 
-    def sampling_scheduler(self):
-        """A fresh copy of the diffusers scheduler that the model is sampled with."""
+    def sampling_scheduler(self, shift: float | None = None):
+        """A fresh copy of the diffusers scheduler that the model is sampled with.
+
+        Args:
+            shift: another than the model's own.
+        """
 
     def text_fingerprint(self) -> str:
         """Changes when another encoder, length or precision would give other text states."""

@@ -68,7 +68,7 @@ class SD3Model:
     def blocks(self) -> nn.ModuleList:
         return self.transformer.transformer_blocks
 
-    def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch) -> Tensor:
+    def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch, skipped: Sequence[int] = ()) -> Tensor:
         where = {"device": self.device, "dtype": self.dtype}
         transformer = self.transformer
         with self.base.attending():
@@ -78,6 +78,7 @@ class SD3Model:
                 encoder_hidden_states=prompts.context.to(**where),
                 pooled_projections=prompts.pooled.to(**where),
                 return_dict=False,
+                skip_layers=list(skipped),
             )
         return velocity.float()
 
@@ -246,8 +247,9 @@ class SD3Model:
 
         return FlowMatchEulerDiscreteScheduler.from_config(self.files.config("scheduler"))
 
-    def sampling_scheduler(self) -> Any:
-        return copy.deepcopy(self._scheduler)
+    def sampling_scheduler(self, shift: float | None = None) -> Any:
+        scheduler = copy.deepcopy(self._scheduler)
+        return scheduler if shift is None else scheduler.from_config(scheduler.config, shift=shift)
 
     @cached_property
     def _text_fingerprint(self) -> str:

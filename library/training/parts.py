@@ -12,10 +12,11 @@ from library.adapters.files import SavedConcept
 from library.adapters.network import AdapterNetwork
 from library.chance import generator_for
 from library.config.dataset import Concept
-from library.config.settings import Settings
+from library.config.settings import SampleSettings, Settings
 from library.data.cache import Cache
 from library.data.texts import TextLibrary, TriggerLayout
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch, branch_velocity
+from library.errors import ConfigError
 from library.flow import interpolate
 from library.hierarchical_embedding_injector import ConceptEmbeddings, HierarchicalEmbeddingInjector
 from library.methods import METHODS
@@ -73,10 +74,12 @@ class Parts:
             PRETRAINED: PRETRAINED_BRANCH,
         }
 
-    def velocity(self, branch: Branch, x_t: Tensor, sigma: Tensor, prompts: list[PromptBatch]) -> Tensor:
-        """A pass of one branch over the prompts' rows, (B, C, H, W) float32."""
+    def velocity(
+        self, branch: Branch, x_t: Tensor, sigma: Tensor, prompts: list[PromptBatch], skipped: Sequence[int] = ()
+    ) -> Tensor:
+        """A pass of one branch over the prompts' rows, (B, C, H, W) float32, without the blocks that are skipped."""
         branches = [branch] * len(prompts)
-        return branch_velocity(self.model, self.network, self.injector, branches, x_t, sigma, prompts)
+        return branch_velocity(self.model, self.network, self.injector, branches, x_t, sigma, prompts, skipped)
 
     def add_adapter(self, name: str) -> None:
         """A fresh adapter of the settings' shape, the same for the same seed and name.
@@ -119,12 +122,26 @@ class Parts:
 
 
 def build_parts(settings: Settings, concepts: list[Concept]) -> Parts:
-    """Opens the model; nothing heavy is loaded yet."""
+    """Opens the model; nothing heavy is loaded yet.
+
+    Raises:
+        ConfigError: skip-layer guidance names a block that the model lacks.
+    """
     model = load_model(settings.model)
+    _check_skipped(settings.samples, model.transformer_config["num_layers"])
     cache = Cache(settings.saving.cache_dir)
     positions = settings.concept_embeddings.embedding_positions
     layouts = {concept.name: TriggerLayout(concept, model, positions) for concept in concepts}
     return Parts(settings, concepts, model, cache, layouts, TextLibrary(model, cache, list(layouts.values())))
+
+
+def _check_skipped(samples: SampleSettings, blocks: int) -> None:
+    unknown = [layer for layer in samples.skip_guidance_layers if not 0 <= layer < blocks]
+    if samples.skip_layer_guidance_scale and unknown:
+        raise ConfigError(
+            f"samples: skip_guidance_layers names block {unknown[0]}; this model has blocks 0 to {blocks - 1}.",
+            "Name others in skip_guidance_layers, or set skip_layer_guidance_scale = 0.",
+        )
 
 
 def class_text(concept: Concept) -> str:

@@ -87,7 +87,7 @@ def _draw(parts: Parts, prompts: list[str], numbers: list[int], shape: tuple[int
     if not all(found):
         none = [None] * len(prompts)
         latents = sample(
-            lambda x, sigma, batches: parts.velocity(PRETRAINED_BRANCH, x, sigma, batches),
+            lambda *given: parts.velocity(PRETRAINED_BRANCH, *given),
             parts.model.sampling_scheduler(),
             torch.stack([initial_noise(shape, key["seed"]) for key in keys]),
             PromptBatch.of([parts.texts[prompt] for prompt in prompts], none),

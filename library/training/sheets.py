@@ -13,7 +13,7 @@ from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.models import PromptBatch
 from library.report.sheet import SheetRow, as_image, save_sheet
 from library.sample_prompts import SamplePrompt
-from library.sampling import initial_noise, sample
+from library.sampling import SkipLayerGuidance, initial_noise, sample
 from library.training.parts import Parts
 
 
@@ -58,19 +58,26 @@ class SheetMaker:
         return decoded
 
     def _draw(self, prompt: SamplePrompt, text: str, branch: Branch) -> Tensor:
-        settings, model = self.parts.settings, self.parts.model
-        seeds = settings.samples.sample_seeds
-        first = settings.optimizer.seed if prompt.seed is None else prompt.seed
+        samples, model = self.parts.settings.samples, self.parts.model
+        seeds = samples.sample_seeds
+        first = self.parts.settings.optimizer.seed if prompt.seed is None else prompt.seed
         shape = model.latent_shape(prompt.width or self.size[0], prompt.height or self.size[1])
         none = [None] * seeds
         return sample(
-            lambda x, sigma, batches: self.parts.velocity(branch, x, sigma, batches),
-            model.sampling_scheduler(),
+            lambda *given: self.parts.velocity(branch, *given),
+            model.sampling_scheduler(samples.sample_shift if prompt.shift is None else prompt.shift),
             torch.stack([initial_noise(shape, first + seed) for seed in range(seeds)]),
             PromptBatch.of([self.parts.texts[text]] * seeds, none),
             PromptBatch.of([self.parts.texts[prompt.negative]] * seeds, none),
-            prompt.steps or settings.samples.sample_steps,
-            prompt.guidance_scale or settings.samples.guidance_scale,
+            prompt.steps or samples.sample_steps,
+            prompt.guidance_scale or samples.guidance_scale,
+            samples.sample_scheduler,
+            SkipLayerGuidance(
+                samples.skip_guidance_layers,
+                samples.skip_layer_guidance_scale,
+                samples.skip_layer_guidance_start,
+                samples.skip_layer_guidance_stop,
+            ),
         )
 
 
