@@ -1,5 +1,8 @@
 """The bench: what it asks, what it measures, and how it compares."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +87,15 @@ def test_every_arm_is_made_of_settings(name):
     arm = ARMS[name]
     settings = read_settings(TomlFile(BASE), arm.settings)
     assert settings.needs_extractor or not arm.extractor or settings.pure_learning.eta == 0
+
+
+def test_the_stock_arm_is_the_stock_preset():
+    preset, arm = (
+        read_settings(TomlFile(Path("presets/stock.toml"))),
+        read_settings(TomlFile(BASE), ARMS["stock"].settings),
+    )
+    assert preset.pure_learning == replace(arm.pure_learning, replay_sample_steps=28)
+    assert preset.concept_embeddings == arm.concept_embeddings
 
 
 def test_arms_with_one_extractor_agree_on_stage_1():
