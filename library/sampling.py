@@ -60,7 +60,7 @@ def initial_noise(shape: tuple[int, int, int], seed: int) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    velocity: Callable[[Tensor, Tensor, list[PromptBatch], Sequence[int]], Tensor],
+    velocity: Callable[..., Tensor],
     scheduler: Any,
     noise: Tensor,
     prompts: PromptBatch,
@@ -73,8 +73,8 @@ def sample(
     """Latents (B, C, h, w), float32, of pictures of the prompts.
 
     Args:
-        velocity: of noisy latents, noise levels, the prompts of the parts of the batch, one after the other, and the
-            blocks to leave out.
+        velocity: of noisy latents, noise levels and the prompts of the parts of the batch, one after the other; and of
+            the blocks to leave out, where `skipping` asks for it.
         scheduler: a fresh diffusers scheduler; its shift and steps are used.
         noise: (B, C, h, w).
         null: the empty prompts that guidance pushes away from, one a row.
@@ -87,7 +87,7 @@ def sample(
     for sigma, timestep in zip(scheduler.sigmas, scheduler.timesteps, strict=False):
         parts = [null, prompts] if guided else [prompts]
         rows = torch.cat([x_t] * len(parts))
-        v = v_prompt = velocity(rows, sigma.float().expand(len(rows)), parts, ())
+        v = v_prompt = velocity(rows, sigma.float().expand(len(rows)), parts)
         if guided:
             v_null, v_prompt = v.chunk(2)
             v = v_null + guidance_scale * (v_prompt - v_null)

@@ -31,7 +31,7 @@ def test_our_pictures_are_the_pipelines(tiny_model):
     states = dict(zip([text, ""], model.encode_text([text, ""]), strict=True))
     batch, null = (PromptBatch.of([Prompt(one, states[one], ())], [None]) for one in (text, ""))
     latents = sample(
-        lambda x, sigma, parts, skipped: model.velocity(x, sigma, PromptBatch.joined(parts), skipped),
+        lambda x, sigma, parts: model.velocity(x, sigma, PromptBatch.joined(parts)),
         model.sampling_scheduler(),
         noise,
         batch,

@@ -54,7 +54,7 @@ def drawn(model, text, skipping=None, shift=None, guidance_scale=4.0):
     prompts, null = (PromptBatch.of([Prompt(one, states[one], ())], [None]) for one in (text, ""))
     calls = []
 
-    def velocity(x, sigma, parts, skipped):
+    def velocity(x, sigma, parts, skipped=()):
         calls.append(tuple(skipped))
         return model.velocity(x, sigma, PromptBatch.joined(parts), skipped)
 
