@@ -10,6 +10,10 @@ from library.errors import ConfigError, did_you_mean, exit_code_of
 
 COMMANDS = {
     "audit": ("library.evaluation.audit", "says what any LoRA changes that it should not: a drift report card"),
+    "compare": (
+        "library.evaluation.compare",
+        "compares methods on your pictures: same budget, equal tuning",
+    ),
     "prompts": ("library.evaluation.prompt_export", "writes a list of prompts for another program to draw"),
     "import": ("library.evaluation.external_import", "gives pictures made elsewhere the names that evaluate expects"),
 }

@@ -166,7 +166,7 @@ def _audit(given: Namespace, settings: Settings, config: DatasetConfig, concept_
     probes = read_probes(settings.samples.audit_prompts, concept, seeds)
     size = config.datasets[0].resolution if config.datasets else as_size(settings.data.resolution, "resolution")
     parts.model.latent_shape(*size)
-    shown = [one for some in _pictures(config, parts, settings) for one in some]
+    shown = [one for some in reference_pictures(config, parts, settings) for one in some]
     texts = [text for probe in probes for text in probe.texts]
     texts += [text for one in shown for text in (one.prompts[0].complete, one.prompts[0].base)]
     parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
@@ -208,7 +208,8 @@ def _only(concepts: Sequence[Concept]) -> Concept:
     return concepts[0]
 
 
-def _pictures(config: DatasetConfig, parts: Parts, settings: Settings) -> list[list[Picture]]:
+def reference_pictures(config: DatasetConfig, parts: Parts, settings: Settings) -> list[list[Picture]]:
+    """The pictures that are to be learned, of each dataset; none if the config names none."""
     if not config.datasets:
         return []
     found = find_pictures(config, parts.model.size_multiple, settings.optimizer.seed, 1, 1)
