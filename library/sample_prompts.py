@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from library.config.dataset import PLACEHOLDER, Concept
 from library.config.files import TomlFile
@@ -123,6 +124,27 @@ def _lines_of_tables(tables: dict, file: Path, setting_name: str) -> list[str]:
     if not lines:
         raise ConfigError(f"{setting_name}: {file} holds no prompt.", "Write [[prompt.subset]] with prompt in it.")
     return lines
+
+
+def read_samples(path: str, concepts: Sequence[Concept], size_of: Callable[[int, int], Any]) -> list[SamplePrompt]:
+    """The prompts of a file, checked so far that they can be drawn.
+
+    Args:
+        size_of: raises where the model can't draw a width and height.
+
+    Raises:
+        ConfigError: no such file, no prompt in it, or a mistake in one.
+    """
+    prompts = [parse(line, concepts, path) for line in read_prompt_lines(path, "sample_prompts")]
+    for prompt in prompts:
+        if (prompt.steps is not None and prompt.steps < 1) or (prompt.guidance_scale or 1) < 1:
+            raise ConfigError(f"{path}: --s and --l must be at least 1, in the prompt {prompt.text!r}.")
+        sides = [side for side in (prompt.width, prompt.height) if side is not None]
+        if any(side < 1 for side in sides):
+            raise ConfigError(f"{path}: --w and --h must be at least 1, in the prompt {prompt.text!r}.")
+        if sides:
+            size_of(prompt.width or sides[0], prompt.height or sides[0])
+    return prompts
 
 
 def default_prompts(concepts: Sequence[Concept], captions: Sequence[PromptTriple]) -> list[SamplePrompt]:

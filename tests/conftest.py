@@ -82,6 +82,7 @@ def plan_of(tiny_model, pictures, tmp_path):
             "replay_sample_steps": 2,
             "sample_steps": 2,
             "sample_seeds": 1,
+            "sample_strengths": [],
             "replay_prompts": str(tmp_path / "replay.txt"),
             "sample_prompts": str(tmp_path / "samples.txt"),
         }

@@ -74,7 +74,7 @@ NO_EFFECT = {
         clip_l_dropout_rate clip_g_dropout_rate t5_dropout_rate""",
     "the LoRA stays in float32, which costs little": "full_fp16",
     "checkpointed_blocks says what is recomputed": "cpu_offload_checkpointing",
-    "every saved step is kept": "save_last_n_steps save_last_n_epochs save_last_n_steps_state save_last_n_epochs_state",
+    "the newest state is kept until the run is done": "save_last_n_steps_state save_last_n_epochs_state",
     "max_grad_norm holds the LoRA in check": "scale_weight_norms",
     "its layers are chosen by target_modules": "network_args",
     "the files say it in their own words": """

@@ -14,7 +14,16 @@ class SampleSettings:
 
     sample_prompts: str | None = setting(
         None,
-        "Text file with one prompt a line; [V] stands for the trigger. Unset: made from the captions.",
+        "Text file with one prompt a line; [V] stands for the trigger. It may be changed while the run goes on. Unset: "
+        "made from the captions.",
+        shapes_training=False,
+    )
+    sample_every_n_minutes: float | None = setting(
+        None, "A sheet as soon as so many minutes have passed since the last one.", above=0, shapes_training=False
+    )
+    sample_strengths: list[float] = setting(
+        [0.0, 0.25, 0.5, 0.75, 1.0, 1.25],
+        "Strengths of the LoRA on the sheet of strengths that is drawn at the end. An empty list: no such sheet.",
         shapes_training=False,
     )
     sample_every_n_steps: int | None = setting(

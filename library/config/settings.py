@@ -215,6 +215,18 @@ class SavingSettings:
         None, "Also save the student's files every so many steps of stage 2.", at_least=1, shapes_training=False
     )
     save_every_n_epochs: int | None = setting(None, "The same in epochs.", at_least=1, shapes_training=False)
+    save_last_n_steps: int | None = setting(
+        None,
+        "Of the files saved on the way, keep those of the last so many steps. Unset: all.",
+        at_least=0,
+        shapes_training=False,
+    )
+    save_last_n_epochs: int | None = setting(
+        None,
+        "Keep the last so many of the files that save_every_n_epochs saves, as in sd-scripts.",
+        at_least=1,
+        shapes_training=False,
+    )
     save_state_every_n_steps: int = setting(
         50, "Save all that a killed run needs to go on, every so many steps.", at_least=1, shapes_training=False
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from library.atomic import write_text
+from library.atomic import write_text, written
 
 BIN_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Noise levels by which losses and lambda* are told apart."""
@@ -108,6 +109,15 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             except ValueError:
                 break
     return rows
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    """The same log as a table for spreadsheets; a step that lacks a value has an empty cell."""
+    names = list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, dict)))
+    with written(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, names, extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
 
 
 def _is_kept(row: dict[str, Any], keep_until: dict[str, int]) -> bool:

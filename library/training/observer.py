@@ -5,6 +5,7 @@ The run says what happens; nothing in here changes what is trained, and no pictu
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any
 
 from library.adapters.layouts import LAYOUTS
 from library.objectives import EXTRACTOR, STUDENT
-from library.report.log import RunLog, mean_of_end, read_log
+from library.report.log import RunLog, mean_of_end, read_log, write_csv
 from library.report.page import Section, write_page
 from library.report.phases import Phases
 from library.report.plot import plot_log
@@ -64,6 +65,7 @@ class Observer:
         self.loads: dict[Path, str] = {}
         self.sections: list[Section] = report_sections(self)
         self._bar: StageBar | None = None
+        self._last_sheet = time.monotonic()
 
     # The run's begin and end
 
@@ -153,11 +155,32 @@ class Observer:
 
     def _sheet(self, kind: str, title: str, columns: Mapping[str, Any], file: str) -> list[SheetRow]:
         with self._drawing():
-            path = self.folder / "samples" / file
+            path, prompts = self.folder / "samples" / file, self.settings.samples.sample_prompts
+            if prompts:
+                self.sheets.follow(prompts)
             rows = self.sheets.make(path, title, dict(columns), self.progress("sheet"))
         self.galleries[kind] = Gallery(title, ["pretrained", *columns], rows)
         self.status.set(sheet=f"samples/{file}")
+        self._last_sheet = time.monotonic()
         return rows
+
+    def sheet_due(self, done: int) -> bool:
+        """Whether a sheet of the student is due after so many steps, or because enough minutes have passed."""
+        steps, minutes = self.settings.samples.sample_every_n_steps, self.settings.samples.sample_every_n_minutes
+        passed = (time.monotonic() - self._last_sheet) / 60
+        return bool((steps and done % steps == 0) or (minutes and passed >= minutes))
+
+    def sheet_of_strengths(self) -> None:
+        """The finished student at several strengths of its LoRA. If it can't be drawn, the run goes on."""
+        strengths = self.settings.samples.sample_strengths
+        if not strengths:
+            return
+        title, path = f"{self.name}: strengths of the LoRA", self.folder / "samples" / "strengths.png"
+        try:
+            with self._drawing():
+                self.sheets.strengths(path, title, self.parts.branches()[STUDENT], strengths)
+        except Exception as error:  # pictures of a run must never cost the user the run
+            say(f"WARNING: the sheet of strengths could not be drawn ({type(error).__name__}: {error}).")
 
     def _drawing(self) -> AbstractContextManager[None]:
         return self.phase("sheets")
@@ -210,6 +233,7 @@ class Observer:
         """Draws curves and report anew. If that fails, the run goes on."""
         rows = read_log(self.log.path)
         try:
+            write_csv(rows, self.folder / "log.csv")
             plot_log(rows, self.folder / "training.png")
             title = f"{self.name}: {', '.join(concept.trigger for concept in self.plan.config.concepts)}"
             write_page(self.folder / "report.html", title, self._lede(rows), self.sections)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +25,7 @@ from library.adapters.layouts import LAYOUTS
 from library.adapters.network import LayerWeights
 from library.atomic import write_tensors, write_text, written
 from library.config.dataset import Concept
+from library.config.settings import Settings
 from library.errors import ModelError
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.training.branching import learns_whole_weights
@@ -85,6 +87,18 @@ def save_transformer(parts: Parts, path: Path) -> Path:
         tensors[name] = tensor if change is None else (tensor.float() + change.float().cpu()).to(tensor.dtype)
     write_tensors(path, tensors, {"format": "pt"})
     return path
+
+
+def drop_older(settings: Settings, step: int) -> None:
+    """Removes what was saved on the way more than `save_last_n_steps` steps before this one; nothing if it is unset."""
+    saving = settings.saving
+    if saving.save_last_n_steps is None:
+        return
+    pattern = re.compile(re.escape(saving.output_name) + r"-step(\d{8})(_\w+)?\.safetensors")
+    for path in settings.output_dir.iterdir():
+        match = pattern.fullmatch(path.name)
+        if match and int(match[1]) < step - saving.save_last_n_steps:
+            path.unlink()
 
 
 def save_preview(parts: Parts, files: Mapping[Path, str], picture: Image.Image) -> list[Path]:

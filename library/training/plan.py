@@ -7,13 +7,13 @@ from typing import Any
 
 from library.config.dataset import DatasetConfig
 from library.config.methods import RULES
-from library.config.settings import OptimizerSettings, Settings
+from library.config.settings import OptimizerSettings, SavingSettings, Settings
 from library.data.pictures import Picture, PictureOrder, find_pictures, split_validation
 from library.errors import ConfigError
 from library.objectives import EXTRACTOR, STUDENT
 from library.optim import check_optimizer
 from library.prompts import NULL_PROMPT, PromptTriple
-from library.sample_prompts import SamplePrompt, default_prompts, parse, read_prompt_lines
+from library.sample_prompts import SamplePrompt, default_prompts, read_samples
 from library.training.branching import reads_replay
 from library.training.outputs import check_extractor
 from library.training.parts import Parts, build_parts, class_text
@@ -119,8 +119,7 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     order = PictureOrder(datasets, batch_sizes, seed)
     settings = parts.settings = in_steps(settings, order.batches_per_epoch)
     if settings.samples.sample_prompts:
-        lines = read_prompt_lines(settings.samples.sample_prompts, "sample_prompts")
-        samples = [parse(line, config.concepts, settings.samples.sample_prompts) for line in lines]
+        samples = read_samples(settings.samples.sample_prompts, config.concepts, parts.model.latent_shape)
     else:
         shown = [picture for dataset in datasets for picture in dataset if not picture.subset.is_reg]
         first = {picture.concept.name: picture.prompts[0] for picture in reversed(shown)}
@@ -145,9 +144,17 @@ def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:
     return replace(
         settings,
         optimizer=optimizer,
-        saving=either(settings.saving, "save_every_n_steps", "save_every_n_epochs"),
+        saving=_kept_in_steps(either(settings.saving, "save_every_n_steps", "save_every_n_epochs")),
         samples=either(samples, "validate_every_n_steps", "validate_every_n_epochs"),
     )
+
+
+def _kept_in_steps(saving: SavingSettings) -> SavingSettings:
+    """What save_last_n_epochs keeps, so many savings, as the steps that lie between the first and the last of them."""
+    if saving.save_last_n_epochs is None or saving.save_every_n_steps is None:
+        return saving
+    steps = (saving.save_last_n_epochs - 1) * saving.save_every_n_steps
+    return replace(saving, save_last_n_steps=steps, save_last_n_epochs=None)
 
 
 def _check_ties(settings: Settings, datasets: list[list[Picture]]) -> None:

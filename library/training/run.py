@@ -37,7 +37,7 @@ from library.training.interrupt import StopRequest
 from library.training.metadata import data_metadata
 from library.training.observer import Observer
 from library.training.out_of_memory import step_down
-from library.training.outputs import load_extractor, save_extractor, save_preview, save_student
+from library.training.outputs import drop_older, load_extractor, save_extractor, save_preview, save_student
 from library.training.parts import STUDENT_ADAPTER, class_states
 from library.training.plan import Plan, stage_rates
 from library.training.processes import ALONE, Processes
@@ -254,6 +254,7 @@ class Run:
         beside = save_preview(self.parts, files, preview_of(observer.sheet_of_student(stage)))
         observer.say_if_weak()
         observer.check(files)
+        observer.sheet_of_strengths()
         for look in self.looks:
             observer.look(lambda look=look: look(self))
         observer.saved(files, stage.done)
@@ -331,14 +332,15 @@ class Run:
     def _save_on_the_way(self, stage: Stage) -> None:
         if not self.processes.main:
             return
-        saving, samples = self.settings.saving, self.settings.samples
+        saving = self.settings.saving
         if stage.done % saving.save_state_every_n_steps == 0 or stage.done == stage.steps:
             self._save_state(stage)
         if stage.name == STUDENT and stage.done < stage.steps:
-            if samples.sample_every_n_steps and stage.done % samples.sample_every_n_steps == 0:
+            if self.observer.sheet_due(stage.done):
                 self.observer.sheet_of_student(stage)
             if saving.save_every_n_steps and stage.done % saving.save_every_n_steps == 0:
                 files = save_student(self.parts, stage.done, f"-step{stage.done:08d}", data_metadata(self.plan))
+                drop_older(self.settings, stage.done)
                 self.observer.saved(files, stage.done)
 
     def _save_state(self, stage: Stage) -> None:

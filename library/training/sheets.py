@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -10,15 +11,20 @@ from PIL import Image
 from torch import Tensor
 
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
+from library.errors import PureCCError
 from library.models import PromptBatch
+from library.report.progress import bar_over, say
 from library.report.sheet import SheetRow, as_image, save_sheet
-from library.sample_prompts import SamplePrompt
+from library.sample_prompts import SamplePrompt, read_samples
 from library.sampling import SkipLayerGuidance, initial_noise, sample
-from library.training.parts import Parts
+from library.training.parts import STUDENT_ADAPTER, Parts
+
+SHOWN_AT_STRENGTHS = {"concept": 3, "class": 1, "unrelated": 1}
+"""Prompts of each kind on the sheet of strengths, at most."""
 
 
 class SheetMaker:
-    """Draws sheets; the pretrained model's pictures are drawn once.
+    """Draws sheets; the pretrained model's pictures are drawn once, ever: they stay in the cache.
 
     Args:
         parts: attached.
@@ -27,7 +33,23 @@ class SheetMaker:
 
     def __init__(self, parts: Parts, prompts: Sequence[SamplePrompt], size: tuple[int, int]) -> None:
         self.parts, self.prompts, self.size = parts, prompts, size
-        self._pretrained: dict[SamplePrompt, Tensor] = {}
+        self._refused: str | None = None
+
+    def follow(self, path: str) -> None:
+        """Takes over the prompts of a file if they have changed. A mistake in them is said, and the old ones go on."""
+        try:
+            prompts = read_samples(path, self.parts.concepts, self.parts.model.latent_shape)
+            if prompts == list(self.prompts):
+                return
+            texts = [text for prompt in prompts for text in (prompt.text, prompt.base, prompt.negative)]
+            self.parts.texts.prepare(texts, bar_over("text"))
+        except (PureCCError, OSError, UnicodeDecodeError) as error:
+            if str(error) != self._refused:
+                say(f"WARNING: {error}\n  The prompts as they were go on.")
+            self._refused = str(error)
+            return
+        self.prompts, self._refused = prompts, None
+        say(f"{path} has changed: {len(prompts)} prompts from now on.")
 
     def make(
         self,
@@ -43,9 +65,8 @@ class SheetMaker:
         seeds = self.parts.settings.samples.sample_seeds
         rows = []
         for prompt in progress(self.prompts):
-            if prompt not in self._pretrained:
-                self._pretrained[prompt] = self._draw(prompt, prompt.base, PRETRAINED_BRANCH)
-            sets = [self._pretrained[prompt], *(self._draw(prompt, prompt.text, branch) for branch in columns.values())]
+            before = self._pretrained(prompt)
+            sets = [before, *(self._draw(prompt, prompt.text, branch) for branch in columns.values())]
             rows.append(
                 SheetRow(prompt.kind, prompt.text, [latents[seed] for seed in range(seeds) for latents in sets])
             )
@@ -57,9 +78,49 @@ class SheetMaker:
         save_sheet(path, title, [f"{name}, seed {seed + 1}" for seed in range(seeds) for name in names], decoded)
         return decoded
 
-    def _draw(self, prompt: SamplePrompt, text: str, branch: Branch) -> Tensor:
+    def strengths(self, path: Path, title: str, branch: Branch, strengths: Sequence[float]) -> list[SheetRow]:
+        """Writes the sheet of strengths: a few prompts, each at every strength of the student's LoRA, first seed alone.
+
+        Concept embeddings always act whole.
+        """
+        kinds = {kind: [one for one in self.prompts if one.kind == kind] for kind in SHOWN_AT_STRENGTHS}
+        prompts = [one for kind, most in SHOWN_AT_STRENGTHS.items() for one in kinds[kind][:most]]
+        rows, network = [], self.parts.network
+        for prompt in prompts:
+            latents = [self._pretrained(prompt)[0]]
+            try:
+                for strength in strengths:
+                    network.set_strength(STUDENT_ADAPTER, strength)
+                    latents.append(self._draw(prompt, prompt.text, branch, seeds=1)[0])
+            finally:
+                network.set_strength(STUDENT_ADAPTER, 1.0)
+            rows.append(SheetRow(prompt.kind, prompt.text, list(self.parts.model.decode(torch.stack(latents)))))
+        self.parts.model.release_vae()
+        if rows:
+            save_sheet(path, title, ["pretrained", *(f"LoRA at {strength:g}" for strength in strengths)], rows)
+        return rows
+
+    def _pretrained(self, prompt: SamplePrompt) -> Tensor:
+        """The pretrained model's pictures of a prompt, from the cache or drawn now."""
+        model, settings = self.parts.model, self.parts.settings
+        key = {
+            "prompt": {**asdict(prompt), "text": prompt.base, "kind": ""},
+            "size": list(self.size),
+            "seed": settings.optimizer.seed,
+            "samples": asdict(settings.samples),
+            "scheduler": dict(model.sampling_scheduler().config),
+            "transformer": model.fingerprint(),
+            "text": model.text_fingerprint(),
+        }
+
+        def draw() -> dict[str, Tensor]:
+            return {"latents": self._draw(prompt, prompt.base, PRETRAINED_BRANCH)}
+
+        return self.parts.cache.get("sheets", key, draw)["latents"]
+
+    def _draw(self, prompt: SamplePrompt, text: str, branch: Branch, seeds: int | None = None) -> Tensor:
         samples, model = self.parts.settings.samples, self.parts.model
-        seeds = samples.sample_seeds
+        seeds = seeds or samples.sample_seeds
         first = self.parts.settings.optimizer.seed if prompt.seed is None else prompt.seed
         shape = model.latent_shape(prompt.width or self.size[0], prompt.height or self.size[1])
         none = [None] * seeds

@@ -51,6 +51,9 @@ class Unseen(Observer):
         """Not drawn."""
         return []
 
+    def sheet_of_strengths(self) -> None:
+        """Not drawn."""
+
     def saved(self, files: Mapping[Path, str], step: int) -> None:
         """Not noted."""
 
