@@ -101,7 +101,7 @@ def _entries(metadata: dict[str, str], source: str) -> list[dict]:
         raise ValueError(f"{source} has format {version}, this node reads format {FORMAT}. Update the node.")
     try:
         entries = json.loads(metadata["concepts"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{source}: the description of its concepts is damaged.") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{source}: the description of its concepts is damaged.")
@@ -118,6 +118,8 @@ def _checked(entry: dict, vectors: Tensor, source: str) -> LoadedConcept:
     clip, t5, length = entry["clip_tokens"], entry["t5_tokens"], entry.get("t5_length", 0)
     if vectors.ndim != 3 or not vectors.is_floating_point() or vectors.shape[1] != clip + t5 or not len(vectors):
         raise ValueError(f'{source}: the vectors of "{entry["name"]}" have the shape {tuple(vectors.shape)}.')
+    if not vectors.isfinite().all():
+        raise ValueError(f'{source}: the vectors of "{entry["name"]}" hold numbers that are none (NaN or infinite).')
     if not isinstance(length, int) or not 0 <= length <= MOST_T5_TOKENS:
         raise ValueError(f'{source}: the training length of T5 is given as "{length}".')
     return LoadedConcept(entry["name"], entry["trigger"], clip, t5, length, vectors.float())

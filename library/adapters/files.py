@@ -174,13 +174,23 @@ def load_concepts(path: str | Path) -> tuple[dict[str, Tensor], list[SavedConcep
     tensors, metadata = read_safetensors(path)
     try:
         concepts = [SavedConcept(**entry) for entry in json.loads(metadata["concepts"])]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(
             f"{path} holds no concept embeddings.", "They are in the file NAME_concept.safetensors."
         ) from error
     vectors = {key.removeprefix(CONCEPT): tensor for key, tensor in tensors.items() if key.startswith(CONCEPT)}
     for concept in concepts:
+        _check_described(concept, path)
         tensor = vectors.get(concept.name)
         if tensor is not None and (tensor.ndim != 3 or tensor.shape[1] != concept.clip_tokens + concept.t5_tokens):
             raise ModelError(f'{path}: the vectors of "{concept.name}" have the shape {tuple(tensor.shape)}.')
+        if tensor is not None and not tensor.isfinite().all():
+            raise ModelError(f'{path}: the vectors of "{concept.name}" hold numbers that are none (NaN or infinite).')
     return vectors, concepts
+
+
+def _check_described(concept: SavedConcept, path: str | Path) -> None:
+    texts = (concept.name, concept.trigger, concept.class_word, concept.kind, concept.target)
+    counts = (concept.clip_tokens, concept.t5_tokens)
+    if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n >= 0 for n in counts):
+        raise ModelError(f"{path}: the description of its concepts is damaged.", "Copy the file again.")
