@@ -8,8 +8,8 @@ and one precision.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -34,11 +34,13 @@ class Branch:
         adapters: the adapter for rows of each concept; rows of other concepts, or of none, use `default`.
         embeddings: the learned vectors of each concept; concepts that are missing keep their own hidden states.
         default: the adapter of all other rows; None is the pretrained weights alone.
+        reader: makes the states of prompts anew, with words that learn; None: they are as the encoders made them.
     """
 
     adapters: Mapping[str, str]
     embeddings: Mapping[str, ConceptEmbeddings]
     default: str | None = None
+    reader: Callable[[PromptBatch], PromptBatch] | None = None
 
     def adapter_of(self, concept: str | None) -> str | None:
         """The adapter that a row of this concept uses."""
@@ -183,9 +185,14 @@ def branch_velocity(
         branches, prompts: one each; the rows of `x_t` and `sigma` follow those of the prompts.
         skipped: blocks to leave out.
     """
-    batch = PromptBatch.joined(prompts)
+    read = [part if one.reader is None else one.reader(part) for one, part in zip(branches, prompts, strict=True)]
+    batch = PromptBatch.joined([_on(model.device, part) for part in read])
     branch_of_row = [branch for branch, part in zip(branches, prompts, strict=True) for _ in part.concepts]
     adapters = [branch.adapter_of(concept) for branch, concept in zip(branch_of_row, batch.concepts, strict=True)]
     placements = placements_of(batch.tokens, [branch.embeddings for branch in branch_of_row], model.device)
     with network.using(adapters), injector.injecting(placements):
         return model.velocity(x_t, sigma, batch, skipped)
+
+
+def _on(device: torch.device, batch: PromptBatch) -> PromptBatch:
+    return replace(batch, context=batch.context.to(device), pooled=batch.pooled.to(device))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from library.config.files import TomlFile, as_tables, read_settings, to_toml
 from library.config.methods import OF_SOME, PURECC, RULES
@@ -14,6 +15,7 @@ from library.errors import Interrupted
 from library.methods import METHODS
 from library.methods.dco import PreferenceTerm
 from library.methods.prior_prediction import ConceptOrPrior
+from library.models import PromptBatch
 from library.objectives import BASE, COMPLETE, PRETRAINED, REPLAY, STUDENT, Prediction, Velocities, learned
 from library.report.log import read_log
 from library.training.plan import describe_plan
@@ -45,6 +47,12 @@ def disturb(run: Run, std: float = 0.05) -> None:
     with torch.no_grad():
         for one in student_layers(run):
             one.up.normal_(std=std, generator=generator)
+
+
+def result_file(run: Run) -> dict[str, torch.Tensor]:
+    """What the run left: a LoRA, or an embedding."""
+    words = run.folder / "tiny_embedding.safetensors"
+    return load_file(words) if words.exists() else student_file(run)
 
 
 def gradients(run: Run, loss: torch.Tensor) -> list[torch.Tensor]:
@@ -129,7 +137,7 @@ def test_a_method_trains_saves_and_goes_on_where_it_was_stopped(plan_of, monkeyp
     settings = {"method": method, "max_train_steps": 3, "ewc_fisher_samples": 2}
     whole = Run(plan_of(**settings))
     whole.train()
-    expected, rows = student_file(whole), read_log(whole.log.path)
+    expected, rows = result_file(whole), read_log(whole.log.path)
     assert [row["stage"] for row in rows] == ["student"] * 3, "no stage 1"
     press_ctrl_c_after(monkeypatch, "student", 2)
     with pytest.raises(Interrupted):
@@ -137,7 +145,8 @@ def test_a_method_trains_saves_and_goes_on_where_it_was_stopped(plan_of, monkeyp
     monkeypatch.undo()
     resumed = Run(plan_of(**settings, resume="auto"))
     resumed.train()
-    assert_equal_files(expected, student_file(resumed))
+    assert_equal_files(expected, result_file(resumed))
+    assert resumed.states.newest() is None
 
 
 def test_dop_pulls_at_the_base_prompt_alone_and_towards_the_pretrained_model(plan_of):
@@ -199,3 +208,52 @@ def test_dco_starts_as_flow_matching_and_lets_go_of_what_is_learned():
     gain = (half - goal).square().flatten(1).mean(1) - (pretrained - goal).square().flatten(1).mean(1)
     expected = 2 * torch.sigmoid(10.0 * gain)
     torch.testing.assert_close(factor, expected.view(-1, 1, 1, 1).expand_as(factor), rtol=1e-3, atol=1e-4)
+
+
+# Textual inversion
+
+
+def test_textual_inversion_learns_the_words_alone_and_other_prompts_stay_exactly_as_they_were(plan_of):
+    run = ready(plan_of(method="textual_inversion", embedding_lr=1e-2))
+    frozen = {name: weight.clone() for name, weight in run.parts.model.transformer.named_parameters()}
+    before = {name: rows.detach().clone() for name, rows in run.parts.words.named_parameters()}
+    stage = run.student_stage()
+    rows = [stage.step() for _ in range(2)]
+    assert set(rows[0]) >= {"embedding_lr", "concept"} and "lr" not in rows[0]
+    assert all(torch.equal(frozen[name], weight) for name, weight in run.parts.model.transformer.named_parameters())
+    assert all(not torch.equal(before[name], rows) for name, rows in run.parts.words.named_parameters())
+    branches, x_t, sigma = run.parts.branches(), torch.randn(1, 4, 8, 8), torch.tensor([0.5])
+    for text, moves in (("a blue house", False), ("a sks dog", True)):
+        prompts = [PromptBatch.of([run.parts.texts[text]], [None])]
+        with torch.no_grad():
+            now, then = (run.parts.velocity(branches[name], x_t, sigma, prompts) for name in (STUDENT, PRETRAINED))
+        assert torch.equal(now, then) is not moves
+
+
+def test_learned_words_that_are_the_triggers_own_rows_read_as_the_encoders_do(plan_of):
+    run = ready(plan_of(method="textual_inversion"))
+    parts, text = run.parts, "a sks dog"
+    with torch.no_grad():
+        for index, name in enumerate(("clip_l", "clip_g")):
+            ids = parts.words.tokenizers[index]("sks", add_special_tokens=False)["input_ids"]
+            parts.words.rows["dog"][name].copy_(parts.words._table(index).weight[torch.tensor(ids)])
+    read = parts.reader(PromptBatch.of([parts.texts[text]], ["dog"]))
+    clips = parts.model.clip_length
+    torch.testing.assert_close(read.context[0, :clips], parts.texts[text].states.context[:clips])
+    torch.testing.assert_close(read.pooled[0], parts.texts[text].states.pooled)
+    assert torch.equal(read.context[0, clips:], parts.texts["a dog"].states.context[clips:]), "T5 reads the base text"
+
+
+def test_an_embedding_file_is_what_comfyui_loads_and_starts_from_the_class_word(plan_of):
+    run = Run(plan_of(method="textual_inversion", max_train_steps=1, embedding_lr=0.0))
+    files = run.train()
+    file = run.folder / "tiny_embedding.safetensors"
+    assert file in files and not (run.folder / "tiny.safetensors").exists()
+    saved = load_file(file)
+    assert {name: rows.shape for name, rows in saved.items()} == {
+        "clip_l": (run.parts.layouts["dog"].clip, 16),
+        "clip_g": (run.parts.layouts["dog"].clip, 16),
+    }
+    ids = torch.tensor(run.parts.words.tokenizers[0]("dog", add_special_tokens=False)["input_ids"])
+    start = run.parts.words._table(0).weight[ids].mean(0)
+    torch.testing.assert_close(saved["clip_l"], start.expand_as(saved["clip_l"]))

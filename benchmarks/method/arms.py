@@ -104,6 +104,7 @@ ARMS: dict[str, Arm] = {
         "the same with elastic weight consolidation",
         extractor=False,
     ),
+    "textual inversion": Arm({"method": "textual_inversion"}, "words in front of both CLIPs alone", extractor=False),
     # the paper and its authors
     "paper": Arm(PAPER, "PureCC as published"),
     "paper, L_CC": Arm(OFF, "its ablation: stage 1 and its vectors, then the concept loss alone"),

@@ -98,7 +98,8 @@ class AdapterNetwork:
     def set_strength(self, adapter: str, strength: float) -> None:
         """How strongly an adapter acts, 1 as trained."""
         for layer in self.layers.values():
-            layer.adapters[adapter].strength = strength
+            if adapter in layer.adapters:
+                layer.adapters[adapter].strength = strength
 
     def weights(self, adapter: str) -> dict[str, LayerWeights]:
         """A copy of an adapter's weights on the CPU, float32, by layer."""

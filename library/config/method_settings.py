@@ -17,6 +17,7 @@ MethodName = Literal[
     "dco",
     "ewc",
     "dreambooth",
+    "textual_inversion",
 ]
 
 

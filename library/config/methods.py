@@ -114,6 +114,7 @@ RULES: Mapping[str, Rules] = {
             "l2_anchor_weight": 0.0,
         },
     ),
+    "textual_inversion": Rules("the concept's words alone, in front of both CLIPs", frozenset({"embedding_lr"})),
 }
 """Every method, by the name that `method` gives it."""
 

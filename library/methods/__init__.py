@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from library.methods import dco, dop, dreambooth, ewc, l2_anchor, lora, prior_prediction, prior_preservation, purecc
+from library.methods import (
+    dco,
+    dop,
+    dreambooth,
+    ewc,
+    l2_anchor,
+    lora,
+    prior_prediction,
+    prior_preservation,
+    purecc,
+    textual_inversion,
+)
 from library.methods.method import Method
 
-METHODS: dict[str, Method] = {
-    module.__name__.rpartition(".")[2]: module.METHOD
-    for module in (purecc, lora, prior_preservation, dop, prior_prediction, l2_anchor, dco, ewc, dreambooth)
-}
+MODULES = (
+    purecc,
+    lora,
+    prior_preservation,
+    dop,
+    prior_prediction,
+    l2_anchor,
+    dco,
+    ewc,
+    dreambooth,
+    textual_inversion,
+)
+METHODS: dict[str, Method] = {module.__name__.rpartition(".")[2]: module.METHOD for module in MODULES}
 """By the name in the setting `method`; what they make of the settings is in `library/config/methods.py`."""

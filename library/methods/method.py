@@ -18,10 +18,10 @@ class Method:
         student: what the student minimises, from the settings and whether there are regularisation pictures.
         extractor: what stage 1 minimises; None: the method has no extractor.
         penalties: weights of what is added for the weights themselves: "l2_anchor", "ewc".
-        student_weights: what the student learns: a LoRA or whole weights.
+        student_weights: what the student learns: a LoRA, whole weights, or the words of the concept.
     """
 
     student: Callable[[Settings, bool], Objective]
     extractor: Callable[[Settings], Objective] | None = None
     penalties: Callable[[Settings], Mapping[str, float]] = lambda settings: {}
-    student_weights: Literal["lora", "full"] = "lora"
+    student_weights: Literal["lora", "full", "words"] = "lora"

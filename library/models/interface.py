@@ -47,6 +47,8 @@ class PromptBatch:
     """For each row, the tokens that belong to concepts."""
     concepts: tuple[str | None, ...]
     """For each row, the concept whose extractor looks at it."""
+    texts: tuple[str, ...] = ()
+    """Each row's text, for readers that make states anew; empty where nobody knows it."""
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], concepts: Sequence[str | None]) -> PromptBatch:
@@ -56,6 +58,7 @@ class PromptBatch:
             torch.stack([prompt.states.pooled for prompt in prompts]),
             tuple(prompt.tokens for prompt in prompts),
             tuple(concepts),
+            tuple(prompt.text for prompt in prompts),
         )
 
     def without_tokens(self, rows: Tensor) -> PromptBatch:
@@ -71,11 +74,14 @@ class PromptBatch:
             torch.cat([batch.pooled for batch in batches]),
             tuple(tokens for batch in batches for tokens in batch.tokens),
             tuple(concept for batch in batches for concept in batch.concepts),
+            tuple(text for batch in batches for text in batch.texts),
         )
 
     def part(self, rows: slice) -> PromptBatch:
         """Some of its rows."""
-        return PromptBatch(self.context[rows], self.pooled[rows], self.tokens[rows], self.concepts[rows])
+        return PromptBatch(
+            self.context[rows], self.pooled[rows], self.tokens[rows], self.concepts[rows], self.texts[rows]
+        )
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,9 @@ class FlowModel(Protocol):
         Args:
             progress: wraps the loop that takes the time.
         """
+
+    def learned_words(self, starts: Mapping[str, tuple[str, int]]) -> nn.Module:
+        """The text encoders with learned rows for triggers; see `LearnedWords`."""
 
     def count_tokens(self, text: str) -> list[TokenCount]:
         """How many tokens each encoder needs for a text, begin and end included, and how many it takes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from library.errors import ModelError
 from library.live_memory import META
 from library.models.counting import Footprint, as_skeleton, count_decode, count_encode, count_text
 from library.models.interface import PromptBatch, TextStates, TokenCount
+from library.models.learned_words import LearnedWords
 from library.models.model_files import TEXT_ENCODERS, ModelFiles
 from library.models.modules import blank
 from library.models.residence import Residence, ResidentBase
@@ -153,6 +154,10 @@ class SD3Model:
         states = encode_texts(self.files, ids, self.dtype, self.device, progress)
         self._empty_cache()
         return states
+
+    def learned_words(self, starts: Mapping[str, tuple[str, int]]) -> LearnedWords:
+        encoders = [self._load(part) for part in TEXT_ENCODERS[:2]]
+        return LearnedWords(encoders, self._tokenizers[:2], self.clip_length, starts)
 
     def count_tokens(self, text: str) -> list[TokenCount]:
         return [

@@ -12,7 +12,7 @@ from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.methods import METHODS
 from library.methods.penalties import FisherChange, Penalty, SquaredChange
 from library.objectives import EXTRACTOR, REPLAYED, Objective
-from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter
+from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter, learns_words
 
 
 def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:
@@ -29,7 +29,7 @@ def penalties_of(
     Args:
         fisher: see `library.training.fisher`; None if no penalty needs it.
     """
-    if stage == EXTRACTOR:
+    if stage == EXTRACTOR or not _weighted(settings):
         return []
     layers = {name: layer.adapters[STUDENT_ADAPTER] for name, layer in parts.network.layers.items()}
     kinds = {"l2_anchor": lambda: SquaredChange(layers), "ewc": lambda: FisherChange(layers, fisher)}
@@ -78,7 +78,7 @@ def learning_in(stage: str, settings: Settings, parts: Parts) -> tuple[list[str]
     extractors = extractor_adapters(settings, parts)
     if stage == EXTRACTOR:
         return extractors, [*parts.extractor_embeddings.values()]
-    adapters, embeddings = [STUDENT_ADAPTER], []
+    adapters, embeddings = [] if learns_words(settings) else [STUDENT_ADAPTER], []
     if settings.concept_embeddings.student_embeddings in ("own", "fresh"):
         embeddings += parts.student_embeddings.values()
     if settings.pure_learning.merged:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Scene
 from library.hierarchical_embedding_injector import ConceptToken
-from library.live_memory import LiveMemory, fused_attention, held_by, storage_bytes
+from library.live_memory import META, LiveMemory, fused_attention, held_by, storage_bytes
 from library.models import FlowModel, PromptBatch
 from library.models.counting import Footprint
 from library.models.residence import Residence
@@ -28,7 +28,7 @@ from library.training.branching import (
     objective_of,
     scheduler_of,
 )
-from library.training.parts import STUDENT_ADAPTER, Parts
+from library.training.parts import STUDENT_ADAPTER, Parts, learns_words
 from library.training.plan import Plan
 from library.training.replay import pictures_at_once
 
@@ -156,6 +156,9 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     reference = _scene(plan, size, rows, wanted - {REPLAY})
     replay = _scene(plan, plan.size, rows, {REPLAY}) if REPLAY in wanted else None
     swap = parts.model.base.swap
+    if not learning:  # words that learn: the gradient goes all the way to the text
+        for prompts in reference.prompts.values():
+            object.__setattr__(prompts, "context", prompts.context.to(META).requires_grad_())
     with fused_attention(), LiveMemory() as memory:
         objective(scheduler.predict(reference, replay)).total.backward()
     moved = 0 if swap is None else swap.bytes_moved
@@ -201,7 +204,8 @@ def counted_parts(plan: Plan, stage: str, residence: Residence | None) -> Parts:
             vectors = torch.zeros(blocks, parts.layouts[concept.name].vectors, width)
             parts.extractor_embeddings[concept.name] = parts.embeddings_from(vectors)
     if stage == STUDENT:
-        parts.add_adapter(STUDENT_ADAPTER)
+        if not learns_words(settings):
+            parts.add_adapter(STUDENT_ADAPTER)
         if kind.student_embeddings in ("own", "fresh"):
             parts.student_embeddings = parts.copied(parts.extractor_embeddings)
         elif kind.student_embeddings == "shared":

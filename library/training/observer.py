@@ -199,6 +199,8 @@ class Observer:
 
     def check(self, files: Mapping[Path, str]) -> None:
         """Says of every LoRA file where it loads. Whatever goes wrong here, the files are saved."""
+        if not set(files.values()) & set(LAYOUTS):
+            return
         try:
             with self.phase("check of the files"):
                 check = ReloadCheck(self.parts, self.plan.samples[0].text)

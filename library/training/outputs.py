@@ -30,13 +30,16 @@ from library.errors import ModelError
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.training.branching import learns_whole_weights
 from library.training.metadata import metadata_of, sidecar_of
-from library.training.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Parts, extractor_adapter
+from library.training.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Parts, extractor_adapter, learns_words
+from library.training.words import save_words
 
 EXTRACTOR = "extractor."
 CONCEPT_FILE = "concept"
 """What stands for the layout of a file with concept embeddings."""
 TRANSFORMER_FILE = "transformer"
 """What stands for the layout of a file with a whole transformer."""
+WORDS_FILE = "words"
+"""What stands for the layout of a file with learned words."""
 THUMBNAIL_SIDE = 256
 """Longest side of the picture in a LoRA file, in pixels."""
 
@@ -50,10 +53,13 @@ def save_student(
         about_data: what the metadata says of the pictures.
 
     Returns:
-        Each file with its layout; "concept" for the embeddings, "transformer" for the whole of it.
+        Each file with its layout; "concept" for the embeddings, "transformer" for the whole of it,
+        "words" for learned words.
     """
     settings, saving = parts.settings, parts.settings.saving
     name = f"{saving.output_name}{suffix}"
+    if learns_words(settings):
+        return dict.fromkeys(save_words(parts, name), WORDS_FILE)
     weights, metadata = shown_weights(parts), {**metadata_of(parts, steps), **(about_data or {})}
     paths = save_lora(settings.output_dir, name, weights, saving.save_precision, metadata, saving.save_formats)
     files = dict(zip(paths, saving.save_formats, strict=True))
@@ -113,7 +119,8 @@ def save_preview(parts: Parts, files: Mapping[Path, str], picture: Image.Image) 
     small.save(jpeg, "JPEG", quality=88)
     for path in loras:
         add_thumbnail(path, jpeg.getvalue())
-    beside, text = loras[0].with_suffix(".preview.png"), loras[0].with_suffix(".json")
+    first = next(iter(files))
+    beside, text = first.with_suffix(".preview.png"), first.with_suffix(".json")
     with written(beside) as temporary:
         picture.save(temporary)
     write_text(text, json.dumps(sidecar_of(parts), indent=2, ensure_ascii=False) + "\n")

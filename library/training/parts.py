@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from library.adapters.files import SavedConcept
 from library.adapters.network import AdapterNetwork
@@ -36,6 +36,11 @@ def extractor_adapter(concept: str) -> str:
     return f"extractor_{concept}"
 
 
+def learns_words(settings: Settings) -> bool:
+    """Whether the student is words that stand for the concept, and no change of weights."""
+    return METHODS[settings.method.method].student_weights == "words"
+
+
 @dataclass
 class Parts:
     """What a run, or a generation, works with."""
@@ -50,6 +55,10 @@ class Parts:
     injector: HierarchicalEmbeddingInjector | None = None
     extractor_embeddings: dict[str, ConceptEmbeddings] = field(default_factory=dict)
     student_embeddings: dict[str, ConceptEmbeddings] = field(default_factory=dict)
+    words: nn.Module | None = None
+    """The learned words of a method that learns those."""
+    reader: Callable[[PromptBatch], PromptBatch] | None = None
+    """Reads prompts with them."""
 
     def attach(self, target_modules: Sequence[str] | None = None) -> None:
         """Loads the transformer and puts the network and the injector on it; nothing changes until adapters are used.
@@ -68,11 +77,15 @@ class Parts:
         extractors = {concept.name: extractor_adapter(concept.name) for concept in self.concepts}
         guided = extractors if self.settings.pure_learning.guidance_lora else {}
         return {
-            STUDENT: Branch({}, self.student_embeddings, default=STUDENT_ADAPTER),
+            STUDENT: self._student(),
             EXTRACTOR: Branch(extractors, self.extractor_embeddings),
             GUIDE: Branch(guided, self.extractor_embeddings),
             PRETRAINED: PRETRAINED_BRANCH,
         }
+
+    def _student(self) -> Branch:
+        adapter = None if learns_words(self.settings) else STUDENT_ADAPTER
+        return Branch({}, self.student_embeddings, default=adapter, reader=self.reader)
 
     def velocity(
         self, branch: Branch, x_t: Tensor, sigma: Tensor, prompts: list[PromptBatch], skipped: Sequence[int] = ()

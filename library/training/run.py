@@ -38,7 +38,7 @@ from library.training.metadata import data_metadata
 from library.training.observer import Observer
 from library.training.out_of_memory import step_down
 from library.training.outputs import drop_older, load_extractor, save_extractor, save_preview, save_student
-from library.training.parts import STUDENT_ADAPTER, class_states
+from library.training.parts import STUDENT_ADAPTER, class_states, learns_words
 from library.training.plan import Plan, stage_rates
 from library.training.processes import ALONE, Processes
 from library.training.replay import draw_replay
@@ -48,6 +48,7 @@ from library.training.stage import Learner, OutOfMemory, Stage
 from library.training.unseen import Unseen
 from library.training.validation import ValidationLoss
 from library.training.weights_state import restore_weights, weights_of
+from library.training.words import build_words
 
 PICTURES_FOR_CLASS_STATES = 4
 HUB_OR_PATH = "pretrained_model_name_or_path"
@@ -210,7 +211,10 @@ class Run:
     def build_student(self) -> None:
         """A fresh student; its embeddings start as the extractor's."""
         parts, student_embeddings = self.parts, self.settings.concept_embeddings.student_embeddings
-        parts.add_adapter(STUDENT_ADAPTER)
+        if learns_words(self.settings):
+            build_words(parts)
+        else:
+            parts.add_adapter(STUDENT_ADAPTER)
         if student_embeddings == "own":
             parts.student_embeddings = parts.copied(parts.extractor_embeddings)
         elif student_embeddings == "fresh" and self.settings.concept_embeddings.concept_embeddings != "none":
@@ -218,7 +222,7 @@ class Run:
         elif student_embeddings == "shared":
             parts.student_embeddings = parts.extractor_embeddings
         if self.resumed and STUDENT in self.resumed.tree:
-            restore_weights(self.resumed.tree[STUDENT], parts.network, parts.student_embeddings)
+            restore_weights(self.resumed.tree[STUDENT], parts.network, parts.student_embeddings, parts.words)
 
     # The stages
 
@@ -267,7 +271,9 @@ class Run:
         adapters, embeddings = learning_in(name, self.settings, parts)
         freeze_all_but(adapters, embeddings, parts)
         weights = [weight for adapter in adapters for weight in parts.network.parameters(adapter)]
-        return [Learner("lr", weights, rates[0]), Learner("embedding_lr", [e.vectors for e in embeddings], rates[1])]
+        words = list(parts.words.parameters()) if parts.words and name == STUDENT else []
+        vectors = [one.vectors for one in embeddings] + words
+        return [Learner("lr", weights, rates[0]), Learner("embedding_lr", vectors, rates[1])]
 
     def _stage(self, name: str) -> Stage:
         parts, settings = self.parts, self.settings
@@ -356,5 +362,7 @@ class Run:
                 parts.network, extractor_adapters(self.settings, parts), parts.extractor_embeddings
             )
         if stage.name == STUDENT:
-            tree[STUDENT] = weights_of(parts.network, [STUDENT_ADAPTER], parts.student_embeddings)
+            tree[STUDENT] = weights_of(
+                parts.network, learning_in(STUDENT, self.settings, parts)[0][:1], parts.student_embeddings, parts.words
+            )
         self.observer.saved_state(self.states.save(SavedState(Position(done), self._shaping(), tree)))

@@ -1,0 +1,81 @@
+"""Learned words: rows of the two CLIPs' input tables that stand for a concept's trigger, with gradients to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from library.models.interface import TextStates
+
+CLIPS = ("clip_l", "clip_g")
+"""What files with learned words call the two encoders."""
+
+
+class LearnedWords(nn.Module):
+    """The two CLIPs with learned rows for triggers; T5 reads its text as it is.
+
+    Args:
+        encoders: CLIP-L and CLIP-G, frozen.
+        tokenizers: theirs.
+        length: tokens that they read.
+        starts: for each concept, the word whose rows its own start from, and how many there are: one a token.
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[nn.Module],
+        tokenizers: Sequence[Any],
+        length: int,
+        starts: Mapping[str, tuple[str, int]],
+    ) -> None:
+        super().__init__()
+        self.encoders, self.tokenizers, self.length = list(encoders), list(tokenizers), length
+        self.rows = nn.ModuleDict()
+        for concept, (word, count) in starts.items():
+            rows = {name: self._start(index, word, count) for index, name in enumerate(CLIPS)}
+            self.rows[concept] = nn.ParameterDict(rows)
+
+    def _start(self, index: int, word: str, count: int) -> nn.Parameter:
+        ids = self.tokenizers[index](word, add_special_tokens=False)["input_ids"]
+        table = self._table(index).weight
+        mean = table[torch.tensor(ids, device=table.device)].detach().float().mean(0)
+        return nn.Parameter(mean.expand(count, -1).clone())
+
+    def _table(self, index: int) -> nn.Embedding:
+        return self.encoders[index].text_model.embeddings.token_embedding
+
+    def encode(self, text: str, places: Sequence[tuple[int, str, int]], plain: TextStates) -> tuple[Tensor, Tensor]:
+        """Context (tokens, width) and pooled state of a text, with gradients to the rows.
+
+        Args:
+            text: with the trigger in it.
+            places: (position among CLIP's tokens, concept, which of its rows) of each of the trigger's tokens.
+            plain: states of the text without the trigger, whose T5 part is taken.
+        """
+        hidden, pooled = zip(*(self._clip(index, text, places) for index in range(len(CLIPS))), strict=True)
+        wide, width = torch.cat(hidden, dim=-1), plain.context.shape[-1]
+        wide = nn.functional.pad(wide, (0, width - wide.shape[-1]))
+        t5 = plain.context[self.length :].to(wide)
+        return torch.cat([wide, t5]), torch.cat(pooled, dim=-1)
+
+    def _clip(self, index: int, text: str, places: Sequence[tuple[int, str, int]]) -> tuple[Tensor, Tensor]:
+        table = self._table(index)
+        ids = self.tokenizers[index](
+            text, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        ).input_ids.to(table.weight.device)
+
+        def spliced(module: nn.Module, args: tuple, states: Tensor) -> Tensor:
+            for position, concept, row in places:
+                where = (torch.tensor([0], device=states.device), torch.tensor([position], device=states.device))
+                states = states.index_put(where, self.rows[concept][CLIPS[index]][row].to(states.dtype)[None])
+            return states
+
+        handle = table.register_forward_hook(spliced)
+        try:
+            made = self.encoders[index](ids, output_hidden_states=True)
+        finally:
+            handle.remove()
+        return made.hidden_states[-2][0], made.text_embeds[0]
