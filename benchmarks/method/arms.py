@@ -105,6 +105,7 @@ ARMS: dict[str, Arm] = {
         extractor=False,
     ),
     "textual inversion": Arm({"method": "textual_inversion"}, "words in front of both CLIPs alone", extractor=False),
+    "Mix-of-Show": Arm({"method": "mix_of_show"}, "ED-LoRA: vectors in every block", extractor=False),
     # the paper and its authors
     "paper": Arm(PAPER, "PureCC as published"),
     "paper, L_CC": Arm(OFF, "its ablation: stage 1 and its vectors, then the concept loss alone"),

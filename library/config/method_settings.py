@@ -18,6 +18,8 @@ MethodName = Literal[
     "ewc",
     "dreambooth",
     "textual_inversion",
+    "mix_of_show",
+    "cifc",
 ]
 
 
@@ -43,4 +45,8 @@ class MethodSettings:
     )
     full_bf16: bool = setting(
         False, "dreambooth: the change of the weights in bf16 with stochastic rounding, instead of float32."
+    )
+    previous_loras: list[str] = setting([], "cifc: LoRA files of the concepts learned before, in any layout.")
+    orthogonal_weight: float = setting(
+        0.1, "cifc: weight of how far the LoRA reads what earlier concepts' LoRAs read.", at_least=0
     )

@@ -29,6 +29,9 @@ LORA = frozenset({"network_dim", "network_dropout", "target_modules", "learning_
 REPLAYED = frozenset({"replay_images", "replay_prompts", "replay_sample_steps"})
 """Settings of pictures that the pretrained model draws."""
 STAGE_1 = frozenset({"extractor_train_steps", "extractor_learning_rate", "extractor_embedding_lr"})
+ED_LORA = LORA | {"embedding_lr", "concept_embeddings", "embedding_positions"}
+"""Settings of a LoRA with vectors in the blocks."""
+WITH_VECTORS = {"concept_embeddings": "per_block", "student_embeddings": "fresh"}
 FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
 """The feed-forward layers of both streams, by the end of their names."""
 OF_ALL_WEIGHTS = ("prodigy", "dadapt")
@@ -115,6 +118,12 @@ RULES: Mapping[str, Rules] = {
         },
     ),
     "textual_inversion": Rules("the concept's words alone, in front of both CLIPs", frozenset({"embedding_lr"})),
+    "mix_of_show": Rules("a LoRA, and a vector in every block for each token of [V]: ED-LoRA", ED_LORA, WITH_VECTORS),
+    "cifc": Rules(
+        "ED-LoRA for one concept after the other, each in a subspace of its own",
+        ED_LORA | {"previous_loras", "orthogonal_weight"},
+        WITH_VECTORS,
+    ),
 }
 """Every method, by the name that `method` gives it."""
 
@@ -138,6 +147,8 @@ def apply_method(values: dict[str, Any], where: dict[str, str], notices: list[st
     for name in needless:
         del values[name]
         where.pop(name, None)
+    if method == "cifc" and not values.get("previous_loras"):
+        notices.append("cifc with one concept equals mix_of_show: previous_loras names no LoRA of an earlier one.")
     if needless:
         notices.append(f'method = "{method}" does not use {", ".join(needless)}: what stands there changes nothing.')
     base = {} if method == PURECC else OFF

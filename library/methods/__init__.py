@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from library.methods import (
+    cifc,
     dco,
     dop,
     dreambooth,
     ewc,
     l2_anchor,
     lora,
+    mix_of_show,
     prior_prediction,
     prior_preservation,
     purecc,
@@ -27,6 +29,8 @@ MODULES = (
     ewc,
     dreambooth,
     textual_inversion,
+    mix_of_show,
+    cifc,
 )
 METHODS: dict[str, Method] = {module.__name__.rpartition(".")[2]: module.METHOD for module in MODULES}
 """By the name in the setting `method`; what they make of the settings is in `library/config/methods.py`."""

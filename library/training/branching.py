@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from library.adapters.files import load_lora
 from library.config.settings import Settings
 from library.dual_branch_scheduler import DualBranchScheduler
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.methods import METHODS
-from library.methods.penalties import FisherChange, Penalty, SquaredChange
+from library.methods.penalties import FisherChange, Overlap, Penalty, SquaredChange
 from library.objectives import EXTRACTOR, REPLAYED, Objective
 from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter, learns_words
 
@@ -32,8 +33,21 @@ def penalties_of(
     if stage == EXTRACTOR or not _weighted(settings):
         return []
     layers = {name: layer.adapters[STUDENT_ADAPTER] for name, layer in parts.network.layers.items()}
-    kinds = {"l2_anchor": lambda: SquaredChange(layers), "ewc": lambda: FisherChange(layers, fisher)}
+    kinds = {
+        "l2_anchor": lambda: SquaredChange(layers),
+        "ewc": lambda: FisherChange(layers, fisher),
+        "orthogonal": lambda: Overlap(layers, _earlier(settings, len(parts.model.blocks))),
+    }
     return [(name, weight, kinds[name]()) for name, weight in _weighted(settings).items()]
+
+
+def _earlier(settings: Settings, blocks: int) -> dict[str, list[Tensor]]:
+    """For each layer, the input-side matrices of earlier concepts' LoRAs."""
+    found: dict[str, list[Tensor]] = {}
+    for path in settings.method.previous_loras:
+        for name, weights in load_lora(path, blocks).items():
+            found.setdefault(name, []).append(weights.down.float())
+    return found
 
 
 def needs_fisher(settings: Settings) -> bool:

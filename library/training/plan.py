@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from library.adapters.files import read_lora
 from library.config.dataset import DatasetConfig
 from library.config.methods import RULES
 from library.config.settings import OptimizerSettings, SavingSettings, Settings
@@ -107,6 +108,8 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     """
     if settings.pure_learning.extractor:
         check_extractor(settings.pure_learning.extractor, config.concepts)
+    for path in settings.method.previous_loras:
+        read_lora(path)  # a mistake in its name must not cost an hour
     parts = build_parts(settings, config.concepts)
     check_optimizer(settings.optimizer, list(stage_rates(settings.optimizer).values()))
     seed, data = settings.optimizer.seed, settings.data

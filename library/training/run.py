@@ -52,6 +52,8 @@ from library.training.words import build_words
 
 PICTURES_FOR_CLASS_STATES = 4
 HUB_OR_PATH = "pretrained_model_name_or_path"
+PATH_LISTS = {"previous_loras"}
+"""Settings of [method] that are lists of paths."""
 PATH_SETTINGS = (
     ("model", HUB_OR_PATH),
     ("model", "clip_l"),
@@ -160,6 +162,8 @@ class Run:
         for section, name in PATH_SETTINGS:
             if name in tables[section] and (name != HUB_OR_PATH or Path(tables[section][name]).expanduser().exists()):
                 tables[section][name] = str(Path(tables[section][name]).expanduser().resolve())
+        for name in PATH_LISTS & set(tables["method"]):
+            tables["method"][name] = [str(Path(path).expanduser().resolve()) for path in tables["method"][name]]
         text = "\n".join([to_toml(tables), to_toml(dataset_config.as_tables(self.plan.config))])
         write_text(self.folder / "config.toml", text)
 

@@ -1,0 +1,160 @@
+"""Fusing LoRAs of several concepts into one: what each layer sees while each is drawn, then least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from library.adapters.extraction import extracted
+from library.adapters.files import SavedConcept, load_concepts, load_lora, save_concepts, save_lora
+from library.adapters.network import LayerWeights
+from library.config.settings import Settings
+from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
+from library.errors import ConfigError
+from library.methods.fusion import fused, fused_by_lbfgs
+from library.models import PromptBatch
+from library.prompts import NULL_PROMPT
+from library.report.progress import bar_over, say
+from library.sample_prompts import read_prompt_lines
+from library.sampling import initial_noise, sample
+from library.training.generation import as_concept, concept_file_of
+from library.training.outputs import embeddings_of
+from library.training.parts import Parts, build_parts
+from library.training.replay import CLASS, DEFAULT_PROMPTS
+
+MOST_NEUTRAL = 16
+"""Prompts that stand for everything else."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How LoRAs are fused.
+
+    Args:
+        mu: how much prompts without the concepts count; 0 is as published.
+        kind: "closed" is the minimum itself and stays a LoRA; "lbfgs" is as published, cut to a LoRA of the same rank.
+        steps: sampling steps over which inputs are collected.
+    """
+
+    mu: float = 0.1
+    kind: str = "closed"
+    steps: int = 20
+
+
+def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size: tuple[int, int], how: Fusion) -> None:
+    """Writes one LoRA for several, and one concept file if they have any.
+
+    Args:
+        loras: one a concept, in any layout, their concept files beside them if they have vectors.
+        prompts: one for each LoRA, with its trigger written out.
+        size: width and height of the pictures that inputs are collected on.
+
+    Raises:
+        ConfigError: not a prompt for each LoRA, or two concepts of one name.
+    """
+    if len(loras) != len(prompts) or len(loras) < 2:
+        raise ConfigError(
+            f"There are {len(loras)} LoRAs and {len(prompts)} prompts.", "Give two or more, each a prompt."
+        )
+    vectors, saved = _concepts_of(loras)
+    parts = build_parts(settings, [as_concept(one) for one in saved])
+    neutral = _neutral_prompts(settings, [one.class_word for one in saved])
+    parts.texts.prepare([NULL_PROMPT, *prompts, *neutral], bar_over("text"))
+    weights = [load_lora(path, len(parts.model.blocks)) for path in loras]
+    layers = sorted(set().union(*weights))
+    parts.attach(sorted({name.split(".", 2)[2] for name in layers}))
+    for index, (path, one) in enumerate(zip(loras, weights, strict=True)):
+        parts.network.load(f"concept_{index}", one, str(path))
+    embeddings = embeddings_of(parts, vectors, "the concept files")
+    branches = [Branch({}, embeddings, default=f"concept_{index}") for index in range(len(loras))]
+    seen = [_seen(parts, branch, [prompt], size, how) for branch, prompt in zip(branches, prompts, strict=True)]
+    others = _seen(parts, PRETRAINED_BRANCH, neutral, size, how)
+    found = {name: _fused_layer(name, weights, seen, others, how) for name in bar_over("fusion")(layers)}
+    name, saving = settings.saving.output_name, settings.saving
+    about = {"purecc_fused": ", ".join(path.name for path in loras)}
+    for path in save_lora(settings.output_dir, name, found, saving.save_precision, about, saving.save_formats):
+        say(f"Saved {path}")
+    if vectors:
+        save_concepts(settings.output_dir / f"{name}_concept.safetensors", vectors, saved)
+
+
+def _concepts_of(loras: Sequence[Path]) -> tuple[dict[str, Tensor], list[SavedConcept]]:
+    vectors, saved = {}, []
+    for file in filter(None, map(concept_file_of, loras)):
+        tensors, concepts = load_concepts(file)
+        twice = set(tensors) & set(vectors)
+        if twice:
+            raise ConfigError(f'Two of the LoRAs have a concept named "{min(twice)}".', "Rename one of them.")
+        vectors |= tensors
+        saved += concepts
+    return vectors, saved
+
+
+def _neutral_prompts(settings: Settings, classes: Sequence[str]) -> list[str]:
+    lines = read_prompt_lines(settings.pure_learning.replay_prompts or str(DEFAULT_PROMPTS), "replay_prompts")
+    texts = [line.replace(CLASS, word) for line in lines for word in (classes if CLASS in line else [""])]
+    return list(dict.fromkeys(text for text in texts if text and CLASS not in text))[:MOST_NEUTRAL]
+
+
+def _fused_layer(
+    name: str,
+    weights: Sequence[Mapping[str, LayerWeights]],
+    seen: Sequence[Mapping[str, Tensor]],
+    others: Mapping[str, Tensor],
+    how: Fusion,
+) -> LayerWeights:
+    """A layer that some LoRAs lack is fused as if theirs were 0: the others' must not act on their inputs."""
+    shape = next(one[name] for one in weights if name in one)
+    none = LayerWeights(torch.zeros(1, shape.down.shape[1]), torch.zeros(len(shape.up), 1), 1.0)
+    layers = [one.get(name, none) for one in weights]
+    covariances = [one[name] for one in seen]
+    if how.kind == "closed":
+        return fused(layers, covariances, others[name], how.mu)
+    rank = sum(layer.rank for layer in layers)
+    return extracted(fused_by_lbfgs(layers, covariances, others[name], how.mu), rank)
+
+
+@torch.no_grad()
+def _seen(
+    parts: Parts, branch: Branch, prompts: Sequence[str], size: tuple[int, int], how: Fusion
+) -> dict[str, Tensor]:
+    """E[x x^T] of each layer's inputs over a sampling run of every prompt, without guidance; on the CPU, float32."""
+    shape, seed = parts.model.latent_shape(*size), parts.settings.optimizer.seed
+    with _collecting(parts) as sums:
+        for number, prompt in enumerate(bar_over("inputs of the layers")(prompts)):
+            sample(
+                lambda x, sigma, batches: parts.velocity(branch, x, sigma, batches),
+                parts.model.sampling_scheduler(),
+                initial_noise(shape, seed + number)[None],
+                PromptBatch.of([parts.texts[prompt]], [None]),
+                PromptBatch.of([parts.texts[NULL_PROMPT]], [None]),
+                how.steps,
+                1.0,
+            )
+    return {name: (total / count).cpu() for name, (total, count) in sums.items()}
+
+
+@contextmanager
+def _collecting(parts: Parts) -> Iterator[dict[str, tuple[Tensor, int]]]:
+    """Inside, the products of every layer's inputs are added up."""
+    sums: dict[str, tuple[Tensor, int]] = {}
+
+    def collector(name: str) -> Callable:
+        def collect(module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+            x = args[0].float().flatten(0, -2)
+            total, count = sums.get(name, (0.0, 0))
+            sums[name] = (total + x.T @ x, count + len(x))
+
+        return collect
+
+    handles = [layer.register_forward_pre_hook(collector(name)) for name, layer in parts.network.layers.items()]
+    try:
+        yield sums
+    finally:
+        for handle in handles:
+            handle.remove()

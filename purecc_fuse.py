@@ -1,0 +1,38 @@
+"""Fuses LoRAs: python purecc_fuse.py --config_file FILE --lora A B --prompt "a sks dog" "a ohwx cat"."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from library.config.dataset_file import as_size
+from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
+from library.environment import prepare_process
+from library.errors import ConfigError, exit_code_of
+
+
+def main() -> None:
+    """Reads the command line and writes one LoRA."""
+    parser = command_line_parser("Fuses LoRAs of several concepts into one (Mix-of-Show's gradient fusion).")
+    parser.add_argument("--lora", nargs="+", metavar="FILE", help="LoRAs in any layout, one a concept.")
+    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="For each LoRA a prompt with its trigger in it.")
+    parser.add_argument("--mu", type=float, default=0.1, help="How much other prompts count; 0: as published.")
+    parser.add_argument("--fusion", choices=("closed", "lbfgs"), default="closed", help="How it is solved.")
+    add_settings_to(parser)
+    arguments = parser.parse_args()
+    if not arguments.lora or not arguments.prompt:
+        raise ConfigError("Command line: --lora and --prompt are needed.", f"See {parser.prog} --help.")
+    if arguments.mu < 0:
+        raise ConfigError(f"Command line: --mu is {arguments.mu}; it must be 0 or more.")
+    settings = read_settings(config_file_of(arguments), settings_given(arguments))
+
+    from library.training.fusing import Fusion, fuse  # after the settings: slow to import
+
+    loras = [Path(path).expanduser() for path in arguments.lora]
+    size = as_size(settings.data.resolution, "resolution")
+    fuse(settings, loras, arguments.prompt, size, Fusion(arguments.mu, arguments.fusion))
+
+
+if __name__ == "__main__":
+    prepare_process()
+    sys.exit(exit_code_of(main, lambda: None))

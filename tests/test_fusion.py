@@ -1,0 +1,160 @@
+"""Concepts beside each other: fused in closed form, or learned one after the other in subspaces of their own."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from library.adapters.files import load_lora
+from library.adapters.network import LayerWeights
+from library.config.files import read_settings
+from library.errors import ConfigError, ModelError
+from library.methods.fusion import fused, fused_by_lbfgs, fusion_loss
+from library.methods.penalties import Overlap
+from library.training.fusing import Fusion, fuse
+from library.training.run import Run
+from tests.test_full_fine_tuning import layers_by_name, total
+from tests.test_methods import MODEL, ready
+from tests.tiny import BLOCKS
+
+
+def problem(ranks=(2, 3), inputs=12, outputs=8):
+    """LoRAs of one layer, and products of inputs of different shapes for each."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    layers = [LayerWeights(random(rank, inputs), random(outputs, rank), 2.0 * rank) for rank in ranks]
+    seen = [random(40, inputs) * torch.linspace(0.1, 2, inputs) for _ in (*ranks, None)]
+    *covariances, neutral = [one.T @ one / len(one) for one in seen]
+    return layers, covariances, neutral
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.5])
+def test_the_closed_form_minimises_the_least_squares_and_is_a_lora_of_summed_rank(mu):
+    layers, covariances, neutral = problem()
+    lora = fused(layers, covariances, neutral, mu)
+    assert lora.rank == 5 == lora.alpha
+    assert torch.linalg.matrix_rank(lora.delta()) == 5
+    update = lora.delta().double().requires_grad_()
+    least = fusion_loss(update, layers, covariances, neutral, mu)
+    (gradient,) = torch.autograd.grad(least, update)
+    plain_sum = sum(layer.delta() for layer in layers).double()
+    start = torch.autograd.grad(fusion_loss(plain_sum.requires_grad_(), layers, covariances, neutral, mu), plain_sum)[0]
+    assert gradient.abs().max() < 1e-4 * start.abs().max()
+    for _ in range(5):
+        other = update.detach() + 0.01 * torch.randn(update.shape, dtype=torch.float64)
+        assert fusion_loss(other, layers, covariances, neutral, mu) > least
+
+
+def test_a_concept_alone_is_kept_and_mu_keeps_the_rest():
+    layers, covariances, neutral = problem(ranks=(2,))
+    alone, wanted = fused(layers, covariances, neutral, 0.0).delta(), layers[0].delta()
+    assert (alone - wanted).norm() < 0.02 * wanted.norm()
+
+    def on_others(mu):
+        delta = fused(layers, covariances, neutral, mu).delta()
+        return float(((delta @ neutral) * delta).sum())
+
+    assert on_others(10.0) < on_others(1.0) < on_others(0.0)
+
+
+def test_lbfgs_as_published_comes_to_the_same_minimum():
+    layers, covariances, neutral = problem()
+    closed = fused(layers, covariances, neutral, 0.3).delta()
+    torch.testing.assert_close(fused_by_lbfgs(layers, covariances, neutral, 0.3, 200), closed, rtol=1e-2, atol=1e-2)
+
+
+def test_two_trained_loras_are_fused_to_one_with_both_concepts_vectors(plan_of, tmp_path):
+    names = ("dog", "cat")
+    for name in names:
+        dataset = DATASET_OF.replace("NAME", name)
+        plan = plan_of(dataset, method="mix_of_show", output_name=name, max_train_steps=2, overwrite=True)
+        Run(plan).train()
+    settings, folder = plan.settings, plan.settings.output_dir
+    loras = [folder / f"{name}.safetensors" for name in names]
+    prompts = ["a sks dog", "a sks cat dog"]
+    for kind in ("closed", "lbfgs"):
+        fuse(settings, loras, prompts, (32, 32), Fusion(kind=kind, steps=2))
+        both = load_lora(folder / "cat.safetensors", BLOCKS)
+        assert all(layer.rank == 8 for layer in both.values())
+        Run(plan_of(DATASET_OF.replace("NAME", "cat"), method="mix_of_show", output_name="cat", overwrite=True)).train()
+    with pytest.raises(ConfigError, match="2 LoRAs and 1 prompts"):
+        fuse(settings, loras, prompts[:1], (32, 32), Fusion())
+
+
+DATASET_OF = """
+[[concepts]]
+name = "NAME"
+trigger = "sks"
+class_word = "dog"
+[[datasets]]
+resolution = 32
+batch_size = 2
+  [[datasets.subsets]]
+  image_dir = "{pictures}"
+"""
+
+
+# One concept after the other
+
+
+def test_the_overlap_is_of_the_input_sides_and_0_where_they_are_orthogonal(plan_of):
+    run = ready(plan_of(method="mix_of_show"))
+    layers = layers_by_name(run)
+    generator = torch.Generator().manual_seed(0)
+    earlier = {name: [torch.randn(3, one.down.shape[1], generator=generator)] for name, one in layers.items()}
+    run.student_stage()
+    penalty = Overlap(layers, earlier)
+    expected = sum((earlier[name][0] @ one.down.T).abs().sum() for name, one in layers.items())
+    torch.testing.assert_close(total(penalty), expected, rtol=1e-5, atol=0)
+    with torch.no_grad():
+        for name, one in layers.items():
+            basis = torch.linalg.qr(earlier[name][0].T)[0]
+            one.down -= one.down @ basis @ basis.T
+    assert total(penalty) < 1e-3 * expected
+
+
+def test_cifc_learns_in_a_subspace_that_the_earlier_concept_does_not_read(plan_of, tmp_path):
+    first = Run(plan_of(method="cifc", output_name="first", save_precision="float"))
+    first.train()
+    path = str(first.folder / "first_diffusers.safetensors")
+    overlaps = []
+    for weight in (0.0, 10.0):
+        given = {"previous_loras": [path], "orthogonal_weight": weight, "output_dir": str(tmp_path / str(weight))}
+        run = Run(plan_of(method="cifc", max_train_steps=12, **given))
+        run.train()
+        earlier = {name: [one.down] for name, one in load_lora(path, BLOCKS).items()}
+        overlaps.append(float(total(Overlap(layers_by_name(run), earlier))))
+    assert overlaps[1] < 0.6 * overlaps[0]
+    with pytest.raises(ModelError, match="There is no file"):
+        plan_of(method="cifc", previous_loras=["nowhere.safetensors"])
+
+
+def test_the_gradient_of_the_overlap(plan_of):
+    run = ready(plan_of(method="mix_of_show"))
+    layers = layers_by_name(run)
+    run.student_stage()
+    generator = torch.Generator().manual_seed(0)
+    earlier = {name: [torch.randn(3, one.down.shape[1], generator=generator)] for name, one in layers.items()}
+    for one in layers.values():
+        one.up.requires_grad_(False)
+    expected = sum((earlier[name][0] @ one.down.T).abs().sum() for name, one in layers.items())
+    wanted = torch.autograd.grad(3.0 * expected, [one.down for one in layers.values()])
+    penalty = Overlap(layers, earlier)
+    for name in layers:
+        penalty.add_gradient(name, 3.0)
+    for one, other in zip(layers.values(), wanted, strict=True):
+        torch.testing.assert_close(one.down.grad, other, rtol=1e-4, atol=1e-6)
+
+
+def test_with_one_concept_cifc_equals_mix_of_show_and_says_so(plan_of, tmp_path):
+    notices = []
+    read_settings(None, {**MODEL, "method": "cifc"}, notices)
+    assert any("equals mix_of_show" in notice for notice in notices)
+    files = []
+    for method in ("cifc", "mix_of_show"):
+        run = Run(plan_of(method=method, output_dir=str(tmp_path / method)))
+        run.train()
+        files.append(load_file(run.folder / "tiny.safetensors") | load_file(run.folder / "tiny_concept.safetensors"))
+    assert [name for name in files[0] if not torch.equal(files[0][name], files[1][name])] == []
