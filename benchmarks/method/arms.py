@@ -94,13 +94,13 @@ ARMS: dict[str, Arm] = {
     "DOP": Arm({"method": "dop"}, "LoRA + differential output preservation", extractor=False),
     "prior prediction": Arm({"method": "prior_prediction"}, "OneTrainer's, on replayed pictures", extractor=False),
     "L2 anchor": Arm({"method": "l2_anchor"}, "LoRA whose change of the weights is kept short", extractor=False),
-    "DCO": Arm({"method": "dco", "dco_beta": 10.0}, "direct consistency optimisation", extractor=False),
+    "DCO": Arm({"method": "dco"}, "direct consistency optimisation", extractor=False),
     "EWC": Arm({"method": "ewc", "ewc_fisher_samples": 100}, "LoRA with elastic weight consolidation", extractor=False),
     "DreamBooth": Arm(
         {"method": "dreambooth", "learning_rate": 3e-4}, "whole weights, prior preservation", extractor=False
     ),
     "DreamBooth + EWC": Arm(
-        {"method": "dreambooth", "learning_rate": 3e-4, "ewc_lambda": 1.0, "ewc_fisher_samples": 100},
+        {"method": "dreambooth", "learning_rate": 3e-4, "ewc_lambda": 0.001, "ewc_fisher_samples": 100},
         "the same with elastic weight consolidation",
         extractor=False,
     ),

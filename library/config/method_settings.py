@@ -32,10 +32,10 @@ class MethodSettings:
         1.0, "l2_anchor: weight of the squared length of the change of all weights that learn.", at_least=0
     )
     dco_beta: float = setting(
-        1000.0, "dco: how soon a picture that the student does better than the pretrained model is enough.", above=0
+        10.0, "dco: how soon a picture that the student does better than the pretrained model is enough.", above=0
     )
     ewc_lambda: float = setting(
-        1.0, "ewc, and dreambooth if above 0: weight of elastic weight consolidation.", at_least=0
+        0.001, "ewc, and dreambooth if above 0: weight of elastic weight consolidation.", at_least=0
     )
     ewc_fisher_samples: int = setting(
         300, "Noisy replayed pictures from which the Fisher information is taken, once for each model.", at_least=1
