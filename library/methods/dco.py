@@ -6,9 +6,9 @@ would have drawn, by the loss of direct preference optimisation.
     L = -log sigmoid(-beta (||u - v(x_t | y)||^2 - ||u - v_pretrained(x_t | y)||^2)),   u = x_1 - x_0
 
 The port: predicted noise becomes velocity, so beta means something else than the authors' 1000 to 2000 for SDXL: on
-the small model 1000 learns nothing in 160 steps, 10 does. The loss is taken for each picture, as in their equation; their script takes it of the batch's mean. The pretrained model
-reads the same prompt, as in their script when no token is learned. Their reward guidance is a way to sample, which the
-trainer leaves to the strength of the LoRA.
+the small model 1000 learns nothing in 160 steps, 10 does. The loss is taken for each picture, as in their equation;
+their script takes it of the batch's mean. The pretrained model reads the same prompt, as in their script when no token
+is learned. Their reward guidance is a way to sample, which the trainer leaves to the strength of the LoRA.
 """
 
 from __future__ import annotations
