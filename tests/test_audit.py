@@ -160,6 +160,14 @@ def test_the_same_learning_gets_worse_grades_where_more_drifts():
     assert ours == ["A", "B", "B"] and plain == ["A", "D", "D"]
 
 
+def test_a_large_change_that_is_wrong_as_often_as_right_is_not_called_learned():
+    found = [Shift((0.1,) * 3, (0.3,) * 3, 0.1)]
+    letters = [
+        card_of("", [PROBE], found, Learned(0.0, better, 0.65), None, {}).grades[0].letter for better in (1.0, 0.6, 0.4)
+    ]
+    assert letters == ["A", "D", "E"]
+
+
 def test_without_reference_pictures_nobody_says_what_was_learned():
     one = card_of("x", [PROBE], [Shift((0.09,) * 3, (0.3,) * 3, 0.1)], None, None, {})
     assert [grade.letter for grade in one.grades] == ["n/a", "B", "n/a"]

@@ -22,6 +22,9 @@ four fifths of what another seed changes it by."""
 TOWARD_STEPS = (0.40, 0.30, 0.20, 0.10)
 """Right change on the reference pictures, from A, B, C, D on: in the pocket world .40 went with a fidelity of .55, .30
 with .37."""
+MOSTLY_BETTER = 0.75
+"""A LoRA that predicts the reference pictures better less often than this gets no better letter than D, however far it
+moved."""
 IGNORED = 0.8
 """From this leak on, the trigger as good as makes no difference."""
 UNKNOWN = "n/a"
@@ -160,7 +163,10 @@ def _concept(card: Card) -> Grade:
     how += f"pictures and noise levels; right change {card.learned.toward:.2f}"
     if card.learned.better < 0.5 or card.learned.toward <= 0:
         return Grade(name, "E", f"most of the reference pictures are not predicted better; {how}")
-    return Grade(name, letter(card.learned.toward, TOWARD_STEPS), how)
+    found = letter(card.learned.toward, TOWARD_STEPS)
+    if card.learned.better < MOSTLY_BETTER:
+        return Grade(name, max(found, "D"), f"much of the change is wrong; {how}")
+    return Grade(name, found, how)
 
 
 def _behaviour(card: Card) -> Grade:
