@@ -61,6 +61,7 @@ class Scene:
         prompts: by the name that predictions use: complete, base, target, class, null, or those of a replayed picture.
         emphasis: how much each place counts in the concept loss, (B, 1, H, W); None: alike.
         shows_concept: whether each picture's complete prompt names the concept, (B,); None: all do.
+        region: 1 where the class is in each replayed picture and 0 elsewhere, (B, 1, H, W); None: nobody asks.
         word_alone: whether the student sees each picture without its concept embeddings, (B,); None: none.
     """
 
@@ -70,6 +71,7 @@ class Scene:
     prompts: Mapping[str, PromptBatch]
     emphasis: Tensor | None = None
     shows_concept: Tensor | None = None
+    region: Tensor | None = None
     word_alone: Tensor | None = None
 
     def prompts_of(self, prediction: Prediction) -> PromptBatch:
@@ -139,7 +141,11 @@ class DualBranchScheduler:
         ]
         of_rows = {
             name: None if tensor is None else tensor.to(self.model.device)
-            for name, tensor in (("emphasis", reference.emphasis), ("shows_concept", reference.shows_concept))
+            for name, tensor in (
+                ("emphasis", reference.emphasis),
+                ("shows_concept", reference.shows_concept),
+                ("replay_region", replay.region if replay else None),
+            )
         }
         return Velocities(predictions, *targets, **of_rows)
 

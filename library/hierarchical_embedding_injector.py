@@ -26,6 +26,8 @@ class ConceptToken:
     concept: str
     vector: int
     """Which of the concept's vectors: CLIP's tokens first, then T5's pieces."""
+    of_trigger: bool = True
+    """Whether it is the trigger's, not a place of context vectors."""
 
 
 class ConceptEmbeddings(nn.Module):

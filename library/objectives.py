@@ -64,6 +64,7 @@ class Velocities:
         replay_target: of the replayed pictures, if the step has any.
         emphasis: how much each place of the reference pictures counts in the concept loss, (B, 1, H, W). None: alike.
         shows_concept: whether each reference picture's complete prompt names the concept, (B,). None: all do.
+        replay_region: 1 where the class is in each replayed picture and 0 elsewhere, (B, 1, H, W).
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Velocities:
         replay_target: Tensor | None = None,
         emphasis: Tensor | None = None,
         shows_concept: Tensor | None = None,
+        replay_region: Tensor | None = None,
     ) -> None:
         self._predictions, self._target, self._replay_target = predictions, target, replay_target
+        self.replay_region = replay_region
         self._emphasis, self._shows_concept = emphasis, shows_concept
 
     def target(self, prompt: str) -> Tensor:
@@ -181,6 +184,24 @@ class TieTerm:
 
 
 @dataclass(frozen=True)
+class SurroundingsTerm:
+    """||(1 - m)(v_learned(y with [V]) - v_pretrained(y))||^2 on replayed pictures, m where their class is (ours).
+
+    What [V] adds to a picture of the class stays inside of it. Pictures without the class have m = 1 and cost nothing.
+    """
+
+    tied: Reading
+    to: Reading
+
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        return (self.tied, self.to)
+
+    def __call__(self, v: Velocities) -> Tensor:
+        return mse(v[self.tied], v[self.to], 1 - v.replay_region)
+
+
+@dataclass(frozen=True)
 class Losses:
     """The losses of one batch."""
 
@@ -244,6 +265,11 @@ def student_objective(pure: PureLearningSettings, has_reg: bool = False) -> Obje
             "replay_pure",
             replayed * pure.replay_eta,
             _pure_term(pure, REPLAY_COMPLETE, REPLAY, REPLAY_TARGET, {"class": REPLAY_CLASS, "null": REPLAY_NULL}),
+        ),
+        (
+            "surroundings",
+            replayed * pure.surroundings_weight,
+            SurroundingsTerm(learned(STUDENT, REPLAY_COMPLETE), given(PRETRAINED, REPLAY)),
         ),
         ("prior", replayed * prior, ConceptTerm(learned(STUDENT, REPLAY))),
     ]

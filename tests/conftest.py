@@ -79,6 +79,7 @@ def plan_of(tiny_model, pictures, tmp_path):
             "max_train_steps": 2,
             "learning_rate": 1e-2,
             "replay_images": 4,
+            "context_train_steps": 2,
             "replay_sample_steps": 2,
             "sample_steps": 2,
             "sample_seeds": 1,

@@ -261,6 +261,7 @@ def drift(parts, lora: Path, texts: list[str]) -> float:
 def test_the_demo_learns_nothing_else(demo, tmp_path):
     """Against a plain LoRA of as many steps on the same pictures."""
     plain = ["--eta", "0", "--anchor_weight", "0", "--replay_weight", "0", "--concept_embeddings", "none"]
+    plain += ["--surroundings_weight", "0", "--context_vectors", "0"]
     done = run(
         "purecc_train.py", *DEMO, *plain, "--output_dir", str(tmp_path), "--sample_seeds", "1", "--sample_steps", "1"
     )

@@ -17,6 +17,8 @@ OFF = {
     "replay_images": 0,
     "replay_weight": 0.0,
     "student_embeddings": "own",
+    "context_vectors": 0,
+    "surroundings_weight": 0.0,
 }
 """Nothing but the concept loss."""
 NO_EMBEDDINGS = {"concept_embeddings": "none", "student_embeddings": "none"}
@@ -30,10 +32,12 @@ PURE = {
     "replay_images": 96,
     "replay_weight": 1.0,
     "student_embeddings": "fresh",
+    "context_vectors": 2,
+    "surroundings_weight": 3.0,
 }
 """The preset's objective; the arms called `pure, ...` change one thing of it."""
-INHERITED = {**PURE, "student_embeddings": "own"}
-"""The same, the student's vectors copied from the extractor; the arms `inherited, ...` change one thing of that."""
+INHERITED = {**PURE, "student_embeddings": "own", "context_vectors": 0, "surroundings_weight": 0.0}
+"""Without those two, the student's vectors copied from the extractor; the arms `inherited, ...` change one thing."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,24 @@ ARMS: dict[str, Arm] = {
     "lean": Arm(
         {**PURE, "eta": 0.0}, "control: `pure` without stage 1 and without L_PureCC", extractor=False
     ),
-    "pure": _pure("the preset: lambda*, eta 0.5, anchor, replay, clean extractor, R against the class, fresh vectors"),
+    "lean, no context": Arm({**PURE, "eta": 0.0, "context_vectors": 0}, "", extractor=False),
+    "lean, no surroundings": Arm({**PURE, "eta": 0.0, "surroundings_weight": 0.0}, "", extractor=False),
+    "pure": Arm(
+        PURE,
+        "the preset: lambda*, eta 0.5, anchor, replay, clean extractor, R against the class, context, surroundings",
+    ),
+    "pure, lambda 0": _pure("control: an L2 tie to the base prediction", **{"lambda": 0.0}),
+    "earlier pure": _pure("as it was before context and surroundings", context_vectors=0, surroundings_weight=0.0),
+    "earlier pure, lambda 1": _pure("", context_vectors=0, surroundings_weight=0.0, **{"lambda": 1.0}),
+    "earlier lean": Arm(
+        {**PURE, "eta": 0.0, "context_vectors": 0, "surroundings_weight": 0.0}, "the same of `lean`", extractor=False
+    ),
     "pure, eta 2": _pure("", eta=2.0),
+    "pure, no context": _pure("the preset without context vectors", context_vectors=0),
+    "pure, no surroundings": _pure("the preset without the tie outside of the class", surroundings_weight=0.0),
+    "plain LoRA + context": Arm(
+        {**OFF, **NO_EMBEDDINGS, "context_vectors": 2}, "a plain LoRA with our context vectors", extractor=False
+    ),
     "pure, lambda 1": _pure("", **{"lambda": 1.0}),
     "inherited": _inherited("`pure` with the extractor's vectors to start from"),
     "inherited, eta 0": _inherited("control: all of it but L_PureCC; vectors from the same extractor", eta=0.0),
@@ -209,5 +229,6 @@ STAGE_1 = (
     "extractor_train_steps",
     "concept_embeddings",
     "embedding_positions",
+    "context_vectors",
 )
 """Settings that shape the extractor; arms that agree in them share one."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from library.config.context_settings import ContextSettings
 from library.config.fields import name_of
 from library.config.method_settings import MethodSettings
 from library.config.settings import (
@@ -43,6 +44,8 @@ OFF: Mapping[str, Any] = {
     "replay_weight": 0.0,
     "concept_embeddings": "none",
     "student_embeddings": "none",
+    "surroundings_weight": 0.0,
+    "context_vectors": 0,
 }
 """PureCC and our additions turned off: what every other method starts from."""
 
@@ -69,7 +72,13 @@ def _names_of(group: type) -> frozenset[str]:
 _OWN = _names_of(MethodSettings) - {"method"}
 """Settings of rivals."""
 OF_SOME = (
-    _OWN | _names_of(PureLearningSettings) | _names_of(ConceptEmbeddingSettings) | LORA | STAGE_1 | {"embedding_lr"}
+    _OWN
+    | _names_of(PureLearningSettings)
+    | _names_of(ConceptEmbeddingSettings)
+    | _names_of(ContextSettings)
+    | LORA
+    | STAGE_1
+    | {"embedding_lr"}
 ) - {"prior_loss_weight", "network_alpha"}
 """Settings that not every method reads; all others are common, as are the weight of regularisation pictures and the
 scale that follows from the rank."""

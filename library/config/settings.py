@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from library.config.context_settings import ContextSettings
 from library.config.data_settings import DataSettings
 from library.config.fields import setting
 from library.config.method_settings import MethodSettings
@@ -107,6 +108,12 @@ class PureLearningSettings:
     )
     extractor_replay_weight: float = setting(
         0.0, "The same tie as replay_weight for the extractor in stage 1 (ours).", at_least=0
+    )
+    surroundings_weight: float = setting(
+        3.0,
+        "Keeps what [V] adds to replayed pictures of the class inside of it: weight of a tie to the pretrained model "
+        "outside of where the class is (ours). 0 turns it off. For subjects.",
+        at_least=0,
     )
     prior_loss_weight: float | None = setting(
         None,
@@ -257,6 +264,7 @@ class Settings:
     method: MethodSettings
     network: NetworkSettings
     concept_embeddings: ConceptEmbeddingSettings
+    context: ContextSettings
     pure_learning: PureLearningSettings
     noise: NoiseSettings
     optimizer: OptimizerSettings
@@ -317,6 +325,7 @@ GROUPS: dict[str, type] = {
     "method": MethodSettings,
     "network": NetworkSettings,
     "concept_embeddings": ConceptEmbeddingSettings,
+    "context": ContextSettings,
     "pure_learning": PureLearningSettings,
     "noise": NoiseSettings,
     "optimizer": OptimizerSettings,

@@ -63,7 +63,10 @@ class PromptBatch:
 
     def without_tokens(self, rows: Tensor) -> PromptBatch:
         """The same, where the chosen rows, (B,) bool, keep the trigger's own hidden states."""
-        tokens = tuple(() if bare else own for own, bare in zip(self.tokens, rows.tolist(), strict=True))
+        tokens = tuple(
+            tuple(token for token in own if not (bare and token.of_trigger))
+            for own, bare in zip(self.tokens, rows.tolist(), strict=True)
+        )
         return replace(self, tokens=tokens)
 
     @classmethod

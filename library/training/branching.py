@@ -13,6 +13,7 @@ from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.methods import METHODS
 from library.methods.penalties import FisherChange, Overlap, Penalty, SquaredChange
 from library.objectives import EXTRACTOR, REPLAYED, Objective
+from library.training.context import Context
 from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter, learns_words
 
 
@@ -108,8 +109,17 @@ def freeze_all_but(adapters: list[str], embeddings: list[ConceptEmbeddings], par
         one.requires_grad_(one in embeddings)
 
 
-def scheduler_of(objective: Objective, settings: Settings, parts: Parts) -> DualBranchScheduler:
-    """Runs the passes that the objective reads."""
+def scheduler_of(
+    objective: Objective, settings: Settings, parts: Parts, context: Context | None = None
+) -> DualBranchScheduler:
+    """Runs the passes that the objective reads.
+
+    Args:
+        context: its vectors stand in prompts that have places for them, whichever branch predicts.
+    """
+    branches = parts.branches()
+    if context is not None:
+        branches = {name: context.beside(branch) for name, branch in branches.items()}
     together = settings.optimizer.batch_passes == "together"
     readings = objective.readings
-    return DualBranchScheduler(parts.model, parts.network, parts.injector, parts.branches(), readings, together)
+    return DualBranchScheduler(parts.model, parts.network, parts.injector, branches, readings, together)

@@ -53,7 +53,11 @@ def findings(plan: Plan) -> list[Finding]:
     for concept in plan.config.concepts:
         shown = [one for one in plan.pictures if one.concept.name == concept.name and not one.subset.is_reg]
         pictures = list({picture.path: picture for picture in shown}.values())
-        found += [*_trigger(plan, concept), *_captions(pictures, concept), *_looks(pictures, concept)]
+        found += [
+            *_trigger(plan, concept),
+            *_captions(pictures, concept),
+            *_looks(pictures, concept, plan.settings.context.context_vectors > 0),
+        ]
     return found
 
 
@@ -174,7 +178,7 @@ def _said_by_all(pictures: list[Picture], concept: Concept) -> Iterator[Finding]
         )
 
 
-def _looks(pictures: list[Picture], concept: Concept) -> Iterator[Finding]:
+def _looks(pictures: list[Picture], concept: Concept, in_context: bool) -> Iterator[Finding]:
     looks = {picture.path: Look(picture.path) for picture in pictures}
     if len(pictures) < FEW_PICTURES:
         yield Finding(
@@ -205,10 +209,11 @@ def _looks(pictures: list[Picture], concept: Concept) -> Iterator[Finding]:
         )
     distinct = list({look.content: look for look in looks.values()}.values())
     if len(distinct) >= FEW_PICTURES and surroundings_differ(distinct) < ONE_BACKGROUND:
+        what_is_done = "Context vectors will learn it apart from [V], as far as they can. " if in_context else ""
         yield Finding(
             f"All pictures of {concept.name} have nearly one background, which is likely to be learned with it.",
-            "Add pictures from other places, or name the background in every caption; or take it out of the loss by "
-            "alpha_mask, or by masked_loss with conditioning_data_dir.",
+            f"{what_is_done}Add pictures from other places, or name the background in every caption; or take it out "
+            "of the loss by alpha_mask, or by masked_loss with conditioning_data_dir.",
         )
 
 

@@ -18,7 +18,7 @@ from library.live_memory import META, LiveMemory, fused_attention, held_by, stor
 from library.models import FlowModel, PromptBatch
 from library.models.counting import Footprint
 from library.models.residence import Residence
-from library.objectives import EXTRACTOR, REPLAY, STUDENT
+from library.objectives import EXTRACTOR, REPLAYED, STUDENT
 from library.roofline import BUS, Speed
 from library.training.branching import (
     extractor_adapters,
@@ -153,8 +153,8 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     scheduler = scheduler_of(objective, settings, parts)
     size, rows = heaviest_batch(plan)
     wanted = {reading.prediction.prompt for reading in objective.readings}
-    reference = _scene(plan, size, rows, wanted - {REPLAY})
-    replay = _scene(plan, plan.size, rows, {REPLAY}) if REPLAY in wanted else None
+    reference = _scene(plan, size, rows, wanted - REPLAYED)
+    replay = _scene(plan, plan.size, rows, wanted & REPLAYED) if wanted & REPLAYED else None
     swap = parts.model.base.swap
     if not learning:  # words that learn: the gradient goes all the way to the text
         for prompts in reference.prompts.values():
@@ -236,7 +236,7 @@ def _scene(plan: Plan, size: tuple[int, int], rows: int, prompts: set[str]) -> S
         (concept.name,) * rows,
     )
     image = torch.zeros(rows, *model.latent_shape(*size))
-    return Scene(image, image, torch.full((rows,), 0.5), dict.fromkeys(prompts, batch))
+    return Scene(image, image, torch.full((rows,), 0.5), dict.fromkeys(prompts, batch), region=image[:, :1])
 
 
 def text_length(model: FlowModel) -> int:

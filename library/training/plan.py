@@ -47,6 +47,11 @@ class Plan:
         return [*(picture for dataset in self.datasets for picture in dataset), *self.validation]
 
     @property
+    def shown(self) -> list[Picture]:
+        """The pictures that are trained on."""
+        return [picture for dataset in self.datasets for picture in dataset]
+
+    @property
     def has_reg(self) -> bool:
         """Whether there are regularisation pictures."""
         return any(picture.subset.is_reg for picture in self.pictures)
@@ -120,7 +125,7 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     batch_sizes = [processes * dataset.batch_size for dataset in config.datasets]
     datasets, validation = split_validation(config, found, seed)
     order = PictureOrder(datasets, batch_sizes, seed)
-    settings = parts.settings = in_steps(settings, order.batches_per_epoch)
+    settings = parts.settings = for_kinds(in_steps(settings, order.batches_per_epoch), config)
     if settings.samples.sample_prompts:
         samples = read_samples(settings.samples.sample_prompts, config.concepts, parts.model.latent_shape)
     else:
@@ -128,6 +133,17 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
         first = {picture.concept.name: picture.prompts[0] for picture in reversed(shown)}
         samples = default_prompts(config.concepts, list(first.values()))
     return Plan(settings, config, parts, datasets, order, samples, tuple(validation), processes)
+
+
+def for_kinds(settings: Settings, config: DatasetConfig) -> Settings:
+    """The settings without what is for subjects, if there is none."""
+    if any(concept.kind == "subject" for concept in config.concepts):
+        return settings
+    return replace(
+        settings,
+        context=replace(settings.context, context_vectors=0),
+        pure_learning=replace(settings.pure_learning, surroundings_weight=0.0),
+    )
 
 
 def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:

@@ -16,6 +16,7 @@ from library.prompts import NULL_PROMPT, PromptTriple, derive, triggers_in
 from library.sample_prompts import read_prompt_lines
 from library.sampling import initial_noise, sample
 from library.training.parts import Parts
+from library.training.regions import class_region
 from library.training.scenes import Replay
 
 DEFAULT_PROMPTS = Path(__file__).with_name("replay_prompts.txt")
@@ -29,6 +30,7 @@ MOST_AT_ONCE = 16
 def replay_texts(parts: Parts) -> list[tuple[Concept, PromptTriple]]:
     """The texts of each replayed picture and the concept they are about: the lists' lines over and over.
 
+    Lines with a concept's class word and lines without take turns, so that half of the pictures show the class.
     Base is the prompt it is drawn from, complete the same with [V] in it. Where a prompt has no place for [V], complete
     is the prompt itself and target the class alone: with no concept there is no guidance.
     """
@@ -36,8 +38,14 @@ def replay_texts(parts: Parts) -> list[tuple[Concept, PromptTriple]]:
     lines = read_prompt_lines(pure.replay_prompts or str(DEFAULT_PROMPTS), "replay_prompts")
     texts = []
     for index in range(pure.replay_images):
-        concept = parts.concepts[index // len(lines) % len(parts.concepts)]
-        texts.append((concept, _triple(lines[index % len(lines)].replace(CLASS, concept.class_word), concept)))
+        pair, turn = divmod(index, 2)
+        lap, number = divmod(pair, len(parts.concepts))
+        concept = parts.concepts[number]
+        of_class = [line for line in lines if CLASS in line or triggers_in(line, concept.class_word)]
+        others = [line for line in lines if line not in of_class]
+        some = (of_class, others)[turn]
+        line = some[lap % len(some)] if of_class and others else lines[index % len(lines)]
+        texts.append((concept, _triple(line.replace(CLASS, concept.class_word), concept)))
     return texts
 
 
@@ -65,7 +73,20 @@ def draw_replay(parts: Parts, size: tuple[int, int], progress: Callable[[Iterabl
     at_once = pictures_at_once(shape)
     batches = [range(begin, min(begin + at_once, len(prompts))) for begin in range(0, len(prompts), at_once)]
     drawn = [_draw(parts, [prompts[index] for index in batch], list(batch), shape) for batch in progress(batches)]
-    return Replay(torch.cat(drawn), [triple for _, triple in texts], [concept.name for concept, _ in texts])
+    replay = Replay(torch.cat(drawn), [triple for _, triple in texts], [concept.name for concept, _ in texts])
+    if parts.settings.pure_learning.surroundings_weight:
+        replay = replace(replay, regions=_regions(parts, replay))
+    return replay
+
+
+def _regions(parts: Parts, replay: Replay) -> Tensor:
+    """Where the class is in each picture, (N, 1, h, w); everywhere, if its prompt has no subject."""
+    of = {concept.name: concept for concept in parts.concepts}
+    found = []
+    for latents, triple, name in zip(replay.latents, replay.triples, replay.concepts, strict=True):
+        with_subject = of[name].kind == "subject" and triple.complete != triple.base
+        found.append(class_region(parts, of[name], latents) if with_subject else torch.ones(1, *latents.shape[1:]))
+    return torch.stack(found)
 
 
 def _draw(parts: Parts, prompts: list[str], numbers: list[int], shape: tuple[int, int, int]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from library.training.branching import (
     penalties_of,
     scheduler_of,
 )
+from library.training.context import Context, learn_context
 from library.training.fisher import fisher_of
 from library.training.interrupt import StopRequest
 from library.training.metadata import data_metadata
@@ -99,6 +101,7 @@ class Run:
         self.replay: Replay | None = None
         self.fisher: dict[str, Tensor] | None = None
         self.looks: list[Callable[[Run], None]] = []
+        self.context = Context()
         self.observer = Observer(plan) if processes.main else Unseen(plan)
         with processes.main_first():
             self.resumed = self._state_to_resume()
@@ -185,6 +188,9 @@ class Run:
         if needs_fisher(self.settings):
             with observer.phase("Fisher information"), self.processes.main_first():
                 self.fisher = fisher_of(parts, self.replay, observer.progress("Fisher information"))
+        if self.settings.context.context_vectors:
+            with observer.phase("context"), self.processes.main_first():
+                self.context = learn_context(parts, self.latents, self.plan.shown, observer.progress("context"))
         observer.attach()
 
     def build_extractor(self) -> None:
@@ -282,13 +288,14 @@ class Run:
     def _stage(self, name: str) -> Stage:
         parts, settings = self.parts, self.settings
         objective, learners = objective_of(name, settings, self.plan.has_reg), self._learners(name)
-        branches = scheduler_of(objective, settings, parts)
+        branches = scheduler_of(objective, settings, parts, self.context)
         wanted = {reading.prediction.prompt for reading in objective.readings}
         order, seed = self.plan.order, settings.optimizer.seed
         dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
         scenes = SceneMaker(
-            name, seed, settings.noise, order, self.latents, parts.texts, wanted, self.replay, dropout, self.processes
-        )
+            name, seed, settings.noise, order, self.latents, parts.texts, wanted, self.replay, dropout, self.processes,
+            partial(self.context.add_to, parts=parts) if self.context.vectors else None,
+        )  # fmt: skip
         fp16, steps = settings.model.mixed_precision == "fp16", self.plan.stage_steps[name]
         stage = Stage(
             name,
@@ -336,7 +343,7 @@ class Run:
                 where = f"Stage {stage.name}, step {stage.done + 1}"
             # Outside of the handler, whose exception holds on to every tensor of the step that failed.
             self.settings, taken = step_down(self.settings, self.parts.model, where)
-            stage.branches = scheduler_of(stage.objective, self.settings, self.parts)
+            stage.branches = scheduler_of(stage.objective, self.settings, self.parts, self.context)
             say(f"{where}: the card's memory did not suffice; going on with {taken}.")
 
     def _save_on_the_way(self, stage: Stage) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,6 +31,9 @@ from library.objectives import (
 from library.prompts import NULL_PROMPT, PromptTriple
 from library.training.processes import ALONE, Processes
 
+IN_CONTEXT = frozenset({COMPLETE, BASE})
+"""The prompts of a reference picture that say what is in it."""
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -40,11 +43,13 @@ class Replay:
         latents: (N, C, h, w).
         triples: the texts of each; `base` is what it was drawn from.
         concepts: the concept that the other texts of each are about.
+        regions: 1 where the class is and 0 elsewhere, (N, 1, h, w); None: nobody asks.
     """
 
     latents: Tensor
     triples: Sequence[PromptTriple]
     concepts: Sequence[str]
+    regions: Tensor | None = None
 
 
 class SceneMaker:
@@ -56,6 +61,8 @@ class SceneMaker:
         replay: the pretrained model's own pictures, if it reads those.
         embedding_dropout: how often the student sees a picture without its concept embeddings.
         processes: each gets its share of the rows of every scene, of which all is drawn, so that shares fit together.
+        in_context: gives prompts of reference pictures the places of their context vectors: of a batch, its texts and
+            the rows that show the concept.
     """
 
     def __init__(
@@ -70,11 +77,12 @@ class SceneMaker:
         replay: Replay | None,
         embedding_dropout: float = 0.0,
         processes: Processes = ALONE,
+        in_context: Callable[[PromptBatch, Sequence[str], Sequence[bool]], PromptBatch] | None = None,
     ) -> None:
         self.stage, self.seed, self.noise = stage, seed, noise
         self.order, self.latents, self.texts = order, latents, texts
         self.wanted, self._replay, self.embedding_dropout = frozenset(wanted), replay, embedding_dropout
-        self.processes = processes
+        self.processes, self.in_context = processes, in_context
 
     def rows(self, number: int) -> int:
         """How many pictures batch `number` has, over all processes."""
@@ -91,6 +99,10 @@ class SceneMaker:
             name: PromptBatch.of([self.texts[text] for text in of_row], concepts) for name, of_row in texts.items()
         }
         shows = torch.tensor([draw.prompts.complete != draw.prompts.base for draw in draws])
+        if self.in_context:
+            prompts |= {
+                name: self.in_context(prompts[name], texts[name], shows.tolist()) for name in IN_CONTEXT & self.wanted
+            }
         scene = self._scene(image, prompts, generator, self._word_alone(len(draws), "reference", number))
         scene = replace(scene, emphasis=self.latents.emphasis(draws), shows_concept=None if shows.all() else shows)
         return scene.part(self.processes.share(len(draws)))
@@ -109,6 +121,8 @@ class SceneMaker:
         }
         word_alone = self._word_alone(len(draws), REPLAY, number)
         scene = self._scene(self._replay.latents[chosen], prompts, generator, word_alone)
+        if self._replay.regions is not None:
+            scene = replace(scene, region=self._replay.regions[chosen])
         return scene.part(self.processes.share(len(draws)))
 
     def _word_alone(self, count: int, which: str, number: int) -> Tensor | None:

@@ -12,8 +12,10 @@ from library.models import FlowModel
 from library.models.text_encoders import TEXT_BATCH
 from library.objectives import EXTRACTOR, STUDENT
 from library.roofline import CARDS, DISK, GEMM, TRAFFIC, Speed, card_of_size
+from library.training.context import PICTURES_A_STEP
 from library.training.forecast import DECODE, ENCODE, GIB, TEXT, Forecast, phase_of
 from library.training.plan import Plan
+from library.training.regions import PASSES
 
 TRIES, SIDE = 5, {"cuda": 4096, "cpu": 512}
 """How often a product of square matrices is timed, and their width."""
@@ -21,7 +23,7 @@ COPIED = {"cuda": 2**28, "cpu": 2**25}
 """Numbers of a copy that is timed."""
 STARTED = 1000
 """Operations on next to nothing that are timed."""
-LOADING, REPLAY, SHEETS = "loading", "replay", "sheets"
+LOADING, REPLAY, CONTEXT, SHEETS = "loading", "replay", "context", "sheets"
 
 
 def speed_for(settings: Settings, model: FlowModel) -> Speed:
@@ -77,6 +79,8 @@ def phase_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, fl
     if plan.uses_replay:
         passes = settings.pure_learning.replay_images * settings.pure_learning.replay_sample_steps
         seconds[REPLAY] = guided * passes * drawing
+    if passes := _passes_of_context(plan):
+        seconds[CONTEXT] = passes * drawing
     each = settings.optimizer.gradient_accumulation_steps
     for name, steps in plan.stage_steps.items():
         seconds[phase_of(name)] = steps * each * predicted.steps[name].seconds(speed)
@@ -86,6 +90,15 @@ def phase_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, fl
         columns * guided * steps * drawing + sheets * len(plan.samples) * compute[DECODE]
     )
     return seconds
+
+
+def _passes_of_context(plan: Plan) -> int:
+    """Passes of one picture that regions and context vectors take; one with a gradient counts as three."""
+    settings, subjects = plan.settings, [one.name for one in plan.config.concepts if one.kind == "subject"]
+    learned = 3 * PICTURES_A_STEP * settings.context.context_train_steps * len(subjects)
+    shown = sum(picture.concept.name in subjects and not picture.subset.is_reg for picture in plan.shown)
+    drawn = settings.pure_learning.replay_images // 2 if settings.pure_learning.surroundings_weight else 0
+    return (learned + shown * PASSES if settings.context.context_vectors else 0) + drawn * PASSES
 
 
 def _pictures_of_sheets(plan: Plan) -> tuple[int, int]:

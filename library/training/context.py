@@ -1,0 +1,187 @@
+"""Context vectors: what a subject's pictures share besides the subject, learned before it (ours).
+
+Five photos on one rug at night teach a rug at night as well: no caption names all that they share, so it ends up in
+[V]. These vectors name it. They take the place of padding at the end of the text stream, are learned with the
+pretrained model alone and outside of the class's region, and stand in the complete and the base prompts of the
+reference pictures in both stages. What they explain is no longer left for [V], for it is in both members of
+R_s = v(complete) - v(base). Afterwards they are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from library import fingerprint
+from library.chance import generator_for
+from library.config.dataset import Concept
+from library.data.pictures import Latents, Picture
+from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
+from library.flow import interpolate, mse, velocity_target
+from library.hierarchical_embedding_injector import ConceptEmbeddings, ConceptToken
+from library.models import PromptBatch
+from library.training.parts import INIT_SIGMAS, Parts
+from library.training.regions import class_region
+
+LEAST_SIGMA = 0.4
+"""What pictures share is decided at strong noise; below this, a noisy picture shows it by itself."""
+PICTURES_A_STEP = 4
+LOSS_SCALE = 1024.0
+"""Half precision loses small gradients; AdamW does not mind how large they are."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """The context vectors of a run, frozen, by the name of the concept whose pictures they belong to."""
+
+    vectors: dict[str, ConceptEmbeddings] = field(default_factory=dict)
+
+    def beside(self, branch: Branch) -> Branch:
+        """The branch, with these vectors wherever a prompt has places for them."""
+        own = {name_of(concept): vectors for concept, vectors in self.vectors.items()}
+        return replace(branch, embeddings={**branch.embeddings, **own})
+
+    def add_to(self, batch: PromptBatch, texts: Sequence[str], rows: Sequence[bool], parts: Parts) -> PromptBatch:
+        """The prompts with places for the vectors of each row's concept.
+
+        Args:
+            rows: those that get them.
+        """
+        if not self.vectors:
+            return batch
+        tokens = [
+            own + (places(parts, concept, text) if chosen and concept in self.vectors else ())
+            for own, concept, text, chosen in zip(batch.tokens, batch.concepts, texts, rows, strict=True)
+        ]
+        return replace(batch, tokens=tuple(tokens))
+
+
+def name_of(concept: str) -> str:
+    """What stands for a concept's context among concepts; no concept can be called so."""
+    return f"context of\n{concept}"
+
+
+def places(parts: Parts, concept: str, text: str) -> tuple[ConceptToken, ...]:
+    """The last tokens of a text in CLIP's and in T5's part of the stream, as far as they are padding."""
+    count, model = parts.settings.context.context_vectors, parts.model
+    needed = {"clip": 0, "t5": 0}
+    for encoder in model.count_tokens(text):
+        kind = "t5" if encoder.encoder == "T5" else "clip"
+        needed[kind] = max(needed[kind], encoder.needed)
+    found = []
+    for number, (begin, length, kind) in enumerate(
+        ((0, model.clip_length, "clip"), (model.clip_length, model.t5_length, "t5"))
+    ):
+        free = min(count, max(0, length - needed[kind]))
+        found += [
+            ConceptToken(begin + length - 1 - index, name_of(concept), number * count + index, of_trigger=False)
+            for index in range(free)
+        ]
+    return tuple(found)
+
+
+def learn_context(
+    parts: Parts,
+    latents: Latents,
+    pictures: Sequence[Picture],
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Context:
+    """The context vectors of every subject, from the cache or learned now; `parts` must be attached.
+
+    Args:
+        latents: of the pictures, prepared.
+        pictures: of all concepts; those of styles and regularisation pictures are passed over.
+        progress: wraps the loop over steps.
+    """
+    if not parts.settings.context.context_vectors:
+        return Context()
+    found = {}
+    for concept in parts.concepts:
+        own = [one for one in pictures if one.concept.name == concept.name and not one.subset.is_reg]
+        if concept.kind == "subject" and own:
+            key = _key(parts, concept, own)
+            learned = parts.cache.get("context", key, lambda c=concept, o=own: _learn(parts, latents, c, o, progress))
+            vectors = ConceptEmbeddings(learned["vectors"].to(parts.model.device), len(parts.model.blocks))
+            found[concept.name] = vectors.requires_grad_(False)
+    return Context(found)
+
+
+def _key(parts: Parts, concept: Concept, pictures: Sequence[Picture]) -> dict:
+    settings = parts.settings
+    return {
+        "pictures": [
+            [fingerprint.of_file(one.path), list(one.size), [triple.base for triple in one.prompts]] for one in pictures
+        ],
+        "concept": concept.name,
+        "settings": vars(settings.context),
+        "seed": settings.optimizer.seed,
+        "dtype": str(parts.model.dtype),
+        "image": parts.model.image_fingerprint(),
+        "text": parts.model.text_fingerprint(),
+        "transformer": parts.model.fingerprint(),
+    }
+
+
+def _learn(
+    parts: Parts,
+    latents: Latents,
+    concept: Concept,
+    pictures: Sequence[Picture],
+    progress: Callable[[Iterable], Iterable],
+) -> dict[str, Tensor]:
+    """Learns a concept's context: flow matching on base prompts, where the class is not."""
+    settings, seed = parts.settings.context, parts.settings.optimizer.seed
+    images = [latents.mean(picture) for picture in pictures]
+    outside = [1 - class_region(parts, concept, image) for image in images]
+    start = _padding_states(parts, pictures[0].prompts[0].base, images[0])
+    scale = start.square().mean(2, keepdim=True).sqrt()
+    vectors = ConceptEmbeddings(start.to(parts.model.device), len(parts.model.blocks))
+    moved = torch.zeros_like(vectors.vectors, requires_grad=True)
+    optimizer = torch.optim.AdamW([moved], settings.context_lr, weight_decay=0.0)
+    branch = Branch({}, {name_of(concept.name): vectors})
+    for step in progress(range(settings.context_train_steps)):
+        generator = generator_for(seed, "context", concept.name, step)
+        shown = _shown(pictures, generator)
+        image = torch.stack([images[index] for index in shown])
+        noise = torch.randn(image.shape, generator=generator)
+        sigma = LEAST_SIGMA + (1 - LEAST_SIGMA) * torch.rand(len(shown), generator=generator)
+        captions = [pictures[index].prompts for index in shown]
+        texts = [variants[step % len(variants)].base for variants in captions]
+        prompts = PromptBatch.of([parts.texts[text] for text in texts], [concept.name] * len(shown))
+        prompts = replace(prompts, tokens=tuple(places(parts, concept.name, text) for text in texts))
+        with torch.no_grad():
+            vectors.vectors.copy_(start.to(moved) + scale.to(moved) * moved)
+        velocity = parts.velocity(branch, interpolate(image, noise, sigma), sigma, [prompts])
+        counted = torch.stack([outside[index] for index in shown]).to(velocity.device)
+        loss = mse(velocity, velocity_target(image, noise).to(velocity.device), counted).mean()
+        (gradient,) = torch.autograd.grad(LOSS_SCALE * loss, [vectors.vectors])
+        moved.grad = gradient * scale.to(moved)
+        optimizer.step()
+    return {"vectors": (start.to(moved) + scale.to(moved) * moved).detach().cpu()}
+
+
+def _shown(pictures: Sequence[Picture], generator: torch.Generator) -> list[int]:
+    """The pictures of a step, all of one size, by their places."""
+    order = torch.randperm(len(pictures), generator=generator).tolist()
+    return [index for index in order if pictures[index].size == pictures[order[0]].size][:PICTURES_A_STEP]
+
+
+@torch.no_grad()
+def _padding_states(parts: Parts, text: str, latents: Tensor) -> Tensor:
+    """The padding's own states at the input of each block, (L, vectors, width): with these, nothing has changed."""
+    prompts = PromptBatch.of([parts.texts[text]], [None])
+    count, model = parts.settings.context.context_vectors, parts.model
+    ends = (model.clip_length, model.clip_length + model.t5_length)
+    positions = [end - 1 - index for end in ends for index in range(count)]
+    total = 0
+    for level in INIT_SIGMAS:
+        generator = generator_for(parts.settings.optimizer.seed, "padding", str(level))
+        noise = torch.randn(latents.shape, generator=generator)
+        sigma = torch.full((1,), level)
+        with parts.injector.watching() as seen:
+            parts.velocity(PRETRAINED_BRANCH, interpolate(latents[None], noise[None], sigma), sigma, [prompts])
+        total = total + torch.stack([states[0, positions].float() for states in seen])
+    return total / len(INIT_SIGMAS)
