@@ -29,7 +29,7 @@ class MethodSettings:
 
     method: MethodName = setting("purecc", "What trains. Each sets what it needs, and says what it does not use.")
     l2_anchor_weight: float = setting(
-        1.0, "l2_anchor: weight of the squared length of the change of all weights that learn.", at_least=0
+        0.001, "l2_anchor: weight of the squared length of the change of all weights that learn.", at_least=0
     )
     dco_beta: float = setting(
         10.0, "dco: how soon a picture that the student does better than the pretrained model is enough.", above=0

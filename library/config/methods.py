@@ -111,7 +111,7 @@ RULES: Mapping[str, Rules] = {
         LORA | REPLAYED | {"ewc_lambda", "ewc_fisher_samples"},
     ),
     "dreambooth": Rules(
-        "all weights of the transformer blocks' layers, on the pictures and on class pictures",
+        "the whole weights of attention and feed-forward layers, on the pictures and on class pictures",
         LORA - {"network_dropout"}
         | REPLAYED
         | {"ewc_lambda", "ewc_fisher_samples", "l2_anchor_weight", "fused_backward_pass", "full_bf16"},
