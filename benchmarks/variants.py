@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from library.config.settings import Settings
 
-NOTHING = {"eta": 0.0, "anchor_weight": 0.0, "replay_weight": 0.0}
+NOTHING = {"eta": 0.0, "anchor_weight": 0.0, "replay_weight": 0.0, "surroundings_weight": 0.0}
 PLAIN = "plain LoRA"
 AUTHORS = "the authors' release"
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -18,7 +18,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "PureCC, base detached": {**NOTHING, "eta": 1.0, "v_original": "detached"},
     "PureCC, base frozen": {**NOTHING, "eta": 1.0, "v_original": "frozen"},
     "PureCC + anchor": {**NOTHING, "eta": 1.0, "anchor_weight": 1.0},
-    "pure: + anchor + replay": {"eta": 0.5, "anchor_weight": 1.0, "replay_weight": 1.0},
+    "PureCC + anchor + replay": {**NOTHING, "eta": 0.5, "anchor_weight": 1.0, "replay_weight": 1.0},
+    "lean: without PureCC, + surroundings": {
+        **NOTHING,
+        "anchor_weight": 1.0,
+        "replay_weight": 1.0,
+        "surroundings_weight": 3.0,
+    },
+    "pure: all of it": {"eta": 0.5, "anchor_weight": 1.0, "replay_weight": 1.0, "surroundings_weight": 3.0},
 }
 """Settings of [pure_learning] by what they are called in the tables."""
 

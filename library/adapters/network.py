@@ -36,6 +36,25 @@ class LayerWeights:
         return self.alpha / self.rank * (self.up.float() @ self.down.float())
 
 
+def targets_of(layers: Iterable[str], prefix: str, source: str) -> list[str]:
+    """What `AdapterNetwork` has to wrap for a file's layers: their names without block and number, each once.
+
+    Args:
+        layers: full names. prefix: as in `AdapterNetwork`. source: what the error names.
+
+    Raises:
+        ModelError: a layer lies outside of the transformer blocks, where nothing can be wrapped.
+    """
+    layers = list(layers)
+    outside = sorted(name for name in layers if not name.startswith(f"{prefix}.") or name.count(".") < 2)
+    if outside:
+        raise ModelError(
+            f"{source} changes {len(outside)} layers outside of the transformer blocks, such as {outside[0]}.",
+            "This command can use LoRAs of layers inside the blocks only.",
+        )
+    return sorted({name.split(".", 2)[2] for name in layers})
+
+
 def _is_target(name: str, endings: Iterable[str]) -> bool:
     return any(name == ending or name.endswith(f".{ending}") for ending in endings)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from library.adapters.extraction import extracted
 from library.adapters.files import SavedConcept, load_concepts, load_lora, save_concepts, save_lora
-from library.adapters.network import LayerWeights
+from library.adapters.network import LayerWeights, targets_of
 from library.config.settings import Settings
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError
@@ -67,7 +67,7 @@ def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size
     parts.texts.prepare([NULL_PROMPT, *prompts, *neutral], bar_over("text"))
     weights = [load_lora(path, len(parts.model.blocks)) for path in loras]
     layers = sorted(set().union(*weights))
-    parts.attach(sorted({name.split(".", 2)[2] for name in layers}))
+    parts.attach(targets_of(layers, parts.model.blocks_name, "A LoRA"))
     for index, (path, one) in enumerate(zip(loras, weights, strict=True)):
         parts.network.load(f"concept_{index}", one, str(path))
     embeddings = embeddings_of(parts, vectors, "the concept files")

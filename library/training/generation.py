@@ -7,6 +7,7 @@ from pathlib import Path
 
 from library.adapters.files import SavedConcept, load_concepts, load_lora
 from library.adapters.layouts import LAYOUTS
+from library.adapters.network import targets_of
 from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.dual_branch_scheduler import Branch
@@ -68,7 +69,7 @@ def generate(
     texts = [text for sample in samples for text in (sample.text, sample.base, sample.negative)]
     parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
     weights = load_lora(lora, len(parts.model.blocks))
-    parts.attach(sorted({name.split(".", 2)[2] for name in weights}))
+    parts.attach(targets_of(weights, parts.model.blocks_name, str(lora)))
     for notice in parts.model.notices:
         say(notice)
     parts.network.load(STUDENT_ADAPTER, weights, str(lora))
