@@ -28,6 +28,7 @@ DEMO = ["--config_file", "presets/demo.toml"]
 QUICK = [
     *("--extractor_train_steps", "4", "--max_train_steps", "8", "--save_state_every_n_steps", "3"),
     *("--replay_images", "4", "--replay_sample_steps", "2", "--sample_steps", "2", "--sample_seeds", "1"),
+    *("--context_train_steps", "4", "--no_audit"),
 ]
 
 

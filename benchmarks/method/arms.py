@@ -82,6 +82,8 @@ TAUGHT = {
     "lambda": 1.0,
     "replay_eta": 1.0,
     "extractor_replay_weight": 1.0,
+    "context_vectors": 0,
+    "surroundings_weight": 0.0,
 }
 """For UIs that know no vectors: the extractor's guidance teaches the word, on replayed pictures as well."""
 
