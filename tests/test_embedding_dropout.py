@@ -41,7 +41,7 @@ def test_stage_1_never_leaves_its_vectors_out(plan_of):
 
 
 def test_a_left_out_row_is_predicted_from_the_word_and_its_neighbour_from_the_vectors(plan_of):
-    stage = student_stage(plan_of(embedding_dropout=0.5, replay_images=0))
+    stage = student_stage(plan_of(embedding_dropout=0.5, replay_images=0, context_vectors=0))
     scene, branches, reading = stage.scenes.reference(0), stage.branches, given(STUDENT, COMPLETE)
 
     def complete(rows):
@@ -57,7 +57,7 @@ def test_a_left_out_row_is_predicted_from_the_word_and_its_neighbour_from_the_ve
 
 
 def test_all_of_the_students_prompts_leave_out_the_same_rows_and_no_other_branch_any(plan_of):
-    scene = scene_with(student_stage(plan_of(embedding_dropout=0.5)), [True, False])
+    scene = scene_with(student_stage(plan_of(embedding_dropout=0.5, context_vectors=0)), [True, False])
     for prompt in (COMPLETE, BASE, TARGET):
         whole = scene.prompts[prompt].tokens
         assert scene.prompts_of(Prediction(STUDENT, prompt)).tokens == ((), whole[1])
