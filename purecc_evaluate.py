@@ -9,6 +9,7 @@ from library.environment import prepare_process
 from library.errors import ConfigError, did_you_mean, exit_code_of
 
 COMMANDS = {
+    "evaluate": ("library.evaluation.evaluate", "measures LoRAs, and pictures made elsewhere, on a list of prompts"),
     "audit": ("library.evaluation.audit", "says what any LoRA changes that it should not: a drift report card"),
     "compare": (
         "library.evaluation.compare",
@@ -16,6 +17,7 @@ COMMANDS = {
     ),
     "prompts": ("library.evaluation.prompt_export", "writes a list of prompts for another program to draw"),
     "import": ("library.evaluation.external_import", "gives pictures made elsewhere the names that evaluate expects"),
+    "weights": ("library.evaluation.weights", "lists the scorers' weights: what is there, what is missing, and where"),
 }
 """Each command's module, whose `run(words)` does it and returns what there is to say, and what it does."""
 

@@ -21,6 +21,15 @@ def of_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def of_large_file(path: Path) -> str:
+    """SHA-256 of a file of any size, all of it: for numbers that others want to check."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+        return digest.hexdigest()
+
+
 def of_key(key: dict[str, Any]) -> str:
     """SHA-256 of anything that JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

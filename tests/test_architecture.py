@@ -11,7 +11,7 @@ FLOORS = [
     ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow", "live_memory"],
     ["config", "checkpoint", "lambda_star_loss", "hierarchical_embedding_injector", "measures"],
     ["prompts", "objectives", "adapters", "loaders", "models", "optim"],
-    ["dual_branch_scheduler", "data", "imports", "sample_prompts", "sampling", "report", "convert"],
+    ["dual_branch_scheduler", "data", "imports", "sample_prompts", "sampling", "report", "convert", "scorers"],
     ["methods"],
     ["training"],
     ["evaluation"],

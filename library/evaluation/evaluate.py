@@ -1,0 +1,316 @@
+"""The command `evaluate`: what LoRAs learned and broke, beside each other and beside pictures made elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from library.config.dataset import Concept, DatasetConfig
+from library.config.dataset_file import as_size, read_concepts_and_pictures
+from library.config.files import (
+    add_settings_to,
+    as_tables,
+    command_line_parser,
+    config_file_of,
+    read_settings,
+    settings_given,
+)
+from library.config.settings import Settings
+from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
+from library.errors import ConfigError, PureCCError
+from library.evaluation.drift import Probe, shifts
+from library.evaluation.external import ENDINGS, ExternalArm, Key, open_picture, read_arm
+from library.evaluation.measures import APART, PRETRAINED, Arm, Measure, Measurer
+from library.evaluation.options import add_prompts_to, named_folders, prompts_of, seeds_of
+from library.evaluation.pictures import OTHER_NOISE, Gallery, Wanted
+from library.evaluation.prompts import EvaluationPrompt
+from library.evaluation.results import Results
+from library.evaluation.student import Students, concept_file_for, concept_of_lora, read_layers
+from library.fingerprint import of_large_file
+from library.prompts import NULL_PROMPT
+from library.report.progress import bar_over, say
+from library.scorers.catalogue import Entry, check_all, entries_of
+from library.scorers.pixels import as_tensor
+from library.training.parts import Parts, build_parts
+
+FLOOR, OFF = APART, "strength 0"
+CONTROLS = (PRETRAINED, FLOOR, OFF)
+DRIFT = "||v(B) - v(A)|| / ||v(A)|| of the velocities at equal noisy pictures, mean over noise levels; no scorer"
+
+
+def run(words: list[str]) -> str:
+    """Measures; returns the report."""
+    given = _parser().parse_args(words)
+    if not given.lora:
+        raise ConfigError("Command line: --lora is needed.", "See purecc_evaluate.py evaluate --help.")
+    file = config_file_of(given)
+    settings = read_settings(file, settings_given(given))
+    loras = [Path(word).expanduser() for word in given.lora]
+    names = _names(loras)
+    concept_files = {lora: concept_file_for(lora, given.concept) for lora in loras}
+    config = None
+    if settings.data.dataset_config or (file and "concepts" in file.tables):
+        config = read_concepts_and_pictures(file, settings)
+    if config and len(config.concepts) == 1:
+        concept = config.concepts[0]
+    else:
+        concept = concept_of_lora(loras[0], concept_files[loras[0]], settings)
+    prompts, seeds = prompts_of(given, concept), seeds_of(given.seeds)
+    references = _references(given.references, config, concept)
+    entries = entries_of(given.scorers or [], given.without or [], concept.kind)
+    weights_dir = Path(given.weights_dir).expanduser()
+    check_all(entries, weights_dir)
+    external = _external(given, prompts, seeds)
+    size = config.datasets[0].resolution if config else as_size(settings.data.resolution, "resolution")
+    out = Path(given.out).expanduser() if given.out else settings.output_dir / "evaluation"
+
+    evaluation = Evaluation(settings, concept, prompts, seeds, size, out)
+    arms = evaluation.draw({name: (lora, concept_files[lora]) for name, lora in names.items()}, given.lora_scale)
+    results = Results(
+        out, evaluation.about(names, concept_files, given.lora_scale), prompts, [*arms, *external], CONTROLS
+    )
+    measurer = Measurer(prompts, results.arms, references, concept.kind)
+    for measure, found in evaluation.drifts.items():
+        for arm, values in found.items():
+            measurer.values.put(measure, arm, values)
+    return _measured(results, measurer, entries, weights_dir, evaluation.parts.model.device, bool(references))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_line_parser("Measures what LoRAs learned and what they broke.")
+    parser.add_argument(
+        "--lora", nargs="+", metavar="FILE", help="LoRAs in any layout; the others are compared with the first."
+    )
+    parser.add_argument("--concept", metavar="FILE", help='Concept embeddings; default: those beside each; "none".')
+    parser.add_argument("--lora_scale", type=float, default=1.0, help="How strongly the LoRAs act. Default: 1.")
+    add_prompts_to(parser)
+    parser.add_argument("--references", metavar="DIR", help="Pictures of the concept. Default: the config's.")
+    parser.add_argument("--scorers", nargs="+", metavar="NAME", help="See purecc_evaluate.py weights; pocket; none.")
+    parser.add_argument("--without", nargs="+", metavar="NAME", help="Scorers to go without.")
+    parser.add_argument(
+        "--weights_dir", metavar="DIR", default="scorers", help="The scorers' weights. Default: scorers."
+    )
+    parser.add_argument("--external", nargs="+", default=[], metavar="NAME=DIR", help="Pictures made elsewhere.")
+    parser.add_argument(
+        "--external_base", nargs="+", default=[], metavar="NAME=DIR", help="Their base model's pictures."
+    )
+    parser.add_argument("--allow_missing", action="store_true", help="Go on where some of these pictures are missing.")
+    parser.add_argument("--out", metavar="DIR", help="Where results go. Default: OUTPUT_DIR/evaluation.")
+    add_settings_to(parser)
+    return parser
+
+
+class Evaluation:
+    """The pretrained model and LoRAs on it, drawing the same prompts from the same noise.
+
+    Attributes:
+        drifts: velocity drift of each arm, by measure.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        concept: Concept,
+        prompts: Sequence[EvaluationPrompt],
+        seeds: Sequence[int],
+        size: tuple[int, int],
+        out: Path,
+    ) -> None:
+        self.settings, self.concept, self.prompts, self.seeds, self.out = settings, concept, prompts, tuple(seeds), out
+        self.parts: Parts = build_parts(settings, [concept])
+        self.size = size
+        self.drifts: dict[Measure, dict[str, dict[Key, float | None]]] = {}
+
+    def draw(self, loras: dict[str, tuple[Path, Path | None]], strength: float) -> list[Arm]:
+        """Draws every arm, the controls first, and measures the velocity drift of each LoRA."""
+        parts = self.parts
+        layers = {lora: read_layers(lora, len(parts.model.blocks)) for lora, _ in loras.values()}
+        texts = [text for prompt in self.prompts for text in (prompt.text, prompt.base)]
+        parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
+        students = Students(parts, layers)
+        for notice in parts.model.notices:
+            say(notice)
+        gallery = Gallery(parts, self.out / "pictures", self.size)
+        base = self._arm(gallery, PRETRAINED, {}, lambda: PRETRAINED_BRANCH, None, base=True)
+        other = self._arm(gallery, FLOOR, {}, lambda: PRETRAINED_BRANCH, PRETRAINED, base=True, shift=OTHER_NOISE)
+        arms, first = [], next(iter(loras.values()))
+        off = self._arm(
+            gallery, OFF, self._key(*first, 0.0), lambda: students.branch(*first, 0.0), PRETRAINED, base=True
+        )
+        for name, (lora, concept_file) in loras.items():
+            key = self._key(lora, concept_file, strength)
+            arms.append(
+                self._arm(gallery, name, key, lambda f=(lora, concept_file): students.branch(*f, strength), PRETRAINED)
+            )
+            self._drift(name, students.branch(lora, concept_file, strength), base)
+        self._drift(OFF, students.branch(*first, 0.0), base)
+        parts.model.release_vae()
+        return [base, other, off, *arms]
+
+    def _key(self, lora: Path, concept_file: Path | None, strength: float) -> dict:
+        files = [of_large_file(file) if file else None for file in (lora, concept_file)]
+        return {"lora": files, "strength": strength}
+
+    def _arm(self, gallery: Gallery, name: str, key: dict, branch, paired: str | None, base=False, shift=0) -> Arm:
+        made: list[Branch] = []
+
+        def once() -> Branch:
+            if not made:
+                made.append(branch())
+            return made[0]
+
+        files: dict[Key, Path] = {}
+        for prompt in bar_over(name)(self.prompts):
+            files |= gallery.files(Wanted(name, prompt, self.seeds, key, base, shift), once)
+        return Arm(name, files, paired)
+
+    def _drift(self, name: str, branch: Branch, base: Arm) -> None:
+        for group in ("class", "unrelated"):
+            prompts = [prompt for prompt in self.prompts if prompt.group == group]
+            if not prompts:
+                continue
+            seed = self.seeds[0]
+            probes = [Probe(group, prompt.base, None, None, seed) for prompt in prompts]
+            pixels = [as_tensor(open_picture(base.files[prompt.id, seed])) for prompt in prompts]
+            latents = [self.parts.model.encode_image(one)[0] for one in pixels]
+            found = shifts(self.parts, branch, probes, latents, bar_over("drift"))
+            values = {(p.id, seed): shift.mean_drift for p, shift in zip(prompts, found, strict=True)}
+            measure = Measure(f"velocity drift, {group}", group, "down", DRIFT)
+            self.drifts.setdefault(measure, {})[name] = values
+
+    def about(self, names: dict[str, Path], concept_files: dict[Path, Path | None], strength: float) -> dict:
+        """What the results were made of."""
+        model = self.parts.model
+        return {
+            "concept": {
+                "trigger": self.concept.trigger,
+                "class_word": self.concept.class_word,
+                "kind": self.concept.kind,
+            },
+            "seeds": list(self.seeds),
+            "noise": "drawn on the CPU from the seed and the base text",
+            "size": list(self.size),
+            "steps": self.settings.samples.sample_steps,
+            "guidance_scale": self.settings.samples.guidance_scale,
+            "lora_scale": strength,
+            "model": {
+                "name": as_tables(self.settings)["model"]["pretrained_model_name_or_path"],
+                "fingerprint": model.fingerprint(),
+            },
+            "loras": {
+                name: {
+                    "file": str(lora),
+                    "sha256": of_large_file(lora),
+                    "concept_file_sha256": of_large_file(concept_files[lora]) if concept_files[lora] else None,
+                }
+                for name, lora in names.items()
+            },
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy", "pillow")},
+        }
+
+
+def _measured(
+    results: Results, measurer: Measurer, entries: Sequence[Entry], weights_dir: Path, device, has_references: bool
+) -> str:
+    """One scorer after the other; what is known is written after each."""
+    if not has_references:
+        results.notes.append("Likeness was not measured: no reference pictures were given (--references).")
+    measurer.without_scorer()
+    for number, entry in enumerate(entries):
+        results.write(measurer.values, f"partial, {number} of {len(entries)} scorers")
+        try:
+            scorer = entry.open(weights_dir, device)
+            results.identities.append(scorer.identity)
+            measurer.look(entry, scorer)
+        except PureCCError as error:
+            kept = f"What was measured before is in {results.folder}."
+            raise type(error)(
+                f"--scorers {entry.name}: {error.what}", f"{error.remedy or ''} {kept}".strip()
+            ) from error
+        del scorer
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    results.notes += _check_of_strength_0(measurer)
+    report = results.write(measurer.values, "done")
+    results.sheet(measurer.values, results.folder / "worst_first.png")
+    return f"{report}\nSaved {results.folder}/results.json, report.md and worst_first.png"
+
+
+def _check_of_strength_0(measurer: Measurer) -> list[str]:
+    """Strength 0 must be the pretrained model, exactly."""
+    base, off = measurer.arms[PRETRAINED], measurer.arms[OFF]
+    wrong = [key for key in off.files if off.files[key].read_bytes() != base.files[key].read_bytes()]
+    if wrong:
+        return [f"WARNING: at strength 0, {len(wrong)} of {len(off.files)} pictures are not the pretrained model's."]
+    return [f"At strength 0 all {len(off.files)} pictures are the pretrained model's, to the bit."]
+
+
+def _external(given: argparse.Namespace, prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> list[Arm]:
+    folders = named_folders(given.external, "--external")
+    bases = named_folders(given.external_base, "--external_base")
+    unknown = sorted(set(bases) - set(folders))
+    if unknown:
+        raise ConfigError(f'--external_base: there is no --external named "{unknown[0]}".')
+    taken = sorted(set(folders) & set(CONTROLS))
+    if taken:
+        raise ConfigError(f'--external: the name "{taken[0]}" is taken.', "Give another.")
+    arms = []
+    for name, folder in folders.items():
+        found = read_arm(name, Path(folder).expanduser(), prompts, seeds, given.allow_missing)
+        base = None
+        if name in bases:
+            base = f"{name}, base model"
+            of_base = read_arm(base, Path(bases[name]).expanduser(), prompts, seeds, given.allow_missing)
+            _check_same_size(found, of_base)
+            arms.append(Arm(base, of_base.files, None))
+        arms.append(Arm(name, found.files, base))
+    return arms
+
+
+def _check_same_size(one: ExternalArm, other: ExternalArm) -> None:
+    if one.size != other.size:
+        raise ConfigError(
+            f"--external_base: pictures of {one.name} are {one.size[0]} x {one.size[1]}, its base model's "
+            f"{other.size[0]} x {other.size[1]}.",
+            "They must be of one size to be compared.",
+        )
+
+
+def _references(given: str | None, config: DatasetConfig | None, concept: Concept) -> list[Path]:
+    """Pictures of the concept itself."""
+    if given:
+        folders = [Path(given).expanduser()]
+    elif config:
+        subsets = [subset for dataset in config.datasets for subset in dataset.subsets if not subset.is_reg]
+        mine = [subset for subset in subsets if config.concept_of(subset).trigger == concept.trigger]
+        folders = [Path(subset.image_dir).expanduser() for subset in mine]
+    else:
+        return []
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        raise ConfigError(f"--references: there is no folder {missing[0].absolute()}.")
+    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix.lower() in ENDINGS]
+    if not files:
+        raise ConfigError(f"--references: {folders[0] if folders else given} holds no picture.")
+    for file in files:
+        open_picture(file)
+    return files
+
+
+def _names(loras: Sequence[Path]) -> dict[str, Path]:
+    """A name for each LoRA: its file's, with the folder's where that is not enough."""
+    stems = [lora.stem for lora in loras]
+    names = [
+        stem if stems.count(stem) == 1 else f"{lora.parent.name}-{stem}"
+        for stem, lora in zip(stems, loras, strict=True)
+    ]
+    for name in names:
+        if names.count(name) > 1 or name in CONTROLS:
+            raise ConfigError(f'--lora: two arms would be named "{name}".', "Rename a file.")
+    return dict(zip(names, loras, strict=True))
