@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,14 +70,16 @@ def execute(
         return
 
     from library.evaluation.quick import QuickAudit
+    from library.folder_lock import FolderLock
     from library.training.run import Run
 
     log.append(settings.output_dir / "log.jsonl")
     begin = time.monotonic()
     audit = QuickAudit.of(plan)
-    run = Run(audit.planned(plan), processes)
-    run.looks.append(audit)
-    files = run.train()
+    with FolderLock(settings.output_dir) if processes.main else nullcontext():
+        run = Run(audit.planned(plan), processes)
+        run.looks.append(audit)
+        files = run.train()
     print(f"Done in {time.monotonic() - begin:.0f} s. Look at {settings.output_dir / 'samples'} first. Saved:")
     print("\n".join(f"  {file}" for file in files))
 

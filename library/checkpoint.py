@@ -1,26 +1,30 @@
 """The state of a run that was stopped, from which it goes on as if it never had been. Safetensors and JSON, no pickle.
 
-A state is a folder that appears whole: `state.json` and `tensors.safetensors`. Everything random in a run follows from
-its seed and the number of the step, so no generator has to be saved.
+A state is a folder that appears whole: `state.json` and `tensors.safetensors`, each checked by its hash when it is
+read. The one before is kept as well, in case a disk damages the newest. Everything random in a run follows from its
+seed and the number of the step, so no generator has to be saved.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
-from library.atomic import write_folder
-from library.errors import ConfigError, ModelError
+from library import fingerprint
+from library.atomic import TEMPORARY, remove_folder, write_folder
+from library.errors import ConfigError, ModelError, all_of
 
-FORMAT = 1
+FORMAT = 2
+TENSORS, STATE = "tensors.safetensors", "state.json"
+NAME = re.compile(r"step-\d{8}")
+"""What the folder of a state is called."""
 
 
 def flatten(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
@@ -69,46 +73,85 @@ class SavedState:
 
 
 class StateFolder:
-    """Where a run keeps its state: `OUTPUT_NAME-state`, holding the newest one.
+    """Where a run keeps its states, the newest two: `OUTPUT_NAME-state`.
 
     Args:
         folder: it need not exist.
+        last: name of the state after which none counts.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, last: str | None = None) -> None:
+        self.folder, self.last = folder, last
+
+    @classmethod
+    def of(cls, path: Path) -> StateFolder:
+        """The states up to that at `path`, which is one of them or the folder of all."""
+        return cls(path.parent, path.name) if NAME.fullmatch(path.name) else cls(path)
 
     def save(self, state: SavedState) -> Path:
-        """Saves a state and returns its folder; once it is there, older ones go, and what was left half written."""
+        """Saves a state and returns its folder; then all but the one before it go, and what was left half written.
+
+        Raises:
+            StorageError: the disk is full, or may only be read; the states that are there stay.
+        """
         tensors: dict[str, Tensor] = {}
         tree = flatten(state.tree, tensors)
         total = sum(state.position.done.values())
 
         def fill(path: Path) -> None:
-            save_file(tensors, path / "tensors.safetensors")
+            save_file(tensors, path / TENSORS)
             about = {"format": FORMAT, "done": state.position.done, "settings": state.settings, "tree": tree}
-            (path / "state.json").write_text(json.dumps(about), encoding="utf-8")
+            about["tensors"] = fingerprint.of_file(path / TENSORS)
+            about = json.loads(json.dumps(about))
+            (path / STATE).write_text(json.dumps({"state": about, "sha256": fingerprint.of_key(about)}), "utf-8")
 
         new = self.folder / f"step-{total:08d}"
         write_folder(new, fill)
+        kept = [new, *[path for path in self.all() if path.name < new.name][-1:]]
         for other in self.folder.iterdir():
-            if other != new:
-                shutil.rmtree(other, ignore_errors=True)
+            if (
+                other.is_dir()
+                and other not in kept
+                and (NAME.fullmatch(other.name) or other.name.startswith(TEMPORARY))
+            ):
+                remove_folder(other)
         return new
 
     def newest(self) -> Path | None:
         """The newest state, if there is one."""
-        states = self._states()
+        states = self.all()
         return states[-1] if states else None
+
+    def load_newest(self, settings: dict[str, Any]) -> tuple[SavedState, list[ModelError]] | None:
+        """The newest state that can be read, with what is wrong with those after it; None if there is none.
+
+        Args:
+            settings: see `load_state`.
+
+        Raises:
+            ModelError: there are some, and all are damaged.
+            ConfigError: see `load_state`.
+        """
+        damaged: list[ModelError] = []
+        for folder in reversed(self.all()):
+            try:
+                return load_state(folder, settings), damaged
+            except ModelError as error:
+                damaged.append(error)
+        if damaged:
+            raise all_of(damaged)
+        return None
 
     def remove(self) -> None:
         """Removes all states."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
-    def _states(self) -> list[Path]:
+    def all(self) -> list[Path]:
+        """All states, the oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if re.fullmatch(r"step-\d{8}", path.name))
+        names = [path for path in self.folder.iterdir() if NAME.fullmatch(path.name)]
+        return sorted(path for path in names if self.last is None or path.name <= self.last)
 
 
 def load_state(folder: Path, settings: dict[str, Any]) -> SavedState:
@@ -122,10 +165,8 @@ def load_state(folder: Path, settings: dict[str, Any]) -> SavedState:
         ConfigError: a setting that shapes training has changed since.
     """
     try:
-        about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "tensors.safetensors")
-        state = SavedState(Position(about["done"]), about["settings"], unflatten(about["tree"], tensors))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        state = _read(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise ModelError(
             f"resume: {folder} is not a state that can be read: {error}.", "Start anew with --overwrite."
         ) from error
@@ -138,3 +179,15 @@ def load_state(folder: Path, settings: dict[str, Any]) -> SavedState:
                 "Set it back to go on, or start anew with --overwrite.",
             )
     return state
+
+
+def _read(folder: Path) -> SavedState:
+    """A state whose hashes are right; ValueError if they are not."""
+    written = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    about = written["state"]
+    if written["sha256"] != fingerprint.of_key(about):
+        raise ValueError(f"{STATE} is damaged")
+    content = (folder / TENSORS).read_bytes()  # not mapped: Windows could not remove the folder then
+    if about["tensors"] != fingerprint.of_bytes(content):
+        raise ValueError(f"{TENSORS} is damaged")
+    return SavedState(Position(about["done"]), about["settings"], unflatten(about["tree"], load(content)))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 HEAD_START = 3.0
 """Seconds that one of several processes waits with an error: if the main one has the same, it ends them all."""
@@ -48,6 +51,38 @@ class TrainingError(PureCCError):
     """A run that can't go on, such as one whose loss is not a number."""
 
 
+class StorageError(PureCCError):
+    """A file or folder that can't be written, such as on a full disk."""
+
+
+WHY_NOT_WRITTEN = {
+    errno.ENOSPC: ("the disk is full", "Free some space there, or choose a folder on another disk"),
+    errno.EDQUOT: ("the disk quota is used up", "Free some space there, or choose a folder on another disk"),
+    errno.EFBIG: ("it would be larger than a file may be here", "Choose a folder on another disk"),
+    errno.EROFS: ("it may only be read there", "Choose a folder that may be written to"),
+    errno.EACCES: ("you may not write there", "Choose a folder that you may write to"),
+    errno.EPERM: ("you may not write there", "Choose a folder that you may write to"),
+    errno.ENOTDIR: ("a part of its path is a file, not a folder", "Move that file away, or choose another folder"),
+    errno.EEXIST: ("a file stands where a folder is needed", "Move that file away, or choose another folder"),
+    errno.EISDIR: ("a folder stands where the file is to go", "Move that folder away, or choose another name"),
+    errno.ENAMETOOLONG: ("its name or path is too long", "Choose a shorter output_name or folder"),
+    errno.EIO: ("the disk reports an error", "Look after that disk, or choose a folder on another one"),
+}
+"""What the system's errors mean to a user, and what to do."""
+
+
+def not_written(error: OSError, path: Path | str | None) -> StorageError | None:
+    """The error of a write in a sentence; None if it is none that a user can mend."""
+    if error.errno not in WHY_NOT_WRITTEN:
+        return None
+    why, remedy = WHY_NOT_WRITTEN[error.errno]
+    folders = "output_dir, cache_dir"
+    return StorageError(
+        f"{path or 'A file'} can't be written: {why}.",
+        f"{remedy} ({folders}). What was saved before is as it was.",
+    )
+
+
 class Interrupted(Exception):
     """The user pressed Ctrl-C; everything is saved. Its text says how to go on."""
 
@@ -80,9 +115,7 @@ def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | 
     is a fault of ours: it prints its traceback and says where the log is.
     """
     import os
-    import sys
     import time
-    import traceback
 
     main_process = os.environ.get("RANK", "0") == "0"
     try:
@@ -96,13 +129,25 @@ def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | 
         if main_process:
             print(str(stop) or "Stopped.", file=sys.stderr)
         return exit_code_for(stop)
+    except OSError as error:
+        known = not_written(error, error.filename2 or error.filename)
+        if known is None:
+            return _fault(error, where_is_the_log)
+        print(f"error: {known}", file=sys.stderr)
+        return exit_code_for(known)
     except Exception as fault:  # the last resort: nothing above knows it
-        traceback.print_exc()
-        log = where_is_the_log()
-        if log:
-            print(f"This is a fault of the trainer. The run's log is {log}", file=sys.stderr)
-        return exit_code_for(fault)
+        return _fault(fault, where_is_the_log)
     return 0
+
+
+def _fault(fault: Exception, where_is_the_log: Callable[[], str | None]) -> int:
+    import traceback
+
+    traceback.print_exc()
+    log = where_is_the_log()
+    if log:
+        print(f"This is a fault of the trainer. The run's log is {log}", file=sys.stderr)
+    return exit_code_for(fault)
 
 
 def exit_code_for(error: BaseException | None) -> int:

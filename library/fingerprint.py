@@ -6,19 +6,42 @@ import bisect
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 SLICE = 1 << 16
 """Bytes read at each place of a large file."""
+READ_AT_ONCE = 1 << 20
+"""Bytes of a whole file that are in memory at a time."""
 SLICES = 64
 """How many places of a large file are read."""
 
 
 def of_file(path: Path) -> str:
-    """SHA-256 of a small file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of a whole file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(READ_AT_ONCE):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def of_bytes(content: bytes) -> str:
+    """SHA-256 of what a file holds."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors on the CPU: names, types, shapes and every bit."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def of_large_file(path: Path) -> str:

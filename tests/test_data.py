@@ -164,7 +164,33 @@ def test_latents_are_encoded_once_by_content(config_of, photos, tmp_path):
     assert model.encoded == 2
 
 
-def test_a_damaged_cache_file_is_made_again(tmp_path):
+def cut_off(content: bytes) -> bytes:
+    return content[:20]
+
+
+def one_bit(content: bytes) -> bytes:
+    """A file of the right length with a right header, as a bad disk makes them."""
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def lying_header(content: bytes) -> bytes:
+    return (1 << 62).to_bytes(8, "little") + content[8:]
+
+
+def other_shape(content: bytes) -> bytes:
+    return content.replace(b'"shape":[3]', b'"shape":[1]')
+
+
+def other_type(content: bytes) -> bytes:
+    return content.replace(b'"F32"', b'"I32"')
+
+
+def nothing(content: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("damage", [cut_off, one_bit, lying_header, other_shape, other_type, nothing])
+def test_a_damaged_cache_file_is_made_again(tmp_path, damage):
     cache, made = Cache(tmp_path), []
 
     def compute():
@@ -173,7 +199,9 @@ def test_a_damaged_cache_file_is_made_again(tmp_path):
 
     cache.get("kind", {"a": 1}, compute)
     (file,) = tmp_path.rglob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:20])
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert file.read_bytes() != whole
     assert torch.equal(cache.get("kind", {"a": 1}, compute)["x"], torch.ones(3))
     cache.get("kind", {"a": 1}, compute)
     assert len(made) == 2

@@ -189,6 +189,12 @@ class OptimizerSettings:
     lr_scheduler_power: float = setting(1.0, "Power of the polynomial scheduler.", above=0)
     gradient_accumulation_steps: int = setting(1, "Batches whose gradients make one step.", at_least=1)
     max_grad_norm: float = setting(1.0, "Length the gradient is clipped to. 0: not clipped.", at_least=0)
+    max_skipped_steps: int = setting(
+        5,
+        "Steps in a row that are skipped because their loss or gradient is no number; at one more, training stops.",
+        at_least=0,
+        shapes_training=False,
+    )
     batch_passes: Literal["together", "one_by_one"] = setting(
         "together",
         "The predictions of a step in two batches (fast), or one after the other (least memory).",

@@ -1,4 +1,4 @@
-"""Ctrl-C asks a run to stop at the end of its step; a second one stops it at once."""
+"""Ctrl-C, or SIGTERM, asks a run to stop at the end of its step; a second one stops it at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import signal
 from types import FrameType
 
 from library.report.progress import say
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
@@ -15,11 +17,12 @@ class StopRequest:
         self.made = False
 
     def __enter__(self) -> StopRequest:
-        self._before = signal.signal(signal.SIGINT, self._heard)
+        self._before = {number: signal.signal(number, self._heard) for number in STOPPING}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.made:

@@ -116,11 +116,19 @@ class Run:
             self._write_config()
         self.open_log()
         with self.observer.to_the_end():
-            self.prepare()
-            self.build_extractor()
-            self.train_extractor()
-            self.build_student()
-            return self.train_student()
+            try:
+                return self._train()
+            except KeyboardInterrupt as stop:
+                saved = self.states.newest()
+                how = "with --resume auto goes on from the last saved state" if saved else "begins anew"
+                raise Interrupted(f"{stop or 'Stopped.'} What is cached is kept; the same command {how}.") from None
+
+    def _train(self) -> list[Path]:
+        self.prepare()
+        self.build_extractor()
+        self.train_extractor()
+        self.build_student()
+        return self.train_student()
 
     # Before training
 
@@ -138,16 +146,28 @@ class Run:
         if saving.overwrite:
             self.states.remove()
             return None
-        if saving.resume == "auto":
-            return load_state(newest, self._shaping()) if newest else None
         if saving.resume:
-            return load_state(Path(saving.resume).expanduser(), self._shaping())
+            return self._read_state(None if saving.resume == "auto" else Path(saving.resume).expanduser())
         if newest:
             raise ConfigError(
                 f"{self.folder} holds an unfinished run ({newest.name}).",
                 "Go on with it by --resume auto, or start anew with --overwrite.",
             )
         return None
+
+    def _read_state(self, path: Path | None) -> SavedState | None:
+        """The state at `path`, or the newest one; where it is damaged, the one before."""
+        states = self.states if path is None else StateFolder.of(path)
+        if path is not None and not states.all():
+            return load_state(path, self._shaping())  # says what is wrong with it
+        found = states.load_newest(self._shaping())
+        if not found:
+            return None
+        state, damaged = found
+        for error in damaged:
+            done = ", ".join(f"{steps} steps of the {name}" for name, steps in state.position.done.items())
+            say(f"WARNING: {error.what} Going on from the state before it, after {done}.")
+        return state
 
     def _shaping(self) -> dict[str, Any]:
         """Settings that a resumed run must keep, by name."""
@@ -325,6 +345,8 @@ class Run:
                 if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
                     row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
                 self.observer.step(row, time.perf_counter() - begin)
+                if "skipped" in row and self.processes.main:
+                    say(f"WARNING: stage {stage.name}, step {stage.done} is skipped: {row['skipped']}.")
                 if self.processes.any(stop.made):
                     self._save_state(stage)
                     self.processes.wait()  # the end of one would be the end of all

@@ -107,6 +107,10 @@ class SceneMaker:
         scene = replace(scene, emphasis=self.latents.emphasis(draws), shows_concept=None if shows.all() else shows)
         return scene.part(self.processes.share(len(draws)))
 
+    def shown(self, number: int) -> list[str]:
+        """The picture files of batch `number`."""
+        return [str(draw.picture.path) for draw in self.order.batch(number)]
+
     def replay(self, number: int) -> Scene | None:
         """As many of the pretrained model's own pictures, or None if the stage has none."""
         if self._replay is None or not self.wanted & REPLAYED:

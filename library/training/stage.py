@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from library.objectives import Losses, Objective
 from library.optim import build_lr_scheduler, build_optimizer
 from library.report.log import summary
 from library.training.fused import FusedSteps, stand_in_of
+from library.training.not_a_number import NotANumber, describe
 from library.training.processes import ALONE, Processes
 from library.training.scenes import SceneMaker
 
@@ -85,8 +87,8 @@ class Stage:
         fused: bool = False,
     ) -> None:
         self.name, self.steps, self.objective, self.branches = name, steps, objective, branches
-        self.scenes, self.settings, self.done, self.processes = scenes, settings, 0, processes
-        self.penalties = penalties
+        self.scenes, self.settings, self.processes = scenes, settings, processes
+        self.done, self.skipped, self.penalties = 0, 0, penalties
         self.learners = [learner for learner in learners if learner.parameters]
         held = [[stand_in_of(one) if fused else one for one in learner.parameters] for learner in self.learners]
         self.optimizer = build_optimizer(
@@ -102,17 +104,17 @@ class Stage:
         self.scaler = torch.amp.GradScaler(branches.model.device.type, enabled=fp16)
 
     def step(self) -> dict[str, Any]:
-        """One step; returns what is logged of it.
+        """One step; returns what is logged of it. A step whose loss or gradient is no number changes no weight.
 
         Raises:
-            TrainingError: the loss is not a number.
+            TrainingError: more than `max_skipped_steps` of these in a row.
             OutOfMemory: nothing was changed.
         """
         own = () if self.processes.main else (self.processes.number,)
         torch.manual_seed(seed_for(self.settings.seed, self.name, "dropout", self.done, *own))
         if self.fused:
             self.fused.step = self.done
-        batches, seen, failed = self.settings.gradient_accumulation_steps, [], False
+        batches, seen, failed, bad = self.settings.gradient_accumulation_steps, [], False, ""
         try:
             seen = [self._gradient_of(self.done * batches + index, batches) for index in range(batches)]
         except torch.OutOfMemoryError as error:
@@ -123,9 +125,13 @@ class Stage:
                     "the last saved state, with more recomputed blocks or a lower resolution.",
                 ) from error
             failed = True
+        except NotANumber as error:
+            bad = str(error)
         if self.processes.any(failed):
             self.optimizer.zero_grad(set_to_none=True)
             raise OutOfMemory
+        if self.processes.any(bool(bad)):
+            return self._skip(bad or "the loss is no number in another process")
         self.processes.add_up_gradients(self._parameters())
         seen = self.processes.gathered([one for one in seen if one])
         self.scaler.unscale_(self.optimizer)
@@ -134,12 +140,15 @@ class Stage:
             norm = self.fused.norm()
         else:
             norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.settings.max_grad_norm or math.inf)
+            if not torch.isfinite(norm) and not self.scaler.is_enabled():  # with fp16, the scaler itself passes it over
+                shown = [name for index in range(batches) for name in self.scenes.shown(self.done * batches + index)]
+                return self._skip(f"the gradient is {norm.item()}, of {', '.join(shown)}")
         rates = {learner.name: float(rate) for learner, rate in zip(self.learners, self._rates(), strict=True)}
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.lr_scheduler.step()
-        self.done += 1
+        self.done, self.skipped = self.done + 1, 0
         row = _row(seen)
         row["loss"] += sum(weight * penalised[name] for name, weight, _ in self.penalties)
         return {"stage": self.name, "step": self.done, **row, **penalised, "grad_norm": float(norm), **rates}
@@ -152,6 +161,25 @@ class Stage:
                 penalty.add_gradient(layer, weight)
         return values
 
+    def _skip(self, why: str) -> dict[str, Any]:
+        """Ends a step without changing a weight."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with warnings.catch_warnings():  # torch warns where the first step of all is one of these
+            warnings.simplefilter("ignore", UserWarning)
+            self.lr_scheduler.step()
+        self.done, self.skipped = self.done + 1, self.skipped + 1
+        lost = not all(torch.isfinite(parameter).all() for parameter in self._parameters())
+        rest = self.done == self.steps and 2 * self.skipped >= self.steps  # of a stage too short to count to more
+        if lost or rest or self.skipped > self.settings.max_skipped_steps:
+            row = f"That is the {self.skipped}. step in a row without a number, so training stops."
+            raise TrainingError(
+                f"Stage {self.name}, step {self.done}: {why}. "
+                + ("The weights themselves are no numbers any more, so training stops." if lost else row),
+                "Start anew with lower learning_rate and embedding_lr, and look at these pictures; with "
+                'mixed_precision = "fp16", try "bf16".',
+            )
+        return {"stage": self.name, "step": self.done, "skipped": why}
+
     def _gradient_of(self, number: int, batches: int) -> Seen | None:
         """Adds the gradient of this process's share of a batch; None if it has none of a small one."""
         reference, replay = self.scenes.reference(number), self.scenes.replay(number)
@@ -162,10 +190,7 @@ class Stage:
         v = self.branches.predict(reference, replay)
         losses = self.objective(v)
         if not torch.isfinite(losses.total):
-            raise TrainingError(
-                f"Stage {self.name}, step {self.done + 1}: the loss is {losses.total.item()}.",
-                'Lower learning_rate and embedding_lr; with mixed_precision = "fp16", try "bf16".',
-            )
+            raise NotANumber(describe(losses, reference, replay, self.scenes.shown(number)))
         self.scaler.scale(losses.total * weight).backward()
         return _seen(weight, reference.sigma, losses)
 
@@ -179,6 +204,7 @@ class Stage:
         """What the stage needs, besides its weights, to go on."""
         return {
             "done": self.done,
+            "skipped": self.skipped,
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -186,7 +212,7 @@ class Stage:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from there."""
-        self.done = state["done"]
+        self.done, self.skipped = state["done"], state["skipped"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         self.scaler.load_state_dict(state["scaler"])

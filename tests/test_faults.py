@@ -1,0 +1,356 @@
+"""What goes wrong during a run, each caused for real: full and read-only disks, damaged states, numbers that are none.
+
+After each of them, what was saved before is intact, and the run that goes on ends as one that never was disturbed.
+"""
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from library.checkpoint import Position, SavedState, StateFolder
+from library.errors import ConfigError, Interrupted, ModelError, StorageError, TrainingError
+from library.folder_lock import FolderLock
+from library.models.sd3 import SD3Model
+from library.report.log import read_log
+from library.training.run import Run
+from library.training.stage import Stage
+from tests.small_disk import fill_up, remount, small_disk
+from tests.test_stages import assert_equal_files, press_ctrl_c_after, student_file
+
+QUICK = {"extractor_train_steps": 1, "max_train_steps": 3, "save_state_every_n_steps": 1, "replay_images": 2}
+undisturbed: dict[str, dict] = {}
+
+
+@pytest.fixture
+def quick_plan(plan_of, tmp_path):
+    """Plans of one quick run; `whole` in it is the student of the run that nothing disturbs."""
+    if not undisturbed:
+        run = Run(plan_of(**QUICK, output_dir=str(tmp_path / "undisturbed")))
+        run.train()
+        undisturbed["student"] = student_file(run)
+    return lambda **settings: plan_of(**{**QUICK, **settings})
+
+
+def stopped_after(step: int, quick_plan, monkeypatch, **settings) -> Run:
+    """A run that was stopped by Ctrl-C after a step of stage 2."""
+    press_ctrl_c_after(monkeypatch, "student", step)
+    run = Run(quick_plan(**settings))
+    with pytest.raises(Interrupted):
+        run.train()
+    monkeypatch.undo()
+    return run
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def ends_undisturbed(plan) -> None:
+    run = Run(plan)
+    run.train()
+    assert_equal_files(undisturbed["student"], student_file(run))
+
+
+# Disks
+
+
+def test_a_disk_that_is_full_while_saving_costs_no_state(quick_plan, monkeypatch, tmp_path):
+    with small_disk(tmp_path / "disk", 4000) as disk:
+        run = stopped_after(1, quick_plan, monkeypatch, output_dir=str(disk))
+        before = content_of(run.states.folder)
+        filler = fill_up(disk)
+        again = Run(quick_plan(output_dir=str(disk), resume="auto"))
+        with pytest.raises(StorageError, match=r"can't be written: the disk is full") as error:
+            again.train()
+        assert str(disk) in error.value.what and "Free some space" in error.value.remedy
+        assert content_of(run.states.folder) == before
+        assert not [path for path in disk.rglob("*part-*") if path != filler]
+        filler.unlink()
+        ends_undisturbed(quick_plan(output_dir=str(disk), resume="auto"))
+
+
+def test_a_disk_that_is_full_while_caching_is_said_and_what_is_cached_counts(quick_plan, monkeypatch, tmp_path):
+    encoded = []
+    encode = SD3Model.encode_image
+    monkeypatch.setattr(SD3Model, "encode_image", lambda self, pixels: encoded.append(1) or encode(self, pixels))
+    with small_disk(tmp_path / "disk", 60) as disk:
+        with pytest.raises(StorageError, match="the disk is full") as error:
+            Run(quick_plan(cache_dir=str(disk))).train()
+        assert str(disk) in error.value.what
+        kept = {name: content for name, content in content_of(disk).items() if name.endswith("safetensors")}
+        assert kept and not [name for name in kept if "part-" in name]
+        remount(disk, "size=4000k")
+        ends_undisturbed(quick_plan(cache_dir=str(disk), overwrite=True))
+        assert {name: content_of(disk)[name] for name in kept} == kept
+    assert len(encoded) == 4
+
+
+def test_a_folder_that_may_only_be_read_is_said_before_anything_is_computed(quick_plan, monkeypatch, tmp_path):
+    monkeypatch.setattr(SD3Model, "encode_text", lambda *_: pytest.fail("something was computed"))
+    with small_disk(tmp_path / "disk", 400) as disk:
+        remount(disk, "ro")
+        with pytest.raises(StorageError, match="it may only be read there"):
+            Run(quick_plan(output_dir=str(disk / "out"))).train()
+        with pytest.raises(StorageError, match="it may only be read there"), FolderLock(disk):
+            pass
+
+
+def test_a_file_in_the_place_of_the_output_folder_is_said(quick_plan, tmp_path):
+    (tmp_path / "out").write_text("not a folder")
+    for folder in (tmp_path / "out", tmp_path / "out" / "deeper"):
+        with pytest.raises(StorageError, match=r"where a folder is needed|is a file, not a folder"):
+            Run(quick_plan(output_dir=str(folder))).train()
+
+
+def test_a_limit_on_the_size_of_files_is_said(quick_plan, tmp_path):
+    resource = pytest.importorskip("resource", reason="only Unix limits the size of files")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="larger than a file may be"):
+            Run(quick_plan()).train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+# One run in a folder
+
+
+def test_two_runs_in_one_folder_are_refused_and_a_killed_one_leaves_no_lock(tmp_path):
+    ready, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        with FolderLock(tmp_path):
+            os.write(tell, b"!")
+            time.sleep(60)
+        os._exit(0)
+    os.read(ready, 1)
+    with (
+        pytest.raises(ConfigError, match=rf"is in use by another run \(process {child} on .*, since "),
+        FolderLock(tmp_path),
+    ):
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with FolderLock(tmp_path):
+        assert json.loads((tmp_path / ".lock.json").read_text())["process"] == os.getpid()
+    assert not (tmp_path / ".lock.json").exists()
+
+
+# States
+
+
+def damage_tensors(state: Path) -> None:
+    """One bit, as a bad disk does: the file is as long as before, and its header is right."""
+    file = state / "tensors.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-10] ^= 1
+    file.write_bytes(content)
+
+
+def cut_tensors(state: Path) -> None:
+    file = state / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def lie_about_length(state: Path) -> None:
+    file = state / "tensors.safetensors"
+    file.write_bytes((1 << 62).to_bytes(8, "little") + file.read_bytes()[8:])
+
+
+def change_a_number(state: Path) -> None:
+    file = state / "state.json"
+    file.write_text(re.sub(r'"student": (\d)', r'"student": 7\1', file.read_text()))
+
+
+def empty_json(state: Path) -> None:
+    (state / "state.json").write_text("")
+
+
+def other_json(state: Path) -> None:
+    (state / "state.json").write_text("[]")
+
+
+def lose_a_file(state: Path) -> None:
+    (state / "state.json").unlink()
+
+
+DAMAGE = [damage_tensors, cut_tensors, lie_about_length, change_a_number, empty_json, other_json, lose_a_file]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, damage):
+    states = StateFolder(tmp_path / "state")
+    for step in (1, 2):
+        states.save(SavedState(Position({"student": step}), {"a": 1}, {"x": torch.full((40,), float(step))}))
+    damage(states.newest())
+    state, damaged = states.load_newest({"a": 1})
+    assert state.position.done == {"student": 1} and state.tree["x"].unique().tolist() == [1.0]
+    assert "step-00000002 is not a state that can be read" in damaged[0].what
+    damage(states.all()[0])
+    with pytest.raises(ModelError, match="step-00000001 is not a state"):
+        states.load_newest({"a": 1})
+
+
+def test_a_run_goes_on_from_the_state_before_a_damaged_one_and_says_so(quick_plan, monkeypatch, capsys):
+    run = stopped_after(2, quick_plan, monkeypatch)
+    assert [path.name for path in run.states.all()] == ["step-00000002", "step-00000003"]
+    damage_tensors(run.states.newest())
+    ends_undisturbed(quick_plan(resume="auto"))
+    said = capsys.readouterr().err
+    assert "tensors.safetensors is damaged. Going on from the state before it" in said
+    assert "1 steps of the extractor, 1 steps of the student" in said
+
+
+def test_a_state_can_be_named_or_its_folder(quick_plan, monkeypatch, tmp_path):
+    run = stopped_after(2, quick_plan, monkeypatch)
+    older, newer = run.states.all()
+    assert Run(quick_plan(resume=str(older))).resumed.position.done["student"] == 1
+    assert Run(quick_plan(resume=str(run.states.folder))).resumed.position.done["student"] == 2
+    damage_tensors(newer)
+    assert Run(quick_plan(resume=str(newer))).resumed.position.done["student"] == 1
+    with pytest.raises(ModelError, match="is not a state that can be read"):
+        Run(quick_plan(resume=str(tmp_path / "nowhere")))
+
+
+# Stopping
+
+
+def test_ctrl_c_twice_stops_at_once_and_costs_the_step(quick_plan, monkeypatch):
+    step = Stage.step
+
+    def pressed_twice(self):
+        if (self.name, self.done) == ("student", 1):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("it did not stop at once")
+        return step(self)
+
+    monkeypatch.setattr(Stage, "step", pressed_twice)
+    run = Run(quick_plan())
+    with pytest.raises(Interrupted, match=r"Stopped at once.*resume auto goes on"):
+        run.train()
+    monkeypatch.undo()
+    assert run.states.newest().name == "step-00000002", "what was saved before is there, and nothing newer"
+    ends_undisturbed(quick_plan(resume="auto"))
+
+
+def test_ctrl_c_while_caching_keeps_what_is_cached(quick_plan, monkeypatch, tmp_path):
+    encode, count = SD3Model.encode_image, []
+
+    def pressed(self, pixels):
+        count.append(1)
+        if len(count) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return encode(self, pixels)
+
+    monkeypatch.setattr(SD3Model, "encode_image", pressed)
+    cache = str(tmp_path / "fresh")
+    with pytest.raises(Interrupted, match="What is cached is kept; the same command begins anew"):
+        Run(quick_plan(cache_dir=cache)).train()
+    assert len(count) == 3
+    ends_undisturbed(quick_plan(cache_dir=cache))
+    assert len(count) == 3 + 2
+
+
+def test_sigterm_saves_as_ctrl_c_does(quick_plan, monkeypatch):
+    step = Stage.step
+
+    def terminated(self):
+        row = step(self)
+        if (self.name, self.done) == ("student", 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return row
+
+    monkeypatch.setattr(Stage, "step", terminated)
+    with pytest.raises(Interrupted, match="all is saved"):
+        Run(quick_plan()).train()
+    monkeypatch.undo()
+    ends_undisturbed(quick_plan(resume="auto"))
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(quick_plan, monkeypatch):
+    now = iter(range(2_000_000_000, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    stopped = Run(quick_plan())
+    press_ctrl_c_after(monkeypatch, "student", 2)
+    with pytest.raises(Interrupted):
+        stopped.train()
+    monkeypatch.undo()
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    ends_undisturbed(quick_plan(resume="auto"))
+
+
+# Numbers that are none
+
+
+def spoil(run: Run, name: str) -> None:
+    """Makes the latents of a picture so large that its loss overflows, wherever they are read from."""
+    draw = run.latents.draw
+
+    def spoilt(draw_of, generator):
+        latents = draw(draw_of, generator)
+        return latents * 1e30 if draw_of.picture.path.name == name else latents
+
+    run.latents.draw = spoilt
+
+
+def test_a_step_without_a_number_is_skipped_and_says_where(quick_plan, capsys):
+    run = Run(quick_plan())
+    spoil(run, "2.png")
+    run.train()
+    rows = read_log(run.folder / "log.jsonl")
+    skipped = [row for row in rows if "skipped" in row]
+    assert 0 < len(skipped) < len(rows)
+    assert all("2.png at sigma 0." in row["skipped"] and "loss" not in row for row in skipped)
+    assert f"WARNING: stage {skipped[0]['stage']}, step {skipped[0]['step']} is skipped" in capsys.readouterr().err
+    assert all(tensor.isfinite().all() for tensor in student_file(run).values())
+
+
+def test_too_many_of_them_in_a_row_end_the_run(quick_plan):
+    run = Run(quick_plan(max_skipped_steps=0))
+    spoil(run, "2.png")
+    with pytest.raises(TrainingError, match=r"Stage \w+, step \d: the loss is (inf|nan) on .*2\.png at sigma 0\.\d+"):
+        run.train()
+
+
+def test_weights_that_are_no_numbers_end_the_run_at_once(quick_plan, monkeypatch):
+    step = Stage.step
+
+    def harmed(self):
+        with torch.no_grad():
+            self._parameters()[0][0, 0] = float("nan")
+        return step(self)
+
+    monkeypatch.setattr(Stage, "step", harmed)
+    with pytest.raises(TrainingError, match=r"step 1: .* The weights themselves are no numbers"):
+        Run(quick_plan(max_skipped_steps=100, extractor_train_steps=9)).train()
+
+
+def test_a_skipped_step_changes_no_weight(quick_plan):
+    run = Run(quick_plan(extractor_train_steps=3))
+    run.open_log()
+    run.prepare()
+    run.build_extractor()
+    stage = run.extractor_stage()
+    before = [weight.detach().clone() for weight in stage._parameters()]
+    for name in ("0.png", "1.png", "2.png", "3.png"):
+        spoil(run, name)
+    assert "skipped" in stage.step() and stage.done == 1
+    assert all((a == b).all() for a, b in zip(before, stage._parameters(), strict=True))
+
+
+def test_a_fault_of_ours_shows_its_traceback_and_a_disk_does_not(capsys, tmp_path):
+    from library.errors import EXIT_FAULT, exit_code_of
+
+    (tmp_path / "file").write_text("")
+    assert exit_code_of(lambda: (tmp_path / "file" / "x").write_text(""), lambda: None) == 2
+    assert "is a file, not a folder" in capsys.readouterr().err
+    assert exit_code_of(lambda: 1 / 0, lambda: "the log") == EXIT_FAULT
+    assert "ZeroDivisionError" in capsys.readouterr().err
