@@ -63,9 +63,9 @@ def written(path: Path, durable: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Writes a text file in UTF-8."""
-    with written(path) as temporary:
+    with written(path, durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -88,8 +88,9 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY))
         try:
             fill(temporary)
-            for file in temporary.iterdir():
-                _to_disk(file)
+            for file in temporary.rglob("*"):
+                if file.is_file() and os.access(file, os.W_OK):  # else it is a link to one that is on the disk
+                    _to_disk(file)
             remove_folder(path)
             os.replace(temporary, path)
         finally:

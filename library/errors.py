@@ -60,8 +60,8 @@ WHY_NOT_WRITTEN = {
     errno.EDQUOT: ("the disk quota is used up", "Free some space there, or choose a folder on another disk"),
     errno.EFBIG: ("it would be larger than a file may be here", "Choose a folder on another disk"),
     errno.EROFS: ("it may only be read there", "Choose a folder that may be written to"),
-    errno.EACCES: ("you may not write there", "Choose a folder that you may write to"),
-    errno.EPERM: ("you may not write there", "Choose a folder that you may write to"),
+    errno.EACCES: ("its permissions forbid it", "Change them, or choose another folder"),
+    errno.EPERM: ("its permissions forbid it", "Change them, or choose another folder"),
     errno.ENOTDIR: ("a part of its path is a file, not a folder", "Move that file away, or choose another folder"),
     errno.EEXIST: ("a file stands where a folder is needed", "Move that file away, or choose another folder"),
     errno.EISDIR: ("a folder stands where the file is to go", "Move that folder away, or choose another name"),
@@ -71,14 +71,14 @@ WHY_NOT_WRITTEN = {
 """What the system's errors mean to a user, and what to do."""
 
 
-def not_written(error: OSError, path: Path | str | None) -> StorageError | None:
+def not_written(error: OSError, path: Path | str | None, how: str = "written") -> StorageError | None:
     """The error of a write in a sentence; None if it is none that a user can mend."""
     if error.errno not in WHY_NOT_WRITTEN:
         return None
     why, remedy = WHY_NOT_WRITTEN[error.errno]
     folders = "output_dir, cache_dir"
     return StorageError(
-        f"{path or 'A file'} can't be written: {why}.",
+        f"{path or 'A file'} can't be {how}: {why}.",
         f"{remedy} ({folders}). What was saved before is as it was.",
     )
 
@@ -130,7 +130,7 @@ def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | 
             print(str(stop) or "Stopped.", file=sys.stderr)
         return exit_code_for(stop)
     except OSError as error:
-        known = not_written(error, error.filename2 or error.filename)
+        known = not_written(error, error.filename2 or error.filename, "read or written")
         if known is None:
             return _fault(error, where_is_the_log)
         print(f"error: {known}", file=sys.stderr)

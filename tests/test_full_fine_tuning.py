@@ -183,6 +183,20 @@ def test_steps_inside_the_backward_pass_are_the_same_steps(plan_of, penalty):
     assert (changes[0] - changes[1]).norm() < 0.02 * changes[0].norm()
 
 
+def test_steps_inside_the_backward_pass_leave_a_weight_alone_whose_gradient_is_no_number(plan_of):
+    run = ready(plan_of(method="dreambooth", optimizer_type="AdamW", fused_backward_pass=True, overwrite=True))
+    stage, (harmed, *others) = run.student_stage(), run.parts.network.parameters("student")
+    before = [weight.detach().clone() for weight in (harmed, *others)]
+    hook = harmed.register_hook(lambda gradient: gradient * float("nan"))
+    row = stage.step()
+    assert "the gradient is nan, of " in row["skipped"] and "loss" not in row and stage.done == 1
+    assert torch.equal(harmed, before[0]) and harmed.grad is None
+    assert any(not torch.equal(*pair) for pair in zip(others, before[1:], strict=True))
+    hook.remove()
+    assert math.isfinite(stage.step()["grad_norm"]) and not torch.equal(harmed, before[0])
+    assert all(weight.isfinite().all() for weight in (harmed, *others))
+
+
 def test_stochastic_rounding_is_right_on_average_and_to_a_neighbour():
     value = torch.full((200_000,), 1.0 + 0.3 * 2**-7)  # bf16 has steps of 2^-7 here
     rounded = stochastically_rounded(value, torch.Generator().manual_seed(0)).float()

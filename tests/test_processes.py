@@ -203,6 +203,29 @@ def test_a_step_that_one_process_has_no_memory_for_is_made_again_by_both(plan_of
     assert in_two(work) == [0, 0]
 
 
+def test_a_step_that_has_no_number_in_one_process_is_skipped_by_both(plan_of, in_two, tmp_path):
+    plan = plan_of(DATASET.format(size=1), 2, output_dir=str(tmp_path / "two"))
+
+    def work(processes: Processes) -> None:
+        run = Run(plan, processes)
+        draw, drawn = run.latents.draw, []
+
+        def spoilt(draw_of, generator):
+            drawn.append(draw_of)
+            return draw(draw_of, generator) * (1e30 if len(drawn) <= 2 and not processes.main else 1.0)
+
+        run.latents.draw = spoilt
+        run.train()
+        weights = torch.cat([weight.detach().flatten() for weight in run.parts.network.parameters("student")])
+        assert weights.isfinite().all() and torch.equal(*processes.gathered([weights]))
+
+    assert in_two(work) == [0, 0]
+    first, *others = read_log(tmp_path / "two" / "log.jsonl")
+    assert f"on {plan.order.batch(0)[1].picture.path} at sigma" in first["skipped"], "the second process's picture"
+    assert str(plan.order.batch(0)[0].picture.path) not in first["skipped"]
+    assert others and not any("skipped" in row for row in others)
+
+
 # The launcher
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from library.atomic import write_text
-from library.errors import exit_code_for
+from library.errors import StorageError, exit_code_for
 
 FORMAT = 1
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
@@ -90,8 +90,9 @@ class Status:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        with suppress(OSError):  # a full disk is for what has to be saved to complain about
-            write_text(self.path, json.dumps({**self._values, "updated_at": _now()}, indent=2) + "\n")
+        with suppress(OSError, StorageError):  # a full disk is for what has to be saved to complain about
+            text = json.dumps({**self._values, "updated_at": _now()}, indent=2) + "\n"
+            write_text(self.path, text, durable=False)  # the next one comes in a second
 
 
 def read_status(folder: Path) -> dict[str, Any]:

@@ -152,6 +152,8 @@ def _learn(
         texts = [variants[step % len(variants)].base for variants in captions]
         prompts = PromptBatch.of([parts.texts[text] for text in texts], [concept.name] * len(shown))
         prompts = replace(prompts, tokens=tuple(places(parts, concept.name, text) for text in texts))
+        if not any(prompts.tokens):  # captions so long that no padding is left to learn in
+            continue
         with torch.no_grad():
             vectors.vectors.copy_(start.to(moved) + scale.to(moved) * moved)
         velocity = parts.velocity(branch, interpolate(image, noise, sigma), sigma, [prompts])

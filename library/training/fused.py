@@ -73,6 +73,9 @@ class FusedSteps:
                     penalty.add_gradient(layer, weight)
             norm = float(nn.utils.clip_grad_norm_([parameter], self.max_norm or math.inf))
             self._squared += norm**2
+            if not math.isfinite(norm):
+                parameter.grad = None
+                return
             apart = stand_in is not parameter
             if apart:
                 stand_in.data, stand_in.grad = parameter.float(), parameter.grad.float()

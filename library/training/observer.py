@@ -131,6 +131,8 @@ class Observer:
         self.log.write(row)
         self.status.step(row, seconds)
         self._bar.step(row)
+        if "skipped" in row:
+            say(f"WARNING: stage {row['stage']}, step {row['step']} is skipped: {row['skipped']}.")
 
     # Pictures
 

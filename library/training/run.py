@@ -345,8 +345,6 @@ class Run:
                 if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
                     row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
                 self.observer.step(row, time.perf_counter() - begin)
-                if "skipped" in row and self.processes.main:
-                    say(f"WARNING: stage {stage.name}, step {stage.done} is skipped: {row['skipped']}.")
                 if self.processes.any(stop.made):
                     self._save_state(stage)
                     self.processes.wait()  # the end of one would be the end of all

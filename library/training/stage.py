@@ -106,6 +106,8 @@ class Stage:
     def step(self) -> dict[str, Any]:
         """One step; returns what is logged of it. A step whose loss or gradient is no number changes no weight.
 
+        Steps inside the backward pass are skipped by weight: one whose own gradient is no number is left as it was.
+
         Raises:
             TrainingError: more than `max_skipped_steps` of these in a row.
             OutOfMemory: nothing was changed.
@@ -131,7 +133,7 @@ class Stage:
             self.optimizer.zero_grad(set_to_none=True)
             raise OutOfMemory
         if self.processes.any(bool(bad)):
-            return self._skip(bad or "the loss is no number in another process")
+            return self._skip(" and ".join(self.processes.gathered([bad] if bad else [])))
         self.processes.add_up_gradients(self._parameters())
         seen = self.processes.gathered([one for one in seen if one])
         self.scaler.unscale_(self.optimizer)
@@ -139,10 +141,11 @@ class Stage:
         if self.fused:
             norm = self.fused.norm()
         else:
-            norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.settings.max_grad_norm or math.inf)
-            if not torch.isfinite(norm) and not self.scaler.is_enabled():  # with fp16, the scaler itself passes it over
-                shown = [name for index in range(batches) for name in self.scenes.shown(self.done * batches + index)]
-                return self._skip(f"the gradient is {norm.item()}, of {', '.join(shown)}")
+            most = self.settings.max_grad_norm or math.inf
+            norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), most))
+        if not math.isfinite(norm) and not self.scaler.is_enabled():  # with fp16, the scaler itself passes it over
+            shown = [name for index in range(batches) for name in self.scenes.shown(self.done * batches + index)]
+            return self._skip(f"the gradient is {norm}, of {', '.join(shown)}")
         rates = {learner.name: float(rate) for learner, rate in zip(self.learners, self._rates(), strict=True)}
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -151,7 +154,7 @@ class Stage:
         self.done, self.skipped = self.done + 1, 0
         row = _row(seen)
         row["loss"] += sum(weight * penalised[name] for name, weight, _ in self.penalties)
-        return {"stage": self.name, "step": self.done, **row, **penalised, "grad_norm": float(norm), **rates}
+        return {"stage": self.name, "step": self.done, **row, **penalised, "grad_norm": norm, **rates}
 
     def _penalise(self) -> dict[str, float]:
         """Adds the gradients of the penalties, unless that is done already; returns the values before their weights."""
@@ -190,7 +193,8 @@ class Stage:
         v = self.branches.predict(reference, replay)
         losses = self.objective(v)
         if not torch.isfinite(losses.total):
-            raise NotANumber(describe(losses, reference, replay, self.scenes.shown(number)))
+            mine = self.processes.share(self.scenes.rows(number))
+            raise NotANumber(describe(losses, reference, replay, self.scenes.shown(number)[mine]))
         self.scaler.scale(losses.total * weight).backward()
         return _seen(weight, reference.sigma, losses)
 
