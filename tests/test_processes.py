@@ -191,10 +191,10 @@ def test_a_step_that_one_process_has_no_memory_for_is_made_again_by_both(plan_of
         run = Run(plan, processes)
         velocity = run.parts.model.velocity
 
-        def scarce(x_t, sigma, prompts):
+        def scarce(x_t, sigma, prompts, skipped=()):
             if torch.is_grad_enabled() and not processes.main and len(run.parts.model.base.recomputed) < 3:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return velocity(x_t, sigma, prompts)
+            return velocity(x_t, sigma, prompts, skipped)
 
         run.parts.model.velocity = scarce
         run.train()
