@@ -136,6 +136,7 @@ ARMS: dict[str, Arm] = {
         {**PURE, "eta": 0.0}, "control: `pure` without stage 1 and without L_PureCC", extractor=False
     ),
     "lean, no context": Arm({**PURE, "eta": 0.0, "context_vectors": 0}, "", extractor=False),
+    "lean, surroundings 1": Arm({**PURE, "eta": 0.0, "surroundings_weight": 1.0}, "", extractor=False),
     "lean, no surroundings": Arm({**PURE, "eta": 0.0, "surroundings_weight": 0.0}, "", extractor=False),
     "pure": Arm(
         PURE,

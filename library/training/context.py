@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -87,6 +88,7 @@ def learn_context(
     parts: Parts,
     latents: Latents,
     pictures: Sequence[Picture],
+    at_once: int,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Context:
     """The context vectors of every subject, from the cache or learned now; `parts` must be attached.
@@ -94,6 +96,7 @@ def learn_context(
     Args:
         latents: of the pictures, prepared.
         pictures: of all concepts; those of styles and regularisation pictures are passed over.
+        at_once: pictures in one pass, the batch size that the stages are planned for.
         progress: wraps the loop over steps.
     """
     if not parts.settings.context.context_vectors:
@@ -103,7 +106,8 @@ def learn_context(
         own = [one for one in pictures if one.concept.name == concept.name and not one.subset.is_reg]
         if concept.kind == "subject" and own:
             key = _key(parts, concept, own)
-            learned = parts.cache.get("context", key, lambda c=concept, o=own: _learn(parts, latents, c, o, progress))
+            learn = partial(_learn, parts, latents, concept, own, at_once, progress)
+            learned = parts.cache.get("context", key, learn)
             vectors = ConceptEmbeddings(learned["vectors"].to(parts.model.device), len(parts.model.blocks))
             found[concept.name] = vectors.requires_grad_(False)
     return Context(found)
@@ -130,9 +134,14 @@ def _learn(
     latents: Latents,
     concept: Concept,
     pictures: Sequence[Picture],
+    at_once: int,
     progress: Callable[[Iterable], Iterable],
 ) -> dict[str, Tensor]:
-    """Learns a concept's context: flow matching on base prompts, where the class is not."""
+    """Learns a concept's context: flow matching on base prompts, where the class is not.
+
+    Args:
+        at_once: pictures in one pass. A step of either stage holds more than one prediction of so many.
+    """
     settings, seed = parts.settings.context, parts.settings.optimizer.seed
     images = [latents.mean(picture) for picture in pictures]
     outside = [1 - class_region(parts, concept, image) for image in images]
@@ -156,13 +165,19 @@ def _learn(
             continue
         with torch.no_grad():
             vectors.vectors.copy_(start.to(moved) + scale.to(moved) * moved)
-        velocity = parts.velocity(branch, interpolate(image, noise, sigma), sigma, [prompts])
-        counted = torch.stack([outside[index] for index in shown]).to(velocity.device)
-        loss = mse(velocity, velocity_target(image, noise).to(velocity.device), counted).mean()
-        (gradient,) = torch.autograd.grad(LOSS_SCALE * loss, [vectors.vectors])
+        target, counted = velocity_target(image, noise), torch.stack([outside[index] for index in shown])
+        x_t, gradient = interpolate(image, noise, sigma), torch.zeros_like(moved)
+        for rows in _parts_of(len(shown), at_once):
+            velocity = parts.velocity(branch, x_t[rows], sigma[rows], [prompts.part(rows)])
+            loss = mse(velocity, target[rows].to(velocity.device), counted[rows].to(velocity.device)).sum() / len(shown)
+            gradient += torch.autograd.grad(LOSS_SCALE * loss, [vectors.vectors])[0]
         moved.grad = gradient * scale.to(moved)
         optimizer.step()
     return {"vectors": (start.to(moved) + scale.to(moved) * moved).detach().cpu()}
+
+
+def _parts_of(rows: int, at_once: int) -> list[slice]:
+    return [slice(begin, begin + at_once) for begin in range(0, rows, at_once)]
 
 
 def _shown(pictures: Sequence[Picture], generator: torch.Generator) -> list[int]:

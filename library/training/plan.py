@@ -52,6 +52,11 @@ class Plan:
         return [picture for dataset in self.datasets for picture in dataset]
 
     @property
+    def batch_size(self) -> int:
+        """Pictures of a step in each process, in the dataset with the smallest batches."""
+        return min(dataset.batch_size for dataset in self.config.datasets)
+
+    @property
     def has_reg(self) -> bool:
         """Whether there are regularisation pictures."""
         return any(picture.subset.is_reg for picture in self.pictures)

@@ -210,7 +210,9 @@ class Run:
                 self.fisher = fisher_of(parts, self.replay, observer.progress("Fisher information"))
         if self.settings.context.context_vectors:
             with observer.phase("context"), self.processes.main_first():
-                self.context = learn_context(parts, self.latents, self.plan.shown, observer.progress("context"))
+                self.context = learn_context(
+                    parts, self.latents, self.plan.shown, self.plan.batch_size, observer.progress("context")
+                )
         observer.attach()
 
     def build_extractor(self) -> None:
