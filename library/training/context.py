@@ -161,14 +161,15 @@ def _learn(
         texts = [variants[step % len(variants)].base for variants in captions]
         prompts = PromptBatch.of([parts.texts[text] for text in texts], [concept.name] * len(shown))
         prompts = replace(prompts, tokens=tuple(places(parts, concept.name, text) for text in texts))
-        if not any(prompts.tokens):  # captions so long that no padding is left to learn in
-            continue
         with torch.no_grad():
             vectors.vectors.copy_(start.to(moved) + scale.to(moved) * moved)
         target, counted = velocity_target(image, noise), torch.stack([outside[index] for index in shown])
         x_t, gradient = interpolate(image, noise, sigma), torch.zeros_like(moved)
         for rows in _parts_of(len(shown), at_once):
-            velocity = parts.velocity(branch, x_t[rows], sigma[rows], [prompts.part(rows)])
+            some = prompts.part(rows)
+            if not any(some.tokens):  # captions so long that no padding is left to learn in
+                continue
+            velocity = parts.velocity(branch, x_t[rows], sigma[rows], [some])
             loss = mse(velocity, target[rows].to(velocity.device), counted[rows].to(velocity.device)).sum() / len(shown)
             gradient += torch.autograd.grad(LOSS_SCALE * loss, [vectors.vectors])[0]
         moved.grad = gradient * scale.to(moved)
