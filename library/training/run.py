@@ -210,9 +210,8 @@ class Run:
                 self.fisher = fisher_of(parts, self.replay, observer.progress("Fisher information"))
         if self.settings.context.context_vectors:
             with observer.phase("context"), self.processes.main_first():
-                self.context = learn_context(
-                    parts, self.latents, self.plan.shown, self.plan.batch_size, observer.progress("context")
-                )
+                pictures, bar = self.plan.shown, observer.progress("context")
+                self.context = learn_context(parts, self.latents, pictures, self.plan.batch_size, bar)
         observer.attach()
 
     def build_extractor(self) -> None:
