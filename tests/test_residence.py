@@ -139,6 +139,7 @@ def test_a_step_moves_each_swapped_block_once_a_pass(plan_of, deep_model):
             eta=0.0,
             anchor_weight=0.0,
             replay_weight=0.0,
+            surroundings_weight=0.0,
             concept_embeddings="none",
         )
     )
