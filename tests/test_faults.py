@@ -244,7 +244,7 @@ def test_ctrl_c_twice_stops_at_once_and_costs_the_step(quick_plan, monkeypatch):
     ends_undisturbed(quick_plan(resume="auto"))
 
 
-def test_ctrl_c_while_caching_keeps_what_is_cached(quick_plan, monkeypatch, tmp_path):
+def test_ctrl_c_while_caching_keeps_what_is_cached(quick_plan, monkeypatch, tmp_path, request):
     encode, count = SD3Model.encode_image, []
 
     def pressed(self, pixels):
@@ -254,6 +254,8 @@ def test_ctrl_c_while_caching_keeps_what_is_cached(quick_plan, monkeypatch, tmp_
         return encode(self, pixels)
 
     monkeypatch.setattr(SD3Model, "encode_image", pressed)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what started the tests may ignore Ctrl-C
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     cache = str(tmp_path / "fresh")
     with pytest.raises(Interrupted, match="What is cached is kept; the same command begins anew"):
         Run(quick_plan(cache_dir=cache)).train()

@@ -208,11 +208,11 @@ def lacking_memory(run: Run, enough) -> list[int]:
     """Makes the run's model run out of memory until `enough(run)`; returns where the number of failures is kept."""
     failures, velocity = [0], run.parts.model.velocity
 
-    def scarce(x_t, sigma, prompts):
+    def scarce(x_t, sigma, prompts, skipped=()):
         if torch.is_grad_enabled() and not enough(run):
             failures[0] += 1
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return velocity(x_t, sigma, prompts)
+        return velocity(x_t, sigma, prompts, skipped)
 
     run.parts.model.velocity = scarce
     return failures
