@@ -219,11 +219,19 @@ def lacking_memory(run: Run, enough) -> list[int]:
 
 
 def test_out_of_memory_is_answered_with_what_to_do_in_order(plan_of):
-    run = Run(plan_of())
+    run = Run(plan_of(context_vectors=0))
     lacking_memory(run, lambda run: False)
     with pytest.raises(TrainingError, match="step 1: the card's memory does not suffice") as caught:
         run.train()
     assert 'checkpointed_blocks = "all"' in str(caught.value) and "--auto_fit" in str(caught.value)
+
+
+def test_out_of_memory_while_the_context_is_learned_is_answered_too(plan_of):
+    run = Run(plan_of())
+    lacking_memory(run, lambda run: False)
+    with pytest.raises(TrainingError, match="context: the card's memory does not suffice") as caught:
+        run.train()
+    assert "context_vectors = 0" in str(caught.value)
 
 
 def test_with_auto_fit_a_run_that_runs_out_of_memory_goes_on_to_the_same_result(plan_of):

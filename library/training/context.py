@@ -21,6 +21,7 @@ from library.chance import generator_for
 from library.config.dataset import Concept
 from library.data.pictures import Latents, Picture
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
+from library.errors import TrainingError
 from library.flow import interpolate, mse, velocity_target
 from library.hierarchical_embedding_injector import ConceptEmbeddings, ConceptToken
 from library.models import PromptBatch
@@ -98,6 +99,9 @@ def learn_context(
         pictures: of all concepts; those of styles and regularisation pictures are passed over.
         at_once: pictures in one pass, the batch size that the stages are planned for.
         progress: wraps the loop over steps.
+
+    Raises:
+        TrainingError: out of memory; nothing has been trained yet.
     """
     if not parts.settings.context.context_vectors:
         return Context()
@@ -107,7 +111,14 @@ def learn_context(
         if concept.kind == "subject" and own:
             key = _key(parts, concept, own)
             learn = partial(_learn, parts, latents, concept, own, at_once, progress)
-            learned = parts.cache.get("context", key, learn)
+            try:
+                learned = parts.cache.get("context", key, learn)
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(
+                    "context: the card's memory does not suffice.",
+                    'Set gradient_checkpointing = true and checkpointed_blocks = "all", swap blocks (blocks_to_swap), '
+                    "or go without: context_vectors = 0.",
+                ) from error
             vectors = ConceptEmbeddings(learned["vectors"].to(parts.model.device), len(parts.model.blocks))
             found[concept.name] = vectors.requires_grad_(False)
     return Context(found)
