@@ -184,18 +184,11 @@ class TieTerm:
 
 
 @dataclass(frozen=True)
-class SurroundingsTerm:
+class SurroundingsTerm(TieTerm):
     """||(1 - m)(v_learned(y with [V]) - v_pretrained(y))||^2 on replayed pictures, m where their class is (ours).
 
     What [V] adds to a picture of the class stays inside of it. Pictures without the class have m = 1 and cost nothing.
     """
-
-    tied: Reading
-    to: Reading
-
-    @property
-    def readings(self) -> tuple[Reading, ...]:
-        return (self.tied, self.to)
 
     def __call__(self, v: Velocities) -> Tensor:
         return mse(v[self.tied], v[self.to], 1 - v.replay_region)

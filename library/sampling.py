@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from library.config.sample_settings import SampleSettings
 from library.models.interface import PromptBatch
 
 Schedule = Literal["normal", "simple", "sgm_uniform"]
@@ -30,6 +31,16 @@ class SkipLayerGuidance:
     scale: float
     start: float
     stop: float
+
+    @classmethod
+    def of(cls, samples: SampleSettings) -> SkipLayerGuidance:
+        """As the settings say."""
+        return cls(
+            samples.skip_guidance_layers,
+            samples.skip_layer_guidance_scale,
+            samples.skip_layer_guidance_start,
+            samples.skip_layer_guidance_stop,
+        )
 
     def acts_at(self, sigma: float, shift: float) -> bool:
         """Whether a noise level lies in that part."""

@@ -121,12 +121,7 @@ class Gallery:
             samples.sample_steps,
             samples.guidance_scale,
             samples.sample_scheduler,
-            SkipLayerGuidance(
-                samples.skip_guidance_layers,
-                samples.skip_layer_guidance_scale,
-                samples.skip_layer_guidance_start,
-                samples.skip_layer_guidance_stop,
-            ),
+            SkipLayerGuidance.of(samples),
         )
         return [as_image(pixels) for pixels in parts.model.decode(latents)]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from library.adapters.files import SavedConcept, load_concepts, load_lora, read_lora
-from library.adapters.network import LayerWeights
+from library.adapters.network import LayerWeights, targets_of
 from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.dual_branch_scheduler import Branch
@@ -98,7 +98,8 @@ class Students:
         self.parts, self._layers = parts, layers
         for path, of_file in layers.items():
             _check_fit(parts, of_file, path)
-        parts.attach(sorted({name.split(".", 2)[2] for one in layers.values() for name in one}))
+        names = [name for of_file in layers.values() for name in of_file]
+        parts.attach(targets_of(names, parts.model.blocks_name, "A LoRA"))
 
     def branch(self, lora: Path, concept_file: Path | None, strength: float = 1.0) -> Branch:
         """The student of one file; the one before is gone.

@@ -133,12 +133,7 @@ class SheetMaker:
             prompt.steps or samples.sample_steps,
             prompt.guidance_scale or samples.guidance_scale,
             samples.sample_scheduler,
-            SkipLayerGuidance(
-                samples.skip_guidance_layers,
-                samples.skip_layer_guidance_scale,
-                samples.skip_layer_guidance_start,
-                samples.skip_layer_guidance_stop,
-            ),
+            SkipLayerGuidance.of(samples),
         )
 
 
