@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +11,16 @@ import torch
 from torch import Tensor
 
 from library.atomic import write_text
-from library.checkpoint import Position, SavedState, StateFolder, load_state
-from library.config import dataset as dataset_config
+from library.checkpoint import StateFolder
 from library.config.dataset import Concept
-from library.config.files import as_tables, to_toml
+from library.config.in_force import in_force
 from library.data.pictures import Latents
-from library.errors import ConfigError, Interrupted
+from library.errors import Interrupted
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.objectives import EXTRACTOR, STUDENT
 from library.report.log import RunLog
 from library.report.progress import say
-from library.training.branching import (
-    extractor_adapters,
-    freeze_all_but,
-    learning_in,
-    makes_fused_steps,
-    needs_fisher,
-    objective_of,
-    penalties_of,
-    scheduler_of,
-)
+from library.training.branching import extractor_adapters, needs_fisher, scheduler_of
 from library.training.context import Context, learn_context
 from library.training.fisher import fisher_of
 from library.training.interrupt import StopRequest
@@ -41,37 +29,20 @@ from library.training.observer import Observer
 from library.training.out_of_memory import step_down
 from library.training.outputs import drop_older, load_extractor, save_extractor, save_preview, save_student
 from library.training.parts import STUDENT_ADAPTER, class_states, learns_words
-from library.training.plan import Plan, stage_rates
+from library.training.plan import Plan
 from library.training.processes import ALONE, Processes
 from library.training.replay import draw_replay
-from library.training.scenes import Replay, SceneMaker
+from library.training.resuming import state_of, state_to_resume
+from library.training.scenes import Replay
 from library.training.sheets import preview_of
-from library.training.stage import Learner, OutOfMemory, Stage
+from library.training.stage import OutOfMemory, Stage
+from library.training.stages import Ingredients, make_stage
 from library.training.unseen import Unseen
 from library.training.validation import ValidationLoss
-from library.training.weights_state import restore_weights, weights_of
+from library.training.weights_state import restore_weights
 from library.training.words import build_words
 
 PICTURES_FOR_CLASS_STATES = 4
-HUB_OR_PATH = "pretrained_model_name_or_path"
-PATH_LISTS = {"previous_loras"}
-"""Settings of [method] that are lists of paths."""
-PATH_SETTINGS = (
-    ("model", HUB_OR_PATH),
-    ("model", "clip_l"),
-    ("model", "clip_g"),
-    ("model", "t5xxl"),
-    ("model", "vae"),
-    ("data", "train_data_dir"),
-    ("data", "reg_data_dir"),
-    ("saving", "cache_dir"),
-    ("saving", "output_dir"),
-    ("samples", "sample_prompts"),
-    ("samples", "audit_prompts"),
-    ("pure_learning", "replay_prompts"),
-    ("pure_learning", "extractor"),
-)
-"""Settings that are paths; `config.toml` has them absolute, so that it runs from any folder."""
 
 
 class Run:
@@ -104,7 +75,7 @@ class Run:
         self.context = Context()
         self.observer = Observer(plan) if processes.main else Unseen(plan)
         with processes.main_first():
-            self.resumed = self._state_to_resume()
+            self.resumed = state_to_resume(plan, self.states)
 
     def train(self) -> list[Path]:
         """Runs what is left of the run; returns the files of the student.
@@ -113,7 +84,7 @@ class Run:
             Interrupted: Ctrl-C; the state is saved.
         """
         if self.processes.main:
-            self._write_config()
+            write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))
         self.open_log()
         with self.observer.to_the_end():
             try:
@@ -140,55 +111,6 @@ class Run:
     def log(self) -> RunLog:
         """The log, once it is open."""
         return self.observer.log
-
-    def _state_to_resume(self) -> SavedState | None:
-        saving, newest = self.settings.saving, self.states.newest()
-        if saving.overwrite:
-            self.states.remove()
-            return None
-        if saving.resume:
-            return self._read_state(None if saving.resume == "auto" else Path(saving.resume).expanduser())
-        if newest:
-            raise ConfigError(
-                f"{self.folder} holds an unfinished run ({newest.name}).",
-                "Go on with it by --resume auto, or start anew with --overwrite.",
-            )
-        return None
-
-    def _read_state(self, path: Path | None) -> SavedState | None:
-        """The state at `path`, or the newest one; where it is damaged, the one before."""
-        states = self.states if path is None else StateFolder.of(path)
-        if path is not None and not states.all():
-            return load_state(path, self._shaping())  # says what is wrong with it
-        found = states.load_newest(self._shaping())
-        if not found:
-            return None
-        state, damaged = found
-        for error in damaged:
-            done = ", ".join(f"{steps} steps of the {name}" for name, steps in state.position.done.items())
-            say(f"WARNING: {error.what} Going on from the state before it, after {done}.")
-        return state
-
-    def _shaping(self) -> dict[str, Any]:
-        """Settings that a resumed run must keep, by name."""
-        tables = as_tables(self.settings, shaping_only=True)
-        flat = {name: value for table in tables.values() for name, value in table.items()}
-        together = {"processes": self.processes.count} if self.processes.count > 1 else {}
-        return {**flat, **dataset_config.as_tables(self.plan.config), **together}
-
-    def _write_config(self) -> None:
-        """Writes `config.toml`, runnable as it is: every setting in force, with the dataset config in it."""
-        tables = as_tables(self.settings)
-        tables["data"].pop("dataset_config", None)
-        for name in ("resume", "overwrite"):
-            tables["saving"].pop(name, None)
-        for section, name in PATH_SETTINGS:
-            if name in tables[section] and (name != HUB_OR_PATH or Path(tables[section][name]).expanduser().exists()):
-                tables[section][name] = str(Path(tables[section][name]).expanduser().resolve())
-        for name in PATH_LISTS & set(tables["method"]):
-            tables["method"][name] = [str(Path(path).expanduser().resolve()) for path in tables["method"][name]]
-        text = "\n".join([to_toml(tables), to_toml(dataset_config.as_tables(self.plan.config))])
-        write_text(self.folder / "config.toml", text)
 
     def prepare(self) -> None:
         """Text and latents once, then the encoders go and the transformer comes."""
@@ -296,41 +218,11 @@ class Run:
         self.states.remove()
         return [*files, *beside]
 
-    def _learners(self, name: str) -> list[Learner]:
-        """The weights that learn in a stage; all others are frozen."""
-        parts, rates = self.parts, stage_rates(self.settings.optimizer)[name]
-        adapters, embeddings = learning_in(name, self.settings, parts)
-        freeze_all_but(adapters, embeddings, parts)
-        weights = [weight for adapter in adapters for weight in parts.network.parameters(adapter)]
-        words = list(parts.words.parameters()) if parts.words and name == STUDENT else []
-        vectors = [one.vectors for one in embeddings] + words
-        return [Learner("lr", weights, rates[0]), Learner("embedding_lr", vectors, rates[1])]
-
     def _stage(self, name: str) -> Stage:
-        parts, settings = self.parts, self.settings
-        objective, learners = objective_of(name, settings, self.plan.has_reg), self._learners(name)
-        branches = scheduler_of(objective, settings, parts, self.context)
-        wanted = {reading.prediction.prompt for reading in objective.readings}
-        order, seed = self.plan.order, settings.optimizer.seed
-        dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
-        scenes = SceneMaker(
-            name, seed, settings.noise, order, self.latents, parts.texts, wanted, self.replay, dropout, self.processes,
-            partial(self.context.add_to, parts=parts) if self.context.vectors else None,
-        )  # fmt: skip
-        fp16, steps = settings.model.mixed_precision == "fp16", self.plan.stage_steps[name]
-        stage = Stage(
-            name,
-            steps,
-            objective,
-            branches,
-            scenes,
-            learners,
-            settings.optimizer,
-            fp16,
-            self.processes,
-            penalties=penalties_of(name, settings, parts, self.fisher),
-            fused=name == STUDENT and makes_fused_steps(settings),
+        made_of = Ingredients(
+            self.plan, self.settings, self.processes, self.latents, self.context, self.replay, self.fisher
         )
+        stage = make_stage(name, made_of)
         if self.resumed and name in self.resumed.tree["stages"]:
             stage.load_state(self.resumed.tree["stages"][name])
         elif self.resumed:
@@ -382,19 +274,5 @@ class Run:
                 self.observer.saved(files, stage.done)
 
     def _save_state(self, stage: Stage) -> None:
-        if not self.processes.main:
-            return
-        parts, done = self.parts, dict.fromkeys(self.plan.stage_steps, 0)
-        for name in itertools.takewhile(lambda name: name != stage.name, self.plan.stage_steps):
-            done[name] = self.plan.stage_steps[name]
-        done[stage.name] = stage.done
-        tree: dict[str, Any] = {"stages": {stage.name: stage.state()}}
-        if not self.settings.pure_learning.extractor:
-            tree[EXTRACTOR] = weights_of(
-                parts.network, extractor_adapters(self.settings, parts), parts.extractor_embeddings
-            )
-        if stage.name == STUDENT:
-            tree[STUDENT] = weights_of(
-                parts.network, learning_in(STUDENT, self.settings, parts)[0][:1], parts.student_embeddings, parts.words
-            )
-        self.observer.saved_state(self.states.save(SavedState(Position(done), self._shaping(), tree)))
+        if self.processes.main:
+            self.observer.saved_state(self.states.save(state_of(self.plan, stage)))

@@ -52,37 +52,41 @@ class Replay:
     regions: Tensor | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What the scenes of a run are drawn from, in every stage.
+
+    Args:
+        replay: the pretrained model's own pictures, if there are any.
+        processes: each gets its share of the rows of every scene, of which all is drawn, so that shares fit together.
+        in_context: gives prompts of reference pictures the places of their context vectors: of a batch, its texts and
+            the rows that show the concept.
+    """
+
+    seed: int
+    noise: NoiseSettings
+    order: PictureOrder
+    latents: Latents
+    texts: TextLibrary
+    replay: Replay | None = None
+    processes: Processes = ALONE
+    in_context: Callable[[PromptBatch, Sequence[str], Sequence[bool]], PromptBatch] | None = None
+
+
 class SceneMaker:
     """Makes the scenes of a stage.
 
     Args:
         stage: its name, so that the stages do not see the same noise.
         wanted: the prompts that the stage's predictions read.
-        replay: the pretrained model's own pictures, if it reads those.
         embedding_dropout: how often the student sees a picture without its concept embeddings.
-        processes: each gets its share of the rows of every scene, of which all is drawn, so that shares fit together.
-        in_context: gives prompts of reference pictures the places of their context vectors: of a batch, its texts and
-            the rows that show the concept.
     """
 
-    def __init__(
-        self,
-        stage: str,
-        seed: int,
-        noise: NoiseSettings,
-        order: PictureOrder,
-        latents: Latents,
-        texts: TextLibrary,
-        wanted: Iterable[str],
-        replay: Replay | None,
-        embedding_dropout: float = 0.0,
-        processes: Processes = ALONE,
-        in_context: Callable[[PromptBatch, Sequence[str], Sequence[bool]], PromptBatch] | None = None,
-    ) -> None:
-        self.stage, self.seed, self.noise = stage, seed, noise
-        self.order, self.latents, self.texts = order, latents, texts
-        self.wanted, self._replay, self.embedding_dropout = frozenset(wanted), replay, embedding_dropout
-        self.processes, self.in_context = processes, in_context
+    def __init__(self, stage: str, wanted: Iterable[str], sources: Sources, embedding_dropout: float = 0.0) -> None:
+        self.stage, self.wanted, self.embedding_dropout = stage, frozenset(wanted), embedding_dropout
+        self.seed, self.noise, self.processes = sources.seed, sources.noise, sources.processes
+        self.order, self.latents, self.texts = sources.order, sources.latents, sources.texts
+        self._replay, self.in_context = sources.replay, sources.in_context
 
     def rows(self, number: int) -> int:
         """How many pictures batch `number` has, over all processes."""
@@ -139,17 +143,17 @@ class SceneMaker:
     def _scene(
         self, image: Tensor, prompts: dict[str, PromptBatch], generator: torch.Generator, word_alone: Tensor | None
     ) -> Scene:
-        noise = torch.randn(image.shape, generator=generator)
+        noise, levels = torch.randn(image.shape, generator=generator), self.noise
         sigma = draw_sigma(
             len(image),
-            self.noise.weighting_scheme,
+            levels.weighting_scheme,
             generator,
-            logit_mean=self.noise.logit_mean,
-            logit_std=self.noise.logit_std,
-            mode_scale=self.noise.mode_scale,
-            shift=self.noise.training_shift,
-            least=self.noise.min_timestep / 1000,
-            most=self.noise.max_timestep / 1000,
+            logit_mean=levels.logit_mean,
+            logit_std=levels.logit_std,
+            mode_scale=levels.mode_scale,
+            shift=levels.training_shift,
+            least=levels.min_timestep / 1000,
+            most=levels.max_timestep / 1000,
         )
         return Scene(image, noise, sigma, prompts, word_alone=word_alone)
 

@@ -21,7 +21,6 @@ from library.optim import build_lr_scheduler, build_optimizer
 from library.report.log import summary
 from library.training.fused import FusedSteps, stand_in_of
 from library.training.not_a_number import NotANumber, describe
-from library.training.processes import ALONE, Processes
 from library.training.scenes import SceneMaker
 
 
@@ -63,8 +62,8 @@ class Stage:
 
     Args:
         steps: how many it has.
+        scenes: what it looks at; they say which processes make each step together.
         fp16: scales the loss, so that small gradients do not vanish.
-        processes: those that make each step together.
         penalties: name, weight and what is added to the loss for the weights themselves.
         fused: each weight makes its step inside the backward pass.
 
@@ -81,13 +80,13 @@ class Stage:
         scenes: SceneMaker,
         learners: list[Learner],
         settings: OptimizerSettings,
-        fp16: bool,
-        processes: Processes = ALONE,
+        *,
+        fp16: bool = False,
         penalties: Sequence[tuple[str, float, Penalty]] = (),
         fused: bool = False,
     ) -> None:
         self.name, self.steps, self.objective, self.branches = name, steps, objective, branches
-        self.scenes, self.settings, self.processes = scenes, settings, processes
+        self.scenes, self.settings, self.processes = scenes, settings, scenes.processes
         self.done, self.skipped, self.penalties = 0, 0, penalties
         self.learners = [learner for learner in learners if learner.parameters]
         held = [[stand_in_of(one) if fused else one for one in learner.parameters] for learner in self.learners]
@@ -96,7 +95,7 @@ class Stage:
         )
         self.fused = None
         if fused:
-            if processes.count > 1:
+            if self.processes.count > 1:
                 raise TrainingError("fused_backward_pass works in one process only.", "Start one, or turn it off.")
             pairs = list(zip(self._parameters(), (one for some in held for one in some), strict=True))
             self.fused = FusedSteps(self.optimizer, pairs, penalties, settings.max_grad_norm, settings.seed)

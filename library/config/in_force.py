@@ -1,0 +1,51 @@
+"""Everything in force as one TOML file, which runs as it is from any folder: what `config.toml` of a run holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from library.config import dataset
+from library.config.dataset import DatasetConfig
+from library.config.files import as_tables, to_toml
+from library.config.settings import Settings
+
+HUB_OR_PATH = "pretrained_model_name_or_path"
+PATH_LISTS = {"previous_loras"}
+"""Settings of [method] that are lists of paths."""
+PATH_SETTINGS = (
+    ("model", HUB_OR_PATH),
+    ("model", "clip_l"),
+    ("model", "clip_g"),
+    ("model", "t5xxl"),
+    ("model", "vae"),
+    ("data", "train_data_dir"),
+    ("data", "reg_data_dir"),
+    ("saving", "cache_dir"),
+    ("saving", "output_dir"),
+    ("samples", "sample_prompts"),
+    ("samples", "audit_prompts"),
+    ("pure_learning", "replay_prompts"),
+    ("pure_learning", "extractor"),
+)
+"""Settings that are paths, which become absolute."""
+OF_ONE_START = ("resume", "overwrite")
+"""Settings of [saving] that are about how a run is started, not about the run."""
+
+
+def in_force(settings: Settings, config: DatasetConfig) -> str:
+    """The TOML: every setting that is set or has a default, and the data set with all that holds for it."""
+    tables = as_tables(settings)
+    tables["data"].pop("dataset_config", None)
+    for name in OF_ONE_START:
+        tables["saving"].pop(name, None)
+    for section, name in PATH_SETTINGS:
+        if name in tables[section] and (name != HUB_OR_PATH or Path(tables[section][name]).expanduser().exists()):
+            tables[section][name] = _absolute(tables[section][name])
+    for name in PATH_LISTS & set(tables["method"]):
+        tables["method"][name] = [_absolute(path) for path in tables["method"][name]]
+    return "\n".join([to_toml(tables), to_toml(dataset.as_tables(config))])
+
+
+def _absolute(path: Any) -> str:
+    return str(Path(path).expanduser().resolve())

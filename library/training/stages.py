@@ -1,0 +1,91 @@
+"""Puts the stages of a run together, from what was prepared for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from library.config.settings import Settings
+from library.data.pictures import Latents
+from library.objectives import STUDENT
+from library.training.branching import (
+    freeze_all_but,
+    learning_in,
+    makes_fused_steps,
+    objective_of,
+    penalties_of,
+    scheduler_of,
+)
+from library.training.context import Context
+from library.training.parts import Parts
+from library.training.plan import Plan, stage_rates
+from library.training.processes import Processes
+from library.training.scenes import Replay, SceneMaker, Sources
+from library.training.stage import Learner, Stage
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What the stages of a run are made of.
+
+    Args:
+        settings: those in force, which may have changed since the plan.
+        replay, fisher, context: see the modules of these names; None if nobody asks for them.
+    """
+
+    plan: Plan
+    settings: Settings
+    processes: Processes
+    latents: Latents
+    context: Context
+    replay: Replay | None = None
+    fisher: Mapping[str, Tensor] | None = None
+
+    @property
+    def sources(self) -> Sources:
+        """What the scenes of every stage are drawn from."""
+        parts, context = self.plan.parts, self.context
+        return Sources(
+            seed=self.settings.optimizer.seed,
+            noise=self.settings.noise,
+            order=self.plan.order,
+            latents=self.latents,
+            texts=parts.texts,
+            replay=self.replay,
+            processes=self.processes,
+            in_context=partial(context.add_to, parts=parts) if context.vectors else None,
+        )
+
+
+def make_stage(name: str, made_of: Ingredients) -> Stage:
+    """A stage before its first step; what does not learn in it is frozen."""
+    plan, settings, parts = made_of.plan, made_of.settings, made_of.plan.parts
+    objective, learners = objective_of(name, settings, plan.has_reg), learners_of(name, settings, parts)
+    wanted = {reading.prediction.prompt for reading in objective.readings}
+    dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
+    return Stage(
+        name,
+        plan.stage_steps[name],
+        objective,
+        scheduler_of(objective, settings, parts, made_of.context),
+        SceneMaker(name, wanted, made_of.sources, dropout),
+        learners,
+        settings.optimizer,
+        fp16=settings.model.mixed_precision == "fp16",
+        penalties=penalties_of(name, settings, parts, made_of.fisher),
+        fused=name == STUDENT and makes_fused_steps(settings),
+    )
+
+
+def learners_of(name: str, settings: Settings, parts: Parts) -> list[Learner]:
+    """The weights that learn in a stage; all others are frozen."""
+    rates = stage_rates(settings.optimizer)[name]
+    adapters, embeddings = learning_in(name, settings, parts)
+    freeze_all_but(adapters, embeddings, parts)
+    weights = [weight for adapter in adapters for weight in parts.network.parameters(adapter)]
+    words = list(parts.words.parameters()) if parts.words and name == STUDENT else []
+    vectors = [one.vectors for one in embeddings] + words
+    return [Learner("lr", weights, rates[0]), Learner("embedding_lr", vectors, rates[1])]
