@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # commands that tests start share the cores with the other workers
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
