@@ -11,7 +11,8 @@ from library.config.settings import DataSettings
 from library.data.cache import Cache
 from library.data.captions import captions_of
 from library.data.images import Buckets, find_images, fit, image_size, open_image
-from library.data.pictures import Latents, PictureOrder, find_pictures
+from library.data.latents import Latents
+from library.data.pictures import PictureOrder, find_pictures
 from library.errors import ConfigError, DataError
 
 HEAD = '[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n'
@@ -133,8 +134,9 @@ def test_what_is_wrong_with_pictures_is_said(config_of, photos, tmp_path):
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(photos, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DataError, match="can't be read"):
-        open_image(photos / "wide.jpg")
+    for find in (image_size, open_image):
+        with pytest.raises(DataError, match=r"wide\.jpg claims to be larger than"):
+            find(photos / "wide.jpg")
 
 
 class CountingModel:

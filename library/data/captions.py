@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 
 from library.config.dataset import Concept, Subset
@@ -11,6 +12,8 @@ from library.prompts import PromptTriple, derive, derive_without_concept, place
 
 ENDINGS = (".txt", ".caption")
 """Endings of caption files that are tried where `caption_extension` is not set."""
+LONGEST = 1 << 20
+"""Bytes of a caption file; no encoder reads more than some hundred words."""
 
 
 def caption_file_of(image: Path, subset: Subset) -> Path | None:
@@ -20,6 +23,26 @@ def caption_file_of(image: Path, subset: Subset) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def read_caption(file: Path) -> str:
+    """A caption file: UTF-8, or UTF-16 that says so in its first bytes, as Notepad and PowerShell write it.
+
+    Raises:
+        DataError: another encoding, no text at all, far too long for a caption, or gone.
+    """
+    try:
+        if file.stat().st_size > LONGEST:
+            raise DataError(f"The caption {file} has more than {LONGEST >> 20} MB.", "Is it the right file?")
+        content = file.read_bytes()
+        text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
+    except OSError as error:
+        raise DataError(f"The caption {file} can't be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"The caption {file} is not a text in UTF-8.", "Save it as UTF-8.") from error
+    if "\0" in text:
+        raise DataError(f"The caption {file} is not a text: it holds zero bytes.", "Save it as UTF-8.")
+    return text
+
+
 def captions_of(image: Path, subset: Subset) -> tuple[list[str], str]:
     """A picture's captions, one of which each epoch draws, and where they come from.
 
@@ -27,14 +50,11 @@ def captions_of(image: Path, subset: Subset) -> tuple[list[str], str]:
     several lines the first counts; with `enable_wildcard` all do.
 
     Raises:
-        DataError: there is none of the three, or the file is not UTF-8.
+        DataError: there is none of the three, or the file can't be read; see `read_caption`.
     """
     file = caption_file_of(image, subset)
     if file:
-        try:
-            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").strip().splitlines()]
-        except UnicodeDecodeError as error:
-            raise DataError(f"The caption {file} is not a text in UTF-8.", "Save it as UTF-8.") from error
+        lines = [line.strip() for line in read_caption(file).strip().splitlines()]
         lines = [line for line in lines if line] or [""]
         captions, source = lines if subset.enable_wildcard else lines[:1], str(file)
     elif subset.caption_templates:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
+import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
 from library.config.dataset import Dataset
@@ -30,6 +35,10 @@ INTERPOLATIONS = {
     "box": Image.Resampling.BOX,
 }
 """PIL's way for each `resize_interpolation`."""
+NUMBERS = {"I": "whole numbers of 32 bits", "F": "numbers with a fraction"}
+"""What pictures hold, by PIL's mode, that have no brightest value."""
+ORIENTATION = 0x0112
+"""EXIF's tag for how a picture is turned."""
 
 
 def find_images(folder: str) -> list[Path]:
@@ -55,8 +64,23 @@ def find_images(folder: str) -> list[Path]:
 T = TypeVar("T")
 
 
-def opened(path: Path, convert: Callable[[Image.Image], T]) -> T:
+def read_bytes(path: Path) -> bytes:
+    """All of a picture file, so that what is hashed and what is decoded is the same, whoever writes to it meanwhile.
+
+    Raises:
+        DataError: it can't be read, or is gone.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def opened(path: Path, convert: Callable[[Image.Image], T], content: bytes | None = None) -> T:
     """What `convert` makes of a picture file.
+
+    Args:
+        content: what `read_bytes` gave, if it is at hand.
 
     Raises:
         DataError: not a picture, cut off, or suspiciously huge.
@@ -64,41 +88,118 @@ def opened(path: Path, convert: Callable[[Image.Image], T]) -> T:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
+            with Image.open(path if content is None else BytesIO(content)) as file:
                 return convert(file)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
-            f"The picture {path} can't be read: {error}.", "Save it anew as PNG or JPEG, or take it out."
+            f"The picture {path} claims to be larger than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels. It is "
+            "not opened: a file of a few kB can claim any size, and fill the memory.",
+            "Make it smaller, or take it out; training sees it at its resolution.",
         ) from error
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
+        raise _unreadable(path, error) from error
 
 
-def open_image(path: Path) -> Image.Image:
-    """A picture as RGB, turned the way its EXIF says; what is transparent becomes white.
+def _unreadable(path: Path, error: Exception) -> DataError:
+    why = getattr(error, "strerror", None) or str(error)
+    return DataError(f"The picture {path} can't be read: {why}.", "Save it anew as PNG or JPEG, or take it out.")
+
+
+def open_image(path: Path, content: bytes | None = None) -> Image.Image:
+    """A picture as RGB, in sRGB, turned the way its EXIF says; what is transparent becomes white, of several the first.
+
+    Args:
+        content: see `opened`.
 
     Raises:
-        DataError: not a picture, cut off, or suspiciously huge.
+        DataError: see `image_size`, or cut off.
     """
 
     def as_seen(file: Image.Image) -> Image.Image:
-        image = ImageOps.exif_transpose(file)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        _check_mode(path, file)
+        image = _in_srgb(in_8_bits(ImageOps.exif_transpose(file)))
+        if is_transparent(image):
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert("RGB")
 
-    return opened(path, as_seen)
+    return opened(path, as_seen, content)
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether a picture may have transparent places."""
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+
+
+def has_several(path: Path) -> bool:
+    """Whether a file holds an animation or several pages, of which the first is learned."""
+    return opened(path, lambda file: file.format != "MPO" and getattr(file, "n_frames", 1) > 1)
+
+
+def _check_mode(path: Path, file: Image.Image) -> None:
+    if file.mode in NUMBERS:
+        raise DataError(
+            f"The picture {path} holds {NUMBERS[file.mode]} instead of colours.", "Save it anew as PNG or JPEG."
+        )
+
+
+def in_8_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits, which PIL would cut at 255 instead of scaling it, in 8; any other as it is."""
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """A picture with a colour profile of its own, such as a phone's or a printer's, as a screen shows it."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(own).lower():
+            return image
+        kept = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode=kept)
+    except (ImageCms.PyCMSError, OSError):  # damaged, or for another kind of picture
+        return image
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) as it is seen, EXIF turn included, without decoding the picture."""
-    try:
-        with Image.open(path) as file:
-            turned = file.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return file.size[::-1] if turned else file.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"The picture {path} can't be read: {error}.", "Save it anew as PNG or JPEG, or take it out."
-        ) from error
+    """(width, height) as it is seen, EXIF turn included, without decoding the picture.
+
+    Raises:
+        DataError: not a picture, suspiciously huge, or of numbers that are no colours; a PNG that is cut off.
+    """
+
+    def size(file: Image.Image) -> tuple[int, int]:
+        _check_mode(path, file)
+        return file.size[::-1] if _exif_of(file, path).get(ORIENTATION, 1) in (5, 6, 7, 8) else file.size
+
+    return opened(path, size)
+
+
+def _exif_of(file: Image.Image, path: Path) -> Image.Exif:
+    """A picture's EXIF. Of a PNG, PIL decodes all pixels for it, as it may stand behind them; mostly it does not."""
+    if not isinstance(file, PngImageFile):
+        return file.getexif()
+    kinds = list(png_chunks(path))
+    if kinds[-1:] != [b"IEND"]:
+        raise OSError("it is cut off")
+    behind = kinds[kinds.index(b"IDAT") :] if b"IDAT" in kinds else []
+    return file.getexif() if {b"eXIf", b"iTXt", b"tEXt", b"zTXt"} & set(behind) else Image.Image.getexif(file)
+
+
+def png_chunks(path: Path) -> Iterator[bytes]:
+    """The kinds of a PNG's chunks, in order, up to its end or to where it is cut off."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(begin := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", begin)
+            yield kind
+            if kind == b"IEND":
+                return
+            file.seek(length + 4, os.SEEK_CUR)
 
 
 def fit(
@@ -154,11 +255,12 @@ class Buckets:
             shrink = min(1.0, math.sqrt(area / (width * height)))
             return self._stepped(width * shrink), self._stepped(height * shrink)
         wanted = math.log(width / height)
-        sizes = self._all_sizes(area)
-        return min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - wanted), -math.prod(size)))
+        return min(self._all_sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - wanted), -math.prod(size)))
 
-    def _all_sizes(self, area: int) -> list[tuple[int, int]]:
+    @cached_property
+    def _all_sizes(self) -> list[tuple[int, int]]:
         """For every width the tallest bucket that keeps the area, and the same lying down."""
+        area = math.prod(self.dataset.resolution)
         low, high, step = self.dataset.min_bucket_reso, self.dataset.max_bucket_reso, self.dataset.bucket_reso_steps
         sides = range(math.ceil(low / step) * step, high + 1, step)
         sizes = {self.dataset.resolution}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from library.data.images import open_image
-from library.fingerprint import of_file
+from library.data.images import has_several, open_image, read_bytes
+from library.fingerprint import of_bytes
 
 LOOKED_AT = 384
 """Longest side, in pixels, at which sharpness is measured, so that large and small pictures compare."""
@@ -23,54 +24,75 @@ GRID, RING = 10, 2
 
 @dataclass(frozen=True)
 class Look:
-    """What is seen in one picture."""
+    """What is seen in one picture.
 
-    path: Path
+    Attributes:
+        hash: 64 bits, whether brightness falls or rises from cell to cell; alike for alike pictures.
+        sharpness: variance of the Laplacian of the grey picture, 0 to 255: low where there is no fine detail.
+        surroundings: mean colours of the cells along the edge, (cells, 3), 0 to 1.
+        has_several: whether it is the first of several in its file.
+    """
 
-    @cached_property
-    def content(self) -> str:
-        """Equal for equal files."""
-        return of_file(self.path)
-
-    @cached_property
-    def _image(self) -> Image.Image:
-        image = open_image(self.path)
-        image.thumbnail((LOOKED_AT, LOOKED_AT))
-        return image
-
-    @cached_property
-    def hash(self) -> np.ndarray:
-        """64 bits, whether brightness falls or rises from cell to cell; alike for alike pictures."""
-        cells = np.asarray(self._image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
-        return (np.diff(cells, axis=1) > 0).flatten()
-
-    @cached_property
-    def sharpness(self) -> float:
-        """Variance of the Laplacian of the grey picture, 0 to 255: low where there is no fine detail."""
-        grey = np.asarray(self._image.convert("L"), np.float32)
-        if min(grey.shape) < 3:
-            return 0.0
-        around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-        return float((around - 4 * grey[1:-1, 1:-1]).var())
-
-    @cached_property
-    def surroundings(self) -> np.ndarray:
-        """Mean colours of the cells along the edge, (cells, 3), 0 to 1."""
-        cells = np.asarray(self._image.resize((GRID, GRID), Image.Resampling.BOX), np.float32) / 255
-        inner = np.zeros((GRID, GRID), bool)
-        inner[RING:-RING, RING:-RING] = True
-        return cells[~inner]
+    hash: np.ndarray
+    sharpness: float
+    surroundings: np.ndarray
+    has_several: bool
 
 
-def nearly_same(one: Look, two: Look) -> bool:
-    """Whether two pictures show nearly the same; plain surfaces, whose hashes say nothing, never do."""
-    if not one.hash.any() or not two.hash.any():
-        return False
-    return int((one.hash != two.hash).sum()) <= NEAR
+def look_at(path: Path) -> Look:
+    """Looks at one picture; nothing of its pixels is kept.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    image = open_image(path)
+    image.thumbnail((LOOKED_AT, LOOKED_AT))
+    grey = image.convert("L")
+    cells = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
+    return Look((np.diff(cells, axis=1) > 0).flatten(), _sharpness(grey), _surroundings(image), has_several(path))
 
 
-def surroundings_differ(looks: list[Look]) -> float:
-    """Mean difference of the colours along the edges between pictures, 0 where all are alike."""
+def _sharpness(grey: Image.Image) -> float:
+    pixels = np.asarray(grey, np.float32)
+    if min(pixels.shape) < 3:
+        return 0.0
+    around = pixels[:-2, 1:-1] + pixels[2:, 1:-1] + pixels[1:-1, :-2] + pixels[1:-1, 2:]
+    return float((around - 4 * pixels[1:-1, 1:-1]).var())
+
+
+def _surroundings(image: Image.Image) -> np.ndarray:
+    cells = np.asarray(image.resize((GRID, GRID), Image.Resampling.BOX), np.float32) / 255
+    inner = np.zeros((GRID, GRID), bool)
+    inner[RING:-RING, RING:-RING] = True
+    return cells[~inner]
+
+
+def same_files(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Files that hold the same, each with the first of them; only those of one length are read."""
+    of_length: dict[int, list[Path]] = defaultdict(list)
+    for path in paths:
+        of_length[path.stat().st_size].append(path)
+    pairs = []
+    for alike in of_length.values():
+        first: dict[str, Path] = {}
+        for path in alike if len(alike) > 1 else ():
+            content = of_bytes(read_bytes(path))
+            if content in first:
+                pairs.append((first[content], path))
+            first.setdefault(content, path)
+    return pairs
+
+
+def nearly_same(looks: Sequence[Look]) -> list[tuple[int, int]]:
+    """Places of pictures that show nearly the same; plain surfaces, whose hashes say nothing, are none of them."""
+    hashes = np.stack([look.hash for look in looks])
+    near = (hashes[:, None] != hashes).sum(2) <= NEAR
+    near &= hashes.any(1)[:, None] & hashes.any(1)
+    return [(int(one), int(two)) for one, two in np.argwhere(np.triu(near, 1))]
+
+
+def surroundings_differ(looks: Sequence[Look]) -> float:
+    """Mean difference of the colours along the edges over all pairs of pictures, 0 where all are alike."""
     rings = np.stack([look.surroundings for look in looks])
-    pairs = [np.abs(rings[i] - rings[j]).mean() for i in range(len(rings)) for j in range(i)]
-    return float(np.mean(pairs))
+    pairs = [np.abs(rings[index + 1 :] - ring).mean((1, 2)) for index, ring in enumerate(rings[:-1])]
+    return float(np.concatenate(pairs).mean())

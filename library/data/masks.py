@@ -7,52 +7,75 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from library.config.dataset import Subset
-from library.data.images import IMAGE_ENDINGS, opened
+from library.data.images import IMAGE_ENDINGS, in_8_bits, is_transparent, opened
 from library.errors import DataError
 
 
-def mask_file_of(image: Path, subset: Subset) -> Path | None:
-    """The mask in `conditioning_data_dir` for a picture; None if the subset has no such folder.
+def find_masks(subset: Subset) -> dict[str, Path] | None:
+    """The masks in `conditioning_data_dir`, by the name without ending; None if the subset has no such folder.
 
     Raises:
-        DataError: the folder or the mask is missing.
+        DataError: the folder is missing.
     """
     if not subset.conditioning_data_dir:
         return None
-    folder = Path(subset.conditioning_data_dir)
+    folder = Path(subset.conditioning_data_dir).expanduser()
     if not folder.is_dir():
         raise DataError(
             f"conditioning_data_dir: there is no folder {folder.absolute()}.",
             "Paths count from the folder the command is started in.",
         )
-    found = next((file for file in sorted(folder.glob("*")) if _is_mask_of(file, image)), None)
-    if not found:
-        raise DataError(
-            f"The picture {image} has no mask in {folder}.", f"Put one there that is called {image.stem}.png."
-        )
-    return found
+    files = sorted(folder.iterdir(), reverse=True)  # of two with one name, the first counts
+    return {file.stem: file for file in files if file.suffix.lower() in IMAGE_ENDINGS}
 
 
-def _is_mask_of(file: Path, image: Path) -> bool:
-    return file.stem == image.stem and file.suffix.lower() in IMAGE_ENDINGS
+def mask_file_of(image: Path, subset: Subset, masks: dict[str, Path] | None) -> Path | None:
+    """The mask of a picture; None if the subset has none.
 
-
-def mask_of(image: Path, subset: Subset) -> Image.Image | None:
-    """White where a picture counts, black where it does not, of any size; None if all of it counts.
+    Args:
+        masks: what `find_masks` gave.
 
     Raises:
-        DataError: the mask is missing or can't be read.
+        DataError: it is missing.
     """
-    file = mask_file_of(image, subset)
-    if file:
-        return opened(file, lambda mask: ImageOps.exif_transpose(mask).convert("RGB").getchannel("R"))
-    if subset.alpha_mask:
-        return opened(image, _alpha)
-    return None
+    if masks is None:
+        return None
+    if image.stem not in masks:
+        raise DataError(
+            f"The picture {image} has no mask in {subset.conditioning_data_dir}.",
+            f"Put one there that is called {image.stem}.png.",
+        )
+    return masks[image.stem]
 
 
-def _alpha(file: Image.Image) -> Image.Image | None:
-    image = ImageOps.exif_transpose(file)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        return image.convert("RGBA").getchannel("A")
-    return None
+def read_mask(path: Path, content: bytes) -> Image.Image:
+    """A mask picture: white where the picture counts, black where it does not, of any size.
+
+    Args:
+        content: of the file.
+
+    Raises:
+        DataError: it is no picture.
+    """
+    return opened(path, lambda mask: in_8_bits(ImageOps.exif_transpose(mask)).convert("RGB").getchannel("R"), content)
+
+
+def has_alpha(path: Path, content: bytes) -> bool:
+    """Whether a picture may have transparent places; it is not decoded.
+
+    Args:
+        content: of the file.
+    """
+    return opened(path, is_transparent, content)
+
+
+def alpha_of(path: Path, content: bytes) -> Image.Image:
+    """A picture's own transparency as a mask.
+
+    Args:
+        content: of the file.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    return opened(path, lambda file: ImageOps.exif_transpose(file).convert("RGBA").getchannel("A"), content)

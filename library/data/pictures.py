@@ -1,25 +1,18 @@
-"""The user's pictures as the trainer sees them: latents, captions, buckets and the order they come in."""
+"""The user's pictures as the trainer sees them: captions, buckets and the order they come in."""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from library import fingerprint
 from library.chance import seed_for
 from library.config.dataset import Concept, DatasetConfig, Subset
-from library.data.cache import Cache
 from library.data.captions import prompts_of
-from library.data.images import Buckets, find_images, fit, image_size, open_image
-from library.data.masks import mask_file_of, mask_of
+from library.data.images import Buckets, find_images, image_size
+from library.data.masks import find_masks, mask_file_of
 from library.errors import DataError, PureCCError, all_of
-from library.models.interface import FlowModel
 from library.prompts import NULL_PROMPT, PromptTriple
 
 
@@ -36,6 +29,8 @@ class Picture:
     prompts: tuple[PromptTriple, ...]
     crops: tuple[tuple[float, float], ...] = ((0.5, 0.5),)
     """Where it may be cut to its bucket, across and down; see `fit`."""
+    mask: Path | None = None
+    """A picture that says which places of it count."""
 
 
 @dataclass(frozen=True)
@@ -65,29 +60,34 @@ def find_pictures(
     for dataset in config.datasets:
         buckets, pictures = Buckets(dataset, size_multiple), []
         for subset in dataset.subsets:
-            concept = config.concept_of(subset)
-            for path in _images_of(subset, problems):
+            concept, (files, masks) = config.concept_of(subset), _files_of(subset, problems)
+            for path in files:
                 try:
                     original = image_size(path)
                     prompts = tuple(prompts_of(path, subset, concept, seed, caption_variants))
-                    mask_file_of(path, subset)
+                    mask = mask_file_of(path, subset, masks)
+                    if mask:
+                        image_size(mask)
                 except DataError as error:
                     problems.append(error)
                     continue
-                where = _random_places(path, seed, crops) if subset.random_crop else ((0.5, 0.5),)
-                pictures.append(Picture(path, original, buckets.size_for(*original), concept, subset, prompts, where))
+                size, where = buckets.size_for(*original), ((0.5, 0.5),)
+                if subset.random_crop:
+                    where = _random_places(path, seed, crops)
+                pictures.append(Picture(path, original, size, concept, subset, prompts, where, mask))
         datasets.append(pictures)
     if problems:
         raise all_of(problems)
     return datasets
 
 
-def _images_of(subset: Subset, problems: list[PureCCError]) -> list[Path]:
+def _files_of(subset: Subset, problems: list[PureCCError]) -> tuple[list[Path], dict[str, Path] | None]:
+    """The pictures of a subset, and its masks; none of both if a folder can't be used."""
     try:
-        return find_images(subset.image_dir)
+        return find_images(subset.image_dir), find_masks(subset)
     except DataError as error:
         problems.append(error)
-        return []
+        return [], None
 
 
 def _random_places(path: Path, seed: int, count: int) -> tuple[tuple[float, float], ...]:
@@ -108,88 +108,10 @@ def split_validation(
         count = min(int(len(shown) * dataset.validation_split), max(0, len(shown) - 1))
         own_seed = seed if dataset.validation_seed is None else dataset.validation_seed
         out = random.Random(seed_for(own_seed, "validation", number)).sample(shown, count)
-        training.append([picture for picture in pictures if picture not in out])
+        kept_out = set(map(id, out))  # comparing ten thousand pictures with each other takes minutes
+        training.append([picture for picture in pictures if id(picture) not in kept_out])
         kept += out
     return training, kept
-
-
-class Latents:
-    """The pictures' latents, encoded once and kept in the cache and in memory."""
-
-    def __init__(self, model: FlowModel, cache: Cache, reg_weight: float = 1.0) -> None:
-        self.model, self.cache, self.reg_weight = model, cache, reg_weight
-        self._latents: dict[tuple, tuple[Tensor, Tensor]] = {}
-        self._masks: dict[tuple, Tensor] = {}
-
-    def prepare(self, pictures: Iterable[Picture], progress: Callable[[Iterable], Iterable] = iter) -> None:
-        """Reads or computes the latents of these pictures, mirrored and in all their crops where the subset says so."""
-        ways = [
-            (picture, mirrored, crop)
-            for picture in pictures
-            for mirrored in ((False, True) if picture.subset.flip_aug else (False,))
-            for crop in range(len(picture.crops))
-        ]
-        content = {path: fingerprint.of_file(path) for path in {picture.path for picture, *_ in ways}}
-        for picture, mirrored, crop in progress(ways):
-            key = {
-                "image": content[picture.path],
-                "size": list(picture.size),
-                "mirrored": mirrored,
-                "model": self.model.image_fingerprint(),
-            }
-            if len(picture.crops) > 1:
-                key["crop"] = list(picture.crops[crop])
-            if picture.subset.resize_interpolation:
-                key["interpolation"] = picture.subset.resize_interpolation
-            found = self.cache.get("latents", key, lambda way=(picture, mirrored, crop): self._encode(*way))
-            way = _way(picture, mirrored, crop)
-            self._latents[way] = found["mean"], found["std"]
-            self._prepare_mask(picture, mirrored, crop)
-
-    def draw(self, draw: Draw, generator: torch.Generator) -> Tensor:
-        """Latents of a picture, (C, h, w): one sample of what the VAE makes of it."""
-        mean, std = self._latents[_way(draw.picture, draw.mirrored, draw.crop)]
-        return mean + std * torch.randn(mean.shape, generator=generator)
-
-    def mean(self, picture: Picture) -> Tensor:
-        """The mean of a picture's latents, (C, h, w)."""
-        return self._latents[_way(picture, False, 0)][0]
-
-    def emphasis(self, draws: Sequence[Draw]) -> Tensor | None:
-        """How much each place of these pictures counts in the concept loss, (B, 1, h, w); None if all of it does.
-
-        A mask takes places out; a regularisation picture counts with `reg_weight`, or not at all if it only ties.
-        """
-        masks = [self._masks.get(_way(draw.picture, draw.mirrored, draw.crop)) for draw in draws]
-        if all(mask is None for mask in masks) and not any(draw.picture.subset.is_reg for draw in draws):
-            return None
-        shape = self._latents[_way(draws[0].picture, draws[0].mirrored, draws[0].crop)][0].shape[1:]
-        rows = []
-        for draw, mask in zip(draws, masks, strict=True):
-            subset = draw.picture.subset
-            weight = 0.0 if subset.diff_output_preservation else self.reg_weight
-            rows.append((torch.ones(1, *shape) if mask is None else mask) * (weight if subset.is_reg else 1.0))
-        return torch.stack(rows)
-
-    def _encode(self, picture: Picture, mirrored: bool, crop: int) -> dict[str, Tensor]:
-        image, interpolation = open_image(picture.path), picture.subset.resize_interpolation
-        mean, std = self.model.encode_image(fit(image, picture.size, mirrored, picture.crops[crop], interpolation))
-        return {"mean": mean, "std": std}
-
-    def _prepare_mask(self, picture: Picture, mirrored: bool, crop: int) -> None:
-        mask = mask_of(picture.path, picture.subset)
-        if mask is not None:
-            pixels = (fit(mask.convert("RGB"), picture.size, mirrored, picture.crops[crop])[:1] + 1) / 2
-            way = _way(picture, mirrored, crop)
-            shape = self._latents[way][0].shape[1:]
-            self._masks[way] = torch.nn.functional.interpolate(pixels[None], shape, mode="area")[0]
-
-
-def _way(picture: Picture, mirrored: bool, crop: int) -> tuple:
-    """What tells latents of a run apart."""
-    subset = picture.subset
-    treatment = (subset.resize_interpolation, subset.alpha_mask, subset.conditioning_data_dir)
-    return picture.path, picture.size, mirrored, picture.crops[crop], treatment
 
 
 class PictureOrder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 from library.config.dataset import Concept
 from library.data.cache import Cache
@@ -13,6 +14,8 @@ from library.prompts import triggers_in, with_trigger
 
 ENCODED_AT_ONCE = 256
 """Texts that are encoded before the first of them is kept: the encoders are read once for all of them."""
+TOKENS_HELD = 4096
+"""Texts whose tokens of the trigger stay in memory."""
 
 
 class TriggerLayout:
@@ -56,7 +59,7 @@ class TriggerLayout:
 
 
 class TextLibrary:
-    """All prompts of a run, by text.
+    """All prompts of a run, by text; their states are read from the cache batch by batch.
 
     Args:
         layouts: of every concept whose trigger may stand in a prompt.
@@ -64,34 +67,29 @@ class TextLibrary:
 
     def __init__(self, model: FlowModel, cache: Cache, layouts: Sequence[TriggerLayout]) -> None:
         self.model, self.cache, self.layouts = model, cache, layouts
-        self._prompts: dict[str, Prompt] = {}
+        self._places: dict[str, str] = {}
+        self._tokens_of = lru_cache(TOKENS_HELD)(self._find_tokens)
 
     def prepare(self, texts: Iterable[str], progress: Callable[[Iterable], Iterable] = iter) -> None:
-        """Reads the states of these texts from the cache; those that are not there are encoded now.
+        """Finds the states of these texts in the cache; those that are not there are encoded now.
 
         Args:
             progress: wraps the loops that encode.
         """
-        wanted = [text for text in dict.fromkeys(texts) if text not in self._prompts]
-        missing = []
-        for text in wanted:
-            found = self.cache.find("text", self._key(text))
-            if found is None:
-                missing.append(text)
-            else:
-                self._add(text, TextStates(found["context"], found["pooled"]))
+        wanted = [text for text in dict.fromkeys(texts) if text not in self._places]
+        missing = [text for text in wanted if self.cache.find("text", self._key(text)) is None]
         batches = [missing[begin : begin + ENCODED_AT_ONCE] for begin in range(0, len(missing), ENCODED_AT_ONCE)]
         for batch in batches:
             for text, states in zip(batch, self.model.encode_text(batch, progress), strict=True):
                 self.cache.put("text", self._key(text), {"context": states.context, "pooled": states.pooled})
-                self._add(text, states)
+        self._places |= {text: self.cache.place("text", self._key(text)) for text in wanted}
 
     def __getitem__(self, text: str) -> Prompt:
-        return self._prompts[text]
+        found = self.cache.at(self._places[text])
+        return Prompt(text, TextStates(found["context"], found["pooled"]), self._tokens_of(text))
 
-    def _add(self, text: str, states: TextStates) -> None:
-        tokens = tuple(token for layout in self.layouts for token in layout.find(text, self.model))
-        self._prompts[text] = Prompt(text, states, tokens)
+    def _find_tokens(self, text: str) -> tuple[ConceptToken, ...]:
+        return tuple(token for layout in self.layouts for token in layout.find(text, self.model))
 
     def _key(self, text: str) -> dict[str, str]:
         return {"text": text, "model": self.model.text_fingerprint()}

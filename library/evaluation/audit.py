@@ -21,7 +21,8 @@ from library.config.files import (
     settings_given,
 )
 from library.config.settings import Settings
-from library.data.pictures import Latents, Picture, find_pictures
+from library.data.latents import Latents
+from library.data.pictures import Picture, find_pictures
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError
 from library.evaluation.audit_files import Audit, Shown, write_audit

@@ -154,8 +154,8 @@ class FlowModel(Protocol):
     def learned_words(self, starts: Mapping[str, tuple[str, int]]) -> nn.Module:
         """The text encoders with learned rows for triggers; see `LearnedWords`."""
 
-    def count_tokens(self, text: str) -> list[TokenCount]:
-        """How many tokens each encoder needs for a text, begin and end included, and how many it takes."""
+    def count_tokens(self, texts: Sequence[str]) -> list[list[TokenCount]]:
+        """For each text, how many tokens each encoder needs, begin and end included, and how many it takes."""
 
     def token_positions(self, text: str, span: tuple[int, int]) -> tuple[list[int], list[int]]:
         """Places in the text stream of the tokens that hold these characters: CLIP's, T5's; none for cut-off ones."""

@@ -159,11 +159,12 @@ class SD3Model:
         encoders = [self._load(part) for part in TEXT_ENCODERS[:2]]
         return LearnedWords(encoders, self._tokenizers[:2], self.clip_length, starts)
 
-    def count_tokens(self, text: str) -> list[TokenCount]:
-        return [
-            TokenCount(name, len(tokenizer(text, truncation=False, verbose=False)["input_ids"]), limit)
-            for name, tokenizer, limit in zip(["CLIP-L", "CLIP-G", "T5"], self._tokenizers, self._lengths, strict=True)
-        ]
+    def count_tokens(self, texts: Sequence[str]) -> list[list[TokenCount]]:
+        counts = []
+        for name, tokenizer, limit in zip(["CLIP-L", "CLIP-G", "T5"], self._tokenizers, self._lengths, strict=True):
+            ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
+            counts.append([TokenCount(name, len(tokens), limit) for tokens in ids])
+        return [list(of_text) for of_text in zip(*counts, strict=True)]
 
     def token_positions(self, text: str, span: tuple[int, int]) -> tuple[list[int], list[int]]:
         found = []

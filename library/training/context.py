@@ -16,10 +16,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from library import fingerprint
 from library.chance import generator_for
 from library.config.dataset import Concept
-from library.data.pictures import Latents, Picture
+from library.data.latents import Latents
+from library.data.pictures import Picture
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import TrainingError
 from library.flow import interpolate, mse, velocity_target
@@ -70,7 +70,7 @@ def places(parts: Parts, concept: str, text: str) -> tuple[ConceptToken, ...]:
     """The last tokens of a text in CLIP's and in T5's part of the stream, as far as they are padding."""
     count, model = parts.settings.context.context_vectors, parts.model
     needed = {"clip": 0, "t5": 0}
-    for encoder in model.count_tokens(text):
+    for encoder in model.count_tokens([text])[0]:
         kind = "t5" if encoder.encoder == "T5" else "clip"
         needed[kind] = max(needed[kind], encoder.needed)
     found = []
@@ -109,7 +109,7 @@ def learn_context(
     for concept in parts.concepts:
         own = [one for one in pictures if one.concept.name == concept.name and not one.subset.is_reg]
         if concept.kind == "subject" and own:
-            key = _key(parts, concept, own)
+            key = _key(parts, latents, concept, own)
             learn = partial(_learn, parts, latents, concept, own, at_once, progress)
             try:
                 learned = parts.cache.get("context", key, learn)
@@ -124,17 +124,14 @@ def learn_context(
     return Context(found)
 
 
-def _key(parts: Parts, concept: Concept, pictures: Sequence[Picture]) -> dict:
+def _key(parts: Parts, latents: Latents, concept: Concept, pictures: Sequence[Picture]) -> dict:
     settings = parts.settings
     return {
-        "pictures": [
-            [fingerprint.of_file(one.path), list(one.size), [triple.base for triple in one.prompts]] for one in pictures
-        ],
+        "pictures": [[latents.place(one), [triple.base for triple in one.prompts]] for one in pictures],
         "concept": concept.name,
         "settings": vars(settings.context),
         "seed": settings.optimizer.seed,
         "dtype": str(parts.model.dtype),
-        "image": parts.model.image_fingerprint(),
         "text": parts.model.text_fingerprint(),
         "transformer": parts.model.fingerprint(),
     }
@@ -154,9 +151,7 @@ def _learn(
         at_once: pictures in one pass. A step of either stage holds more than one prediction of so many.
     """
     settings, seed = parts.settings.context, parts.settings.optimizer.seed
-    images = [latents.mean(picture) for picture in pictures]
-    outside = [1 - class_region(parts, concept, image) for image in images]
-    start = _padding_states(parts, pictures[0].prompts[0].base, images[0])
+    start = _padding_states(parts, pictures[0].prompts[0].base, latents.mean(pictures[0]))
     scale = start.square().mean(2, keepdim=True).sqrt()
     vectors = ConceptEmbeddings(start.to(parts.model.device), len(parts.model.blocks))
     moved = torch.zeros_like(vectors.vectors, requires_grad=True)
@@ -165,16 +160,16 @@ def _learn(
     for step in progress(range(settings.context_train_steps)):
         generator = generator_for(seed, "context", concept.name, step)
         shown = _shown(pictures, generator)
-        image = torch.stack([images[index] for index in shown])
+        image = torch.stack([latents.mean(one) for one in shown])
         noise = torch.randn(image.shape, generator=generator)
         sigma = LEAST_SIGMA + (1 - LEAST_SIGMA) * torch.rand(len(shown), generator=generator)
-        captions = [pictures[index].prompts for index in shown]
-        texts = [variants[step % len(variants)].base for variants in captions]
+        texts = [one.prompts[step % len(one.prompts)].base for one in shown]
         prompts = PromptBatch.of([parts.texts[text] for text in texts], [concept.name] * len(shown))
         prompts = replace(prompts, tokens=tuple(places(parts, concept.name, text) for text in texts))
         with torch.no_grad():
             vectors.vectors.copy_(start.to(moved) + scale.to(moved) * moved)
-        target, counted = velocity_target(image, noise), torch.stack([outside[index] for index in shown])
+        target = velocity_target(image, noise)
+        counted = torch.stack([1 - class_region(parts, concept, one) for one in image])
         x_t, gradient = interpolate(image, noise, sigma), torch.zeros_like(moved)
         for rows in _parts_of(len(shown), at_once):
             some = prompts.part(rows)
@@ -192,10 +187,10 @@ def _parts_of(rows: int, at_once: int) -> list[slice]:
     return [slice(begin, begin + at_once) for begin in range(0, rows, at_once)]
 
 
-def _shown(pictures: Sequence[Picture], generator: torch.Generator) -> list[int]:
-    """The pictures of a step, all of one size, by their places."""
-    order = torch.randperm(len(pictures), generator=generator).tolist()
-    return [index for index in order if pictures[index].size == pictures[order[0]].size][:PICTURES_A_STEP]
+def _shown(pictures: Sequence[Picture], generator: torch.Generator) -> list[Picture]:
+    """The pictures of a step, all of one size."""
+    order = [pictures[index] for index in torch.randperm(len(pictures), generator=generator).tolist()]
+    return [picture for picture in order if picture.size == order[0].size][:PICTURES_A_STEP]
 
 
 @torch.no_grad()

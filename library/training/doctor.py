@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ import numpy as np
 
 from library.config.dataset import PLACEHOLDER, Concept
 from library.data.captions import caption_file_of, captions_of
-from library.data.inspection import Look, nearly_same, surroundings_differ
+from library.data.inspection import Look, look_at, nearly_same, same_files, surroundings_differ
 from library.data.pictures import Picture
 from library.prompts import triggers_in
+from library.report.progress import bar_over
 from library.training.plan import Plan, cut_off
 
 MANY_TOKENS = 4
@@ -31,6 +31,10 @@ ONE_BACKGROUND = 0.06
 """Below this difference of their edges, pictures have one background."""
 FEW_STEPS = 100
 FEW_PICTURES = 3
+MOST_LOOKED_AT = 300
+"""Pictures of a concept that are decoded; of more, so many that lie evenly among them."""
+MOST_PAIRS = 12
+"""Pairs of alike pictures that are named."""
 STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -86,10 +90,10 @@ def _steps(plan: Plan) -> Iterator[Finding]:
 
 
 def _texts(plan: Plan) -> Iterator[Finding]:
-    cut = [line.strip() for triple in plan.triples for line in cut_off(plan, triple.complete)]
+    cut = cut_off(plan, [triple.complete for triple in plan.triples])
     if cut:
         yield Finding(
-            f"{len(cut)} times a caption is cut off: {cut[0]}{' ...' if len(cut) > 1 else ''}",
+            f"{len(cut)} times a caption is cut off: {cut[0].strip()}{' ...' if len(cut) > 1 else ''}",
             "Shorten captions, or raise t5xxl_max_token_length (CLIP always reads 77 tokens at most).",
         )
 
@@ -121,7 +125,8 @@ def _captions(pictures: list[Picture], concept: Concept) -> Iterator[Finding]:
             f"{len(bare)} of {len(pictures)} pictures have no caption of their own: {_names(bare)}.",
             "Write one for each that names place, light and everything else but the concept; it matters most of all.",
         )
-    own = [picture for picture in pictures if picture not in bare]
+    captionless = {picture.path for picture in bare}
+    own = [picture for picture in pictures if picture.path not in captionless]
     without = [one for one in own if not any(_names_concept(text, concept) for text in raw[one.path])]
     if without:
         yield Finding(
@@ -179,41 +184,61 @@ def _said_by_all(pictures: list[Picture], concept: Concept) -> Iterator[Finding]
 
 
 def _looks(pictures: list[Picture], concept: Concept, in_context: bool) -> Iterator[Finding]:
-    looks = {picture.path: Look(picture.path) for picture in pictures}
     if len(pictures) < FEW_PICTURES:
         yield Finding(
             f"{concept.name} has {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'} only.",
             "Take 3 to 10 that differ in place, light and pose.",
         )
-    for one, two in itertools.combinations(pictures, 2):
-        same = looks[one.path].content == looks[two.path].content
-        if same or nearly_same(looks[one.path], looks[two.path]):
-            how = "the same file" if same else "nearly the same"
-            yield Finding(
-                f"{one.path.name} and {two.path.name} are {how}.",
-                "Keep one of them: what is shown twice is learned twice as hard, background and all.",
-            )
+    some = pictures[:: -(-len(pictures) // MOST_LOOKED_AT) or 1]
+    looks = [look_at(picture.path) for picture in bar_over("pictures")(some)]
+    yield from _twice(pictures, some, looks)
     small = [picture for picture in pictures if _enlarged(picture) > ENLARGED]
     if small:
         yield Finding(
             f"{len(small)} pictures are small for their size in training and get enlarged: {_names(small)}.",
             "Take larger ones, lower resolution, or set enable_bucket and bucket_no_upscale.",
         )
-    sharpness = {path: look.sharpness for path, look in looks.items()}
-    median = float(np.median(list(sharpness.values()))) if sharpness else 0.0
-    blurred = [picture for picture in pictures if sharpness[picture.path] < BLURRED_SHARE * median]
+    median = float(np.median([look.sharpness for look in looks])) if looks else 0.0
+    blurred = [one for one, look in zip(some, looks, strict=True) if look.sharpness < BLURRED_SHARE * median]
     if blurred:
         yield Finding(
             f"{len(blurred)} pictures have far less fine detail than the others, maybe blurred: {_names(blurred)}.",
             "Look at them, and take out what is out of focus.",
         )
-    distinct = list({look.content: look for look in looks.values()}.values())
+    several = [one for one, look in zip(some, looks, strict=True) if look.has_several]
+    if several:
+        yield Finding(
+            f"{len(several)} files hold more than one picture: {_names(several)}.",
+            "The first of each is learned; save the one that you mean as PNG or JPEG.",
+        )
+    repeated = {two for _, two in same_files([picture.path for picture in some])}
+    distinct = [look for one, look in zip(some, looks, strict=True) if one.path not in repeated]
     if len(distinct) >= FEW_PICTURES and surroundings_differ(distinct) < ONE_BACKGROUND:
         what_is_done = "Context vectors will learn it apart from [V], as far as they can. " if in_context else ""
         yield Finding(
             f"All pictures of {concept.name} have nearly one background, which is likely to be learned with it.",
             f"{what_is_done}Add pictures from other places, or name the background in every caption; or take it out "
             "of the loss by alpha_mask, or by masked_loss with conditioning_data_dir.",
+        )
+
+
+def _twice(pictures: list[Picture], some: list[Picture], looks: list[Look]) -> Iterator[Finding]:
+    """Pictures that are there twice.
+
+    Args:
+        some: those of the pictures that were looked at.
+    """
+    found = dict.fromkeys(same_files([picture.path for picture in pictures]), "the same file")
+    for one, two in nearly_same(looks) if looks else ():
+        found.setdefault((some[one].path, some[two].path), "nearly the same")
+    for (one, two), how in list(found.items())[:MOST_PAIRS]:
+        yield Finding(
+            f"{one.name} and {two.name} are {how}.",
+            "Keep one of them: what is shown twice is learned twice as hard, background and all.",
+        )
+    if len(found) > MOST_PAIRS:
+        yield Finding(
+            f"{len(found) - MOST_PAIRS} more pairs of pictures are the same, or nearly.", "Look at them, too."
         )
 
 

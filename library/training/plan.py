@@ -22,6 +22,10 @@ from library.training.replay import replay_texts
 
 SHOWN_VARIANTS = 3
 """Variants of a caption that the plan shows; a file of several captions may have more."""
+SHOWN_PICTURES = 100
+"""Pictures whose texts the plan shows, and texts that it says to be cut off."""
+SHOWN_CHARACTERS = 300
+"""Characters of a text in a line."""
 
 
 @dataclass(frozen=True)
@@ -210,8 +214,9 @@ def describe_plan(plan: Plan) -> str:
     if reg or plan.validation:
         lines.append(f"  of these, {reg} for regularisation and {len(plan.validation)} for the validation loss")
     lines += ["Texts", *caption_table(plan)]
-    cut = [line for text in plan.texts() for line in cut_off(plan, text)]
-    lines += ["Cut off", *cut] if cut else ["Nothing is cut off."]
+    cut = cut_off(plan, plan.texts())
+    more = [f"  and {len(cut) - SHOWN_PICTURES} more"] if len(cut) > SHOWN_PICTURES else []
+    lines += ["Cut off", *cut[:SHOWN_PICTURES], *more] if cut else ["Nothing is cut off."]
     replay = f", {plan.settings.pure_learning.replay_images} replayed pictures" if plan.uses_replay else ""
     steps = ", then ".join(f"{count} steps of the {name}" for name, count in plan.stage_steps.items())
     lines.append(f"Steps: {steps}{replay}")
@@ -223,22 +228,31 @@ def describe_plan(plan: Plan) -> str:
 def caption_table(plan: Plan) -> list[str]:
     """What each caption became: complete, base and target text."""
     lines = []
-    for picture in plan.pictures:
+    for picture in plan.pictures[:SHOWN_PICTURES]:
         (width, height), size = picture.original_size, picture.size
         variants = list(dict.fromkeys(picture.prompts))
         for triple in variants[:SHOWN_VARIANTS]:
             lines.append(f"  {picture.path.name}, {width} x {height}, shown at {size[0]} x {size[1]}")
-            lines += [f"    {name:<9}{text!r}" for name, text in vars(triple).items() if name != "class_only"]
+            lines += [
+                f"    {name:<9}{shortened(text)!r}" for name, text in vars(triple).items() if name != "class_only"
+            ]
         if len(variants) > SHOWN_VARIANTS:
             lines.append(f"    and {len(variants) - SHOWN_VARIANTS} more variants of it")
+    if len(plan.pictures) > SHOWN_PICTURES:
+        lines.append(f"  and {len(plan.pictures) - SHOWN_PICTURES} more pictures")
     return lines
 
 
-def cut_off(plan: Plan, text: str) -> list[str]:
-    """A line for each encoder that does not read all of a text."""
-    counts = plan.parts.model.count_tokens(text)
+def cut_off(plan: Plan, texts: list[str]) -> list[str]:
+    """A line for each text and encoder that does not read all of it."""
     return [
-        f"  {count.encoder} reads {count.limit} of the {count.needed} tokens of {text!r}"
+        f"  {count.encoder} reads {count.limit} of the {count.needed} tokens of {shortened(text)!r}"
+        for text, counts in zip(texts, plan.parts.model.count_tokens(texts), strict=True)
         for count in counts
         if count.needed > count.limit
     ]
+
+
+def shortened(text: str) -> str:
+    """A text as a line can show it."""
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..."

@@ -14,7 +14,7 @@ from library.atomic import write_text
 from library.checkpoint import StateFolder
 from library.config.dataset import Concept
 from library.config.in_force import in_force
-from library.data.pictures import Latents
+from library.data.latents import Latents
 from library.errors import Interrupted
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.objectives import EXTRACTOR, STUDENT

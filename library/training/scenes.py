@@ -10,7 +10,8 @@ from torch import Tensor
 
 from library.chance import generator_for
 from library.config.settings import NoiseSettings
-from library.data.pictures import Latents, PictureOrder
+from library.data.latents import Latents
+from library.data.pictures import PictureOrder
 from library.data.texts import TextLibrary
 from library.dual_branch_scheduler import Scene
 from library.flow import draw_sigma

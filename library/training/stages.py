@@ -9,7 +9,7 @@ from functools import partial
 from torch import Tensor
 
 from library.config.settings import Settings
-from library.data.pictures import Latents
+from library.data.latents import Latents
 from library.objectives import STUDENT
 from library.training.branching import (
     freeze_all_but,

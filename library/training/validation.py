@@ -8,7 +8,8 @@ import torch
 
 from library.chance import generator_for
 from library.config.settings import Settings
-from library.data.pictures import Draw, Latents, Picture
+from library.data.latents import Latents
+from library.data.pictures import Draw, Picture
 from library.dual_branch_scheduler import Branch
 from library.flow import interpolate, mse, velocity_target
 from library.models import PromptBatch
