@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
 from library.environment import prepare_process
-from library.errors import EXIT_DOES_NOT_FIT, exit_code_of
+from library.errors import EXIT_DOES_NOT_FIT, ConfigError, exit_code_of
 
 if TYPE_CHECKING:
     from library.config.dataset import DatasetConfig
@@ -25,8 +24,11 @@ def main(log: list[Path]) -> None:
     parser = command_line_parser("Learns a concept from a few pictures, and nothing else.")
     parser.add_argument("--dry_run", action="store_true", help="Check everything and show the plan, without training.")
     parser.add_argument("--doctor", action="store_true", help="Say what is likely to go wrong, without training.")
+    parser.add_argument("--clear_cache", action="store_true", help="Throw all of cache_dir away before training.")
     add_settings_to(parser)
     arguments = parser.parse_args()
+    if arguments.clear_cache and (arguments.dry_run or arguments.doctor):
+        raise ConfigError("--clear_cache has nothing to do here: nothing is computed.", "Leave it out.")
     file = config_file_of(arguments)
     notices: list[str] = []
     settings = read_settings(file, settings_given(arguments), notices)
@@ -69,6 +71,7 @@ def execute(
     if arguments.dry_run:
         return
 
+    from library.data.cache_limit import CacheUse
     from library.evaluation.quick import QuickAudit
     from library.folder_lock import FolderLock
     from library.training.run import Run
@@ -76,7 +79,12 @@ def execute(
     log.append(settings.output_dir / "log.jsonl")
     begin = time.monotonic()
     audit = QuickAudit.of(plan)
-    with FolderLock(settings.output_dir) if processes.main else nullcontext():
+    most = settings.saving.max_cache_gb
+    limit = None if most is None else int(most * 1e9)
+    cache = CacheUse(settings.saving.cache_dir, limit, anew=arguments.clear_cache)
+    with processes.main_holds(FolderLock(settings.output_dir)), processes.main_holds(cache):
+        if arguments.clear_cache and processes.main:
+            print(f"Cleared {cache.cleared / 1e6:.0f} MB of {settings.saving.cache_dir}.")
         run = Run(audit.planned(plan), processes)
         run.looks.append(audit)
         files = run.train()

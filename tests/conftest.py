@@ -23,6 +23,10 @@ ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where cores are shared
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption("--kills", type=int, default=20, help="How often tests/test_killed.py kills a run.")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """Folder of the tiny model."""

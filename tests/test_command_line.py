@@ -1,4 +1,4 @@
-"""The commands as a user runs them: in a process of its own, stopped, killed, resumed, and given mistakes."""
+"""The commands as a user runs them: in a process of its own, stopped, resumed, and given mistakes."""
 
 import json
 import os
@@ -78,25 +78,6 @@ def assert_same_results(one: Path, two: Path) -> None:
         first, second = load_file(one / name), load_file(two / name)
         assert set(first) == set(second)
         assert all(torch.equal(first[key], second[key]) for key in first), name
-
-
-@pytest.mark.parametrize("lines", [2, 9])
-def test_a_killed_run_resumes_and_ends_the_same_to_the_bit(quick, lines):
-    words = [*DEMO, *QUICK, *folders(quick, f"killed{lines}")]
-    log = quick / f"killed{lines}" / "log.jsonl"
-    process = subprocess.Popen(
-        command("purecc_train.py", *words), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
-    )
-    while process.poll() is None and (not log.is_file() or len(log.read_text().splitlines()) < lines):
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    again = run("purecc_train.py", *words)
-    if lines > 3:
-        assert again.returncode == 2 and "holds an unfinished run" in again.stderr
-        again = run("purecc_train.py", *words, "--resume", "auto")
-    assert again.returncode == 0, again.stderr
-    assert_same_results(quick / "whole", quick / f"killed{lines}")
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_resumes(quick):

@@ -250,6 +250,12 @@ class SavingSettings:
     cache_dir: str = setting(
         "cache", "Folder of what is computed once: latents, text, replayed pictures.", shapes_training=False
     )
+    max_cache_gb: float | None = setting(
+        None,
+        "GB that the cache has at most after a run: what was used longest ago goes. Unset: all stays.",
+        above=0,
+        shapes_training=False,
+    )
     log_with: Literal["tensorboard", "none"] = setting(
         "tensorboard", "Where losses are logged besides log.jsonl.", shapes_training=False
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +48,19 @@ class Cache:
 
     def find(self, kind: str, key: dict[str, Any]) -> Tensors | None:
         """What was computed from `key`, or None. A damaged file, which its hash tells, counts as not there."""
+        place = self.place(kind, key)
         try:
-            content = self._read(self.place(kind, key))
+            content = self._read(place)
             length = int.from_bytes(content[:8], "little")
             kept = json.loads(content[8 : 8 + length])["__metadata__"][HASH]
             tensors = load(content)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
             return None
-        return tensors if kept == fingerprint.of_tensors(tensors) else None
+        if kept != fingerprint.of_tensors(tensors):
+            return None
+        with suppress(OSError):  # a cache that may only be read
+            os.utime(self.folder / place)  # what was used last stays longest
+        return tensors
 
     def put(self, kind: str, key: dict[str, Any], tensors: Tensors) -> None:
         """Keeps what was computed from `key`."""

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from library.config.settings import Settings
-from library.errors import ConfigError
+from library.errors import ConfigError, PureCCError
 from library.models import pick_device
 
 AT_ONCE = 2**24
@@ -31,6 +31,10 @@ NOT_USED = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism",
 }
 """What a configuration of accelerate may ask for, by the variable that it sets."""
+
+
+class MainStopped(PureCCError):
+    """The main process could not go on, so this one can't."""
 
 
 class Processes:
@@ -58,12 +62,49 @@ class Processes:
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
-        """The others enter when the main process has left, and find what it has put into the cache."""
-        if not self.main:
-            self.wait()
-        yield
+        """The others enter when the main process has left, and find what it has put into the cache.
+
+        Raises:
+            MainStopped: in the others, if an error ended it.
+        """
         if self.main:
-            self.wait()
+            with self._others_told():
+                yield
+            self.any(False)
+        else:
+            self._follow()
+            yield
+
+    @contextlib.contextmanager
+    def main_holds(self, what: contextlib.AbstractContextManager) -> Iterator[None]:
+        """The main process holds something while all are inside; if it can't, no process enters.
+
+        Raises:
+            MainStopped: in the others, if it can't.
+        """
+        if self.main:
+            with contextlib.ExitStack() as held:
+                with self._others_told():
+                    held.enter_context(what)
+                self.any(False)
+                yield
+        else:
+            self._follow()
+            yield
+
+    @contextlib.contextmanager
+    def _others_told(self) -> Iterator[None]:
+        """If an error ends the block in the main process, the others hear of it instead of waiting for it."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # they are gone already
+                self.any(True)
+            raise
+
+    def _follow(self) -> None:
+        if self.any(False):
+            raise MainStopped("The main process has stopped; its error says why.")
 
     def wait(self) -> None:
         """Until all processes are here."""
