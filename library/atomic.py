@@ -104,6 +104,14 @@ def remove_folder(path: Path) -> None:
             os.replace(path, Path(away) / path.name)
 
 
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _to_disk(file: Path) -> None:
     with file.open("rb+") as opened:
         os.fsync(opened.fileno())

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from library.atomic import said_if_not_written, write_text
+from library.atomic import TEMPORARY, remove, said_if_not_written, write_text
 from library.errors import ConfigError
 
 LOCK, HOLDER = ".lock", ".lock.json"
@@ -44,6 +44,8 @@ class FolderLock:
                 f"{self.folder.absolute()} is in use by another run{self._who()}.",
                 "Wait for it, stop it, or give this run another output_dir.",
             ) from None
+        for unfinished in [*self.folder.glob(f"{TEMPORARY}*"), *self.folder.glob(f"*/{TEMPORARY}*")]:
+            remove(unfinished)  # what a killed run has left half written
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
         write_text(self.folder / HOLDER, json.dumps(holder))
         return self

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from library.config.dataset_file import find_dataset_file, read_dataset_config
 from library.config.files import TomlFile, read_settings
+from library.data.cache import Cache
 from library.dual_branch_scheduler import Branch
 from library.models import PromptBatch
 from library.report.log import mean_of_end, read_log
@@ -153,6 +154,7 @@ MISTAKES = {
     "no dataset": (["--dataset_config", "nowhere.toml"], "There is no file nowhere.toml"),
     "no prompts": (["--sample_prompts", "nowhere.txt"], "sample_prompts: there is no file"),
     "no device": (["--device", "cuda:77"], 'device: PyTorch can\'t use "cuda:77"'),
+    "clearing without a run": (["--clear_cache", "--dry_run"], "--clear_cache has nothing to do here"),
     "no T5 tokens": (["--t5xxl_max_token_length", "1"], "is cut off in the target"),
 }
 
@@ -176,6 +178,22 @@ def test_another_models_folder_is_said(run_here, tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     done = run_here(*DEMO, "--pretrained_model_name_or_path", str(tmp_path))
     assert done.returncode == 2 and "is a FluxPipeline, which this trainer can't train" in done.stderr
+
+
+def test_the_cache_is_cleared_before_a_run_and_shrinks_to_its_limit_after_it(run_here, tmp_path, monkeypatch):
+    cache = Cache(tmp_path / "cache")
+
+    def train(run) -> list[Path]:
+        assert cache.find("kind", {"a": 1}) is None, "it was cleared"
+        cache.put("kind", {"a": 2}, {"x": torch.zeros(3)})
+        assert cache.find("kind", {"a": 2})
+        return []
+
+    monkeypatch.setattr("library.training.run.Run.train", train)
+    cache.put("kind", {"a": 1}, {"x": torch.zeros(1_000_000)})
+    done = run_here(*DEMO, "--clear_cache", "--max_cache_gb", "1e-9", *folders(tmp_path, "out"))
+    assert done.returncode == 0, done.stderr
+    assert "Cleared 4 MB of" in done.stdout and cache.find("kind", {"a": 2}) is None
 
 
 def test_xformers_where_it_cannot_work_is_said_once_and_replaced(run_here, tmp_path):

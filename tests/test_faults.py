@@ -146,6 +146,14 @@ def test_two_runs_in_one_folder_are_refused_and_a_killed_one_leaves_no_lock(tmp_
     assert not (tmp_path / ".lock.json").exists()
 
 
+def test_what_a_killed_run_left_half_written_is_removed_by_the_next_one(tmp_path):
+    for name in (".part-abc.safetensors", "samples/.part-abc.png", "tiny-state/.part-abc/state.json", "mine.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("half")
+    with FolderLock(tmp_path):
+        assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {".lock", ".lock.json", "mine.png"}
+
+
 # States
 
 

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from library.errors import ConfigError, Interrupted
+from library.errors import ConfigError, Interrupted, StorageError
+from library.folder_lock import FolderLock
 from library.report.log import read_log
 from library.training.interrupt import StopRequest
-from library.training.processes import Processes, joined, left_out
+from library.training.processes import MainStopped, Processes, joined, left_out
 from library.training.run import Run
 from tests.conftest import ROOT
 from tests.test_command_line import DEMO, QUICK, environment, folders
@@ -109,6 +110,25 @@ def test_gradients_add_up_and_what_none_learned_stays_without(in_two, monkeypatc
         assert not processes.any(False) and processes.gathered([processes.number]) == [0, 1]
 
     assert in_two(work) == [0, 0]
+
+
+def test_an_error_of_the_main_process_ends_the_others_and_leaves_none_waiting(in_two, tmp_path):
+    """As in a folder that another run holds, and as on a disk that is full while caches are made."""
+    locked = FolderLock(tmp_path / "out")
+
+    def work(processes: Processes) -> None:
+        with processes.main_holds(FolderLock(tmp_path / "free")):
+            assert (tmp_path / "free" / ".lock.json").is_file()
+        expected = ConfigError if processes.main else MainStopped
+        with pytest.raises(expected), processes.main_holds(FolderLock(tmp_path / "out")):
+            pytest.fail("it is another run's folder")
+        expected = StorageError if processes.main else MainStopped
+        with pytest.raises(expected), processes.main_first():
+            assert processes.main
+            raise StorageError("the disk is full")
+
+    with locked:
+        assert in_two(work) == [0, 0]
 
 
 # Runs
