@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from library.errors import DataError, ModelError
+from library.errors import DataError, ModelError, PureCCError
 from library.evaluation import prompt_export
 from library.evaluation.evaluate import CONTROLS, run
 from library.scorers.catalogue import Entry
@@ -113,6 +114,32 @@ def test_a_missing_weight_is_said_before_a_picture_is_made(words, tmp_path):
     with pytest.raises(ModelError, match="--without hps"):
         run([*words, "--weights_dir", str(tmp_path)])
     assert not (tmp_path / "out").exists()
+
+
+WRONG = [
+    (["--references", "nowhere"], "no folder"),
+    (["--external", "UNO=nowhere"], "no folder"),
+    (["--external_base", "UNO=nowhere"], "no --external named"),
+    (["--scorers", "dinos"], "dino"),
+    (["--prompts", "kept.txt"], r"lacks \[V\]"),
+    (["--lora", "no_lora.safetensors"], "no_lora"),
+    (["--lora", "another.safetensors"], "another model"),
+]
+
+
+def test_everything_is_checked_before_a_picture_is_made(words, tmp_path, monkeypatch):
+    def no_pictures(*given):
+        raise AssertionError("a picture was made")
+
+    monkeypatch.setattr("library.evaluation.pictures.sample", no_pictures)
+    save_file({"weight": torch.zeros(2)}, tmp_path / "no_lora.safetensors")
+    trained = load_file(words[words.index("--lora") + 1])
+    wider = {name: torch.cat([one, one], dim=-1) if "lora_down" in name else one for name, one in trained.items()}
+    save_file(wider, tmp_path / "another.safetensors")
+    for options, says in WRONG:
+        wrong = [str(tmp_path / one) if one.endswith((".txt", ".safetensors")) else one for one in options]
+        with pytest.raises(PureCCError, match=says):
+            run([*words, "--scorers", "none", *wrong])
 
 
 def test_what_was_measured_before_a_scorer_failed_is_kept(words, tmp_path):

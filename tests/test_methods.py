@@ -93,6 +93,32 @@ def test_settings_that_a_method_does_not_use_are_said_in_one_sentence_and_change
     assert settings.pure_learning.anchor_weight == 3.0 and settings.pure_learning.eta == 0.0
 
 
+VECTORED = [name for name, rules in RULES.items() if "with_embeddings" in rules.reads]
+
+
+@pytest.mark.parametrize("method", VECTORED)
+def test_a_rival_may_have_the_vectors_of_mix_of_show_if_it_is_asked_to(method):
+    given, notices = {**MODEL, "method": method, "embedding_lr": 3e-3}, []
+    without = read_settings(None, given, notices)
+    assert "embedding_lr" in notices[-1] and without.concept_embeddings.concept_embeddings == "none"
+    notices.clear()
+    settings = read_settings(None, {**given, "with_embeddings": True}, notices)
+    kind = settings.concept_embeddings
+    assert (kind.concept_embeddings, kind.student_embeddings) == ("per_block", "fresh") and not notices
+    assert settings.optimizer.embedding_lr == 3e-3
+    flat = {name: value for table in as_tables(settings).values() for name, value in table.items()}
+    assert read_settings(None, flat) == settings
+
+
+def test_dop_with_embeddings_learns_vectors_and_holds_the_base_prompt(plan_of):
+    run = ready(plan_of(method="dop", with_embeddings=True))
+    stage = run.student_stage()
+    before = run.parts.student_embeddings["dog"].vectors.detach().clone()
+    row = stage.step()
+    assert {"lr", "embedding_lr", "anchor"} <= set(row)
+    assert not torch.equal(before, run.parts.student_embeddings["dog"].vectors)
+
+
 def test_config_toml_of_a_method_holds_what_it_reads_and_reads_back_the_same(tmp_path):
     settings = read_settings(None, {**MODEL, "method": "lora"})
     file = tmp_path / "config.toml"

@@ -161,6 +161,13 @@ def test_kid_is_its_double_sum_and_about_zero_for_the_same_distribution():
     assert float(mean_cosine(x[:1], x[:1])) == pytest.approx(1)
 
 
+def test_kid_is_torchmetrics_own():
+    kernel = pytest.importorskip("torchmetrics.image.kid", reason="pip install torchmetrics, for this one comparison")
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(12, 6, generator=generator).double(), torch.randn(12, 6, generator=generator).double() + 0.5
+    assert kid(x, y) == pytest.approx(float(kernel.poly_mmd(x, y, degree=3, gamma=None, coef=1.0)), rel=1e-9)
+
+
 def test_masks_of_a_grid_are_kept_by_quality_stability_and_size_and_none_twice():
     whole, half, dot = (torch.full((256, 256), -9.0) for _ in range(3))
     whole[:], half[:, :128], dot[0, 0] = 9.0, 9.0, 9.0
@@ -196,6 +203,67 @@ def test_a_folder_with_another_model_is_refused(tmp_path):
     assert "needed is (1, 1, 384)" in str(SCORERS["dino"].problem(tmp_path))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert "is a pickle" in str(SCORERS["dino"].problem(tmp_path))
+
+
+@pytest.mark.parametrize("name", [name for name, entry in SCORERS.items() if entry.shapes])
+def test_another_models_weights_in_a_scorers_folder_are_known_by_their_shapes(tmp_path, name):
+    entry = SCORERS[name]
+    folder = entry.folder_in(tmp_path)
+    folder.mkdir()
+    for file in entry.files:
+        (folder / file).write_text(json.dumps({"model_type": (*entry.model_types, "")[0]}))
+    save_file({"some.weight": torch.zeros(2)}, folder / "model.safetensors")
+    said = str(entry.problem(tmp_path))
+    assert f"--scorers {name}" in said and "another model's" in said and entry.repository in said
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    assert "can't be read" in str(entry.problem(tmp_path))
+
+
+def downloads(monkeypatch, files: dict[str, bytes]) -> list[dict]:
+    """Stands in for the hub; returns what it was asked for."""
+    asked = []
+
+    def snapshot_download(repository, allow_patterns, local_dir):
+        asked.append({"repository": repository, "files": allow_patterns})
+        local_dir.mkdir(parents=True, exist_ok=True)
+        for name in set(files) & set(allow_patterns):
+            (local_dir / name).write_bytes(files[name])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return asked
+
+
+def test_weights_are_downloaded_only_where_that_is_allowed_and_nothing_but_safetensors_is_asked_for(
+    tmp_path, monkeypatch
+):
+    save_file({"embeddings.cls_token": torch.zeros(1, 1, 384)}, tmp_path / "dino.safetensors")
+    weights, config = (tmp_path / "dino.safetensors").read_bytes(), json.dumps({"model_type": "vit"}).encode()
+    asked, entries = downloads(monkeypatch, {"model.safetensors": weights, "config.json": config}), [SCORERS["dino"]]
+    with pytest.raises(ModelError, match="as --allow_download does"):
+        check_all(entries, tmp_path)
+    assert asked == []
+    check_all(entries, tmp_path, allow_download=True)
+    assert asked == [{"repository": "facebook/dino-vits16", "files": ["model.safetensors", "config.json"]}]
+    check_all(entries, tmp_path, allow_download=True)
+    assert len(asked) == 1, "it is there now"
+
+
+def test_nothing_is_downloaded_where_something_else_is_missing_anyway(tmp_path, monkeypatch):
+    asked = downloads(monkeypatch, {})
+    with pytest.raises(ModelError, match="hps"):
+        check_all([SCORERS["dino"], SCORERS["hps"]], tmp_path, allow_download=True)
+    assert asked == []
+
+
+def test_a_download_that_fails_or_brings_another_model_is_a_sentence(tmp_path, monkeypatch):
+    downloads(monkeypatch, {"config.json": b"{}"})
+    with pytest.raises(ModelError, match=r"facebook/dino-vits16 has no model\.safetensors") as error:
+        check_all([SCORERS["dino"]], tmp_path, allow_download=True)
+    assert "tools.scorers convert" in str(error.value)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE forbids it"):
+        check_all([SCORERS["dino"]], tmp_path, allow_download=True)
 
 
 def test_a_misspelt_scorer_is_answered_with_the_nearest():

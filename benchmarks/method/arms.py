@@ -22,6 +22,9 @@ OFF = {
 }
 """Nothing but the concept loss."""
 NO_EMBEDDINGS = {"concept_embeddings": "none", "student_embeddings": "none"}
+VECTORS = {"with_embeddings": True}
+DREAMBOOTH = {"method": "dreambooth", "learning_rate": 3e-4}
+"""A rate of about a twentieth of a LoRA's, as the DreamBooth paper's 5e-6 is of the usual 1e-4."""
 PAPER = {**OFF, "eta": 1.0, "v_original": "live", "guidance_against": "null"}
 PURE = {
     "eta": 0.5,
@@ -102,16 +105,22 @@ ARMS: dict[str, Arm] = {
     "L2 anchor": Arm({"method": "l2_anchor"}, "LoRA whose change of the weights is kept short", extractor=False),
     "DCO": Arm({"method": "dco"}, "direct consistency optimisation", extractor=False),
     "EWC": Arm({"method": "ewc", "ewc_fisher_samples": 100}, "LoRA with elastic weight consolidation", extractor=False),
-    "DreamBooth": Arm(
-        {"method": "dreambooth", "learning_rate": 3e-4}, "whole weights, prior preservation", extractor=False
+    "DreamBooth": Arm(DREAMBOOTH, "whole weights, prior preservation", extractor=False),
+    "DreamBooth, no prior": Arm(
+        {**DREAMBOOTH, "prior_loss_weight": 0.0}, "its control: whole weights alone", extractor=False
     ),
     "DreamBooth + EWC": Arm(
-        {"method": "dreambooth", "learning_rate": 3e-4, "ewc_lambda": 0.001, "ewc_fisher_samples": 100},
+        {**DREAMBOOTH, "ewc_lambda": 0.001, "ewc_fisher_samples": 100},
         "the same with elastic weight consolidation",
         extractor=False,
     ),
     "textual inversion": Arm({"method": "textual_inversion"}, "words in front of both CLIPs alone", extractor=False),
     "Mix-of-Show": Arm({"method": "mix_of_show"}, "ED-LoRA: vectors in every block", extractor=False),
+    # the same rivals with our vectors in every block: told [V] from the class by more than a word
+    "prior preservation + embeddings": Arm({"method": "prior_preservation", **VECTORS}, "", extractor=False),
+    "DOP + embeddings": Arm({"method": "dop", **VECTORS}, "", extractor=False),
+    "prior prediction + embeddings": Arm({"method": "prior_prediction", **VECTORS}, "", extractor=False),
+    "DreamBooth + embeddings": Arm({**DREAMBOOTH, **VECTORS}, "", extractor=False),
     # the paper and its authors
     "paper": Arm(PAPER, "PureCC as published"),
     "paper, L_CC": Arm(OFF, "its ablation: stage 1 and its vectors, then the concept loss alone"),

@@ -216,7 +216,7 @@ def as_tables(settings: Settings, shaping_only: bool = False) -> dict[str, dict[
     Args:
         shaping_only: only those that shape training, which a resumed run must keep.
     """
-    needless = unread(settings.method.method)
+    needless = unread(settings.method.method, settings.method.with_embeddings)
     return {
         section: {
             name_of(field): value

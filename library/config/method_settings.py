@@ -28,6 +28,11 @@ class MethodSettings:
     """[method]: what trains, PureCC or a rival over the same model, data and step; docs/methods.md says more."""
 
     method: MethodName = setting("purecc", "What trains. Each sets what it needs, and says what it does not use.")
+    with_embeddings: bool = setting(
+        False,
+        "prior_preservation, dop, prior_prediction, l2_anchor, dco, ewc, dreambooth: a vector in every block for each "
+        "token of [V] learns as well, as in mix_of_show (ours).",
+    )
     l2_anchor_weight: float = setting(
         0.001, "l2_anchor: weight of the squared length of the change of all weights that learn.", at_least=0
     )

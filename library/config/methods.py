@@ -27,11 +27,14 @@ CLASS_PROMPTS = str(Path(__file__).with_name("class_prompts.txt"))
 """What DreamBooth's class pictures are drawn from."""
 LORA = frozenset({"network_dim", "network_dropout", "target_modules", "learning_rate"})
 """Settings of a LoRA."""
+RIVAL = LORA | {"with_embeddings"}
+"""The same of a method that may have vectors in the blocks as well."""
 REPLAYED = frozenset({"replay_images", "replay_prompts", "replay_sample_steps"})
 """Settings of pictures that the pretrained model draws."""
 STAGE_1 = frozenset({"extractor_train_steps", "extractor_learning_rate", "extractor_embedding_lr"})
-ED_LORA = LORA | {"embedding_lr", "concept_embeddings", "embedding_positions"}
-"""Settings of a LoRA with vectors in the blocks."""
+VECTORS = frozenset({"embedding_lr", "concept_embeddings", "embedding_positions"})
+"""Settings of vectors in the blocks."""
+ED_LORA = LORA | VECTORS
 WITH_VECTORS = {"concept_embeddings": "per_block", "student_embeddings": "fresh"}
 FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
 """The feed-forward layers of both streams, by the end of their names."""
@@ -88,31 +91,31 @@ RULES: Mapping[str, Rules] = {
     "lora": Rules("a LoRA on the pictures and nothing else", LORA),
     "prior_preservation": Rules(
         "a LoRA on the pictures, and on pictures of the class that the pretrained model drew",
-        LORA | REPLAYED,
+        RIVAL | REPLAYED,
         {"prior_loss_weight": 1.0, "replay_prompts": CLASS_PROMPTS},
     ),
     "dop": Rules(
         "a LoRA on the pictures, held to the pretrained model's prediction where the prompt lacks [V]",
-        LORA | {"anchor_weight"},
+        RIVAL | {"anchor_weight"},
         {"anchor_weight": 1.0},
     ),
     "prior_prediction": Rules(
         "a LoRA on the pictures, and on the pretrained model's own predictions for other pictures",
-        LORA | REPLAYED | {"replay_weight"},
+        RIVAL | REPLAYED | {"replay_weight"},
         {"replay_weight": 1.0},
     ),
-    "l2_anchor": Rules("a LoRA on the pictures, its change of the weights kept short", LORA | {"l2_anchor_weight"}),
+    "l2_anchor": Rules("a LoRA on the pictures, its change of the weights kept short", RIVAL | {"l2_anchor_weight"}),
     "dco": Rules(
         "a LoRA on the pictures, only until it does better on them than the pretrained model",
-        LORA | {"dco_beta"},
+        RIVAL | {"dco_beta"},
     ),
     "ewc": Rules(
         "a LoRA on the pictures, its change kept small where the pretrained model's pictures depend on the weights",
-        LORA | REPLAYED | {"ewc_lambda", "ewc_fisher_samples"},
+        RIVAL | REPLAYED | {"ewc_lambda", "ewc_fisher_samples"},
     ),
     "dreambooth": Rules(
         "the whole weights of attention and feed-forward layers, on the pictures and on class pictures",
-        LORA - {"network_dropout"}
+        RIVAL - {"network_dropout"}
         | REPLAYED
         | {"ewc_lambda", "ewc_fisher_samples", "l2_anchor_weight", "fused_backward_pass", "full_bf16"},
         {
@@ -127,7 +130,9 @@ RULES: Mapping[str, Rules] = {
         },
     ),
     "textual_inversion": Rules("the concept's words alone, in front of both CLIPs", frozenset({"embedding_lr"})),
-    "mix_of_show": Rules("a LoRA, and a vector in every block for each token of [V]: ED-LoRA", ED_LORA, WITH_VECTORS),
+    "mix_of_show": Rules(
+        "a LoRA, and a vector in every block for each token of [V]: ED-LoRA", LORA | VECTORS, WITH_VECTORS
+    ),
     "cifc": Rules(
         "ED-LoRA for one concept after the other, each in a subspace of its own",
         ED_LORA | {"previous_loras", "orthogonal_weight"},
@@ -137,9 +142,17 @@ RULES: Mapping[str, Rules] = {
 """Every method, by the name that `method` gives it."""
 
 
-def unread(method: str) -> frozenset[str]:
-    """Settings that a method does not use."""
-    return OF_SOME - RULES[method].reads
+def _may_have_vectors(method: str) -> bool:
+    return "with_embeddings" in RULES[method].reads
+
+
+def unread(method: str, with_embeddings: bool = False) -> frozenset[str]:
+    """Settings that a method does not use.
+
+    Args:
+        with_embeddings: the setting of that name.
+    """
+    return OF_SOME - RULES[method].reads - (VECTORS if with_embeddings and _may_have_vectors(method) else frozenset())
 
 
 def apply_method(values: dict[str, Any], where: dict[str, str], notices: list[str]) -> None:
@@ -152,7 +165,8 @@ def apply_method(values: dict[str, Any], where: dict[str, str], notices: list[st
     method = values.get("method", PURECC)
     if not isinstance(method, str) or method not in RULES:
         return  # the check of the setting itself says so
-    needless = sorted(unread(method) & set(values))
+    with_embeddings = values.get("with_embeddings") is True and _may_have_vectors(method)
+    needless = sorted(unread(method, with_embeddings) & set(values))
     for name in needless:
         del values[name]
         where.pop(name, None)
@@ -161,7 +175,8 @@ def apply_method(values: dict[str, Any], where: dict[str, str], notices: list[st
     if needless:
         notices.append(f'method = "{method}" does not use {", ".join(needless)}: what stands there changes nothing.')
     base = {} if method == PURECC else OFF
-    for name, value in {**base, **RULES[method].defaults}.items():
+    vectors = WITH_VECTORS if with_embeddings else {}
+    for name, value in {**base, **RULES[method].defaults, **vectors}.items():
         values.setdefault(name, value)
 
 

@@ -10,15 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from library.config.dataset import Concept, DatasetConfig
+from library.config.dataset import DatasetConfig
 from library.config.dataset_file import as_size, read_concepts_and_pictures, read_dataset_config
 from library.config.files import (
     TomlFile,
     add_settings_to,
     command_line_parser,
-    config_file_of,
-    read_settings,
-    settings_given,
 )
 from library.config.settings import Settings
 from library.data.latents import Latents
@@ -28,6 +25,7 @@ from library.errors import ConfigError
 from library.evaluation.audit_files import Audit, Shown, write_audit
 from library.evaluation.card import Card, card_of
 from library.evaluation.drift import Probe, Shift, learned, rounding_floor, shifts
+from library.evaluation.options import only_concept, settings_in
 from library.evaluation.probes import read_probes
 from library.evaluation.student import Students, concept_file_for, concept_of_lora, loras_in, read_layers
 from library.fingerprint import of_file
@@ -136,8 +134,7 @@ def run(words: list[str]) -> str:
     if not given.loras:
         raise ConfigError("Command line: name a LoRA file, or a run's folder.", "See purecc_evaluate.py audit --help.")
     loras = loras_in(given.loras)
-    file = config_file_of(given)
-    settings = read_settings(file, settings_given(given))
+    file, settings = settings_in(given)
     concept_files = {lora: concept_file_for(lora, given.concept) for lora in loras}
     config = _config_of(given, file, settings, loras[0], concept_files[loras[0]])
     return _audit(given, settings, config, concept_files)
@@ -160,9 +157,9 @@ def _config_of(
 
 
 def _audit(given: Namespace, settings: Settings, config: DatasetConfig, concept_files: dict[Path, Path | None]) -> str:
-    concept = _only(config.concepts)
+    concept = only_concept(config.concepts, "An audit")
     parts = build_parts(settings, config.concepts)
-    layers = {lora: read_layers(lora, parts.model.transformer_config["num_layers"]) for lora in concept_files}
+    layers = {lora: read_layers(lora, parts.model) for lora in concept_files}
     seeds = [settings.optimizer.seed + number for number in range(settings.samples.sample_seeds)]
     probes = read_probes(settings.samples.audit_prompts, concept, seeds)
     size = config.datasets[0].resolution if config.datasets else as_size(settings.data.resolution, "resolution")
@@ -198,15 +195,6 @@ def _audit(given: Namespace, settings: Settings, config: DatasetConfig, concept_
     }
     folder = Path(given.out).expanduser() if given.out else settings.output_dir / "audit"
     return write_audit(folder, audits, about)
-
-
-def _only(concepts: Sequence[Concept]) -> Concept:
-    if len(concepts) != 1:
-        raise ConfigError(
-            f"An audit is about one concept; the config has {len(concepts)}.",
-            "Give --trigger and --class_word, and leave the dataset out of the config.",
-        )
-    return concepts[0]
 
 
 def reference_pictures(config: DatasetConfig, parts: Parts, settings: Settings) -> list[list[Picture]]:

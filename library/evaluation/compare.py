@@ -1,13 +1,14 @@
 """The command `compare`: methods on the user's own pictures, with the same budget and equal tuning for each.
 
-Every method is trained at the same learning rates and saved at the same shares of the same number of steps. Which rate
-and which length each one gets is chosen on one half of the prompts, by one rule, and judged on the other half.
+Every method is trained at the same learning rates and saved at the same shares of its length, and gets the same number
+of steps, of passes through the transformer, or of seconds. Which rate and which length each one gets is chosen on one
+half of the prompts, by one rule, and judged on the other half.
 """
 
 from __future__ import annotations
 
 import json
-import time
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from library.atomic import write_text
+from library.config.dataset import DatasetConfig
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import (
     TomlFile,
     add_settings_to,
     as_tables,
     command_line_parser,
-    config_file_of,
     read_settings,
     settings_given,
 )
@@ -30,22 +31,35 @@ from library.config.settings import Settings
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.errors import ConfigError, did_you_mean
 from library.evaluation.audit import Auditor, draw, reference_pictures, references_of
-from library.evaluation.card import Card
+from library.evaluation.budget import TIMED, UNITS, Cost, kept_steps, passes_of, seconds_of, shares_of, spent
 from library.evaluation.compare_files import Result, write_comparison
 from library.evaluation.drift import Probe
+from library.evaluation.options import add_weights_to, only_concept, reference_files, settings_in
 from library.evaluation.probes import read_probes
-from library.evaluation.student import Students, concept_file_for, loras_in, read_layers
-from library.fingerprint import of_key
-from library.objectives import EXTRACTOR
+from library.evaluation.scoring import Likeness, Scoring, best
+from library.evaluation.student import Students, loras_in, read_layers
+from library.fingerprint import of_key, of_large_file
+from library.objectives import EXTRACTOR, STUDENT
 from library.prompts import NULL_PROMPT
 from library.report.progress import bar_over, say
+from library.scorers.catalogue import SCORERS, Entry, check_all, entries_of
 from library.training.parts import Parts, build_parts
-from library.training.plan import make_plan
+from library.training.plan import Plan, make_plan
 from library.training.run import Run
 
 DONE = "arm.json"
-RULE = "the largest right change on the reference pictures less the mean drift without [V]"
-"""What chooses rate and length, on prompts that the table does not show."""
+RIGHT_CHANGE = "right_change"
+RULES_OF_CHOICE = {
+    True: "the harmonic mean of fidelity and of what is kept of pictures without [V]",
+    False: "the largest right change on the reference pictures less the mean drift without [V]",
+}
+"""What chooses rate and length, on prompts that the table does not show: with an image encoder, and without."""
+BASE_RATE = {"dreambooth": 0.05}
+"""Where a method's usual rate is another than a LoRA's, its share of it: whole weights want 5e-6 where a LoRA wants
+1e-4 (Ruiz et al., and the authors of PureCC)."""
+NO_LORA = ("textual_inversion",)
+"""Methods that leave no LoRA to look at."""
+FEWEST_REFERENCES = 2
 
 
 @dataclass(frozen=True)
@@ -65,27 +79,45 @@ def run(words: list[str]) -> str:
     """Trains what is not trained yet, scores all of it; returns what there is to say."""
     parser = command_line_parser("Compares methods on your pictures: same budget, equal tuning.")
     parser.add_argument("--methods", default="lora,dop,purecc", help="Separated by commas. Default: lora,dop,purecc.")
-    parser.add_argument("--budget", type=int, metavar="STEPS", help="Of both stages together. Default: the config's.")
+    parser.add_argument("--budget", type=float, metavar="NUMBER", help="Of each training. Default: the config's steps.")
+    parser.add_argument(
+        "--budget_in",
+        choices=UNITS,
+        default="steps",
+        help="steps of both stages together; passes of a batch through the transformer, where one with gradient counts "
+        "as three; or seconds of training. Default: steps.",
+    )
+    parser.add_argument(
+        "--fidelity",
+        default=RIGHT_CHANGE,
+        metavar="NAME",
+        help="The image encoder that says how like the reference pictures a method draws: dino, clip, csd, pocket or "
+        f"another of purecc_evaluate.py weights; or {RIGHT_CHANGE}, which needs none. Default: {RIGHT_CHANGE}.",
+    )
+    add_weights_to(parser)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="Times the learning rates.")
     parser.add_argument("--checkpoints", type=int, default=4, help="Lengths that are scored. Default: 4.")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.5, 0.75, 1.0, 1.25], help="Of the LoRA.")
     parser.add_argument("--out", metavar="DIR", help="Where all of it goes. Default: OUTPUT_DIR/compare.")
     add_settings_to(parser)
     given = parser.parse_args(words)
-    methods, file = _methods(given.methods), config_file_of(given)
-    settings = read_settings(file, settings_given(given))
+    methods, (file, settings) = _methods(given.methods), settings_in(given)
     _check(given, settings)
-    budget = given.budget or settings.optimizer.max_train_steps + settings.optimizer.extractor_train_steps
+    config = read_concepts_and_pictures(file, settings)
+    only_concept(config.concepts, "A comparison")
+    encoder = _encoder(given, config)
     folder = Path(given.out).expanduser() if given.out else settings.output_dir / "compare"
     arms = [Arm(method, rate) for method in methods for rate in dict.fromkeys(given.rates)]
-    seconds = {arm: _train(arm, file, given, budget, folder) for arm in arms}
-    results = _scored(arms, seconds, file, settings, given, folder)
-    return write_comparison(folder, results, {"budget_steps": budget, "rates": given.rates, "rule": RULE})
+    trained = Trained.of(arms, file, given, settings, folder)
+    results, about = _scored(trained, encoder, config, settings, given)
+    return write_comparison(folder, results, {**trained.asked, "rates": given.rates, **about})
 
 
 def _methods(text: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
+        if name in NO_LORA:
+            raise ConfigError(f"--methods: {name} leaves no LoRA that could be looked at.", "Take it out.")
         if name not in RULES:
             raise ConfigError(f'--methods: there is no method "{name}".', did_you_mean(name, RULES))
     if not names:
@@ -98,67 +130,177 @@ def _check(given: Namespace, settings: Settings) -> None:
     wrong = next((name for name, some in numbers.items() if not all(0 < one < 100 for one in some)), None)
     if wrong:
         raise ConfigError(f"{wrong}: {numbers[wrong]} must be above 0 and below 100.")
-    if given.checkpoints < 1 or (given.budget is not None and given.budget < 2 * given.checkpoints):
-        raise ConfigError("--budget must be at least twice --checkpoints, and those at least 1.")
+    if given.checkpoints < 1 or (given.budget is not None and given.budget <= 0):
+        raise ConfigError("--budget must be above 0, and --checkpoints at least 1.")
+    if given.budget is None and given.budget_in != "steps":
+        raise ConfigError(f"--budget_in {given.budget_in}: how many stands nowhere.", "Give it: --budget 2000.")
     if settings.optimizer.max_train_epochs is not None:
         raise ConfigError("compare counts in steps, but max_train_epochs is set.", "Take it out, and give --budget.")
 
 
-def settings_of(arm: Arm, file: TomlFile | None, given: Namespace, budget: int, folder: Path) -> Settings:
-    """The settings that an arm is trained with: the config's, but for method, rates and length."""
+def settings_of(
+    arm: Arm, file: TomlFile | None, given: Namespace, steps: dict[str, int], folder: Path, **also: Any
+) -> Settings:
+    """The settings that an arm is trained with: the config's, but for method, rates and length.
+
+    Args:
+        steps: of each stage.
+        also: what else is to be otherwise.
+    """
     values = settings_given(given)
     base = read_settings(file, {**values, "method": arm.method}, [])
-    both = base.optimizer.max_train_steps + base.optimizer.extractor_train_steps
-    trains = bool(base.needs_extractor and not base.pure_learning.merged and not base.pure_learning.extractor)
-    first = round(budget * base.optimizer.extractor_train_steps / both) if trains and both else 0
-    last = budget - first
     changed = {
         "method": arm.method,
-        "learning_rate": base.optimizer.learning_rate * arm.rate,
-        "max_train_steps": last,
-        "save_every_n_steps": max(1, -(-last // given.checkpoints)),
+        "learning_rate": base.optimizer.learning_rate * arm.rate * BASE_RATE.get(arm.method, 1.0),
+        "max_train_steps": steps[STUDENT],
+        "save_every_n_steps": max(1, -(-steps[STUDENT] // given.checkpoints)),
         "output_dir": str(folder / arm.name),
         "output_name": arm.name,
         "save_formats": ["kohya"],
         "log_with": "none",
         "resume": "auto",
         "audit": False,
+        "sample_strengths": [],
+        **also,
     }
-    if trains:
-        changed[f"{EXTRACTOR}_train_steps"] = first
+    if EXTRACTOR in steps:
+        changed[f"{EXTRACTOR}_train_steps"] = steps[EXTRACTOR]
     if base.concept_embeddings.concept_embeddings != "none":
         changed["embedding_lr"] = base.optimizer.embedding_lr * arm.rate
     return read_settings(file, {**values, **changed}, [])
 
 
-def _train(arm: Arm, file: TomlFile | None, given: Namespace, budget: int, folder: Path) -> float:
-    """Trains an arm unless it is done; returns the seconds that it took."""
-    settings = settings_of(arm, file, given, budget, folder)
+@dataclass(frozen=True)
+class Trained:
+    """All arms, trained.
+
+    Attributes:
+        asked: the budget.
+        steps: of each stage, by method.
+        costs: in passes, by method.
+        seconds: of each phase in which an arm learned.
+    """
+
+    arms: list[Arm]
+    asked: dict[str, Any]
+    steps: dict[str, dict[str, int]]
+    costs: dict[str, Cost]
+    seconds: dict[Arm, dict[str, float]]
+    folder: Path
+
+    @classmethod
+    def of(cls, arms: list[Arm], file: TomlFile | None, given: Namespace, settings: Settings, folder: Path) -> Trained:
+        """Trains what is not trained yet."""
+        default = settings.optimizer.max_train_steps + settings.optimizer.extractor_train_steps
+        asked = {"budget": given.budget or float(default), "budget_in": given.budget_in}
+        first = {arm.method: arm for arm in reversed(arms)}  # any rate costs the same
+        costs = {method: passes_of(_plan(arm, file, given, folder)) for method, arm in first.items()}
+
+        def counted() -> dict[str, dict[str, int]]:
+            budget, unit = asked["budget"], asked["budget_in"]
+            in_unit = {
+                "steps": lambda method: costs[method].in_steps,
+                "passes": lambda method: costs[method],
+                "seconds": lambda method: _timed(first[method], file, given, folder),
+            }
+            steps = {method: in_unit[unit](method).steps_for(budget, method, unit) for method in first}
+            _check_length(steps, given.checkpoints)
+            return steps
+
+        steps = kept_steps(folder / "budget.json", asked, counted)
+        seconds = {arm: _train(arm, file, given, steps[arm.method], folder) for arm in arms}
+        return cls(arms, asked, steps, costs, seconds, folder)
+
+    def paid(self, arm: Arm, length: int) -> dict[str, float]:
+        """What so many steps of an arm's student have cost, with all that comes before."""
+        steps, cost, seconds = self.steps[arm.method], self.costs[arm.method], self.seconds[arm]
+        first = steps.get(EXTRACTOR, 0)
+        passes = cost.before + first * cost.each.get(EXTRACTOR, 0.0) + length * cost.each[STUDENT]
+        before = sum(value for name, value in seconds.items() if name != STUDENT)
+        took = before + seconds[STUDENT] * length / steps[STUDENT]
+        return {"steps": first + length, "passes": round(passes), "seconds": round(took, 1)}
+
+
+def _check_length(steps: dict[str, dict[str, int]], checkpoints: int) -> None:
+    short = next((method for method, one in steps.items() if one[STUDENT] < checkpoints), None)
+    if short:
+        raise ConfigError(
+            f"--budget: {steps[short][STUDENT]} steps of {short} can't be saved {checkpoints} times.",
+            "Give more, or fewer --checkpoints.",
+        )
+
+
+def _plan(arm: Arm, file: TomlFile | None, given: Namespace, folder: Path) -> Plan:
+    settings = settings_of(arm, file, given, {STUDENT: 1}, folder)
+    return make_plan(settings, read_concepts_and_pictures(file, settings))
+
+
+def _timed(arm: Arm, file: TomlFile | None, given: Namespace, folder: Path) -> Cost:
+    """What a method costs in seconds, by a few steps of it."""
+    shares = shares_of(read_settings(file, {**settings_given(given), "method": arm.method}, []))
+    steps = dict.fromkeys(shares, TIMED)
+    _train(arm, file, given, steps, folder / "timed", sample_steps=1, sample_seeds=1)
+    return seconds_of(shares, folder / "timed" / arm.name)
+
+
+def _train(
+    arm: Arm, file: TomlFile | None, given: Namespace, steps: dict[str, int], folder: Path, **also: Any
+) -> dict[str, float]:
+    """Trains an arm unless it is done; returns the seconds of each phase in which it learned."""
+    settings = settings_of(arm, file, given, steps, folder, **also)
     config = read_concepts_and_pictures(file, settings)
     key, done = of_key(as_tables(settings, shaping_only=True)), folder / arm.name / DONE
     if done.is_file():
         before = json.loads(done.read_text(encoding="utf-8"))
         if before["settings"] != key:
             raise ConfigError(f"{done.parent} was trained with other settings.", "Give another --out, or remove it.")
-        return float(before["seconds"])
-    say(f"{arm.method} at {arm.rate:g} times the learning rate")
-    begin = time.monotonic()
+        return before["seconds"]
+    say(f"{arm.method} at {arm.rate:g} times the learning rate, {sum(steps.values())} steps")
     Run(make_plan(settings, config)).train()
-    seconds = time.monotonic() - begin
+    seconds = spent(done.parent)
     write_text(done, json.dumps({"settings": key, "seconds": seconds}))
     return seconds
 
 
+def _encoder(given: Namespace, config: DatasetConfig) -> tuple[Entry | None, list[Path]]:
+    """The image encoder and the pictures that it compares with; its weights are there, or it is said what is missing.
+
+    Raises:
+        ConfigError: it is no image encoder, or one picture is all there is to compare with.
+    """
+    if given.fidelity == RIGHT_CHANGE:
+        return None, []
+    concept = config.concepts[0]
+    known = [name for name, entry in SCORERS.items() if "fidelity" in entry.roles and concept.kind in entry.kinds]
+    (entry,) = entries_of([given.fidelity], [], concept.kind, "--fidelity") or (None,)
+    if entry is None or "fidelity" not in entry.roles:
+        raise ConfigError(
+            f"--fidelity: {given.fidelity} does not say how like a {concept.kind} a picture is.",
+            f"These do: {', '.join([*known, 'pocket', RIGHT_CHANGE])}.",
+        )
+    files = reference_files(None, config, concept)
+    if len(files) < FEWEST_REFERENCES:
+        raise ConfigError(
+            "--fidelity: how like each other the references are takes two of them or more.",
+            f"Give more pictures, or --fidelity {RIGHT_CHANGE}.",
+        )
+    check_all([entry], Path(given.weights_dir).expanduser(), given.allow_download, "--fidelity")
+    return entry, files
+
+
 def _scored(
-    arms: Sequence[Arm],
-    seconds: dict[Arm, float],
-    file: TomlFile | None,
+    trained: Trained,
+    encoder: tuple[Entry | None, list[Path]],
+    config: DatasetConfig,
     settings: Settings,
     given: Namespace,
-    folder: Path,
-) -> list[Result]:
-    config = read_concepts_and_pictures(file, settings)
-    parts, concept = build_parts(settings, config.concepts), config.concepts[0]
+) -> tuple[list[Result], dict[str, Any]]:
+    """Chooses rate and length of every method, and judges it; and what has to be said of how."""
+    parts, concept = build_parts(settings, config.concepts), only_concept(config.concepts, "A comparison")
+    likeness, label = None, None
+    if encoder[0] is not None:
+        scorer = encoder[0].open(Path(given.weights_dir).expanduser(), parts.model.device)
+        likeness, label = Likeness(scorer, encoder[1]), scorer.identity.label
     first = settings.optimizer.seed
     choosing, judging = halves(read_probes(settings.samples.audit_prompts, concept, [first, first + 1]))
     shown = [one for some in reference_pictures(config, parts, settings) for one in some]
@@ -166,29 +308,59 @@ def _scored(
     texts += [text for one in shown for text in (one.prompts[0].complete, one.prompts[0].base)]
     parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
     references = references_of(parts, shown)
-    files = {arm: loras_in([str(folder / arm.name)]) for arm in arms}
-    blocks = parts.model.transformer_config["num_layers"]
-    students = Students(parts, {path: read_layers(path, blocks) for some in files.values() for path in some})
+    files = {arm: loras_in([str(trained.folder / arm.name)]) for arm in trained.arms}
+    students = Students(parts, {path: read_layers(path, parts.model) for some in files.values() for path in some})
     size = config.datasets[0].resolution
+    made_of = {
+        "model": parts.model.fingerprint(), "concept": vars(concept), "seed": first, "size": list(size),
+        "references": [one.prompts[0].complete for one in shown], "encoder": label,
+        "pictures": [of_large_file(file) for file in encoder[1]],
+        "sampling": {"steps": settings.samples.sample_steps, "guidance_scale": settings.samples.guidance_scale},
+    }  # fmt: skip
 
-    def auditor(probes: Sequence[Probe]) -> Auditor:
-        return Auditor(parts, probes, _drawn(parts, probes, size), references)
+    def scoring(probes: Sequence[Probe]) -> Scoring:
+        auditor = Auditor(parts, probes, _drawn(parts, probes, size), references)
+        about = {**made_of, "texts": [probe.texts for probe in probes]}
+        return Scoring(auditor, students, likeness, size, trained.folder / "scores", about)
 
-    on_validation, on_test, results = auditor(choosing), auditor(judging), []
-    for method in dict.fromkeys(arm.method for arm in arms):
-        mine = [(arm, path) for arm in arms if arm.method == method for path in files[arm]]
-        tried = [_card(on_validation, students, path, 1.0) for _, path in mine]
-        best = max(range(len(mine)), key=lambda k: tried[k].reach - tried[k].kept)
-        arm, path = mine[best]
-        of_strength = {s: _card(on_test, students, path, s) for s in sorted({1.0, *given.strengths})}
-        length = [tried[k] for k in range(len(mine)) if mine[k][0] == arm]
-        branch = students.branch(path, concept_file_for(path, None))
-        asked = [probe.shown for probe in judging]
-        after = draw(parts, branch, asked, [probe.seed for probe in judging], size, method)
-        before, after = ([parts.model.decode(one[None])[0] for one in some] for some in (on_test.latents, after))
-        chosen: dict[str, Any] = {"rate": arm.rate, "file": path.name, "seconds": round(seconds[arm], 1)}
-        results.append(Result(method, chosen, of_strength, length, [c.name for c in tried], judging, before, after))
-    return results
+    on_validation, on_test = scoring(choosing), scoring(judging)
+    results = [
+        _result(method, trained, files, on_validation, on_test, given.strengths)
+        for method in dict.fromkeys(arm.method for arm in trained.arms)
+    ]
+    return results, {"rule": RULES_OF_CHOICE[likeness is not None], "encoder": label}
+
+
+def _result(
+    method: str,
+    trained: Trained,
+    files: dict[Arm, list[Path]],
+    on_validation: Scoring,
+    on_test: Scoring,
+    strengths: Sequence[float],
+) -> Result:
+    """A method at the rate and length that the one half of the prompts chooses, on the other half."""
+    mine = [(arm, path) for arm, some in files.items() if arm.method == method for path in some]
+    tried = [on_validation.score(path, 1.0) for _, path in bar_over(f"{method}, choosing")(mine)]
+    arm, path = mine[best(tried)]
+    strengths = bar_over(f"{method}, judging")(sorted({1.0, *strengths}))
+    length = length_of(path, trained.steps[method][STUDENT])
+    return Result(
+        method,
+        {"rate": arm.rate, "file": path.name, "length": length, **trained.paid(arm, length)},
+        {strength: on_test.score(path, strength) for strength in strengths},
+        [score for (one, _), score in zip(mine, tried, strict=True) if one == arm],
+        {file.name: score.merit for (_, file), score in zip(mine, tried, strict=True)},
+        on_test.probes,
+        on_test.before,
+        on_test.after(path, method),
+    )
+
+
+def length_of(lora: Path, whole: int) -> int:
+    """Steps of the student after which a file was saved; `whole` for the one of the end."""
+    found = re.search(r"-step(\d+)$", lora.stem)
+    return int(found[1]) if found else whole
 
 
 def halves(probes: Sequence[Probe]) -> tuple[list[Probe], list[Probe]]:
@@ -204,8 +376,3 @@ def halves(probes: Sequence[Probe]) -> tuple[list[Probe], list[Probe]]:
 def _drawn(parts: Parts, probes: Sequence[Probe], size: tuple[int, int]) -> list:
     texts, seeds = [probe.base for probe in probes], [probe.seed for probe in probes]
     return draw(parts, PRETRAINED_BRANCH, texts, seeds, size, "before")
-
-
-def _card(auditor: Auditor, students: Students, path: Path, strength: float) -> Card:
-    branch = students.branch(path, concept_file_for(path, None), strength)
-    return auditor.card(path.stem, branch, auditor.shifts(branch), {})

@@ -11,15 +11,25 @@ from typing import Any
 from torch import Tensor
 
 from library.atomic import write_text, written
-from library.evaluation.card import Card
 from library.evaluation.drift import Probe
+from library.evaluation.scoring import Score
 from library.measures.statistics import Estimate
 from library.report.sheet import SheetRow, save_sheet
 
-SAYS = (
+SAYS_RIGHT_CHANGE = (
     "Right change is on the reference pictures (see docs/audit.md): it knows these pictures alone, and "
-    "whoever learned their background as well has it, too. No encoder has looked at what is drawn; the grid is for you."
+    "whoever learned their background as well has it, too. No encoder has looked at what is drawn: --fidelity lets one."
 )
+SAYS_FIDELITY = (
+    "Fidelity: likeness of pictures with [V] to the references, 0 the pretrained model's, 1 that of the references "
+    "among themselves, by {encoder}; of whole pictures, so background that was learned as well counts. Kept: 1 where "
+    "pictures without [V] are the pretrained model's, 0 where they are as another seed's."
+)
+SAYS_BUDGET = {
+    "steps": "steps each, those of both stages together; passes and seconds are what they cost",
+    "passes": "passes each (one of a batch; with gradient it counts as three), context vectors included",
+    "seconds": "seconds each by a few timed steps, context vectors included; seconds are what it then took",
+}
 
 
 @dataclass(frozen=True)
@@ -27,57 +37,68 @@ class Result:
     """A method at its best rate and length.
 
     Args:
-        chosen: its learning rate (times the config's), file, and seconds of training.
+        chosen: "rate" (times the config's), "file", "length" and what that has cost: "steps", "passes", "seconds".
         of_strength: on the prompts to judge by, by strength of the LoRA; 1 is among them.
         of_length: on the prompts to choose by, at that rate, shortest training first.
-        tried: names of all that it was chosen from.
+        tried: what all that it was chosen from came to, by the rule.
         probes, before, after: the prompts to judge by and their pictures.
     """
 
     method: str
     chosen: dict[str, Any]
-    of_strength: dict[float, Card]
-    of_length: list[Card]
-    tried: list[str]
+    of_strength: dict[float, Score]
+    of_length: list[Score]
+    tried: dict[str, float]
     probes: list[Probe]
     before: list[Tensor]
     after: list[Tensor]
 
 
 def write_comparison(folder: Path, results: Sequence[Result], about: dict[str, Any]) -> str:
-    """Writes compare.json, compare.md, compare.png and grid.png; returns the table and where all of it is."""
-    text = table(results)
+    """Writes compare.json, compare.md, compare.png and grid.png; returns the table and where all of it is.
+
+    Args:
+        about: "budget" and "budget_in", "rule", and "encoder", the label of the one that looked, if one did.
+    """
+    text, encoder = table(results), about["encoder"]
+    says = SAYS_FIDELITY.format(encoder=encoder) if encoder else SAYS_RIGHT_CHANGE
     chosen = (
-        f"{about['budget_steps']} steps each; rate and length chosen on other prompts than these, by {about['rule']}."
+        f"{about['budget']:g} {SAYS_BUDGET[about['budget_in']]}. Rate and length were chosen on other prompts than "
+        f"these, by {about['rule']}."
     )
-    write_text(folder / "compare.md", f"# Comparison\n\n{chosen}\n\n{text}\n\n{SAYS}\n\n![plot](compare.png)\n")
+    write_text(folder / "compare.md", f"# Comparison\n\n{chosen}\n\n{text}\n\n{says}\n\n![plot](compare.png)\n")
     found = [
         {
             "method": one.method,
             **one.chosen,
             "tried": one.tried,
-            "by_strength": {str(strength): card.as_dict() for strength, card in one.of_strength.items()},
-            "by_length": [card.as_dict() for card in one.of_length],
+            "by_strength": {str(strength): score.as_dict() for strength, score in one.of_strength.items()},
+            "by_length": [score.as_dict() for score in one.of_length],
         }
         for one in results
     ]
     write_text(folder / "compare.json", json.dumps({**about, "methods": found}, indent=1))
-    plot(results, folder / "compare.png")
+    plot(results, folder / "compare.png", encoder is not None)
     grid(results, folder / "grid.png")
-    return f"{text}\n\n{chosen}\n{SAYS}\nLook at {folder / 'compare.png'} and {folder / 'grid.png'}."
+    return f"{text}\n\n{chosen}\n{says}\nLook at {folder / 'compare.png'} and {folder / 'grid.png'}."
 
 
 def table(results: Sequence[Result]) -> str:
     """One line a method, at strength 1, on the prompts to judge by."""
-    lines = ["| method | rate | length | right change | class drift | unrelated drift | outside | leak | training |"]
-    lines.append("|---" * 9 + "|")
+    with_encoder = results[0].of_strength[1.0].fidelity is not None
+    columns = ["method", "rate", "steps", "passes", "seconds"]
+    columns += ["fidelity", "kept"] if with_encoder else []
+    columns += ["right change", "class drift", "unrelated drift", "outside", "leak"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for one in results:
-        card = one.of_strength[1.0]
+        score, chosen = one.of_strength[1.0], one.chosen
+        card = score.card
+        cells = [one.method, f"{chosen['rate']:g}"]
+        cells += [f"{chosen[name]:.0f}" for name in ("steps", "passes", "seconds")]
+        cells += [_cell(score.fidelity), f"{score.kept:.3f}"] if with_encoder else []
         drift = [_cell(card.drift.get(kind)) for kind in ("class", "unrelated")]
-        leak = "" if card.leak is None else f"{card.leak:.2f}"
-        length = one.chosen["file"].partition("-step")[2].partition(".")[0].lstrip("0") or "all"
-        cells = [one.method, f"{one.chosen['rate']:g}", length, f"{card.reach:.3f}", *drift, _cell(card.outside), leak]
-        lines.append(f"| {' | '.join(cells)} | {one.chosen['seconds']:.0f} s |")
+        cells += [f"{card.reach:.3f}", *drift, _cell(card.outside), "" if card.leak is None else f"{card.leak:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -85,7 +106,7 @@ def _cell(one: Estimate | None) -> str:
     return "" if one is None else f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
 
 
-def plot(results: Sequence[Result], path: Path) -> None:
+def plot(results: Sequence[Result], path: Path, with_encoder: bool) -> None:
     """Fidelity against drift, along strength and along training: up and to the right is better."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -96,12 +117,13 @@ def plot(results: Sequence[Result], path: Path) -> None:
         "by strength of the LoRA, on the prompts to judge by": lambda one: list(one.of_strength.values()),
         "by length of training, on the prompts to choose by": lambda one: one.of_length,
     }
-    for panel, (title, cards_of) in zip(figure.subplots(1, 2), curves.items(), strict=True):
+    for panel, (title, scores_of) in zip(figure.subplots(1, 2), curves.items(), strict=True):
         for one in results:
-            cards = cards_of(one)
-            panel.plot([c.reach for c in cards], [c.kept for c in cards], marker="o", markersize=3, label=one.method)
+            some = scores_of(one)
+            drift = [score.card.kept for score in some]
+            panel.plot([score.learned for score in some], drift, marker="o", markersize=3, label=one.method)
         panel.invert_yaxis()
-        panel.set_xlabel("right change on the reference pictures")
+        panel.set_xlabel("fidelity" if with_encoder else "right change on the reference pictures")
         panel.set_ylabel("drift without [V] (up is better)")
         panel.set_title(title, fontsize=10)
         panel.grid(alpha=0.25)

@@ -10,23 +10,28 @@ from pathlib import Path
 
 import torch
 
-from library.config.dataset import Concept, DatasetConfig
+from library.config.dataset import Concept
 from library.config.dataset_file import as_size, read_concepts_and_pictures
 from library.config.files import (
     add_settings_to,
     as_tables,
     command_line_parser,
-    config_file_of,
-    read_settings,
-    settings_given,
 )
 from library.config.settings import Settings
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError, PureCCError
 from library.evaluation.drift import Probe, shifts
-from library.evaluation.external import ENDINGS, ExternalArm, Key, open_picture, read_arm
+from library.evaluation.external import ExternalArm, Key, open_picture, read_arm
 from library.evaluation.measures import APART, PRETRAINED, Arm, Measure, Measurer
-from library.evaluation.options import add_prompts_to, named_folders, prompts_of, seeds_of
+from library.evaluation.options import (
+    add_prompts_to,
+    add_weights_to,
+    named_folders,
+    prompts_of,
+    reference_files,
+    seeds_of,
+    settings_in,
+)
 from library.evaluation.pictures import OTHER_NOISE, Gallery, Wanted
 from library.evaluation.prompts import EvaluationPrompt
 from library.evaluation.results import Results
@@ -48,8 +53,7 @@ def run(words: list[str]) -> str:
     given = _parser().parse_args(words)
     if not given.lora:
         raise ConfigError("Command line: --lora is needed.", "See purecc_evaluate.py evaluate --help.")
-    file = config_file_of(given)
-    settings = read_settings(file, settings_given(given))
+    file, settings = settings_in(given)
     loras = [Path(word).expanduser() for word in given.lora]
     names = _names(loras)
     concept_files = {lora: concept_file_for(lora, given.concept) for lora in loras}
@@ -61,10 +65,10 @@ def run(words: list[str]) -> str:
     else:
         concept = concept_of_lora(loras[0], concept_files[loras[0]], settings)
     prompts, seeds = prompts_of(given, concept), seeds_of(given.seeds)
-    references = _references(given.references, config, concept)
+    references = reference_files(given.references, config, concept)
     entries = entries_of(given.scorers or [], given.without or [], concept.kind)
     weights_dir = Path(given.weights_dir).expanduser()
-    check_all(entries, weights_dir)
+    check_all(entries, weights_dir, given.allow_download and not settings.model.offline)
     external = _external(given, prompts, seeds)
     size = config.datasets[0].resolution if config else as_size(settings.data.resolution, "resolution")
     out = Path(given.out).expanduser() if given.out else settings.output_dir / "evaluation"
@@ -92,9 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--references", metavar="DIR", help="Pictures of the concept. Default: the config's.")
     parser.add_argument("--scorers", nargs="+", metavar="NAME", help="See purecc_evaluate.py weights; pocket; none.")
     parser.add_argument("--without", nargs="+", metavar="NAME", help="Scorers to go without.")
-    parser.add_argument(
-        "--weights_dir", metavar="DIR", default="scorers", help="The scorers' weights. Default: scorers."
-    )
+    add_weights_to(parser)
     parser.add_argument("--external", nargs="+", default=[], metavar="NAME=DIR", help="Pictures made elsewhere.")
     parser.add_argument(
         "--external_base", nargs="+", default=[], metavar="NAME=DIR", help="Their base model's pictures."
@@ -129,7 +131,7 @@ class Evaluation:
     def draw(self, loras: dict[str, tuple[Path, Path | None]], strength: float) -> list[Arm]:
         """Draws every arm, the controls first, and measures the velocity drift of each LoRA."""
         parts = self.parts
-        layers = {lora: read_layers(lora, len(parts.model.blocks)) for lora, _ in loras.values()}
+        layers = {lora: read_layers(lora, parts.model) for lora, _ in loras.values()}
         texts = [text for prompt in self.prompts for text in (prompt.text, prompt.base)]
         parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
         students = Students(parts, layers)
@@ -280,27 +282,6 @@ def _check_same_size(one: ExternalArm, other: ExternalArm) -> None:
             f"{other.size[0]} x {other.size[1]}.",
             "They must be of one size to be compared.",
         )
-
-
-def _references(given: str | None, config: DatasetConfig | None, concept: Concept) -> list[Path]:
-    """Pictures of the concept itself."""
-    if given:
-        folders = [Path(given).expanduser()]
-    elif config:
-        subsets = [subset for dataset in config.datasets for subset in dataset.subsets if not subset.is_reg]
-        mine = [subset for subset in subsets if config.concept_of(subset).trigger == concept.trigger]
-        folders = [Path(subset.image_dir).expanduser() for subset in mine]
-    else:
-        return []
-    missing = [folder for folder in folders if not folder.is_dir()]
-    if missing:
-        raise ConfigError(f"--references: there is no folder {missing[0].absolute()}.")
-    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix.lower() in ENDINGS]
-    if not files:
-        raise ConfigError(f"--references: {folders[0] if folders else given} holds no picture.")
-    for file in files:
-        open_picture(file)
-    return files
 
 
 def _names(loras: Sequence[Path]) -> dict[str, Path]:

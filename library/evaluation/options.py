@@ -5,12 +5,76 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from library.config.dataset import PLACEHOLDER, Concept
+from library.config.dataset import PLACEHOLDER, Concept, DatasetConfig
+from library.config.files import TomlFile, config_file_of, read_settings, settings_given
+from library.config.settings import Settings
 from library.errors import ConfigError
+from library.evaluation.external import ENDINGS, open_picture
 from library.evaluation.prompts import EvaluationPrompt, default_list, read_lists
 
 MOST_SEEDS = 100
+
+
+def settings_in(given: argparse.Namespace) -> tuple[TomlFile | None, Settings]:
+    """The config file among the options, if there is one, and the settings of both."""
+    file = config_file_of(given)
+    return file, read_settings(file, settings_given(given))
+
+
+def only_concept(concepts: Sequence[Concept], what: str) -> Concept:
+    """The one concept of a config.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    if len(concepts) != 1:
+        raise ConfigError(
+            f"{what} is about one concept; the config has {len(concepts)}.",
+            "Leave the dataset out of the config, and give --trigger and --class_word; or give a config of one.",
+        )
+    return concepts[0]
+
+
+def add_weights_to(parser: argparse.ArgumentParser) -> None:
+    """--weights_dir and --allow_download."""
+    parser.add_argument(
+        "--weights_dir", metavar="DIR", default="scorers", help="The scorers' weights. Default: scorers."
+    )
+    parser.add_argument(
+        "--allow_download",
+        action="store_true",
+        help="Get missing weights from huggingface.co, as far as they are there as safetensors. Default: never.",
+    )
+
+
+def reference_files(given: str | None, config: DatasetConfig | None, concept: Concept) -> list[Path]:
+    """Pictures of the concept itself.
+
+    Args:
+        given: a folder. None: the config's; none, if there is no config.
+
+    Raises:
+        ConfigError: no such folder, or no picture in it.
+    """
+    if given:
+        folders = [Path(given).expanduser()]
+    elif config:
+        subsets = [subset for dataset in config.datasets for subset in dataset.subsets if not subset.is_reg]
+        mine = [subset for subset in subsets if config.concept_of(subset).trigger == concept.trigger]
+        folders = [Path(subset.image_dir).expanduser() for subset in mine]
+    else:
+        return []
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        raise ConfigError(f"--references: there is no folder {missing[0].absolute()}.")
+    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix.lower() in ENDINGS]
+    if not files:
+        raise ConfigError(f"--references: {folders[0] if folders else given} holds no picture.")
+    for file in files:
+        open_picture(file)
+    return files
 
 
 def add_prompts_to(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.dual_branch_scheduler import Branch
 from library.errors import ConfigError, ModelError
+from library.models import FlowModel
 from library.training.generation import LAYOUT_ENDINGS, as_concept, check_layout, concept_file_of
 from library.training.outputs import embeddings_of
 from library.training.parts import STUDENT_ADAPTER, Parts
@@ -41,20 +42,15 @@ def loras_in(words: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_layers(path: Path, blocks: int) -> dict[str, LayerWeights]:
-    """The layers of a LoRA file, all of which lie inside the model's blocks.
+def read_layers(path: Path, model: FlowModel) -> dict[str, LayerWeights]:
+    """The layers of a LoRA file, all of which lie inside the model's blocks; no weights of the model are read.
 
     Raises:
-        ModelError: not a LoRA for this model, or one that changes more than its blocks.
+        ModelError: not a LoRA for this model, or one that changes more than its blocks: judged without the rest, it
+            would look better than it is.
     """
-    layers = load_lora(path, blocks)
-    outside = sorted(name for name in layers if not name.startswith("transformer_blocks."))
-    if outside:
-        raise ModelError(
-            f"{path} also changes {len(outside)} layers outside the transformer's blocks, such as {outside[0]}, which "
-            "can't be measured yet.",
-            "Everything else of it would be judged without them, so nothing was.",
-        )
+    layers = load_lora(path, model.transformer_config["num_layers"])
+    targets_of(layers, model.blocks_name, str(path))
     return layers
 
 

@@ -21,6 +21,14 @@ DINO_INPUT = Preprocess(256, 224, IMAGENET_MEAN, IMAGENET_STD)
 """As the DreamBooth paper's authors' successors do it with torchvision; the hub's processor squashes instead."""
 LITE_INPUT = Preprocess(224, 224, (127 / 255,) * 3, (128 / 255,) * 3)
 CSD_INPUT = Preprocess(224, 224, CLIP_MEAN, CLIP_STD)
+VIT_L_14 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
+"""The shape of the image half of CLIP ViT-L/14."""
 
 
 class Encoder:
@@ -63,10 +71,9 @@ def load_csd(identity: Identity, folder: Path, device: torch.device) -> Encoder:
 
     file = folder / WEIGHTS
     tensors = read_weights(file)
-    shape = CLIPVisionConfig(
-        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14
+    model = load_into(CLIPVisionModel(CLIPVisionConfig(**VIT_L_14)), vision_from_openai(tensors, "backbone."), file).to(
+        device
     )
-    model = load_into(CLIPVisionModel(shape), vision_from_openai(tensors, "backbone."), file).to(device)
     style = tensors["last_layer_style"].float().to(device)
     return Encoder(identity, CSD_INPUT.batch, lambda x: model(pixel_values=x).pooler_output @ style, device)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,21 @@ def session(file: Path):
         raise ModelError(f"{file} can't be opened by onnxruntime: {reason}") from error
 
 
+def check_inputs(file: Path, wanted: Collection[str]) -> None:
+    """Looks whether an ONNX model can be opened and has these inputs.
+
+    Args:
+        wanted: their names; empty: one input, whatever its name.
+
+    Raises:
+        ModelError: it is damaged, or another model.
+    """
+    found = [one.name for one in session(file).get_inputs()]
+    if (wanted and not set(wanted) <= set(found)) or (not wanted and len(found) != 1):
+        needed = ", ".join(sorted(wanted)) or "one input"
+        raise ModelError(f"{file} has the inputs {', '.join(found)}, needed is {needed}; it is another model.")
+
+
 class OnnxEncoder:
     """Any encoder with one input, (N, 3, H, W), whose first output is one vector a picture."""
 
@@ -65,6 +80,11 @@ class U2Net:
         low, high = saliency.min(), saliency.max()
         stretched = (saliency - low) / (high - low).clamp_min(1e-6)
         return F.interpolate(stretched, (image.height, image.width), mode="bilinear")[0, 0] > 0.5
+
+
+def load_encoder(identity: Identity, folder: Path, device: torch.device) -> OnnxEncoder:
+    """model.onnx, and preprocessor_config.json as image encoders of `transformers` have it."""
+    return OnnxEncoder(identity, folder / "model.onnx", Preprocess.of_file(folder / "preprocessor_config.json"))
 
 
 def load_u2net(identity: Identity, folder: Path, device: torch.device) -> U2Net:

@@ -79,7 +79,7 @@ def phase_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, fl
     if plan.uses_replay:
         passes = settings.pure_learning.replay_images * settings.pure_learning.replay_sample_steps
         seconds[REPLAY] = guided * passes * drawing
-    if passes := _passes_of_context(plan):
+    if passes := passes_of_context(plan):
         seconds[CONTEXT] = passes * drawing
     each = settings.optimizer.gradient_accumulation_steps
     for name, steps in plan.stage_steps.items():
@@ -92,7 +92,7 @@ def phase_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, fl
     return seconds
 
 
-def _passes_of_context(plan: Plan) -> int:
+def passes_of_context(plan: Plan) -> int:
     """Passes of one picture that regions and context vectors take; one with a gradient counts as three."""
     settings, subjects = plan.settings, [one.name for one in plan.config.concepts if one.kind == "subject"]
     learned = 3 * PICTURES_A_STEP * settings.context.context_train_steps * len(subjects)
