@@ -5,6 +5,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from benchmarks.counts import full_size_plan
+from library.data.inspection import look_at
 from library.training.doctor import describe_findings, findings
 from tests.conftest import ROOT
 
@@ -80,6 +81,27 @@ def test_the_trigger_that_is_advised_is_not_found_fault_with(tmp_path):
 )
 def test_what_is_wrong_is_found(found, given, said):
     assert said in found(**given)
+
+
+class Animated:
+    """Two pictures in one file."""
+
+    def save(self, path) -> None:
+        photo(2).save(path, save_all=True, append_images=[photo(3)])
+
+
+def test_a_file_of_several_pictures_is_found(found):
+    assert "1 files hold more than one picture: 2.png" in found(pictures=[photo(0), photo(1), Animated()])
+
+
+def test_of_many_pictures_some_are_looked_at_and_all_are_compared_by_content(found, monkeypatch):
+    monkeypatch.setattr("library.training.doctor.MOST_LOOKED_AT", 3)
+    monkeypatch.setattr("library.training.doctor.MOST_PAIRS", 2)
+    looked = []
+    monkeypatch.setattr("library.training.doctor.look_at", lambda path: looked.append(path.name) or look_at(path))
+    said = found(pictures=[photo(seed % 5) for seed in range(8)], captions=CAPTIONS * 2 + CAPTIONS[:2])
+    assert looked == ["0.png", "3.png", "6.png"]
+    assert said.count("are the same file") == 2 and "1 more pairs of pictures are the same" in said
 
 
 def test_one_background_is_found(found):

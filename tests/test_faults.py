@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from library.report.plot import plot_log
 from library.report.status import Status, read_status
 from library.training.run import Run
 from library.training.stage import Stage
+from tests.conftest import DATASET
 from tests.small_disk import fill_up, remount, small_disk
 from tests.test_stages import assert_equal_files, press_ctrl_c_after, student_file
 
@@ -292,6 +294,31 @@ def test_a_clock_that_goes_backwards_changes_nothing(quick_plan, monkeypatch):
     now = iter(range(2_000_000_000, 0, -3600))
     monkeypatch.setattr(time, "time", lambda: float(next(now)))
     ends_undisturbed(quick_plan())
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("harm", ["deleted", "replaced", "cut off"])
+def test_pictures_that_are_harmed_while_a_run_goes_on_do_not_change_it(
+    quick_plan, pictures, monkeypatch, tmp_path, harm
+):
+    """All that training needs of them is in the cache before its first step."""
+    own = shutil.copytree(pictures, tmp_path / "own")
+    build, harmed = Run.build_extractor, []
+
+    def build_after_harm(self):
+        for file in own.iterdir():
+            harmed.append(file)
+            if harm == "deleted":
+                file.unlink()
+            else:
+                file.write_bytes(b"another" if harm == "replaced" else file.read_bytes()[:9])
+        build(self)
+
+    monkeypatch.setattr(Run, "build_extractor", build_after_harm)
+    ends_undisturbed(quick_plan(dataset=DATASET.replace("{pictures}", str(own)), sample_every_n_steps=1))
+    assert len(harmed) == 8
 
 
 # Numbers that are none

@@ -110,7 +110,7 @@ def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], sourc
     left_out = tuple(key for key in tensors if key.startswith(NO_LORA))
     bases = _by_layer({key: tensor for key, tensor in tensors.items() if key not in left_out}, source)
     spelling = _spelling_of(bases, source)
-    pairs = {base: _pair(halves, base, source) for base, halves in bases.items()}
+    pairs = {base: pair_of(halves, base, source) for base, halves in bases.items()}
     layers: dict[str, LayerWeights] = {}
     for base, pair in pairs.items():
         for name, layer in _named(base, pair, source).items():
@@ -165,8 +165,13 @@ def _spelling_of(bases: Mapping[str, dict[str, Tensor]], source: str) -> str:
     return next(iter(found), "text encoders only")
 
 
-def _pair(halves: Mapping[str, Tensor], base: str, source: str) -> LayerWeights:
+def pair_of(halves: Mapping[str, Tensor], base: str, source: str) -> LayerWeights:
     """The update of one layer.
+
+    Args:
+        halves: "down", "up" and, if there is one, "alpha".
+        base: the layer's name, for error messages.
+        source: the file, for error messages.
 
     Raises:
         ModelError: a half is missing, shapes don't fit, or a number is none.

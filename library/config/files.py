@@ -20,6 +20,10 @@ from library.errors import ConfigError, PureCCError, all_of, did_you_mean
 
 DATASET_TABLES = ("general", "datasets", "concepts")
 """Top-level tables that belong to the dataset config, wherever they stand."""
+LARGEST = 1_000_000
+"""Bytes of a file of settings."""
+MOST_PROBLEMS = 20
+"""Mistakes of a file that are said; one with more is likely to be another kind of file."""
 
 
 class TomlFile:
@@ -38,21 +42,47 @@ class TomlFile:
             near = [str(other) for other in folder.glob("*.toml")] if folder.is_dir() else []
             remedy = did_you_mean(str(self.path), near) if near else f"The folder {folder} holds no TOML file."
             raise ConfigError(f"There is no file {self.path}.", remedy)
-        is_json = self.path.suffix.lower() == ".json"
+        if self.path.stat().st_size > LARGEST:
+            raise ConfigError(
+                f"{self.path} has {self.path.stat().st_size / 1e6:.1f} MB; a file of settings has some kB.",
+                "Is it the right file?",
+            )
         try:
             text = self.path.read_text(encoding="utf-8-sig")
-            self.tables: dict[str, Any] = json.loads(text) if is_json else toml.loads(text)
+            self.tables: dict[str, Any] = self._parsed(text)
         except UnicodeDecodeError as error:
             raise ConfigError(f"{self.path} is not a text file in UTF-8.", "Save it as UTF-8.") from error
-        except (toml.TomlDecodeError, IndexError) as error:
-            raise ConfigError(f"{self.path} is not valid TOML: {error}.") from error
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{self.path} is not valid JSON: {error}.") from error
+        except RecursionError as error:
+            raise ConfigError(f"{self.path} holds lists in lists in lists, too many to be read.") from error
         if isinstance(self.tables, list):
             self.tables = {"prompt": {"subset": self.tables}}  # a list is what sd-scripts writes sample prompts as
         if not isinstance(self.tables, dict):
             raise ConfigError(f"{self.path} holds no settings: it must be an object, {{...}}.")
         self.lines = text.splitlines()
+
+    def _parsed(self, text: str) -> Any:
+        try:
+            if self.path.suffix.lower() == ".json":
+                return json.loads(text, object_pairs_hook=self._each_once)
+            return toml.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{self.path} is not valid JSON: {error}.") from error
+        except toml.TomlDecodeError as error:
+            lines = text.splitlines()[error.lineno - 1 : error.lineno]
+            begin = lines[0].partition("=")[0].strip() if lines else ""
+            if "Duplicate keys" in error.msg or "already exists" in error.msg:
+                raise ConfigError(f"{self.path}:{error.lineno}: {begin} stands twice.", "Take one out.") from error
+            raise ConfigError(f"{self.path}:{error.lineno} is not valid TOML: {error.msg.rstrip('.')}.") from error
+        except IndexError as error:
+            raise ConfigError(f"{self.path} is not valid TOML: {error}.") from error
+
+    def _each_once(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ConfigError(f'{self.path}: "{twice}" stands twice.', "Take one out.")
+        return table
 
     @classmethod
     def of_tables(cls, path: Path, tables: dict[str, Any]) -> TomlFile:
@@ -89,6 +119,9 @@ def _flatten(file: TomlFile, problems: list[PureCCError]) -> tuple[dict[str, Any
             continue
         section, entries = (key, value) if isinstance(value, dict) else (None, {key: value})
         for name, entry in entries.items():
+            if len(problems) >= MOST_PROBLEMS:
+                problems.append(ConfigError(f"{file.path}: more is wrong than is said here."))
+                return values, where
             place = file.where(name, section)
             if name not in known:
                 problems.append(ConfigError(f'{place}: there is no setting "{name}".', did_you_mean(name, known)))

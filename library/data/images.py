@@ -174,6 +174,8 @@ def image_size(path: Path) -> tuple[int, int]:
 
     def size(file: Image.Image) -> tuple[int, int]:
         _check_mode(path, file)
+        if file.format == "TIFF":  # PIL has turned its size already
+            return file.size
         return file.size[::-1] if _exif_of(file, path).get(ORIENTATION, 1) in (5, 6, 7, 8) else file.size
 
     return opened(path, size)

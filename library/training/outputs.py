@@ -23,7 +23,8 @@ from library.adapters.files import (
 )
 from library.adapters.layouts import LAYOUTS
 from library.adapters.network import LayerWeights
-from library.atomic import write_tensors, write_text, written
+from library.adapters.reading import pair_of
+from library.atomic import said_if_not_written, write_tensors, write_text, written
 from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.errors import ModelError
@@ -140,16 +141,29 @@ def save_extractor(parts: Parts) -> Path:
     return path
 
 
-def check_extractor(path: str, concepts: list[Concept]) -> None:
-    """Looks whether a file has the extractors of these concepts, before anything is computed.
+def try_longest_name(settings: Settings) -> None:
+    """Makes and removes a file with the longest name of all that a run writes, before anything is computed.
 
     Raises:
-        ModelError: it lacks one, or learned it for another trigger.
+        StorageError: the file system does not take it.
+    """
+    path = settings.output_dir / f"{settings.saving.output_name}-step00000000_transformer.safetensors"
+    with said_if_not_written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        path.unlink()
+
+
+def check_extractor(path: str, concepts: list[Concept]) -> None:
+    """Looks whether a file has the extractors of these concepts, whole, before anything is computed.
+
+    Raises:
+        ModelError: it lacks one, has it damaged, or learned it for another trigger.
     """
     tensors, _ = read_safetensors(path)
     known = {saved.name: saved for saved in load_concepts(path)[1]}
     for concept in concepts:
-        if concept.name not in known or not any(key.startswith(f"{EXTRACTOR}{concept.name}.") for key in tensors):
+        if concept.name not in known or not _extractor_in(tensors, concept, path):
             raise ModelError(
                 f'extractor: {path} has no extractor for the concept "{concept.name}".',
                 f"It has: {', '.join(known) or 'none'}. Save it from a run with the same concept names.",
@@ -162,6 +176,16 @@ def check_extractor(path: str, concepts: list[Concept]) -> None:
             )
 
 
+def _extractor_in(tensors: Mapping[str, Tensor], concept: Concept, path: str) -> dict[str, LayerWeights]:
+    """A concept's extractor in the tensors of a file, by layer; nothing if it has none."""
+    begin, layers = f"{EXTRACTOR}{concept.name}.", dict[str, dict[str, Tensor]]()
+    for key, tensor in tensors.items():
+        if key.startswith(begin):
+            layer, _, half = key.removeprefix(begin).rpartition(".")
+            layers.setdefault(layer, {})[half] = tensor
+    return {layer: pair_of(halves, layer, f"extractor: {path}") for layer, halves in layers.items()}
+
+
 def load_extractor(parts: Parts, path: str) -> None:
     """Takes the extractor of another run: its adapters and embeddings, frozen.
 
@@ -171,15 +195,7 @@ def load_extractor(parts: Parts, path: str) -> None:
     check_extractor(path, parts.concepts)
     tensors, _ = read_safetensors(path)
     for concept in parts.concepts:
-        begin = f"{EXTRACTOR}{concept.name}."
-        layers = {key.removeprefix(begin).rpartition(".")[0] for key in tensors if key.startswith(begin)}
-        weights = {
-            layer: LayerWeights(
-                tensors[f"{begin}{layer}.down"], tensors[f"{begin}{layer}.up"], float(tensors[f"{begin}{layer}.alpha"])
-            )
-            for layer in layers
-        }
-        parts.network.load(extractor_adapter(concept.name), weights, path)
+        parts.network.load(extractor_adapter(concept.name), _extractor_in(tensors, concept, path), path)
     parts.extractor_embeddings = embeddings_of(parts, load_concepts(path)[0], path)
 
 

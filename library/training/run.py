@@ -27,7 +27,14 @@ from library.training.interrupt import StopRequest
 from library.training.metadata import data_metadata
 from library.training.observer import Observer
 from library.training.out_of_memory import step_down
-from library.training.outputs import drop_older, load_extractor, save_extractor, save_preview, save_student
+from library.training.outputs import (
+    drop_older,
+    load_extractor,
+    save_extractor,
+    save_preview,
+    save_student,
+    try_longest_name,
+)
 from library.training.parts import STUDENT_ADAPTER, class_states, learns_words
 from library.training.plan import Plan
 from library.training.processes import ALONE, Processes
@@ -84,6 +91,7 @@ class Run:
             Interrupted: Ctrl-C; the state is saved.
         """
         if self.processes.main:
+            try_longest_name(self.settings)
             write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))
         self.open_log()
         with self.observer.to_the_end():
