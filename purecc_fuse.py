@@ -13,11 +13,19 @@ from library.errors import ConfigError, exit_code_of
 
 def main() -> None:
     """Reads the command line and writes one LoRA."""
-    parser = command_line_parser("Fuses LoRAs of several concepts into one (Mix-of-Show's gradient fusion).")
+    parser = command_line_parser(
+        "Makes one LoRA of several concepts' (Mix-of-Show's gradient fusion, CIFC's weight aggregation)."
+    )
     parser.add_argument("--lora", nargs="+", metavar="FILE", help="LoRAs in any layout, one a concept.")
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="For each LoRA a prompt with its trigger in it.")
     parser.add_argument("--mu", type=float, default=0.1, help="How much other prompts count; 0: as published.")
-    parser.add_argument("--fusion", choices=("closed", "lbfgs"), default="closed", help="How it is solved.")
+    parser.add_argument(
+        "--fusion",
+        choices=("closed", "lbfgs", "elastic"),
+        default="closed",
+        help="closed or lbfgs: gradient fusion, and how it is solved. elastic: CIFC's sum of the LoRAs, weighed for one "
+        "--prompt.",
+    )
     add_settings_to(parser)
     arguments = parser.parse_args()
     if not arguments.lora or not arguments.prompt:
@@ -26,9 +34,15 @@ def main() -> None:
         raise ConfigError(f"Command line: --mu is {arguments.mu}; it must be 0 or more.")
     settings = read_settings(config_file_of(arguments), settings_given(arguments))
 
-    from library.training.fusing import Fusion, fuse  # after the settings: slow to import
+    from library.training.fusing import Fusion, aggregate, fuse  # after the settings: slow to import
 
     loras = [Path(path).expanduser() for path in arguments.lora]
+    if arguments.fusion == "elastic":
+        if len(arguments.prompt) != 1:
+            raise ConfigError("Command line: --fusion elastic is for one --prompt, the one to be drawn.")
+        weights = aggregate(settings, loras, arguments.prompt[0])
+        print(", ".join(f"{trigger} at {weight:.2f}" for trigger, weight in weights.items()))
+        return
     size = as_size(settings.data.resolution, "resolution")
     fuse(settings, loras, arguments.prompt, size, Fusion(arguments.mu, arguments.fusion))
 

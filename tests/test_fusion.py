@@ -8,9 +8,10 @@ from library.adapters.files import load_lora
 from library.adapters.network import LayerWeights
 from library.config.files import read_settings
 from library.errors import ConfigError, ModelError
+from library.methods.aggregation import aggregated, aggregation_weights
 from library.methods.fusion import fused, fused_by_lbfgs, fusion_loss
 from library.methods.penalties import Overlap
-from library.training.fusing import Fusion, fuse
+from library.training.fusing import Fusion, aggregate, fuse
 from library.training.run import Run
 from tests.test_full_fine_tuning import layers_by_name, total
 from tests.test_methods import MODEL, ready
@@ -94,6 +95,45 @@ batch_size = 2
   [[datasets.subsets]]
   image_dir = "{pictures}"
 """
+
+
+# Weighed for a prompt
+
+
+def test_the_concept_that_a_prompt_names_weighs_most_and_squares_sum_up_to_1():
+    concepts = [torch.eye(6)[:1], torch.eye(6)[1:3], torch.eye(6)[5:]]
+    prompt = torch.stack([torch.eye(6)[0] + 0.1 * torch.eye(6)[1], torch.eye(6)[4]])
+    weights = aggregation_weights(prompt, concepts)
+    assert weights.argmax() == 0 and weights[2] == 0 < weights[1] < weights[0]
+    torch.testing.assert_close(weights.square().sum(), torch.tensor(1.0))
+    torch.testing.assert_close(aggregation_weights(7 * prompt, concepts), weights)
+    assert torch.equal(aggregation_weights(prompt, concepts[:1]), torch.ones(1))
+    assert aggregation_weights(prompt, concepts[2:]).isfinite().all()
+
+
+def test_aggregated_loras_are_their_weighed_sum():
+    layers, _, _ = problem()
+    found = aggregated(layers, [0.8, 0.6])
+    torch.testing.assert_close(found.delta(), 0.8 * layers[0].delta() + 0.6 * layers[1].delta(), rtol=1e-4, atol=1e-4)
+    assert found.rank == 5 == found.alpha
+
+
+def test_cifcs_loras_become_one_for_the_prompt_to_be_drawn(plan_of):
+    for name, trigger in (("dog", "sks"), ("cat", "ohwx")):
+        dataset = DATASET_OF.replace("NAME", name).replace("sks", trigger)
+        plan = plan_of(dataset, method="cifc", output_name=name, max_train_steps=1, overwrite=True)
+        Run(plan).train()
+    folder = plan.settings.output_dir
+    loras = [folder / "dog.safetensors", folder / "cat.safetensors"]
+    settings = plan_of(method="cifc", output_name="both", overwrite=True).settings
+    weights = aggregate(settings, loras, plan.config.concepts[0].target.replace("[V]", "sks"))
+    assert set(weights) == {"sks", "ohwx"} and weights["sks"] >= weights["ohwx"] > 0
+    both, dog = load_lora(folder / "both.safetensors", BLOCKS), load_lora(loras[0], BLOCKS)
+    assert set(both) == set(dog) and all(layer.rank == 8 for layer in both.values())
+    assert (folder / "both_concept.safetensors").exists()
+    (folder / "cat_concept.safetensors").unlink()
+    with pytest.raises(ConfigError, match="no concept file"):
+        aggregate(settings, loras, "a sks dog")
 
 
 # One concept after the other

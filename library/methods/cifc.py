@@ -9,8 +9,8 @@ The port:
   code takes the matrices at the output's side instead.
 * The task-shared matrix with its projections (the second regulariser) is in the paper and not in the released code; it
   is left out here as well.
-* Elastic weight aggregation, which weighs the concepts' LoRAs anew for each prompt, is a way to sample and is left out;
-  its LoRAs can be added up or fused (`purecc_fuse.py`).
+* Elastic weight aggregation, which weighs the concepts' LoRAs anew for each prompt, is in `aggregation.py`:
+  `purecc_fuse.py --fusion elastic` writes the LoRA for one prompt.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fusing LoRAs of several concepts into one: what each layer sees while each is drawn, then least squares."""
+"""Several concepts' LoRAs as one: fused by what each layer sees while each is drawn, or weighed for one prompt."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from library.adapters.network import LayerWeights, targets_of
 from library.config.settings import Settings
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError
+from library.methods.aggregation import aggregated, aggregation_weights
 from library.methods.fusion import fused, fused_by_lbfgs
 from library.models import PromptBatch
-from library.prompts import NULL_PROMPT
+from library.prompts import NULL_PROMPT, triggers_in, with_trigger
 from library.report.progress import bar_over, say
 from library.sample_prompts import read_prompt_lines
 from library.sampling import initial_noise, sample
@@ -75,9 +76,59 @@ def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size
     seen = [_seen(parts, branch, [prompt], size, how) for branch, prompt in zip(branches, prompts, strict=True)]
     others = _seen(parts, PRETRAINED_BRANCH, neutral, size, how)
     found = {name: _fused_layer(name, weights, seen, others, how) for name in bar_over("fusion")(layers)}
+    _save(settings, found, vectors, saved, {"purecc_fused": ", ".join(path.name for path in loras)})
+
+
+def aggregate(settings: Settings, loras: Sequence[Path], prompt: str) -> dict[str, float]:
+    """Writes the LoRA that CIFC's elastic weight aggregation makes for one prompt; returns each concept's weight.
+
+    Args:
+        loras: one a concept, in any layout, each with its concept file beside it.
+
+    Raises:
+        ConfigError: a concept file is missing, or two concepts have one name or one trigger.
+    """
+    missing = next((path for path in loras if concept_file_of(path) is None), None)
+    if missing or len(loras) < 2:
+        what = f"{missing} has no concept file beside it" if missing else "There is one LoRA"
+        raise ConfigError(
+            f"{what}.", "Elastic weight aggregation takes two or more, as cifc and mix_of_show leave them."
+        )
+    vectors, saved = _concepts_of(loras)
+    concepts = [as_concept(one) for one in saved]
+    if len({one.trigger for one in concepts}) < len(concepts):
+        raise ConfigError(f'Two of the concepts have the trigger "{concepts[0].trigger}".', "Train one with another.")
+    parts = build_parts(settings, concepts)
+    targets = [with_trigger(one.target, one) for one in concepts]
+    parts.texts.prepare([prompt, *targets], bar_over("text"))
+    own = [
+        _features(parts, text, triggers_in(text, one.trigger)[:1]) for text, one in zip(targets, concepts, strict=True)
+    ]
+    weights = aggregation_weights(_features(parts, prompt, [(0, len(prompt))]), own).tolist()
+    layers = [load_lora(path, parts.model.transformer_config["num_layers"]) for path in loras]
+    found = {}
+    for name in sorted(set().union(*layers)):
+        some = [(one[name], weight) for one, weight in zip(layers, weights, strict=True) if name in one]
+        found[name] = aggregated([layer for layer, _ in some], [weight for _, weight in some])
+    _save(settings, found, vectors, saved, {"purecc_aggregated_for": prompt})
+    return dict(zip([one.trigger for one in concepts], weights, strict=True))
+
+
+def _features(parts: Parts, text: str, spans: Sequence[tuple[int, int]]) -> Tensor:
+    """CLIP's features of the tokens in these places of a text, (T, D)."""
+    positions = [position for span in spans for position in parts.model.token_positions(text, span)[0]]
+    return parts.texts[text].states.context[positions]
+
+
+def _save(
+    settings: Settings,
+    layers: Mapping[str, LayerWeights],
+    vectors: Mapping[str, Tensor],
+    saved: Sequence[SavedConcept],
+    about: Mapping[str, str],
+) -> None:
     name, saving = settings.saving.output_name, settings.saving
-    about = {"purecc_fused": ", ".join(path.name for path in loras)}
-    for path in save_lora(settings.output_dir, name, found, saving.save_precision, about, saving.save_formats):
+    for path in save_lora(settings.output_dir, name, layers, saving.save_precision, about, saving.save_formats):
         say(f"Saved {path}")
     if vectors:
         save_concepts(settings.output_dir / f"{name}_concept.safetensors", vectors, saved)
