@@ -23,7 +23,7 @@ def main() -> None:
         "--fusion",
         choices=("closed", "lbfgs", "elastic"),
         default="closed",
-        help="closed or lbfgs: gradient fusion, and how it is solved. elastic: CIFC's sum of the LoRAs, weighed for one "
+        help="closed or lbfgs: gradient fusion, and how it is solved. elastic: CIFC's sum of the LoRAs, for one "
         "--prompt.",
     )
     add_settings_to(parser)
