@@ -125,6 +125,14 @@ def test_the_command_line_has_every_setting():
     assert error.value.remedy == 'Did you mean "eta"?'
 
 
+def test_lists_of_numbers_on_the_command_line_are_numbers(settings_from):
+    given = parse("--sample_strengths", "0", "0.5", "--skip_guidance_layers", "7", "8")
+    assert given == {"sample_strengths": [0, 0.5], "skip_guidance_layers": [7, 8]}
+    assert settings_from(MODEL, **given).samples.sample_strengths == [0, 0.5]
+    with pytest.raises(ConfigError, match="each of it a number"):
+        settings_from(MODEL, **parse("--sample_strengths", "weak"))
+
+
 def test_settings_written_out_read_back_the_same(settings_from):
     settings = settings_from(MODEL + 'lambda = 3\nresolution = [64, 32]\nsample_prompts = "p"\n')
     assert settings_from(to_toml(as_tables(settings))) == settings

@@ -217,17 +217,21 @@ def settings_given(arguments: argparse.Namespace) -> dict[str, Any]:
     hints = {
         name_of(field): hints_of(group)[field.name] for group in GROUPS.values() for field in dataclasses.fields(group)
     }
-    given = {
-        name: from_command_line(value, hints[name]) if isinstance(value, str) else value
-        for name, value in vars(arguments).items()
-        if name in hints
-    }
+    given = {name: _value(value, hints[name]) for name, value in vars(arguments).items() if name in hints}
     of_kohya = {name: value for name, value in vars(arguments).items() if name in known_names() and name not in given}
     for name, words in of_kohya.items():
         if name != "config_file":
             values = [from_command_line(word, float) for word in words]
             given[name] = True if not values else values[0] if len(values) == 1 else values
     return given
+
+
+def _value(given: Any, hint: Any) -> Any:
+    """What was parsed, as a value: a list of words word by word."""
+    if isinstance(given, list):
+        (inner,) = typing.get_args(hint)
+        return [from_command_line(word, inner) for word in given]
+    return from_command_line(given, hint) if isinstance(given, str) else given
 
 
 class _Encoder(toml.TomlEncoder):
