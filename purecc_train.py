@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from library.config.dataset_file import read_concepts_and_pictures
-from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
+from library.config.files import (
+    add_settings_to,
+    command_line_parser,
+    config_file_of,
+    output_config_of,
+    read_settings,
+    settings_given,
+)
 from library.environment import prepare_process
 from library.errors import EXIT_DOES_NOT_FIT, ConfigError, exit_code_of
 
@@ -25,14 +32,26 @@ def main(log: list[Path]) -> None:
     parser.add_argument("--dry_run", action="store_true", help="Check everything and show the plan, without training.")
     parser.add_argument("--doctor", action="store_true", help="Say what is likely to go wrong, without training.")
     parser.add_argument("--clear_cache", action="store_true", help="Throw all of cache_dir away before training.")
+    parser.add_argument(
+        "--output_config", nargs="?", const="", metavar="FILE", help="Write all that is in force to FILE, and stop."
+    )
     add_settings_to(parser)
     arguments = parser.parse_args()
     if arguments.clear_cache and (arguments.dry_run or arguments.doctor):
         raise ConfigError("--clear_cache has nothing to do here: nothing is computed.", "Leave it out.")
+    target = output_config_of(arguments)
     file = config_file_of(arguments)
     notices: list[str] = []
     settings = read_settings(file, settings_given(arguments), notices)
     config = read_concepts_and_pictures(file, settings, notices)
+
+    if target:
+        from library.atomic import write_text
+        from library.config.in_force import in_force
+
+        write_text(target, in_force(settings, config))
+        print("\n".join([*dict.fromkeys(notices), f"{target} holds all that is in force."]))
+        return
 
     # After the settings, since torch takes seconds to import.
     from library.training.processes import joined

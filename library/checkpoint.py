@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ FORMAT = 2
 TENSORS, STATE = "tensors.safetensors", "state.json"
 NAME = re.compile(r"step-\d{8}")
 """What the folder of a state is called."""
+FINAL = "final"
+"""What the folder is called that a run leaves when it is done; no unfinished run has one."""
 
 
 def flatten(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
@@ -85,7 +88,7 @@ class StateFolder:
 
     @classmethod
     def of(cls, path: Path) -> StateFolder:
-        """The states up to that at `path`, which is one of them or the folder of all."""
+        """The states up to that at `path`, which is one of them or the folder of all; of a done run, its last."""
         return cls(path.parent, path.name) if NAME.fullmatch(path.name) else cls(path)
 
     def save(self, state: SavedState) -> Path:
@@ -94,19 +97,8 @@ class StateFolder:
         Raises:
             StorageError: the disk is full, or may only be read; the states that are there stay.
         """
-        tensors: dict[str, Tensor] = {}
-        tree = flatten(state.tree, tensors)
-        total = sum(state.position.done.values())
-
-        def fill(path: Path) -> None:
-            save_file(tensors, path / TENSORS)
-            about = {"format": FORMAT, "done": state.position.done, "settings": state.settings, "tree": tree}
-            about["tensors"] = fingerprint.of_file(path / TENSORS)
-            about = json.loads(json.dumps(about))
-            (path / STATE).write_text(json.dumps({"state": about, "sha256": fingerprint.of_key(about)}), "utf-8")
-
-        new = self.folder / f"step-{total:08d}"
-        write_folder(new, fill)
+        new = self.folder / f"step-{sum(state.position.done.values()):08d}"
+        write_state(new, state)
         kept = [new, *[path for path in self.all() if path.name < new.name][-1:]]
         for other in self.folder.iterdir():
             if (
@@ -117,16 +109,29 @@ class StateFolder:
                 remove_folder(other)
         return new
 
+    def finish(self, keep: bool) -> None:
+        """The run is done: its states go, but for the newest if that is kept, to train on from it."""
+        newest, final = self.newest(), self.folder / FINAL
+        if not keep or newest is None:
+            self.remove()
+            return
+        remove_folder(final)
+        newest.replace(final)
+        for other in self.all():
+            remove_folder(other)
+
     def newest(self) -> Path | None:
         """The newest state, if there is one."""
         states = self.all()
         return states[-1] if states else None
 
-    def load_newest(self, settings: dict[str, Any]) -> tuple[SavedState, list[ModelError]] | None:
+    def load_newest(
+        self, settings: dict[str, Any], may_differ: Iterable[str] = ()
+    ) -> tuple[SavedState, list[ModelError]] | None:
         """The newest state that can be read, with what is wrong with those after it; None if there is none.
 
         Args:
-            settings: see `load_state`.
+            settings, may_differ: see `load_state`.
 
         Raises:
             ModelError: there are some, and all are damaged.
@@ -135,7 +140,7 @@ class StateFolder:
         damaged: list[ModelError] = []
         for folder in reversed(self.all()):
             try:
-                return load_state(folder, settings), damaged
+                return load_state(folder, settings, may_differ), damaged
             except ModelError as error:
                 damaged.append(error)
         if damaged:
@@ -154,11 +159,31 @@ class StateFolder:
         return sorted(path for path in names if self.last is None or path.name <= self.last)
 
 
-def load_state(folder: Path, settings: dict[str, Any]) -> SavedState:
+def write_state(folder: Path, state: SavedState) -> None:
+    """Writes a state as a folder that appears whole.
+
+    Raises:
+        StorageError: the disk is full, or may only be read.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = flatten(state.tree, tensors)
+
+    def fill(path: Path) -> None:
+        save_file(tensors, path / TENSORS)
+        about = {"format": FORMAT, "done": state.position.done, "settings": state.settings, "tree": tree}
+        about["tensors"] = fingerprint.of_file(path / TENSORS)
+        about = json.loads(json.dumps(about))
+        (path / STATE).write_text(json.dumps({"state": about, "sha256": fingerprint.of_key(about)}), "utf-8")
+
+    write_folder(folder, fill)
+
+
+def load_state(folder: Path, settings: dict[str, Any], may_differ: Iterable[str] = ()) -> SavedState:
     """Reads a state.
 
     Args:
         settings: those of this run that shape training.
+        may_differ: the ones of them that the state need not share.
 
     Raises:
         ModelError: not a state, or damaged.
@@ -171,7 +196,7 @@ def load_state(folder: Path, settings: dict[str, Any]) -> SavedState:
             f"resume: {folder} is not a state that can be read: {error}.", "Start anew with --overwrite."
         ) from error
     now = json.loads(json.dumps(settings))
-    for name in sorted(set(now) | set(state.settings)):
+    for name in sorted((set(now) | set(state.settings)) - set(may_differ)):
         if now.get(name) != state.settings.get(name):
             before = state.settings.get(name)
             raise ConfigError(

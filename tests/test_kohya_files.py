@@ -7,8 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+import purecc_train
+from library.adapters.files import write_lora
+from library.adapters.network import LayerWeights
 from library.config.dataset import Concept, as_tables
 from library.config.dataset_file import read_concepts_and_pictures, read_dataset_config
 from library.config.files import (
@@ -21,6 +25,7 @@ from library.config.files import (
     to_toml,
 )
 from library.config.kohya import DEFAULTS_THAT_DIFFER, known_names
+from library.config.methods import unread
 from library.errors import ConfigError, PureCCError
 from library.models import load_model
 from library.sample_prompts import parse, read_prompt_lines
@@ -67,6 +72,11 @@ def world(tmp_path_factory, tiny_model) -> Path:
     shutil.copytree(root / "img" / "dog", root / "train" / "10_sks dog")
     (root / "train" / "notes").mkdir()
     shutil.copytree(root / "img" / "class", root / "reg" / "1_dog")
+    (root / "prompts.txt").write_text(
+        "# a comment\na sks dog in a city --n ugly --w 512 --h 768 --d 7 --l 5.5 --s 20 --g 3.5\n\na red house\n"
+    )
+    layer = LayerWeights(torch.ones(6, 32), torch.ones(32, 6), 3.0)
+    write_lora(root / "old.safetensors", {"transformer_blocks.0.attn.to_out.0": layer}, "kohya", torch.float16, {})
     for file in CORPUS.iterdir():
         shutil.copy(file, root / file.name)
     return root
@@ -82,6 +92,7 @@ def planned(world, monkeypatch):
     monkeypatch.chdir(world)
     monkeypatch.setenv("PICTURES", str(world / "img"))
     monkeypatch.setattr("library.training.plan.check_optimizer", lambda *_: None)  # bitsandbytes may not be there
+    monkeypatch.setattr("library.training.tracking.check_trackers", lambda *_: None)  # nor may wandb
     monkeypatch.setattr("library.training.parts.load_model", opened_once)
 
     def plan(name: str, **given) -> dict:
@@ -157,7 +168,7 @@ def settings_of(text: str, tmp_path: Path, **given):
         ('t5xxl_dtype = "fp16"', "set mixed_precision"),
         ('network_module = "lycoris.kohya"', "guidance needs plain LoRAs"),
         ('network_module = "networks.dylora"', 'there is no network_module "networks.dylora"'),
-        ('network_weights = "a.safetensors"', "extractor"),
+        ('base_weights = "a.safetensors"', "purecc_convert.py --bake"),
         ('save_model_as = "ckpt"', "only safetensors is written"),
         ("noise_ofset = 0.1", 'Did you mean "noise_offset"?'),
         ("learning_rat = 1e-4", 'Did you mean "learning_rate"?'),
@@ -193,6 +204,50 @@ def test_options_of_sd_scripts_on_the_command_line():
         parser.parse_args(["--cache_latent"])
 
 
+def told(monkeypatch, *words: str) -> None:
+    """Runs the command with these words."""
+    monkeypatch.setattr("sys.argv", ["purecc_train.py", *words])
+    purecc_train.main([])
+
+
+def test_output_config_writes_all_that_is_in_force_and_reads_back_the_same(planned, world, monkeypatch, tmp_path):
+    facts = planned("train_sections.toml")
+    words = ["--config_file", "train_sections.toml", "--no_gradient_checkpointing", "--replay_images", "0"]
+    told(monkeypatch, *words, "--output_config", str(tmp_path / "all"))
+    file = TomlFile(tmp_path / "all.toml")
+    notices: list[str] = []
+    read = read_settings(file, {}, notices)
+    assert notices == [] and not read.model.gradient_checkpointing
+    assert read.optimizer.lr_scheduler_num_cycles == 3 and read.optimizer.max_train_epochs == 20
+    written = {name for table in file.tables.values() if isinstance(table, dict) for name in table}
+    needless = unread("purecc") | {"dataset_config", "resume", "overwrite"}
+    unset = {
+        name
+        for name, section in setting_names().items()
+        if getattr(getattr(read, section), name.replace("lambda", "lambda_") if name == "lambda" else name) is None
+    }
+    assert written == set(setting_names()) - needless - unset
+    config = read_concepts_and_pictures(file, read, notices)
+    assert as_tables(config) == as_tables(facts["config"])
+
+
+def test_output_config_without_a_name_is_that_of_sd_scripts(planned, world, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(world)
+    new = tmp_path / "new.toml"
+    words = [
+        "--pretrained_model_name_or_path",
+        "model",
+        "--dataset_config",
+        "data_class_tokens.toml",
+        "--output_config",
+    ]
+    told(monkeypatch, *words, "--config_file", str(new))
+    assert f"{new} holds all that is in force" in capsys.readouterr().out
+    assert read_settings(TomlFile(new)).model.pretrained_model_name_or_path == str(world / "model")
+    with pytest.raises(ConfigError, match="is there already"):
+        told(monkeypatch, *words, "--config_file", str(new))
+
+
 def test_home_and_environment_variables_are_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ann")
     monkeypatch.setenv("MODELS", "/models")
@@ -209,6 +264,14 @@ def test_a_file_of_ours_gets_no_remarks(tmp_path):
 
 def test_what_is_said_of_defaults_is_about_settings():
     assert set(DEFAULTS_THAT_DIFFER) <= set(setting_names())
+
+
+def test_every_option_of_sd_scripts_is_known():
+    """Those that sd3_train_network.py of sd-scripts takes, in its state of February 2026."""
+    options = (Path(__file__).parent / "sd_scripts_options.txt").read_text().split()
+    assert len(options) > 200
+    unknown = set(options) - set(setting_names()) - known_names()
+    assert not unknown
 
 
 def test_every_setting_exists_once():

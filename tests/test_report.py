@@ -11,6 +11,7 @@ import pytest
 import torch
 from markupsafe import Markup
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from library.atomic import write_text
 from library.errors import (
@@ -28,6 +29,7 @@ from library.report import page
 from library.report.charts import Curve, chart
 from library.report.page import Pictures, Section, page_of
 from library.report.phases import Phases
+from library.report.sheet import SheetRow, read_sheet, save_sheet
 from library.report.status import Status, read_status
 from library.training.run import Run
 from library.training.stage import Stage
@@ -143,7 +145,65 @@ def test_every_picture_says_what_it_shows_and_every_slider_what_it_moves(report)
     pictures, sliders = parsed.all("img"), [one for one in parsed.all("input") if one.get("type") == "range"]
     assert len(pictures) >= 2 * 2 * 2 * 2 + 2 and all(picture["alt"].strip() for picture in pictures)
     assert all(slider["aria-label"].strip() for slider in sliders)
-    assert len([slider for slider in sliders if "data-compare" in slider]) == (len(pictures) - 2) / 2
+    strips = 2 * (1 + len(report[0].settings.samples.sample_strengths))
+    assert len([slider for slider in sliders if "data-compare" in slider]) == (len(pictures) - 2 - strips) / 2
+
+
+def test_the_strengths_of_the_lora_stand_in_a_row_behind_the_sliders(report):
+    run, text = report
+    shown = [strength for strength in ("0.25", "1.25") if f"<figcaption>{strength}</figcaption>" in text]
+    assert shown == ["0.25", "1.25"] and 'class="strip"' in text
+    titles = [run.observer.galleries[kind].title for kind in ("student", "strengths", "extractor")]
+    places = [text.index(title) for title in titles]
+    assert places == sorted(places)
+
+
+def test_a_sheet_gives_its_pictures_back(tmp_path):
+    eight_bits = torch.randint(0, 256, (2, 3, 40, 24), generator=torch.Generator().manual_seed(0))
+    pictures = list(eight_bits.float() / 127.5 - 1)
+    save_sheet(tmp_path / "s.png", "t", ["a", "b"], [SheetRow("concept", 'x "y" é', pictures)])
+    title, columns, (row,) = read_sheet(tmp_path / "s.png")
+    assert (title, columns, row.kind, row.prompt) == ("t", ["a", "b"], "concept", 'x "y" é')
+    for one, two in zip(row.pictures, pictures, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"title": "t", "columns": [], "rows": [{"boxes": [[0, 0]]}]}'])
+def test_another_picture_is_no_sheet(tmp_path, text):
+    about = PngInfo()
+    if text is not None:
+        about.add_itxt("purecc_sheet", text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "s.png", pnginfo=about)
+    assert read_sheet(tmp_path / "s.png") is None
+    assert read_sheet(tmp_path / "nothing.png") is None
+
+
+def test_the_report_of_a_resumed_run_shows_what_was_drawn_and_saved_before(plan_of, monkeypatch):
+    given = {"audit": False, "save_every_n_steps": 1, "sample_every_n_steps": 1, "save_state_every_n_steps": 1}
+    run, step = Run(plan_of(max_train_steps=4, **given)), Stage.step
+
+    def fails(self):
+        if self.name == "student" and self.done == 2:
+            raise TrainingError("stopped here")
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "step", fails)
+        with pytest.raises(TrainingError):
+            run.train()
+    again = Run(plan_of(max_train_steps=4, resume="auto", **given))
+    again.open_log()
+    again.observer.draw()
+    text = (run.folder / "report.html").read_text()
+    for kind in ("extractor", "student"):
+        before, now = run.observer.galleries[kind], again.observer.galleries[kind]
+        assert (now.title, now.columns) == (before.title, before.columns) and now.title in text
+        for one, two in zip(before.rows, now.rows, strict=True):
+            assert one.prompt == two.prompt
+            for a, b in zip(one.pictures, two.pictures, strict=True):
+                torch.testing.assert_close(a, b, atol=1 / 127, rtol=0)
+    assert "tiny-step00000001.safetensors" in text and "tiny-step00000002.safetensors" in text
+    again.log.close()
 
 
 def test_the_report_shows_dark_and_light_and_fits_a_phone(report):

@@ -45,6 +45,46 @@ def test_a_mistake_in_changed_prompts_is_said_once_and_the_old_ones_go_on(plan_o
     assert capsys.readouterr().err.count('there is no option "--q"') == 1
 
 
+def test_changed_prompts_are_encoded_away_from_the_device_that_the_transformer_is_on(plan_of, monkeypatch):
+    run, where = short(plan_of), []
+    model = run.parts.model
+    monkeypatch.setattr("library.models.sd3.encode_texts", lambda *given: where.append(given[3]) or [])
+    model.device = torch.device("cuda")  # a stand-in: nothing is computed on it
+    model.encode_text(["a dog"])
+    model.__dict__["transformer"] = None
+    model.encode_text(["a dog"])
+    assert where == [torch.device("cuda"), torch.device("cpu")]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("no kernel")])
+def test_changed_prompts_that_can_not_be_encoded_never_end_the_run(plan_of, monkeypatch, capsys, error):
+    run = short(plan_of, max_train_steps=3)
+    file, prepare = run.settings.samples.sample_prompts, run.parts.texts.prepare
+
+    def scarce(texts, *progress):
+        if run.parts.network is not None:
+            raise error
+        prepare(texts, *progress)
+
+    run.parts.texts.prepare = scarce
+    after_step(monkeypatch, 1, lambda: Path(file).write_text("a [V] city\n"))
+    assert [row.prompt for row in _train(run)] == ["a sks dog", "a blue house"]
+    assert capsys.readouterr().err.count("The prompts as they were go on.") == 1
+
+
+def test_a_sheet_that_does_not_fit_into_memory_is_left_out_and_the_run_goes_on(plan_of, monkeypatch, capsys):
+    run = short(plan_of)
+
+    def scarce(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(sheets, "sample", scarce)
+    files = run.train()
+    said = capsys.readouterr().err
+    assert said.count("could not be drawn (the memory does not suffice)") == 3
+    assert {path.suffix for path in files} == {".safetensors"}, "there is no picture to put beside"
+
+
 def _train(run: Run) -> list:
     run.train()
     return run.observer.galleries["student"].rows

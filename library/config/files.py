@@ -24,6 +24,8 @@ LARGEST = 1_000_000
 """Bytes of a file of settings."""
 MOST_PROBLEMS = 20
 """Mistakes of a file that are said; one with more is likely to be another kind of file."""
+OF_THE_COMMAND = frozenset({"config_file", "output_config"})
+"""What sd-scripts counts among its settings, and here belongs to the command line alone."""
 
 
 class TomlFile:
@@ -174,7 +176,7 @@ def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] =
             else:
                 many = {"nargs": "*"} if typing.get_origin(hint) is list else {}
                 options.add_argument(f"--{name}", metavar=placeholder(hint), **many, **option)
-    for name in sorted(known_names() - set(setting_names()) - {"config_file"}):
+    for name in sorted(known_names() - set(setting_names()) - OF_THE_COMMAND):
         parser.add_argument(f"--{name}", nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
@@ -207,6 +209,28 @@ def command_line_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def output_config_of(arguments: argparse.Namespace) -> Path | None:
+    """The file that --output_config asks for; None if it does not stand there.
+
+    Without a name it is that of --config_file, as in sd-scripts, which then is not read.
+
+    Raises:
+        ConfigError: no file is named, or it is there already.
+    """
+    if arguments.output_config is None:
+        return None
+    name = arguments.output_config or arguments.config_file
+    if not name:
+        raise ConfigError("--output_config names no file.", "Write --output_config FILE.")
+    target = Path(expanded(name))
+    target = target if target.suffix == ".toml" else target.with_name(target.name + ".toml")
+    if target.exists():
+        raise ConfigError(f"--output_config: {target} is there already.", "Name another file, or move that one away.")
+    if not arguments.output_config:
+        arguments.config_file = None
+    return target
+
+
 def config_file_of(arguments: argparse.Namespace) -> TomlFile | None:
     """The file that --config_file names, if it is given."""
     return TomlFile(arguments.config_file) if arguments.config_file else None
@@ -220,7 +244,7 @@ def settings_given(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {name: _value(value, hints[name]) for name, value in vars(arguments).items() if name in hints}
     of_kohya = {name: value for name, value in vars(arguments).items() if name in known_names() and name not in given}
     for name, words in of_kohya.items():
-        if name != "config_file":
+        if name not in OF_THE_COMMAND:
             values = [from_command_line(word, float) for word in words]
             given[name] = True if not values else values[0] if len(values) == 1 else values
     return given

@@ -27,8 +27,6 @@ NEEDLESS = frozenset(
         "persistent_data_loader_workers",
         "lowram",
         "highvram",
-        "save_state",
-        "save_state_on_train_end",
         "save_state_to_huggingface",
         "sample_at_first",
         "tokenizer_cache_dir",
@@ -39,8 +37,6 @@ NEEDLESS = frozenset(
         "console_log_simple",
         "cache_info",
         "debug_dataset",
-        "logging_dir",
-        "log_prefix",
         "output_config",
         "dataset_class",
         "prior_loss",
@@ -50,6 +46,7 @@ NEEDLESS = frozenset(
         "ddp_static_graph",
         "config_file",
         "num_cpu_threads_per_process",
+        "use_safetensors",
     ]
 )
 """What is always so here, or has no counterpart and no effect on the result."""
@@ -58,7 +55,10 @@ NO_EFFECT = {
     "an idea for models that predict noise, which Stable Diffusion 3 does not": """
         noise_offset noise_offset_random_strength adaptive_noise_scale multires_noise_iterations multires_noise_discount
         zero_terminal_snr ip_noise_gamma ip_noise_gamma_random_strength min_snr_gamma debiased_estimation_loss
-        scale_v_pred_loss_like_noise_pred v_pred_like_loss v2 v_parameterization""",
+        scale_v_pred_loss_like_noise_pred v_pred_like_loss v2 v_parameterization perlin_noise""",
+    "sheets are drawn as ComfyUI draws with this model, by Euler's method": "sample_sampler",
+    "optimizers are used as they are; name a schedule-free one by optimizer_type": """
+        optimizer_schedulefree_wrapper schedulefree_wrapper_args""",
     "not used by Stable Diffusion 3": "clip_skip max_token_length mem_eff_attn network_multiplier",
     "it changes how positions are embedded, which harms a LoRA": "enable_scaled_pos_embed pos_emb_random_crop_rate",
     "this trainer runs on one device": """
@@ -74,13 +74,12 @@ NO_EFFECT = {
         clip_l_dropout_rate clip_g_dropout_rate t5_dropout_rate""",
     "the LoRA stays in float32, which costs little": "full_fp16",
     "checkpointed_blocks says what is recomputed": "cpu_offload_checkpointing",
-    "the newest state is kept until the run is done": "save_last_n_steps_state save_last_n_epochs_state",
     "max_grad_norm holds the LoRA in check": "scale_weight_norms",
     "its layers are chosen by target_modules": "network_args",
     "the files say it in their own words": """
-        training_comment no_metadata metadata_tags metadata_usage_hint metadata_thumbnail metadata_merged_from""",
-    "losses go to log.jsonl and TensorBoard": """
-        log_tracker_name log_tracker_config wandb_run_name wandb_api_key log_config""",
+        training_comment no_metadata metadata_tags metadata_usage_hint metadata_thumbnail metadata_merged_from
+        metadata_preprocessor metadata_is_negative_embedding""",
+    'keys are not for files that are passed on; log in once with "wandb login"': "wandb_api_key",
     "its schedule follows from the steps": "lr_scheduler_timescale",
     "its latents could not be cached": "color_aug face_crop_aug_range",
     "captions are the same from the first step": "token_warmup_min token_warmup_step",
@@ -92,14 +91,15 @@ REFUSED = {
     "save_t5xxl": "The text encoders are not trained; sd-scripts itself says that this does not work. Take it out.",
     "t5xxl_device": "sd-scripts itself says that this does not work; texts are encoded once. Take it out.",
     "t5xxl_dtype": "sd-scripts itself says that this does not work; set mixed_precision. Take it out.",
-    "network_weights": "A LoRA can't be trained on; start stage 2 from a saved extractor with extractor, or resume.",
-    "dim_from_weights": "A LoRA can't be trained on; set network_dim.",
-    "base_weights": "Merge the LoRA into the model first, and name that model.",
-    "base_weights_multiplier": "Merge the LoRA into the model first, and name that model.",
+    "base_weights": "Merge the LoRA into the model with purecc_convert.py --bake, and name that model.",
+    "base_weights_multiplier": "Merge the LoRA into the model with purecc_convert.py --bake, and name that model.",
     "in_json": "Pictures and captions stand in folders: use train_data_dir or image_dir.",
     "metadata_file": "Pictures and captions stand in folders: use image_dir, with a caption file beside each picture.",
     "lr_scheduler_type": "Schedules of other packages are not read; set lr_scheduler.",
     "lr_scheduler_args": "Schedules of other packages are not read; set lr_scheduler.",
+    "weighted_captions": "Weights in captions are not read, nor does sd-scripts read them for this model. Take it out.",
+    "network_train_text_encoder_only": "The text encoders are not trained. Take it out.",
+    "conditioning_data_dir": "Each folder of pictures has its own masks: write it in [[datasets.subsets]].",
     "train_inpainting": "Only pictures from text are trained.",
 }
 """What would change the result and can't be done, with what to do instead."""
@@ -120,6 +120,10 @@ PATHS = frozenset(
         "sample_prompts",
         "replay_prompts",
         "extractor",
+        "network_weights",
+        "logging_dir",
+        "log_tracker_config",
+        "audit_prompts",
         "image_dir",
         "conditioning_data_dir",
         "config_file",
@@ -309,12 +313,6 @@ def _weighting(value: Any) -> tuple[Any, str | None]:
     return value, None
 
 
-def _log_with(value: Any) -> tuple[Any, str | None]:
-    if value in ("wandb", "all"):
-        return "tensorboard", f'log_with "{value}": losses go to log.jsonl and TensorBoard.'
-    return value, None
-
-
 def _steps(value: Any) -> tuple[Any, str | None]:
     return (int(value), None) if isinstance(value, float) and value == int(value) and value >= 1 else (value, None)
 
@@ -322,7 +320,6 @@ def _steps(value: Any) -> tuple[Any, str | None]:
 VALUES: dict[str, Callable[[Any], tuple[Any, str | None]]] = {
     "resolution": _resolution,
     "weighting_scheme": _weighting,
-    "log_with": _log_with,
     "lr_warmup_steps": _steps,
     "lr_decay_steps": _steps,
 }

@@ -196,6 +196,10 @@ def check_method(settings: Settings) -> None:
         )
     if method.full_bf16 and not method.fused_backward_pass:
         raise ConfigError("full_bf16 rounds by chance inside the backward pass.", "Set fused_backward_pass = true.")
+    if method.full_bf16 and optimizer.ema_decay is not None:
+        raise ConfigError(
+            "full_bf16 keeps weights in bf16, in which a moving average would stand still.", "Take ema_decay out."
+        )
     if not method.fused_backward_pass:
         return
     said = "fused_backward_pass makes each weight's step by itself, inside the backward pass"

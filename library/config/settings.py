@@ -16,6 +16,7 @@ from library.config.fields import setting
 from library.config.method_settings import MethodSettings
 from library.config.model_settings import ModelSettings
 from library.config.sample_settings import SampleSettings
+from library.config.saving_settings import SavingSettings
 from library.errors import ConfigError
 
 ATTENTION_PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
@@ -33,6 +34,17 @@ class NetworkSettings:
         ATTENTION_PROJECTIONS,
         "Linear layers inside the transformer blocks that get a LoRA, by the end of their diffusers name.",
     )
+    network_weights: str | None = setting(
+        None, "A LoRA file that the student starts from, in any layout and of any trainer. Unset: a fresh one."
+    )
+    dim_from_weights: bool = setting(False, "network_dim and network_alpha are those of network_weights.")
+
+    def __post_init__(self) -> None:
+        if self.dim_from_weights and self.network_weights is None:
+            raise ConfigError(
+                "network: dim_from_weights takes rank and scale from network_weights, which names no file.",
+                "Name one, or take dim_from_weights out.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +169,27 @@ class OptimizerSettings:
     extractor_train_steps: int = setting(400, "Steps of stage 1, the representation extractor.", at_least=0)
     max_train_steps: int = setting(400, "Steps of stage 2, the student.", at_least=0)
     max_train_epochs: int | None = setting(None, "Epochs of stage 2, instead of max_train_steps.", at_least=1)
+    initial_step: int | None = setting(
+        None,
+        "Stage 2 counts its steps from here, so it makes so many fewer. For a student that has learned before, by "
+        "network_weights or resume. The learning rates' schedule begins anew unless a state is resumed.",
+        at_least=0,
+    )
+    initial_epoch: int | None = setting(
+        None, "The same in epochs, the first of which is 1. initial_step counts, if both are set.", at_least=1
+    )
+    skip_until_initial_step: bool = setting(
+        False,
+        "With initial_step: pictures, noise and prompts go on as if the steps before had been made here. Off: they "
+        "begin anew.",
+    )
+    ema_decay: float | None = setting(
+        None,
+        "Keep an exponential moving average of the student, in which each step counts 1 - ema_decay (in the first "
+        "steps more): it is what is saved, drawn and measured. Such as 0.99. Unset: none.",
+        above=0,
+        at_most=0.99999,
+    )
     learning_rate: float = setting(1e-4, "Learning rate of the LoRA.", at_least=0)
     embedding_lr: float = setting(1e-3, "Learning rate of the concept embeddings.", at_least=0)
     extractor_learning_rate: float | None = setting(None, "The LoRA's in stage 1. Unset: learning_rate.", at_least=0)
@@ -201,71 +234,6 @@ class OptimizerSettings:
         shapes_training=False,
     )
     seed: int = setting(42, "Everything random follows from it: two runs on a CPU are equal to the bit.", at_least=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SavingSettings:
-    """[saving]: what is written, where and when."""
-
-    output_dir: str = setting("output", "Folder of all results.", shapes_training=False)
-    output_name: str = setting("purecc", "Begin of the names of all results.", shapes_training=False)
-    save_precision: Literal["float", "fp16", "bf16"] = setting(
-        "fp16", "Precision of the saved LoRA files.", shapes_training=False
-    )
-    save_formats: list[Literal["kohya", "diffusers", "onetrainer"]] = setting(
-        ["kohya", "diffusers"],
-        "Layouts of the saved LoRA, one file each: kohya for ComfyUI, Forge and reForge, diffusers for diffusers (and "
-        "ComfyUI), onetrainer for SD.Next (and ComfyUI).",
-        shapes_training=False,
-    )
-    metadata_title: str | None = setting(
-        None, "Title of the LoRA in its files. Unset: output_name.", shapes_training=False
-    )
-    metadata_author: str | None = setting(None, "Author, in the files.", shapes_training=False)
-    metadata_description: str | None = setting(None, "Description, in the files.", shapes_training=False)
-    metadata_license: str | None = setting(None, "Licence, in the files.", shapes_training=False)
-    save_every_n_steps: int | None = setting(
-        None, "Also save the student's files every so many steps of stage 2.", at_least=1, shapes_training=False
-    )
-    save_every_n_epochs: int | None = setting(None, "The same in epochs.", at_least=1, shapes_training=False)
-    save_last_n_steps: int | None = setting(
-        None,
-        "Of the files saved on the way, keep those of the last so many steps. Unset: all.",
-        at_least=0,
-        shapes_training=False,
-    )
-    save_last_n_epochs: int | None = setting(
-        None,
-        "Keep the last so many of the files that save_every_n_epochs saves, as in sd-scripts.",
-        at_least=1,
-        shapes_training=False,
-    )
-    save_state_every_n_steps: int = setting(
-        50, "Save all that a killed run needs to go on, every so many steps.", at_least=1, shapes_training=False
-    )
-    resume: str | None = setting(
-        None, '"auto": go on where this run was stopped. Or a state folder.', shapes_training=False
-    )
-    overwrite: bool = setting(False, "Throw away the state of an unfinished run and start anew.", shapes_training=False)
-    cache_dir: str = setting(
-        "cache", "Folder of what is computed once: latents, text, replayed pictures.", shapes_training=False
-    )
-    max_cache_gb: float | None = setting(
-        None,
-        "GB that the cache has at most after a run: what was used longest ago goes. Unset: all stays.",
-        above=0,
-        shapes_training=False,
-    )
-    log_with: Literal["tensorboard", "none"] = setting(
-        "tensorboard", "Where losses are logged besides log.jsonl.", shapes_training=False
-    )
-
-    def __post_init__(self) -> None:
-        if not self.save_formats or len(set(self.save_formats)) < len(self.save_formats):
-            raise ConfigError(
-                f"saving: save_formats is {self.save_formats}; it must name one layout or more, each once.",
-                'Set save_formats = ["kohya", "diffusers"].',
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,7 +151,9 @@ class SD3Model:
             ).input_ids
             for tokenizer, length in zip(self._tokenizers, self._lengths, strict=True)
         ]
-        states = encode_texts(self.files, ids, self.dtype, self.device, progress)
+        # The encoders never share the device with the transformer: a run has planned its memory without them.
+        device = torch.device("cpu") if "transformer" in self.__dict__ else self.device
+        states = encode_texts(self.files, ids, self.dtype, device, progress)
         self._empty_cache()
         return states
 

@@ -1,4 +1,4 @@
-"""The log of a run: one JSON line a step, and TensorBoard events."""
+"""The log of a run: one JSON line a step, and what trackers get of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from library.atomic import write_text, written
+from library.report.trackers import Tracking, trackers_of
 
+NOWHERE = Tracking()
+"""No tracker."""
 BIN_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Noise levels by which losses and lambda* are told apart."""
 
@@ -58,16 +61,21 @@ def summary(sigma: Tensor, parts: dict[str, Tensor], measures: dict[str, Tensor]
 
 
 class RunLog:
-    """Writes `log.jsonl` and TensorBoard events.
+    """Writes `log.jsonl`, and sends the numbers of each step to trackers.
 
     Args:
-        folder: where `log.jsonl` goes; events go to its folder `tensorboard`.
-        stage_steps: the stages in their order and how many steps each has; events count steps through.
+        folder: where `log.jsonl` goes.
+        stage_steps: the stages in their order and how many steps each has; trackers count steps through.
         keep_until: {stage: step} that a resumed run goes on from; what is later is dropped. None: a new log.
+        tracking: where else the values go.
     """
 
     def __init__(
-        self, folder: Path, stage_steps: dict[str, int], keep_until: dict[str, int] | None, tensorboard: bool
+        self,
+        folder: Path,
+        stage_steps: dict[str, int],
+        keep_until: dict[str, int] | None,
+        tracking: Tracking = NOWHERE,
     ) -> None:
         before = itertools.accumulate(stage_steps.values(), initial=0)
         self._steps_before = dict(zip(stage_steps, before, strict=False))
@@ -75,28 +83,28 @@ class RunLog:
         kept = [] if keep_until is None else [row for row in read_log(self.path) if _is_kept(row, keep_until)]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self.path.open("a", encoding="utf-8")
-        self._events = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            first = None if keep_until is None else sum(keep_until.values()) + 1
-            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+        self._step = 0 if keep_until is None else sum(keep_until.values())
+        self._trackers = trackers_of(tracking, folder, None if keep_until is None else self._step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
         """Adds the line of one step; it has "stage" and "step"."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        if self._events:
-            step = self._steps_before[row["stage"]] + row["step"]
-            for name, value in row.items():
-                if isinstance(value, float):
-                    self._events.add_scalar(f"{row['stage']}/{name}", value, step)
+        self._step = self._steps_before[row["stage"]] + row["step"]
+        values = {f"{row['stage']}/{name}": value for name, value in row.items() if isinstance(value, float)}
+        for tracker in self._trackers:
+            tracker.scalars(values, self._step)
+
+    def picture(self, name: str, path: Path) -> None:
+        """A contact sheet, as it is after the last step."""
+        for tracker in self._trackers:
+            tracker.picture(name, path, self._step)
 
     def close(self) -> None:
         """Ends the log."""
         self._file.close()
-        if self._events:
-            self._events.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

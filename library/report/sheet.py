@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from library.atomic import written
 
+ABOUT = "purecc_sheet"
+"""The text in the PNG that says what stands where."""
 GAP = 6
 LABEL_WIDTH = 190
 LEAST_SIDE = 128
@@ -41,19 +46,26 @@ def as_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _shown(pixels: Tensor) -> Image.Image:
+def as_pixels(image: Image.Image) -> Tensor:
+    """What `as_image` was given, as far as eight bits hold it."""
+    array = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return array.float() / 127.5 - 1
+
+
+def _shown(pixels: Tensor) -> tuple[Image.Image, int]:
+    """A picture as the sheet shows it, and how many times enlarged."""
     image = as_image(pixels)
     longest = max(image.size)
     if longest < LEAST_SIDE:
         times = round(LEAST_SIDE / longest)
-        return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+        return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST), times
     if longest > MOST_SIDE:
         image.thumbnail((MOST_SIDE, MOST_SIDE), Image.Resampling.LANCZOS)
-    return image
+    return image, 1
 
 
 def save_sheet(path: Path, title: str, columns: list[str], rows: list[SheetRow]) -> None:
-    """Writes a contact sheet as PNG.
+    """Writes a contact sheet as PNG. What stands where is in the file, too, for `read_sheet`.
 
     Args:
         columns: what stands above each column.
@@ -61,8 +73,8 @@ def save_sheet(path: Path, title: str, columns: list[str], rows: list[SheetRow])
     """
     font, small = ImageFont.load_default(15), ImageFont.load_default(12)
     images = [[_shown(picture) for picture in row.pictures] for row in rows]
-    width = max(image.width for row in images for image in row)
-    heights = [max(image.height for image in row) for row in images]
+    width = max(image.width for row in images for image, _ in row)
+    heights = [max(image.height for image, _ in row) for row in images]
     head = 58
     size = (LABEL_WIDTH + len(columns) * (width + GAP) + GAP, head + sum(height + GAP for height in heights) + GAP)
     sheet = Image.new("RGB", size, PAPER)
@@ -71,12 +83,38 @@ def save_sheet(path: Path, title: str, columns: list[str], rows: list[SheetRow])
     for index, column in enumerate(columns):
         left = LABEL_WIDTH + index * (width + GAP)
         draw.multiline_text((left, head - 30), "\n".join(textwrap.wrap(column, max(8, width // 7))[:2]), FAINT, small)
-    top = head
+    top, places = head, []
     for row, row_images, height in zip(rows, images, heights, strict=True):
         draw.text((GAP, top), row.kind, FAINT, small)
         draw.multiline_text((GAP, top + 18), "\n".join(textwrap.wrap(row.prompt or '""', 26)[:6]), TEXT, small)
-        for index, image in enumerate(row_images):
-            sheet.paste(image, (LABEL_WIDTH + index * (width + GAP), top))
+        boxes = []
+        for index, (image, times) in enumerate(row_images):
+            left = LABEL_WIDTH + index * (width + GAP)
+            sheet.paste(image, (left, top))
+            boxes.append([left, top, *image.size, times])
+        places.append({"kind": row.kind, "prompt": row.prompt, "boxes": boxes})
         top += height + GAP
+    about = PngInfo()
+    about.add_itxt(ABOUT, json.dumps({"title": title, "columns": columns, "rows": places}))
     with written(path) as temporary:
-        sheet.save(temporary)
+        sheet.save(temporary, pnginfo=about)
+
+
+def read_sheet(path: Path) -> tuple[str, list[str], list[SheetRow]] | None:
+    """Title, columns and rows of a sheet that was written here; None if the file is none, or damaged."""
+    try:
+        with Image.open(path) as sheet:
+            sheet.load()
+            about = json.loads(sheet.text[ABOUT])
+            rows = [
+                SheetRow(str(row["kind"]), str(row["prompt"]), [_cut_out(sheet, *box) for box in row["boxes"]])
+                for row in about["rows"]
+            ]
+            return str(about["title"]), [str(column) for column in about["columns"]], rows
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _cut_out(sheet: Image.Image, left: int, top: int, width: int, height: int, times: int) -> Tensor:
+    cut = sheet.crop((left, top, left + width, top + height))
+    return as_pixels(cut.resize((width // times, height // times), Image.Resampling.NEAREST))

@@ -31,6 +31,7 @@ from library.training.branching import (
 from library.training.parts import STUDENT_ADAPTER, Parts, learns_words
 from library.training.plan import Plan
 from library.training.replay import pictures_at_once
+from library.training.stages import student_weights
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.55 * GIB)
@@ -150,6 +151,8 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
             weight.register_post_accumulate_grad_hook(_let_go)
     weights = storage_bytes(_held(parts)) + sum(weight.grad.nbytes for weight in learning if weight.grad is not None)
     state = count * OPTIMIZER_BYTES.get(settings.optimizer.optimizer_type.lower(), OPTIMIZER_BYTES["adamw"])
+    if stage == STUDENT and settings.optimizer.ema_decay is not None:
+        state += sum(weight.nbytes for weight in student_weights(settings, parts))
     scheduler = scheduler_of(objective, settings, parts)
     size, rows = heaviest_batch(plan)
     wanted = {reading.prediction.prompt for reading in objective.readings}

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from library.adapters.layouts import LAYOUTS
+from library.errors import StorageError
 from library.objectives import EXTRACTOR, STUDENT
 from library.report.log import RunLog, mean_of_end, read_log, write_csv
 from library.report.page import Section, write_page
@@ -21,28 +24,25 @@ from library.report.plot import plot_log
 from library.report.progress import StageBar, bar_over, say
 from library.report.sheet import SheetRow
 from library.report.status import Status, read_status
+from library.training.galleries import STRENGTHS, Gallery, galleries_of
+from library.training.keeping import saved_on_the_way
 from library.training.parts import extractor_adapter
 from library.training.plan import Plan
 from library.training.reload import ReloadCheck
 from library.training.report import report_sections
 from library.training.sheets import SheetMaker
 from library.training.stage import Stage
+from library.training.tracking import tracking_of
 
 WEAK_COSINE = 0.2
 """A mean cosine below this at the end of stage 2 means that the extractor taught the student little."""
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """The last sheet of a kind, for the report.
+@dataclass
+class Drawing:
+    """What has been drawn of a sheet."""
 
-    Args:
-        columns: what stands above the pictures of each seed; the first one is the pretrained model.
-    """
-
-    title: str
-    columns: list[str]
-    rows: list[SheetRow]
+    rows: list[SheetRow] = field(default_factory=list)
 
 
 class Observer:
@@ -75,10 +75,12 @@ class Observer:
         Args:
             done: steps of each stage that a resumed run goes on from; None: a new run.
         """
-        tensorboard = self.settings.saving.log_with == "tensorboard"
         before = read_status(self.folder).get("phases", []) if done is not None else []
-        self.log = RunLog(self.folder, self.plan.stage_steps, done, tensorboard)
+        self.log = RunLog(self.folder, self.plan.stage_steps, done, tracking_of(self.settings))
         self.phases = Phases(self.parts.model.device, before)
+        if done is not None:
+            self.galleries |= galleries_of(self.folder / "samples", done)
+            self.files |= saved_on_the_way(self.folder, self.name)
         self.status = Status(self.folder, self.name, self.plan.stage_steps)
         self.status.set(activity="start")
 
@@ -102,10 +104,12 @@ class Observer:
     def phase(self, name: str) -> Iterator[None]:
         """What happens inside is measured, and named in the status."""
         outer = self.phases.now
-        with self.phases.of(name):
-            self.status.set(activity=name)
-            yield
-        self.status.set(activity=outer, phases=self.measured())
+        try:
+            with self.phases.of(name):
+                self.status.set(activity=name)
+                yield
+        finally:
+            self.status.set(activity=outer, phases=self.measured())
 
     def measured(self) -> list[dict[str, Any]]:
         """Time and memory of every phase until now."""
@@ -156,15 +160,18 @@ class Observer:
         return self._sheet("student", title, columns, f"student_{stage.done:06d}.png")
 
     def _sheet(self, kind: str, title: str, columns: Mapping[str, Any], file: str) -> list[SheetRow]:
-        with self._drawing():
-            path, prompts = self.folder / "samples" / file, self.settings.samples.sample_prompts
+        """The rows of a sheet; none if it can't be drawn, which is said."""
+        self._last_sheet = time.monotonic()
+        path, prompts = self.folder / "samples" / file, self.settings.samples.sample_prompts
+        with self._drawing(file) as drawing:
             if prompts:
                 self.sheets.follow(prompts)
-            rows = self.sheets.make(path, title, dict(columns), self.progress("sheet"))
-        self.galleries[kind] = Gallery(title, ["pretrained", *columns], rows)
-        self.status.set(sheet=f"samples/{file}")
-        self._last_sheet = time.monotonic()
-        return rows
+            drawing.rows = self.sheets.make(path, title, dict(columns), self.progress("sheet"))
+        if drawing.rows:
+            self.galleries[kind] = Gallery(title, ["pretrained", *columns], drawing.rows)
+            self.log.picture(f"samples/{kind}", path)
+            self.status.set(sheet=f"samples/{file}")
+        return drawing.rows
 
     def sheet_due(self, done: int) -> bool:
         """Whether a sheet of the student is due after so many steps, or because enough minutes have passed."""
@@ -173,19 +180,34 @@ class Observer:
         return bool((steps and done % steps == 0) or (minutes and passed >= minutes))
 
     def sheet_of_strengths(self) -> None:
-        """The finished student at several strengths of its LoRA. If it can't be drawn, the run goes on."""
+        """The finished student at several strengths of its LoRA."""
         strengths = self.settings.samples.sample_strengths
         if not strengths:
             return
         title, path = f"{self.name}: strengths of the LoRA", self.folder / "samples" / "strengths.png"
-        try:
-            with self._drawing():
-                self.sheets.strengths(path, title, self.parts.branches()[STUDENT], strengths)
-        except Exception as error:  # pictures of a run must never cost the user the run
-            say(f"WARNING: the sheet of strengths could not be drawn ({type(error).__name__}: {error}).")
+        with self._drawing(path.name) as drawing:
+            drawing.rows = self.sheets.strengths(path, title, self.parts.branches()[STUDENT], strengths)
+        if drawing.rows:
+            columns = ["pretrained", *(f"{strength:g}" for strength in strengths)]
+            self.galleries[STRENGTHS] = Gallery(title, columns, drawing.rows)
 
-    def _drawing(self) -> AbstractContextManager[None]:
-        return self.phase("sheets")
+    @contextmanager
+    def _drawing(self, file: str) -> Iterator[Drawing]:
+        """Inside, a sheet is drawn. If it can't be, that is said and the run goes on, but for a full disk."""
+        drawing = Drawing()
+        try:
+            with self.phase("sheets"):
+                yield drawing
+        except StorageError:
+            raise
+        except Exception as error:  # pictures of a run must never cost the user the run
+            why = (
+                "the memory does not suffice"
+                if isinstance(error, torch.OutOfMemoryError)
+                else f"{type(error).__name__}: {error}"
+            )
+            say(f"WARNING: the sheet {file} could not be drawn ({why}). The run goes on without it.")
+            self.parts.model.release_vae()
 
     # Files
 

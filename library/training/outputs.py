@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -96,18 +95,6 @@ def save_transformer(parts: Parts, path: Path) -> Path:
     return path
 
 
-def drop_older(settings: Settings, step: int) -> None:
-    """Removes what was saved on the way more than `save_last_n_steps` steps before this one; nothing if it is unset."""
-    saving = settings.saving
-    if saving.save_last_n_steps is None:
-        return
-    pattern = re.compile(re.escape(saving.output_name) + r"-step(\d{8})(_\w+)?\.safetensors")
-    for path in settings.output_dir.iterdir():
-        match = pattern.fullmatch(path.name)
-        if match and int(match[1]) < step - saving.save_last_n_steps:
-            path.unlink()
-
-
 def save_preview(parts: Parts, files: Mapping[Path, str], picture: Image.Image) -> list[Path]:
     """What UIs show of a LoRA: a picture beside it and in it, and what to write in a prompt, for Forge.
 
@@ -147,7 +134,7 @@ def try_longest_name(settings: Settings) -> None:
     Raises:
         StorageError: the file system does not take it.
     """
-    path = settings.output_dir / f"{settings.saving.output_name}-step00000000_transformer.safetensors"
+    path = settings.output_dir / f"{settings.saving.output_name}-best-step00000000_transformer.safetensors"
     with said_if_not_written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

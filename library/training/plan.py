@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,9 +17,11 @@ from library.optim import check_optimizer
 from library.prompts import NULL_PROMPT, PromptTriple
 from library.sample_prompts import SamplePrompt, default_prompts, read_samples
 from library.training.branching import reads_replay
+from library.training.network_weights import with_dim
 from library.training.outputs import check_extractor
 from library.training.parts import Parts, build_parts, class_text
 from library.training.replay import replay_texts
+from library.training.tracking import tracking_of
 
 SHOWN_VARIANTS = 3
 """Variants of a caption that the plan shows; a file of several captions may have more."""
@@ -122,8 +125,10 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     """
     if settings.pure_learning.extractor:
         check_extractor(settings.pure_learning.extractor, config.concepts)
+    settings = with_dim(settings)
     for path in settings.method.previous_loras:
         read_lora(path)  # a mistake in its name must not cost an hour
+    tracking_of(settings)  # and neither must a package that lacks
     parts = build_parts(settings, config.concepts)
     check_optimizer(settings.optimizer, list(stage_rates(settings.optimizer).values()))
     seed, data = settings.optimizer.seed, settings.data
@@ -135,6 +140,7 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     datasets, validation = split_validation(config, found, seed)
     order = PictureOrder(datasets, batch_sizes, seed)
     settings = parts.settings = for_kinds(in_steps(settings, order.batches_per_epoch), config)
+    _check_steps(settings, validation)
     if settings.samples.sample_prompts:
         samples = read_samples(settings.samples.sample_prompts, config.concepts, parts.model.latent_shape)
     else:
@@ -168,6 +174,10 @@ def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:
 
     if optimizer.max_train_epochs is not None:
         optimizer = replace(optimizer, max_train_steps=steps(optimizer.max_train_epochs), max_train_epochs=None)
+    if optimizer.initial_epoch is not None:
+        first = optimizer.initial_step
+        begin = (steps(optimizer.initial_epoch - 1) if optimizer.initial_epoch > 1 else 0) if first is None else first
+        optimizer = replace(optimizer, initial_step=begin, initial_epoch=None)
     samples = either(settings.samples, "sample_every_n_steps", "sample_every_n_epochs")
     return replace(
         settings,
@@ -179,10 +189,27 @@ def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:
 
 def _kept_in_steps(saving: SavingSettings) -> SavingSettings:
     """What save_last_n_epochs keeps, so many savings, as the steps that lie between the first and the last of them."""
-    if saving.save_last_n_epochs is None or saving.save_every_n_steps is None:
-        return saving
-    steps = (saving.save_last_n_epochs - 1) * saving.save_every_n_steps
-    return replace(saving, save_last_n_steps=steps, save_last_n_epochs=None)
+    every = saving.save_every_n_steps
+    for epochs in ("save_last_n_epochs", "save_last_n_epochs_state"):
+        count = getattr(saving, epochs)
+        if count is not None and every is not None:
+            saving = replace(saving, **{epochs.replace("epochs", "steps"): (count - 1) * every, epochs: None})
+    return saving
+
+
+def _check_steps(settings: Settings, validation: Sequence[Picture]) -> None:
+    optimizer = settings.optimizer
+    if optimizer.initial_step and optimizer.initial_step >= optimizer.max_train_steps:
+        raise ConfigError(
+            f"initial_step is {optimizer.initial_step}, but stage 2 ends at max_train_steps, "
+            f"{optimizer.max_train_steps}: no step would be made.",
+            "max_train_steps counts the steps before initial_step, too; raise it.",
+        )
+    if settings.saving.save_best_n and not validation:
+        raise ConfigError(
+            "save_best_n keeps the files with the least validation loss, but no picture is kept for one.",
+            "Set validation_split, such as 0.2, so that at least one picture is.",
+        )
 
 
 def _check_ties(settings: Settings, datasets: list[list[Picture]]) -> None:

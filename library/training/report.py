@@ -13,11 +13,13 @@ from library.config.settings import GROUPS
 from library.data.images import open_image
 from library.data.pictures import Picture
 from library.errors import DataError
+from library.objectives import STUDENT
 from library.report.charts import chart, curves_of
 from library.report.log import read_log
 from library.report.page import Pictures, Section, render
 from library.report.phases import kind_of_memory
 from library.report.sheet import as_image
+from library.training.galleries import ORDER, STRENGTHS, Gallery
 from library.training.metadata import activation_text
 from library.training.reload import PROMISED
 
@@ -30,6 +32,8 @@ MOST_PROMPTS = 24
 """Prompts of a sheet that the report shows."""
 THUMBNAIL = 256
 """Longest side of a picture of the data set, in pixels."""
+STRIP = 256
+"""Longest side of a picture that stands in a row with others, in pixels."""
 LOSSES = {
     "concept": "the concept loss: the pictures",
     "pure": "L_PureCC: the concept at the scale lambda*",
@@ -76,7 +80,13 @@ def report_sections(observer: Observer) -> list[Section]:
 
 def _samples(observer: Observer, pictures: Pictures) -> str:
     galleries = []
-    for gallery in reversed(list(observer.galleries.values())):
+    for kind in [*ORDER, *sorted(set(observer.galleries) - set(ORDER))]:
+        gallery = observer.galleries.get(kind)
+        if gallery is None:
+            continue
+        if kind == STRENGTHS:
+            galleries.append(_strip(gallery, pictures))
+            continue
         wide, prompts = len(gallery.columns), []
         for row in gallery.rows[:MOST_PROMPTS]:
             pairs = []
@@ -95,8 +105,20 @@ def _samples(observer: Observer, pictures: Pictures) -> str:
                         }
                     )
             prompts.append({"kind": row.kind, "text": row.prompt, "pairs": pairs})
-        galleries.append({"title": gallery.title, "prompts": prompts, "more": len(gallery.rows) - len(prompts)})
+        more = len(gallery.rows) - len(prompts)
+        galleries.append({"title": gallery.title, "prompts": prompts, "more": more, "strips": []})
     return render("samples.html", galleries=galleries) if galleries else ""
+
+
+def _strip(gallery: Gallery, pictures: Pictures) -> dict[str, Any]:
+    """A gallery whose pictures stand in a row each, not under a slider."""
+    strips = []
+    for row in gallery.rows:
+        shown = zip(gallery.columns, map(as_image, row.pictures), strict=True)
+        about = row.prompt or "the empty prompt"
+        tags = [(name, pictures.tag(image, f"{about}, {name}", STRIP)) for name, image in shown]
+        strips.append({"kind": row.kind, "text": row.prompt, "pictures": tags})
+    return {"title": gallery.title, "prompts": [], "more": 0, "strips": strips}
 
 
 def _curves(observer: Observer) -> str:
@@ -148,6 +170,8 @@ def _thumbnail(picture: Picture) -> Image.Image | None:
 def _files(observer: Observer) -> str:
     layouts = observer.plan.settings.saving.save_formats
     endings = {"diffusers": "_diffusers", "onetrainer": "_onetrainer"}
+    rows = read_log(observer.log.path)
+    losses = {row["step"]: row["validation"] for row in rows if row["stage"] == STUDENT and "validation" in row}
     found = []
     for path, step in observer.files.items():
         if path.suffix != ".safetensors" or not path.is_file():
@@ -162,12 +186,15 @@ def _files(observer: Observer) -> str:
                 "bytes": path.stat().st_size,
                 "step": step,
                 "special": special,
+                "validation": None if special == "extractor" else losses.get(step),
                 "uis": uis,
                 "checked": observer.loads.get(path),
             }
         )
     concepts = [{"name": one.name, "kind": one.kind, "trigger": one.trigger} for one in observer.parts.concepts]
-    return render("files.html", files=found, concepts=concepts, prompt=activation_text(observer.parts))
+    return render(
+        "files.html", files=found, validated=bool(losses), concepts=concepts, prompt=activation_text(observer.parts)
+    )
 
 
 def _cost(observer: Observer) -> str:

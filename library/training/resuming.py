@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from library.checkpoint import Position, SavedState, StateFolder, load_state
+from library.checkpoint import FINAL, Position, SavedState, StateFolder, load_state
 from library.config import dataset as dataset_config
 from library.config.files import as_tables
 from library.errors import ConfigError
 from library.objectives import EXTRACTOR, STUDENT
 from library.report.progress import say
+from library.training.average import Average
 from library.training.branching import extractor_adapters, learning_in
 from library.training.plan import Plan
 from library.training.stage import Stage
 from library.training.weights_state import weights_of
+
+FREE_FROM_A_PATH = frozenset({"max_train_steps", "max_train_epochs", "initial_step", "skip_until_initial_step"})
+"""Settings that may be others than those of a state that is named by its path: how long and from where."""
 
 
 def shaping(plan: Plan) -> dict[str, Any]:
@@ -41,7 +46,11 @@ def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
         states.remove()
         return None
     if saving.resume:
-        return _read(plan, states, None if saving.resume == "auto" else Path(saving.resume).expanduser())
+        if saving.resume == "auto":
+            return _read(plan, states, None)
+        return _counted_from(
+            plan.settings.optimizer.initial_step, _read(plan, states, Path(saving.resume).expanduser())
+        )
     if newest:
         raise ConfigError(
             f"{states.folder.parent} holds an unfinished run ({newest.name}).",
@@ -52,11 +61,13 @@ def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
 
 def _read(plan: Plan, states: StateFolder, path: Path | None) -> SavedState | None:
     """The state at `path`, or the newest one; where it is damaged, the one before."""
+    may_differ: frozenset[str] = frozenset()
     if path is not None:
-        states = StateFolder.of(path)
+        states, may_differ = StateFolder.of(path), FREE_FROM_A_PATH
         if not states.all():
-            return load_state(path, shaping(plan))  # says what is wrong with it
-    found = states.load_newest(shaping(plan))
+            final = path / FINAL
+            return load_state(final if final.is_dir() else path, shaping(plan), may_differ)  # says what is wrong
+    found = states.load_newest(shaping(plan), may_differ)
     if not found:
         return None
     state, damaged = found
@@ -66,8 +77,21 @@ def _read(plan: Plan, states: StateFolder, path: Path | None) -> SavedState | No
     return state
 
 
-def state_of(plan: Plan, stage: Stage) -> SavedState:
-    """All that the run needs to go on after the last step of `stage`."""
+def _counted_from(step: int | None, state: SavedState) -> SavedState:
+    """The state, its steps of the student counted from `step` on; None: as it says itself, as in sd-scripts."""
+    if step is None or STUDENT not in state.tree["stages"]:
+        return state
+    stage = {**state.tree["stages"][STUDENT], "done": step}
+    position = Position({**state.position.done, STUDENT: step})
+    return replace(state, position=position, tree={**state.tree, "stages": {STUDENT: stage}})
+
+
+def state_of(plan: Plan, stage: Stage, average: Average | None) -> SavedState:
+    """All that the run needs to go on after the last step of `stage`.
+
+    Args:
+        average: of the student; None before there is one.
+    """
     parts, done = plan.parts, dict.fromkeys(plan.stage_steps, 0)
     for name in itertools.takewhile(lambda name: name != stage.name, plan.stage_steps):
         done[name] = plan.stage_steps[name]
@@ -81,4 +105,5 @@ def state_of(plan: Plan, stage: Stage) -> SavedState:
         tree[STUDENT] = weights_of(
             parts.network, learning_in(STUDENT, plan.settings, parts)[0][:1], parts.student_embeddings, parts.words
         )
+        tree["average"] = average.state() if average else None
     return SavedState(Position(done), shaping(plan), tree)

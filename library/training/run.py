@@ -18,23 +18,19 @@ from library.data.latents import Latents
 from library.errors import Interrupted
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.objectives import EXTRACTOR, STUDENT
-from library.report.log import RunLog
+from library.report.log import RunLog, read_log
 from library.report.progress import say
+from library.training.average import Average
 from library.training.branching import extractor_adapters, needs_fisher, scheduler_of
 from library.training.context import Context, learn_context
 from library.training.fisher import fisher_of
 from library.training.interrupt import StopRequest
+from library.training.keeping import AT_STEP, BEST, Keeping
 from library.training.metadata import data_metadata
+from library.training.network_weights import start_from_weights
 from library.training.observer import Observer
 from library.training.out_of_memory import step_down
-from library.training.outputs import (
-    drop_older,
-    load_extractor,
-    save_extractor,
-    save_preview,
-    save_student,
-    try_longest_name,
-)
+from library.training.outputs import load_extractor, save_extractor, save_preview, save_student, try_longest_name
 from library.training.parts import STUDENT_ADAPTER, class_states, learns_words
 from library.training.plan import Plan
 from library.training.processes import ALONE, Processes
@@ -43,7 +39,7 @@ from library.training.resuming import state_of, state_to_resume
 from library.training.scenes import Replay
 from library.training.sheets import preview_of
 from library.training.stage import OutOfMemory, Stage
-from library.training.stages import Ingredients, make_stage
+from library.training.stages import Ingredients, make_stage, student_weights
 from library.training.unseen import Unseen
 from library.training.validation import ValidationLoss
 from library.training.weights_state import restore_weights
@@ -80,6 +76,8 @@ class Run:
         self.fisher: dict[str, Tensor] | None = None
         self.looks: list[Callable[[Run], None]] = []
         self.context = Context()
+        self.average: Average | None = None
+        self.keeping = Keeping(self.settings.saving, self.folder)
         self.observer = Observer(plan) if processes.main else Unseen(plan)
         with processes.main_first():
             self.resumed = state_to_resume(plan, self.states)
@@ -182,8 +180,12 @@ class Run:
             parts.student_embeddings = {concept.name: self._fresh(concept) for concept in self.plan.config.concepts}
         elif student_embeddings == "shared":
             parts.student_embeddings = parts.extractor_embeddings
+        start_from_weights(parts)
         if self.resumed and STUDENT in self.resumed.tree:
             restore_weights(self.resumed.tree[STUDENT], parts.network, parts.student_embeddings, parts.words)
+        self.average = Average(student_weights(self.settings, parts), self.settings.optimizer.ema_decay)
+        if self.resumed:
+            self.average.load_state(self.resumed.tree.get("average"))
 
     # The stages
 
@@ -210,20 +212,22 @@ class Run:
     def train_student(self) -> list[Path]:
         """Stage 2: trains it to its end; the main process saves the results. Returns their files."""
         stage, observer = self.student_stage(), self.observer
-        if stage.done == 0:
+        if stage.done == stage.first:
             observer.sheet_of_student(stage)
         self._run(stage)
         if not self.processes.main:
             return []
+        self.average.take()
         files = save_student(self.parts, stage.done, about_data=data_metadata(self.plan))
-        beside = save_preview(self.parts, files, preview_of(observer.sheet_of_student(stage)))
+        rows = observer.sheet_of_student(stage)
+        beside = save_preview(self.parts, files, preview_of(rows)) if rows else []
         observer.say_if_weak()
         observer.check(files)
         observer.sheet_of_strengths()
         for look in self.looks:
             observer.look(lambda look=look: look(self))
         observer.saved(files, stage.done)
-        self.states.remove()
+        self.states.finish(self.settings.saving.save_state or self.settings.saving.save_state_on_train_end)
         return [*files, *beside]
 
     def _stage(self, name: str) -> Stage:
@@ -234,7 +238,7 @@ class Run:
         if self.resumed and name in self.resumed.tree["stages"]:
             stage.load_state(self.resumed.tree["stages"][name])
         elif self.resumed:
-            stage.done = self.resumed.position.done.get(name, 0)
+            stage.done = max(stage.first, self.resumed.position.done.get(name, 0))
         return stage
 
     def _run(self, stage: Stage) -> None:
@@ -243,8 +247,11 @@ class Run:
             while stage.done < stage.steps:
                 begin = time.perf_counter()
                 row = self._step(stage)
+                if stage.name == STUDENT and "skipped" not in row:
+                    self.average.step()
                 if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
-                    row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
+                    with self.average.shown():
+                        row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
                 self.observer.step(row, time.perf_counter() - begin)
                 if self.processes.any(stop.made):
                     self._save_state(stage)
@@ -270,17 +277,34 @@ class Run:
     def _save_on_the_way(self, stage: Stage) -> None:
         if not self.processes.main:
             return
-        saving = self.settings.saving
-        if stage.done % saving.save_state_every_n_steps == 0 or stage.done == stage.steps:
+        if stage.done % self.settings.saving.save_state_every_n_steps == 0 or stage.done == stage.steps:
             self._save_state(stage)
-        if stage.name == STUDENT and stage.done < stage.steps:
-            if self.observer.sheet_due(stage.done):
+        if stage.name != STUDENT:
+            return
+        self._keep_if_best(stage.done)
+        if stage.done == stage.steps:
+            return
+        if self.observer.sheet_due(stage.done):
+            with self.average.shown():
                 self.observer.sheet_of_student(stage)
-            if saving.save_every_n_steps and stage.done % saving.save_every_n_steps == 0:
-                files = save_student(self.parts, stage.done, f"-step{stage.done:08d}", data_metadata(self.plan))
-                drop_older(self.settings, stage.done)
-                self.observer.saved(files, stage.done)
+        if self.keeping.due(stage.done):
+            self._save_student(stage.done, AT_STEP)
+            self.keeping.state(stage.done, state_of(self.plan, stage, self.average))
+            self.keeping.drop_older(stage.done)
+
+    def _keep_if_best(self, step: int) -> None:
+        if self.settings.saving.save_best_n and self.validation.due(step, self.plan.stage_steps[STUDENT]):
+            best = self.keeping.best(read_log(self.log.path))
+            if step in best:
+                self._save_student(step, BEST)
+            self.keeping.drop_worse(best)
+
+    def _save_student(self, step: int, kind: str) -> None:
+        """Saves the student's files as they are after this step; `kind` says in their names why."""
+        with self.average.shown():
+            files = save_student(self.parts, step, f"{kind}{step:08d}", data_metadata(self.plan))
+        self.observer.saved(files, step)
 
     def _save_state(self, stage: Stage) -> None:
         if self.processes.main:
-            self.observer.saved_state(self.states.save(state_of(self.plan, stage)))
+            self.observer.saved_state(self.states.save(state_of(self.plan, stage, self.average)))

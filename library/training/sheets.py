@@ -36,17 +36,22 @@ class SheetMaker:
         self._refused: str | None = None
 
     def follow(self, path: str) -> None:
-        """Takes over the prompts of a file if they have changed. A mistake in them is said, and the old ones go on."""
+        """Takes over the prompts of a file if they have changed.
+
+        New ones are encoded on the CPU, beside the training model. A mistake in them, or anything else that stands in
+        the way, is said, and the old ones go on.
+        """
         try:
             prompts = read_samples(path, self.parts.concepts, self.parts.model.latent_shape)
             if prompts == list(self.prompts):
                 return
             texts = [text for prompt in prompts for text in (prompt.text, prompt.base, prompt.negative)]
             self.parts.texts.prepare(texts, bar_over("text"))
-        except (PureCCError, OSError, UnicodeDecodeError) as error:
-            if str(error) != self._refused:
-                say(f"WARNING: {error}\n  The prompts as they were go on.")
-            self._refused = str(error)
+        except Exception as error:  # pictures of a run must never cost the user the run
+            why = str(error) if isinstance(error, PureCCError) else f"{path}: {type(error).__name__}: {error}"
+            if why != self._refused:
+                say(f"WARNING: {why}\n  The prompts as they were go on.")
+            self._refused = why
             return
         self.prompts, self._refused = prompts, None
         say(f"{path} has changed: {len(prompts)} prompts from now on.")

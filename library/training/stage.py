@@ -63,6 +63,8 @@ class Stage:
     Args:
         steps: how many it has.
         scenes: what it looks at; they say which processes make each step together.
+        first: steps that count as made before the first one.
+        data_anew: the pictures, noise and prompts of the first step are those of a stage's very first.
         fp16: scales the loss, so that small gradients do not vanish.
         penalties: name, weight and what is added to the loss for the weights themselves.
         fused: each weight makes its step inside the backward pass.
@@ -81,13 +83,16 @@ class Stage:
         learners: list[Learner],
         settings: OptimizerSettings,
         *,
+        first: int = 0,
+        data_anew: bool = False,
         fp16: bool = False,
         penalties: Sequence[tuple[str, float, Penalty]] = (),
         fused: bool = False,
     ) -> None:
         self.name, self.steps, self.objective, self.branches = name, steps, objective, branches
         self.scenes, self.settings, self.processes = scenes, settings, scenes.processes
-        self.done, self.skipped, self.penalties = 0, 0, penalties
+        self.first, self.done, self.skipped, self.penalties = first, first, 0, penalties
+        self._unseen = first if data_anew else 0
         self.learners = [learner for learner in learners if learner.parameters]
         held = [[stand_in_of(one) if fused else one for one in learner.parameters] for learner in self.learners]
         self.optimizer = build_optimizer(
@@ -116,8 +121,9 @@ class Stage:
         if self.fused:
             self.fused.step = self.done
         batches, seen, failed, bad = self.settings.gradient_accumulation_steps, [], False, ""
+        begin = (self.done - self._unseen) * batches
         try:
-            seen = [self._gradient_of(self.done * batches + index, batches) for index in range(batches)]
+            seen = [self._gradient_of(begin + index, batches) for index in range(batches)]
         except torch.OutOfMemoryError as error:
             if self.fused:
                 raise TrainingError(
@@ -143,7 +149,7 @@ class Stage:
             most = self.settings.max_grad_norm or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), most))
         if not math.isfinite(norm) and not self.scaler.is_enabled():  # with fp16, the scaler itself passes it over
-            shown = [name for index in range(batches) for name in self.scenes.shown(self.done * batches + index)]
+            shown = [name for index in range(batches) for name in self.scenes.shown(begin + index)]
             return self._skip(f"the gradient is {norm}, of {', '.join(shown)}")
         rates = {learner.name: float(rate) for learner, rate in zip(self.learners, self._rates(), strict=True)}
         self.scaler.step(self.optimizer)
@@ -171,7 +177,9 @@ class Stage:
             self.lr_scheduler.step()
         self.done, self.skipped = self.done + 1, self.skipped + 1
         lost = not all(torch.isfinite(parameter).all() for parameter in self._parameters())
-        rest = self.done == self.steps and 2 * self.skipped >= self.steps  # of a stage too short to count to more
+        rest = (
+            self.done == self.steps and 2 * self.skipped >= self.steps - self.first
+        )  # of a stage too short to count to more
         if lost or rest or self.skipped > self.settings.max_skipped_steps:
             row = f"That is the {self.skipped}. step in a row without a number, so training stops."
             raise TrainingError(

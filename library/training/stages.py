@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from library.config.settings import Settings
 from library.data.latents import Latents
@@ -20,7 +20,7 @@ from library.training.branching import (
     scheduler_of,
 )
 from library.training.context import Context
-from library.training.parts import Parts
+from library.training.parts import STUDENT_ADAPTER, Parts, learns_words
 from library.training.plan import Plan, stage_rates
 from library.training.processes import Processes
 from library.training.scenes import Replay, SceneMaker, Sources
@@ -65,6 +65,7 @@ def make_stage(name: str, made_of: Ingredients) -> Stage:
     plan, settings, parts = made_of.plan, made_of.settings, made_of.plan.parts
     objective, learners = objective_of(name, settings, plan.has_reg), learners_of(name, settings, parts)
     wanted = {reading.prediction.prompt for reading in objective.readings}
+    initial = settings.optimizer.initial_step or 0
     dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
     return Stage(
         name,
@@ -74,6 +75,8 @@ def make_stage(name: str, made_of: Ingredients) -> Stage:
         SceneMaker(name, wanted, made_of.sources, dropout),
         learners,
         settings.optimizer,
+        first=initial if name == STUDENT else 0,
+        data_anew=not settings.optimizer.skip_until_initial_step,
         fp16=settings.model.mixed_precision == "fp16",
         penalties=penalties_of(name, settings, parts, made_of.fisher),
         fused=name == STUDENT and makes_fused_steps(settings),
@@ -89,3 +92,12 @@ def learners_of(name: str, settings: Settings, parts: Parts) -> list[Learner]:
     words = list(parts.words.parameters()) if parts.words and name == STUDENT else []
     vectors = [one.vectors for one in embeddings] + words
     return [Learner("lr", weights, rates[0]), Learner("embedding_lr", vectors, rates[1])]
+
+
+def student_weights(settings: Settings, parts: Parts) -> list[nn.Parameter]:
+    """The weights that make the student, as far as they learn: LoRA or whole weights, vectors, words."""
+    adapters = [] if learns_words(settings) else [STUDENT_ADAPTER]
+    weights = [weight for adapter in adapters for weight in parts.network.parameters(adapter)]
+    if settings.concept_embeddings.student_embeddings in ("own", "fresh"):
+        weights += [one.vectors for one in parts.student_embeddings.values()]
+    return weights + (list(parts.words.parameters()) if parts.words else [])

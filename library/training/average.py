@@ -1,0 +1,57 @@
+"""The student's moving average (EMA): kept beside the weights that learn, and put in their place to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from diffusers.training_utils import EMAModel
+from torch import nn
+
+
+class Average:
+    """The moving average of some weights; without a decay, the weights themselves.
+
+    Args:
+        parameters: those that make the student.
+        decay: share of the past in each step; in step n no more than n / (9 + n), so that short runs forget where
+            they began. None: there is no average.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float | None) -> None:
+        self.parameters = list(parameters)
+        self._kept = None if decay is None or not self.parameters else EMAModel(self.parameters, decay=decay)
+
+    def step(self) -> None:
+        """After a step that has changed the weights."""
+        if self._kept:
+            self._kept.step(self.parameters)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Inside, the weights are the average: what is saved, drawn or measured there is its."""
+        if not self._kept:
+            yield
+            return
+        self._kept.store(self.parameters)
+        self._kept.copy_to(self.parameters)
+        try:
+            yield
+        finally:
+            self._kept.restore(self.parameters)
+
+    def take(self) -> None:
+        """From now on the weights are the average."""
+        if self._kept:
+            self._kept.copy_to(self.parameters)
+
+    def state(self) -> dict[str, Any] | None:
+        """What it needs to go on; None if there is no average."""
+        return self._kept.state_dict() if self._kept else None
+
+    def load_state(self, state: dict[str, Any] | None) -> None:
+        """Goes on from there; where the state has none, the average begins with the weights as they are."""
+        if self._kept and state:
+            self._kept.load_state_dict(state)
+            self._kept.to(self.parameters[0].device)

@@ -1,0 +1,89 @@
+"""A student that has learned before: `network_weights`, and the concept's vectors beside them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from library.adapters.files import load_concepts, load_lora, read_lora
+from library.adapters.network import LayerWeights
+from library.config.settings import Settings
+from library.errors import ConfigError, ModelError
+from library.methods import METHODS
+from library.report.progress import say
+from library.training.generation import concept_file_of
+from library.training.outputs import embeddings_of
+from library.training.parts import STUDENT_ADAPTER, Parts
+
+
+def with_dim(settings: Settings) -> Settings:
+    """The settings, with rank and scale of `network_weights` if that is what they say.
+
+    Raises:
+        ConfigError: the method trains no LoRA, or the file's rank is larger than `network_dim`.
+        ModelError: no such file, or no LoRA for this kind of model.
+    """
+    network, method = settings.network, settings.method.method
+    if network.network_weights is None:
+        return settings
+    if METHODS[method].student_weights in ("words", "full"):
+        raise ConfigError(f"network_weights is a LoRA, but {method} trains none.", "Take network_weights out.")
+    layers = read_lora(network.network_weights).layers.values()
+    largest = max(layers, key=lambda one: one.rank)
+    if network.dim_from_weights:
+        network = replace(network, network_dim=largest.rank, network_alpha=largest.alpha)
+        return replace(settings, network=network)
+    if largest.rank > network.network_dim:
+        raise ConfigError(
+            f"network_weights: {network.network_weights} has rank {largest.rank}, network_dim is "
+            f"{network.network_dim}.",
+            "Set dim_from_weights = true, or lower its rank with purecc_convert.py --network_dim.",
+        )
+    return settings
+
+
+@torch.no_grad()
+def start_from_weights(parts: Parts) -> None:
+    """Puts `network_weights` into the fresh student, and vectors from `NAME_concept.safetensors` if that is beside.
+
+    A layer of a lower rank fills the first of the adapter's; what the file says of alpha goes into the weights, so
+    that the student acts as the file does.
+
+    Raises:
+        ModelError: the file changes layers that do not learn here, or was made for another model.
+    """
+    path = parts.settings.network.network_weights
+    if path is None:
+        return
+    layers = load_lora(path, len(parts.model.blocks))
+    unknown = sorted(set(layers) - set(parts.network.layers))
+    if unknown:
+        raise ModelError(
+            f"network_weights: {path} changes {len(unknown)} layers that do not learn here, such as {unknown[0]}.",
+            "Name them in target_modules, or put the LoRA into the model with purecc_convert.py --bake.",
+        )
+    for name, given in layers.items():
+        _copy_into(parts.network.layers[name].adapters[STUDENT_ADAPTER], given, f"network_weights: {path}: {name}")
+    beside = concept_file_of(Path(path).expanduser())
+    if parts.student_embeddings and beside:
+        for name, one in embeddings_of(parts, load_concepts(beside)[0], str(beside)).items():
+            mine = parts.student_embeddings[name].vectors
+            if mine.shape != one.vectors.shape:
+                raise ModelError(
+                    f"{beside}: the vectors of {name} are {tuple(one.vectors.shape)}, here they are "
+                    f"{tuple(mine.shape)}.",
+                    "Use the trigger and concept_embeddings they were learned with.",
+                )
+            mine.copy_(one.vectors)
+    elif parts.student_embeddings:
+        say("network_weights: no file of the concept's vectors is beside it, so they begin anew.")
+
+
+def _copy_into(adapter: torch.nn.Module, given: LayerWeights, where: str) -> None:
+    rank = given.rank
+    if adapter.down[:rank].shape != given.down.shape or adapter.up[:, :rank].shape != given.up.shape:
+        raise ModelError(f"{where} has other shapes than the model's layer.", "It was trained for another model.")
+    adapter.down[:rank].copy_(given.down)
+    adapter.up[:, :rank].copy_(given.up.float() * (given.alpha / rank) / (adapter.alpha / adapter.rank))

@@ -1,0 +1,40 @@
+"""What a run's settings say about trackers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from library.config.files import TomlFile, as_tables
+from library.config.settings import Settings
+from library.errors import ConfigError
+from library.report.trackers import Tracking, check_trackers
+
+
+def tracking_of(settings: Settings) -> Tracking:
+    """Where the values of a run go besides its log.
+
+    Raises:
+        ConfigError: what is wanted is not installed, or `log_tracker_config` is no such file.
+    """
+    saving, model = settings.saving, settings.model
+    check_trackers(saving.log_with)
+    own = f"{saving.log_prefix or ''}{saving.output_name}"
+    return Tracking(
+        log_with=saving.log_with,
+        events=Path(saving.logging_dir).expanduser().resolve() / own if saving.logging_dir else Path("tensorboard"),
+        project=saving.log_tracker_name,
+        name=saving.wandb_run_name or saving.output_name,
+        offline=model.offline,
+        arguments=_arguments(saving.log_tracker_config),
+        config=as_tables(settings) if saving.log_config else None,
+    )
+
+
+def _arguments(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    table = TomlFile(path).tables.get("wandb", {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"log_tracker_config: in {path}, wandb is no table.", "Write [wandb], and arguments below.")
+    return table
