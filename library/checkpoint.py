@@ -22,7 +22,7 @@ from library import fingerprint
 from library.atomic import TEMPORARY, remove_folder, write_folder
 from library.errors import ConfigError, ModelError, all_of
 
-FORMAT = 2
+FORMAT = 3
 TENSORS, STATE = "tensors.safetensors", "state.json"
 NAME = re.compile(r"step-\d{8}")
 """What the folder of a state is called."""

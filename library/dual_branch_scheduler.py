@@ -61,6 +61,7 @@ class Scene:
         prompts: by the name that predictions use: complete, base, target, class, null, or those of a replayed picture.
         emphasis: how much each place counts in the concept loss, (B, 1, H, W); None: alike.
         shows_concept: whether each picture's complete prompt names the concept, (B,); None: all do.
+        anchored: whether the anchor holds each picture, (B,); None: all.
         region: 1 where the class is in each replayed picture and 0 elsewhere, (B, 1, H, W); None: nobody asks.
         word_alone: whether the student sees each picture without its concept embeddings, (B,); None: none.
     """
@@ -71,6 +72,7 @@ class Scene:
     prompts: Mapping[str, PromptBatch]
     emphasis: Tensor | None = None
     shows_concept: Tensor | None = None
+    anchored: Tensor | None = None
     region: Tensor | None = None
     word_alone: Tensor | None = None
 
@@ -144,6 +146,7 @@ class DualBranchScheduler:
             for name, tensor in (
                 ("emphasis", reference.emphasis),
                 ("shows_concept", reference.shows_concept),
+                ("anchored", reference.anchored),
                 ("replay_region", replay.region if replay else None),
             )
         }

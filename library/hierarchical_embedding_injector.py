@@ -33,23 +33,42 @@ class ConceptToken:
 class ConceptEmbeddings(nn.Module):
     """The learned vectors of one concept.
 
+    Hidden states grow from block to block, several times over, and differ between models. So what learns is how far a
+    vector has moved from its start, in units of that start's own size (its root mean square), and a learning rate means
+    the same for every block, token and model.
+
     Args:
-        vectors: what they start from, (L, tokens, width) for one a block, or (1, tokens, width) for one that is shared
+        start: what they start from, (L, tokens, width) for one a block, or (1, tokens, width) for one that is shared
             by all blocks or put in at the first block alone. Kept in float32.
         blocks: how many blocks the transformer has.
         every_block: whether blocks after the first get one, too.
     """
 
-    def __init__(self, vectors: Tensor, blocks: int, every_block: bool = True) -> None:
+    def __init__(self, start: Tensor, blocks: int, every_block: bool = True) -> None:
         super().__init__()
-        self.vectors = nn.Parameter(vectors.detach().float().clone())
+        start = start.detach().float().clone()
+        size = start.square().mean(2, keepdim=True).sqrt()
+        self.register_buffer("start", start)
+        self.register_buffer("size", torch.where(size > 0, size, 1.0))
+        self.moved = nn.Parameter(torch.zeros_like(start))
         self.blocks, self.every_block = blocks, every_block
+
+    @property
+    def count(self) -> int:
+        """How many vectors a block gets: one for each token."""
+        return self.start.shape[1]
+
+    @property
+    def vectors(self) -> Tensor:
+        """The vectors as they are now, in the shape of their start."""
+        return self.start + self.size * self.moved
 
     def at(self, block: int) -> Tensor | None:
         """The vectors of a block, (tokens, width), or None if it gets none."""
         if block > 0 and not self.every_block:
             return None
-        return self.vectors[block if len(self.vectors) > 1 else 0]
+        row = block if len(self.start) > 1 else 0
+        return self.start[row] + self.size[row] * self.moved[row]
 
     def per_block(self) -> Tensor:
         """All of them as one tensor, as they are saved: (L, tokens, width), or (1, ...) for the first block alone."""
@@ -83,7 +102,7 @@ def placements_of(
     for row, (row_tokens, row_embeddings) in enumerate(zip(tokens, embeddings, strict=True)):
         for token in row_tokens:
             concept = row_embeddings.get(token.concept)
-            if concept is not None and token.vector < concept.vectors.shape[1]:
+            if concept is not None and token.vector < concept.count:
                 found[concept].append((row, token.position, token.vector))
     return tuple(
         Placement(concept, *torch.tensor(places, device=device).unbind(1)) for concept, places in found.items()

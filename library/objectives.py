@@ -31,6 +31,19 @@ REPLAYED = frozenset({REPLAY, REPLAY_COMPLETE, REPLAY_TARGET, REPLAY_CLASS, REPL
 
 
 @dataclass(frozen=True)
+class PictureKinds:
+    """What kinds of reference pictures a run has, as far as its terms ask.
+
+    Attributes:
+        has_reg: regularisation pictures, whose prior preservation takes the place of the replayed pictures'.
+        has_subject: a subject's, or others that the anchor holds.
+    """
+
+    has_reg: bool = False
+    has_subject: bool = True
+
+
+@dataclass(frozen=True)
 class Prediction:
     """One velocity: what a branch predicts for a prompt."""
 
@@ -64,6 +77,7 @@ class Velocities:
         replay_target: of the replayed pictures, if the step has any.
         emphasis: how much each place of the reference pictures counts in the concept loss, (B, 1, H, W). None: alike.
         shows_concept: whether each reference picture's complete prompt names the concept, (B,). None: all do.
+        anchored: whether the anchor holds each reference picture, (B,). None: all.
         replay_region: 1 where the class is in each replayed picture and 0 elsewhere, (B, 1, H, W).
     """
 
@@ -74,10 +88,11 @@ class Velocities:
         replay_target: Tensor | None = None,
         emphasis: Tensor | None = None,
         shows_concept: Tensor | None = None,
+        anchored: Tensor | None = None,
         replay_region: Tensor | None = None,
     ) -> None:
         self._predictions, self._target, self._replay_target = predictions, target, replay_target
-        self.replay_region = replay_region
+        self.anchored, self.replay_region = anchored, replay_region
         self._emphasis, self._shows_concept = emphasis, shows_concept
 
     def target(self, prompt: str) -> Tensor:
@@ -169,7 +184,7 @@ class PureTerm:
 class TieTerm:
     """||v_learned(y) - v_pretrained(y)||^2: keeps a branch where the pretrained model is, for one prompt (ours).
 
-    On the base prompt of a picture it is the anchor; on a picture and prompt of the pretrained model's own, replay.
+    On a picture and prompt of the pretrained model's own it is replay.
     """
 
     tied: Reading
@@ -181,6 +196,19 @@ class TieTerm:
 
     def __call__(self, v: Velocities) -> Tensor:
         return mse(v[self.tied], v[self.to])
+
+
+@dataclass(frozen=True)
+class AnchorTerm(TieTerm):
+    """||v_learned(y_base) - v_pretrained(y_base)||^2 on reference pictures of subjects (ours).
+
+    Not on a style's. Classifier-free guidance multiplies what [V] adds to the empty prompt's velocity, and the anchor
+    keeps all of the concept out of that one. A subject gets clearer by it; a style comes out several times too strong.
+    """
+
+    def __call__(self, v: Velocities) -> Tensor:
+        loss = super().__call__(v)
+        return loss if v.anchored is None else torch.where(v.anchored, loss, 0.0)
 
 
 @dataclass(frozen=True)
@@ -241,18 +269,18 @@ def extractor_objective(pure: PureLearningSettings) -> Objective:
     )
 
 
-def student_objective(pure: PureLearningSettings, has_reg: bool = False) -> Objective:
+def student_objective(pure: PureLearningSettings, data: PictureKinds = PictureKinds()) -> Objective:
     """Stage 2: L_CC + eta L_PureCC (PureCC, Eq. 15), with our anchor and replay.
 
     Args:
-        has_reg: there are regularisation pictures, so prior preservation is theirs and not the replayed pictures'.
+        data: what there is to learn from.
     """
-    prior = 0.0 if has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
-    replayed = 1.0 if pure.replay_images else 0.0
+    prior = 0.0 if data.has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
+    replayed, of_subject = float(pure.replay_images > 0), float(data.has_subject)
     terms = [
         ("concept", pure.concept_loss_weight, ConceptTerm(learned(STUDENT, COMPLETE))),
         ("pure", pure.eta, _pure_term(pure, COMPLETE, BASE, TARGET, {"class": CLASS, "null": NULL})),
-        ("anchor", pure.anchor_weight, TieTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))),
+        ("anchor", of_subject * pure.anchor_weight, AnchorTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))),
         ("replay", replayed * pure.replay_weight, TieTerm(learned(STUDENT, REPLAY), given(PRETRAINED, REPLAY))),
         (
             "replay_pure",
@@ -261,7 +289,7 @@ def student_objective(pure: PureLearningSettings, has_reg: bool = False) -> Obje
         ),
         (
             "surroundings",
-            replayed * pure.surroundings_weight,
+            of_subject * replayed * pure.surroundings_weight,
             SurroundingsTerm(learned(STUDENT, REPLAY_COMPLETE), given(PRETRAINED, REPLAY)),
         ),
         ("prior", replayed * prior, ConceptTerm(learned(STUDENT, REPLAY))),

@@ -19,7 +19,7 @@ def student_stage(plan):
     run.build_extractor()
     run.build_student()
     for embeddings in run.parts.student_embeddings.values():
-        embeddings.vectors.data.add_(1.0)
+        embeddings.moved.data.add_(1.0)
     return run.student_stage()
 
 

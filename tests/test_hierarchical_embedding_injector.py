@@ -66,7 +66,7 @@ def test_vectors_learn_with_and_without_checkpointing(checkpointing):
         with torch.no_grad():
             velocity(transformer)  # a pass without vectors in between
         out.square().sum().backward()
-        return dog.vectors.grad
+        return dog.moved.grad
 
     found = gradient(checkpointing)
     assert (found.abs().amax(dim=(1, 2)) > 0).all(), "every block's vectors learn"
@@ -85,6 +85,19 @@ def test_rows_of_a_batch_do_not_touch_each_other():
     alone = {name: value[1:] for name, value in inputs().items()}
     with injector.injecting(placements_of([tokens_at(1, 4)], [{"dog": dog}], CPU)):
         torch.testing.assert_close(velocity(transformer, **alone), batch[1:], rtol=1e-4, atol=1e-5)
+
+
+def test_a_learning_rate_is_a_share_of_what_is_replaced():
+    """States grow from block to block; one step of Adam moves every vector by the same share of its own size."""
+    start = torch.randn(BLOCKS, 2, WIDTH) * torch.tensor([1.0, 30.0, 900.0])[:BLOCKS, None, None]
+    dog = ConceptEmbeddings(start, BLOCKS)
+    assert torch.equal(dog.vectors, start), "nothing has changed at the begin"
+    optimizer = torch.optim.Adam([dog.moved], lr=0.02)
+    (dog.vectors * torch.randn_like(start)).sum().backward()
+    optimizer.step()
+    size = start.square().mean(2).sqrt()
+    torch.testing.assert_close((dog.vectors - start).square().mean(2).sqrt() / size, torch.full_like(size, 0.02))
+    assert not ConceptEmbeddings(torch.zeros(1, 1, 4), BLOCKS).vectors.isnan().any()
 
 
 def test_shared_and_first_block_vectors():

@@ -16,7 +16,17 @@ from library.methods import METHODS
 from library.methods.dco import PreferenceTerm
 from library.methods.prior_prediction import ConceptOrPrior
 from library.models import PromptBatch
-from library.objectives import BASE, COMPLETE, PRETRAINED, REPLAY, STUDENT, Prediction, Velocities, learned
+from library.objectives import (
+    BASE,
+    COMPLETE,
+    PRETRAINED,
+    REPLAY,
+    STUDENT,
+    PictureKinds,
+    Prediction,
+    Velocities,
+    learned,
+)
 from library.report.log import read_log
 from library.training.plan import describe_plan
 from library.training.run import Run
@@ -209,7 +219,7 @@ def test_prior_predictions_target_on_other_pictures_is_the_pretrained_models(pla
 def test_without_other_pictures_prior_prediction_lets_the_pretrained_model_draw_some(plan_of):
     plan = plan_of(method="prior_prediction")
     assert plan.uses_replay and not plan_of(method="lora").uses_replay
-    readings = METHODS["prior_prediction"].student(plan.settings, False).readings
+    readings = METHODS["prior_prediction"].student(plan.settings, PictureKinds()).readings
     assert {r.prediction for r in readings} >= {Prediction(STUDENT, REPLAY), Prediction(PRETRAINED, REPLAY)}
 
 

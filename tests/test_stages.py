@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file
 
-from library.config.settings import ATTENTION_PROJECTIONS
+from library.config.settings import ATTENTION_PROJECTIONS, PureLearningSettings
 from library.errors import ConfigError, Interrupted, ModelError, TrainingError
 from library.flow import interpolate, velocity_target
 from library.objectives import (
@@ -23,7 +23,10 @@ from library.objectives import (
     REPLAY_COMPLETE,
     STUDENT,
     TARGET,
+    AnchorTerm,
+    PictureKinds,
     Prediction,
+    given,
     learned,
     student_objective,
 )
@@ -465,6 +468,11 @@ def test_two_concepts_train_jointly_each_with_its_own_extractor(plan_of, picture
         reading = next(r for r in stage.objective.readings if r.prediction == Prediction(GUIDE, TARGET))
         return v[reading]
 
+    v = stage.branches.predict(scene, stage.scenes.replay(number))
+    anchor = AnchorTerm(learned(STUDENT, BASE), given(STUDENT, COMPLETE))
+    held = [loss > 0 for loss in anchor(v).tolist()]
+    assert held == [concept == "dog" for concept in scene.prompts[BASE].concepts], "a style is not anchored"
+
     before = targets()
     with torch.no_grad():
         for layer in run.parts.network.layers.values():
@@ -474,6 +482,12 @@ def test_two_concepts_train_jointly_each_with_its_own_extractor(plan_of, picture
     run.train_student()
     saved = load_file(run.folder / "tiny_concept.safetensors")
     assert set(saved) == {"lora_concept.dog", "lora_concept.ink"}
+
+
+def test_a_style_alone_pays_for_no_tie_that_only_subjects_have():
+    terms = {name for name, *_ in student_objective(PureLearningSettings(), PictureKinds(has_subject=False)).terms}
+    assert terms == {"concept", "pure", "replay"}
+    assert terms | {"anchor", "surroundings"} == {name for name, *_ in student_objective(PureLearningSettings()).terms}
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_with_a_sentence(plan_of):

@@ -37,6 +37,7 @@ PURE = {
     "student_embeddings": "fresh",
     "context_vectors": 2,
     "surroundings_weight": 3.0,
+    "learning_rate": 2e-3,
 }
 """The preset's objective; the arms called `pure, ...` change one thing of it."""
 INHERITED = {**PURE, "student_embeddings": "own", "context_vectors": 0, "surroundings_weight": 0.0}
@@ -87,6 +88,7 @@ TAUGHT = {
     "extractor_replay_weight": 1.0,
     "context_vectors": 0,
     "surroundings_weight": 0.0,
+    "learning_rate": 5e-3,
 }
 """For UIs that know no vectors: the extractor's guidance teaches the word, on replayed pictures as well."""
 

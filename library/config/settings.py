@@ -102,7 +102,7 @@ class PureLearningSettings:
         1.0, "Weight of the concept loss, L_CC, in stage 2. 0 learns from the guidance alone.", at_least=0
     )
     anchor_weight: float = setting(
-        1.0, "Ties the student on base prompts to the pretrained model (ours). 0 turns it off.", at_least=0
+        1.0, "Ties the student on base prompts of a subject to the pretrained model (ours). 0: no tie.", at_least=0
     )
     extractor_anchor_weight: float = setting(
         1.0, "The same tie for the extractor in stage 1, which keeps its guidance clean (ours).", at_least=0
@@ -191,7 +191,12 @@ class OptimizerSettings:
         at_most=0.99999,
     )
     learning_rate: float = setting(1e-4, "Learning rate of the LoRA.", at_least=0)
-    embedding_lr: float = setting(1e-3, "Learning rate of the concept embeddings.", at_least=0)
+    embedding_lr: float = setting(
+        1e-2,
+        "Learning rate of the concept embeddings, as a share of the size of the states that they replace: 0.01 is one "
+        "percent a step (textual_inversion: of its words, as it is).",
+        at_least=0,
+    )
     extractor_learning_rate: float | None = setting(None, "The LoRA's in stage 1. Unset: learning_rate.", at_least=0)
     extractor_embedding_lr: float | None = setting(None, "The embeddings' in stage 1. Unset: embedding_lr.", at_least=0)
     optimizer_type: str = setting(

@@ -21,7 +21,17 @@ from torch.nn.functional import logsigmoid
 from library.config.settings import Settings
 from library.flow import mse
 from library.methods.method import Method
-from library.objectives import COMPLETE, PRETRAINED, STUDENT, Objective, Reading, Velocities, given, learned
+from library.objectives import (
+    COMPLETE,
+    PRETRAINED,
+    STUDENT,
+    Objective,
+    PictureKinds,
+    Reading,
+    Velocities,
+    given,
+    learned,
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class PreferenceTerm:
         return -logsigmoid(-self.beta * gain) / (self.beta / 2)
 
 
-def objective(settings: Settings, has_reg: bool) -> Objective:
+def objective(settings: Settings, data: PictureKinds) -> Objective:
     """The preference for the pictures."""
     return Objective(("concept", 1.0, PreferenceTerm(settings.method.dco_beta)))
 

@@ -6,6 +6,6 @@ from library.methods.method import Method
 from library.objectives import extractor_objective, student_objective
 
 METHOD = Method(
-    student=lambda settings, has_reg: student_objective(settings.pure_learning, has_reg),
+    student=lambda settings, data: student_objective(settings.pure_learning, data),
     extractor=lambda settings: extractor_objective(settings.pure_learning),
 )

@@ -152,10 +152,8 @@ def _learn(
     """
     settings, seed = parts.settings.context, parts.settings.optimizer.seed
     start = _padding_states(parts, pictures[0].prompts[0].base, latents.mean(pictures[0]))
-    scale = start.square().mean(2, keepdim=True).sqrt()
     vectors = ConceptEmbeddings(start.to(parts.model.device), len(parts.model.blocks))
-    moved = torch.zeros_like(vectors.vectors, requires_grad=True)
-    optimizer = torch.optim.AdamW([moved], settings.context_lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW([vectors.moved], settings.context_lr, weight_decay=0.0)
     branch = Branch({}, {name_of(concept.name): vectors})
     for step in progress(range(settings.context_train_steps)):
         generator = generator_for(seed, "context", concept.name, step)
@@ -166,21 +164,19 @@ def _learn(
         texts = [one.prompts[step % len(one.prompts)].base for one in shown]
         prompts = PromptBatch.of([parts.texts[text] for text in texts], [concept.name] * len(shown))
         prompts = replace(prompts, tokens=tuple(places(parts, concept.name, text) for text in texts))
-        with torch.no_grad():
-            vectors.vectors.copy_(start.to(moved) + scale.to(moved) * moved)
         target = velocity_target(image, noise)
         counted = torch.stack([1 - class_region(parts, concept, one) for one in image])
-        x_t, gradient = interpolate(image, noise, sigma), torch.zeros_like(moved)
+        x_t, gradient = interpolate(image, noise, sigma), torch.zeros_like(vectors.moved)
         for rows in _parts_of(len(shown), at_once):
             some = prompts.part(rows)
             if not any(some.tokens):  # captions so long that no padding is left to learn in
                 continue
             velocity = parts.velocity(branch, x_t[rows], sigma[rows], [some])
             loss = mse(velocity, target[rows].to(velocity.device), counted[rows].to(velocity.device)).sum() / len(shown)
-            gradient += torch.autograd.grad(LOSS_SCALE * loss, [vectors.vectors])[0]
-        moved.grad = gradient * scale.to(moved)
+            gradient += torch.autograd.grad(LOSS_SCALE * loss, [vectors.moved])[0]
+        vectors.moved.grad = gradient
         optimizer.step()
-    return {"vectors": (start.to(moved) + scale.to(moved) * moved).detach().cpu()}
+    return {"vectors": vectors.vectors.detach().cpu()}
 
 
 def _parts_of(rows: int, at_once: int) -> list[slice]:

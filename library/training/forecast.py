@@ -137,11 +137,11 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
         residence: another than the model's.
     """
     settings, parts = plan.settings, counted_parts(plan, stage, residence)
-    objective = objective_of(stage, settings, plan.has_reg)
+    objective = objective_of(stage, settings, plan.picture_kinds)
     adapters, embeddings = learning_in(stage, settings, parts)
     freeze_all_but(adapters, embeddings, parts)
     learning = [weight for name in adapters for weight in parts.network.parameters(name)]
-    learning += [one.vectors for one in embeddings]
+    learning += [one.moved for one in embeddings]
     count = sum(weight.numel() for weight in learning)
     if settings.optimizer.gradient_accumulation_steps > 1:  # then gradients are there from the step's second batch on
         for weight in learning:
@@ -225,7 +225,7 @@ def heaviest_batch(plan: Plan) -> tuple[tuple[int, int], int]:
 
 def _held(parts: Parts) -> Sequence[Tensor]:
     embeddings = [*parts.extractor_embeddings.values(), *parts.student_embeddings.values()]
-    return [*held_by(parts.model.transformer), *(one.vectors for one in embeddings)]
+    return [*held_by(parts.model.transformer), *(tensor for one in embeddings for tensor in one.state_dict().values())]
 
 
 def _scene(plan: Plan, size: tuple[int, int], rows: int, prompts: set[str]) -> Scene:

@@ -12,7 +12,7 @@ from library.config.methods import RULES
 from library.config.settings import OptimizerSettings, SavingSettings, Settings
 from library.data.pictures import Picture, PictureOrder, find_pictures, split_validation
 from library.errors import ConfigError
-from library.objectives import EXTRACTOR, STUDENT
+from library.objectives import EXTRACTOR, STUDENT, PictureKinds
 from library.optim import check_optimizer
 from library.prompts import NULL_PROMPT, PromptTriple
 from library.sample_prompts import SamplePrompt, default_prompts, read_samples
@@ -64,9 +64,11 @@ class Plan:
         return min(dataset.batch_size for dataset in self.config.datasets)
 
     @property
-    def has_reg(self) -> bool:
-        """Whether there are regularisation pictures."""
-        return any(picture.subset.is_reg for picture in self.pictures)
+    def picture_kinds(self) -> PictureKinds:
+        """What kinds of pictures there are."""
+        has_reg = any(picture.subset.is_reg for picture in self.pictures)
+        subjects = any(concept.kind == "subject" for concept in self.config.concepts)
+        return PictureKinds(has_reg, has_subject=subjects or has_reg)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,7 +78,7 @@ class Plan:
     @property
     def uses_replay(self) -> bool:
         """Whether the pretrained model has to draw pictures."""
-        return reads_replay(self.settings, self.stage_steps, self.has_reg)
+        return reads_replay(self.settings, self.stage_steps, self.picture_kinds)
 
     @property
     def stage_steps(self) -> dict[str, int]:

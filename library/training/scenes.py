@@ -109,7 +109,15 @@ class SceneMaker:
                 name: self.in_context(prompts[name], texts[name], shows.tolist()) for name in IN_CONTEXT & self.wanted
             }
         scene = self._scene(image, prompts, generator, self._word_alone(len(draws), "reference", number))
-        scene = replace(scene, emphasis=self.latents.emphasis(draws), shows_concept=None if shows.all() else shows)
+        anchored = torch.tensor(
+            [draw.picture.concept.kind == "subject" or draw.picture.subset.is_reg for draw in draws]
+        )
+        scene = replace(
+            scene,
+            emphasis=self.latents.emphasis(draws),
+            shows_concept=None if shows.all() else shows,
+            anchored=None if anchored.all() else anchored,
+        )
         return scene.part(self.processes.share(len(draws)))
 
     def shown(self, number: int) -> list[str]:

@@ -24,7 +24,7 @@ def weights_of(
             adapter: {name: list(layer.adapters[adapter].parameters()) for name, layer in network.layers.items()}
             for adapter in adapters
         },
-        "embeddings": {name: one.vectors for name, one in embeddings.items()},
+        "embeddings": {name: one.state_dict() for name, one in embeddings.items()},
         "words": dict(words.named_parameters()) if words else {},
     }
 
@@ -42,6 +42,6 @@ def restore_weights(
             for parameter, tensor in zip(network.layers[name].adapters[adapter].parameters(), tensors, strict=True):
                 parameter.copy_(tensor)
     for name, one in embeddings.items():
-        one.vectors.copy_(saved["embeddings"][name])
+        one.load_state_dict(saved["embeddings"][name])
     for name, rows in words.named_parameters() if words else ():
         rows.copy_(saved["words"][name])
