@@ -29,6 +29,8 @@ SHOWN_PICTURES = 100
 """Pictures whose texts the plan shows, and texts that it says to be cut off."""
 SHOWN_CHARACTERS = 300
 """Characters of a text in a line."""
+COUNTED_AT_ONCE = 1000
+"""Texts that are cut into tokens in one go."""
 
 
 @dataclass(frozen=True)
@@ -274,12 +276,16 @@ def caption_table(plan: Plan) -> list[str]:
 
 def cut_off(plan: Plan, texts: list[str]) -> list[str]:
     """A line for each text and encoder that does not read all of it."""
-    return [
-        f"  {count.encoder} reads {count.limit} of the {count.needed} tokens of {shortened(text)!r}"
-        for text, counts in zip(texts, plan.parts.model.count_tokens(texts), strict=True)
-        for count in counts
-        if count.needed > count.limit
-    ]
+    lines = []
+    for begin in range(0, len(texts), COUNTED_AT_ONCE):
+        some = texts[begin : begin + COUNTED_AT_ONCE]
+        for text, counts in zip(some, plan.parts.model.count_tokens(some), strict=True):
+            lines += [
+                f"  {count.encoder} reads {count.limit} of the {count.needed} tokens of {shortened(text)!r}"
+                for count in counts
+                if count.needed > count.limit
+            ]
+    return lines
 
 
 def shortened(text: str) -> str:
