@@ -72,9 +72,12 @@ def execute(
     if not arguments.doctor:
         print(describe_plan(plan))
     if arguments.dry_run or arguments.doctor:
-        from library.training.doctor import describe_findings, findings
+        from library.training.doctor import findings
+        from library.training.finding import describe_findings
+        from library.training.machine import machine_findings, this_machine
 
-        print(describe_findings(findings(plan)))
+        blocks = plan.parts.model.transformer_config["num_layers"]
+        print(describe_findings([*machine_findings(this_machine(), settings.model, blocks), *findings(plan)]))
     if arguments.doctor:
         return
     from library.training.fit import card_of, check_auto_fit, describe_fit, fitted

@@ -1,12 +1,18 @@
 """What the doctor finds, each in a data set that has just that, and nothing in one that is well."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFilter
 
 from benchmarks.counts import full_size_plan
+from library.config.settings import ModelSettings
 from library.data.inspection import look_at
-from library.training.doctor import describe_findings, findings
+from library.training.doctor import findings
+from library.training.finding import describe_findings
+from library.training.machine import Machine, machine_findings, this_machine
 from tests.conftest import ROOT
 
 DATASET = (
@@ -111,3 +117,77 @@ def test_one_background_is_found(found):
         wall.paste(photo(seed).resize((24, 24)), (12, 12))
         pictures.append(wall)
     assert "nearly one background" in found(pictures)
+
+
+# The computer
+
+GOOD = Machine(
+    card="RTX 3060",
+    driver="580.10",
+    cuda="13.0",
+    works=True,
+    capability=(8, 6),
+    architectures=("sm_80", "sm_86", "sm_120"),
+    free=11 * 2**30,
+    total=12 * 2**30,
+    packages={"torch": ("2.13.0", "2.13.0")},
+)
+FULL_SIZE = 24
+
+
+def said_of(machine: dict, blocks: int = FULL_SIZE, **settings) -> str:
+    model = ModelSettings(pretrained_model_name_or_path="m", **settings)
+    return describe_findings(machine_findings(dataclasses.replace(GOOD, **machine), model, blocks))
+
+
+def test_nothing_is_found_on_a_good_computer():
+    assert said_of({}) == "Nothing is likely to go wrong."
+
+
+@pytest.mark.parametrize(
+    ("machine", "settings", "said", "remedy"),
+    [
+        ({"works": False, "cuda": None}, {}, "PyTorch was built without CUDA", "Install PyTorch anew"),
+        ({"works": False}, {}, "can't use it with driver 580.10: it was built for CUDA 13.0", "Update the driver"),
+        ({"capability": (7, 0)}, {}, "not built for cards such as RTX 3060, compute capability 7.0", "Install PyTorch"),
+        ({"card": None, "works": False}, {}, "24 blocks is to be trained on the CPU", "--card"),
+        ({}, {"device": "cpu"}, "24 blocks is to be trained on the CPU", "NVIDIA card"),
+        ({"capability": (7, 5), "architectures": ("sm_75",)}, {}, "RTX 3060 has no bf16", '"fp16"'),
+        ({}, {"mixed_precision": "no"}, "all is computed in float32", '"bf16"'),
+        ({}, {"mixed_precision": "fp16", "device": "cpu"}, "Processors are slow with fp16", '"bf16"'),
+        ({"free": 7 * 2**30}, {}, "Other programs hold 5.0 of the 12.0 GiB", "Close ComfyUI"),
+        ({"packages": {"peft": ("0.2", "0.1")}}, {}, "peft is 0.1 instead of 0.2", "pip install -r"),
+        ({"packages": {"peft": ("0.2", None)}}, {}, "peft 0.2 is not there", "pip install -r"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_wrong_with_the_computer_is_found(machine, settings, said, remedy):
+    found = said_of(machine, **settings)
+    assert said in found and remedy in found
+
+
+def test_a_run_that_is_planned_for_another_card_or_small_may_be_planned_on_a_cpu():
+    no_card = {"card": None, "works": False}
+    assert said_of(no_card, card="RTX 3060") == said_of(no_card, vram_gb=8.0) == "Nothing is likely to go wrong."
+    assert said_of(no_card, blocks=6) == "Nothing is likely to go wrong."
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "fits"),
+    [
+        ((8, 9), ("sm_80", "sm_86"), True),
+        ((12, 0), ("sm_80", "sm_90"), False),
+        ((12, 0), ("sm_90", "compute_90"), True),
+        ((8, 6), ("sm_89",), False),
+        ((9, 0), ("sm_90a",), True),
+    ],
+)
+def test_older_code_of_the_same_generation_runs_on_a_card(capability, architectures, fits):
+    found = said_of({"capability": capability, "architectures": architectures})
+    assert ("was not built for" not in found) is fits
+
+
+def test_this_computer_is_looked_at():
+    machine = this_machine()
+    assert machine.packages["torch"][0] and set(machine.packages) >= {"torch", "diffusers"}
+    assert machine.works is torch.cuda.is_available()

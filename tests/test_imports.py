@@ -41,6 +41,11 @@ GUI = {
     "seed": "7",
     "xformers": "xformers",
     "wandb_run_name": "",
+    "wandb_api_key": "secret",
+    "log_with": "wandb",
+    "save_state": True,
+    "lora_network_weights": "old.safetensors",
+    "dim_from_weights": True,
     "LyCORIS_preset": "full",
     "factor": -1,
 }
@@ -84,6 +89,11 @@ config:
         prompts: ["[trigger] in a city"]
         guidance_scale: 4
         sample_steps: 25
+        width: 512
+        height: 768
+        neg: "ugly"
+        samples: [{prompt: "[trigger] on a beach", seed: 3, width: 640}]
+      logging: {use_wandb: true, project_name: dogs}
 """
 ONETRAINER = {
     "__version": 6,
@@ -106,6 +116,28 @@ ONETRAINER = {
     "max_noising_strength": 1.0,
     "gradient_checkpointing": "ON",
     "ema": "GPU",
+    "ema_decay": 0.99,
+    "save_every": 2,
+    "save_every_unit": "EPOCH",
+    "sample_after": 10,
+    "sample_after_unit": "MINUTE",
+    "backup_after": 30,
+    "transformer": {"weight_dtype": "INT_8"},
+    "lora_model_name": "old.safetensors",
+    "samples": [
+        {
+            "enabled": True,
+            "prompt": "sks dog",
+            "width": 512,
+            "height": 640,
+            "seed": 4,
+            "diffusion_steps": 20,
+            "cfg_scale": 5.0,
+            "negative_prompt": "ugly",
+        },
+        {"enabled": False, "prompt": "no"},
+        {"prompt": "a house", "seed": 4, "random_seed": True},
+    ],
     "masked_training": False,
 }
 CONCEPTS = [
@@ -143,6 +175,9 @@ def test_the_kohya_gui(tmp_path):
     assert settings.data.resolution == [768, 512] and settings.data.keep_tokens == 2 and settings.model.xformers
     assert (config.concepts[0].trigger, config.datasets[0].subsets[0].num_repeats) == ("sks", 10)
     assert "noise_offset is passed over" in said and "factor: -1" in said and "LyCORIS_preset" in said
+    assert (settings.network.network_weights, settings.network.dim_from_weights) == ("old.safetensors", True)
+    assert settings.saving.log_with == "wandb" and settings.saving.save_state
+    assert "wandb_api_key is passed over" in said and "secret" not in said + file.path.read_text()
     assert (tmp_path / "gui_purecc_prompts.txt").read_text() == "a sks dog --w 512\n"
     assert "#   factor: -1" in file.path.read_text()
     with pytest.raises(ConfigError, match="is there already"):
@@ -159,9 +194,14 @@ def test_ai_toolkit(tmp_path):
     assert settings.optimizer.learning_rate == 1e-4 and settings.optimizer.optimizer_type == "AdamW8bit"
     assert settings.noise.weighting_scheme == "uniform" and settings.saving.save_precision == "fp16"
     assert settings.samples.sample_every_n_steps == 250
-    for name in ("train.ema_config", "model.quantize", "save.max_step_saves_to_keep", "datasets[0].mask_min_value"):
-        assert name in said
-    assert (tmp_path / "job_purecc_prompts.txt").read_text() == "[V] in a city\n"
+    assert settings.optimizer.ema_decay == 0.999 and settings.model.base_quantization == "fp8"
+    assert settings.saving.save_last_n_steps == 3 * 250
+    assert (settings.saving.log_with, settings.saving.log_tracker_name) == ("all", "dogs")
+    assert "datasets[0].mask_min_value" in said and said.count("\n  ") == 2, "and nothing else is left out"
+    assert (tmp_path / "job_purecc_prompts.txt").read_text().splitlines() == [
+        "[V] on a beach --w 640 --h 768 --d 3 --n ugly",
+        "[V] in a city --w 512 --h 768 --n ugly",
+    ]
 
 
 def test_onetrainer(tmp_path):
@@ -176,7 +216,14 @@ def test_onetrainer(tmp_path):
     assert (settings.saving.output_dir, settings.saving.output_name) == ("models", "dog")
     assert (settings.noise.min_timestep, settings.noise.max_timestep) == (100, 1000)
     assert settings.optimizer.max_train_epochs == 50 and settings.network.network_alpha == 1
-    assert "ema: 'GPU'" in said and "set validation_split instead" in said
+    assert settings.optimizer.ema_decay == 0.99 and settings.model.base_quantization == "int8"
+    assert settings.saving.save_every_n_epochs == 2 and settings.samples.sample_every_n_minutes == 10
+    assert settings.network.network_weights == "old.safetensors"
+    assert (tmp_path / "one_purecc_prompts.txt").read_text().splitlines() == [
+        "sks dog --w 512 --h 640 --d 4 --s 20 --l 5.0 --n ugly",
+        "a house",
+    ]
+    assert "set validation_split instead" in said
 
 
 def test_what_nobody_says_is_asked_for(tmp_path):

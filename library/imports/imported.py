@@ -33,6 +33,16 @@ DTYPES = {
     "float_32": "no",
     "no": "no",
 }
+QUANTIZATIONS = {
+    "qfloat8": "fp8",
+    "float8": "fp8",
+    "float_8": "fp8",
+    "qint8": "int8",
+    "int8": "int8",
+    "int_8": "int8",
+    "nfloat_4": "nf4",
+}
+"""What other trainers call the values of `base_quantization`."""
 
 
 @dataclass
@@ -129,6 +139,21 @@ def saved_dtype(value: Any) -> str | None:
     """Their name of a precision as a value of `save_precision`."""
     found = dtype(value)
     return "float" if found == "no" else found
+
+
+def quantization(value: Any) -> str | None:
+    """Their name of the bits of frozen weights as a value of `base_quantization`; None for those that are none here."""
+    return QUANTIZATIONS.get(str(value).lower())
+
+
+def prompt_line(text: str, options: Mapping[str, Any]) -> str:
+    """A line of a prompt file of sd-scripts.
+
+    Args:
+        options: "w", "h" and so on; those that are None or empty are left out.
+    """
+    words = [f"--{name} {value}" for name, value in options.items() if value not in (None, "")]
+    return " ".join([" ".join(text.split()), *words])
 
 
 def folder_and_name(path: Any) -> tuple[str, str]:

@@ -18,6 +18,7 @@ RENAMED = {
     "sd3_t5xxl": "t5xxl",
     "sd3_cache_text_encoder_outputs": "cache_text_encoder_outputs",
     "sd3_cache_text_encoder_outputs_to_disk": "cache_text_encoder_outputs_to_disk",
+    "lora_network_weights": "network_weights",
     "trigger_phrase": "metadata_trigger_phrase",
 }
 OF_THE_WINDOW = re.compile(

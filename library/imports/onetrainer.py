@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from library.errors import ConfigError
-from library.imports.imported import Imported, dtype, folder_and_name, saved_dtype
+from library.imports.imported import Imported, dtype, folder_and_name, prompt_line, quantization, saved_dtype
 
 OPTIMIZERS = {"ADAMW": "AdamW", "ADAMW_8BIT": "AdamW8bit", "PRODIGY": "Prodigy", "LION": "Lion",
               "LION_8BIT": "Lion8bit", "ADAFACTOR": "AdaFactor"}  # fmt: skip
@@ -42,12 +42,26 @@ SETTINGS = {
     "min_noising_strength": ("min_timestep", lambda value: round(float(value) * 1000)),
     "max_noising_strength": ("max_timestep", lambda value: round(float(value) * 1000)),
     "cache_dir": "cache_dir",
+    "lora_model_name": ("network_weights", lambda value: value or None),
     **dict.fromkeys(
         ["output_model_destination", "optimizer", "concepts", "concept_file_name", "resolution", "training_method",
          "model_type", "peft_type", "latent_caching", "__version", "aspect_ratio_bucketing", "workspace_dir",
-         "output_model_format", "samples", "sample_definition_file_name", "train_device", "temp_device"]
+         "output_model_format", "samples", "sample_definition_file_name", "train_device", "temp_device",
+         "ema", "ema_decay", "ema_update_step_interval", "save_every", "save_every_unit", "sample_after",
+         "sample_after_unit", "backup_after", "backup_after_unit", "rolling_backup", "rolling_backup_count",
+         "backup_before_save", "tensorboard", "tensorboard_expose", "tensorboard_port", "weight_dtype"]
     ),
 }  # fmt: skip
+EVERY = {
+    ("save_every", "EPOCH"): "save_every_n_epochs",
+    ("save_every", "STEP"): "save_every_n_steps",
+    ("sample_after", "EPOCH"): "sample_every_n_epochs",
+    ("sample_after", "STEP"): "sample_every_n_steps",
+    ("sample_after", "MINUTE"): "sample_every_n_minutes",
+}
+"""How often, by their setting and its unit."""
+EMA_DECAY = 0.999
+"""OneTrainer's, where a configuration does not say."""
 STANDARD, PRIOR, VALIDATION = "STANDARD", "PRIOR_PREDICTION", "VALIDATION"
 
 
@@ -75,7 +89,13 @@ def read(tables: Mapping[str, Any], folder: Path) -> Imported:
         found.left_out["optimizer"] = str(name)
     if isinstance(optimizer, Mapping) and optimizer.get("weight_decay") is not None:
         found.settings["optimizer_args"] = [f"weight_decay={optimizer['weight_decay']}"]
-    subsets = [subset for concept in _concepts(tables, folder) if (subset := _subset(found, concept))]
+    _take_more(found, tables)
+    found.prompts = _prompts(_listed(tables, folder, "samples", "sample_definition_file_name", needed=False))
+    subsets = [
+        subset
+        for concept in _listed(tables, folder, "concepts", "concept_file_name", needed=True)
+        if (subset := _subset(found, concept))
+    ]
     for size in str(tables.get("resolution", "512")).split(","):
         width, _, height = size.strip().partition("x")
         resolution = [int(width), int(height)] if height else int(width)
@@ -84,19 +104,50 @@ def read(tables: Mapping[str, Any], folder: Path) -> Imported:
     return found
 
 
-def _concepts(tables: Mapping[str, Any], folder: Path) -> list[Mapping[str, Any]]:
-    if isinstance(tables.get("concepts"), list):
-        return tables["concepts"]
-    name = tables.get("concept_file_name")
+def _take_more(found: Imported, tables: Mapping[str, Any]) -> None:
+    """What takes two of their settings to say."""
+    for name in ("save_every", "sample_after"):
+        unit = tables.get(f"{name}_unit", "NEVER")
+        if (name, unit) in EVERY:
+            found.take(EVERY[name, unit], tables.get(name), name)
+        elif unit != "NEVER" and tables.get(name):
+            found.left_out[name] = f"every {tables[name]} in units of {unit}"
+    if tables.get("ema", "OFF") != "OFF":
+        found.take("ema_decay", tables.get("ema_decay", EMA_DECAY), "ema_decay")
+    own = (tables.get("transformer") or {}).get("weight_dtype", "NONE")
+    kind = quantization(tables.get("weight_dtype") if own == "NONE" else own)
+    if kind:
+        found.take("base_quantization", kind, "weight_dtype")
+
+
+def _listed(tables: Mapping[str, Any], folder: Path, key: str, file_key: str, needed: bool) -> list[Mapping[str, Any]]:
+    """What stands in the configuration itself, or in a file that it names.
+
+    Args:
+        needed: the file has to be there.
+    """
+    if isinstance(tables.get(key), list):
+        return tables[key]
+    name = tables.get(file_key)
     if not name:
         return []
     places = [Path(name), folder / name, folder / Path(name).name]
     file = next((place for place in places if place.is_file()), None)
-    if file is None:
-        raise ConfigError(
-            f"concept_file_name: there is no file {name}.", f"Put it beside the configuration, in {folder}."
-        )
-    return json.loads(file.read_text(encoding="utf-8"))
+    if file is None and needed:
+        raise ConfigError(f"{file_key}: there is no file {name}.", f"Put it beside the configuration, in {folder}.")
+    return json.loads(file.read_text(encoding="utf-8")) if file else []
+
+
+def _prompts(samples: list[Mapping[str, Any]]) -> list[str]:
+    """Lines of a prompt file."""
+    lines = []
+    for one in samples:
+        if one.get("enabled", True) and one.get("prompt"):
+            seed = None if one.get("random_seed") else one.get("seed")
+            options = {"w": one.get("width"), "h": one.get("height"), "d": seed, "s": one.get("diffusion_steps")}
+            options |= {"l": one.get("cfg_scale"), "n": one.get("negative_prompt")}
+            lines.append(prompt_line(one["prompt"], options))
+    return lines
 
 
 def _subset(found: Imported, concept: Mapping[str, Any]) -> dict[str, Any] | None:

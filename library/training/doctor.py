@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from library.data.inspection import Look, look_at, nearly_same, same_files, surr
 from library.data.pictures import Picture
 from library.prompts import triggers_in
 from library.report.progress import bar_over
+from library.training.finding import Finding
 from library.training.plan import Plan, cut_off
 
 MANY_TOKENS = 4
@@ -43,14 +43,6 @@ STOP_WORDS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something that is likely to go wrong, and what to do about it."""
-
-    what: str
-    remedy: str
-
-
 def findings(plan: Plan) -> list[Finding]:
     """All that was found; pictures are decoded for it, no model is loaded."""
     found = [*_steps(plan), *_texts(plan)]
@@ -63,16 +55,6 @@ def findings(plan: Plan) -> list[Finding]:
             *_looks(pictures, concept, plan.settings.context.context_vectors > 0),
         ]
     return found
-
-
-def describe_findings(found: list[Finding]) -> str:
-    """The findings in words."""
-    if not found:
-        return "Nothing is likely to go wrong."
-    lines = [f"{len(found)} {'thing is' if len(found) == 1 else 'things are'} likely to go wrong:"]
-    for number, finding in enumerate(found, 1):
-        lines += [f"  {number}. {finding.what}", f"     {finding.remedy}"]
-    return "\n".join(lines)
 
 
 def _names(pictures: list[Picture], most: int = 4) -> str:

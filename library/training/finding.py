@@ -1,0 +1,23 @@
+"""Something that is likely to go wrong with a run, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is likely to go wrong, and its remedy, a sentence each."""
+
+    what: str
+    remedy: str
+
+
+def describe_findings(found: list[Finding]) -> str:
+    """The findings in words."""
+    if not found:
+        return "Nothing is likely to go wrong."
+    lines = [f"{len(found)} {'thing is' if len(found) == 1 else 'things are'} likely to go wrong:"]
+    for number, finding in enumerate(found, 1):
+        lines += [f"  {number}. {finding.what}", f"     {finding.remedy}"]
+    return "\n".join(lines)
