@@ -211,10 +211,10 @@ def test_a_report_has_every_method_a_plot_and_a_table_of_differences(tmp_path):
 def test_a_trial_on_the_bundled_model_is_scored_and_shares_its_extractor(tmp_path):
     short = {"extractor_train_steps": 2, "replay_images": 4, "replay_sample_steps": 2}
     bench = Bench(tmp_path, "pocket/model", short)
-    first, controls = bench.run(Trial("inherited", "bib", 0, checkpoints=(1, 3))), bench.controls(CONCEPTS["bib"]())
+    first, controls = bench.run(Trial("pure", "bib", 0, checkpoints=(1, 3))), bench.controls(CONCEPTS["bib"]())
     assert [checkpoint["steps"] for checkpoint in first["checkpoints"]] == [1, 3]
     assert len(list(tmp_path.glob("extractors/*"))) == 1
-    again = bench.run(Trial("inherited, eta 0", "bib", 0, checkpoints=(1,)))
+    again = bench.run(Trial("pure, eta 2", "bib", 0, checkpoints=(1,)))
     assert len(list(tmp_path.glob("extractors/*"))) == 1 and again["seconds"]["extractor"] < 1
     bare = bench.run(Trial("lean, dropout 0.5", "bib", 0, checkpoints=(1, 3)))
     assert [checkpoint["steps"] for checkpoint in bare["vectors_off"]] == [1, 3]

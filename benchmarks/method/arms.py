@@ -40,8 +40,9 @@ PURE = {
     "learning_rate": 2e-3,
 }
 """The preset's objective; the arms called `pure, ...` change one thing of it."""
-INHERITED = {**PURE, "student_embeddings": "own", "context_vectors": 0, "surroundings_weight": 0.0}
-"""Without those two, the student's vectors copied from the extractor; the arms `inherited, ...` change one thing."""
+LEAN = {**PURE, "eta": 0.0}
+"""The same without L_PureCC, which then needs no stage 1; the arms called `lean, ...` change one thing of it."""
+DELTA = {"concept_loss_weight": 0.0, "eta": 1.0, "lambda": 1.0}
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,15 @@ def _pure(about: str, **changes: Any) -> Arm:
     return Arm({**PURE, **changes}, about)
 
 
-def _inherited(about: str, **changes: Any) -> Arm:
-    return Arm({**INHERITED, **changes}, about)
-
-
-def _delta(about: str, **changes: Any) -> Arm:
-    return _inherited(about, **{"concept_loss_weight": 0.0, "eta": 1.0, "lambda": 1.0, **changes})
+def _lean(
+    about: str,
+    captions: str = "partial",
+    pictures: int = 5,
+    vectors_off: bool = False,
+    checkpoints: tuple[int, ...] = CHECKPOINTS,
+    **changes: Any,
+) -> Arm:
+    return Arm({**LEAN, **changes}, about, False, captions, pictures, vectors_off, checkpoints)
 
 
 TAUGHT = {
@@ -143,97 +147,73 @@ ARMS: dict[str, Arm] = {
         "what the authors' scripts do",
     ),
     # ours and the controls that decide whether the pure term earns its cost
-    "lean": Arm(
-        {**PURE, "eta": 0.0}, "control: `pure` without stage 1 and without L_PureCC", extractor=False
-    ),
-    "lean, no context": Arm({**PURE, "eta": 0.0, "context_vectors": 0}, "", extractor=False),
-    "lean, surroundings 1": Arm({**PURE, "eta": 0.0, "surroundings_weight": 1.0}, "", extractor=False),
-    "lean, no surroundings": Arm({**PURE, "eta": 0.0, "surroundings_weight": 0.0}, "", extractor=False),
     "pure": Arm(
         PURE,
         "the preset: lambda*, eta 0.5, anchor, replay, clean extractor, R against the class, context, surroundings",
     ),
+    "lean": _lean("control: `pure` without stage 1 and without L_PureCC"),
     "pure, lambda 0": _pure("control: an L2 tie to the base prediction", **{"lambda": 0.0}),
-    "earlier pure": _pure("as it was before context and surroundings", context_vectors=0, surroundings_weight=0.0),
-    "earlier pure, lambda 1": _pure("", context_vectors=0, surroundings_weight=0.0, **{"lambda": 1.0}),
-    "earlier lean": Arm(
-        {**PURE, "eta": 0.0, "context_vectors": 0, "surroundings_weight": 0.0}, "the same of `lean`", extractor=False
-    ),
+    "pure, lambda 1": _pure("a fixed lambda", **{"lambda": 1.0}),
+    "pure, lambda >= 0": _pure("", lambda_min=0.0),
     "pure, eta 2": _pure("", eta=2.0),
-    "pure, no context": _pure("the preset without context vectors", context_vectors=0),
-    "pure, no surroundings": _pure("the preset without the tie outside of the class", surroundings_weight=0.0),
+    "pure, eta 4": _pure("", eta=4.0),
+    # one thing at a time: the pure term
+    "pure, live base": _pure("", v_original="live"),
+    "pure, frozen base": _pure("", v_original="frozen"),
+    "pure, against null": _pure("", guidance_against="null"),
+    "pure, plain extractor": _pure("", extractor_anchor_weight=0.0),
+    "pure, extractor replay": _pure("stage 1 tied on replayed pictures as well", extractor_replay_weight=1.0),
+    "pure, replayed guidance": _pure("L_PureCC on replayed pictures, too", replay_eta=1.0),
+    "pure, focus 0.3": _pure("R kept where it is strongest", guidance_focus=0.3),
+    "pure, delta": _pure("delta distillation: the guidance alone teaches", **DELTA),
+    "pure, delta, replayed": _pure("", **DELTA, extractor_replay_weight=1.0, replay_eta=1.0),
+    "pure, merged": Arm({**PURE, "merged": True}, "both stages in one", extractor=False),
+    "pure, short stage 1": _pure("", extractor_train_steps=75),
+    "pure, long stage 1": _pure("", extractor_train_steps=300),
+    # one thing at a time: vectors
+    "pure, own vectors": _pure("the student's vectors start as the extractor's", student_embeddings="own"),
+    "pure, frozen vectors": _pure("the student uses the extractor's", student_embeddings="shared"),
+    "lean, shared vector": _lean("", concept_embeddings="shared"),
+    "lean, no vectors": _lean("", **NO_EMBEDDINGS),
+    "lean, slow vectors": _lean("", embedding_lr=2e-3),
+    "lean, fast LoRA": _lean("", learning_rate=5e-3),
+    # one thing at a time: ties
+    "lean, no context": _lean("", context_vectors=0),
+    "lean, surroundings 1": _lean("", surroundings_weight=1.0),
+    "lean, no surroundings": _lean("", surroundings_weight=0.0),
+    "lean, neither": _lean("neither context nor surroundings", context_vectors=0, surroundings_weight=0.0),
+    "lean, no anchor": _lean("", anchor_weight=0.0),
+    "lean, anchor 3": _lean("", anchor_weight=3.0),
+    "lean, no replay": _lean("no surroundings either", replay_images=0, replay_weight=0.0),
+    "lean, replay 3": _lean("", replay_weight=3.0),
+    "lean, 24 replayed": _lean("", replay_images=24),
     "plain LoRA + context": Arm(
         {**OFF, **NO_EMBEDDINGS, "context_vectors": 2}, "a plain LoRA with our context vectors", extractor=False
     ),
-    "pure, lambda 1": _pure("", **{"lambda": 1.0}),
-    "inherited": _inherited("`pure` with the extractor's vectors to start from"),
-    "inherited, eta 0": _inherited("control: all of it but L_PureCC; vectors from the same extractor", eta=0.0),
-    "inherited, lambda 0": _inherited("control: an L2 tie to the base prediction", **{"lambda": 0.0}),
-    # one thing at a time
-    "inherited, eta 1": _inherited("", eta=1.0),
-    "inherited, eta 2": _inherited("", eta=2.0),
-    "inherited, lambda 1": _inherited("", **{"lambda": 1.0}),
-    "inherited, lambda >= 0": _inherited("", lambda_min=0.0),
-    "inherited, live base": _inherited("", v_original="live"),
-    "inherited, frozen base": _inherited("", v_original="frozen"),
-    "inherited, against null": _inherited("", guidance_against="null"),
-    "inherited, plain extractor": _inherited("", extractor_anchor_weight=0.0),
-    "inherited, no anchor": _inherited("", anchor_weight=0.0),
-    "inherited, anchor 3": _inherited("", anchor_weight=3.0),
-    "inherited, no replay": _inherited("", replay_images=0, replay_weight=0.0),
-    "inherited, replay 3": _inherited("", replay_weight=3.0),
-    "inherited, 24 replayed": _inherited("", replay_images=24),
-    "inherited, shared vector": _inherited("", concept_embeddings="shared"),
-    "inherited, no vectors": _inherited("", **NO_EMBEDDINGS),
-    "inherited, frozen vectors": _inherited("", student_embeddings="shared"),
-    "inherited, word alone": _inherited("the student has no vectors: stock UIs", student_embeddings="none"),
-    "inherited, short stage 1": _inherited("", extractor_train_steps=75),
-    "inherited, long stage 1": _inherited("", extractor_train_steps=300),
-    "delta": _delta("delta distillation: no L_CC, lambda 1, so that the guidance alone teaches"),
-    "delta, focus 0.3": _delta("", guidance_focus=0.3),
-    "delta, replayed": _delta("on replayed pictures as well", extractor_replay_weight=1.0, replay_eta=1.0),
-    "delta, replayed, focus 0.3": _delta(
-        "", extractor_replay_weight=1.0, replay_eta=1.0, guidance_focus=0.3
-    ),
-    "delta, replayed, focus 0.3, L_CC 0.25": _delta(
-        "", extractor_replay_weight=1.0, replay_eta=1.0, guidance_focus=0.3, concept_loss_weight=0.25
-    ),
-    "inherited, focus 0.3": _inherited("R kept where it is strongest", guidance_focus=0.3),
-    "inherited, focus 0.3, eta 2": _inherited("", guidance_focus=0.3, eta=2.0),
-    "inherited, all replay, lambda 1, focus 0.3": _inherited(
-        "", extractor_replay_weight=1.0, replay_eta=1.0, guidance_focus=0.3, **{"lambda": 1.0}
-    ),
-    "inherited, extractor replay": _inherited("stage 1 tied on replayed pictures as well", extractor_replay_weight=1.0),
-    "inherited, replayed guidance": _inherited("L_PureCC on replayed pictures, too", replay_eta=1.0),
-    "inherited, replayed guidance, lambda 1": _inherited("", replay_eta=1.0, **{"lambda": 1.0}),
-    "inherited, all replay": _inherited("both of these", extractor_replay_weight=1.0, replay_eta=1.0),
-    "inherited, all replay, lambda 1": _inherited("", extractor_replay_weight=1.0, replay_eta=1.0, **{"lambda": 1.0}),
-    "inherited, poor captions": Arm(INHERITED, "captions name the class alone", captions="poor"),
-    "inherited, full captions": Arm(INHERITED, "captions name all that is not the concept", captions="full"),
+    "plain LoRA, slow": Arm({"method": "lora", "learning_rate": 2e-3}, "at the rate of `pure`", extractor=False),
+    # what the user gives
+    "lean, poor captions": _lean("captions name the class alone", captions="poor"),
+    "lean, full captions": _lean("captions name all that is not the concept", captions="full"),
     "plain LoRA, full captions": Arm({**OFF, **NO_EMBEDDINGS}, "", extractor=False, captions="full"),
-    "inherited, 2 pictures": Arm(INHERITED, "", pictures=2),
-    "inherited, 1 picture": Arm(INHERITED, "", pictures=1),
+    "lean, 2 pictures": _lean("", pictures=2),
+    "lean, 1 picture": _lean("", pictures=1),
     # for UIs that know no vectors
     "stock": Arm(TAUGHT, "presets/stock.toml: the plain LoRA and the word alone, from here on", checkpoints=FEW),
     "stock, L_CC 0.25": Arm({**TAUGHT, "concept_loss_weight": 0.25}, "", checkpoints=FEW),
     "stock, focus 0.3": Arm({**TAUGHT, "guidance_focus": 0.3}, "", checkpoints=FEW),
-    "stock, L_CC alone": Arm(
-        {**PURE, "eta": 0.0, "student_embeddings": "none"}, "no guidance", extractor=False, checkpoints=FEW
+    "stock, L_CC alone": _lean("no guidance", student_embeddings="none", learning_rate=5e-3, checkpoints=FEW),
+    "stock, L_CC alone, anchor 0": _lean(
+        "", student_embeddings="none", learning_rate=5e-3, anchor_weight=0.0, checkpoints=FEW
     ),
-    "stock, L_CC alone, anchor 0": Arm(
-        {**PURE, "eta": 0.0, "student_embeddings": "none", "anchor_weight": 0.0}, "", extractor=False, checkpoints=FEW
-    ),
-    "lean, dropout 0.5": Arm(
-        {**PURE, "eta": 0.0, "embedding_dropout": 0.5}, "half of the pictures without vectors", extractor=False,
-        vectors_off=True, checkpoints=FEW,
+    "lean, dropout 0.5": _lean(
+        "half of the pictures without vectors", embedding_dropout=0.5, vectors_off=True, checkpoints=FEW
     ),
     "taught, dropout 0.5": Arm(
         {**TAUGHT, "student_embeddings": "fresh", "embedding_dropout": 0.5}, "the same, taught", vectors_off=True,
         checkpoints=FEW,
     ),
-    "lean, first block": Arm(
-        {**PURE, "eta": 0.0, "concept_embeddings": "first_block"}, "the most that a textual inversion could do",
-        extractor=False, checkpoints=FEW,
+    "lean, first block": _lean(
+        "the most that a textual inversion could do", concept_embeddings="first_block", checkpoints=FEW
     ),
 }  # fmt: skip
 
@@ -241,6 +221,7 @@ STAGE_1 = (
     "extractor_anchor_weight",
     "extractor_replay_weight",
     "extractor_train_steps",
+    "learning_rate",
     "concept_embeddings",
     "embedding_positions",
     "context_vectors",
