@@ -15,6 +15,7 @@ from library.evaluation.card import DRIFT_STEPS, TOWARD_STEPS, best_of, card_of,
 from library.evaluation.drift import Learned, Probe, Shift, learned, otsu, shifts
 from library.evaluation.probes import probes_of, read_probes
 from library.evaluation.quick import PASSES_OF_A_PROBE, PASSES_OF_A_STEP, SHARE, QuickAudit
+from library.evaluation.student import loras_in
 from library.flow import velocity_target
 from library.training.run import Run
 from tests.tiny import BLOCKS
@@ -230,6 +231,13 @@ def test_a_lora_for_another_model_is_named_before_anything_is_drawn(trained, tmp
 def test_a_folder_without_loras_is_named(tmp_path):
     with pytest.raises(ConfigError, match="holds no LoRA"):
         run([str(tmp_path), "--trigger", "sks", "--class_word", "dog"])
+
+
+def test_of_a_runs_folder_the_loras_alone_are_taken_shortest_training_first(tmp_path):
+    names = ["a", "a-step00000010", "a-step00000002", "a_diffusers", "a_concept", "a_extractor", "a_embedding"]
+    for name in [*names, "a_transformer", "a-step00000002_transformer"]:
+        (tmp_path / f"{name}.safetensors").touch()
+    assert [one.stem for one in loras_in([str(tmp_path)])] == ["a-step00000002", "a-step00000010", "a"]
 
 
 def test_the_card_after_training_is_left_out_where_the_training_is_too_short_and_takes_prompts_of_every_kind(plan_of):

@@ -16,7 +16,7 @@ from library.training.generation import LAYOUT_ENDINGS, as_concept, check_layout
 from library.training.outputs import embeddings_of
 from library.training.parts import STUDENT_ADAPTER, Parts
 
-NO_LORA = ("_concept", "_extractor")
+NO_LORA = ("_concept", "_extractor", "_transformer", "_embedding")
 """Ends of names of our files that are no LoRA."""
 TRIGGER_KEYS = ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words", "instance_prompt")
 """Where trainers write down a LoRA's trigger."""
