@@ -80,6 +80,8 @@ def test_a_comparison_goes_on_where_it_was_stopped_and_refuses_other_settings(co
     words = ["--config_file", str(config), "--methods", "lora,purecc", "--budget", "8", "--checkpoints", "2"]
     words += ["--rates", "1", "--strengths", "0.5", "--out", str(tmp_path / "compare")]
     assert "| purecc | 1 |" in run(words)
+    steps = json.loads((tmp_path / "compare" / "budget.json").read_text())["steps"]
+    assert steps == {"lora": {STUDENT: 8}, "purecc": {EXTRACTOR: 4, STUDENT: 4}}, "parted as in the config, 2 and 2"
     first = json.loads((tmp_path / "compare" / "compare.json").read_text())
     assert [one["method"] for one in first["methods"]] == ["lora", "purecc"]
     assert all(set(one["by_strength"]) == {"0.5", "1.0"} and len(one["tried"]) == 2 for one in first["methods"])

@@ -109,7 +109,7 @@ ARMS: dict[str, Arm] = {
     "DOP": Arm({"method": "dop"}, "LoRA + differential output preservation", extractor=False),
     "prior prediction": Arm({"method": "prior_prediction"}, "OneTrainer's, on replayed pictures", extractor=False),
     "L2 anchor": Arm({"method": "l2_anchor"}, "LoRA whose change of the weights is kept short", extractor=False),
-    "DCO": Arm({"method": "dco"}, "direct consistency optimisation", extractor=False),
+    "DCO": Arm({"method": "dco", "dco_beta": 10.0}, "direct consistency optimisation", extractor=False),
     "EWC": Arm({"method": "ewc", "ewc_fisher_samples": 100}, "LoRA with elastic weight consolidation", extractor=False),
     "DreamBooth": Arm(DREAMBOOTH, "whole weights, prior preservation", extractor=False),
     "DreamBooth, no prior": Arm(

@@ -37,7 +37,7 @@ class MethodSettings:
         0.001, "l2_anchor: weight of the squared length of the change of all weights that learn.", at_least=0
     )
     dco_beta: float = setting(
-        10.0, "dco: how soon a picture that the student does better than the pretrained model is enough.", above=0
+        300.0, "dco: how soon a picture that the student does better than the pretrained model is enough.", above=0
     )
     ewc_lambda: float = setting(
         0.001, "ewc, and dreambooth if above 0: weight of elastic weight consolidation.", at_least=0

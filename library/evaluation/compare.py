@@ -147,8 +147,7 @@ def settings_of(
         steps: of each stage.
         also: what else is to be otherwise.
     """
-    values = settings_given(given)
-    base = read_settings(file, {**values, "method": arm.method}, [])
+    values, base = settings_given(given), _as_given(arm.method, file, given)
     changed = {
         "method": arm.method,
         "learning_rate": base.optimizer.learning_rate * arm.rate * BASE_RATE.get(arm.method, 1.0),
@@ -194,7 +193,7 @@ class Trained:
         default = settings.optimizer.max_train_steps + settings.optimizer.extractor_train_steps
         asked = {"budget": given.budget or float(default), "budget_in": given.budget_in}
         first = {arm.method: arm for arm in reversed(arms)}  # any rate costs the same
-        costs = {method: passes_of(_plan(arm, file, given, folder)) for method, arm in first.items()}
+        costs = {method: passes_of(_plan(method, file, given)) for method in first}
 
         def counted() -> dict[str, dict[str, int]]:
             budget, unit = asked["budget"], asked["budget_in"]
@@ -230,14 +229,19 @@ def _check_length(steps: dict[str, dict[str, int]], checkpoints: int) -> None:
         )
 
 
-def _plan(arm: Arm, file: TomlFile | None, given: Namespace, folder: Path) -> Plan:
-    settings = settings_of(arm, file, given, {STUDENT: 1}, folder)
+def _as_given(method: str, file: TomlFile | None, given: Namespace) -> Settings:
+    """The config's settings with another method, stages as long as it says."""
+    return read_settings(file, {**settings_given(given), "method": method}, [])
+
+
+def _plan(method: str, file: TomlFile | None, given: Namespace) -> Plan:
+    settings = _as_given(method, file, given)
     return make_plan(settings, read_concepts_and_pictures(file, settings))
 
 
 def _timed(arm: Arm, file: TomlFile | None, given: Namespace, folder: Path) -> Cost:
     """What a method costs in seconds, by a few steps of it."""
-    shares = shares_of(read_settings(file, {**settings_given(given), "method": arm.method}, []))
+    shares = shares_of(_as_given(arm.method, file, given))
     steps = dict.fromkeys(shares, TIMED)
     _train(arm, file, given, steps, folder / "timed", sample_steps=1, sample_seeds=1)
     return seconds_of(shares, folder / "timed" / arm.name)
