@@ -17,6 +17,10 @@ PLACEHOLDER = "[V]"
 """Stands for the trigger in captions and prompts."""
 MOST_T5_TOKENS = 4096
 """A training length beyond this is taken for damage."""
+LARGEST_HEADER = 8 << 20
+"""Bytes of names and metadata that a file may have; ComfyUI shows as many."""
+MOST_SHOWN = 80
+"""Characters of a stranger's text in a message."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +48,7 @@ def read_concepts(path: str | Path, strength: float) -> list[LoadedConcept]:
         ValueError: not such a file, of a newer format, or its parts contradict each other.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path.name} is not a .safetensors file; others are never opened.")
+    check_file(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -58,6 +61,28 @@ def read_concepts(path: str | Path, strength: float) -> list[LoadedConcept]:
             ]
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} can't be read: {error}. It may be damaged; copy it again.") from error
+
+
+def check_file(path: Path) -> None:
+    """Looks at a stranger's file before anything in it is read.
+
+    Raises:
+        ValueError: not safetensors, or with more names and metadata than an honest file needs.
+    """
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path.name} is not a .safetensors file; others are never opened.")
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if LARGEST_HEADER < header <= path.stat().st_size:
+        raise ValueError(
+            f"{path.name} has {header / 2**20:.1f} MiB of names and metadata, more than {LARGEST_HEADER >> 20} MiB. "
+            "No honest file needs that."
+        )
+
+
+def shown(text: str) -> str:
+    """A stranger's text in quotes, short and without anything that a terminal would obey."""
+    return repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}...")
 
 
 def common_concepts(earlier: Sequence[LoadedConcept], new: Sequence[LoadedConcept]) -> tuple[LoadedConcept, ...]:
@@ -110,16 +135,18 @@ def _entries(metadata: dict[str, str], source: str) -> list[dict]:
             if not isinstance(entry.get(key), kind):
                 raise ValueError(f'{source}: the description of a concept lacks "{key}".')
         if not entry["trigger"].strip():
-            raise ValueError(f'{source}: the concept "{entry["name"]}" has no trigger.')
+            raise ValueError(f"{source}: the concept {shown(entry['name'])} has no trigger.")
+        if entry["clip_tokens"] < 0 or entry["t5_tokens"] < 0:
+            raise ValueError(f"{source}: the concept {shown(entry['name'])} has fewer tokens than none.")
     return entries
 
 
 def _checked(entry: dict, vectors: Tensor, source: str) -> LoadedConcept:
     clip, t5, length = entry["clip_tokens"], entry["t5_tokens"], entry.get("t5_length", 0)
     if vectors.ndim != 3 or not vectors.is_floating_point() or vectors.shape[1] != clip + t5 or not len(vectors):
-        raise ValueError(f'{source}: the vectors of "{entry["name"]}" have the shape {tuple(vectors.shape)}.')
+        raise ValueError(f"{source}: the vectors of {shown(entry['name'])} have the shape {tuple(vectors.shape)}.")
     if not vectors.isfinite().all():
-        raise ValueError(f'{source}: the vectors of "{entry["name"]}" hold numbers that are none (NaN or infinite).')
+        raise ValueError(f"{source}: the vectors of {shown(entry['name'])} hold numbers that are none (NaN, infinite).")
     if not isinstance(length, int) or not 0 <= length <= MOST_T5_TOKENS:
-        raise ValueError(f'{source}: the training length of T5 is given as "{length}".')
+        raise ValueError(f"{source}: the training length of T5 is given as {shown(str(length))}.")
     return LoadedConcept(entry["name"], entry["trigger"], clip, t5, length, vectors.float())

@@ -6,12 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import comfy.lora
 import comfy.sd
-import comfy.utils
 import folder_paths
 
 from .concept_file import LoadedConcept, common_concepts, read_concepts, with_triggers
 from .injection import Placement, bind
+from .lora_file import check_fits, read_lora
 from .trigger_positions import find_trigger
 
 NONE = "none"
@@ -131,7 +132,8 @@ class PureCCConceptLoader:
             raise ValueError("The model is not of the SD 3.5 family, for which PureCC concepts are made.")
         if lora_name != NONE and lora_strength:
             path = folder_paths.get_full_path_or_raise("loras", lora_name)
-            lora = comfy.utils.load_torch_file(path, safe_load=True)
+            lora, weights = read_lora(path), model.model.state_dict()
+            check_fits(lora, comfy.lora.model_lora_keys_unet(model.model, {}), weights, lora_name)
             model, _ = comfy.sd.load_lora_for_models(model, None, lora, lora_strength, 0.0)
         concepts = read_concepts(path_of_concept(concept_name), concept_strength) if concept_name != NONE else []
         for concept in concepts:

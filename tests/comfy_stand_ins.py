@@ -12,12 +12,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from tests.tiny import LENGTH, TOKENIZERS
 
 CONTEXT = 16
+BASE = "lora_unet_joint_blocks_0_x_block_mlp_fc2"
+"""What kohya calls the one layer of the stand-in's transformer."""
 
 
 class EnumHookScope(enum.Enum):
@@ -60,9 +61,8 @@ def token_weights(string, current_weight):
     return [(plain or inside, float(weight or 1.1) if inside else current_weight) for inside, weight, plain in parts]
 
 
-def load_torch_file(ckpt, safe_load=False, device=None, return_metadata=False):
-    assert safe_load, "nothing is unpickled"
-    return load_file(ckpt)
+def model_lora_keys_unet(model, key_map={}):  # noqa: B006
+    return {**key_map, BASE: next(iter(model.state_dict()))}
 
 
 def load_lora_for_models(model, clip, lora, strength_model, strength_clip):
@@ -149,7 +149,10 @@ class Model:
     def __init__(self, blocks: int = 3, width: int = 8):
         torch.manual_seed(1)
         self.embed = torch.nn.Linear(CONTEXT, width)
-        self.model = SimpleNamespace(diffusion_model=SimpleNamespace(joint_blocks=[None] * blocks, hidden_size=width))
+        self.model = SimpleNamespace(
+            diffusion_model=SimpleNamespace(joint_blocks=[None] * blocks, hidden_size=width),
+            state_dict=lambda: {"diffusion_model.joint_blocks.0.x_block.mlp.fc2.weight": torch.zeros(32, 128)},
+        )
 
     @torch.no_grad()
     def text_streams(self, hooks: HookGroup | None, context: torch.Tensor, earlier: dict | None = None) -> list:
@@ -218,13 +221,13 @@ def modules(models: Path) -> dict[str, ModuleType]:
             "set_hooks_for_conditioning": set_hooks_for_conditioning,
         },
         "comfy.patcher_extension": {"WrappersMP": WrappersMP},
+        "comfy.lora": {"model_lora_keys_unet": model_lora_keys_unet},
         "comfy.sd": {"load_lora_for_models": load_lora_for_models},
         "comfy.sd1_clip": {
             "escape_important": escape_important,
             "unescape_important": unescape_important,
             "token_weights": token_weights,
         },
-        "comfy.utils": {"load_torch_file": load_torch_file},
         "folder_paths": {
             "get_full_path": get_full_path,
             "get_full_path_or_raise": get_full_path_or_raise,

@@ -38,7 +38,9 @@ def comfy(tmp_path, monkeypatch):
     vectors = torch.randn(BLOCKS, CLIP_TOKENS + T5_TOKENS, WIDTH)
     concept = SavedConcept("dog", "sks", "dog", "subject", "[V] dog", CLIP_TOKENS, T5_TOKENS, True, t5_length=12)
     save_concepts(tmp_path / "loras" / "dog_concept.safetensors", {"dog": vectors}, [concept])
-    save_file({"lora_unet_x.lora_up.weight": torch.ones(1)}, tmp_path / "loras" / "dog.safetensors")
+    halves = {"up": torch.ones(32, 4), "down": torch.ones(4, 128)}
+    lora = {f"{stand_ins.BASE}.lora_{name}.weight": half for name, half in halves.items()}
+    save_file(lora, tmp_path / "loras" / "dog.safetensors")
 
     def load(lora="none", concept="dog_concept.safetensors", text=TEXT, strength=1.0, model=model, clip=clip):
         return nodes.PureCCConceptLoader().load(model, clip, lora, concept, text, strength, strength)

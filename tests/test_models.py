@@ -8,6 +8,7 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
+from library.adapters.files import read_safetensors
 from library.config.settings import ModelSettings
 from library.errors import ModelError
 from library.models import PromptBatch, load_model
@@ -81,7 +82,7 @@ def test_checkpointing_changes_nothing_but_memory(plan_of):
         torch.testing.assert_close(tensor, files[1][name], rtol=1e-2, atol=1e-4)
 
 
-def test_sd3_medium_without_dual_attention_trains(plan_of, tiny_model, tmp_path):
+def test_sd3_medium_without_dual_attention_trains_for_a1111_as_well(plan_of, tiny_model, tmp_path, capsys):
     folder = tmp_path / "sd3-medium"
     shutil.copytree(tiny_model, folder)
     config = json.loads((folder / "transformer" / "config.json").read_text())
@@ -90,7 +91,11 @@ def test_sd3_medium_without_dual_attention_trains(plan_of, tiny_model, tmp_path)
     SD3Transformer2DModel.from_config(config).save_pretrained(folder / "transformer")
     run = Run(plan_of(pretrained_model_name_or_path=str(folder)))
     run.train()
-    assert not any("attn2" in name for name in load_file(run.folder / "tiny.safetensors"))
+    tensors, said = read_safetensors(run.folder / "tiny.safetensors")
+    assert not any("attn2" in name for name in tensors)
+    assert said["modelspec.architecture"] == "stable-diffusion-3-medium/lora"
+    assert said["ss_base_model_version"] == "sd3-medium"
+    assert "tiny.safetensors: loads in ComfyUI, reForge, Forge, A1111; " in capsys.readouterr().err
 
 
 def test_weights_named_fp16_are_found(tiny_model, tmp_path):

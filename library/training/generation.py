@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from library.adapters.files import SavedConcept, load_concepts, load_lora
 from library.adapters.layouts import LAYOUTS
-from library.adapters.network import targets_of
+from library.adapters.network import AdapterNetwork, LayerWeights, targets_of
 from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.dual_branch_scheduler import Branch
@@ -66,21 +66,33 @@ def generate(
     concepts = [as_concept(concept) for concept in saved] or concepts
     parts = build_parts(settings, concepts)
     samples = [parse(prompt, concepts, "--prompt") for prompt in prompts]
+    weights = load_lora(lora, parts.model.transformer_config["num_layers"])
+    targets = targets_of(weights, parts.model.blocks_name, str(lora))
+    check_fits(parts, weights, targets, str(lora))
+    for name, concept in positions.items():
+        check_layout(parts, name, concept, concept_file)
     texts = [text for sample in samples for text in (sample.text, sample.base, sample.negative)]
     parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
-    weights = load_lora(lora, len(parts.model.blocks))
-    parts.attach(targets_of(weights, parts.model.blocks_name, str(lora)))
+    parts.attach(targets)
     for notice in parts.model.notices:
         say(notice)
     parts.network.load(STUDENT_ADAPTER, weights, str(lora))
     parts.network.set_strength(STUDENT_ADAPTER, strength)
-    for name, concept in positions.items():
-        check_layout(parts, name, concept, concept_file)
     embeddings = embeddings_of(parts, vectors, str(concept_file))
     sheets = SheetMaker(parts, samples, size)
     branch = Branch({}, embeddings, default=STUDENT_ADAPTER)
     title = f"{lora.name} at strength {strength:g}"
     sheets.make(output, title, {"with the LoRA": branch}, bar_over("sheet"))
+
+
+def check_fits(parts: Parts, weights: Mapping[str, LayerWeights], targets: Sequence[str], source: str) -> None:
+    """Looks whether a LoRA fits a model without numbers, before minutes are spent on texts and the real one.
+
+    Raises:
+        ModelError: it does not.
+    """
+    counted = parts.model.counted()
+    AdapterNetwork(counted.blocks, counted.blocks_name, targets).load(STUDENT_ADAPTER, weights, source)
 
 
 def check_layout(parts: Parts, name: str, saved: SavedConcept, source: Path) -> None:
