@@ -97,10 +97,11 @@ def execute(
     from library.evaluation.quick import QuickAudit
     from library.folder_lock import FolderLock
     from library.training.run import Run
+    from library.training.word_fit import WordFit
 
     log.append(settings.output_dir / "log.jsonl")
     begin = time.monotonic()
-    audit = QuickAudit.of(plan)
+    audit, words = QuickAudit.of(plan), WordFit()
     most = settings.saving.max_cache_gb
     limit = None if most is None else int(most * 1e9)
     cache = CacheUse(settings.saving.cache_dir, limit, anew=arguments.clear_cache)
@@ -108,8 +109,8 @@ def execute(
         if arguments.clear_cache and processes.main:
             print(f"Cleared {cache.cleared / 1e6:.0f} MB of {settings.saving.cache_dir}.")
         run = Run(audit.planned(plan), processes)
-        run.looks.append(audit)
-        files = run.train()
+        run.looks += [words, audit]
+        files = [*run.train(), *words.files]
     print(f"Done in {time.monotonic() - begin:.0f} s. Look at {settings.output_dir / 'samples'} first. Saved:")
     print("\n".join(f"  {file}" for file in files))
 

@@ -43,6 +43,7 @@ PRESET_COLUMNS = {
     "student": "stage 2",
     "sampling": "sampling",
     "decoding": "decoding",
+    "words": "words",
     "card": "card",
     "step_s": "s a step of stage 2",
     "hours": "hours in all",
@@ -158,7 +159,9 @@ def presets(folder: Path) -> Iterator[dict[str, Any]]:
         plan, predicted, _ = fitted(plan, card_of(plan.settings, plan.parts.model.device))
         speed = speed_for(plan.settings, plan.parts.model)
         phases = zip(
-            ("text", "encode", "extractor", "student", "sampling", "decoding"), predicted.phases.values(), strict=True
+            ("text", "encode", "extractor", "student", "sampling", "decoding", "words"),
+            predicted.phases.values(),
+            strict=True,
         )
         yield {
             "preset": Path(preset).stem,

@@ -257,7 +257,9 @@ def test_the_card_after_training_is_in_the_report_and_a_card_that_fails_costs_no
     plan = plan_of()
     audit = QuickAudit.of(plan)
     training = Run(audit.planned(plan))
-    training.looks = [audit, lambda run: 1 / 0]
+    broken = lambda run: 1 / 0  # noqa: E731
+    broken.what = "a broken look"
+    training.looks = [audit, broken]
     assert all(file.is_file() for file in training.train())
     found = json.loads((tmp_path / "output" / "tiny_audit.json").read_text())["concepts"]
     assert [grade["name"] for grade in found[0]["grades"]] == ["concept learned", "behaviour kept", "capability kept"]

@@ -29,7 +29,7 @@ DEMO = ["--config_file", "presets/demo.toml"]
 QUICK = [
     *("--extractor_train_steps", "4", "--max_train_steps", "8", "--save_state_every_n_steps", "3"),
     *("--replay_images", "4", "--replay_sample_steps", "2", "--sample_steps", "2", "--sample_seeds", "1"),
-    *("--context_train_steps", "4", "--no_audit"),
+    *("--context_train_steps", "4", "--word_train_steps", "2", "--no_audit"),
 ]
 
 
@@ -75,7 +75,12 @@ def quick(tmp_path_factory) -> Path:
 
 
 def assert_same_results(one: Path, two: Path) -> None:
-    for name in ("demo.safetensors", "demo_diffusers.safetensors", "demo_concept.safetensors"):
+    for name in (
+        "demo.safetensors",
+        "demo_diffusers.safetensors",
+        "demo_concept.safetensors",
+        "demo_embedding.safetensors",
+    ):
         first, second = load_file(one / name), load_file(two / name)
         assert set(first) == set(second)
         assert all(torch.equal(first[key], second[key]) for key in first), name

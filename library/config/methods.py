@@ -32,7 +32,7 @@ RIVAL = LORA | {"with_embeddings"}
 REPLAYED = frozenset({"replay_images", "replay_prompts", "replay_sample_steps"})
 """Settings of pictures that the pretrained model draws."""
 STAGE_1 = frozenset({"extractor_train_steps", "extractor_learning_rate", "extractor_embedding_lr"})
-VECTORS = frozenset({"embedding_lr", "concept_embeddings", "embedding_positions"})
+VECTORS = frozenset({"embedding_lr", "concept_embeddings", "embedding_positions", "word_train_steps"})
 """Settings of vectors in the blocks."""
 ED_LORA = LORA | VECTORS
 WITH_VECTORS = {"concept_embeddings": "per_block", "student_embeddings": "fresh"}

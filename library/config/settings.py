@@ -70,6 +70,12 @@ class ConceptEmbeddingSettings:
         at_least=0,
         at_most=0.95,
     )
+    word_train_steps: int = setting(
+        100,
+        "Steps after stage 2 in which words in front of both CLIPs learn to stand for the student's vectors, for UIs "
+        "without our nodes: NAME_embedding.safetensors (ours). 0: none.",
+        at_least=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from library.atomic import write_text
 from library.config.dataset import Concept
@@ -45,6 +46,7 @@ class QuickAudit:
     """
 
     probes: dict[str, list[Probe]]
+    what: ClassVar[str] = "the report card"
 
     @classmethod
     def of(cls, plan: Plan) -> QuickAudit:

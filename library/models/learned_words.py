@@ -21,7 +21,7 @@ class LearnedWords(nn.Module):
         encoders: CLIP-L and CLIP-G, frozen.
         tokenizers: theirs.
         length: tokens that they read.
-        starts: for each concept, the word whose rows its own start from, and how many there are: one a token.
+        starts: for each concept, the word whose rows its own start from, and how many there are.
     """
 
     def __init__(
@@ -47,31 +47,31 @@ class LearnedWords(nn.Module):
     def _table(self, index: int) -> nn.Embedding:
         return self.encoders[index].text_model.embeddings.token_embedding
 
-    def encode(self, text: str, places: Sequence[tuple[int, str, int]], plain: TextStates) -> tuple[Tensor, Tensor]:
+    def encode(self, text: str, spans: Sequence[tuple[int, int, str]], plain: TextStates) -> tuple[Tensor, Tensor]:
         """Context (tokens, width) and pooled state of a text, with gradients to the rows.
 
         Args:
             text: with the trigger in it.
-            places: (position among CLIP's tokens, concept, which of its rows) of each of the trigger's tokens.
+            spans: each of the trigger's occurrences, in order: its first token among CLIP's, the first behind it, and
+                the concept, all of whose rows are put there instead.
             plain: states of the text without the trigger, whose T5 part is taken.
         """
-        hidden, pooled = zip(*(self._clip(index, text, places) for index in range(len(CLIPS))), strict=True)
+        hidden, pooled = zip(*(self._clip(index, text, spans) for index in range(len(CLIPS))), strict=True)
         wide, width = torch.cat(hidden, dim=-1), plain.context.shape[-1]
         wide = nn.functional.pad(wide, (0, width - wide.shape[-1]))
         t5 = plain.context[self.length :].to(wide)
         return torch.cat([wide, t5]), torch.cat(pooled, dim=-1)
 
-    def _clip(self, index: int, text: str, places: Sequence[tuple[int, str, int]]) -> tuple[Tensor, Tensor]:
+    def _clip(self, index: int, text: str, spans: Sequence[tuple[int, int, str]]) -> tuple[Tensor, Tensor]:
         table = self._table(index)
-        ids = self.tokenizers[index](
-            text, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-        ).input_ids.to(table.weight.device)
+        read, positions, rows = self._read(index, text, spans)
+        ids = torch.tensor([read], device=table.weight.device)
 
         def spliced(module: nn.Module, args: tuple, states: Tensor) -> Tensor:
-            for position, concept, row in places:
-                where = (torch.tensor([0], device=states.device), torch.tensor([position], device=states.device))
-                states = states.index_put(where, self.rows[concept][CLIPS[index]][row].to(states.dtype)[None])
-            return states
+            if not positions:
+                return states
+            where = torch.tensor(positions, device=states.device)
+            return states.index_put((torch.zeros_like(where), where), torch.stack(rows).to(states.dtype))
 
         handle = table.register_forward_hook(spliced)
         try:
@@ -79,3 +79,23 @@ class LearnedWords(nn.Module):
         finally:
             handle.remove()
         return made.hidden_states[-2][0], made.text_embeds[0]
+
+    def _read(
+        self, index: int, text: str, spans: Sequence[tuple[int, int, str]]
+    ) -> tuple[list[int], list[int], list[Tensor]]:
+        """Tokens of a text as long as the encoder reads; positions where rows are put, and these rows."""
+        tokenizer = self.tokenizers[index]
+        ids = tokenizer(text, truncation=True, max_length=self.length)["input_ids"]
+        read, places, behind = [], [], 0
+        for begin, end, concept in spans:
+            rows = self.rows[concept][CLIPS[index]]
+            read += ids[behind:begin]
+            places += enumerate(rows, len(read))
+            read += [ids[begin]] * len(rows)
+            behind = end
+        read += ids[behind:]
+        if len(read) > self.length:
+            read = [*read[: self.length - 1], ids[-1]]
+        read += [tokenizer.pad_token_id] * (self.length - len(read))
+        kept = [(position, row) for position, row in places if position < self.length - 1]
+        return read, [position for position, _ in kept], [row for _, row in kept]

@@ -17,8 +17,9 @@ from library.hierarchical_embedding_injector import ConceptToken
 from library.live_memory import META, LiveMemory, fused_attention, held_by, storage_bytes
 from library.models import FlowModel, PromptBatch
 from library.models.counting import Footprint
+from library.models.interface import TextStates
 from library.models.residence import Residence
-from library.objectives import EXTRACTOR, REPLAYED, STUDENT
+from library.objectives import COMPLETE, EXTRACTOR, REPLAYED, STUDENT
 from library.roofline import BUS, Speed
 from library.training.branching import (
     extractor_adapters,
@@ -32,6 +33,8 @@ from library.training.parts import STUDENT_ADAPTER, Parts, learns_words
 from library.training.plan import Plan
 from library.training.replay import pictures_at_once
 from library.training.stages import student_weights
+from library.training.word_fit import has_words, rows_of
+from library.training.words import made_words
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.55 * GIB)
@@ -45,7 +48,7 @@ PRESETS = (6, 8, 12, 16, 24)
 """Cards there are presets for, in GB."""
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "pagedadamw8bit": 2, "prodigy": 16}
 """Bytes that an optimizer keeps for each number that learns; others are counted as AdamW."""
-TEXT, ENCODE, DECODE, SAMPLING = "text encoders", "VAE", "decoding", "sampling"
+TEXT, ENCODE, DECODE, SAMPLING, WORDS = "text encoders", "VAE", "decoding", "sampling", "words"
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Forecast:
         sampling: one pass of sampling, and of how many pictures, guidance included.
         parts: text encoders and VAE, each at its largest.
         transformer: bytes of its weights before they are made fewer.
+        words: one pass of the fit of words; None if the run has no such words.
     """
 
     phases: dict[str, int]
@@ -81,6 +85,7 @@ class Forecast:
     sampling: tuple[StepCount, int]
     parts: dict[str, Footprint]
     transformer: int
+    words: StepCount | None = None
 
     @property
     def peak(self) -> int:
@@ -108,17 +113,21 @@ def forecast(plan: Plan) -> Forecast:
     phases |= {phase_of(name): step.footprint.total for name, step in steps.items()}
     resident = steps[STUDENT].footprint.weights
     phases |= {SAMPLING: sampling.footprint.total, DECODE: resident + parts_of["decode"].total}
+    words = count_words(plan) if has_words(settings) else None
+    phases |= {WORDS: words.footprint.total} if words else {}
     with_overhead = {name: size + OVERHEAD for name, size in phases.items()}
     parts = {TEXT: parts_of["text"], ENCODE: parts_of["encode"], DECODE: parts_of["decode"]}
     whole = storage_bytes(held_by(model.counted(Residence()).transformer))
-    return Forecast(with_overhead, steps, (sampling, rows[size]), parts, whole)
+    return Forecast(with_overhead, steps, (sampling, rows[size]), parts, whole, words)
 
 
 def recounted(plan: Plan, predicted: Forecast) -> Forecast:
-    """The same with other blocks recomputed, which changes the stages alone."""
+    """The same with other blocks recomputed, which changes what has a gradient alone."""
     steps = _steps(plan)
-    stages = {phase_of(name): step.footprint.total + OVERHEAD for name, step in steps.items()}
-    return replace(predicted, phases={**predicted.phases, **stages}, steps=steps)
+    learned = {phase_of(name): step.footprint.total + OVERHEAD for name, step in steps.items()}
+    words = count_words(plan) if predicted.words else None
+    learned |= {WORDS: words.footprint.total + OVERHEAD} if words else {}
+    return replace(predicted, phases={**predicted.phases, **learned}, steps=steps, words=words)
 
 
 def _steps(plan: Plan) -> dict[str, StepCount]:
@@ -186,6 +195,28 @@ def count_sampling(plan: Plan, size: tuple[int, int], rows: int) -> StepCount:
         parts.velocity(PRETRAINED_BRANCH, scene.x_t, scene.sigma, [scene.prompts["prompt"]])
     moved = 0 if parts.model.base.swap is None else parts.model.base.swap.bytes_moved
     return StepCount(Footprint(storage_bytes(_held(parts)), memory.peak, memory.work), 0, memory.flops, moved)
+
+
+def count_words(plan: Plan) -> StepCount:
+    """A pass of the fit of words for one batch, without gradient and then with, all the way to both CLIPs."""
+    parts = counted_parts(plan, STUDENT, None)
+    freeze_all_but([], [], parts)
+    words, concept = made_words(parts, rows_of(parts)), plan.config.concepts[0].name
+    scene = _scene(plan, *heaviest_batch(plan), {COMPLETE})
+    prompts = scene.prompts[COMPLETE]
+    plain = TextStates(prompts.context[0].to(META), prompts.pooled[0].to(META))
+    with fused_attention(), LiveMemory() as memory:
+        with torch.no_grad():
+            parts.velocity(PRETRAINED_BRANCH, scene.x_t, scene.sigma, [prompts])
+        read = [words.encode("", [(1, 1, concept)], plain) for _ in prompts.texts or prompts.tokens]
+        context, pooled = (torch.stack(some).to(parts.model.dtype) for some in zip(*read, strict=True))
+        parts.velocity(
+            parts.branches()[STUDENT], scene.x_t, scene.sigma, [replace(prompts, context=context, pooled=pooled)]
+        ).sum().backward()
+    moved = 0 if parts.model.base.swap is None else parts.model.base.swap.bytes_moved
+    clips = [tensor for encoder in words.encoders for tensor in held_by(encoder)]
+    weights = storage_bytes([*_held(parts), *clips])
+    return StepCount(Footprint(weights, memory.peak, memory.work), 0, memory.flops, moved)
 
 
 def counted_parts(plan: Plan, stage: str, residence: Residence | None) -> Parts:

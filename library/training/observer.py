@@ -159,6 +159,10 @@ class Observer:
         columns = {"student": self.parts.branches()[STUDENT]}
         return self._sheet("student", title, columns, f"student_{stage.done:06d}.png")
 
+    def sheet_of_words(self, columns: Mapping[str, Any]) -> None:
+        """The finished student with its vectors, and with the words that stand for them."""
+        self._sheet("words", f"{self.name}: with our nodes, and with the words in their place", columns, "words.png")
+
     def _sheet(self, kind: str, title: str, columns: Mapping[str, Any], file: str) -> list[SheetRow]:
         """The rows of a sheet; none if it can't be drawn, which is said."""
         self._last_sheet = time.monotonic()
@@ -235,13 +239,17 @@ class Observer:
         except Exception as error:  # a check must never cost the user a run
             say(f"WARNING: the saved files could not be checked ({type(error).__name__}: {error}). They are kept.")
 
-    def look(self, at_the_student: Callable[[], None]) -> None:
-        """Lets something look at the finished student. Whatever goes wrong there, the files are saved."""
+    def look(self, what: str, at_the_student: Callable[[], None]) -> None:
+        """Lets something look at the finished student. Whatever goes wrong there, the files are saved.
+
+        Args:
+            what: it makes.
+        """
         try:
-            with self.phase("report card"):
+            with self.phase(what.removeprefix("the ")):
                 at_the_student()
         except Exception as error:  # nothing that only looks may cost the user a run
-            say(f"WARNING: the report card could not be made ({type(error).__name__}: {error}). The run goes on.")
+            say(f"WARNING: {what} could not be made ({type(error).__name__}: {error}). The run goes on.")
 
     def say_if_weak(self) -> None:
         """A word about a student that the extractor taught little."""

@@ -225,16 +225,20 @@ class Run:
         observer.check(files)
         observer.sheet_of_strengths()
         for look in self.looks:
-            observer.look(lambda look=look: look(self))
+            observer.look(look.what, lambda look=look: look(self))
         observer.saved(files, stage.done)
         self.states.finish(self.settings.saving.save_state or self.settings.saving.save_state_on_train_end)
         return [*files, *beside]
 
-    def _stage(self, name: str) -> Stage:
-        made_of = Ingredients(
+    @property
+    def ingredients(self) -> Ingredients:
+        """What stages are made of, once the run is prepared."""
+        return Ingredients(
             self.plan, self.settings, self.processes, self.latents, self.context, self.replay, self.fisher
         )
-        stage = make_stage(name, made_of)
+
+    def _stage(self, name: str) -> Stage:
+        stage = make_stage(name, self.ingredients)
         if self.resumed and name in self.resumed.tree["stages"]:
             stage.load_state(self.resumed.tree["stages"][name])
         elif self.resumed:

@@ -13,9 +13,10 @@ from library.models.text_encoders import TEXT_BATCH
 from library.objectives import EXTRACTOR, STUDENT
 from library.roofline import CARDS, DISK, GEMM, TRAFFIC, Speed, card_of_size
 from library.training.context import PICTURES_A_STEP
-from library.training.forecast import DECODE, ENCODE, GIB, TEXT, Forecast, phase_of
+from library.training.forecast import DECODE, ENCODE, GIB, TEXT, WORDS, Forecast, phase_of
 from library.training.plan import Plan
 from library.training.regions import PASSES
+from library.training.word_fit import has_words
 
 TRIES, SIDE = 5, {"cuda": 4096, "cpu": 512}
 """How often a product of square matrices is timed, and their width."""
@@ -84,6 +85,9 @@ def phase_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, fl
     each = settings.optimizer.gradient_accumulation_steps
     for name, steps in plan.stage_steps.items():
         seconds[phase_of(name)] = steps * each * predicted.steps[name].seconds(speed)
+    if predicted.words:
+        scenes = 2 if plan.uses_replay else 1
+        seconds[WORDS] = settings.concept_embeddings.word_train_steps * scenes * predicted.words.seconds(speed)
     columns, sheets = _pictures_of_sheets(plan)
     steps = sum(prompt.steps or settings.samples.sample_steps for prompt in plan.samples)
     seconds[SHEETS] = settings.samples.sample_seeds * (
@@ -104,7 +108,7 @@ def passes_of_context(plan: Plan) -> int:
 def _pictures_of_sheets(plan: Plan) -> tuple[int, int]:
     """For each prompt and seed, how many pictures are drawn for all sheets, and how many decoded."""
     every, steps = plan.settings.samples.sample_every_n_steps, plan.stage_steps[STUDENT]
-    students = 2 + (-(-steps // every) - 1 if every else 0)
+    students = 2 + (-(-steps // every) - 1 if every else 0) + (2 if has_words(plan.settings) else 0)
     extractors = len(plan.config.concepts) if EXTRACTOR in plan.stage_steps else 0
     return 1 + students + extractors, 2 * students + (1 + extractors if extractors else 0)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from library.atomic import write_tensors
+from library.hierarchical_embedding_injector import ConceptToken
 from library.models import PromptBatch
+from library.models.learned_words import LearnedWords
 from library.prompts import without_concept
 from library.training.parts import Parts
 
@@ -17,11 +20,12 @@ class WordReader:
     """Reads prompts with the learned words in them.
 
     Args:
-        parts: with the words' encoders loaded.
+        parts: of the run.
+        words: those that are read.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts, self._read = parts, {}
+    def __init__(self, parts: Parts, words: LearnedWords) -> None:
+        self.parts, self.words, self._read = parts, words, {}
 
     def __call__(self, batch: PromptBatch) -> PromptBatch:
         """The batch with the states of every row that has a trigger made anew; others stay as they are."""
@@ -31,45 +35,62 @@ class WordReader:
         context, pooled = list(batch.context.to(device)), list(batch.pooled.to(device))
         made: dict[str, tuple[Tensor, Tensor]] = {}
         for row, (text, tokens) in enumerate(zip(batch.texts, batch.tokens, strict=True)):
-            if tokens:
+            if any(token.of_trigger for token in tokens):
                 if text not in made:
                     made[text] = self._states(text)
                 context[row], pooled[row] = (one.to(context[row].dtype) for one in made[text])
         return PromptBatch(torch.stack(context), torch.stack(pooled), batch.tokens, batch.concepts, batch.texts)
 
     def _states(self, text: str) -> tuple[Tensor, Tensor]:
-        versions = tuple(one._version for one in self.parts.words.parameters())
+        versions = tuple(one._version for one in self.words.parameters())
         if not torch.is_grad_enabled() and self._read.get(text, (None,))[0] == versions:
             return self._read[text][1]
         plain = text
         for concept in self.parts.concepts:
             plain = without_concept(plain, concept)
         self.parts.texts.prepare([plain])
-        places = [
-            (token.position, token.concept, token.vector)
-            for token in self.parts.texts[text].tokens
-            if token.position < self.parts.model.clip_length
-        ]
-        states = self.parts.words.encode(text, places, self.parts.texts[plain].states)
+        spans = _spans(self.parts.texts[text].tokens, self.parts.model.clip_length)
+        states = self.words.encode(text, spans, self.parts.texts[plain].states)
         if not torch.is_grad_enabled():
             self._read[text] = (versions, states)  # the steps of a picture read the same texts
         return states
 
 
+def _spans(tokens: Sequence[ConceptToken], clip_length: int) -> list[tuple[int, int, str]]:
+    """First token, the first behind it and concept of each trigger that CLIP reads."""
+    spans: list[tuple[int, int, str]] = []
+    for token in sorted((one for one in tokens if one.position < clip_length), key=lambda one: one.position):
+        if token.vector == 0:
+            spans.append((token.position, token.position + 1, token.concept))
+        else:
+            spans[-1] = (spans[-1][0], token.position + 1, token.concept)
+    return spans
+
+
+def made_words(parts: Parts, rows: int | None = None) -> LearnedWords:
+    """Loads the encoders and gives every concept its rows, which are the class word's.
+
+    Args:
+        rows: of each concept; None: as many as its trigger has tokens.
+    """
+    layouts = parts.layouts
+    starts = {one.name: (one.class_word, rows or layouts[one.name].clip) for one in parts.concepts}
+    return parts.model.learned_words(starts)
+
+
 def build_words(parts: Parts) -> None:
-    """Loads the encoders and gives every concept its rows."""
-    starts = {concept.name: (concept.class_word, parts.layouts[concept.name].clip) for concept in parts.concepts}
-    parts.words = parts.model.learned_words(starts)
-    parts.reader = WordReader(parts)
+    """Words that the student learns, and a reader for them."""
+    parts.words = made_words(parts)
+    parts.reader = WordReader(parts, parts.words)
 
 
-def save_words(parts: Parts, name: str) -> list[Path]:
+def save_words(parts: Parts, words: LearnedWords, name: str) -> list[Path]:
     """Writes a file for each concept, as ComfyUI loads it from `models/embeddings`: "clip_l" and "clip_g"."""
     paths = []
     for concept in parts.concepts:
         ending = "embedding" if len(parts.concepts) == 1 else f"{concept.name}_embedding"
         path = parts.settings.output_dir / f"{name}_{ending}.safetensors"
-        tensors = {clip: rows.detach().float().cpu() for clip, rows in parts.words.rows[concept.name].items()}
+        tensors = {clip: rows.detach().float().cpu() for clip, rows in words.rows[concept.name].items()}
         write_tensors(path, tensors, {"format": "pt", "trigger": concept.trigger, "class_word": concept.class_word})
         paths.append(path)
     return paths
