@@ -55,6 +55,8 @@ class Arm:
         captions, pictures: what the user gives: how much the captions tell, and how many reference pictures there are.
         about: what it stands for in the table.
         vectors_off: whether its students are scored without their vectors, too.
+        words: whether its students are scored with words in front of both CLIPs instead of their vectors; the words
+            learn after the last step, so these students are scored only then.
         checkpoints: steps of stage 2 after which they are scored; the last is its length.
     """
 
@@ -64,6 +66,7 @@ class Arm:
     captions: str = "partial"
     pictures: int = 5
     vectors_off: bool = False
+    words: bool = False
     checkpoints: tuple[int, ...] = CHECKPOINTS
 
 
@@ -76,10 +79,11 @@ def _lean(
     captions: str = "partial",
     pictures: int = 5,
     vectors_off: bool = False,
+    words: bool = False,
     checkpoints: tuple[int, ...] = CHECKPOINTS,
     **changes: Any,
 ) -> Arm:
-    return Arm({**LEAN, **changes}, about, False, captions, pictures, vectors_off, checkpoints)
+    return Arm({**LEAN, **changes}, about, False, captions, pictures, vectors_off, words, checkpoints)
 
 
 TAUGHT = {
@@ -198,16 +202,24 @@ ARMS: dict[str, Arm] = {
     "lean, 2 pictures": _lean("", pictures=2),
     "lean, 1 picture": _lean("", pictures=1),
     # for UIs that know no vectors
-    "stock": Arm(TAUGHT, "presets/stock.toml: the plain LoRA and the word alone, from here on", checkpoints=FEW),
-    "stock, L_CC 0.25": Arm({**TAUGHT, "concept_loss_weight": 0.25}, "", checkpoints=FEW),
-    "stock, focus 0.3": Arm({**TAUGHT, "guidance_focus": 0.3}, "", checkpoints=FEW),
+    "stock": Arm(
+        {**TAUGHT, "context_vectors": 2, "surroundings_weight": 3.0},
+        "presets/stock.toml: the plain LoRA and the word alone, from here on", checkpoints=FEW,
+    ),
+    "stock, no surroundings": Arm({**TAUGHT, "context_vectors": 2}, "", checkpoints=FEW),
+    "stock, no context": Arm({**TAUGHT, "surroundings_weight": 3.0}, "", checkpoints=FEW),
+    "earlier stock": Arm(TAUGHT, "as it was before both", checkpoints=FEW),
+    "earlier stock, L_CC 0.25": Arm({**TAUGHT, "concept_loss_weight": 0.25}, "", checkpoints=FEW),
+    "earlier stock, focus 0.3": Arm({**TAUGHT, "guidance_focus": 0.3}, "", checkpoints=FEW),
     "stock, L_CC alone": _lean("no guidance", student_embeddings="none", learning_rate=5e-3, checkpoints=FEW),
     "stock, L_CC alone, anchor 0": _lean(
         "", student_embeddings="none", learning_rate=5e-3, anchor_weight=0.0, checkpoints=FEW
     ),
+    "lean, words": _lean("words that were fitted to its vectors", words=True, checkpoints=(160,)),
     "lean, dropout 0.5": _lean(
         "half of the pictures without vectors", embedding_dropout=0.5, vectors_off=True, checkpoints=FEW
     ),
+    "lean, dropout 0.25": _lean("a quarter of them", embedding_dropout=0.25, vectors_off=True, checkpoints=FEW),
     "taught, dropout 0.5": Arm(
         {**TAUGHT, "student_embeddings": "fresh", "embedding_dropout": 0.5}, "the same, taught", vectors_off=True,
         checkpoints=FEW,

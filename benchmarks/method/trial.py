@@ -19,7 +19,7 @@ from benchmarks.method.measures import measure
 from library.atomic import write_tensors, write_text
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
-from library.dual_branch_scheduler import PRETRAINED_BRANCH
+from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.fingerprint import of_key
 from library.objectives import GUIDE, STUDENT
 from library.prompts import NULL_PROMPT
@@ -28,6 +28,7 @@ from library.training.outputs import save_extractor
 from library.training.parts import STUDENT_ADAPTER
 from library.training.plan import make_plan
 from library.training.run import Run
+from library.training.word_fit import fit_words
 from tools.pocket.pen import OBJECT, SIDE
 from tools.pocket.scorer import load_scorer
 from tools.pocket.world import draw as draw_scene
@@ -96,11 +97,16 @@ class Bench:
             while stage.done < steps:
                 rows.append(stage.step())
             paused = time.perf_counter()
+            student = run.parts.branches()[STUDENT]
             if arm.vectors_off:
-                bare.append({"steps": steps, **self.score(run, concept, vectors=False)})
-            checkpoints.append({"steps": steps, **self.score(run, concept)})
+                bare.append({"steps": steps, **self.score(run, concept, replace(student, embeddings={}))})
+            checkpoints.append(
+                {"steps": steps, **self.score(run, concept, fit_words(run)[1] if arm.words else student)}
+            )
             begin += time.perf_counter() - paused
-        strengths = [{"strength": strength, **self.score(run, concept, strength)} for strength in trial.strengths]
+        strengths = [
+            {"strength": one, **self.score(run, concept, run.parts.branches()[STUDENT], one)} for one in trial.strengths
+        ]
         seconds["student"] = time.perf_counter() - begin
         log = {name: mean_of_end(rows, name) for name in MEASURED} | self.guidance(run, concept)
         return {
@@ -191,12 +197,11 @@ class Bench:
             F.adaptive_avg_pool2d(masks, latents.shape[-2:]).squeeze(1),
         )
 
-    def score(self, run: Run, concept: BenchConcept, strength: float = 1.0, vectors: bool = True) -> dict[str, Any]:
-        """All measures of the student as it stands, with its vectors or without; pictures are kept for the sheet."""
+    def score(self, run: Run, concept: BenchConcept, branch: Branch, strength: float = 1.0) -> dict[str, Any]:
+        """All measures of a student as it stands; pictures are kept for the sheet."""
         latents, before = self.pretrained(run, concept)
         run.parts.network.set_strength(STUDENT_ADAPTER, strength)
-        probes, branch = concept.probes(), run.parts.branches()[STUDENT]
-        branch = branch if vectors else replace(branch, embeddings={})
+        probes = concept.probes()
         _, pictures = draw(run.parts, branch, [p.text for p in probes], [p.seed for p in probes], SIDE)
         values = measure(concept, probes, self.judge, pictures, before)
         for sort in ("class", "unrelated"):
