@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from library.checkpoint import flatten
 from library.config.settings import OptimizerSettings
 from library.errors import ConfigError, did_you_mean
 
@@ -38,7 +39,7 @@ def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -
         ConfigError: unknown optimizer, or arguments that it does not take.
     """
     kind = _class_of(settings.optimizer_type)
-    arguments = dict(_argument(text) for text in settings.optimizer_args)
+    arguments = dict(_argument(text, "optimizer_args") for text in settings.optimizer_args)
     try:
         return kind([group for group in groups if group["params"]], **arguments)
     except (TypeError, ValueError) as error:
@@ -49,13 +50,13 @@ def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -
 
 
 def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> None:
-    """Tries the optimizer on a few numbers, so that a mistake shows before training and not after an hour of it.
+    """Tries optimizer and schedule on a few numbers, so that a mistake shows before training, not after an hour of it.
 
     Args:
         rates: the learning rates of each stage's groups.
 
     Raises:
-        ConfigError: it can't be built, or can't make a step with these settings.
+        ConfigError: one can't be built, or can't make a step with these settings.
     """
     for stage in rates:
         parameters = [torch.nn.Parameter(torch.ones(2, 2)) for _ in stage]
@@ -70,10 +71,25 @@ def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> No
                 f"optimizer_type {settings.optimizer_type} can't make a step: {error}.",
                 f"Learning rates are {stage}; Prodigy wants the same, 1.0, for all of them.",
             ) from error
+        schedule = build_lr_scheduler(optimizer, settings, max(1, settings.max_train_steps))
+        try:
+            schedule.step()
+            flatten(schedule.state_dict(), {})
+        except TypeError as error:
+            raise ConfigError(
+                f"lr_scheduler_type {settings.lr_scheduler_type} can't be used: {error}.",
+                "It has to step by itself, and its state has to be numbers. Set lr_scheduler instead.",
+            ) from error
 
 
 def build_lr_scheduler(optimizer: Optimizer, settings: OptimizerSettings, steps: int) -> Any:
-    """The learning-rate schedule of a stage of so many steps, from diffusers or, what it lacks, from transformers."""
+    """The learning-rate schedule of a stage of so many steps, from diffusers or, what it lacks, from transformers.
+
+    Raises:
+        ConfigError: the schedule of `lr_scheduler_type` is not there, or does not take its arguments.
+    """
+    if settings.lr_scheduler_type is not None:
+        return _named_scheduler(optimizer, settings)
     warm_up, decay = _steps_of(settings.lr_warmup_steps, steps), _steps_of(settings.lr_decay_steps, steps)
     least = settings.lr_scheduler_min_lr_ratio
     if settings.lr_scheduler == "cosine_with_min_lr":
@@ -83,7 +99,7 @@ def build_lr_scheduler(optimizer: Optimizer, settings: OptimizerSettings, steps:
     if settings.lr_scheduler == "inverse_sqrt":
         from transformers.optimization import get_inverse_sqrt_schedule
 
-        return get_inverse_sqrt_schedule(optimizer, warm_up)
+        return get_inverse_sqrt_schedule(optimizer, warm_up, settings.lr_scheduler_timescale)
     if settings.lr_scheduler == "warmup_stable_decay":
         from transformers.optimization import get_wsd_schedule
 
@@ -99,6 +115,23 @@ def build_lr_scheduler(optimizer: Optimizer, settings: OptimizerSettings, steps:
         num_cycles=settings.lr_scheduler_num_cycles,
         power=settings.lr_scheduler_power,
     )
+
+
+def _named_scheduler(optimizer: Optimizer, settings: OptimizerSettings) -> Any:
+    name, given = settings.lr_scheduler_type, settings.lr_scheduler_args
+    module, _, kind = name.rpartition(".")
+    try:
+        schedule = getattr(importlib.import_module(module or "torch.optim.lr_scheduler"), kind)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f'lr_scheduler_type: "{name}" can\'t be imported: {error}.', "Set lr_scheduler, or install its package."
+        ) from error
+    try:
+        return schedule(optimizer, **dict(_argument(text, "lr_scheduler_args") for text in given))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"lr_scheduler_type {name} does not take these settings: {error}.", f"lr_scheduler_args is {given}."
+        ) from error
 
 
 def _steps_of(given: int | float, steps: int) -> int:
@@ -120,11 +153,11 @@ def _class_of(name: str) -> type[Optimizer]:
         ) from error
 
 
-def _argument(text: str) -> tuple[str, Any]:
+def _argument(text: str, called: str) -> tuple[str, Any]:
     """("name", value) of "name=value"."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip().isidentifier():
-        raise ConfigError(f'optimizer_args: "{text}" is not of the form "name=value".', 'Such as "weight_decay=0.01".')
+        raise ConfigError(f'{called}: "{text}" is not of the form "name=value".', 'Such as "weight_decay=0.01".')
     try:
         return name.strip(), ast.literal_eval(value.strip())
     except (ValueError, SyntaxError):

@@ -47,6 +47,11 @@ def test_an_optimizer_goes_on_from_its_saved_state(name, tmp_path):
         ({"optimizer_type": "nowhere.Adam"}, "can't be imported"),
         ({"optimizer_args": ["decay=1"]}, "does not take these settings"),
         ({"optimizer_args": ["weight_decay"]}, 'not of the form "name=value"'),
+        ({"lr_scheduler_type": "CosineLR"}, 'lr_scheduler_type: "CosineLR" can\'t be imported'),
+        ({"lr_scheduler_type": "nowhere.Cosine"}, "can't be imported"),
+        ({"lr_scheduler_type": "CosineAnnealingLR"}, "does not take these settings"),
+        ({"lr_scheduler_type": "StepLR", "lr_scheduler_args": ["step_size"]}, 'lr_scheduler_args: "step_size" is not'),
+        ({"lr_scheduler_type": "ReduceLROnPlateau"}, "It has to step by itself"),
         ({"optimizer_type": "Prodigy"}, "Prodigy wants the same, 1.0, for all of them"),
     ],
 )
@@ -54,6 +59,27 @@ def test_a_mistake_is_said_before_training(settings, said):
     with pytest.raises(ConfigError) as error:
         check_optimizer(OptimizerSettings(**settings), [[1e-4, 1e-3]])
     assert said in str(error.value)
+
+
+def test_a_schedule_of_another_package_follows_its_arguments():
+    settings = OptimizerSettings(lr_scheduler_type="StepLR", lr_scheduler_args=["step_size=2", "gamma=0.5"])
+    optimizer = build_optimizer([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 1.0}], settings)
+    schedule, rates = build_lr_scheduler(optimizer, settings, 100), []
+    for _ in range(5):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == [1.0, 1.0, 0.5, 0.5, 0.25]
+
+
+def test_the_timescale_of_inverse_sqrt():
+    settings = OptimizerSettings(lr_scheduler="inverse_sqrt", lr_scheduler_timescale=4)
+    optimizer = build_optimizer([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 1.0}], settings)
+    schedule = build_lr_scheduler(optimizer, settings, 100)
+    for _ in range(12):
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5)  # (1 + 12 / 4) ** -0.5
 
 
 def test_arguments_reach_the_optimizer():

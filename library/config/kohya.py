@@ -80,7 +80,6 @@ NO_EFFECT = {
         training_comment no_metadata metadata_tags metadata_usage_hint metadata_thumbnail metadata_merged_from
         metadata_preprocessor metadata_is_negative_embedding""",
     'keys are not for files that are passed on; log in once with "wandb login"': "wandb_api_key",
-    "its schedule follows from the steps": "lr_scheduler_timescale",
     "its latents could not be cached": "color_aug face_crop_aug_range",
     "captions are the same from the first step": "token_warmup_min token_warmup_step",
 }
@@ -95,8 +94,6 @@ REFUSED = {
     "base_weights_multiplier": "Merge the LoRA into the model with purecc_convert.py --bake, and name that model.",
     "in_json": "Pictures and captions stand in folders: use train_data_dir or image_dir.",
     "metadata_file": "Pictures and captions stand in folders: use image_dir, with a caption file beside each picture.",
-    "lr_scheduler_type": "Schedules of other packages are not read; set lr_scheduler.",
-    "lr_scheduler_args": "Schedules of other packages are not read; set lr_scheduler.",
     "weighted_captions": "Weights in captions are not read, nor does sd-scripts read them for this model. Take it out.",
     "network_train_text_encoder_only": "The text encoders are not trained. Take it out.",
     "conditioning_data_dir": "Each folder of pictures has its own masks: write it in [[datasets.subsets]].",

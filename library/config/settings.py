@@ -231,6 +231,15 @@ class OptimizerSettings:
     )
     lr_scheduler_num_cycles: int = setting(1, "Restarts of cosine_with_restarts.", at_least=1)
     lr_scheduler_power: float = setting(1.0, "Power of the polynomial scheduler.", above=0)
+    lr_scheduler_timescale: int | None = setting(
+        None, "Steps over which inverse_sqrt falls. Unset: lr_warmup_steps, or 10 000.", at_least=1
+    )
+    lr_scheduler_type: str | None = setting(
+        None,
+        "A schedule of another package instead of lr_scheduler, the full name of its class, module.Class; without a "
+        "module, one of torch.optim.lr_scheduler.",
+    )
+    lr_scheduler_args: list[str] = setting([], 'Arguments of that schedule, each "name=value".')
     gradient_accumulation_steps: int = setting(1, "Batches whose gradients make one step.", at_least=1)
     max_grad_norm: float = setting(1.0, "Length the gradient is clipped to. 0: not clipped.", at_least=0)
     max_skipped_steps: int = setting(
