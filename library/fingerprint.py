@@ -53,7 +53,7 @@ def of_large_file(path: Path) -> str:
         return digest.hexdigest()
 
 
-def of_key(key: dict[str, Any]) -> str:
+def of_key(key: Any) -> str:
     """SHA-256 of anything that JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 

@@ -321,6 +321,27 @@ def test_pictures_that_are_harmed_while_a_run_goes_on_do_not_change_it(
     assert len(harmed) == 8
 
 
+def test_a_run_that_goes_on_with_other_pictures_says_which(quick_plan, pictures, monkeypatch, tmp_path, capsys):
+    own = shutil.copytree(pictures, tmp_path / "own")
+    dataset = {"dataset": DATASET.replace("{pictures}", str(own))}
+    stopped_after(1, quick_plan, monkeypatch, **dataset)
+    (own / "0.png").write_bytes((own / "1.png").read_bytes())
+    (own / "2.txt").write_text("a [V] dog in a house")
+    (own / "3.png").rename(own / "4.png")
+    (own / "3.txt").rename(own / "4.txt")
+
+    def go_on() -> str:
+        run = Run(quick_plan(**dataset, resume="auto"))
+        run.open_log()
+        run.prepare()
+        run.log.close()
+        return capsys.readouterr().err
+
+    said = "has changed: 0.png (picture), 2.png (captions), 3.png (gone), 4.png (new). It goes on with what is there"
+    assert said in go_on()
+    assert "has changed" not in go_on()
+
+
 # Numbers that are none
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ from library.training.regions import class_region
 LEAST_SIGMA = 0.4
 """What pictures share is decided at strong noise; below this, a noisy picture shows it by itself."""
 PICTURES_A_STEP = 4
+REGIONS_HELD = 256
+"""Pictures whose class's region stays in memory."""
 LOSS_SCALE = 1024.0
 """Half precision loses small gradients; AdamW does not mind how large they are."""
 
@@ -155,17 +157,22 @@ def _learn(
     vectors = ConceptEmbeddings(start.to(parts.model.device), len(parts.model.blocks))
     optimizer = torch.optim.AdamW([vectors.moved], settings.context_lr, weight_decay=0.0)
     branch = Branch({}, {name_of(concept.name): vectors})
+
+    @lru_cache(REGIONS_HELD)
+    def outside(index: int) -> Tensor:
+        return 1 - class_region(parts, concept, latents.mean(pictures[index]))
+
     for step in progress(range(settings.context_train_steps)):
         generator = generator_for(seed, "context", concept.name, step)
         shown = _shown(pictures, generator)
-        image = torch.stack([latents.mean(one) for one in shown])
+        image = torch.stack([latents.mean(pictures[index]) for index in shown])
         noise = torch.randn(image.shape, generator=generator)
         sigma = LEAST_SIGMA + (1 - LEAST_SIGMA) * torch.rand(len(shown), generator=generator)
-        texts = [one.prompts[step % len(one.prompts)].base for one in shown]
+        captions = [pictures[index].prompts for index in shown]
+        texts = [variants[step % len(variants)].base for variants in captions]
         prompts = PromptBatch.of([parts.texts[text] for text in texts], [concept.name] * len(shown))
         prompts = replace(prompts, tokens=tuple(places(parts, concept.name, text) for text in texts))
-        target = velocity_target(image, noise)
-        counted = torch.stack([1 - class_region(parts, concept, one) for one in image])
+        target, counted = velocity_target(image, noise), torch.stack([outside(index) for index in shown])
         x_t, gradient = interpolate(image, noise, sigma), torch.zeros_like(vectors.moved)
         for rows in _parts_of(len(shown), at_once):
             some = prompts.part(rows)
@@ -183,10 +190,10 @@ def _parts_of(rows: int, at_once: int) -> list[slice]:
     return [slice(begin, begin + at_once) for begin in range(0, rows, at_once)]
 
 
-def _shown(pictures: Sequence[Picture], generator: torch.Generator) -> list[Picture]:
-    """The pictures of a step, all of one size."""
-    order = [pictures[index] for index in torch.randperm(len(pictures), generator=generator).tolist()]
-    return [picture for picture in order if picture.size == order[0].size][:PICTURES_A_STEP]
+def _shown(pictures: Sequence[Picture], generator: torch.Generator) -> list[int]:
+    """The pictures of a step, all of one size, by their places."""
+    order = torch.randperm(len(pictures), generator=generator).tolist()
+    return [index for index in order if pictures[index].size == pictures[order[0]].size][:PICTURES_A_STEP]
 
 
 @torch.no_grad()

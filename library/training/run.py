@@ -36,6 +36,7 @@ from library.training.plan import Plan
 from library.training.processes import ALONE, Processes
 from library.training.replay import draw_replay
 from library.training.resuming import state_of, state_to_resume
+from library.training.same_pictures import note_pictures
 from library.training.scenes import Replay
 from library.training.sheets import preview_of
 from library.training.stage import OutOfMemory, Stage
@@ -125,6 +126,8 @@ class Run:
             parts.texts.prepare(self.plan.texts(), observer.progress("text"))
         with observer.phase("latents"), self.processes.main_first():
             self.latents.prepare(self.plan.pictures, observer.progress("latents"))
+        if self.processes.main:
+            note_pictures(self.folder, self.plan.pictures, self.latents, resumed=self.resumed is not None)
         model.release_vae()
         with observer.phase("loading"):
             parts.attach()
