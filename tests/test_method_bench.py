@@ -199,7 +199,7 @@ def test_a_report_has_every_method_a_plot_and_a_table_of_differences(tmp_path):
         pictures = torch.zeros(2 * PROBES, 3, 64, 64, dtype=torch.uint8)
         write_tensors(Trial(one["arm"], "mask", 0).file(tmp_path).with_suffix(".safetensors"), {"pictures": pictures})
     text = write(Comparison([*CONTROLS, *arms]), tmp_path, tmp_path / "out", (0.4, 0.7), "pure", 0)
-    assert text.count("| plain LoRA |") == 6, "twice at each fidelity, and by two strengths"
+    assert text.count("| plain LoRA |") == 8, "three times at each fidelity, and by two strengths"
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "method.json",
         "tables.md",

@@ -239,3 +239,8 @@ STAGE_1 = (
     "context_vectors",
 )
 """Settings that shape the extractor; arms that agree in them share one."""
+
+ABLATIONS = frozenset(
+    name for name in ARMS if name.startswith(("pure, ", "lean, ", "plain LoRA, ", "stock, ", "earlier"))
+)
+"""The arms that change one thing of another."""

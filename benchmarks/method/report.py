@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
-from benchmarks.method.arms import ARMS, VECTORS_OFF
+from benchmarks.method.arms import ABLATIONS, ARMS, VECTORS_OFF
 from benchmarks.method.compare import Comparison, Row
 from benchmarks.method.concepts import CONCEPTS
 from library.atomic import write_text, written
@@ -30,16 +30,26 @@ COLUMNS = {
     "drift": ("velocity drift", 3, -1),
 }
 """Figure, its name in the table, its decimals, and which way is good."""
+SHORT = ("follow", "seg_cons", "trap_unasked", "contamination", "pixels_unrelated", "drift")
+"""The figures of the short table."""
+PLOTTED = ("plain LoRA", "prior preservation", "DOP", "DCO", "EWC", "DreamBooth", "paper", "release", "lean", "pure")
+ON_SHEETS = ("plain LoRA", "DOP", "EWC", "paper", "release", "lean", "pure")
+"""The methods that are drawn: more would hide each other."""
 SHOWN_PROBES = {"concept": 3, "class": 2, "unrelated": 1}
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Methods at one fidelity, those that reach it in most trials first."""
-    names = [name for name, _, _ in COLUMNS.values()]
+def table(rows: Sequence[Row], shown: Sequence[str] = tuple(COLUMNS)) -> str:
+    """Methods at one fidelity.
+
+    Args:
+        shown: figures.
+    """
+    columns = {key: COLUMNS[key] for key in shown}
+    names = [name for name, _, _ in columns.values()]
     lines = [f"| method | trials that get there | steps | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
     for row in rows:
         steps = "" if np.isnan(row.steps) else f"{row.steps:.0f}"
-        cells = [_cell(row.figures[key], digits) for key, (_, digits, _) in COLUMNS.items()]
+        cells = [_cell(row.figures[key], digits) for key, (_, digits, _) in columns.items()]
         lines.append(f"| {row.arm} | {row.reached} of {row.trials} | {steps} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -130,6 +140,8 @@ def write(comparison: Comparison, work: Path, out: Path, levels: Sequence[float]
         rows = {row.arm: row for row in comparison.rows(level)}
         ordered = [rows[arm] for arm in present]
         kept[str(level)] = [asdict(row) for row in ordered]
+        short = [*comparison.controls(), *(rows[arm] for arm in present if arm not in ABLATIONS)]
+        parts += [f"### In short, at fidelity {level:g}", "", table(short, SHORT), ""]
         parts += [f"### At fidelity {level:g}", "", table([*comparison.controls(), *ordered]), ""]
         if against in present:
             others = [arm for arm in present if arm != against]
@@ -139,7 +151,7 @@ def write(comparison: Comparison, work: Path, out: Path, levels: Sequence[float]
     text = "\n".join(parts)
     write_text(out / "tables.md", text)
     write_text(out / "method.json", json.dumps(kept, indent=1))
-    plot(comparison, present[:10], out / "method.png")
+    plot(comparison, [arm for arm in PLOTTED if arm in present], out / "method.png")
     for concept in {result["concept"] for some in comparison.arms.values() for result in some}:
-        sheet(work, concept, seed, present[:9], out / f"sheet-{concept}.png")
+        sheet(work, concept, seed, [arm for arm in ON_SHEETS if arm in present], out / f"sheet-{concept}.png")
     return text
