@@ -62,6 +62,7 @@ def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> No
         parameters = [torch.nn.Parameter(torch.ones(2, 2)) for _ in stage]
         groups = [{"params": [one], "lr": rate} for one, rate in zip(parameters, stage, strict=True)]
         optimizer = build_optimizer(groups, settings)
+        schedule = build_lr_scheduler(optimizer, settings, max(1, settings.max_train_steps))
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
         try:
@@ -71,7 +72,6 @@ def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> No
                 f"optimizer_type {settings.optimizer_type} can't make a step: {error}.",
                 f"Learning rates are {stage}; Prodigy wants the same, 1.0, for all of them.",
             ) from error
-        schedule = build_lr_scheduler(optimizer, settings, max(1, settings.max_train_steps))
         try:
             schedule.step()
             flatten(schedule.state_dict(), {})

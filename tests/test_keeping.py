@@ -8,10 +8,12 @@ from safetensors.torch import load_file
 
 from library.adapters.layouts import LAYOUTS
 from library.checkpoint import load_state
+from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
 from library.errors import ConfigError, Interrupted, ModelError
 from library.report.log import read_log
 from library.training.forecast import count_step
+from library.training.plan import make_plan
 from library.training.resuming import shaping
 from library.training.run import Run
 from library.training.stage import Stage
@@ -133,6 +135,16 @@ def test_states_are_kept_beside_files_as_in_sd_scripts(quick):
     assert len(list(run.folder.glob("tiny-step*.safetensors"))) == 4
     going_on = trained(quick("on", max_train_steps=5, resume=str(run.folder / "tiny-step00000003-state")))
     assert_equal_files(student_file(run), student_file(going_on))
+
+
+def test_a_run_that_was_started_with_relative_paths_goes_on_by_its_config(quick, monkeypatch, tiny_model):
+    monkeypatch.chdir(tiny_model.parent)
+    run = quick(pretrained_model_name_or_path=tiny_model.name, save_state_every_n_steps=1)
+    stopped_after(2, run, monkeypatch)
+    file = TomlFile(run.folder / "config.toml")
+    read = read_settings(file, {"resume": "auto"})
+    again = Run(make_plan(read, read_concepts_and_pictures(file, read)))
+    assert again.resumed.position.done["student"] == 1
 
 
 def test_without_a_wish_nothing_is_left_of_states(quick):

@@ -42,12 +42,20 @@ def in_force(settings: Settings, config: DatasetConfig) -> str:
     tables["data"].pop("dataset_config", None)
     for name in OF_ONE_START:
         tables["saving"].pop(name, None)
-    for section, name in PATH_SETTINGS:
-        if name in tables[section] and (name != HUB_OR_PATH or Path(tables[section][name]).expanduser().exists()):
-            tables[section][name] = _absolute(tables[section][name])
-    for name in PATH_LISTS & set(tables["method"]):
-        tables["method"][name] = [_absolute(path) for path in tables["method"][name]]
+    tables = with_absolute_paths(tables)
     return "\n".join([to_toml(tables), to_toml(dataset.as_tables(config))])
+
+
+def with_absolute_paths(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Tables of settings whose paths mean the same from any folder."""
+    found = {section: dict(values) for section, values in tables.items()}
+    for section, name in PATH_SETTINGS:
+        values = found.get(section, {})
+        if name in values and (name != HUB_OR_PATH or Path(values[name]).expanduser().exists()):
+            values[name] = _absolute(values[name])
+    for name in PATH_LISTS & set(found.get("method", {})):
+        found["method"][name] = [_absolute(path) for path in found["method"][name]]
+    return found
 
 
 def _absolute(path: Any) -> str:

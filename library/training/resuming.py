@@ -10,6 +10,7 @@ from typing import Any
 from library.checkpoint import FINAL, Position, SavedState, StateFolder, load_state
 from library.config import dataset as dataset_config
 from library.config.files import as_tables
+from library.config.in_force import with_absolute_paths
 from library.errors import ConfigError
 from library.objectives import EXTRACTOR, STUDENT
 from library.report.progress import say
@@ -25,7 +26,7 @@ FREE_FROM_A_PATH = frozenset({"max_train_steps", "max_train_epochs", "initial_st
 
 def shaping(plan: Plan) -> dict[str, Any]:
     """Settings that a resumed run must keep, by name."""
-    tables = as_tables(plan.settings, shaping_only=True)
+    tables = with_absolute_paths(as_tables(plan.settings, shaping_only=True))  # as in config.toml, which resumes, too
     flat = {name: value for table in tables.values() for name, value in table.items()}
     together = {"processes": plan.processes} if plan.processes > 1 else {}
     return {**flat, **dataset_config.as_tables(plan.config), **together}
