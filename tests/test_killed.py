@@ -10,12 +10,14 @@ import os
 import random
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from library.checkpoint import StateFolder
 from library.report.log import read_log
@@ -39,6 +41,7 @@ SETTINGS = {
     "max_train_steps": 3,
     "save_state_every_n_steps": 1,
     "save_every_n_steps": 2,
+    "ema_decay": 0.5,
     "sample_steps": 1,
     "context_train_steps": 1,
     "replay_images": 2,
@@ -100,6 +103,7 @@ def in_a_fork(work: Callable[[], None]) -> int:
         code = 1
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            tqdm.set_lock(threading.RLock())  # its own is shared by all forks, and one may be killed while it holds it
             work()
             code = 0
         finally:

@@ -127,6 +127,12 @@ def test_a_name_that_is_too_long_is_said_before_anything_is_computed(plan_of, mo
     assert "shorter output_name" in error.value.remedy
 
 
+@pytest.mark.parametrize("name", ["", "..", "../../dog", "a\\b", "a\0b"])
+def test_a_name_of_results_that_is_a_path_is_refused(name):
+    with pytest.raises(ConfigError, match="output_name is"):
+        read_settings(None, {"output_name": name})
+
+
 # Settings
 
 

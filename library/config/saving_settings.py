@@ -8,6 +8,9 @@ from typing import Literal
 from library.config.fields import setting
 from library.errors import ConfigError
 
+NO_NAME = frozenset("/\\\0\n")
+"""Characters that make a name a path, or none at all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SavingSettings:
@@ -111,6 +114,11 @@ class SavingSettings:
     log_config: bool = setting(False, "Settings are sent along to wandb, paths included.", shapes_training=False)
 
     def __post_init__(self) -> None:
+        if self.output_name in ("", ".", "..") or set(self.output_name) & NO_NAME:
+            raise ConfigError(
+                f"saving: output_name is {self.output_name!r}; it must be the begin of a file's name.",
+                "The folder is output_dir.",
+            )
         if not self.save_formats or len(set(self.save_formats)) < len(self.save_formats):
             raise ConfigError(
                 f"saving: save_formats is {self.save_formats}; it must name one layout or more, each once.",
