@@ -221,6 +221,26 @@ def test_the_report_says_what_was_saved_and_where_it_goes(report):
         assert place in shown
 
 
+def test_words_and_vectors_are_no_loras_and_what_was_saved_last_stands_first(report, tmp_path):
+    run, _ = report
+    files, folder = run.observer.files, run.folder
+    for name in ("tiny_embedding.safetensors", "tiny-step00000001.safetensors"):
+        (folder / name).write_bytes(b"x")
+    run.observer.files = {
+        **files,
+        folder / "tiny-step00000001.safetensors": 1,
+        folder / "tiny_embedding.safetensors": 2,
+    }
+    section = next(section for section in run.observer.sections if section.name == "files")
+    html = str(section.build(Pictures(64)))
+    run.observer.files = files
+    rows = {re.search(r"<code>([^<]+)</code>", row)[1]: row for row in html.split("<tr>")[2:]}
+    assert "models/embeddings" in rows["tiny_embedding.safetensors"]
+    assert not any("models/loras" in rows[f"tiny_{kind}.safetensors"] for kind in ("embedding", "concept", "extractor"))
+    assert list(rows)[-2:] == ["tiny-step00000001.safetensors", "tiny_extractor.safetensors"]
+    assert "0 kB" in rows["tiny_embedding.safetensors"] and "0.0 MB" not in html
+
+
 def test_time_and_memory_of_each_phase_are_measured(report):
     run, _ = report
     phases = {phase["name"]: phase for phase in read_status(run.folder)["phases"]}

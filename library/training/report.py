@@ -20,6 +20,7 @@ from library.report.page import Pictures, Section, render
 from library.report.phases import kind_of_memory
 from library.report.sheet import as_image
 from library.training.galleries import ORDER, STRENGTHS, Gallery
+from library.training.keeping import AT_STEP
 from library.training.metadata import activation_text
 from library.training.reload import PROMISED
 
@@ -55,6 +56,8 @@ GUIDANCE = {
 }
 RATES = {"lr": "learning rate of the LoRA", "embedding_lr": "of the concept's vectors"}
 NOT_LOSSES = {*GUIDANCE, *RATES, "it_s", "grad_norm", "step"}
+SPECIAL = ("concept", "extractor", "embedding", "transformer")
+"""Ends of the names of files that are no LoRAs."""
 WHERE = {
     "ComfyUI": "models/loras",
     "Forge": "models/Lora",
@@ -173,12 +176,12 @@ def _files(observer: Observer) -> str:
     rows = read_log(observer.log.path)
     losses = {row["step"]: row["validation"] for row in rows if row["stage"] == STUDENT and "validation" in row}
     found = []
-    for path, step in observer.files.items():
+    for path, step in sorted(observer.files.items(), key=_last_first):
         if path.suffix != ".safetensors" or not path.is_file():
             continue
         stem = path.stem
         layout = next((name for name, ending in endings.items() if stem.endswith(ending) and name in layouts), "kohya")
-        special = next((kind for kind in ("concept", "extractor") if stem.endswith(f"_{kind}")), None)
+        special = next((kind for kind in SPECIAL if stem.endswith(f"_{kind}")), None)
         uis = [] if special else [(ui, WHERE[ui]) for ui in PROMISED[layout]]
         found.append(
             {
@@ -195,6 +198,12 @@ def _files(observer: Observer) -> str:
     return render(
         "files.html", files=found, validated=bool(losses), concepts=concepts, prompt=activation_text(observer.parts)
     )
+
+
+def _last_first(file: tuple[Path, int]) -> tuple[bool, bool, int]:
+    """Files of the end, then those saved on the way, the newest first, then stage 1's."""
+    path, step = file
+    return path.stem.endswith("_extractor"), AT_STEP in path.stem, -step
 
 
 def _cost(observer: Observer) -> str:
