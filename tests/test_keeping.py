@@ -81,7 +81,7 @@ def test_the_files_of_the_steps_with_the_least_validation_loss_are_kept(quick, m
     monkeypatch.setattr(run.validation, "of", lambda branch: next(losses))
     seen = []
     of_step = run._save_on_the_way
-    run._save_on_the_way = lambda stage: (of_step(stage), seen.append(_best_of(run)))
+    run._save_on_the_way = lambda *of: (of_step(*of), seen.append(_best_of(run)))
     run.train()
     assert seen == [[1], [1, 2], [2, 3], [2, 4], [4, 5]]
     report = (run.folder / "report.html").read_text()

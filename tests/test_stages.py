@@ -450,14 +450,15 @@ batch_size = 4
 """
 
 
-def test_two_concepts_train_jointly_each_with_its_own_extractor(plan_of, pictures):
+def test_two_concepts_train_jointly_each_with_its_own_extractor(plan_of, pictures, tmp_path):
     import shutil
 
-    (pictures / "style").mkdir(exist_ok=True)
-    shutil.copy(pictures / "0.png", pictures / "style")
-    samples = pictures / "two.txt"
+    own = shutil.copytree(pictures, tmp_path / "own")
+    (own / "style").mkdir()
+    shutil.copy(own / "0.png", own / "style")
+    samples = tmp_path / "two.txt"
     samples.write_text("a sks dog, in ohwx style\na house\n")
-    run = ready_for_stage_2(plan_of(TWO_CONCEPTS, sample_prompts=str(samples)))
+    run = ready_for_stage_2(plan_of(TWO_CONCEPTS.replace("{pictures}", str(own)), sample_prompts=str(samples)))
     stage = run.student_stage()
     numbers = range(stage.scenes.order.batches_per_epoch)
     number = next(n for n in numbers if len(set(stage.scenes.reference(n).prompts[TARGET].concepts)) == 2)

@@ -260,14 +260,14 @@ class Run:
                     with self.average.shown():
                         row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
                 self.observer.step(row, time.perf_counter() - begin)
-                if self.processes.any(stop.made):
-                    self._save_state(stage)
+                stopping = self.processes.any(stop.made)
+                self._save_on_the_way(stage, stopping)
+                if stopping:
                     self.processes.wait()  # the end of one would be the end of all
                     raise Interrupted(
                         f"Stopped after step {stage.done} of {stage.steps} of the {stage.name}; all is saved. The same "
                         "command with --resume auto goes on."
                     )
-                self._save_on_the_way(stage)
 
     def _step(self, stage: Stage) -> dict[str, Any]:
         """A step of the stage; if memory runs out, with auto_fit once more in less of it."""
@@ -281,17 +281,20 @@ class Run:
             stage.branches = scheduler_of(stage.objective, self.settings, self.parts, self.context)
             say(f"{where}: the card's memory did not suffice; going on with {taken}.")
 
-    def _save_on_the_way(self, stage: Stage) -> None:
+    def _save_on_the_way(self, stage: Stage, stopping: bool) -> None:
+        """What is due after a step; the state last, so that a run killed in between makes all the rest again."""
         if not self.processes.main:
             return
-        if stage.done % self.settings.saving.save_state_every_n_steps == 0 or stage.done == stage.steps:
+        if stage.name == STUDENT:
+            self._save_student_on_the_way(stage, stopping)
+        if stopping or stage.done % self.settings.saving.save_state_every_n_steps == 0 or stage.done == stage.steps:
             self._save_state(stage)
-        if stage.name != STUDENT:
-            return
+
+    def _save_student_on_the_way(self, stage: Stage, stopping: bool) -> None:
         self._keep_if_best(stage.done)
         if stage.done == stage.steps:
             return
-        if self.observer.sheet_due(stage.done):
+        if self.observer.sheet_due(stage.done) and not stopping:
             with self.average.shown():
                 self.observer.sheet_of_student(stage)
         if self.keeping.due(stage.done):
