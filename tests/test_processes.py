@@ -119,6 +119,7 @@ def test_an_error_of_the_main_process_ends_the_others_and_leaves_none_waiting(in
     def work(processes: Processes) -> None:
         with processes.main_holds(FolderLock(tmp_path / "free")):
             assert (tmp_path / "free" / ".lock.json").is_file()
+            processes.wait()  # the main one lets go of it when it leaves
         expected = ConfigError if processes.main else MainStopped
         with pytest.raises(expected), processes.main_holds(FolderLock(tmp_path / "out")):
             pytest.fail("it is another run's folder")
