@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from library.errors import ConfigError, exit_code_of
 LAYOUT_NAMES = ("kohya", "diffusers", "onetrainer")
 
 
-def main() -> None:
-    """Reads the command line and writes one file."""
+def read_command_line() -> argparse.Namespace:
+    """What is asked for, checked."""
     parser = plain_parser(
         "Turns LoRAs for Stable Diffusion 3 and 3.5 from one layout into another, whoever trained them; adds several "
         "up, lowers the rank, shows metadata, or puts them into a checkpoint. It says what is lost, if anything is.",
@@ -55,24 +56,31 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.lora:
         raise ConfigError("Command line: --lora is needed.", f"See {parser.prog} --help.")
-    strengths = arguments.lora_scale or [1.0] * len(arguments.lora)
-    if len(strengths) != len(arguments.lora):
+    if arguments.lora_scale is None:
+        arguments.lora_scale = [1.0] * len(arguments.lora)
+    if len(arguments.lora_scale) != len(arguments.lora):
         raise ConfigError(
-            f"Command line: {len(arguments.lora)} LoRAs, but {len(strengths)} numbers in --lora_scale.",
+            f"Command line: {len(arguments.lora)} LoRAs, but {len(arguments.lora_scale)} numbers in --lora_scale.",
             "Give one for each.",
         )
-    if not all(abs(strength) < 1e4 for strength in strengths):
+    if not all(abs(strength) < 1e4 for strength in arguments.lora_scale):
         raise ConfigError("Command line: --lora_scale must be ordinary numbers, such as 0.8.")
     if arguments.network_dim is not None and arguments.network_dim < 1:
         raise ConfigError(f"Command line: --network_dim is {arguments.network_dim}; it must be at least 1.")
     if arguments.to and arguments.bake:
         raise ConfigError("Command line: --to writes a LoRA, --bake a checkpoint.", "Give one of the two.")
+    return arguments
+
+
+def main() -> None:
+    """Reads the command line and writes one file."""
+    arguments = read_command_line()
 
     from library.convert.command import Request, convert  # after the checks: torch takes seconds to import
 
     request = Request(
         loras=[Path(path).expanduser() for path in arguments.lora],
-        strengths=strengths,
+        strengths=arguments.lora_scale,
         to=arguments.to,
         output=Path(arguments.output).expanduser() if arguments.output else None,
         rank=arguments.network_dim,

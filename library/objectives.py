@@ -31,19 +31,6 @@ REPLAYED = frozenset({REPLAY, REPLAY_COMPLETE, REPLAY_TARGET, REPLAY_CLASS, REPL
 
 
 @dataclass(frozen=True)
-class PictureKinds:
-    """What kinds of reference pictures a run has, as far as its terms ask.
-
-    Attributes:
-        has_reg: regularisation pictures, whose prior preservation takes the place of the replayed pictures'.
-        has_subject: a subject's, or others that the anchor holds.
-    """
-
-    has_reg: bool = False
-    has_subject: bool = True
-
-
-@dataclass(frozen=True)
 class Prediction:
     """One velocity: what a branch predicts for a prompt."""
 
@@ -269,18 +256,18 @@ def extractor_objective(pure: PureLearningSettings) -> Objective:
     )
 
 
-def student_objective(pure: PureLearningSettings, data: PictureKinds = PictureKinds()) -> Objective:
+def student_objective(pure: PureLearningSettings, has_reg: bool = False) -> Objective:
     """Stage 2: L_CC + eta L_PureCC (PureCC, Eq. 15), with our anchor and replay.
 
     Args:
-        data: what there is to learn from.
+        has_reg: there are regularisation pictures, so prior preservation is theirs and not the replayed pictures'.
     """
-    prior = 0.0 if data.has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
-    replayed, of_subject = float(pure.replay_images > 0), float(data.has_subject)
+    prior = 0.0 if has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
+    replayed = 1.0 if pure.replay_images else 0.0
     terms = [
         ("concept", pure.concept_loss_weight, ConceptTerm(learned(STUDENT, COMPLETE))),
         ("pure", pure.eta, _pure_term(pure, COMPLETE, BASE, TARGET, {"class": CLASS, "null": NULL})),
-        ("anchor", of_subject * pure.anchor_weight, AnchorTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))),
+        ("anchor", pure.anchor_weight, AnchorTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))),
         ("replay", replayed * pure.replay_weight, TieTerm(learned(STUDENT, REPLAY), given(PRETRAINED, REPLAY))),
         (
             "replay_pure",
@@ -289,7 +276,7 @@ def student_objective(pure: PureLearningSettings, data: PictureKinds = PictureKi
         ),
         (
             "surroundings",
-            of_subject * replayed * pure.surroundings_weight,
+            replayed * pure.surroundings_weight,
             SurroundingsTerm(learned(STUDENT, REPLAY_COMPLETE), given(PRETRAINED, REPLAY)),
         ),
         ("prior", replayed * prior, ConceptTerm(learned(STUDENT, REPLAY))),

@@ -1,8 +1,6 @@
 """The cache: shared by runs, never damaged for long, never larger than asked for, and flat in memory."""
 
 import os
-import signal
-import time
 
 import pytest
 import torch
@@ -10,6 +8,7 @@ import torch
 from library.data.cache import Cache
 from library.data.cache_limit import CacheUse, entries, shrink
 from library.errors import ConfigError, StorageError
+from tests.another_process import held_by_another_process
 from tests.small_disk import remount, small_disk
 
 KB = 250
@@ -92,24 +91,13 @@ def test_only_the_caches_own_files_are_ever_removed(tmp_path):
 
 def test_nothing_is_removed_while_another_run_uses_the_cache_and_a_killed_one_does_not(tmp_path):
     cache = filled(tmp_path, 3)
-    ready, tell = os.pipe()
-    child = os.fork()
-    if not child:
-        with CacheUse(tmp_path):
-            os.write(tell, b"!")
-            time.sleep(60)
-        os._exit(0)
-    os.read(ready, 1)
-    try:
+    with held_by_another_process(lambda: CacheUse(tmp_path)):
         with CacheUse(tmp_path, limit=1):
             pass
         assert kept(cache, 3) == [0, 1, 2]
         with pytest.raises(ConfigError, match="another run uses the cache"), CacheUse(tmp_path, anew=True):
             pass
         assert kept(cache, 3) == [0, 1, 2]
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
     with CacheUse(tmp_path, limit=1):
         pass
     assert kept(cache, 3) == [] and not list((tmp_path / ".users").iterdir())

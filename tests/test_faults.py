@@ -24,6 +24,7 @@ from library.report.plot import plot_log
 from library.report.status import Status, read_status
 from library.training.run import Run
 from library.training.stage import Stage
+from tests.another_process import held_by_another_process
 from tests.conftest import DATASET
 from tests.small_disk import fill_up, remount, small_disk
 from tests.test_stages import assert_equal_files, press_ctrl_c_after, student_file
@@ -128,21 +129,12 @@ def test_a_limit_on_the_size_of_files_is_said(quick_plan, tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused_and_a_killed_one_leaves_no_lock(tmp_path):
-    ready, tell = os.pipe()
-    child = os.fork()
-    if not child:
-        with FolderLock(tmp_path):
-            os.write(tell, b"!")
-            time.sleep(60)
-        os._exit(0)
-    os.read(ready, 1)
     with (
+        held_by_another_process(lambda: FolderLock(tmp_path)) as child,
         pytest.raises(ConfigError, match=rf"is in use by another run \(process {child} on .*, since "),
         FolderLock(tmp_path),
     ):
         pass
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
     with FolderLock(tmp_path):
         assert json.loads((tmp_path / ".lock.json").read_text())["process"] == os.getpid()
     assert not (tmp_path / ".lock.json").exists()

@@ -13,6 +13,7 @@ from library.methods.fusion import fused, fused_by_lbfgs, fusion_loss
 from library.methods.penalties import Overlap
 from library.training.fusing import Fusion, aggregate, fuse
 from library.training.run import Run
+from tests.conftest import DATASET
 from tests.test_full_fine_tuning import layers_by_name, total
 from tests.test_methods import MODEL, ready
 from tests.tiny import BLOCKS
@@ -84,17 +85,7 @@ def test_two_trained_loras_are_fused_to_one_with_both_concepts_vectors(plan_of, 
         fuse(settings, loras, prompts[:1], (32, 32), Fusion())
 
 
-DATASET_OF = """
-[[concepts]]
-name = "NAME"
-trigger = "sks"
-class_word = "dog"
-[[datasets]]
-resolution = 32
-batch_size = 2
-  [[datasets.subsets]]
-  image_dir = "{pictures}"
-"""
+DATASET_OF = DATASET.replace('name = "dog"', 'name = "NAME"')
 
 
 # Weighed for a prompt

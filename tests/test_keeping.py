@@ -17,6 +17,7 @@ from library.training.plan import make_plan
 from library.training.resuming import shaping
 from library.training.run import Run
 from library.training.stage import Stage
+from tests.conftest import DATASET
 from tests.test_stages import PLAIN_LORA, assert_equal_files, student_file
 
 QUICK = {
@@ -28,17 +29,7 @@ QUICK = {
     "save_formats": ["kohya"],
     "save_precision": "float",
 }
-VALIDATED = """
-[[concepts]]
-name = "dog"
-trigger = "sks"
-class_word = "dog"
-[[datasets]]
-resolution = 32
-validation_split = 0.5
-  [[datasets.subsets]]
-  image_dir = "{pictures}"
-"""
+VALIDATED = DATASET.replace("batch_size = 2", "validation_split = 0.5")
 
 
 @pytest.fixture

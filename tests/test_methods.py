@@ -22,7 +22,6 @@ from library.objectives import (
     PRETRAINED,
     REPLAY,
     STUDENT,
-    PictureKinds,
     Prediction,
     Velocities,
     learned,
@@ -219,7 +218,7 @@ def test_prior_predictions_target_on_other_pictures_is_the_pretrained_models(pla
 def test_without_other_pictures_prior_prediction_lets_the_pretrained_model_draw_some(plan_of):
     plan = plan_of(method="prior_prediction")
     assert plan.uses_replay and not plan_of(method="lora").uses_replay
-    readings = METHODS["prior_prediction"].student(plan.settings, PictureKinds()).readings
+    readings = METHODS["prior_prediction"].student(plan.settings, False).readings
     assert {r.prediction for r in readings} >= {Prediction(STUDENT, REPLAY), Prediction(PRETRAINED, REPLAY)}
 
 

@@ -24,7 +24,6 @@ from library.objectives import (
     STUDENT,
     TARGET,
     AnchorTerm,
-    PictureKinds,
     Prediction,
     given,
     learned,
@@ -485,8 +484,9 @@ def test_two_concepts_train_jointly_each_with_its_own_extractor(plan_of, picture
     assert set(saved) == {"lora_concept.dog", "lora_concept.ink"}
 
 
-def test_a_style_alone_pays_for_no_tie_that_only_subjects_have():
-    terms = {name for name, *_ in student_objective(PureLearningSettings(), PictureKinds(has_subject=False)).terms}
+def test_a_style_alone_pays_for_no_tie_that_only_subjects_have(plan_of):
+    style = plan_of(DATASET.replace('class_word = "dog"', 'kind = "style"'))
+    terms = {name for name, *_ in student_objective(style.settings.pure_learning).terms}
     assert terms == {"concept", "pure", "replay"}
     assert terms | {"anchor", "surroundings"} == {name for name, *_ in student_objective(PureLearningSettings()).terms}
 

@@ -214,7 +214,7 @@ class Bench:
 
     def controls(self, concept: BenchConcept) -> list[dict[str, Any]]:
         """What bounds every table: the pretrained model itself, itself from other noise, and drawn pictures."""
-        run = self._run(Arm({"replay_images": 0}, ""), concept, Trial("", concept.name, 0), {})
+        run = self._run(Arm({"replay_images": 0, "context_vectors": 0}, ""), concept, Trial("", concept.name, 0), {})
         probes, parts = concept.probes(), run.parts
         _, before = self.pretrained(run, concept)
         results = []

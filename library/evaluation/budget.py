@@ -15,7 +15,7 @@ from typing import Literal
 from library.atomic import write_text
 from library.config.settings import Settings
 from library.errors import ConfigError
-from library.objectives import EXTRACTOR, STUDENT, PictureKinds
+from library.objectives import EXTRACTOR, STUDENT
 from library.report.status import read_status
 from library.training.branching import objective_of
 from library.training.plan import Plan
@@ -80,12 +80,12 @@ def passes_of(plan: Plan) -> Cost:
     """What a method costs in passes of a batch."""
     settings = plan.settings
     shares = shares_of(settings)
-    each = {stage: float(_passes_of_step(stage, settings, plan.picture_kinds)) for stage in shares}
+    each = {stage: float(_passes_of_step(stage, settings, plan.has_reg)) for stage in shares}
     return Cost(shares, each, passes_of_context(plan) / plan.batch_size)
 
 
-def _passes_of_step(stage: str, settings: Settings, data: PictureKinds) -> int:
-    readings = objective_of(stage, settings, data).readings
+def _passes_of_step(stage: str, settings: Settings, has_reg: bool) -> int:
+    readings = objective_of(stage, settings, has_reg).readings
     learned = {reading.prediction for reading in readings if reading.gradient}
     return GRADIENT * len(learned) + len({reading.prediction for reading in readings} - learned)
 

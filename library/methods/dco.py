@@ -27,7 +27,6 @@ from library.objectives import (
     PRETRAINED,
     STUDENT,
     Objective,
-    PictureKinds,
     Reading,
     Velocities,
     given,
@@ -58,7 +57,7 @@ class PreferenceTerm:
         return -logsigmoid(-self.beta * gain) / (self.beta / 2)
 
 
-def objective(settings: Settings, data: PictureKinds) -> Objective:
+def objective(settings: Settings, has_reg: bool) -> Objective:
     """The preference for the pictures."""
     return Objective(("concept", 1.0, PreferenceTerm(settings.method.dco_beta)))
 

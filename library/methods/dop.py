@@ -13,10 +13,10 @@ from __future__ import annotations
 from library.config.settings import Settings
 from library.methods.lora import CONCEPT
 from library.methods.method import Method
-from library.objectives import BASE, PRETRAINED, STUDENT, Objective, PictureKinds, TieTerm, given, learned
+from library.objectives import BASE, PRETRAINED, STUDENT, Objective, TieTerm, given, learned
 
 
-def objective(settings: Settings, data: PictureKinds) -> Objective:
+def objective(settings: Settings, has_reg: bool) -> Objective:
     """L_CC + anchor_weight ||v(x_t | y_base) - v_pretrained(x_t | y_base)||^2."""
     tie = TieTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))
     return Objective(CONCEPT, ("anchor", settings.pure_learning.anchor_weight, tie))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from library.config.settings import Settings
 from library.methods.method import Method
-from library.objectives import COMPLETE, STUDENT, ConceptTerm, Objective, PictureKinds, Term, learned
+from library.objectives import COMPLETE, STUDENT, ConceptTerm, Objective, Term, learned
 
 CONCEPT: tuple[str, float, Term] = ("concept", 1.0, ConceptTerm(learned(STUDENT, COMPLETE)))
 """The loss that every rival here has."""
 
 
-def objective(settings: Settings, data: PictureKinds) -> Objective:
+def objective(settings: Settings, has_reg: bool) -> Objective:
     """||(x_1 - x_0) - v(x_t | y_complete)||^2."""
     return Objective(CONCEPT)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from library.config.settings import Settings
-from library.objectives import Objective, PictureKinds
+from library.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -15,13 +15,13 @@ class Method:
     """One method.
 
     Args:
-        student: what the student minimises, from the settings and the kinds of pictures there are.
+        student: what the student minimises, from the settings and whether there are regularisation pictures.
         extractor: what stage 1 minimises; None: the method has no extractor.
         penalties: weights of what is added for the weights themselves: "l2_anchor", "ewc".
         student_weights: what the student learns: a LoRA, whole weights, or the words of the concept.
     """
 
-    student: Callable[[Settings, PictureKinds], Objective]
+    student: Callable[[Settings, bool], Objective]
     extractor: Callable[[Settings], Objective] | None = None
     penalties: Callable[[Settings], Mapping[str, float]] = lambda settings: {}
     student_weights: Literal["lora", "full", "words"] = "lora"

@@ -25,7 +25,6 @@ from library.objectives import (
     STUDENT,
     ConceptTerm,
     Objective,
-    PictureKinds,
     Reading,
     TieTerm,
     Velocities,
@@ -58,11 +57,11 @@ class ConceptOrPrior:
         return torch.where(shown, loss, self.weight * mse(v[self.concept.complete], v[self.pretrained]))
 
 
-def objective(settings: Settings, data: PictureKinds) -> Objective:
+def objective(settings: Settings, has_reg: bool) -> Objective:
     """L_CC on the concept's pictures, the pretrained model's prediction as the target on others."""
     pure = settings.pure_learning
     on_others = 1.0 if pure.prior_loss_weight is None else pure.prior_loss_weight
-    replay = pure.replay_weight if pure.replay_images and not data.has_reg else 0.0
+    replay = pure.replay_weight if pure.replay_images and not has_reg else 0.0
     tie = TieTerm(learned(STUDENT, REPLAY), given(PRETRAINED, REPLAY))
     return Objective(("concept", 1.0, ConceptOrPrior(on_others)), ("replay", replay, tie))
 

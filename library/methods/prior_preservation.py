@@ -13,19 +13,19 @@ from __future__ import annotations
 from library.config.settings import Settings
 from library.methods.lora import CONCEPT
 from library.methods.method import Method
-from library.objectives import REPLAY, STUDENT, ConceptTerm, Objective, PictureKinds, Term, learned
+from library.objectives import REPLAY, STUDENT, ConceptTerm, Objective, Term, learned
 
 
-def prior(settings: Settings, data: PictureKinds) -> tuple[str, float, Term]:
+def prior(settings: Settings, has_reg: bool) -> tuple[str, float, Term]:
     """The loss on class pictures; regularisation pictures are in the concept loss already, with their weight."""
     pure = settings.pure_learning
-    weight = pure.prior_loss_weight if pure.replay_images and not data.has_reg else None
+    weight = pure.prior_loss_weight if pure.replay_images and not has_reg else None
     return ("prior", weight or 0.0, ConceptTerm(learned(STUDENT, REPLAY)))
 
 
-def objective(settings: Settings, data: PictureKinds) -> Objective:
+def objective(settings: Settings, has_reg: bool) -> Objective:
     """L_CC + prior_loss_weight ||(x'_1 - x'_0) - v(x'_t | y_class)||^2."""
-    return Objective(CONCEPT, prior(settings, data))
+    return Objective(CONCEPT, prior(settings, has_reg))
 
 
 METHOD = Method(objective)

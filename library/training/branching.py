@@ -12,15 +12,15 @@ from library.dual_branch_scheduler import DualBranchScheduler
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.methods import METHODS
 from library.methods.penalties import FisherChange, Overlap, Penalty, SquaredChange
-from library.objectives import EXTRACTOR, REPLAYED, Objective, PictureKinds
+from library.objectives import EXTRACTOR, REPLAYED, Objective
 from library.training.context import Context
 from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter, learns_words
 
 
-def objective_of(stage: str, settings: Settings, data: PictureKinds) -> Objective:
+def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:
     """What a stage minimises, with or without regularisation pictures."""
     method = METHODS[settings.method.method]
-    return method.extractor(settings) if stage == EXTRACTOR else method.student(settings, data)
+    return method.extractor(settings) if stage == EXTRACTOR else method.student(settings, has_reg)
 
 
 def penalties_of(
@@ -75,11 +75,11 @@ def has_extractor(settings: Settings) -> bool:
     return METHODS[settings.method.method].extractor is not None
 
 
-def reads_replay(settings: Settings, stages: Iterable[str], data: PictureKinds) -> bool:
+def reads_replay(settings: Settings, stages: Iterable[str], has_reg: bool) -> bool:
     """Whether a stage's losses, or the Fisher information, look at pictures that the pretrained model draws."""
     if needs_fisher(settings):
         return True
-    readings = [reading for stage in stages for reading in objective_of(stage, settings, data).readings]
+    readings = [reading for stage in stages for reading in objective_of(stage, settings, has_reg).readings]
     return any(reading.prediction.prompt in REPLAYED for reading in readings)
 
 

@@ -146,7 +146,7 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
         residence: another than the model's.
     """
     settings, parts = plan.settings, counted_parts(plan, stage, residence)
-    objective = objective_of(stage, settings, plan.picture_kinds)
+    objective = objective_of(stage, settings, plan.has_reg)
     adapters, embeddings = learning_in(stage, settings, parts)
     freeze_all_but(adapters, embeddings, parts)
     learning = [weight for name in adapters for weight in parts.network.parameters(name)]

@@ -8,11 +8,11 @@ from typing import Any
 
 from library.adapters.files import read_lora
 from library.config.dataset import DatasetConfig
-from library.config.methods import RULES
+from library.config.methods import PURECC, RULES
 from library.config.settings import OptimizerSettings, SavingSettings, Settings
 from library.data.pictures import Picture, PictureOrder, find_pictures, split_validation
 from library.errors import ConfigError
-from library.objectives import EXTRACTOR, STUDENT, PictureKinds
+from library.objectives import EXTRACTOR, STUDENT
 from library.optim import check_optimizer
 from library.prompts import NULL_PROMPT, PromptTriple
 from library.sample_prompts import SamplePrompt, default_prompts, read_samples
@@ -66,11 +66,9 @@ class Plan:
         return min(dataset.batch_size for dataset in self.config.datasets)
 
     @property
-    def picture_kinds(self) -> PictureKinds:
-        """What kinds of pictures there are."""
-        has_reg = any(picture.subset.is_reg for picture in self.pictures)
-        subjects = any(concept.kind == "subject" for concept in self.config.concepts)
-        return PictureKinds(has_reg, has_subject=subjects or has_reg)
+    def has_reg(self) -> bool:
+        """Whether there are regularisation pictures."""
+        return any(picture.subset.is_reg for picture in self.pictures)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -80,7 +78,7 @@ class Plan:
     @property
     def uses_replay(self) -> bool:
         """Whether the pretrained model has to draw pictures."""
-        return reads_replay(self.settings, self.stage_steps, self.picture_kinds)
+        return reads_replay(self.settings, self.stage_steps, self.has_reg)
 
     @property
     def stage_steps(self) -> dict[str, int]:
@@ -155,14 +153,14 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
 
 
 def for_kinds(settings: Settings, config: DatasetConfig) -> Settings:
-    """The settings without what is for subjects, if there is none."""
+    """The settings without what is for subjects, if there is none; regularisation pictures are anchored as well."""
     if any(concept.kind == "subject" for concept in config.concepts):
         return settings
-    return replace(
-        settings,
-        context=replace(settings.context, context_vectors=0),
-        pure_learning=replace(settings.pure_learning, surroundings_weight=0.0),
-    )
+    pure = replace(settings.pure_learning, surroundings_weight=0.0)
+    has_reg = any(subset.is_reg for dataset in config.datasets for subset in dataset.subsets)
+    if settings.method.method == PURECC and not has_reg:
+        pure = replace(pure, anchor_weight=0.0)
+    return replace(settings, context=replace(settings.context, context_vectors=0), pure_learning=pure)
 
 
 def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:

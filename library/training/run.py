@@ -316,5 +316,4 @@ class Run:
         self.observer.saved(files, step)
 
     def _save_state(self, stage: Stage) -> None:
-        if self.processes.main:
-            self.observer.saved_state(self.states.save(state_of(self.plan, stage, self.average)))
+        self.observer.saved_state(self.states.save(state_of(self.plan, stage, self.average)))

@@ -63,7 +63,7 @@ class Ingredients:
 def make_stage(name: str, made_of: Ingredients) -> Stage:
     """A stage before its first step; what does not learn in it is frozen."""
     plan, settings, parts = made_of.plan, made_of.settings, made_of.plan.parts
-    objective, learners = objective_of(name, settings, plan.picture_kinds), learners_of(name, settings, parts)
+    objective, learners = objective_of(name, settings, plan.has_reg), learners_of(name, settings, parts)
     wanted = {reading.prediction.prompt for reading in objective.readings}
     initial = settings.optimizer.initial_step or 0
     dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
