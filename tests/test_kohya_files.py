@@ -13,6 +13,7 @@ from PIL import Image
 import purecc_train
 from library.adapters.files import write_lora
 from library.adapters.network import LayerWeights
+from library.config.data_settings import DataSettings
 from library.config.dataset import Concept, as_tables
 from library.config.dataset_file import read_concepts_and_pictures, read_dataset_config
 from library.config.files import (
@@ -25,6 +26,7 @@ from library.config.files import (
     to_toml,
 )
 from library.config.kohya import DEFAULTS_THAT_DIFFER, known_names
+from library.config.kohya_data import concept_of_tokens
 from library.config.methods import unread
 from library.errors import ConfigError, PureCCError
 from library.models import load_model
@@ -202,6 +204,27 @@ def test_options_of_sd_scripts_on_the_command_line():
     assert any("cache_latents" in notice for notice in notices)
     with pytest.raises(ConfigError, match="--cache_latent"):
         parser.parse_args(["--cache_latent"])
+
+
+def test_no_metadata_on_the_command_line_is_a_setting_not_the_end_of_one():
+    parser = command_line_parser("test")
+    add_settings_to(parser)
+    for words, value in (("--no_metadata", True), ("--no_no_metadata", False)):
+        assert settings_given(parser.parse_args([words]))["no_metadata"] is value
+
+
+@pytest.mark.parametrize(
+    ("tokens", "phrase", "trigger", "class_word"),
+    [
+        ("sks dog", "sks dog, sitting", "sks", "dog"),
+        ("dog", "sks dog", "sks", "dog"),
+        ("my dog", "rexdog", "rexdog", "my dog"),
+        ("sks dog", None, "sks", "dog"),
+    ],
+)
+def test_a_trigger_phrase_names_the_trigger_where_class_tokens_do_not(tokens, phrase, trigger, class_word):
+    concept = concept_of_tokens(tokens, DataSettings(), phrase)
+    assert (concept.trigger, concept.class_word) == (trigger, class_word)
 
 
 def told(monkeypatch, *words: str) -> None:

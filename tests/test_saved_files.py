@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from library.adapters.files import add_thumbnail, read_safetensors, save_lora
 from library.adapters.layouts import LAYOUTS
 from library.adapters.network import LayerWeights
+from library.config.files import TomlFile, read_settings
+from library.errors import DataError
 from library.training.metadata import family_of
 from library.training.parts import STUDENT_ADAPTER
 from library.training.reload import ReloadCheck
@@ -124,6 +126,66 @@ def test_the_metadata_says_what_uis_look_for(trained):
         assert kind == "data:image/jpeg;base64"
         assert Image.open(BytesIO(base64.b64decode(picture))).size == (32, 32)
         assert int.from_bytes(path.read_bytes()[:8], "little") < 1 << 20
+
+
+SAID = {
+    "title": "Rex",
+    "author": "Ann",
+    "description": "A dog.",
+    "license": "CC0-1.0",
+    "tags": "dog, pet",
+    "usage_hint": "write sks dog",
+    "merged_from": "rex1, rex2",
+    "trigger_phrase": "sks dog, sitting",
+    "preprocessor": "none",
+    "is_negative_embedding": "false",
+}
+RED = Image.new("RGB", (600, 300), (255, 0, 0))
+
+
+def as_url(picture):
+    written = BytesIO()
+    picture.save(written, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
+
+
+@pytest.mark.parametrize("how", ["file", "data URL"])
+def test_what_the_user_says_of_a_lora_is_in_its_header_in_the_users_words(plan_of, tmp_path, how):
+    RED.save(tmp_path / "red.png")
+    picture = str(tmp_path / "red.png") if how == "file" else as_url(RED)
+    own = {f"metadata_{name}": text for name, text in SAID.items()}
+    run = Run(plan_of(**NO_WORK, **own, metadata_thumbnail=picture, training_comment="second try"))
+    run.train()
+    _, said = read_safetensors(run.folder / "tiny.safetensors")
+    assert {name: said[f"modelspec.{name}"] for name in SAID} == SAID
+    assert said["ss_training_comment"] == "second try" and said["ss_tag_frequency"]
+    shown = Image.open(BytesIO(base64.b64decode(said["modelspec.thumbnail"].split(",")[1])))
+    red, green, blue = shown.getpixel((9, 9))
+    assert shown.size == (256, 128) and red > 245 and green < 10 > blue
+    with Image.open(run.folder / "tiny.preview.png") as beside:
+        assert beside.size == RED.size
+    written = TomlFile(run.folder / "config.toml")
+    assert read_settings(written).metadata == run.settings.metadata
+
+
+def test_no_metadata_keeps_to_what_loads_the_file_and_to_modelspec(plan_of):
+    run = Run(plan_of(**NO_WORK, no_metadata=True, metadata_author="Ann"))
+    run.train()
+    for file in ("tiny.safetensors", "tiny_diffusers.safetensors"):
+        _, said = read_safetensors(run.folder / file)
+        assert {name for name in said if name.startswith("ss_")} == {
+            "ss_network_module",
+            "ss_network_dim",
+            "ss_network_alpha",
+            "ss_base_model_version",
+        }
+        assert said["modelspec.author"] == "Ann" and "purecc" not in said
+
+
+@pytest.mark.parametrize("wrong", ["nowhere.png", "data:image/png;base64,AAAA", "data:image/png;base64,?", "data:"])
+def test_a_thumbnail_that_is_no_picture_is_said_before_anything_is_computed(plan_of, wrong):
+    with pytest.raises(DataError, match="metadata_thumbnail: "):
+        plan_of(**NO_WORK, metadata_thumbnail=wrong)
 
 
 def test_forge_finds_picture_and_text(trained):

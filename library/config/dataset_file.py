@@ -44,7 +44,8 @@ DATASET_LEVEL = {
 class _Reader:
     """Reads one file; every mistake it finds goes to `problems`."""
 
-    def __init__(self, file: TomlFile, defaults: DataSettings, notices: list[str]) -> None:
+    def __init__(self, file: TomlFile, defaults: DataSettings, phrase: str | None, notices: list[str]) -> None:
+        self.phrase = phrase
         self.file, self.defaults, self.notices, self.problems = file, defaults, notices, list[PureCCError]()
         self.unsaid: dict[str | None, Concept] = {}
         fields = [field for field in dataclasses.fields(DataSettings) if field.name not in RUN_ONLY]
@@ -96,7 +97,7 @@ class _Reader:
         if not tokens or not all(isinstance(one, str | None) for one in tokens):
             return []
         try:
-            self.unsaid = unsaid_concepts(tokens, self.defaults)
+            self.unsaid = unsaid_concepts(tokens, self.defaults, self.phrase)
         except ConfigError as error:
             self.problems.append(error)
             return []
@@ -234,18 +235,21 @@ def _subset_tables(dataset: dict) -> list[dict]:
     return [subset for subset in subsets if isinstance(subset, dict)] if isinstance(subsets, list) else []
 
 
-def read_dataset_config(file: TomlFile, defaults: DataSettings, notices: list[str] | None = None) -> DatasetConfig:
+def read_dataset_config(
+    file: TomlFile, defaults: DataSettings, notices: list[str] | None = None, phrase: str | None = None
+) -> DatasetConfig:
     """The concepts and datasets of a file.
 
     Args:
         file: the dataset config, or the main file if they stand there.
         defaults: what holds where the file is silent.
         notices: what became of keys of sd-scripts is added here, a sentence each.
+        phrase: `metadata_trigger_phrase`, which names the trigger where nothing else does.
 
     Raises:
         ConfigError: names every mistake in one go.
     """
-    reader = _Reader(file, defaults, [] if notices is None else notices)
+    reader = _Reader(file, defaults, phrase, [] if notices is None else notices)
     if defaults.dataset_config:
         reader.check_top_level()
     concepts, general = reader.concepts(), reader.general()
@@ -268,7 +272,7 @@ def read_concepts_and_pictures(
     file = find_dataset_file(config, settings.data, notices)
     if config and "concepts" in config.tables and "concepts" not in file.tables:
         file.tables = {**file.tables, "concepts": config.tables["concepts"]}
-    return read_dataset_config(file, settings.data, notices)
+    return read_dataset_config(file, settings.data, notices, settings.metadata.metadata_trigger_phrase)
 
 
 def as_size(resolution: int | list[int], where: str) -> tuple[int, int]:

@@ -184,7 +184,7 @@ class _OnOff(argparse.Action):
     """--flag turns it on, --no_flag off."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        setattr(namespace, self.dest, not option_string.startswith("--no_"))
+        setattr(namespace, self.dest, option_string == f"--{self.dest}")  # "no_metadata" is a setting itself
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,9 +8,10 @@ from typing import Any
 from library.config import dataset
 from library.config.dataset import DatasetConfig
 from library.config.files import as_tables, to_toml
+from library.config.metadata_settings import DATA_URL
 from library.config.settings import Settings
 
-HUB_OR_PATH = "pretrained_model_name_or_path"
+HUB_OR_PATH, THUMBNAIL = "pretrained_model_name_or_path", "metadata_thumbnail"
 PATH_LISTS = {"previous_loras"}
 """Settings of [method] that are lists of paths."""
 PATH_SETTINGS = (
@@ -26,6 +27,7 @@ PATH_SETTINGS = (
     ("saving", "logging_dir"),
     ("saving", "log_tracker_config"),
     ("saving", "output_dir"),
+    ("metadata", THUMBNAIL),
     ("samples", "sample_prompts"),
     ("samples", "audit_prompts"),
     ("pure_learning", "replay_prompts"),
@@ -51,11 +53,18 @@ def with_absolute_paths(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str
     found = {section: dict(values) for section, values in tables.items()}
     for section, name in PATH_SETTINGS:
         values = found.get(section, {})
-        if name in values and (name != HUB_OR_PATH or Path(values[name]).expanduser().exists()):
+        if name in values and not _is_no_path(name, values[name]):
             values[name] = _absolute(values[name])
     for name in PATH_LISTS & set(found.get("method", {})):
         found["method"][name] = [_absolute(path) for path in found["method"][name]]
     return found
+
+
+def _is_no_path(name: str, value: str) -> bool:
+    """Whether it is a model of the hub, or the picture itself."""
+    if name == HUB_OR_PATH:
+        return not Path(value).expanduser().exists()
+    return name == THUMBNAIL and value.startswith(DATA_URL)
 
 
 def _absolute(path: Any) -> str:

@@ -76,9 +76,6 @@ NO_EFFECT = {
     "checkpointed_blocks says what is recomputed": "cpu_offload_checkpointing",
     "max_grad_norm holds the LoRA in check": "scale_weight_norms",
     "its layers are chosen by target_modules": "network_args",
-    "the files say it in their own words": """
-        training_comment no_metadata metadata_tags metadata_usage_hint metadata_thumbnail metadata_merged_from
-        metadata_preprocessor metadata_is_negative_embedding""",
     'keys are not for files that are passed on; log in once with "wandb login"': "wandb_api_key",
     "its latents could not be cached": "color_aug face_crop_aug_range",
     "captions are the same from the first step": "token_warmup_min token_warmup_step",
@@ -120,6 +117,7 @@ PATHS = frozenset(
         "network_weights",
         "logging_dir",
         "log_tracker_config",
+        "metadata_thumbnail",
         "audit_prompts",
         "image_dir",
         "conditioning_data_dir",
@@ -290,7 +288,6 @@ MAPPED: dict[str, Callable[[Any, Mapping[str, Any]], tuple[dict[str, Any], str |
     "unet_lr": _unet_lr,
     "fp8_base_unet": _renamed("fp8_base"),
     "caption_extention": _renamed("caption_extension"),
-    "metadata_trigger_phrase": _renamed("trigger"),
 }
 """What becomes of a setting: ours with their values, and what is said about it."""
 

@@ -27,18 +27,21 @@ SUBSET_KEYS_REFUSED = {
 """Keys of a dataset file that can't be done, and what to do instead."""
 
 
-def concept_of_tokens(tokens: str | None, given: DataSettings) -> Concept | None:
+def concept_of_tokens(tokens: str | None, given: DataSettings, phrase: str | None = None) -> Concept | None:
     """The concept that class tokens such as "sks dog" stand for: the trigger, then the class word.
 
     Args:
         tokens: the subset's `class_tokens`, if it has any.
         given: trigger, class word and kind that the user named for the run.
+        phrase: what the files are to say of the trigger. It counts where it is not these class tokens in other words.
 
     Returns:
         None if nobody says what the trigger is.
     """
     words = (tokens or "").replace(PLACEHOLDER, "").split()
-    trigger = given.trigger or (words[0] if len(words) > 1 else None)
+    said = (phrase or "").partition(",")[0].split()
+    first = words[0] if len(words) > 1 and (not said or words[0] in said) else None
+    trigger = given.trigger or first or " ".join(word for word in said if word not in words)
     rest = [word for word in words if word.lower() not in (trigger or "").lower().split()]
     class_word = given.class_word or " ".join(rest) or (STYLE if given.kind == STYLE else None)
     if not trigger or not class_word:
@@ -48,12 +51,14 @@ def concept_of_tokens(tokens: str | None, given: DataSettings) -> Concept | None
     return Concept(name=name, trigger=trigger, class_word=class_word, kind=kind)
 
 
-def unsaid_concepts(tokens: Iterable[str | None], given: DataSettings) -> dict[str | None, Concept]:
-    """The concept of each class tokens; those with the same trigger are one."""
+def unsaid_concepts(
+    tokens: Iterable[str | None], given: DataSettings, phrase: str | None = None
+) -> dict[str | None, Concept]:
+    """The concept of each class tokens, see `concept_of_tokens`; those with the same trigger are one."""
     found: dict[str | None, Concept] = {}
     by_trigger: dict[str, Concept] = {}
     for one in tokens:
-        concept = concept_of_tokens(one, given)
+        concept = concept_of_tokens(one, given, phrase)
         if concept:
             found[one] = by_trigger.setdefault(concept.trigger.lower(), concept)
     if found and len(by_trigger) == 1:

@@ -27,12 +27,6 @@ class SavingSettings:
         "ComfyUI), onetrainer for SD.Next (and ComfyUI).",
         shapes_training=False,
     )
-    metadata_title: str | None = setting(
-        None, "Title of the LoRA in its files. Unset: output_name.", shapes_training=False
-    )
-    metadata_author: str | None = setting(None, "Author, in the files.", shapes_training=False)
-    metadata_description: str | None = setting(None, "Description, in the files.", shapes_training=False)
-    metadata_license: str | None = setting(None, "Licence, in the files.", shapes_training=False)
     save_every_n_steps: int | None = setting(
         None, "Also save the student's files every so many steps of stage 2.", at_least=1, shapes_training=False
     )

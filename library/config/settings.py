@@ -13,6 +13,7 @@ from typing import Literal
 from library.config.context_settings import ContextSettings
 from library.config.data_settings import DataSettings
 from library.config.fields import setting
+from library.config.metadata_settings import MetadataSettings
 from library.config.method_settings import MethodSettings
 from library.config.model_settings import ModelSettings
 from library.config.sample_settings import SampleSettings
@@ -269,6 +270,7 @@ class Settings:
     noise: NoiseSettings
     optimizer: OptimizerSettings
     saving: SavingSettings
+    metadata: MetadataSettings
     samples: SampleSettings
     data: DataSettings
 
@@ -330,6 +332,7 @@ GROUPS: dict[str, type] = {
     "noise": NoiseSettings,
     "optimizer": OptimizerSettings,
     "saving": SavingSettings,
+    "metadata": MetadataSettings,
     "samples": SampleSettings,
 }
 """Settings groups by section, in the order in which they are written."""

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from library import __version__
+from library.config.metadata_settings import DATA_URL
+from library.config.settings import Settings
+from library.data.images import open_image
+from library.errors import DataError
 from library.prompts import with_trigger
 from library.training.branching import learns_whole_weights
 from library.training.parts import Parts
@@ -19,6 +28,12 @@ if TYPE_CHECKING:
 MOST_TAGS = 200
 """Pieces of captions that are counted in the metadata, the most frequent ones."""
 
+MODELSPEC = "modelspec."
+AS_SAID = ("author", "description", "license", "tags", "merged_from", "preprocessor", "is_negative_embedding")
+"""What modelspec says if the user does, in the user's words."""
+NEEDED = frozenset({"ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_base_model_version"})
+"""What stays of kohya's with `no_metadata`, as in sd-scripts."""
+
 
 def family_of(transformer_config: dict[str, Any]) -> str:
     """Which of Stability's models it is: "3-medium", "3-5-medium" or "3-5-large", by how it is built."""
@@ -27,16 +42,30 @@ def family_of(transformer_config: dict[str, Any]) -> str:
     return "3-5-large" if transformer_config.get("qk_norm") else "3-medium"
 
 
-def metadata_of(parts: Parts, steps: int) -> dict[str, str]:
-    """What UIs and other trainers read in a LoRA file. SD.Next knows the model by `ss_base_model_version`."""
-    settings, saving = parts.settings, parts.settings.saving
+def metadata_of(parts: Parts, steps: int, about_data: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What UIs and other trainers read in a LoRA file. SD.Next knows the model by `ss_base_model_version`.
+
+    Args:
+        about_data: what it says of the pictures.
+    """
+    whole = {**_of_training(parts, steps), **(about_data or {})}
+    if not parts.settings.metadata.no_metadata:
+        return whole
+    return {name: text for name, text in whole.items() if name in NEEDED or name.startswith(MODELSPEC)}
+
+
+def _of_training(parts: Parts, steps: int) -> dict[str, str]:
+    settings, saving, said = parts.settings, parts.settings.saving, parts.settings.metadata
     network, whole = settings.network, learns_whole_weights(settings)
     pure, family = settings.pure_learning, family_of(parts.model.transformer_config)
-    own = {
-        "author": saving.metadata_author,
-        "description": saving.metadata_description,
-        "license": saving.metadata_license,
+    weights = {
+        "eta": pure.eta,
+        "lambda": pure.lambda_,
+        "anchor": pure.anchor_weight,
+        "replay": pure.replay_weight if pure.replay_images else 0,
     }
+    triggers = ", ".join(concept.trigger for concept in parts.concepts)
+    in_words = ", ".join(f"{name} {weight}" for name, weight in weights.items())
     return {
         "ss_output_name": saving.output_name,
         "ss_network_module": "networks.lora_sd3",
@@ -51,21 +80,22 @@ def metadata_of(parts: Parts, steps: int) -> dict[str, str]:
         "ss_mixed_precision": settings.model.mixed_precision,
         "ss_seed": str(settings.optimizer.seed),
         "ss_training_finished_at": str(time.time()),
-        "ss_training_comment": f"PureCC {__version__}, method {settings.method.method}: eta {pure.eta}, lambda "
-        f"{pure.lambda_}, anchor {pure.anchor_weight}, replay {pure.replay_weight if pure.replay_images else 0}",
+        "ss_training_comment": said.training_comment
+        or f"PureCC {__version__}, method {settings.method.method}: {in_words}",
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"stable-diffusion-{family}/lora",
         "modelspec.implementation": "https://github.com/Stability-AI/sd3.5",
-        "modelspec.title": saving.metadata_title or saving.output_name,
+        "modelspec.title": said.metadata_title or saving.output_name,
         "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "modelspec.trigger_phrase": ", ".join(concept.trigger for concept in parts.concepts),
-        "modelspec.usage_hint": f"Write {activation_text(parts)} in the prompt.",
+        "modelspec.trigger_phrase": said.metadata_trigger_phrase or triggers,
+        "modelspec.usage_hint": said.metadata_usage_hint or f"Write {activation_text(parts)} in the prompt.",
         "modelspec.prediction_type": "v",
-        **{f"modelspec.{name}": value for name, value in own.items() if value},
+        **{f"{MODELSPEC}{name}": text for name in AS_SAID if (text := getattr(said, f"metadata_{name}"))},
         "purecc": json.dumps(
             {
                 "version": __version__,
                 "method": settings.method.method,
+                "weights": weights,
                 "concepts": [concept.name for concept in parts.concepts],
             }
         ),
@@ -99,6 +129,24 @@ def data_metadata(plan: Plan) -> dict[str, str]:
     }
 
 
+def own_thumbnail(settings: Settings) -> Image.Image | None:
+    """The picture that `metadata_thumbnail` names or holds; None if it is unset.
+
+    Raises:
+        DataError: it is no picture.
+    """
+    said = settings.metadata.metadata_thumbnail
+    if said is None:
+        return None
+    try:
+        if not said.startswith(DATA_URL):
+            return open_image(Path(said))
+        _, _, written_out = said.partition(";base64,")
+        return open_image(Path("in the data: URL"), base64.b64decode(written_out, validate=True))
+    except (DataError, ValueError) as error:
+        raise DataError(f"metadata_thumbnail: {getattr(error, 'what', error)}", "Name a PNG or JPEG file.") from error
+
+
 def activation_text(parts: Parts) -> str:
     """What a prompt has to hold: every concept's target text."""
     return ", ".join(with_trigger(concept.target, concept) for concept in parts.concepts)
@@ -107,7 +155,7 @@ def activation_text(parts: Parts) -> str:
 def sidecar_of(parts: Parts) -> dict[str, Any]:
     """The JSON beside a LoRA from which Forge and A1111 take what a click on it puts into the prompt."""
     return {
-        "description": parts.settings.saving.metadata_description or "",
+        "description": parts.settings.metadata.metadata_description or "",
         "activation text": activation_text(parts),
         "preferred weight": 1.0,
         "negative text": "",

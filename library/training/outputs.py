@@ -60,7 +60,7 @@ def save_student(
     name = f"{saving.output_name}{suffix}"
     if learns_words(settings):
         return dict.fromkeys(save_words(parts, parts.words, name), WORDS_FILE)
-    weights, metadata = shown_weights(parts), {**metadata_of(parts, steps), **(about_data or {})}
+    weights, metadata = shown_weights(parts), metadata_of(parts, steps, about_data)
     paths = save_lora(settings.output_dir, name, weights, saving.save_precision, metadata, saving.save_formats)
     files = dict(zip(paths, saving.save_formats, strict=True))
     if parts.student_embeddings:

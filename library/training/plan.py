@@ -17,6 +17,7 @@ from library.optim import check_optimizer
 from library.prompts import NULL_PROMPT, PromptTriple
 from library.sample_prompts import SamplePrompt, default_prompts, read_samples
 from library.training.branching import reads_replay
+from library.training.metadata import own_thumbnail
 from library.training.network_weights import with_dim
 from library.training.outputs import check_extractor
 from library.training.parts import Parts, build_parts, class_text
@@ -131,6 +132,7 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     for path in settings.method.previous_loras:
         read_lora(path)  # a mistake in its name must not cost an hour
     tracking_of(settings)  # and neither must a package that lacks
+    own_thumbnail(settings)  # nor a picture
     parts = build_parts(settings, config.concepts)
     check_optimizer(settings.optimizer, list(stage_rates(settings.optimizer).values()))
     seed, data = settings.optimizer.seed, settings.data

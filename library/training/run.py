@@ -26,7 +26,7 @@ from library.training.context import Context, learn_context
 from library.training.fisher import fisher_of
 from library.training.interrupt import StopRequest
 from library.training.keeping import AT_STEP, BEST, Keeping
-from library.training.metadata import data_metadata
+from library.training.metadata import data_metadata, own_thumbnail
 from library.training.network_weights import start_from_weights
 from library.training.observer import Observer
 from library.training.out_of_memory import step_down
@@ -223,7 +223,8 @@ class Run:
         self.average.take()
         files = save_student(self.parts, stage.done, about_data=data_metadata(self.plan))
         rows = observer.sheet_of_student(stage)
-        beside = save_preview(self.parts, files, preview_of(rows)) if rows else []
+        picture = own_thumbnail(self.settings) or (preview_of(rows) if rows else None)
+        beside = save_preview(self.parts, files, picture) if picture else []
         observer.say_if_weak()
         observer.check(files)
         observer.sheet_of_strengths()
