@@ -148,6 +148,8 @@ class DualBranchScheduler:
                 ("shows_concept", reference.shows_concept),
                 ("anchored", reference.anchored),
                 ("replay_region", replay.region if replay else None),
+                ("sigma", reference.sigma),
+                ("replay_sigma", replay.sigma if replay else None),
             )
         }
         return Velocities(predictions, *targets, **of_rows)

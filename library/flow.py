@@ -31,8 +31,12 @@ def mse(prediction: Tensor, goal: Tensor, emphasis: Tensor | None = None) -> Ten
     Args:
         emphasis: how much each place counts, (B, 1, H, W); the mean is still over all places.
     """
-    squared = (prediction.float() - goal.float()).square()
-    return (squared if emphasis is None else squared * emphasis).flatten(1).mean(1)
+    return mean_over_places((prediction.float() - goal.float()).square(), emphasis)
+
+
+def mean_over_places(values: Tensor, emphasis: Tensor | None = None) -> Tensor:
+    """(B, C, H, W) -> (B,). See `mse` for the emphasis."""
+    return (values if emphasis is None else values * emphasis).flatten(1).mean(1)
 
 
 def draw_sigma(

@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from library.concept_error import SQUARED, ConceptError
+from library.config.loss_settings import LossSettings
 from library.config.settings import PureLearningSettings
 from library.flow import mse
 from library.lambda_star_loss import AdaptiveScale, FixedScale, concept_guidance, focused, measure_guidance, pure_loss
@@ -66,6 +68,7 @@ class Velocities:
         shows_concept: whether each reference picture's complete prompt names the concept, (B,). None: all do.
         anchored: whether the anchor holds each reference picture, (B,). None: all.
         replay_region: 1 where the class is in each replayed picture and 0 elsewhere, (B, 1, H, W).
+        sigma, replay_sigma: noise levels, (B,), for losses that differ by them.
     """
 
     def __init__(
@@ -77,14 +80,21 @@ class Velocities:
         shows_concept: Tensor | None = None,
         anchored: Tensor | None = None,
         replay_region: Tensor | None = None,
+        sigma: Tensor | None = None,
+        replay_sigma: Tensor | None = None,
     ) -> None:
         self._predictions, self._target, self._replay_target = predictions, target, replay_target
         self.anchored, self.replay_region = anchored, replay_region
         self._emphasis, self._shows_concept = emphasis, shows_concept
+        self._sigma, self._replay_sigma = sigma, replay_sigma
 
     def target(self, prompt: str) -> Tensor:
         """The flow's own velocity for the pictures that a prompt belongs to."""
         return self._replay_target if prompt in REPLAYED else self._target
+
+    def sigma(self, prompt: str) -> Tensor | None:
+        """The noise levels of the pictures that a prompt belongs to."""
+        return self._replay_sigma if prompt in REPLAYED else self._sigma
 
     def emphasis(self, prompt: str) -> Tensor | None:
         """How much each place of the pictures that a prompt belongs to counts in the concept loss."""
@@ -114,9 +124,13 @@ class ConceptTerm:
 
     Masks take places out of it. On regularisation pictures, or on replayed pictures and their prompts, it is
     DreamBooth's prior preservation.
+
+    Args:
+        error: how an error counts; the paper's is squared.
     """
 
     complete: Reading
+    error: ConceptError = SQUARED
 
     @property
     def readings(self) -> tuple[Reading, ...]:
@@ -124,7 +138,7 @@ class ConceptTerm:
 
     def __call__(self, v: Velocities) -> Tensor:
         prompt = self.complete.prediction.prompt
-        return mse(v[self.complete], v.target(prompt), v.emphasis(prompt))
+        return self.error(v[self.complete], v.target(prompt), v.sigma(prompt), v.emphasis(prompt))
 
 
 @dataclass(frozen=True)
@@ -243,10 +257,15 @@ class Objective:
         return Losses(total, {name: loss.detach() for name, loss in parts.items()}, *measures)
 
 
-def extractor_objective(pure: PureLearningSettings) -> Objective:
+def concept_error(loss: LossSettings) -> ConceptError:
+    """How errors count in the concept loss, as the settings say."""
+    return ConceptError(loss.loss_type, loss.huber_schedule, loss.huber_c, loss.huber_scale)
+
+
+def extractor_objective(pure: PureLearningSettings, error: ConceptError = SQUARED) -> Objective:
     """Stage 1: the extractor learns the concept; our ties keep it from learning it under other names."""
     return Objective(
-        ("concept", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE))),
+        ("concept", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE), error)),
         ("anchor", pure.extractor_anchor_weight, TieTerm(learned(EXTRACTOR, BASE), given(PRETRAINED, BASE))),
         (
             "replay",
@@ -256,16 +275,17 @@ def extractor_objective(pure: PureLearningSettings) -> Objective:
     )
 
 
-def student_objective(pure: PureLearningSettings, has_reg: bool = False) -> Objective:
+def student_objective(pure: PureLearningSettings, has_reg: bool = False, error: ConceptError = SQUARED) -> Objective:
     """Stage 2: L_CC + eta L_PureCC (PureCC, Eq. 15), with our anchor and replay.
 
     Args:
         has_reg: there are regularisation pictures, so prior preservation is theirs and not the replayed pictures'.
+        error: how errors count in the concept loss.
     """
     prior = 0.0 if has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
     replayed = 1.0 if pure.replay_images else 0.0
     terms = [
-        ("concept", pure.concept_loss_weight, ConceptTerm(learned(STUDENT, COMPLETE))),
+        ("concept", pure.concept_loss_weight, ConceptTerm(learned(STUDENT, COMPLETE), error)),
         ("pure", pure.eta, _pure_term(pure, COMPLETE, BASE, TARGET, {"class": CLASS, "null": NULL})),
         ("anchor", pure.anchor_weight, AnchorTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))),
         ("replay", replayed * pure.replay_weight, TieTerm(learned(STUDENT, REPLAY), given(PRETRAINED, REPLAY))),
@@ -279,10 +299,10 @@ def student_objective(pure: PureLearningSettings, has_reg: bool = False) -> Obje
             replayed * pure.surroundings_weight,
             SurroundingsTerm(learned(STUDENT, REPLAY_COMPLETE), given(PRETRAINED, REPLAY)),
         ),
-        ("prior", replayed * prior, ConceptTerm(learned(STUDENT, REPLAY))),
+        ("prior", replayed * prior, ConceptTerm(learned(STUDENT, REPLAY), error)),
     ]
     if pure.merged:
-        terms.append(("extractor", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE))))
+        terms.append(("extractor", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE), error)))
         tie = TieTerm(learned(EXTRACTOR, BASE), given(PRETRAINED, BASE))
         terms.append(("extractor_anchor", pure.extractor_anchor_weight, tie))
     return Objective(*terms)

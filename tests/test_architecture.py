@@ -9,7 +9,15 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["errors", "roofline"],
     ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow", "live_memory"],
-    ["config", "checkpoint", "folder_lock", "lambda_star_loss", "hierarchical_embedding_injector", "measures"],
+    [
+        "config",
+        "checkpoint",
+        "folder_lock",
+        "lambda_star_loss",
+        "concept_error",
+        "hierarchical_embedding_injector",
+        "measures",
+    ],
     ["prompts", "objectives", "adapters", "loaders", "models", "optim"],
     ["dual_branch_scheduler", "data", "imports", "sample_prompts", "sampling", "report", "convert", "scorers"],
     ["methods"],

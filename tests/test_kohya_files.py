@@ -13,6 +13,7 @@ from PIL import Image
 import purecc_train
 from library.adapters.files import write_lora
 from library.adapters.network import LayerWeights
+from library.concept_error import ConceptError
 from library.config.data_settings import DataSettings
 from library.config.dataset import Concept, as_tables
 from library.config.dataset_file import read_concepts_and_pictures, read_dataset_config
@@ -30,7 +31,9 @@ from library.config.kohya_data import concept_of_tokens
 from library.config.methods import unread
 from library.errors import ConfigError, PureCCError
 from library.models import load_model
+from library.objectives import EXTRACTOR, STUDENT, ConceptTerm
 from library.sample_prompts import parse, read_prompt_lines
+from library.training.branching import objective_of
 from library.training.plan import make_plan
 
 CORPUS = Path(__file__).parent / "kohya"
@@ -118,6 +121,13 @@ def planned(world, monkeypatch):
             "pictures": made.pictures,
             "sizes": {picture.size for picture in made.pictures},
             "texts": {(triple.complete, triple.base) for picture in made.pictures for triple in picture.prompts},
+            "concept_terms": [
+                term
+                for stage in (EXTRACTOR, STUDENT)
+                for _, _, term in objective_of(stage, made.settings, made.has_reg).terms
+                if isinstance(term, ConceptTerm)
+            ],
+            "ConceptError": ConceptError,
             "order": made.order,
             "batches": batches,
             "shown": lambda folder: sum(Path(draw.picture.path).parent.name == folder for draw in draws),

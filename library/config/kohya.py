@@ -68,7 +68,6 @@ NO_EFFECT = {
         huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_token
         huggingface_repo_visibility resume_from_huggingface async_upload""",
     "PureCC leaves the text encoders as they are": "text_encoder_lr train_t5xxl text_encoder_lr1 text_encoder_lr2",
-    "PureCC's losses are squared errors": "huber_c huber_schedule huber_scale",
     "padding is kept as ComfyUI makes it": "apply_t5_attn_mask apply_lg_attn_mask",
     "use caption_dropout_rate, which drops the text for all encoders": """
         clip_l_dropout_rate clip_g_dropout_rate t5_dropout_rate""",
@@ -249,13 +248,6 @@ def _save_model_as(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
     return {}, None
 
 
-def _loss_type(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
-    return (
-        {},
-        None if value == "l2" else f"WARNING: loss_type {value} is passed over: PureCC's losses are squared errors.",
-    )
-
-
 def _use_8bit_adam(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
     return ({"optimizer_type": "AdamW8bit"}, 'use_8bit_adam: optimizer_type = "AdamW8bit".') if value else ({}, None)
 
@@ -282,7 +274,6 @@ MAPPED: dict[str, Callable[[Any, Mapping[str, Any]], tuple[dict[str, Any], str |
     "network_module": _network_module,
     "save_n_epoch_ratio": _save_n_epoch_ratio,
     "save_model_as": _save_model_as,
-    "loss_type": _loss_type,
     "use_8bit_adam": _use_8bit_adam,
     "use_lion_optimizer": _use_lion,
     "unet_lr": _unet_lr,

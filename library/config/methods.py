@@ -13,6 +13,7 @@ from typing import Any
 
 from library.config.context_settings import ContextSettings
 from library.config.fields import name_of
+from library.config.loss_settings import LossSettings
 from library.config.method_settings import MethodSettings
 from library.config.settings import (
     ATTENTION_PROJECTIONS,
@@ -27,14 +28,16 @@ CLASS_PROMPTS = str(Path(__file__).with_name("class_prompts.txt"))
 """What DreamBooth's class pictures are drawn from."""
 LORA = frozenset({"network_dim", "network_dropout", "target_modules", "learning_rate"})
 """Settings of a LoRA."""
-RIVAL = LORA | {"with_embeddings"}
+LOSS = frozenset(field.name for field in dataclasses.fields(LossSettings))
+"""How errors count in the concept loss."""
+RIVAL = LORA | LOSS | {"with_embeddings"}
 """The same of a method that may have vectors in the blocks as well."""
 REPLAYED = frozenset({"replay_images", "replay_prompts", "replay_sample_steps"})
 """Settings of pictures that the pretrained model draws."""
 STAGE_1 = frozenset({"extractor_train_steps", "extractor_learning_rate", "extractor_embedding_lr"})
 VECTORS = frozenset({"embedding_lr", "concept_embeddings", "embedding_positions", "word_train_steps"})
 """Settings of vectors in the blocks."""
-ED_LORA = LORA | VECTORS
+ED_LORA = LORA | LOSS | VECTORS
 WITH_VECTORS = {"concept_embeddings": "per_block", "student_embeddings": "fresh"}
 FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
 """The feed-forward layers of both streams, by the end of their names."""
@@ -80,6 +83,7 @@ OF_SOME = (
     | _names_of(ConceptEmbeddingSettings)
     | _names_of(ContextSettings)
     | LORA
+    | LOSS
     | STAGE_1
     | {"embedding_lr"}
 ) - {"prior_loss_weight", "network_alpha"}
@@ -88,7 +92,7 @@ scale that follows from the rank."""
 
 RULES: Mapping[str, Rules] = {
     PURECC: Rules("an extractor, then a student beside it: PureCC", OF_SOME - _OWN),
-    "lora": Rules("a LoRA on the pictures and nothing else", LORA),
+    "lora": Rules("a LoRA on the pictures and nothing else", LORA | LOSS),
     "prior_preservation": Rules(
         "a LoRA on the pictures, and on pictures of the class that the pretrained model drew",
         RIVAL | REPLAYED,
@@ -107,7 +111,7 @@ RULES: Mapping[str, Rules] = {
     "l2_anchor": Rules("a LoRA on the pictures, its change of the weights kept short", RIVAL | {"l2_anchor_weight"}),
     "dco": Rules(
         "a LoRA on the pictures, only until it does better on them than the pretrained model",
-        RIVAL | {"dco_beta"},
+        RIVAL - LOSS | {"dco_beta"},
     ),
     "ewc": Rules(
         "a LoRA on the pictures, its change kept small where the pretrained model's pictures depend on the weights",
@@ -129,10 +133,8 @@ RULES: Mapping[str, Rules] = {
             "l2_anchor_weight": 0.0,
         },
     ),
-    "textual_inversion": Rules("the concept's words alone, in front of both CLIPs", frozenset({"embedding_lr"})),
-    "mix_of_show": Rules(
-        "a LoRA, and a vector in every block for each token of [V]: ED-LoRA", LORA | VECTORS, WITH_VECTORS
-    ),
+    "textual_inversion": Rules("the concept's words alone, in front of both CLIPs", LOSS | {"embedding_lr"}),
+    "mix_of_show": Rules("a LoRA, and a vector in every block for each token of [V]: ED-LoRA", ED_LORA, WITH_VECTORS),
     "cifc": Rules(
         "ED-LoRA for one concept after the other, each in a subspace of its own",
         ED_LORA | {"previous_loras", "orthogonal_weight"},

@@ -13,6 +13,7 @@ from typing import Literal
 from library.config.context_settings import ContextSettings
 from library.config.data_settings import DataSettings
 from library.config.fields import setting
+from library.config.loss_settings import LossSettings
 from library.config.metadata_settings import MetadataSettings
 from library.config.method_settings import MethodSettings
 from library.config.model_settings import ModelSettings
@@ -267,6 +268,7 @@ class Settings:
     concept_embeddings: ConceptEmbeddingSettings
     context: ContextSettings
     pure_learning: PureLearningSettings
+    loss: LossSettings
     noise: NoiseSettings
     optimizer: OptimizerSettings
     saving: SavingSettings
@@ -329,6 +331,7 @@ GROUPS: dict[str, type] = {
     "concept_embeddings": ConceptEmbeddingSettings,
     "context": ContextSettings,
     "pure_learning": PureLearningSettings,
+    "loss": LossSettings,
     "noise": NoiseSettings,
     "optimizer": OptimizerSettings,
     "saving": SavingSettings,

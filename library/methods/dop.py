@@ -11,7 +11,7 @@ The port: the weight is `anchor_weight`, since PureCC's anchor is the same term;
 from __future__ import annotations
 
 from library.config.settings import Settings
-from library.methods.lora import CONCEPT
+from library.methods.lora import concept
 from library.methods.method import Method
 from library.objectives import BASE, PRETRAINED, STUDENT, Objective, TieTerm, given, learned
 
@@ -19,7 +19,7 @@ from library.objectives import BASE, PRETRAINED, STUDENT, Objective, TieTerm, gi
 def objective(settings: Settings, has_reg: bool) -> Objective:
     """L_CC + anchor_weight ||v(x_t | y_base) - v_pretrained(x_t | y_base)||^2."""
     tie = TieTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))
-    return Objective(CONCEPT, ("anchor", settings.pure_learning.anchor_weight, tie))
+    return Objective(concept(settings), ("anchor", settings.pure_learning.anchor_weight, tie))
 
 
 METHOD = Method(objective)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from library.config.settings import Settings
 from library.methods.method import Method
-from library.objectives import COMPLETE, STUDENT, ConceptTerm, Objective, Term, learned
+from library.objectives import COMPLETE, STUDENT, ConceptTerm, Objective, Term, concept_error, learned
 
-CONCEPT: tuple[str, float, Term] = ("concept", 1.0, ConceptTerm(learned(STUDENT, COMPLETE)))
-"""The loss that every rival here has."""
+
+def concept(settings: Settings) -> tuple[str, float, Term]:
+    """The loss that every rival here has."""
+    return ("concept", 1.0, ConceptTerm(learned(STUDENT, COMPLETE), concept_error(settings.loss)))
 
 
 def objective(settings: Settings, has_reg: bool) -> Objective:
     """||(x_1 - x_0) - v(x_t | y_complete)||^2."""
-    return Objective(CONCEPT)
+    return Objective(concept(settings))
 
 
 METHOD = Method(objective)

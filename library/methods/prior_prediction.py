@@ -28,6 +28,7 @@ from library.objectives import (
     Reading,
     TieTerm,
     Velocities,
+    concept_error,
     given,
     learned,
 )
@@ -63,7 +64,8 @@ def objective(settings: Settings, has_reg: bool) -> Objective:
     on_others = 1.0 if pure.prior_loss_weight is None else pure.prior_loss_weight
     replay = pure.replay_weight if pure.replay_images and not has_reg else 0.0
     tie = TieTerm(learned(STUDENT, REPLAY), given(PRETRAINED, REPLAY))
-    return Objective(("concept", 1.0, ConceptOrPrior(on_others)), ("replay", replay, tie))
+    concept = ConceptTerm(learned(STUDENT, COMPLETE), concept_error(settings.loss))
+    return Objective(("concept", 1.0, ConceptOrPrior(on_others, concept)), ("replay", replay, tie))
 
 
 METHOD = Method(objective)

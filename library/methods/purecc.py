@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from library.methods.method import Method
-from library.objectives import extractor_objective, student_objective
+from library.objectives import concept_error, extractor_objective, student_objective
 
 METHOD = Method(
-    student=lambda settings, data: student_objective(settings.pure_learning, data),
-    extractor=lambda settings: extractor_objective(settings.pure_learning),
+    student=lambda settings, data: student_objective(settings.pure_learning, data, concept_error(settings.loss)),
+    extractor=lambda settings: extractor_objective(settings.pure_learning, concept_error(settings.loss)),
 )

@@ -11,8 +11,9 @@ from library.config.settings import Settings
 from library.data.latents import Latents
 from library.data.pictures import Draw, Picture
 from library.dual_branch_scheduler import Branch
-from library.flow import interpolate, mse, velocity_target
+from library.flow import interpolate, velocity_target
 from library.models import PromptBatch
+from library.objectives import concept_error
 from library.training.parts import Parts
 
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -32,6 +33,7 @@ class ValidationLoss:
     ) -> None:
         samples = settings.samples
         self.parts, self.latents, self.seed = parts, latents, settings.optimizer.seed
+        self.error = concept_error(settings.loss)
         self.pictures = list(pictures)[: samples.max_validation_steps]
         self.every = samples.validate_every_n_steps or max(
             1, batches_per_epoch // settings.optimizer.gradient_accumulation_steps
@@ -43,7 +45,7 @@ class ValidationLoss:
 
     @torch.no_grad()
     def of(self, branch: Branch) -> float:
-        """Mean squared error of its velocity over pictures and noise levels; masks count as in training."""
+        """Mean error of its velocity over pictures and noise levels; errors and masks count as in training."""
         total = 0.0
         modules = [module for layer in self.parts.network.layers.values() for module in layer.modules()]
         learning = [module for module in modules if module.training]  # dropout must not blur what is measured
@@ -56,7 +58,7 @@ class ValidationLoss:
             prompts = PromptBatch.of([prompt] * len(SIGMAS), [picture.concept.name] * len(SIGMAS))
             velocity = self.parts.velocity(branch, interpolate(image, noise, sigma), sigma, [prompts]).cpu()
             emphasis = self.latents.emphasis([Draw(picture, picture.prompts[0], mirrored=False)])
-            total += float(mse(velocity, velocity_target(image, noise), emphasis).mean())
+            total += float(self.error(velocity, velocity_target(image, noise), sigma, emphasis).mean())
         for module in learning:
             module.training = True
         return total / len(self.pictures)
