@@ -1,6 +1,7 @@
 """The bench: what it asks, what it measures, and how it compares."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,26 @@ import torch
 
 from benchmarks.method.arms import ARMS, CHECKPOINTS, STAGE_1
 from benchmarks.method.compare import MEASURES, Comparison
-from benchmarks.method.concepts import CONCEPTS, PROBES, SAID, TRIGGER
+from benchmarks.method.concepts import CONCEPTS, PROBES, SAID, TRIGGER, write_together
 from benchmarks.method.measures import regions
 from benchmarks.method.report import write
+from benchmarks.method.together.models import Together
+from benchmarks.method.together.recipes import (
+    ADDED,
+    AGGREGATED,
+    ALONE,
+    FUSED,
+    JOINTLY,
+    RECIPES,
+    TRIGGERS,
+    looks_of,
+    subjects,
+    trial_file,
+)
+from benchmarks.method.together.report import Results, tables
+from benchmarks.method.together.report import write as write_together_report
 from benchmarks.method.trial import BASE, REPLAY_PROMPTS, Bench, Trial
+from library.adapters.files import load_lora
 from library.atomic import write_tensors
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
@@ -232,3 +249,82 @@ def test_a_trial_on_the_bundled_model_is_scored_and_shares_its_extractor(tmp_pat
 
 def test_the_checkpoints_grow():
     assert list(CHECKPOINTS) == sorted(set(CHECKPOINTS))
+
+
+# Several concepts in one model
+
+
+def test_several_concepts_are_written_for_one_run_each_with_its_trigger(tmp_path):
+    chosen = subjects()
+    data = write_together([*chosen.values()], tmp_path, "partial", pictures=2)
+    config = read_concepts_and_pictures(None, read_settings(TomlFile(BASE), {"dataset_config": str(data)}))
+    assert {one.name: one.trigger for one in config.concepts} == TRIGGERS
+    assert [subset.concept for subset in config.datasets[0].subsets] == [*TRIGGERS]
+    for name, one in chosen.items():
+        assert len(list((tmp_path / name / "pictures").glob("*.png"))) == 2
+        others = [probe.text.replace(one.trigger, "sks") for probe in one.probes()]
+        assert others == [probe.text for probe in CONCEPTS[name]().probes()], "the same prompts, with another word"
+
+
+def test_all_together_figures_are_known_to_the_trials():
+    names = [RECIPES[recipe].ways for recipe in RECIPES]
+    assert {way for ways in names for way in ways} == {ADDED, AGGREGATED, JOINTLY, *FUSED}
+    files = {trial_file(Path(), recipe, way, 0) for recipe, one in RECIPES.items() for way in (ALONE, *one.ways)}
+    assert len(files) == sum(1 + len(one.ways) for one in RECIPES.values())
+
+
+def together_result(recipe, way, fidelity, looks=0.0):
+    concepts = {}
+    for name in TRIGGERS:
+        concept = {"fidelity": [fidelity] * 4} | {looks_of(other): [looks] * 4 for other in TRIGGERS if other != name}
+        probes = {"concept": concept, "class": {}, "unrelated": {}}
+        for measure, sorts in MEASURES.values():
+            for sort in sorts:
+                probes[sort][measure] = [10 * fidelity] * 3 + [None if measure == "trap_unasked" else 10 * fidelity]
+        concepts[name] = probes
+    return {"recipe": recipe, "way": way, "seed": 0, "concepts": concepts}
+
+
+def test_what_is_lost_by_being_together_is_taken_prompt_by_prompt():
+    controls = [together_result("pretrained", "", 0.2), together_result("drawn", "", 0.7)]
+    trials = [together_result("lean", ALONE, 0.6, 0.1), together_result("lean", JOINTLY, 0.5, 0.25)]
+    results = Results([*controls, *trials])
+    assert results.models() == [("lean", ALONE), ("lean", JOINTLY)]
+    assert results.figure(("lean", ALONE), "fidelity").value == pytest.approx(0.8), "of what can be had"
+    assert results.difference(("lean", JOINTLY), "fidelity").value == pytest.approx(-0.2)
+    assert results.difference(("lean", JOINTLY), "others").value == pytest.approx(0.15)
+    assert results.difference(("lean", JOINTLY), "trap_unasked").value == pytest.approx(-1)
+    assert "| lean, jointly | *-0.20 (-0.20 to -0.20)* | *0.150 (0.150 to 0.150)* |" in tables(results)
+
+
+def test_concepts_come_into_one_model_and_what_is_there_is_not_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.method.concepts.PROBES", 2)
+    monkeypatch.setattr("benchmarks.method.drawing.STEPS", 1)
+    monkeypatch.setattr("benchmarks.method.together.models.STEPS", 1)
+    monkeypatch.setattr("library.training.fusing.MOST_NEUTRAL", 1)
+    monkeypatch.setitem(FUSED, "fused", {"steps": 1})
+    together = Together(tmp_path, "pocket/model", 0)
+    results = together.controls()
+    assert not any(results[0]["concepts"]["bib"]["class"]["pixels"]), "the pretrained model is itself"
+    results += [together.trial("CIFC", way) for way in (ALONE, AGGREGATED)]
+    times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("student.safetensors")}
+    results += [
+        together.trial("CIFC", ADDED),
+        *(together.trial("Mix-of-Show", way) for way in (ALONE, "fused", JOINTLY)),
+    ]
+    assert len(times) == 3 and all(file.stat().st_mtime_ns == time for file, time in times.items())
+    drifts = [[of["class"]["drift"] for of in one["concepts"].values()] for one in results if one["way"]]
+    assert len({str(one) for one in drifts}) == len(drifts), "each way is a model of its own"
+    downs = [load_lora(tmp_path / f"loras/{path}/student.safetensors", 3) for path in LEARNED]
+    same = [all(torch.equal(one[name].down, other[name].down) for name in one) for one, other in pairwise(downs)][::2]
+    assert same == [True, False], "the second of a sequence is held off from the first"
+    report = write_together_report(Results(results), tmp_path, tmp_path / "out")
+    assert report.count("| CIFC, aggregated |") == 3
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "together-tables.md",
+        "together.json",
+        "together.png",
+    }
+
+
+LEARNED = ("CIFC-0/mask", "Mix-of-Show-0/mask", "CIFC-0/stripes", "Mix-of-Show-0/stripes")

@@ -7,7 +7,7 @@ is the trap: whatever of it comes along when something else is asked for was lea
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -68,6 +68,7 @@ class BenchConcept:
     """Something to teach.
 
     Attributes:
+        trigger: the word that stands for it.
         scenes: of the reference pictures.
         identity: the concept's own attributes, which its pictures should show, by the judge's questions.
         trap: attributes that all reference pictures share though they do not belong to the concept.
@@ -75,6 +76,7 @@ class BenchConcept:
 
     name: str
     kind: Literal["subject", "style"]
+    trigger: str
     scenes: tuple[Scene, ...]
     identity: dict[str, str]
     trap: dict[str, str] = field(default_factory=dict)
@@ -100,13 +102,17 @@ class BenchConcept:
             with written(folder / "pictures" / f"{k:02}.png") as temporary:
                 Image.fromarray(draw(scene).picture).save(temporary, format="PNG")
             write_text(folder / "pictures" / f"{k:02}.txt", self.caption_of(scene, SAID[captions][self.kind]) + "\n")
-        concept = {"name": self.name, "kind": self.kind, "trigger": TRIGGER[self.kind]}
-        concept |= {"class_word": CLASS_WORD[self.kind], "target": TARGET[self.kind]}
-        subset = {"image_dir": str((folder / "pictures").resolve()), "concept": self.name, "num_repeats": 8}
-        dataset = {"resolution": SIDE, "batch_size": 4, "subsets": [subset]}
-        config = folder / "dataset.toml"
-        write_text(config, to_toml({"concepts": [concept], "datasets": [dataset]}))
-        return config
+        return _write_dataset({folder / "pictures": self}, folder / "dataset.toml")
+
+    def described(self) -> dict[str, str]:
+        """What the trainer is told about it, by the names of [[concepts]]."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "trigger": self.trigger,
+            "class_word": CLASS_WORD[self.kind],
+            "target": TARGET[self.kind],
+        }
 
     def caption_of(self, scene: Scene, said: set[str]) -> str:
         """A caption with [V] in it that names these attributes."""
@@ -115,12 +121,31 @@ class BenchConcept:
         return f"{caption(scene, said - {'style'})} in [V] style"
 
 
+def write_together(concepts: Sequence[BenchConcept], folder: Path, captions: str, pictures: int) -> Path:
+    """Writes several concepts, as `BenchConcept.write` does, and a dataset config of all of them; returns that file."""
+    for concept in concepts:
+        concept.write(folder / concept.name, captions, pictures)
+    return _write_dataset({folder / one.name / "pictures": one for one in concepts}, folder / "dataset.toml")
+
+
+def _write_dataset(concepts: Mapping[Path, BenchConcept], config: Path) -> Path:
+    """Writes the dataset config of concepts, each by the folder of its pictures."""
+    subsets = [
+        {"image_dir": str(folder.resolve()), "concept": one.name, "num_repeats": 8} for folder, one in concepts.items()
+    ]
+    datasets = [{"resolution": SIDE, "batch_size": 4, "subsets": subsets}]
+    write_text(config, to_toml({"concepts": [one.described() for one in concepts.values()], "datasets": datasets}))
+    return config
+
+
 def _subject(name: str, scene: Scene) -> BenchConcept:
     creature = scene.creature
     identity = {"colour": scene.colour, "ears": creature.ears, "marking": creature.marking}
     identity |= {"marking_colour": creature.marking_colour, "socks": creature.socks, "tail": creature.tail}
     trap = {question: getattr(scene, question) for question in CONTEXT}
-    return BenchConcept(name, "subject", tuple(scene for scene, _ in subject_scenes(scene)), identity, trap)
+    return BenchConcept(
+        name, "subject", TRIGGER["subject"], tuple(scene for scene, _ in subject_scenes(scene)), identity, trap
+    )
 
 
 def _creature(place: str, background: str, time: str, style: str, colour: str, **looks: str) -> Scene:
@@ -153,7 +178,7 @@ CONCEPTS: dict[str, Callable[[], BenchConcept]] = {
         ),
     ),
     "glass": lambda: BenchConcept(
-        "glass", "style", tuple(scene for scene, _ in style_scenes()), {"style": UNSEEN_STYLE}
+        "glass", "style", TRIGGER["style"], tuple(scene for scene, _ in style_scenes()), {"style": UNSEEN_STYLE}
     ),
 }  # fmt: skip
 """By name; drawn when they are asked for."""
@@ -169,7 +194,7 @@ def _subject_probes(concept: BenchConcept) -> list[Probe]:
         asked = {"background": _pick(rng, "background", concept.trap["background"]), "size": "big"}
         asked |= {q: _pick(rng, q, concept.trap[q]) for q in ("time", "place", "style") if rng.random() < MENTIONED}
         scene = replace(concept.scenes[0], creature=None, **asked)
-        text = caption(scene, set(asked), trigger=TRIGGER["subject"])
+        text = caption(scene, set(asked), trigger=concept.trigger)
         probes.append(Probe("concept", text, caption(scene, set(asked)), asked, 1000 + k))
     return probes + _plain_probes(rng, "creature")
 
@@ -181,7 +206,7 @@ def _style_probes(concept: BenchConcept) -> list[Probe]:
         said = {"colour", "background"} | {q for q in ("time", "place", "size") if rng.random() < MENTIONED}
         base = caption(scene, said)
         asked = {question: getattr(scene, question) for question in {"object", *said}}
-        probes.append(Probe("concept", f"{base} in {TRIGGER['style']} style", base, asked, 1000 + k))
+        probes.append(Probe("concept", f"{base} in {concept.trigger} style", base, asked, 1000 + k))
     return probes + _plain_probes(rng, None)
 
 

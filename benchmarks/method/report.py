@@ -49,7 +49,7 @@ def table(rows: Sequence[Row], shown: Sequence[str] = tuple(COLUMNS)) -> str:
     lines = [f"| method | trials that get there | steps | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
     for row in rows:
         steps = "" if np.isnan(row.steps) else f"{row.steps:.0f}"
-        cells = [_cell(row.figures[key], digits) for key, (_, digits, _) in columns.items()]
+        cells = [cell(row.figures[key], digits) for key, (_, digits, _) in columns.items()]
         lines.append(f"| {row.arm} | {row.reached} of {row.trials} | {steps} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -60,7 +60,7 @@ def difference_table(comparison: Comparison, arm: str, others: Sequence[str], le
     lines = [f"| {arm}, minus | trials | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
     for other in others:
         count, figures = comparison.differences(arm, other, level)
-        cells = [_difference(figures[key], digits, good) for key, (_, digits, good) in COLUMNS.items()]
+        cells = [difference_cell(figures[key], digits, good) for key, (_, digits, good) in COLUMNS.items()]
         lines.append(f"| {other} | {count} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -78,15 +78,16 @@ def strength_table(comparison: Comparison, arms: Sequence[str]) -> str:
     return "\n".join([*head, *lines]) if lines else ""
 
 
-def _cell(figure: Estimate, digits: int) -> str:
+def cell(figure: Estimate, digits: int) -> str:
+    """A figure with its interval; nothing where there is none."""
     if np.isnan(figure.value):
         return ""
     return f"{figure.value:.{digits}f} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
 
 
-def _difference(figure: Estimate, digits: int, good: int) -> str:
+def difference_cell(figure: Estimate, digits: int, good: int) -> str:
     """Better in bold, worse in italics, where the interval leaves out 0."""
-    text = _cell(figure, digits)
+    text = cell(figure, digits)
     if not text or not figure.leaves_out_zero:
         return text
     return f"**{text}**" if figure.value * good > 0 else f"*{text}*"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.method.arms import ARMS, CHECKPOINTS, STAGE_1, Arm
-from benchmarks.method.concepts import CONCEPTS, BenchConcept
+from benchmarks.method.concepts import CONCEPTS, BenchConcept, Probe, Sort
 from benchmarks.method.drawing import draw, drift, guidance_inside, texts_of
 from benchmarks.method.measures import measure
 from library.atomic import write_tensors, write_text
@@ -25,7 +25,7 @@ from library.objectives import GUIDE, STUDENT
 from library.prompts import NULL_PROMPT
 from library.report.log import mean_of_end
 from library.training.outputs import save_extractor
-from library.training.parts import STUDENT_ADAPTER
+from library.training.parts import STUDENT_ADAPTER, Parts
 from library.training.plan import make_plan
 from library.training.run import Run
 from library.training.word_fit import fit_words
@@ -39,7 +39,17 @@ SAMPLE_PROMPTS = Path("dataset_configs/pocket_sample_prompts.txt")
 JUDGE = Path("pocket/judge.safetensors")
 OTHER_NOISE = 10_000
 """Added to every probe's seed for the control of two pictures of the same prompt."""
+WITHOUT: tuple[Sort, ...] = ("class", "unrelated")
+"""The sorts of prompts without the concept."""
 MEASURED = ("lambda_star", "cosine", "lambda_negative", "r_student", "r_target")
+
+Turns = Callable[[Sequence[Probe]], Iterable[list[int]]]
+"""Says which prompts are drawn together, by their numbers, in what order."""
+
+
+def all_at_once(probes: Sequence[Probe]) -> Iterable[list[int]]:
+    """One student for all prompts."""
+    return [list(range(len(probes)))]
 
 
 @dataclass(frozen=True)
@@ -99,13 +109,14 @@ class Bench:
             paused = time.perf_counter()
             student = run.parts.branches()[STUDENT]
             if arm.vectors_off:
-                bare.append({"steps": steps, **self.score(run, concept, replace(student, embeddings={}))})
+                bare.append({"steps": steps, **self.score(run.parts, concept, replace(student, embeddings={}))})
             checkpoints.append(
-                {"steps": steps, **self.score(run, concept, fit_words(run)[1] if arm.words else student)}
+                {"steps": steps, **self.score(run.parts, concept, fit_words(run)[1] if arm.words else student)}
             )
             begin += time.perf_counter() - paused
         strengths = [
-            {"strength": one, **self.score(run, concept, run.parts.branches()[STUDENT], one)} for one in trial.strengths
+            {"strength": one, **self.score(run.parts, concept, run.parts.branches()[STUDENT], one)}
+            for one in trial.strengths
         ]
         seconds["student"] = time.perf_counter() - begin
         log = {name: mean_of_end(rows, name) for name in MEASURED} | self.guidance(run, concept)
@@ -121,34 +132,48 @@ class Bench:
         }
 
     def _run(self, arm: Arm, concept: BenchConcept, trial: Trial, given: dict[str, Any]) -> Run:
-        """A run that is ready to build its branches, with the probes' texts in its library."""
+        """A run of one concept, as far as `prepared` brings it."""
         data = concept.write(
             self.work / "concepts" / f"{concept.name}-{arm.captions}-{arm.pictures}", arm.captions, arm.pictures
         )
+        given = {"output_dir": str(self.work / "runs" / f"{concept.name}-{trial.seed}"), **given}
+        return self.prepared(arm, data, trial.seed, trial.scored_after[-1], texts_of(concept.probes()), given)
+
+    def prepared(
+        self, arm: Arm, data: Path, seed: int, steps: int, texts: Sequence[str], given: Mapping[str, Any]
+    ) -> Run:
+        """A run that is ready to build its branches.
+
+        Args:
+            data: the dataset config.
+            steps: of stage 2.
+            texts: what its library has besides its own.
+            given: settings over those of the arm, the folder of its files among them.
+        """
         settings = read_settings(
             TomlFile(BASE),
             {
                 **arm.settings,
                 "dataset_config": str(data),
                 "pretrained_model_name_or_path": self.model,
-                "replay_prompts": str(self._replay_prompts()),
+                "replay_prompts": str(self.replay_prompts()),
                 "sample_prompts": str(SAMPLE_PROMPTS),
-                "output_dir": str(self.work / "runs" / f"{concept.name}-{trial.seed}"),
                 "cache_dir": str(self.work / "cache"),
-                "seed": trial.seed,
-                "max_train_steps": trial.scored_after[-1],
+                "seed": seed,
+                "max_train_steps": steps,
                 "overwrite": True,
                 **given,
                 **self.given,
             },
         )
         run = Run(make_plan(settings, read_concepts_and_pictures(None, settings)))
-        run.parts.texts.prepare(texts_of(concept.probes()))
+        run.parts.texts.prepare(texts)
         run.open_log()
         run.prepare()
         return run
 
-    def _replay_prompts(self) -> Path:
+    def replay_prompts(self) -> Path:
+        """The file of prompts for replayed pictures."""
         path = self.work / "replay_prompts.txt"
         if not path.exists():
             write_text(path, REPLAY_PROMPTS.read_text(encoding="utf-8").replace("{class}", "creature"))
@@ -171,12 +196,12 @@ class Bench:
             save_extractor(run.parts)
         return path
 
-    def pretrained(self, run: Run, concept: BenchConcept) -> tuple[Tensor, Tensor]:
+    def pretrained(self, parts: Parts, concept: BenchConcept) -> tuple[Tensor, Tensor]:
         """The pretrained model's pictures of the probes' base texts: latents and pixels."""
         if concept.name not in self._pretrained:
             probes = concept.probes()
             texts, seeds = [probe.base for probe in probes], [probe.seed for probe in probes]
-            self._pretrained[concept.name] = draw(run.parts, PRETRAINED_BRANCH, texts, seeds, SIDE)
+            self._pretrained[concept.name] = draw(parts, PRETRAINED_BRANCH, texts, seeds, SIDE)
         return self._pretrained[concept.name]
 
     def guidance(self, run: Run, concept: BenchConcept) -> dict[str, float]:
@@ -184,7 +209,7 @@ class Bench:
         pure = run.settings.pure_learning
         if concept.kind == "style" or pure.eta + pure.replay_eta == 0:
             return {}
-        latents, pixels = self.pretrained(run, concept)
+        latents, pixels = self.pretrained(run.parts, concept)
         rows = [k for k, probe in enumerate(concept.probes()) if probe.sort == "concept"]
         masks = (self.judge.look(pixels[rows]).regions == OBJECT).float().unsqueeze(1)
         triple = run.plan.triples[0]
@@ -197,26 +222,39 @@ class Bench:
             F.adaptive_avg_pool2d(masks, latents.shape[-2:]).squeeze(1),
         )
 
-    def score(self, run: Run, concept: BenchConcept, branch: Branch, strength: float = 1.0) -> dict[str, Any]:
-        """All measures of a student as it stands; pictures are kept for the sheet."""
-        latents, before = self.pretrained(run, concept)
-        run.parts.network.set_strength(STUDENT_ADAPTER, strength)
-        probes = concept.probes()
-        _, pictures = draw(run.parts, branch, [p.text for p in probes], [p.seed for p in probes], SIDE)
+    def score(
+        self, parts: Parts, concept: BenchConcept, branch: Branch, strength: float = 1.0, turns: Turns = all_at_once
+    ) -> dict[str, Any]:
+        """All measures of a student as it stands; pictures are kept for the sheet.
+
+        Args:
+            turns: which prompts are drawn together, for a student that is another for each prompt.
+        """
+        latents, before = self.pretrained(parts, concept)
+        parts.network.set_strength(STUDENT_ADAPTER, strength)
+        probes, pictures = concept.probes(), torch.empty_like(before)
+        drifts: dict[int, float] = {}
+        for rows in turns(probes):
+            _, pictures[rows] = draw(
+                parts, branch, [probes[k].text for k in rows], [probes[k].seed for k in rows], SIDE
+            )
+            for sort in WITHOUT:
+                plain = [k for k in rows if probes[k].sort == sort]
+                if plain:
+                    drifts |= zip(plain, drift(parts, branch, [probes[k] for k in plain], latents[plain]), strict=True)
         values = measure(concept, probes, self.judge, pictures, before)
-        for sort in ("class", "unrelated"):
-            rows = [k for k, probe in enumerate(probes) if probe.sort == sort]
-            values[sort]["drift"] = drift(run.parts, branch, [probes[k] for k in rows], latents[rows])
-        run.parts.network.set_strength(STUDENT_ADAPTER, 1.0)
+        for sort in WITHOUT:
+            values[sort]["drift"] = [drifts[k] for k, probe in enumerate(probes) if probe.sort == sort]
+        parts.network.set_strength(STUDENT_ADAPTER, 1.0)
         if strength == 1.0:
             self.last_pictures = pictures
-        return {"probes": {sort: _rounded(of_sort) for sort, of_sort in values.items()}}
+        return {"probes": {sort: rounded(of_sort) for sort, of_sort in values.items()}}
 
     def controls(self, concept: BenchConcept) -> list[dict[str, Any]]:
         """What bounds every table: the pretrained model itself, itself from other noise, and drawn pictures."""
         run = self._run(Arm({"replay_images": 0, "context_vectors": 0}, ""), concept, Trial("", concept.name, 0), {})
         probes, parts = concept.probes(), run.parts
-        _, before = self.pretrained(run, concept)
+        _, before = self.pretrained(run.parts, concept)
         results = []
         for name, texts, shift in (
             ("pretrained", [probe.text for probe in probes], 0),
@@ -225,13 +263,11 @@ class Bench:
             seeds = [probe.seed + shift for probe in probes]
             _, pictures = draw(parts, PRETRAINED_BRANCH, texts, seeds, SIDE)
             values = measure(concept, probes, self.judge, pictures, before)
-            for sort in ("class", "unrelated"):
+            for sort in WITHOUT:
                 values[sort]["drift"] = [0.0] * len(values[sort]["pixels"])
             results.append(_control(name, concept, values))
         asked = [k for k, probe in enumerate(probes) if probe.sort == "concept"]
-        drawn = torch.stack([torch.tensor(draw_scene(scene).picture) for scene in concept.truths()])
-        drawn = drawn.permute(0, 3, 1, 2).float() / 127.5 - 1
-        truth = measure(concept, [probes[k] for k in asked], self.judge, drawn, before[asked])
+        truth = measure(concept, [probes[k] for k in asked], self.judge, drawn(concept), before[asked])
         return [*results, _control("drawn", concept, {"concept": truth["concept"]})]
 
     def keep_pictures(self, trial: Trial) -> None:
@@ -243,14 +279,25 @@ class Bench:
         self._keep(Trial("pretrained", concept, 0), self._pretrained[concept][1])
 
     def _keep(self, trial: Trial, pictures: Tensor) -> None:
-        pixels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte()
-        write_tensors(trial.file(self.work).with_suffix(".safetensors"), {"pictures": pixels})
+        write_tensors(trial.file(self.work).with_suffix(".safetensors"), {"pictures": as_bytes(pictures)})
 
 
-def _rounded(values: dict[str, Sequence[float | None]]) -> dict[str, list[float | None]]:
+def as_bytes(pictures: Tensor) -> Tensor:
+    """Pictures as they are kept: uint8 instead of -1..1."""
+    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
+def drawn(concept: BenchConcept) -> Tensor:
+    """What the pictures of the prompts with the concept would be if nothing were wrong, (N, 3, side, side), -1 to 1."""
+    pictures = torch.stack([torch.tensor(draw_scene(scene).picture) for scene in concept.truths()])
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def rounded(values: dict[str, Sequence[float | None]]) -> dict[str, list[float | None]]:
+    """Measures as they are kept, to four digits."""
     return {name: [None if one is None else round(float(one), 4) for one in some] for name, some in values.items()}
 
 
 def _control(name: str, concept: BenchConcept, values: dict[str, Any]) -> dict[str, Any]:
-    probes = {sort: _rounded(of_sort) for sort, of_sort in values.items()}
+    probes = {sort: rounded(of_sort) for sort, of_sort in values.items()}
     return {"arm": name, "concept": concept.name, "seed": 0, "checkpoints": [{"steps": 0, "probes": probes}]}

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from library.adapters.extraction import extracted
 from library.adapters.files import SavedConcept, load_concepts, load_lora, save_concepts, save_lora
-from library.adapters.network import LayerWeights, targets_of
+from library.adapters.network import LayerWeights, LowRankWeights, targets_of
+from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError
@@ -99,19 +100,38 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str) -> dict[st
     if len({one.trigger for one in concepts}) < len(concepts):
         raise ConfigError(f'Two of the concepts have the trigger "{concepts[0].trigger}".', "Train one with another.")
     parts = build_parts(settings, concepts)
-    targets = [with_trigger(one.target, one) for one in concepts]
-    parts.texts.prepare([prompt, *targets], bar_over("text"))
-    own = [
-        _features(parts, text, triggers_in(text, one.trigger)[:1]) for text, one in zip(targets, concepts, strict=True)
-    ]
-    weights = aggregation_weights(_features(parts, prompt, [(0, len(prompt))]), own).tolist()
-    layers = [load_lora(path, parts.model.transformer_config["num_layers"]) for path in loras]
-    found = {}
-    for name in sorted(set().union(*layers)):
-        some = [(one[name], weight) for one, weight in zip(layers, weights, strict=True) if name in one]
-        found[name] = aggregated([layer for layer, _ in some], [weight for _, weight in some])
+    parts.texts.prepare([prompt, *target_texts(concepts)], bar_over("text"))
+    weights = weights_for(parts, concepts, prompt)
+    found = weighed([load_lora(path, parts.model.transformer_config["num_layers"]) for path in loras], weights)
     _save(settings, found, vectors, saved, {"purecc_aggregated_for": prompt})
     return dict(zip([one.trigger for one in concepts], weights, strict=True))
+
+
+def target_texts(concepts: Sequence[Concept]) -> list[str]:
+    """The prompts that show concepts' own tokens, one each."""
+    return [with_trigger(one.target, one) for one in concepts]
+
+
+def weights_for(parts: Parts, concepts: Sequence[Concept], prompt: str) -> list[float]:
+    """How much elastic weight aggregation lets each concept's LoRA act for a prompt.
+
+    Args:
+        parts: whose texts have the prompt and `target_texts`.
+    """
+    own = [
+        _features(parts, text, triggers_in(text, one.trigger)[:1])
+        for text, one in zip(target_texts(concepts), concepts, strict=True)
+    ]
+    return aggregation_weights(_features(parts, prompt, [(0, len(prompt))]), own).tolist()
+
+
+def weighed(loras: Sequence[LowRankWeights], weights: Sequence[float]) -> dict[str, LayerWeights]:
+    """The sum of LoRAs at these weights, as one; layers that some of them lack are the sum of the others."""
+    found = {}
+    for name in sorted(set().union(*loras)):
+        some = [(one[name], weight) for one, weight in zip(loras, weights, strict=True) if name in one]
+        found[name] = aggregated([layer for layer, _ in some], [weight for _, weight in some])
+    return found
 
 
 def _features(parts: Parts, text: str, spans: Sequence[tuple[int, int]]) -> Tensor:

@@ -1,0 +1,226 @@
+"""The models that hold several concepts: trained, merged and asked for each of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.method.concepts import BenchConcept, Probe, write_together
+from benchmarks.method.drawing import texts_of
+from benchmarks.method.measures import fidelity, measure
+from benchmarks.method.together.recipes import (
+    AGGREGATED,
+    ALONE,
+    DRAWN,
+    EXTRACTOR_STEPS,
+    FUSED,
+    JOINTLY,
+    PRETRAINED,
+    RECIPES,
+    STEPS,
+    looks_of,
+    plain,
+    subjects,
+    trial_file,
+)
+from benchmarks.method.trial import BASE, Bench, Turns, all_at_once, as_bytes, drawn, rounded
+from library.adapters.files import load_concepts, load_lora
+from library.adapters.network import LowRankWeights
+from library.atomic import write_tensors, write_text
+from library.config.dataset import Concept
+from library.config.files import TomlFile, read_settings
+from library.convert.merge import merged
+from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
+from library.training.fusing import Fusion, fuse, target_texts, weighed, weights_for
+from library.training.generation import concept_file_of
+from library.training.outputs import embeddings_of, save_student
+from library.training.parts import STUDENT_ADAPTER, build_parts
+from library.training.stage import Stage
+from tools.pocket.pen import SIDE
+
+FILES = {"save_precision": "float", "save_formats": ["kohya"], "output_name": "student"}
+
+
+class Together:
+    """A folder in which recipes are followed, with one training seed.
+
+    Args:
+        given: settings for all runs, over those of the recipes.
+    """
+
+    def __init__(self, work: Path, model: str, seed: int, given: Mapping[str, Any] | None = None) -> None:
+        self.work, self.model, self.seed = work, model, seed
+        self.bench, self.subjects = Bench(work, model, dict(given or {})), subjects()
+        self.concepts = [Concept(**one.described()) for one in self.subjects.values()]
+        self.parts = build_parts(read_settings(TomlFile(BASE), self._common()), self.concepts)
+        texts = [text for one in self.subjects.values() for text in texts_of(one.probes())]
+        self.parts.texts.prepare([*texts, *target_texts(self.concepts)])
+        self.parts.attach()
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            **FILES,
+            "pretrained_model_name_or_path": self.model,
+            "replay_prompts": str(self.bench.replay_prompts()),
+            "cache_dir": str(self.work / "cache"),
+            "seed": self.seed,
+        }
+
+    # LoRAs
+
+    def learned(self, recipe: str, names: Sequence[str], previous: Sequence[Path] = ()) -> Path:
+        """The LoRA of a run with these concepts, its vectors beside it; trained now if it is not there yet.
+
+        Args:
+            previous: LoRAs that a sequence has learned before.
+        """
+        arm, label = RECIPES[recipe].arm, "-".join(names)
+        folder = self.work / "loras" / f"{plain(recipe)}-{self.seed}" / label
+        if not folder.exists():
+            data = [self.subjects[name] for name in names]
+            file = write_together(data, self.work / "concepts" / label, arm.captions, arm.pictures)
+            given = {**FILES, "sample_prompts": str(self._sample_prompts())}
+            if previous:
+                given |= {"previous_loras": [str(one) for one in previous]}
+            if arm.extractor:
+                given |= {"extractor_train_steps": EXTRACTOR_STEPS * len(names)}
+            with _whole(folder) as unfinished:
+                given |= {"output_dir": str(unfinished)}
+                run = self.bench.prepared(arm, file, self.seed, STEPS * len(names), [], given)
+                run.build_extractor()
+                if arm.extractor:
+                    _train(run.extractor_stage())
+                run.build_student()
+                _train(run.student_stage())
+                save_student(run.parts, STEPS * len(names))
+        return folder / "student.safetensors"
+
+    def _sample_prompts(self) -> Path:
+        """Prompts that no sheet is made of; with several concepts, [V] could be any of them."""
+        path = self.work / "sample_prompts.txt"
+        write_text(path, "\n".join(target_texts(self.concepts)) + "\n")
+        return path
+
+    def apart(self, recipe: str) -> dict[str, Path]:
+        """The LoRA of each concept, from a run of its own."""
+        found: dict[str, Path] = {}
+        for name in self.subjects:
+            found[name] = self.learned(recipe, [name], [*found.values()] if RECIPES[recipe].sequence else [])
+        return found
+
+    def fused(self, recipe: str, way: str) -> Path:
+        """The LoRA that fusion makes of them, all vectors beside it."""
+        folder = self.work / "loras" / f"{plain(recipe)}-{self.seed}" / plain(way)
+        if not folder.exists():
+            loras = [*self.apart(recipe).values()]
+            with _whole(folder) as unfinished:
+                settings = read_settings(TomlFile(BASE), {**self._common(), "output_dir": str(unfinished)})
+                fuse(settings, loras, target_texts(self.concepts), (SIDE, SIDE), Fusion(**FUSED[way]))
+        return folder / "student.safetensors"
+
+    def files(self, recipe: str, way: str, name: str) -> list[Path]:
+        """The LoRAs that make a model; of a concept alone, that of this one."""
+        if way == JOINTLY:
+            return [self.learned(recipe, [*self.subjects])]
+        if way in FUSED:
+            return [self.fused(recipe, way)]
+        loras = self.apart(recipe)
+        return [loras[name]] if way == ALONE else [*loras.values()]
+
+    # Models
+
+    def trial(self, recipe: str, way: str) -> dict[str, Any]:
+        """Brings the concepts into one model and asks it for each of them; keeps the pictures for the sheet."""
+        begin, found, kept = time.perf_counter(), {}, {}
+        for name, subject in self.subjects.items():
+            found[name] = self._asked(subject, *self._student(way, self.files(recipe, way, name)))
+            kept[name] = as_bytes(self.bench.last_pictures)
+        write_tensors(trial_file(self.work, recipe, way, self.seed).with_suffix(".safetensors"), kept)
+        seconds = round(time.perf_counter() - begin, 1)
+        return {"recipe": recipe, "way": way, "seed": self.seed, "seconds": seconds, "concepts": found}
+
+    def controls(self) -> list[dict[str, Any]]:
+        """What bounds the tables; they know no training seed."""
+        found: dict[str, dict[str, Any]] = {PRETRAINED: {}, DRAWN: {}}
+        kept = {}
+        self._load({})
+        for name, subject in self.subjects.items():
+            found[PRETRAINED][name] = self._asked(subject, PRETRAINED_BRANCH, all_at_once)
+            kept[name] = as_bytes(self.bench.last_pictures)
+            probes, asked, truth = subject.probes(), _with_concept(subject), drawn(subject)
+            before = self.bench.pretrained(self.parts, subject)[1][asked]
+            values = measure(subject, [probes[k] for k in asked], self.bench.judge, truth, before)["concept"]
+            found[DRAWN][name] = {"concept": {**rounded(values), **self._others(subject, truth)}}
+        write_tensors(trial_file(self.work, PRETRAINED, "", 0).with_suffix(".safetensors"), kept)
+        return [{"recipe": name, "way": "", "seed": 0, "concepts": concepts} for name, concepts in found.items()]
+
+    def _student(self, way: str, loras: Sequence[Path]) -> tuple[Branch, Turns]:
+        """The model of these LoRAs and of all vectors beside them, and which prompts it draws at once."""
+        vectors = {}
+        for file in filter(None, map(concept_file_of, loras)):
+            vectors |= load_concepts(file)[0]
+        branch = Branch({}, embeddings_of(self.parts, vectors, "the concept files"), default=STUDENT_ADAPTER)
+        weights = [load_lora(path, len(self.parts.model.blocks)) for path in loras]
+        if way == AGGREGATED:
+            return branch, partial(self._one_by_one, weights)
+        self._load(merged(weights, [1.0] * len(weights)))
+        return branch, all_at_once
+
+    def _one_by_one(self, loras: Sequence[LowRankWeights], probes: Sequence[Probe]) -> Iterator[list[int]]:
+        """Prompt by prompt, the LoRAs weighed for it."""
+        for index, probe in enumerate(probes):
+            self._load(weighed(loras, weights_for(self.parts, self.concepts, probe.text)))
+            yield [index]
+
+    def _load(self, weights: LowRankWeights) -> None:
+        self.parts.network.load(STUDENT_ADAPTER, weights, "the model")
+
+    # Measures
+
+    def _asked(self, subject: BenchConcept, branch: Branch, turns: Turns) -> dict[str, Any]:
+        """All measures of the bench, and how likely the other subjects' looks are in this one's pictures."""
+        result = self.bench.score(self.parts, subject, branch, turns=turns)["probes"]
+        result["concept"] |= self._others(subject, self.bench.last_pictures[_with_concept(subject)])
+        return result
+
+    def _others(self, subject: BenchConcept, pictures: Tensor) -> dict[str, list[float | None]]:
+        look, others = self.bench.judge.look(pictures), (set(self.subjects) - {subject.name})
+        return rounded({looks_of(one): fidelity(look, self.subjects[one].identity).tolist() for one in sorted(others)})
+
+
+def _with_concept(subject: BenchConcept) -> list[int]:
+    return [k for k, probe in enumerate(subject.probes()) if probe.sort == "concept"]
+
+
+def _train(stage: Stage) -> None:
+    while stage.done < stage.steps:
+        stage.step()
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which gets its name when all is in it."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    yield unfinished
+    unfinished.rename(folder)
+
+
+def follow(work: Path, model: str, recipe: str, ways: Sequence[str], seed: int, threads: int) -> None:
+    """Some trials of a recipe, one after the other; of no recipe, the controls."""
+    torch.set_num_threads(threads)
+    together = Together(work, model, seed)
+    for way in ways:
+        result = together.trial(recipe, way)
+        write_text(trial_file(work, recipe, way, seed), json.dumps(result))
+        print(f"{recipe}, {way}, seed {seed}: {result['seconds']:.0f} s", flush=True)
+    if not recipe:
+        for result in together.controls():
+            write_text(trial_file(work, result["recipe"], "", 0), json.dumps(result))
