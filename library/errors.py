@@ -83,6 +83,36 @@ def not_written(error: OSError, path: Path | str | None, how: str = "written") -
     )
 
 
+LACKS_MEMORY = ("out of memory", "allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
+"""In the texts of errors of PyTorch, CUDA and its libraries where a card's or the computer's memory is used up."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error means that the card's memory, or the computer's, does not suffice."""
+    said = isinstance(error, RuntimeError) and any(mark in str(error) for mark in LACKS_MEMORY)
+    return said or isinstance(error, MemoryError)
+
+
+def in_words(error: Exception) -> str:
+    """An error of any kind, for the middle of a sentence."""
+    if lacks_memory(error.__cause__ or error):
+        return "the memory does not suffice"
+    return error.what.removesuffix(".") if isinstance(error, PureCCError) else f"{type(error).__name__}: {error}"
+
+
+def memory_error(where: str) -> TrainingError:
+    """What there is to say of a memory that did not suffice, but for a step of training.
+
+    Args:
+        where: the phase, or what else needed it.
+    """
+    return TrainingError(
+        f"{where}: the memory does not suffice.",
+        "Close other programs that use the card. --dry_run says what each phase needs; with --auto_fit the run takes "
+        "less by itself, as does a lower resolution.",
+    )
+
+
 class Interrupted(Exception):
     """The user pressed Ctrl-C; everything is saved. Its text says how to go on."""
 
@@ -136,7 +166,10 @@ def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | 
         print(f"error: {known}", file=sys.stderr)
         return exit_code_for(known)
     except Exception as fault:  # the last resort: nothing above knows it
-        return _fault(fault, where_is_the_log)
+        if not lacks_memory(fault):
+            return _fault(fault, where_is_the_log)
+        print(f"error: {memory_error(str(fault).splitlines()[0] if str(fault) else 'Python')}", file=sys.stderr)
+        return EXIT_TRAINING_ERROR
     return 0
 
 

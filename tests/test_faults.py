@@ -417,6 +417,40 @@ def test_a_skipped_step_changes_no_weight(quick_plan):
     assert all((a == b).all() for a, b in zip(before, stage._parameters(), strict=True))
 
 
+def test_a_gradient_beyond_float16_is_skipped_said_and_scaled_less_next_time(quick_plan):
+    run = Run(quick_plan(mixed_precision="fp16", extractor_train_steps=3))
+    run.open_log()
+    run.prepare()
+    run.build_extractor()
+    stage = run.extractor_stage()
+    stage.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    before = [weight.detach().clone() for weight in stage._parameters()]
+    assert f"loss scale of fp16 from now on: {2.0**59:g}" in stage.step()["skipped"] and stage.skipped == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, stage._parameters(), strict=True))
+    stage.scaler = torch.amp.GradScaler("cpu")
+    assert "skipped" not in stage.step() and stage.skipped == 0
+    assert not all(torch.equal(a, b) for a, b in zip(before, stage._parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), MemoryError()],
+    ids=str,
+)
+def test_memory_that_does_not_suffice_is_a_sentence_wherever_it_happens(quick_plan, monkeypatch, capsys, error):
+    from library.errors import EXIT_TRAINING_ERROR, exit_code_of
+
+    def scarce(*_):
+        raise error
+
+    assert exit_code_of(scarce, lambda: "the log") == EXIT_TRAINING_ERROR
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "the memory does not suffice" in said and "Traceback" not in said
+    monkeypatch.setattr("library.training.run.draw_replay", scarce)
+    with pytest.raises(TrainingError, match="replayed pictures: the memory does not suffice"):
+        Run(quick_plan()).train()
+
+
 def test_a_fault_of_ours_shows_its_traceback_and_a_disk_does_not(capsys, tmp_path):
     from library.errors import EXIT_FAULT, exit_code_of
 

@@ -19,7 +19,16 @@ from library.training.fit import (
     recompute_as_few_as_fit,
     steps_down,
 )
-from library.training.forecast import DESKTOP, GIB, OVERHEAD, StepCount, count_step, forecast
+from library.training.forecast import (
+    CUDA_CONTEXT,
+    DESKTOP,
+    GIB,
+    OVERHEAD,
+    StepCount,
+    count_step,
+    count_words,
+    forecast,
+)
 from library.training.plan import make_plan
 from library.training.run import Run
 from tests.conftest import ROOT
@@ -140,7 +149,7 @@ def test_the_preset_of_each_card_fits_it(gigabytes, full_plan, counted):
     size = plan.size
     others = plan.parts.model.footprints([size], [size])
     assert step.footprint.weights + others["decode"].total <= room
-    assert max(others["text"].total, others["encode"].total) <= room
+    assert max(others["text"].total, others["encode"].total, count_words(plan).footprint.total) <= room
     assert plan.parts.model.t5_length == 77 and max(size) <= 1024 and plan.settings.model.quantization == "none"
 
 
@@ -158,6 +167,14 @@ def test_a_forecast_names_every_phase_and_a_card_too_small_is_answered_in_order(
     order = ["gradient_checkpointing = true", "vae_tiling", "one_by_one", "blocks_to_swap = 1", '"int8"', '"nf4"']
     assert [said.index(word) for word in order] == sorted(said.index(word) for word in order)
     assert "Fits a card" in describe_fit(*fitted(plan_of(vram_gb=4.0), 4 * GIB), 4 * GIB)
+
+
+@pytest.mark.parametrize(("others", "left"), [(0.5, 8.0), (0.9, 8.0), (2.0, 6.9)])
+def test_a_card_is_as_large_as_others_leave_it_and_our_own_context_does_not_count(plan_of, monkeypatch, others, left):
+    """What CUDA holds for this process is part of the forecast, so it must not be missing from the card as well."""
+    free = 8 * GIB - int(others * GIB) - CUDA_CONTEXT
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 8 * GIB))
+    assert card_of(plan_of().settings, torch.device("cuda")) / GIB == pytest.approx(left)
 
 
 def test_auto_fit_takes_every_step_and_the_run_follows(plan_of):

@@ -279,6 +279,17 @@ def test_learned_words_that_are_the_triggers_own_rows_read_as_the_encoders_do(pl
     assert torch.equal(read.context[0, clips:], parts.texts["a dog"].states.context[clips:]), "T5 reads the base text"
 
 
+def test_words_that_have_learned_are_read_anew_whichever_optimizer_moved_them(plan_of):
+    run = ready(plan_of(method="textual_inversion", optimizer_type="AdamW8bit", embedding_lr=1.0))
+    prompts, stage = PromptBatch.of([run.parts.texts["a sks dog"]], ["dog"]), run.student_stage()
+    with torch.no_grad():
+        before, again = run.parts.reader(prompts).context, run.parts.reader(prompts).context
+    stage.step()
+    with torch.no_grad():
+        after = run.parts.reader(prompts).context
+    assert torch.equal(before, again) and not torch.equal(before, after)
+
+
 def test_an_embedding_file_is_what_comfyui_loads_and_starts_from_the_class_word(plan_of):
     run = Run(plan_of(method="textual_inversion", max_train_steps=1, embedding_lr=0.0))
     files = run.train()

@@ -72,6 +72,15 @@ def test_half_precision_with_checkpointing_trains_and_keeps_the_lora_in_float32(
     assert any(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_up" in name)
 
 
+def test_the_clips_of_learned_words_never_join_the_transformer_on_a_card(tiny_model, monkeypatch):
+    model = model_of(tiny_model)
+    monkeypatch.setattr("library.models.sd3.LearnedWords", lambda encoders, *given: (encoders, given[-1]))
+    model.device, model.dtype = torch.device("cuda"), torch.float16  # a stand-in: nothing is computed on it
+    encoders, rows_on = model.learned_words({})
+    kinds = {(tensor.device.type, tensor.dtype) for encoder in encoders for tensor in encoder.parameters()}
+    assert kinds == {("cpu", torch.float32)} and rows_on == torch.device("cuda")
+
+
 def test_checkpointing_changes_nothing_but_memory(plan_of):
     files = []
     for checkpointing in (False, True):

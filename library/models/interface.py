@@ -152,7 +152,7 @@ class FlowModel(Protocol):
         """
 
     def learned_words(self, starts: Mapping[str, tuple[str, int]]) -> nn.Module:
-        """The text encoders with learned rows for triggers; see `LearnedWords`."""
+        """The two CLIPs with learned rows for triggers; see `LearnedWords`. They stay on the CPU."""
 
     def count_tokens(self, texts: Sequence[str]) -> list[list[TokenCount]]:
         """For each text, how many tokens each encoder needs, begin and end included, and how many it takes."""

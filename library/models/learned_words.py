@@ -22,6 +22,7 @@ class LearnedWords(nn.Module):
         tokenizers: theirs.
         length: tokens that they read.
         starts: for each concept, the word whose rows its own start from, and how many there are.
+        device: of the rows and of what `encode` gives; the encoders may be on another.
     """
 
     def __init__(
@@ -30,9 +31,10 @@ class LearnedWords(nn.Module):
         tokenizers: Sequence[Any],
         length: int,
         starts: Mapping[str, tuple[str, int]],
+        device: torch.device,
     ) -> None:
         super().__init__()
-        self.encoders, self.tokenizers, self.length = list(encoders), list(tokenizers), length
+        self.encoders, self.tokenizers, self.length, self.device = list(encoders), list(tokenizers), length, device
         self.rows = nn.ModuleDict()
         for concept, (word, count) in starts.items():
             rows = {name: self._start(index, word, count) for index, name in enumerate(CLIPS)}
@@ -42,7 +44,7 @@ class LearnedWords(nn.Module):
         ids = self.tokenizers[index](word, add_special_tokens=False)["input_ids"]
         table = self._table(index).weight
         mean = table[torch.tensor(ids, device=table.device)].detach().float().mean(0)
-        return nn.Parameter(mean.expand(count, -1).clone())
+        return nn.Parameter(mean.expand(count, -1).clone().to(self.device))
 
     def _table(self, index: int) -> nn.Embedding:
         return self.encoders[index].text_model.embeddings.token_embedding
@@ -60,7 +62,7 @@ class LearnedWords(nn.Module):
         wide, width = torch.cat(hidden, dim=-1), plain.context.shape[-1]
         wide = nn.functional.pad(wide, (0, width - wide.shape[-1]))
         t5 = plain.context[self.length :].to(wide)
-        return torch.cat([wide, t5]), torch.cat(pooled, dim=-1)
+        return torch.cat([wide, t5]).to(self.device), torch.cat(pooled, dim=-1).to(self.device)
 
     def _clip(self, index: int, text: str, spans: Sequence[tuple[int, int, str]]) -> tuple[Tensor, Tensor]:
         table = self._table(index)
@@ -71,7 +73,7 @@ class LearnedWords(nn.Module):
             if not positions:
                 return states
             where = torch.tensor(positions, device=states.device)
-            return states.index_put((torch.zeros_like(where), where), torch.stack(rows).to(states.dtype))
+            return states.index_put((torch.zeros_like(where), where), torch.stack(rows).to(states))
 
         handle = table.register_forward_hook(spliced)
         try:

@@ -158,8 +158,10 @@ class SD3Model:
         return states
 
     def learned_words(self, starts: Mapping[str, tuple[str, int]]) -> LearnedWords:
-        encoders = [self._load(part) for part in TEXT_ENCODERS[:2]]
-        return LearnedWords(encoders, self._tokenizers[:2], self.clip_length, starts)
+        # On the CPU, as in `encode_text`. Beside a card in float32, the one precision that every processor is quick in.
+        dtype = self.dtype if self.device.type == "cpu" else torch.float32
+        encoders = [self._load(part, "cpu", dtype) for part in TEXT_ENCODERS[:2]]
+        return LearnedWords(encoders, self._tokenizers[:2], self.clip_length, starts, self.device)
 
     def count_tokens(self, texts: Sequence[str]) -> list[list[TokenCount]]:
         counts = []
@@ -292,12 +294,12 @@ class SD3Model:
     def fingerprint(self) -> str:
         return self._fingerprint
 
-    def _load(self, part: str, device: torch.device | str | None = None) -> nn.Module:
-        """A part with its weights in the model's precision, on the model's device if no other is named."""
-        module = blank(part, self.files.config(part))
+    def _load(self, part: str, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
+        """A part with its weights in the model's precision and on its device, if no others are named."""
+        module, dtype = blank(part, self.files.config(part)), dtype or self.dtype
         if self.device == META:
-            return as_skeleton(module, self.dtype)
-        return fill(module, self.files.weights(part), self.dtype, device or self.device)
+            return as_skeleton(module, dtype)
+        return fill(module, self.files.weights(part), dtype, device or self.device)
 
     def _empty_cache(self) -> None:
         if self.device.type == "cuda":

@@ -17,6 +17,7 @@ from library.errors import ConfigError
 from library.models.residence import ALWAYS_RESIDENT, Residence
 from library.roofline import CARDS
 from library.training.forecast import (
+    CUDA_CONTEXT,
     DESKTOP,
     GIB,
     OVERHEAD,
@@ -86,7 +87,10 @@ def with_settings(plan: Plan, settings: Settings) -> Plan:
 
 
 def card_of(settings: Settings, device: torch.device) -> int | None:
-    """Bytes of the card to plan for; None if there is none. What programs hold beyond a desktop is not its."""
+    """Bytes of the card to plan for; None if there is none. What programs hold beyond a desktop is not its.
+
+    What is free is so beside what CUDA has taken by now for this process, which a forecast counts as well.
+    """
     if settings.model.vram_gb is not None:
         return int(settings.model.vram_gb * GIB)
     if settings.model.card is not None:
@@ -94,7 +98,7 @@ def card_of(settings: Settings, device: torch.device) -> int | None:
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
-    return min(total, free + DESKTOP)
+    return min(total, free + CUDA_CONTEXT + DESKTOP)
 
 
 def block_count(plan: Plan) -> int:

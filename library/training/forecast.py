@@ -17,7 +17,6 @@ from library.hierarchical_embedding_injector import ConceptToken
 from library.live_memory import META, LiveMemory, fused_attention, held_by, storage_bytes
 from library.models import FlowModel, PromptBatch
 from library.models.counting import Footprint
-from library.models.interface import TextStates
 from library.models.residence import Residence
 from library.objectives import COMPLETE, EXTRACTOR, REPLAYED, STUDENT
 from library.roofline import BUS, Speed
@@ -33,8 +32,7 @@ from library.training.parts import STUDENT_ADAPTER, Parts, learns_words
 from library.training.plan import Plan
 from library.training.replay import pictures_at_once
 from library.training.stages import student_weights
-from library.training.word_fit import has_words, rows_of
-from library.training.words import made_words
+from library.training.word_fit import has_words
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.55 * GIB)
@@ -170,7 +168,7 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     swap = parts.model.base.swap
     if not learning:  # words that learn: the gradient goes all the way to the text
         for prompts in reference.prompts.values():
-            object.__setattr__(prompts, "context", prompts.context.to(META).requires_grad_())
+            object.__setattr__(prompts, "context", _learning(prompts.context))
     with fused_attention(), LiveMemory() as memory:
         objective(scheduler.predict(reference, replay)).total.backward()
     moved = 0 if swap is None else swap.bytes_moved
@@ -198,25 +196,26 @@ def count_sampling(plan: Plan, size: tuple[int, int], rows: int) -> StepCount:
 
 
 def count_words(plan: Plan) -> StepCount:
-    """A pass of the fit of words for one batch, without gradient and then with, all the way to both CLIPs."""
+    """A pass of the fit of words for one batch, without gradient and then with, all the way to the text.
+
+    What the CLIPs take is not in it: they stay on the CPU.
+    """
     parts = counted_parts(plan, STUDENT, None)
     freeze_all_but([], [], parts)
-    words, concept = made_words(parts, rows_of(parts)), plan.config.concepts[0].name
     scene = _scene(plan, *heaviest_batch(plan), {COMPLETE})
-    prompts = scene.prompts[COMPLETE]
-    plain = TextStates(prompts.context[0].to(META), prompts.pooled[0].to(META))
+    prompts, student = scene.prompts[COMPLETE], parts.branches()[STUDENT]
+    read = replace(prompts, context=_learning(prompts.context), pooled=_learning(prompts.pooled))
     with fused_attention(), LiveMemory() as memory:
         with torch.no_grad():
-            parts.velocity(PRETRAINED_BRANCH, scene.x_t, scene.sigma, [prompts])
-        read = [words.encode("", [(1, 1, concept)], plain) for _ in prompts.texts or prompts.tokens]
-        context, pooled = (torch.stack(some).to(parts.model.dtype) for some in zip(*read, strict=True))
-        parts.velocity(
-            parts.branches()[STUDENT], scene.x_t, scene.sigma, [replace(prompts, context=context, pooled=pooled)]
-        ).sum().backward()
+            parts.velocity(student, scene.x_t, scene.sigma, [prompts])
+        parts.velocity(student, scene.x_t, scene.sigma, [read]).sum().backward()
     moved = 0 if parts.model.base.swap is None else parts.model.base.swap.bytes_moved
-    clips = [tensor for encoder in words.encoders for tensor in held_by(encoder)]
-    weights = storage_bytes([*_held(parts), *clips])
-    return StepCount(Footprint(weights, memory.peak, memory.work), 0, memory.flops, moved)
+    return StepCount(Footprint(storage_bytes(_held(parts)), memory.peak, memory.work), 0, memory.flops, moved)
+
+
+def _learning(states: Tensor) -> Tensor:
+    """States of a text that a gradient goes to."""
+    return states.to(META).requires_grad_()
 
 
 def counted_parts(plan: Plan, stage: str, residence: Residence | None) -> Parts:

@@ -12,10 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from library.adapters.layouts import LAYOUTS
-from library.errors import StorageError
+from library.errors import StorageError, in_words, lacks_memory, memory_error
 from library.objectives import EXTRACTOR, STUDENT
 from library.report.log import RunLog, mean_of_end, read_log, write_csv
 from library.report.page import Section, write_page
@@ -102,12 +100,20 @@ class Observer:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What happens inside is measured, and named in the status."""
+        """What happens inside is measured, and named in the status.
+
+        Raises:
+            TrainingError: the memory did not suffice, and nobody inside knew what to do.
+        """
         outer = self.phases.now
         try:
             with self.phases.of(name):
                 self.status.set(activity=name)
                 yield
+        except Exception as error:
+            if lacks_memory(error):
+                raise memory_error(name) from error
+            raise
         finally:
             self.status.set(activity=outer, phases=self.measured())
 
@@ -205,12 +211,7 @@ class Observer:
         except StorageError:
             raise
         except Exception as error:  # pictures of a run must never cost the user the run
-            why = (
-                "the memory does not suffice"
-                if isinstance(error, torch.OutOfMemoryError)
-                else f"{type(error).__name__}: {error}"
-            )
-            say(f"WARNING: the sheet {file} could not be drawn ({why}). The run goes on without it.")
+            say(f"WARNING: the sheet {file} could not be drawn ({in_words(error)}). The run goes on without it.")
             self.parts.model.release_vae()
 
     # Files
@@ -237,7 +238,7 @@ class Observer:
                         self.loads[path] = check.of(path, layout).line
                         say(self.loads[path])
         except Exception as error:  # a check must never cost the user a run
-            say(f"WARNING: the saved files could not be checked ({type(error).__name__}: {error}). They are kept.")
+            say(f"WARNING: the saved files could not be checked ({in_words(error)}). They are kept.")
 
     def look(self, what: str, at_the_student: Callable[[], None]) -> None:
         """Lets something look at the finished student. Whatever goes wrong there, the files are saved.
@@ -249,7 +250,7 @@ class Observer:
             with self.phase(what.removeprefix("the ")):
                 at_the_student()
         except Exception as error:  # nothing that only looks may cost the user a run
-            say(f"WARNING: {what} could not be made ({type(error).__name__}: {error}). The run goes on.")
+            say(f"WARNING: {what} could not be made ({in_words(error)}). The run goes on.")
 
     def say_if_weak(self) -> None:
         """A word about a student that the extractor taught little."""

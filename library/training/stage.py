@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from library.chance import seed_for
 from library.config.settings import OptimizerSettings
 from library.dual_branch_scheduler import DualBranchScheduler
-from library.errors import TrainingError
+from library.errors import TrainingError, lacks_memory
 from library.methods.penalties import Penalty
 from library.objectives import Losses, Objective
 from library.optim import build_lr_scheduler, build_optimizer
@@ -124,7 +124,9 @@ class Stage:
         begin = (self.done - self._unseen) * batches
         try:
             seen = [self._gradient_of(begin + index, batches) for index in range(batches)]
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not lacks_memory(error):
+                raise
             if self.fused:
                 raise TrainingError(
                     f"Stage {self.name}, step {self.done + 1}: the card's memory did not suffice.",
@@ -148,9 +150,13 @@ class Stage:
         else:
             most = self.settings.max_grad_norm or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), most))
-        if not math.isfinite(norm) and not self.scaler.is_enabled():  # with fp16, the scaler itself passes it over
+        if not math.isfinite(norm):
+            self.scaler.update()  # scales less from now on
             shown = [name for index in range(batches) for name in self.scenes.shown(begin + index)]
-            return self._skip(f"the gradient is {norm}, of {', '.join(shown)}")
+            scale = (
+                f" (loss scale of fp16 from now on: {self.scaler.get_scale():g})" if self.scaler.is_enabled() else ""
+            )
+            return self._skip(f"the gradient is {norm}, of {', '.join(shown)}{scale}")
         rates = {learner.name: float(rate) for learner, rate in zip(self.learners, self._rates(), strict=True)}
         self.scaler.step(self.optimizer)
         self.scaler.update()
