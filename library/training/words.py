@@ -25,7 +25,7 @@ class WordReader:
     """
 
     def __init__(self, parts: Parts, words: LearnedWords) -> None:
-        self.parts, self.words, self._read = parts, words, {}
+        self.parts, self.words, self._kept = parts, words, {}
 
     def __call__(self, batch: PromptBatch) -> PromptBatch:
         """The batch with the states of every row that has a trigger made anew; others stay as they are."""
@@ -42,18 +42,21 @@ class WordReader:
         return PromptBatch(torch.stack(context), torch.stack(pooled), batch.tokens, batch.concepts, batch.texts)
 
     def _states(self, text: str) -> tuple[Tensor, Tensor]:
-        versions = tuple(one._version for one in self.words.parameters())
-        if not torch.is_grad_enabled() and self._read.get(text, (None,))[0] == versions:
-            return self._read[text][1]
+        if torch.is_grad_enabled():
+            return self._read(text)
+        # By value, since optimizers of bitsandbytes change weights without counting their versions up.
+        rows = torch.cat([one.flatten() for one in self.words.parameters()])
+        if text not in self._kept or not torch.equal(self._kept[text][0], rows):
+            self._kept[text] = (rows, self._read(text))  # the steps of a picture read the same texts
+        return self._kept[text][1]
+
+    def _read(self, text: str) -> tuple[Tensor, Tensor]:
         plain = text
         for concept in self.parts.concepts:
             plain = without_concept(plain, concept)
         self.parts.texts.prepare([plain])
         spans = _spans(self.parts.texts[text].tokens, self.parts.model.clip_length)
-        states = self.words.encode(text, spans, self.parts.texts[plain].states)
-        if not torch.is_grad_enabled():
-            self._read[text] = (versions, states)  # the steps of a picture read the same texts
-        return states
+        return self.words.encode(text, spans, self.parts.texts[plain].states)
 
 
 def _spans(tokens: Sequence[ConceptToken], clip_length: int) -> list[tuple[int, int, str]]:
