@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, ImageFile, PngImagePlugin
 
 from library.config.dataset_file import read_dataset_config
 from library.config.files import TomlFile
 from library.config.settings import DataSettings
 from library.data.cache import Cache
-from library.data.images import has_several, image_size, open_image, png_chunks
+from library.data.images import has_several, image_size, open_image
 from library.data.latents import Latents
 from library.data.pictures import Draw, find_pictures
+from library.data.whole import png_chunks
 from library.errors import DataError
 
 CORNERS = {(0, 0): (255, 0, 0), (39, 0): (0, 255, 0), (0, 23): (0, 0, 255), (39, 23): (255, 255, 255)}
@@ -179,7 +180,7 @@ def test_the_size_of_a_picture_is_known_without_its_pixels(tmp_path, monkeypatch
     upright().save(tmp_path / "a.png")
     upright().save(tmp_path / "a.jpg")
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: pytest.fail("decoded"))
-    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     assert image_size(tmp_path / "a.png") == image_size(tmp_path / "a.jpg") == (40, 24)
 
 
@@ -206,14 +207,79 @@ def test_a_bomb_is_found_before_anything_is_computed(config_of, tmp_path):
     upright().save(folder / "good.png")
     (folder / "large.png").write_bytes(png(12_000, 9_000, 1, 0, b"\0" * 1501 * 9000))
     (folder / "huge.png").write_bytes(png(60_000, 60_000, 8, 2, b"\0"))
-    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:-20])
+    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:-60])
     assert (folder / "large.png").stat().st_size < 20_000
     with pytest.raises(DataError) as error:
         find_pictures(config_of(folder), 8)
     said = str(error.value)
     for name in ("large.png", "huge.png"):
         assert f"{name} claims to be larger than 89 million pixels" in said
-    assert "cut.png can't be read: it is cut off" in said and "good.png" not in said
+    assert "cut.png is cut off: the file ends before the picture does" in said and "good.png" not in said
+
+
+def phone_picture() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)).resize((320, 240))
+
+
+def exif_with_a_jpeg() -> bytes:
+    """What phones put before the pixels: a small picture, whose end is marked as that of the whole one is."""
+    small = BytesIO()
+    phone_picture().resize((32, 24)).save(small, "JPEG")
+    return b"Exif\0\0" + Image.Exif().tobytes() + small.getvalue()
+
+
+SAVED = {
+    "a.jpg": {},
+    "thumbnail.jpg": {"exif": exif_with_a_jpeg()},
+    "progressive.jpg": {"progressive": True},
+    "two.jpg": {"format": "MPO", "save_all": True, "append_images": [phone_picture()]},
+    "a.png": {},
+    "a.webp": {},
+    "a.avif": {},
+    "a.bmp": {},
+    "a.tif": {},
+    "packed.tif": {"compression": "tiff_deflate"},
+}
+"""How pictures of each kind are written."""
+
+
+@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize("lost", [2, 0.01, 0.3, 0.9])
+def test_a_picture_that_is_cut_off_is_found_by_its_file_alone(tmp_path, name, lost):
+    """Wherever it ends, as long as PIL can't make a picture of it."""
+    path = tmp_path / name
+    phone_picture().save(path, **SAVED[name])
+    assert image_size(path) == (320, 240)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: -lost if isinstance(lost, int) else int(len(whole) * (1 - lost))])
+    try:
+        assert open_image(path).size == image_size(path)
+        assert name == "two.jpg" or (name == "a.png" and lost == 2), "what is lost is no part of the first picture"
+    except DataError:
+        with pytest.raises(DataError, match=r"is cut off|can't be read"):
+            image_size(path)
+
+
+def test_what_stands_behind_a_picture_makes_it_no_cut_off_one(tmp_path, monkeypatch):
+    """Phones put films and data of their own there, more than what is looked at first; nothing has to be decoded."""
+    phone_picture().save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes() + b"film" * 100_000)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    assert image_size(tmp_path / "a.jpg") == (320, 240)
+
+
+def test_all_pictures_that_are_cut_off_are_named_at_once(config_of, tmp_path):
+    folder = tmp_path / "dogs"
+    folder.mkdir()
+    for number in range(4):
+        phone_picture().save(folder / f"{number}.jpg")
+    for number in (1, 3):
+        (folder / f"{number}.jpg").write_bytes((folder / f"{number}.jpg").read_bytes()[:-500])
+    with pytest.raises(DataError) as error:
+        find_pictures(config_of(folder), 8)
+    for number in range(4):
+        said = f"The picture {folder / f'{number}.jpg'} is cut off: the file ends before the picture does.\n  Copy or"
+        assert (said in str(error.value)) == (number in (1, 3))
 
 
 class Corner:

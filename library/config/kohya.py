@@ -19,7 +19,6 @@ NEEDLESS = frozenset(
         "cache_latents_to_disk",
         "cache_text_encoder_outputs",
         "cache_text_encoder_outputs_to_disk",
-        "skip_cache_check",
         "vae_batch_size",
         "text_encoder_batch_size",
         "network_train_unet_only",
@@ -77,6 +76,7 @@ NO_EFFECT = {
     "its layers are chosen by target_modules": "network_args",
     'keys are not for files that are passed on; log in once with "wandb login"': "wandb_api_key",
     "its latents could not be cached": "color_aug face_crop_aug_range",
+    "the check takes 2 ms a picture, and without it something damaged might be learned": "skip_cache_check",
     "captions are the same from the first step": "token_warmup_min token_warmup_step",
 }
 """Why a setting is passed over, with a warning, and which."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -20,6 +19,7 @@ from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
 from library.config.dataset import Dataset
+from library.data.whole import png_chunks, seems_cut_off
 from library.errors import ConfigError, DataError, nearest
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
@@ -169,11 +169,16 @@ def image_size(path: Path) -> tuple[int, int]:
     """(width, height) as it is seen, EXIF turn included, without decoding the picture.
 
     Raises:
-        DataError: not a picture, suspiciously huge, or of numbers that are no colours; a PNG that is cut off.
+        DataError: not a picture, suspiciously huge, cut off, or of numbers that are no colours.
     """
 
     def size(file: Image.Image) -> tuple[int, int]:
         _check_mode(path, file)
+        if seems_cut_off(file, path) and not _is_decoded(file):
+            raise DataError(
+                f"The picture {path} is cut off: the file ends before the picture does.",
+                "Copy or download it again, or take it out.",
+            )
         if file.format == "TIFF":  # PIL has turned its size already
             return file.size
         return file.size[::-1] if _exif_of(file, path).get(ORIENTATION, 1) in (5, 6, 7, 8) else file.size
@@ -181,27 +186,22 @@ def image_size(path: Path) -> tuple[int, int]:
     return opened(path, size)
 
 
+def _is_decoded(file: Image.Image) -> bool:
+    """Whether PIL makes a picture of it all the same; then nobody misses what the file lacks."""
+    try:
+        file.load()
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error):
+        return False
+    return True
+
+
 def _exif_of(file: Image.Image, path: Path) -> Image.Exif:
     """A picture's EXIF. Of a PNG, PIL decodes all pixels for it, as it may stand behind them; mostly it does not."""
     if not isinstance(file, PngImageFile):
         return file.getexif()
     kinds = list(png_chunks(path))
-    if kinds[-1:] != [b"IEND"]:
-        raise OSError("it is cut off")
     behind = kinds[kinds.index(b"IDAT") :] if b"IDAT" in kinds else []
     return file.getexif() if {b"eXIf", b"iTXt", b"tEXt", b"zTXt"} & set(behind) else Image.Image.getexif(file)
-
-
-def png_chunks(path: Path) -> Iterator[bytes]:
-    """The kinds of a PNG's chunks, in order, up to its end or to where it is cut off."""
-    with path.open("rb") as file:
-        file.seek(8)
-        while len(begin := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", begin)
-            yield kind
-            if kind == b"IEND":
-                return
-            file.seek(length + 4, os.SEEK_CUR)
 
 
 def fit(

@@ -1,0 +1,88 @@
+"""Whether a picture's file goes to the picture's end, told by its structure alone: no pixel is decoded for it."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+END_OF_JPEG = b"\xff\xd9"
+"""Marker behind a JPEG's pixels, which can't hold it: there, 0 follows every 255."""
+TAIL = 1 << 16
+"""Bytes at the end of a JPEG in which the marker mostly is; phones put more behind it."""
+OFFSETS_AND_LENGTHS = ((273, 279), (324, 325))
+"""TIFF's tags for where strips, or tiles, begin and how many bytes each has."""
+BEGIN_OF_AVIF = 16
+"""Bytes in which a part of an AVIF says how long it is."""
+
+
+def seems_cut_off(file: Image.Image, path: Path) -> bool:
+    """Whether the file ends before the picture does. WebP is not looked at: PIL does not open one that is cut off.
+
+    Args:
+        file: as PIL has just opened it.
+        path: of it.
+    """
+    looks = {
+        "PNG": lambda: list(png_chunks(path))[-1:] != [b"IEND"],
+        "JPEG": lambda: not _has_end_of_jpeg(path, file.fp.tell()),
+        "MPO": lambda: not _has_end_of_jpeg(path, 0),
+        "BMP": lambda: _length_in_bmp(path) > path.stat().st_size,
+        "TIFF": lambda: _end_of_tiff(file) > path.stat().st_size,
+        "AVIF": lambda: _end_of_avif(path) > path.stat().st_size,
+    }
+    return file.format in looks and looks[file.format]()
+
+
+def png_chunks(path: Path) -> Iterator[bytes]:
+    """The kinds of a PNG's chunks, in order, up to its end or to where it is cut off."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(begin := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", begin)
+            yield kind
+            if kind == b"IEND":
+                return
+            file.seek(length + 4, os.SEEK_CUR)
+
+
+def _has_end_of_jpeg(path: Path, pixels: int) -> bool:
+    """Whether the marker stands anywhere behind the byte where the pixels begin."""
+    with path.open("rb") as file:
+        file.seek(max(pixels, path.stat().st_size - TAIL))
+        if END_OF_JPEG in file.read():
+            return True
+        file.seek(pixels)
+        return END_OF_JPEG in file.read()
+
+
+def _length_in_bmp(path: Path) -> int:
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(6)[2:], "little")
+
+
+def _end_of_tiff(file: Image.Image) -> int:
+    ends = [
+        begin + length
+        for offsets, lengths in OFFSETS_AND_LENGTHS
+        for begin, length in zip(file.tag_v2.get(offsets, ()), file.tag_v2.get(lengths, ()), strict=False)
+    ]
+    return max(ends, default=0)
+
+
+def _end_of_avif(path: Path) -> int:
+    """Where the last of its parts ends, as it says itself."""
+    with path.open("rb") as file:
+        at = 0
+        while len(begin := file.read(BEGIN_OF_AVIF)) >= 8:
+            length = int.from_bytes(begin[:4], "big")
+            if length == 1:
+                length = int.from_bytes(begin[8:], "big")
+            if length < 8:  # 0: up to the end of the file
+                break
+            at += length
+            file.seek(at)
+    return at
