@@ -34,17 +34,20 @@ def main() -> None:
         raise ConfigError(f"Command line: --mu is {arguments.mu}; it must be 0 or more.")
     settings = read_settings(config_file_of(arguments), settings_given(arguments))
 
+    from library.data.cache_limit import CacheUse
     from library.training.fusing import Fusion, aggregate, fuse  # after the settings: slow to import
 
     loras = [Path(path).expanduser() for path in arguments.lora]
     if arguments.fusion == "elastic":
         if len(arguments.prompt) != 1:
             raise ConfigError("Command line: --fusion elastic is for one --prompt, the one to be drawn.")
-        weights = aggregate(settings, loras, arguments.prompt[0])
+        with CacheUse.of(settings.saving):
+            weights = aggregate(settings, loras, arguments.prompt[0])
         print(", ".join(f"{trigger} at {weight:.2f}" for trigger, weight in weights.items()))
         return
     size = as_size(settings.data.resolution, "resolution")
-    fuse(settings, loras, arguments.prompt, size, Fusion(arguments.mu, arguments.fusion))
+    with CacheUse.of(settings.saving):
+        fuse(settings, loras, arguments.prompt, size, Fusion(arguments.mu, arguments.fusion))
 
 
 if __name__ == "__main__":

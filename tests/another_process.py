@@ -1,4 +1,4 @@
-"""Another process that holds something, and is killed."""
+"""Another process: one that does something, or one that holds something and is killed."""
 
 import os
 import signal
@@ -27,3 +27,16 @@ def held_by_another_process(make: Callable[[], AbstractContextManager]) -> Itera
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.close(ready)
+
+
+def done_by_another_process(work: Callable[[], None]) -> None:
+    """A process of its own does it; returns when it has."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -95,7 +95,7 @@ def test_nothing_is_removed_while_another_run_uses_the_cache_and_a_killed_one_do
         with CacheUse(tmp_path, limit=1):
             pass
         assert kept(cache, 3) == [0, 1, 2]
-        with pytest.raises(ConfigError, match="another run uses the cache"), CacheUse(tmp_path, anew=True):
+        with pytest.raises(ConfigError, match="another command uses the cache"), CacheUse(tmp_path, anew=True):
             pass
         assert kept(cache, 3) == [0, 1, 2]
     with CacheUse(tmp_path, limit=1):

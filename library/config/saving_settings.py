@@ -83,7 +83,7 @@ class SavingSettings:
     )
     max_cache_gb: float | None = setting(
         None,
-        "GB that the cache has at most after a run: what was used longest ago goes. Unset: all stays.",
+        "GB that the cache has at most after a command that uses it: what was used longest ago goes. Unset: all stays.",
         above=0,
         shapes_training=False,
     )

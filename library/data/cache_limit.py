@@ -1,4 +1,4 @@
-"""What is thrown away of a cache, and when: what was used longest ago, by a run that is alone with it."""
+"""What is thrown away of a cache, and when: what was used longest ago, by a command that is alone with it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from library.atomic import TEMPORARY, said_if_not_written
+from library.config.saving_settings import SavingSettings
 from library.errors import ConfigError
 
 USERS, GATE = ".users", ".lock"
-"""Folder with a file for each run that uses the cache, locked while it does, and who may change that at a time."""
+"""Folder with a file for each command that uses the cache, locked while it does, and who may change that at a time."""
 PATIENCE = 60.0
 """Seconds to wait for another process that is just coming or going."""
 PLACE = re.compile(r"[a-z_ ]+/[0-9a-f]{2}/[0-9a-f]{64}\.safetensors")
@@ -34,7 +35,7 @@ class Entry:
 
 
 class CacheUse:
-    """Says that a run uses a cache while the `with` block runs, so that no other throws away what it needs.
+    """Says that a command uses a cache while the `with` block runs, so that no other throws away what it needs.
 
     When the block ends, and nobody else uses the cache, it shrinks to its limit. A folder that may only be read is used
     as it is.
@@ -55,6 +56,12 @@ class CacheUse:
     def __init__(self, folder: str | Path, limit: int | None = None, anew: bool = False) -> None:
         self.folder, self.limit, self.anew, self.cleared = Path(folder).expanduser(), limit, anew, 0
         self._mine: FileLock | None = None
+
+    @classmethod
+    def of(cls, saving: SavingSettings, anew: bool = False) -> CacheUse:
+        """The use of the cache that settings name, up to their limit."""
+        limit = saving.max_cache_gb
+        return cls(saving.cache_dir, None if limit is None else int(limit * 1e9), anew)
 
     def __enter__(self) -> CacheUse:
         with said_if_not_written(self.folder) if self.anew else contextlib.suppress(OSError, Timeout), self._gate():
@@ -80,7 +87,7 @@ class CacheUse:
     def _clear(self) -> None:
         if self._in_use():
             raise ConfigError(
-                f"--clear_cache: another run uses the cache {self.folder.absolute()}.",
+                f"--clear_cache: another command uses the cache {self.folder.absolute()}.",
                 "Wait for it or stop it, or give this run another cache_dir.",
             )
         self.cleared = sum(entry.size for entry in entries(self.folder))

@@ -18,6 +18,7 @@ from library.config.files import (
     command_line_parser,
 )
 from library.config.settings import Settings
+from library.data.cache_limit import CacheUse
 from library.data.latents import Latents
 from library.data.pictures import Picture, find_pictures
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
@@ -137,7 +138,8 @@ def run(words: list[str]) -> str:
     file, settings = settings_in(given)
     concept_files = {lora: concept_file_for(lora, given.concept) for lora in loras}
     config = _config_of(given, file, settings, loras[0], concept_files[loras[0]])
-    return _audit(given, settings, config, concept_files)
+    with CacheUse.of(settings.saving):
+        return _audit(given, settings, config, concept_files)
 
 
 def _config_of(

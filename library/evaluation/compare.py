@@ -28,6 +28,7 @@ from library.config.files import (
 )
 from library.config.methods import RULES
 from library.config.settings import Settings
+from library.data.cache_limit import CacheUse
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.errors import ConfigError, did_you_mean
 from library.evaluation.audit import Auditor, draw, reference_pictures, references_of
@@ -108,8 +109,9 @@ def run(words: list[str]) -> str:
     encoder = _encoder(given, config)
     folder = Path(given.out).expanduser() if given.out else settings.output_dir / "compare"
     arms = [Arm(method, rate) for method in methods for rate in dict.fromkeys(given.rates)]
-    trained = Trained.of(arms, file, given, settings, folder)
-    results, about = _scored(trained, encoder, config, settings, given)
+    with CacheUse.of(settings.saving):
+        trained = Trained.of(arms, file, given, settings, folder)
+        results, about = _scored(trained, encoder, config, settings, given)
     return write_comparison(folder, results, {**trained.asked, "rates": given.rates, **about})
 
 

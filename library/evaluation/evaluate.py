@@ -18,6 +18,7 @@ from library.config.files import (
     command_line_parser,
 )
 from library.config.settings import Settings
+from library.data.cache_limit import CacheUse
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError, PureCCError
 from library.evaluation.drift import Probe, shifts
@@ -74,7 +75,8 @@ def run(words: list[str]) -> str:
     out = Path(given.out).expanduser() if given.out else settings.output_dir / "evaluation"
 
     evaluation = Evaluation(settings, concept, prompts, seeds, size, out)
-    arms = evaluation.draw({name: (lora, concept_files[lora]) for name, lora in names.items()}, given.lora_scale)
+    with CacheUse.of(settings.saving):
+        arms = evaluation.draw({name: (lora, concept_files[lora]) for name, lora in names.items()}, given.lora_scale)
     results = Results(
         out, evaluation.about(names, concept_files, given.lora_scale), prompts, [*arms, *external], CONTROLS
     )
