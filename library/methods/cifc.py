@@ -7,8 +7,9 @@ and it equals `mix_of_show`, which the run says.
 The port:
 * Earlier concepts are the LoRA files in `previous_loras`, of runs before; the product is rank by rank. The released
   code takes the matrices at the output's side instead.
-* The task-shared matrix with its projections (the second regulariser) is in the paper and not in the released code; it
-  is left out here as well.
+* The second regulariser, ||delta W_i - H_i W*||^2 with a W* that all concepts share, is in the paper and not in the
+  released code. At its minimum over H_i and W* it is 0 for any LoRAs, so it means nothing without their start and rate,
+  which are not known: it is left out (docs/methods.md).
 * Elastic weight aggregation, which weighs the concepts' LoRAs anew for each prompt, is in `aggregation.py`:
   `purecc_fuse.py --fusion elastic` writes the LoRA for one prompt.
 """
