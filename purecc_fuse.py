@@ -38,14 +38,14 @@ def main() -> None:
     from library.training.fusing import Fusion, aggregate, fuse  # after the settings: slow to import
 
     loras = [Path(path).expanduser() for path in arguments.lora]
+    size = as_size(settings.data.resolution, "resolution")
     if arguments.fusion == "elastic":
         if len(arguments.prompt) != 1:
             raise ConfigError("Command line: --fusion elastic is for one --prompt, the one to be drawn.")
         with CacheUse.of(settings.saving):
-            weights = aggregate(settings, loras, arguments.prompt[0])
+            weights = aggregate(settings, loras, arguments.prompt[0], size)
         print(", ".join(f"{trigger} at {weight:.2f}" for trigger, weight in weights.items()))
         return
-    size = as_size(settings.data.resolution, "resolution")
     with CacheUse.of(settings.saving):
         fuse(settings, loras, arguments.prompt, size, Fusion(arguments.mu, arguments.fusion))
 

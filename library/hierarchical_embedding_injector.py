@@ -130,7 +130,7 @@ class HierarchicalEmbeddingInjector:
 
     @contextmanager
     def watching(self) -> Iterator[list[Tensor]]:
-        """Inside, collects the text stream at the input of each block: one (B, tokens, width) a block."""
+        """Inside, collects the text stream as each block reads it: one (B, tokens, width) a block."""
         self._seen = []
         try:
             yield self._seen
@@ -141,9 +141,9 @@ class HierarchicalEmbeddingInjector:
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             positional = "encoder_hidden_states" not in kwargs
             text = args[1] if positional else kwargs["encoder_hidden_states"]
+            text = self._replaced(text, block)
             if self._seen is not None:
                 self._seen.append(text.detach())
-            text = self._replaced(text, block)
             if positional:
                 return (args[0], text, *args[2:]), kwargs
             return args, {**kwargs, "encoder_hidden_states": text}

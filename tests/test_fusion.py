@@ -6,12 +6,14 @@ from safetensors.torch import load_file
 
 from library.adapters.files import load_lora
 from library.adapters.network import LayerWeights
+from library.config.dataset import Concept
 from library.config.files import read_settings
 from library.errors import ConfigError, ModelError
 from library.methods.aggregation import aggregated, aggregation_weights
 from library.methods.fusion import fused, fused_by_lbfgs, fusion_loss
 from library.methods.penalties import Overlap
-from library.training.fusing import Fusion, aggregate, fuse
+from library.training.fusing import Aggregation, Fusion, aggregate, fuse, target_texts, weighed
+from library.training.parts import build_parts
 from library.training.run import Run
 from tests.conftest import DATASET
 from tests.test_full_fine_tuning import layers_by_name, total
@@ -109,6 +111,36 @@ def test_aggregated_loras_are_their_weighed_sum():
     assert found.rank == 5 == found.alpha
 
 
+def test_each_block_is_weighed_by_itself():
+    layers, _, _ = problem()
+    loras = [{f"transformer_blocks.{block}.attn.to_q": layer for block in range(2)} for layer in layers]
+    loras[1]["transformer_blocks.1.attn.to_k"] = layers[1]
+    found = weighed(loras, torch.tensor([[1.0, 0.0], [0.6, 0.8]]))
+    torch.testing.assert_close(found["transformer_blocks.0.attn.to_q"].delta(), layers[0].delta())
+    expected = 0.6 * layers[0].delta() + 0.8 * layers[1].delta()
+    torch.testing.assert_close(found["transformer_blocks.1.attn.to_q"].delta(), expected, rtol=1e-4, atol=1e-4)
+    expected = 0.8 * layers[1].delta()
+    torch.testing.assert_close(found["transformer_blocks.1.attn.to_k"].delta(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_prompt_weighs_by_the_vectors_that_its_concept_has_learned(plan_of):
+    two = [Concept(name=name, trigger=trigger, class_word="dog") for name, trigger in (("a", "sks"), ("b", "ohwx"))]
+    parts = build_parts(plan_of().settings, two)
+    prompts = ["a sks dog", "a ohwx dog", "sks ohwx"]
+    parts.texts.prepare([*prompts, *target_texts(two)])
+    parts.attach()
+    generator, width = torch.Generator().manual_seed(0), parts.model.transformer_config["caption_projection_dim"]
+
+    def vectors_of(concept):  # one for all of its tokens, so that each is as like their mean as can be
+        one = torch.randn(BLOCKS, 1, width, generator=generator)
+        return one.expand(-1, parts.layouts[concept.name].vectors, -1)
+
+    aggregation = Aggregation(parts, {one.name: vectors_of(one) for one in two}, (32, 32))
+    first, second, both = map(aggregation.weights, prompts)
+    assert (first[:, 0] > 2 * first[:, 1]).all() and (second[:, 1] > 2 * second[:, 0]).all()
+    torch.testing.assert_close(both, torch.full((BLOCKS, 2), 0.5**0.5), rtol=1e-4, atol=1e-4)
+
+
 def test_cifcs_loras_become_one_for_the_prompt_to_be_drawn(plan_of):
     for name, trigger in (("dog", "sks"), ("cat", "ohwx")):
         dataset = DATASET_OF.replace("NAME", name).replace("sks", trigger)
@@ -117,14 +149,14 @@ def test_cifcs_loras_become_one_for_the_prompt_to_be_drawn(plan_of):
     folder = plan.settings.output_dir
     loras = [folder / "dog.safetensors", folder / "cat.safetensors"]
     settings = plan_of(method="cifc", output_name="both", overwrite=True).settings
-    weights = aggregate(settings, loras, plan.config.concepts[0].target.replace("[V]", "sks"))
+    weights = aggregate(settings, loras, plan.config.concepts[0].target.replace("[V]", "sks"), (32, 32))
     assert set(weights) == {"sks", "ohwx"} and weights["sks"] >= weights["ohwx"] > 0
     both, dog = load_lora(folder / "both.safetensors", BLOCKS), load_lora(loras[0], BLOCKS)
     assert set(both) == set(dog) and all(layer.rank == 8 for layer in both.values())
     assert (folder / "both_concept.safetensors").exists()
     (folder / "cat_concept.safetensors").unlink()
     with pytest.raises(ConfigError, match="no concept file"):
-        aggregate(settings, loras, "a sks dog")
+        aggregate(settings, loras, "a sks dog", (32, 32))
 
 
 # One concept after the other

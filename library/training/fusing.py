@@ -80,11 +80,15 @@ def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size
     _save(settings, found, vectors, saved, {"purecc_fused": ", ".join(path.name for path in loras)})
 
 
-def aggregate(settings: Settings, loras: Sequence[Path], prompt: str) -> dict[str, float]:
-    """Writes the LoRA that CIFC's elastic weight aggregation makes for one prompt; returns each concept's weight.
+def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tuple[int, int]) -> dict[str, float]:
+    """Writes the LoRA that CIFC's elastic weight aggregation makes for one prompt.
 
     Args:
         loras: one a concept, in any layout, each with its concept file beside it.
+        size: width and height of the picture at whose first noise the prompt is read.
+
+    Returns:
+        Each trigger's weight, mean over the blocks.
 
     Raises:
         ConfigError: a concept file is missing, or two concepts have one name or one trigger.
@@ -101,10 +105,11 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str) -> dict[st
         raise ConfigError(f'Two of the concepts have the trigger "{concepts[0].trigger}".', "Train one with another.")
     parts = build_parts(settings, concepts)
     parts.texts.prepare([prompt, *target_texts(concepts)], bar_over("text"))
-    weights = weights_for(parts, concepts, prompt)
-    found = weighed([load_lora(path, parts.model.transformer_config["num_layers"]) for path in loras], weights)
+    parts.attach()
+    weights = Aggregation(parts, vectors, size).weights(prompt)
+    found = weighed([load_lora(path, len(parts.model.blocks)) for path in loras], weights)
     _save(settings, found, vectors, saved, {"purecc_aggregated_for": prompt})
-    return dict(zip([one.trigger for one in concepts], weights, strict=True))
+    return dict(zip([one.trigger for one in concepts], weights.mean(0).tolist(), strict=True))
 
 
 def target_texts(concepts: Sequence[Concept]) -> list[str]:
@@ -112,32 +117,52 @@ def target_texts(concepts: Sequence[Concept]) -> list[str]:
     return [with_trigger(one.target, one) for one in concepts]
 
 
-def weights_for(parts: Parts, concepts: Sequence[Concept], prompt: str) -> list[float]:
-    """How much elastic weight aggregation lets each concept's LoRA act for a prompt.
+class Aggregation:
+    """How strongly each concept's LoRA acts for a prompt.
 
     Args:
-        parts: whose texts have the prompt and `target_texts`.
+        parts: attached; its texts have the prompts and `target_texts` of its concepts.
+        vectors: of each concept, by name.
+        size: width and height of the picture at whose first noise prompts are read.
     """
-    own = [
-        _features(parts, text, triggers_in(text, one.trigger)[:1])
-        for text, one in zip(target_texts(concepts), concepts, strict=True)
-    ]
-    return aggregation_weights(_features(parts, prompt, [(0, len(prompt))]), own).tolist()
+
+    def __init__(self, parts: Parts, vectors: Mapping[str, Tensor], size: tuple[int, int]) -> None:
+        self.parts = parts
+        self._branch = Branch({}, embeddings_of(parts, dict(vectors), "the concept files"))
+        noise = initial_noise(parts.model.latent_shape(*size), parts.settings.optimizer.seed)[None]
+        self._noise = noise.to(parts.model.device)
+        self._own = [
+            self._features(text, triggers_in(text, one.trigger)[0])
+            for text, one in zip(target_texts(parts.concepts), parts.concepts, strict=True)
+        ]
+
+    def weights(self, prompt: str) -> Tensor:
+        """psi in each block, (L, concepts) float32."""
+        blocks = zip(self._features(prompt, (0, len(prompt))), *self._own, strict=True)
+        return torch.stack([aggregation_weights(tokens, own) for tokens, *own in blocks])
+
+    @torch.no_grad()
+    def _features(self, text: str, span: tuple[int, int]) -> list[Tensor]:
+        """The states of CLIP's tokens in this place of a text, as each block reads them, (T, width) each."""
+        positions = self.parts.model.token_positions(text, span)[0]
+        prompts = PromptBatch.of([self.parts.texts[text]], [None])
+        with self.parts.injector.watching() as seen:
+            self.parts.velocity(self._branch, self._noise, torch.ones(1), [prompts])
+        return [states[0, positions].float().cpu() for states in seen]
 
 
-def weighed(loras: Sequence[LowRankWeights], weights: Sequence[float]) -> dict[str, LayerWeights]:
-    """The sum of LoRAs at these weights, as one; layers that some of them lack are the sum of the others."""
+def weighed(loras: Sequence[LowRankWeights], weights: Tensor) -> dict[str, LayerWeights]:
+    """The sum of LoRAs as one, each at its weight in every block; a layer that some lack is the sum of the others.
+
+    Args:
+        weights: (L, LoRAs).
+    """
     found = {}
     for name in sorted(set().union(*loras)):
-        some = [(one[name], weight) for one, weight in zip(loras, weights, strict=True) if name in one]
+        of_block = weights[int(name.split(".")[1])].tolist()
+        some = [(one[name], weight) for one, weight in zip(loras, of_block, strict=True) if name in one]
         found[name] = aggregated([layer for layer, _ in some], [weight for _, weight in some])
     return found
-
-
-def _features(parts: Parts, text: str, spans: Sequence[tuple[int, int]]) -> Tensor:
-    """CLIP's features of the tokens in these places of a text, (T, D)."""
-    positions = [position for span in spans for position in parts.model.token_positions(text, span)[0]]
-    return parts.texts[text].states.context[positions]
 
 
 def _save(

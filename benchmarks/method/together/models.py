@@ -39,7 +39,7 @@ from library.config.dataset import Concept
 from library.config.files import TomlFile, read_settings
 from library.convert.merge import merged
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
-from library.training.fusing import Fusion, fuse, target_texts, weighed, weights_for
+from library.training.fusing import Aggregation, Fusion, fuse, target_texts, weighed
 from library.training.generation import concept_file_of
 from library.training.outputs import embeddings_of, save_student
 from library.training.parts import STUDENT_ADAPTER, build_parts
@@ -170,14 +170,16 @@ class Together:
         branch = Branch({}, embeddings_of(self.parts, vectors, "the concept files"), default=STUDENT_ADAPTER)
         weights = [load_lora(path, len(self.parts.model.blocks)) for path in loras]
         if way == AGGREGATED:
-            return branch, partial(self._one_by_one, weights)
+            return branch, partial(self._one_by_one, weights, Aggregation(self.parts, vectors, (SIDE, SIDE)))
         self._load(merged(weights, [1.0] * len(weights)))
         return branch, all_at_once
 
-    def _one_by_one(self, loras: Sequence[LowRankWeights], probes: Sequence[Probe]) -> Iterator[list[int]]:
+    def _one_by_one(
+        self, loras: Sequence[LowRankWeights], aggregation: Aggregation, probes: Sequence[Probe]
+    ) -> Iterator[list[int]]:
         """Prompt by prompt, the LoRAs weighed for it."""
         for index, probe in enumerate(probes):
-            self._load(weighed(loras, weights_for(self.parts, self.concepts, probe.text)))
+            self._load(weighed(loras, aggregation.weights(probe.text)))
             yield [index]
 
     def _load(self, weights: LowRankWeights) -> None:

@@ -21,6 +21,7 @@ FUSED: Mapping[str, dict[str, Any]] = {
     "fused": {},
     "fused, mu 0": {"mu": 0.0},
     "fused, mu 1": {"mu": 1.0},
+    "fused, mu 10": {"mu": 10.0},
     "fused by LBFGS": {"mu": 0.0, "kind": "lbfgs"},
 }
 """As `purecc_fuse.py` does it; with other mu, of which 0 is the published one; and solved as published, too."""
@@ -45,7 +46,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "pure": Recipe(ARMS["pure"], (ADDED, "fused", JOINTLY)),
-    "lean": Recipe(ARMS["lean"], (ADDED, "fused", "fused, mu 1", JOINTLY)),
+    "lean": Recipe(ARMS["lean"], (ADDED, "fused", "fused, mu 1", "fused, mu 10", JOINTLY)),
     "Mix-of-Show": Recipe(ARMS["Mix-of-Show"], (ADDED, *FUSED, JOINTLY)),
     "CIFC": Recipe(Arm({"method": "cifc"}, "", extractor=False), (ADDED, AGGREGATED), sequence=True),
     "plain LoRA": Recipe(ARMS["plain LoRA"], (ADDED, "fused", JOINTLY)),
