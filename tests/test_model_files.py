@@ -320,7 +320,7 @@ def test_a_wrong_file_is_called_by_its_name(what, tmp_path):
     with pytest.raises(ModelError) as error:
         opened(file)
     assert what.removesuffix(" is") in str(error.value) and "Stable Diffusion 3.5 Medium" in str(error.value)
-    assert ("clip_g = FILE" in str(error.value)) == (what == "CLIP-G is")
+    assert ("clip_g = FILE" in str(error.value)) == (what == "CLIP-G is") != ("models/checkpoints" in str(error.value))
 
 
 def test_a_text_encoder_in_the_place_of_another_is_said(known, tiny_model, tmp_path):
@@ -328,6 +328,21 @@ def test_a_text_encoder_in_the_place_of_another_is_said(known, tiny_model, tmp_p
     for setting, said in {"clip_l": "is a T5 text encoder; CLIP-L is needed", "vae": "is a T5 text encoder"}.items():
         with pytest.raises(ModelError, match=said):
             opened(tmp_path / "all.safetensors", **{setting: str(tiny_model / "text_encoder_3" / "model.safetensors")})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere", r"t5xxl: there is no file .*nowhere\."),
+        ("folder", "t5xxl: .* is a folder"),
+        ("gguf", "t5xxl: .*GGUF"),
+    ],
+)
+def test_a_part_that_is_no_file_is_said_with_its_setting(tiny_model, tmp_path, name, said):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "gguf").write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(ModelError, match=said):
+        opened(tiny_model, t5xxl=str(tmp_path / name))
 
 
 BEGINNINGS = {

@@ -70,6 +70,7 @@ def open_model_files(settings: ModelSettings) -> ModelFiles:
     else:
         raise ModelError(
             f"pretrained_model_name_or_path: there is no folder or file {place.absolute()}.",
-            "Download the model first: hf download stabilityai/stable-diffusion-3.5-medium --local-dir FOLDER.",
+            "Give the .safetensors file that you use in ComfyUI, or download the model: "
+            "hf download stabilityai/stable-diffusion-3.5-medium --local-dir FOLDER",
         )
     return PartsApart(model, paths) if paths else model

@@ -91,7 +91,9 @@ class SingleFile:
         raise ModelError(
             f"pretrained_model_name_or_path: {self.name} is {what}; a single file has to hold Stable Diffusion 3.5 "
             "Medium.",
-            f"Give it as {apart} = FILE, beside the checkpoint of the transformer." if apart else None,
+            f"Give it as {apart} = FILE, beside the checkpoint of the transformer."
+            if apart
+            else f"It is sd3.5_medium.safetensors; in ComfyUI, models/checkpoints. Download: {DOWNLOAD_PAGE}",
         )
 
 
@@ -107,7 +109,7 @@ class PartsApart:
 
     def __init__(self, model: ModelFiles, given: Mapping[str, Path]) -> None:
         self.name, self._model = model.name, model
-        self._given = {part: TensorFile(path) for part, path in given.items()}
+        self._given = {part: _file_of(part, path) for part, path in given.items()}
         for part in given:
             self.weights(part)
 
@@ -130,6 +132,17 @@ class PartsApart:
             if what == NAMES[part]:
                 raise
             raise ModelError(f"{SETTINGS[part]}: {file.path} is {what}; {NAMES[part]} is needed.") from error
+
+
+def _file_of(part: str, path: Path) -> TensorFile:
+    """A part's own file, its header checked."""
+    if not path.is_file():
+        what = f"{path} is a folder" if path.is_dir() else f"there is no file {path.absolute()}"
+        raise ModelError(f"{SETTINGS[part]}: {what}.", f"It is {USUAL_FILES[part]}. Download: {DOWNLOAD_PAGE}")
+    try:
+        return TensorFile(path)
+    except ModelError as error:
+        raise ModelError(f"{SETTINGS[part]}: {error.what}", error.remedy) from error
 
 
 def weights_in(file: TensorFile, part: str, config: Mapping[str, Any]) -> PartWeights:
