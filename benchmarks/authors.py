@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from library.chance import generator_for
-from library.config.settings import ATTENTION_PROJECTIONS
+from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.data.images import fit, open_image
 from library.flow import interpolate, mse, velocity_target
 from library.live_memory import META, held_by

@@ -125,19 +125,20 @@ class DualBranchScheduler:
         self.with_gradient = self._passes(learned, together)
         self.without_gradient = self._passes(taken, together)
 
-    def predict(self, reference: Scene, replay: Scene | None = None) -> Velocities:
+    def predict(self, reference: Scene, replay: Scene | None = None, seed: int | None = None) -> Velocities:
         """Every velocity that the terms read.
 
         Args:
             reference: the user's pictures.
             replay: pictures of the pretrained model's own, if a term reads them.
+            seed: of what adapters drop, alike in every pass, so that differences are of one network. None: nothing.
         """
         predictions: dict[Prediction, Tensor] = {}
         with torch.no_grad():
             for one in self.without_gradient:
-                predictions.update(self._run(one, reference, replay))
+                predictions.update(self._run(one, reference, replay, seed))
         for one in self.with_gradient:
-            predictions.update(self._run(one, reference, replay))
+            predictions.update(self._run(one, reference, replay, seed))
         targets = [
             velocity_target(scene.image, scene.noise).to(self.model.device) for scene in (reference, replay) if scene
         ]
@@ -164,8 +165,10 @@ class DualBranchScheduler:
         return [group for group in groups if group]
 
     def _run(
-        self, predictions: Sequence[Prediction], reference: Scene, replay: Scene | None
+        self, predictions: Sequence[Prediction], reference: Scene, replay: Scene | None, seed: int | None
     ) -> dict[Prediction, Tensor]:
+        if seed is not None:
+            torch.manual_seed(seed)
         scenes = [replay if prediction.prompt in REPLAYED else reference for prediction in predictions]
         prompts = [scene.prompts_of(p) for scene, p in zip(scenes, predictions, strict=True)]
         velocity = branch_velocity(
@@ -176,6 +179,7 @@ class DualBranchScheduler:
             torch.cat([scene.x_t for scene in scenes]),
             torch.cat([scene.sigma for scene in scenes]),
             prompts,
+            thinned=seed is not None,
         )
         return dict(zip(predictions, velocity.split([len(scene.image) for scene in scenes]), strict=True))
 
@@ -189,19 +193,21 @@ def branch_velocity(
     sigma: Tensor,
     prompts: Sequence[PromptBatch],
     skipped: Sequence[int] = (),
+    thinned: bool = False,
 ) -> Tensor:
     """One pass whose rows belong to several branches, (B, C, H, W) float32.
 
     Args:
         branches, prompts: one each; the rows of `x_t` and `sigma` follow those of the prompts.
         skipped: blocks to leave out.
+        thinned: adapters that learn with their dropout.
     """
     read = [part if one.reader is None else one.reader(part) for one, part in zip(branches, prompts, strict=True)]
     batch = PromptBatch.joined([_on(model.device, part) for part in read])
     branch_of_row = [branch for branch, part in zip(branches, prompts, strict=True) for _ in part.concepts]
     adapters = [branch.adapter_of(concept) for branch, concept in zip(branch_of_row, batch.concepts, strict=True)]
     placements = placements_of(batch.tokens, [branch.embeddings for branch in branch_of_row], model.device)
-    with network.using(adapters), injector.injecting(placements):
+    with network.using(adapters, thinned), injector.injecting(placements):
         return model.velocity(x_t, sigma, batch, skipped)
 
 

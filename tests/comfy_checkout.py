@@ -234,7 +234,7 @@ def make_world(folder: Path, transformer: SD3Transformer2DModel | None = None) -
     save_file(in_original_layout(transformer), folder / "model.safetensors")
     network = AdapterNetwork(transformer.transformer_blocks, "transformer_blocks", ALL_LAYERS)
     generator = torch.Generator().manual_seed(5)
-    network.add("student", 4, 6.0, 0.0, generator)
+    network.add("student", 4, 6.0, generator)
     for layer in network.layers.values():
         torch.nn.init.normal_(layer.adapters["student"].up, std=0.3, generator=generator)
     save_lora(folder / "loras", "dog", network.weights("student"), "float", {})

@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 
 from library.adapters.files import load_lora, save_lora
 from library.adapters.kohya import to_kohya
-from library.adapters.linear import LowRank, route_of
+from library.adapters.linear import route_of
 from library.adapters.network import AdapterNetwork, LayerWeights
 from library.adapters.reading import understood
-from library.config.settings import ATTENTION_PROJECTIONS
+from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.errors import ConfigError, ModelError
 from library.per_pass import recompute_contexts
 from tests.tiny import BLOCKS, tiny_transformer
@@ -39,7 +39,7 @@ def network_on(transformer: SD3Transformer2DModel, *adapters: str, targets=ATTEN
     network = AdapterNetwork(transformer.transformer_blocks, "transformer_blocks", targets)
     for seed, adapter in enumerate(adapters):
         generator = torch.Generator().manual_seed(seed)
-        network.add(adapter, 4, 6.0, 0.0, generator)
+        network.add(adapter, 4, 6.0, generator)
         for layer in network.layers.values():
             torch.nn.init.normal_(layer.adapters[adapter].up, std=0.2, generator=generator)
     return network
@@ -68,7 +68,7 @@ def test_adapters_off_equal_the_pretrained_model_bit_for_bit():
 def test_a_fresh_adapter_changes_nothing():
     transformer = tiny_transformer()
     network = AdapterNetwork(transformer.transformer_blocks, "transformer_blocks", ATTENTION_PROJECTIONS)
-    network.add("student", 4, 4.0, 0.0, torch.Generator().manual_seed(0))
+    network.add("student", 4, 4.0, torch.Generator().manual_seed(0))
     before = velocity(transformer)
     with network.using(["student", "student"]):
         torch.testing.assert_close(velocity(transformer), before)
@@ -87,7 +87,7 @@ def test_each_row_of_a_batch_uses_its_own_adapter():
 
 
 def test_a_route_joins_rows_that_stand_together():
-    assert route_of(["a", "a", None, "a"]) == ((slice(0, 2), "a"), (slice(2, 3), None), (slice(3, 4), "a"))
+    assert route_of(["a", "a", None, "a"]).rows == ((slice(0, 2), "a"), (slice(2, 3), None), (slice(3, 4), "a"))
 
 
 def checkpointed(transformer: SD3Transformer2DModel, network: AdapterNetwork) -> None:
@@ -270,12 +270,3 @@ def test_a_strange_file_is_refused_with_a_sentence(tmp_path):
     (tmp_path / "old.pt").write_bytes(b"x")
     with pytest.raises(ModelError, match="never opened"):
         load_lora(tmp_path / "old.pt", BLOCKS)
-
-
-def test_dropout_acts_only_on_what_learns():
-    base = torch.nn.Linear(32, 32)
-    low_rank = LowRank(base, 4, 4.0, dropout=0.5, generator=torch.Generator().manual_seed(0))
-    torch.nn.init.normal_(low_rank.up)
-    x = torch.randn(1, 32)
-    assert not torch.equal(low_rank.train()(x), low_rank(x))
-    assert torch.equal(low_rank.eval()(x), low_rank(x))

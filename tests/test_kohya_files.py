@@ -34,7 +34,7 @@ from library.models import load_model
 from library.objectives import EXTRACTOR, STUDENT, ConceptTerm
 from library.sample_prompts import parse, read_prompt_lines
 from library.training.branching import objective_of
-from library.training.plan import make_plan
+from library.training.plan import make_plan, stage_rates
 
 CORPUS = Path(__file__).parent / "kohya"
 FILES = sorted(file for file in CORPUS.iterdir())
@@ -128,6 +128,7 @@ def planned(world, monkeypatch):
                 if isinstance(term, ConceptTerm)
             ],
             "ConceptError": ConceptError,
+            "stage_rates": stage_rates,
             "order": made.order,
             "batches": batches,
             "shown": lambda folder: sum(Path(draw.picture.path).parent.name == folder for draw in draws),
@@ -205,12 +206,13 @@ def test_all_that_is_wrong_is_shown_at_once(tmp_path):
 def test_options_of_sd_scripts_on_the_command_line():
     parser = command_line_parser("test")
     add_settings_to(parser)
-    words = "--cache_latents --network_train_unet_only --noise_offset 0.1 --unet_lr 2e-4 --network_args a=1 b=2"
-    given = settings_given(parser.parse_args(words.split()))
-    assert given["cache_latents"] is True and given["noise_offset"] == 0.1 and given["network_args"] == ["a=1", "b=2"]
+    words = ["--cache_latents", "--network_train_unet_only", "--noise_offset", "0.1", "--unet_lr", "2e-4"]
+    given = settings_given(parser.parse_args([*words, "--network_args", "rank_dropout=0.1", "x_attn_dim=2"]))
+    assert given["cache_latents"] is True and given["noise_offset"] == 0.1
     notices: list[str] = []
     settings = read_settings(None, {"pretrained_model_name_or_path": "m", **given}, notices)
     assert settings.optimizer.learning_rate == 2e-4
+    assert (settings.network.rank_dropout, settings.network.x_attn_dim) == (0.1, 2)
     assert any("cache_latents" in notice for notice in notices)
     with pytest.raises(ConfigError, match="--cache_latent"):
         parser.parse_args(["--cache_latent"])

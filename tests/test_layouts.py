@@ -12,7 +12,7 @@ from library.adapters.files import load_lora, read_lora, read_safetensors, save_
 from library.adapters.layouts import LAYOUTS
 from library.adapters.network import LayerWeights
 from library.adapters.reading import understood
-from library.config.settings import ATTENTION_PROJECTIONS
+from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.errors import ModelError
 from tests.test_adapters import all_layers, network_on
 from tests.tiny import BLOCKS, tiny_transformer

@@ -8,7 +8,8 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file
 
-from library.config.settings import ATTENTION_PROJECTIONS, PureLearningSettings
+from library.config.network_settings import ATTENTION_PROJECTIONS
+from library.config.settings import PureLearningSettings
 from library.errors import ConfigError, Interrupted, ModelError, TrainingError
 from library.flow import interpolate, velocity_target
 from library.objectives import (

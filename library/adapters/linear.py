@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -15,24 +16,66 @@ from torch import Tensor, nn
 
 from library.per_pass import PerPass
 
-Route = tuple[tuple[slice, str | None], ...]
-"""Which adapter each slice of rows uses; None: the pretrained weights alone."""
 
-NO_ADAPTER: Route = ((slice(None), None),)
+@dataclass(frozen=True)
+class Route:
+    """How a pass goes through the adapters.
+
+    Args:
+        rows: which adapter each slice of rows uses; None: the pretrained weights alone.
+        thinned: adapters that learn go without what their dropout takes.
+    """
+
+    rows: tuple[tuple[slice, str | None], ...]
+    thinned: bool = False
 
 
-def route_of(adapters: Sequence[str | None]) -> Route:
+NO_ADAPTER = Route(((slice(None), None),))
+
+
+def route_of(adapters: Sequence[str | None], thinned: bool = False) -> Route:
     """The route of a batch from the adapter of each of its rows."""
     route, begin = [], 0
     for adapter, rows in groupby(adapters):
         count = len(list(rows))
         route.append((slice(begin, begin + count), adapter))
         begin += count
-    return tuple(route)
+    return Route(tuple(route), thinned)
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """What an adapter goes without while it learns, as in sd-scripts; each a share.
+
+    What is dropped is drawn once for a layer and pass, alike for all of its rows, so that no difference of two
+    predictions is one of two networks.
+
+    Args:
+        inner: of the numbers between the two matrices.
+        ranks: of the ranks; what is left counts for more, as if the rank were as before.
+        whole: how often the adapter is left out.
+    """
+
+    inner: float = 0.0
+    ranks: float = 0.0
+    whole: float = 0.0
+
+    def of(self, low: Tensor) -> Tensor:
+        """What is left of what is between the two matrices, (B, ..., rank)."""
+        if self.whole and float(torch.rand(())) < self.whole:
+            return low * 0
+        if self.inner:
+            low = low * nn.functional.dropout(torch.ones_like(low[:1]), self.inner)
+        if self.ranks:
+            low = low * nn.functional.dropout(low.new_ones(low.shape[-1]), self.ranks)
+        return low
+
+
+NOTHING_DROPPED = Dropout()
 
 
 class LowRank(nn.Module):
-    """One adapter of one layer: x -> scale * up(down(dropout(x))). Its weights are float32.
+    """One adapter of one layer: x -> scale * up(dropout(down(x))). Its weights are float32.
 
     Args:
         rank: width of the bottleneck.
@@ -45,7 +88,7 @@ class LowRank(nn.Module):
         base: nn.Linear,
         rank: int,
         alpha: float,
-        dropout: float = 0.0,
+        dropout: Dropout = NOTHING_DROPPED,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -64,16 +107,26 @@ class LowRank(nn.Module):
         """What the product of both matrices is multiplied with: alpha / rank, times the strength it is used at."""
         return self.strength * self.alpha / self.rank
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out), in the precision of x."""
-        if self.dropout and self.training:
-            x = nn.functional.dropout(x, self.dropout)
+    def forward(self, x: Tensor, thinned: bool = False) -> Tensor:
+        """(..., in) -> (..., out), in the precision of x.
+
+        Args:
+            thinned: with dropout, if it learns.
+        """
         low = nn.functional.linear(x, self.down.to(x.dtype))
+        if thinned and self.training:
+            low = self.dropout.of(low)
         return nn.functional.linear(low, self.up.to(x.dtype)) * self.scale
 
     def change(self) -> Tensor:
         """What is added to the layer's weight, (out, in)."""
         return self.scale * self.up @ self.down
+
+    @torch.no_grad()
+    def norm(self) -> Tensor:
+        """||change||_F, (), float32; ||up down||^2 = <up^T up, down down^T>, so that no whole weight is made."""
+        up, down = self.up.float(), self.down.float()
+        return abs(self.scale) * ((up.T @ up) * (down @ down.T)).sum().clamp_min(0).sqrt()
 
     @torch.no_grad()
     def add_gradient_of(self, gradient: Tensor) -> None:
@@ -96,8 +149,8 @@ class FullRank(nn.Module):
         shape, device = (base.out_features, base.in_features), base.weight.device
         self.weight, self.strength = nn.Parameter(torch.zeros(shape, device=device, dtype=dtype)), 1.0
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out), in the precision of x."""
+    def forward(self, x: Tensor, thinned: bool = False) -> Tensor:
+        """(..., in) -> (..., out), in the precision of x; there is no dropout of whole weights."""
         return nn.functional.linear(x, self.weight.to(x.dtype)) * self.strength
 
     def change(self) -> Tensor:
@@ -136,10 +189,10 @@ class AdapterLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, ..., in) -> (B, ..., out)."""
         out = self.base(x)
-        route = self._route.value
-        if len(route) == 1:
-            adapter = route[0][1]
-            return out if adapter is None else out + self.adapters[adapter](x)
+        parts, thinned = self._route.value.rows, self._route.value.thinned
+        if len(parts) == 1:
+            adapter = parts[0][1]
+            return out if adapter is None else out + self.adapters[adapter](x, thinned)
         return torch.cat(
-            [out[rows] if name is None else out[rows] + self.adapters[name](x[rows]) for rows, name in route]
+            [out[rows] if name is None else out[rows] + self.adapters[name](x[rows], thinned) for rows, name in parts]
         )

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
-from library.adapters.linear import NO_ADAPTER, AdapterLinear, FullRank, LowRank, Route, route_of
+from library.adapters.linear import (
+    NO_ADAPTER,
+    NOTHING_DROPPED,
+    AdapterLinear,
+    Dropout,
+    FullRank,
+    LowRank,
+    Route,
+    route_of,
+)
 from library.errors import ConfigError, ModelError
 from library.per_pass import PerPass
 
@@ -59,6 +68,11 @@ def _is_target(name: str, endings: Iterable[str]) -> bool:
     return any(name == ending or name.endswith(f".{ending}") for ending in endings)
 
 
+def rank_in(ranks: Mapping[str, int], layer: str) -> int:
+    """The rank of a layer, from ranks by the ends of layers' names."""
+    return next(rank for ending, rank in ranks.items() if _is_target(layer, [ending]))
+
+
 class AdapterNetwork:
     """Named adapters on the linear layers of a transformer's blocks.
 
@@ -66,12 +80,15 @@ class AdapterNetwork:
         blocks: the module that holds the transformer blocks. Its target layers are wrapped in place and frozen.
         prefix: the name of `blocks` inside the transformer, put before every layer's name.
         target_modules: ends of the names of the layers to wrap.
+        chosen: numbers of the blocks whose layers are wrapped; None: all.
 
     Raises:
         ConfigError: a target matches no linear layer.
     """
 
-    def __init__(self, blocks: nn.Module, prefix: str, target_modules: Sequence[str]) -> None:
+    def __init__(
+        self, blocks: nn.Module, prefix: str, target_modules: Iterable[str], chosen: Collection[int] | None = None
+    ) -> None:
         self.route: PerPass[Route] = PerPass(NO_ADAPTER)
         self.layers: dict[str, AdapterLinear] = {}
         linears = {name: layer for name, layer in blocks.named_modules() if isinstance(layer, nn.Linear)}
@@ -83,15 +100,27 @@ class AdapterNetwork:
                     f"There are: {', '.join(known)}.",
                 )
         for name, layer in linears.items():
-            if _is_target(name, target_modules):
+            if _is_target(name, target_modules) and (chosen is None or int(name.partition(".")[0]) in chosen):
                 parent = blocks.get_submodule(name.rpartition(".")[0])
                 wrapped = AdapterLinear(layer, self.route)
                 setattr(parent, name.rpartition(".")[2], wrapped)
                 self.layers[f"{prefix}.{name}"] = wrapped
 
-    def add(self, adapter: str, rank: int, alpha: float, dropout: float, generator: torch.Generator) -> None:
-        """Adds a fresh adapter to every layer; it changes nothing until it is trained."""
-        for layer in self.layers.values():
+    def add(
+        self,
+        adapter: str,
+        ranks: int | Mapping[str, int],
+        alpha: float,
+        generator: torch.Generator,
+        dropout: Dropout = NOTHING_DROPPED,
+    ) -> None:
+        """Adds a fresh adapter to every layer; it changes nothing until it is trained.
+
+        Args:
+            ranks: of all layers, or by the ends of their names.
+        """
+        for name, layer in self.layers.items():
+            rank = ranks if isinstance(ranks, int) else rank_in(ranks, name)
             layer.adapters[adapter] = LowRank(layer.base, rank, alpha, dropout, generator)
 
     def add_full(self, adapter: str, dtype: torch.dtype) -> None:
@@ -99,13 +128,41 @@ class AdapterNetwork:
         for layer in self.layers.values():
             layer.adapters[adapter] = FullRank(layer.base, dtype)
 
-    def using(self, adapters: Sequence[str | None]) -> AbstractContextManager[None]:
-        """Inside, row i of every batch uses `adapters[i]`; None: the pretrained weights alone."""
-        return self.route.set_to(route_of(adapters))
+    def using(self, adapters: Sequence[str | None], thinned: bool = False) -> AbstractContextManager[None]:
+        """Inside, row i of every batch uses `adapters[i]`; None: the pretrained weights alone.
+
+        Args:
+            thinned: those that learn with their dropout.
+        """
+        return self.route.set_to(route_of(adapters, thinned))
 
     def parameters(self, adapter: str) -> list[nn.Parameter]:
         """The weights of one adapter, in the order of the layers."""
-        return [weight for layer in self.layers.values() for weight in layer.adapters[adapter].parameters()]
+        return [weight for _, weight in self.named_parameters(adapter)]
+
+    def named_parameters(self, adapter: str) -> list[tuple[str, nn.Parameter]]:
+        """The same, each with what it is of its adapter: "down", "up" or "weight"."""
+        return [named for layer in self.layers.values() for named in layer.adapters[adapter].named_parameters()]
+
+    @torch.no_grad()
+    def limit_norms(self, adapters: Iterable[str], most: float) -> dict[str, float]:
+        """Shrinks what is longer than `most` to that length, both matrices of a layer alike (sd-scripts' max-norm).
+
+        Returns:
+            How many layers were shrunk, and the mean and the largest length afterwards.
+        """
+        changed = [layer.adapters[adapter] for adapter in adapters for layer in self.layers.values()]
+        norms = torch.stack([low_rank.norm() for low_rank in changed])
+        shares = (most / norms).clamp_max(1)
+        for low_rank, share in zip(changed, shares.sqrt(), strict=True):
+            low_rank.up.mul_(share)
+            low_rank.down.mul_(share)
+        after = norms * shares
+        return {
+            "keys_scaled": int((norms > most).sum()),
+            "average_key_norm": float(after.mean()),
+            "max_key_norm": float(after.max()),
+        }
 
     def train_only(self, adapters: Iterable[str]) -> None:
         """Exactly these adapters learn; all others are frozen."""

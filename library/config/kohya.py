@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from library.config.kohya_network import network_args
 from library.errors import ConfigError, PureCCError
 
 NEEDLESS = frozenset(
@@ -72,8 +73,6 @@ NO_EFFECT = {
         clip_l_dropout_rate clip_g_dropout_rate t5_dropout_rate""",
     "the LoRA stays in float32, which costs little": "full_fp16",
     "checkpointed_blocks says what is recomputed": "cpu_offload_checkpointing",
-    "max_grad_norm holds the LoRA in check": "scale_weight_norms",
-    "its layers are chosen by target_modules": "network_args",
     'keys are not for files that are passed on; log in once with "wandb login"': "wandb_api_key",
     "its latents could not be cached": "color_aug face_crop_aug_range",
     "the check takes 2 ms a picture, and without it something damaged might be learned": "skip_cache_check",
@@ -234,6 +233,11 @@ def _network_module(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]
     return {}, f"network_module {module}: PureCC's LoRA is trained."
 
 
+def _network_args(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
+    found, said = network_args(value)
+    return found, " ".join(said) or None
+
+
 def _save_n_epoch_ratio(value: Any, values: Mapping) -> tuple[dict[str, Any], str | None]:
     epochs = values.get("max_train_epochs")
     if not isinstance(epochs, int) or not isinstance(value, int) or value < 1:
@@ -272,6 +276,7 @@ def _unet_lr(value: Any, values: Mapping) -> tuple[dict[str, Any], str | None]:
 
 MAPPED: dict[str, Callable[[Any, Mapping[str, Any]], tuple[dict[str, Any], str | None]]] = {
     "network_module": _network_module,
+    "network_args": _network_args,
     "save_n_epoch_ratio": _save_n_epoch_ratio,
     "save_model_as": _save_model_as,
     "use_8bit_adam": _use_8bit_adam,

@@ -15,8 +15,8 @@ from library.config.context_settings import ContextSettings
 from library.config.fields import name_of
 from library.config.loss_settings import LossSettings
 from library.config.method_settings import MethodSettings
+from library.config.network_settings import ATTENTION_PROJECTIONS, FEED_FORWARD, KINDS
 from library.config.settings import (
-    ATTENTION_PROJECTIONS,
     ConceptEmbeddingSettings,
     PureLearningSettings,
     Settings,
@@ -26,7 +26,13 @@ from library.errors import ConfigError
 PURECC = "purecc"
 CLASS_PROMPTS = str(Path(__file__).with_name("class_prompts.txt"))
 """What DreamBooth's class pictures are drawn from."""
-LORA = frozenset({"network_dim", "network_dropout", "target_modules", "learning_rate"})
+LAYERS = frozenset({"target_modules", "train_block_indices"})
+"""Which layers learn."""
+LOW_RANK = frozenset(
+    {"network_dropout", "rank_dropout", "module_dropout", "scale_weight_norms", "loraplus_lr_ratio", *KINDS}
+)
+"""Settings that need two matrices."""
+LORA = LAYERS | LOW_RANK | {"network_dim", "learning_rate", "network_verbose"}
 """Settings of a LoRA."""
 LOSS = frozenset(field.name for field in dataclasses.fields(LossSettings))
 """How errors count in the concept loss."""
@@ -39,8 +45,6 @@ VECTORS = frozenset({"embedding_lr", "concept_embeddings", "embedding_positions"
 """Settings of vectors in the blocks."""
 ED_LORA = LORA | LOSS | VECTORS
 WITH_VECTORS = {"concept_embeddings": "per_block", "student_embeddings": "fresh"}
-FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
-"""The feed-forward layers of both streams, by the end of their names."""
 OF_ALL_WEIGHTS = ("prodigy", "dadapt")
 """Begins of optimizers that look at all weights at once."""
 OFF: Mapping[str, Any] = {
@@ -119,7 +123,7 @@ RULES: Mapping[str, Rules] = {
     ),
     "dreambooth": Rules(
         "the whole weights of attention and feed-forward layers, on the pictures and on class pictures",
-        RIVAL - {"network_dropout"}
+        RIVAL - LOW_RANK - {"network_verbose"}
         | REPLAYED
         | {"ewc_lambda", "ewc_fisher_samples", "l2_anchor_weight", "fused_backward_pass", "full_bf16"},
         {

@@ -17,36 +17,10 @@ from library.config.loss_settings import LossSettings
 from library.config.metadata_settings import MetadataSettings
 from library.config.method_settings import MethodSettings
 from library.config.model_settings import ModelSettings
+from library.config.network_settings import NetworkSettings
 from library.config.sample_settings import SampleSettings
 from library.config.saving_settings import SavingSettings
 from library.errors import ConfigError
-
-ATTENTION_PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
-"""Every attention projection of both streams, `attn2` included, by the end of its name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkSettings:
-    """[network]: the LoRA adapters, one shape for extractor and student."""
-
-    network_dim: int = setting(4, "Rank of the LoRA.", at_least=1)
-    network_alpha: float = setting(4.0, "Scale of the LoRA: it acts with network_alpha / network_dim.", above=0)
-    network_dropout: float = setting(0.0, "Share of the LoRA's inputs dropped in training.", at_least=0, at_most=0.95)
-    target_modules: list[str] = setting(
-        ATTENTION_PROJECTIONS,
-        "Linear layers inside the transformer blocks that get a LoRA, by the end of their diffusers name.",
-    )
-    network_weights: str | None = setting(
-        None, "A LoRA file that the student starts from, in any layout and of any trainer. Unset: a fresh one."
-    )
-    dim_from_weights: bool = setting(False, "network_dim and network_alpha are those of network_weights.")
-
-    def __post_init__(self) -> None:
-        if self.dim_from_weights and self.network_weights is None:
-            raise ConfigError(
-                "network: dim_from_weights takes rank and scale from network_weights, which names no file.",
-                "Name one, or take dim_from_weights out.",
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

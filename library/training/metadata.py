@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from PIL import Image
 
 from library import __version__
 from library.config.metadata_settings import DATA_URL
+from library.config.network_settings import KINDS, NetworkSettings
 from library.config.settings import Settings
 from library.data.images import open_image
 from library.errors import DataError
@@ -28,10 +30,14 @@ if TYPE_CHECKING:
 MOST_TAGS = 200
 """Pieces of captions that are counted in the metadata, the most frequent ones."""
 
+OTHER_ARGUMENTS = ("train_block_indices", "rank_dropout", "module_dropout", "loraplus_lr_ratio")
+"""What sd-scripts takes by network_args, besides the ranks of kinds of layers."""
 MODELSPEC = "modelspec."
 AS_SAID = ("author", "description", "license", "tags", "merged_from", "preprocessor", "is_negative_embedding")
 """What modelspec says if the user does, in the user's words."""
-NEEDED = frozenset({"ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_base_model_version"})
+NEEDED = frozenset(
+    {"ss_network_module", "ss_network_args", "ss_network_dim", "ss_network_alpha", "ss_base_model_version"}
+)
 """What stays of kohya's with `no_metadata`, as in sd-scripts."""
 
 
@@ -71,6 +77,10 @@ def _of_training(parts: Parts, steps: int) -> dict[str, str]:
         "ss_network_module": "networks.lora_sd3",
         "ss_network_dim": str(settings.network.network_dim),
         "ss_network_alpha": str(network.network_dim if whole else network.network_alpha),
+        "ss_network_dropout": str(network.network_dropout),
+        "ss_network_args": json.dumps(_network_args(network)),
+        "ss_scale_weight_norms": str(network.scale_weight_norms or None),
+        "ss_loss_type": settings.loss.loss_type,
         "ss_base_model_version": f"sd{family}",
         "ss_sd_model_name": settings.model.pretrained_model_name_or_path.replace("\\", "/").rstrip("/").split("/")[-1],
         "ss_steps": str(steps),
@@ -100,6 +110,13 @@ def _of_training(parts: Parts, steps: int) -> dict[str, str]:
             }
         ),
     }
+
+
+def _network_args(network: NetworkSettings) -> dict[str, str]:
+    """What sd-scripts would have been told by network_args."""
+    given = {name: getattr(network, name) for name in (*KINDS, *OTHER_ARGUMENTS)}
+    usual = {field.name: field.default for field in fields(network)}
+    return {name: str(value) for name, value in given.items() if value != usual[name]}
 
 
 def data_metadata(plan: Plan) -> dict[str, str]:

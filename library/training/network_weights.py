@@ -35,10 +35,10 @@ def with_dim(settings: Settings) -> Settings:
     if network.dim_from_weights:
         network = replace(network, network_dim=largest.rank, network_alpha=largest.alpha)
         return replace(settings, network=network)
-    if largest.rank > network.network_dim:
+    if largest.rank > max(network.ranks.values()):
         raise ConfigError(
             f"network_weights: {network.network_weights} has rank {largest.rank}, network_dim is "
-            f"{network.network_dim}.",
+            f"{max(network.ranks.values())}.",
             "Set dim_from_weights = true, or lower its rank with purecc_convert.py --network_dim.",
         )
     return settings
@@ -83,6 +83,11 @@ def start_from_weights(parts: Parts) -> None:
 
 def _copy_into(adapter: torch.nn.Module, given: LayerWeights, where: str) -> None:
     rank = given.rank
+    if rank > adapter.rank:
+        raise ModelError(
+            f"{where} has rank {rank}, here it has {adapter.rank}.",
+            "Raise the rank, or lower the file's with purecc_convert.py --network_dim.",
+        )
     if adapter.down[:rank].shape != given.down.shape or adapter.up[:, :rank].shape != given.up.shape:
         raise ModelError(f"{where} has other shapes than the model's layer.", "It was trained for another model.")
     adapter.down[:rank].copy_(given.down)

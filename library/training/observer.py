@@ -14,6 +14,7 @@ from typing import Any
 
 from library.adapters.layouts import LAYOUTS
 from library.errors import StorageError, in_words, lacks_memory, memory_error
+from library.adapters.network import rank_in
 from library.objectives import EXTRACTOR, STUDENT
 from library.report.log import RunLog, mean_of_end, read_log, write_csv
 from library.report.page import Section, write_page
@@ -149,6 +150,9 @@ class Observer:
     def attach(self) -> None:
         """The transformer is there: pictures can be drawn from now on."""
         self.sheets = SheetMaker(self.parts, self.plan.samples, self.plan.size)
+        shape = self.settings.network
+        for name in self.parts.network.layers if shape.network_verbose else ():
+            say(f"LoRA on {name}: rank {rank_in(shape.ranks, name)}, alpha {shape.network_alpha:g}")
 
     def sheet_of_extractor(self, steps: int) -> None:
         """What stage 1 learned."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from library.adapters.files import SavedConcept
+from library.adapters.linear import Dropout
 from library.adapters.network import AdapterNetwork
 from library.chance import generator_for
 from library.config.dataset import Concept
@@ -66,9 +67,12 @@ class Parts:
         Args:
             target_modules: other layers than the settings name.
         """
-        blocks = self.model.blocks
-        targets = self.settings.network.target_modules if target_modules is None else target_modules
-        self.network = AdapterNetwork(blocks, self.model.blocks_name, targets)
+        blocks, shape = self.model.blocks, self.settings.network
+        if target_modules is None:
+            chosen = shape.chosen_blocks(len(blocks))
+            self.network = AdapterNetwork(blocks, self.model.blocks_name, shape.ranks, chosen)
+        else:
+            self.network = AdapterNetwork(blocks, self.model.blocks_name, target_modules)
         self.injector = HierarchicalEmbeddingInjector(list(blocks))
         self.model.keep_for_recompute(self.network.route, self.injector.placements)
 
@@ -104,7 +108,8 @@ class Parts:
             self.network.add_full(name, torch.bfloat16 if method.full_bf16 else torch.float32)
             return
         generator = generator_for(self.settings.optimizer.seed, "adapter", name)
-        self.network.add(name, shape.network_dim, shape.network_alpha, shape.network_dropout, generator)
+        dropout = Dropout(shape.network_dropout, shape.rank_dropout, shape.module_dropout)
+        self.network.add(name, shape.ranks, shape.network_alpha, generator, dropout)
 
     def embeddings_from(self, vectors: Tensor) -> ConceptEmbeddings:
         """Embeddings of the settings' kind with these vectors, on the model's device."""
@@ -142,6 +147,7 @@ def build_parts(settings: Settings, concepts: list[Concept]) -> Parts:
     """
     model = load_model(settings.model)
     _check_skipped(settings.samples, model.transformer_config["num_layers"])
+    settings.network.chosen_blocks(model.transformer_config["num_layers"])
     cache = Cache(settings.saving.cache_dir)
     positions = settings.concept_embeddings.embedding_positions
     layouts = {concept.name: TriggerLayout(concept, model, positions) for concept in concepts}

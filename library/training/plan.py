@@ -9,7 +9,7 @@ from typing import Any
 from library.adapters.files import read_lora
 from library.config.dataset import DatasetConfig
 from library.config.methods import PURECC, RULES
-from library.config.settings import OptimizerSettings, SavingSettings, Settings
+from library.config.settings import SavingSettings, Settings
 from library.data.pictures import Picture, PictureOrder, find_pictures, split_validation
 from library.errors import ConfigError
 from library.objectives import EXTRACTOR, STUDENT
@@ -108,16 +108,19 @@ class Plan:
         return list(dict.fromkeys([*texts, *self.also]))
 
 
-def stage_rates(optimizer: OptimizerSettings) -> dict[str, list[float]]:
-    """The learning rates of each stage's LoRA and concept embeddings."""
-    lora, embeddings = optimizer.extractor_learning_rate, optimizer.extractor_embedding_lr
-    return {
-        EXTRACTOR: [
-            optimizer.learning_rate if lora is None else lora,
-            optimizer.embedding_lr if embeddings is None else embeddings,
-        ],
-        STUDENT: [optimizer.learning_rate, optimizer.embedding_lr],
+def stage_rates(settings: Settings) -> dict[str, dict[str, float]]:
+    """The learning rates of each stage by what they are called in the log: of the LoRA, of the concept embeddings and,
+    if it is another one, of the LoRA's outer matrices."""
+    optimizer, ratio = settings.optimizer, settings.network.loraplus_lr_ratio
+    first = {"lr": optimizer.extractor_learning_rate, "embedding_lr": optimizer.extractor_embedding_lr}
+    rates = {"lr": optimizer.learning_rate, "embedding_lr": optimizer.embedding_lr}
+    stages = {
+        EXTRACTOR: {name: rate if first[name] is None else first[name] for name, rate in rates.items()},
+        STUDENT: rates,
     }
+    if ratio is None:
+        return stages
+    return {stage: {**rates, "up_lr": ratio * rates["lr"]} for stage, rates in stages.items()}
 
 
 def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> Plan:
@@ -134,7 +137,7 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     tracking_of(settings)  # and neither must a package that lacks
     own_thumbnail(settings)  # nor a picture
     parts = build_parts(settings, config.concepts)
-    check_optimizer(settings.optimizer, list(stage_rates(settings.optimizer).values()))
+    check_optimizer(settings.optimizer, [list(rates.values()) for rates in stage_rates(settings).values()])
     seed, data = settings.optimizer.seed, settings.data
     found = find_pictures(config, parts.model.size_multiple, seed, data.caption_variants, data.random_crop_variants)
     _check_ties(settings, found)

@@ -54,8 +54,16 @@ GUIDANCE = {
     "r_student": "length of the student's guidance, as a share of the velocity",
     "r_target": "length of the extractor's",
 }
-RATES = {"lr": "learning rate of the LoRA", "embedding_lr": "of the concept's vectors"}
-NOT_LOSSES = {*GUIDANCE, *RATES, "it_s", "grad_norm", "step"}
+RATES = {
+    "lr": "learning rate of the LoRA",
+    "embedding_lr": "of the concept's vectors",
+    "up_lr": "of the LoRA's outer matrices",
+}
+NORMS = {
+    "average_key_norm": "mean length of a layer's change of its weight",
+    "max_key_norm": "the largest, which scale_weight_norms limits",
+}
+NOT_LOSSES = {*GUIDANCE, *RATES, *NORMS, "keys_scaled", "it_s", "grad_norm", "step"}
 SPECIAL = ("concept", "extractor", "embedding", "transformer")
 """Ends of the names of files that are no LoRAs."""
 WHERE = {
@@ -134,6 +142,7 @@ def _curves(observer: Observer) -> str:
             chart("Losses, before their weights", curves_of(of_stage, losses), logarithmic=True),
             chart("lambda* and guidance", curves_of(of_stage, GUIDANCE)),
             chart("Learning rates", curves_of(of_stage, RATES)),
+            chart("Lengths of the LoRA's layers", curves_of(of_stage, NORMS)),
         ]
         stages.append({"name": stage, "charts": [one for one in charts if one]})
     return render("curves.html", stages=stages) if stages else ""

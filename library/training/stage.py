@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,7 @@ class Stage:
         fp16: scales the loss, so that small gradients do not vanish.
         penalties: name, weight and what is added to the loss for the weights themselves.
         fused: each weight makes its step inside the backward pass.
+        after_step: what is done to the weights after each step; what it returns is logged.
 
     Raises:
         TrainingError: several processes can't make fused steps.
@@ -88,11 +89,12 @@ class Stage:
         fp16: bool = False,
         penalties: Sequence[tuple[str, float, Penalty]] = (),
         fused: bool = False,
+        after_step: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.name, self.steps, self.objective, self.branches = name, steps, objective, branches
         self.scenes, self.settings, self.processes = scenes, settings, scenes.processes
         self.first, self.done, self.skipped, self.penalties = first, first, 0, penalties
-        self._unseen = first if data_anew else 0
+        self._unseen, self._after_step = first if data_anew else 0, after_step
         self.learners = [learner for learner in learners if learner.parameters]
         held = [[stand_in_of(one) if fused else one for one in learner.parameters] for learner in self.learners]
         self.optimizer = build_optimizer(
@@ -116,8 +118,6 @@ class Stage:
             TrainingError: more than `max_skipped_steps` of these in a row.
             OutOfMemory: nothing was changed.
         """
-        own = () if self.processes.main else (self.processes.number,)
-        torch.manual_seed(seed_for(self.settings.seed, self.name, "dropout", self.done, *own))
         if self.fused:
             self.fused.step = self.done
         batches, seen, failed, bad = self.settings.gradient_accumulation_steps, [], False, ""
@@ -162,10 +162,11 @@ class Stage:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.lr_scheduler.step()
+        after = self._after_step()
         self.done, self.skipped = self.done + 1, 0
         row = _row(seen)
         row["loss"] += sum(weight * penalised[name] for name, weight, _ in self.penalties)
-        return {"stage": self.name, "step": self.done, **row, **penalised, "grad_norm": norm, **rates}
+        return {"stage": self.name, "step": self.done, **row, **penalised, "grad_norm": norm, **after, **rates}
 
     def _penalise(self) -> dict[str, float]:
         """Adds the gradients of the penalties, unless that is done already; returns the values before their weights."""
@@ -203,7 +204,8 @@ class Stage:
         if not weight:
             self.scaler.scale(torch.zeros((), device=self.branches.model.device))  # it needs to have seen something
             return None
-        v = self.branches.predict(reference, replay)
+        own = () if self.processes.main else (self.processes.number,)
+        v = self.branches.predict(reference, replay, seed_for(self.settings.seed, self.name, "dropout", number, *own))
         losses = self.objective(v)
         if not torch.isfinite(losses.total):
             mine = self.processes.share(self.scenes.rows(number))

@@ -65,7 +65,8 @@ def make_stage(name: str, made_of: Ingredients) -> Stage:
     plan, settings, parts = made_of.plan, made_of.settings, made_of.plan.parts
     objective, learners = objective_of(name, settings, plan.has_reg), learners_of(name, settings, parts)
     wanted = {reading.prediction.prompt for reading in objective.readings}
-    initial = settings.optimizer.initial_step or 0
+    initial, most = settings.optimizer.initial_step or 0, settings.network.scale_weight_norms
+    adapters, _ = learning_in(name, settings, parts)
     dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
     return Stage(
         name,
@@ -80,18 +81,21 @@ def make_stage(name: str, made_of: Ingredients) -> Stage:
         fp16=settings.model.mixed_precision == "fp16",
         penalties=penalties_of(name, settings, parts, made_of.fisher),
         fused=name == STUDENT and makes_fused_steps(settings),
+        after_step=partial(parts.network.limit_norms, adapters, most) if most and adapters else dict,
     )
 
 
 def learners_of(name: str, settings: Settings, parts: Parts) -> list[Learner]:
     """The weights that learn in a stage; all others are frozen."""
-    rates = stage_rates(settings.optimizer)[name]
+    rates = stage_rates(settings)[name]
     adapters, embeddings = learning_in(name, settings, parts)
     freeze_all_but(adapters, embeddings, parts)
-    weights = [weight for adapter in adapters for weight in parts.network.parameters(adapter)]
     words = list(parts.words.parameters()) if parts.words and name == STUDENT else []
-    vectors = [one.moved for one in embeddings] + words
-    return [Learner("lr", weights, rates[0]), Learner("embedding_lr", vectors, rates[1])]
+    learning = {"lr": [], "embedding_lr": [one.moved for one in embeddings] + words, "up_lr": []}
+    for adapter in adapters:
+        for side, weight in parts.network.named_parameters(adapter):
+            learning["up_lr" if side == "up" and "up_lr" in rates else "lr"].append(weight)
+    return [Learner(rate, learning[rate], rates[rate]) for rate in rates]
 
 
 def student_weights(settings: Settings, parts: Parts) -> list[nn.Parameter]:

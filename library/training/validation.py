@@ -47,10 +47,6 @@ class ValidationLoss:
     def of(self, branch: Branch) -> float:
         """Mean error of its velocity over pictures and noise levels; errors and masks count as in training."""
         total = 0.0
-        modules = [module for layer in self.parts.network.layers.values() for module in layer.modules()]
-        learning = [module for module in modules if module.training]  # dropout must not blur what is measured
-        for module in learning:
-            module.training = False
         for number, picture in enumerate(self.pictures):
             image = self.latents.mean(picture)[None].expand(len(SIGMAS), -1, -1, -1)
             noise = torch.randn(image.shape, generator=generator_for(self.seed, "validation", number))
@@ -59,6 +55,4 @@ class ValidationLoss:
             velocity = self.parts.velocity(branch, interpolate(image, noise, sigma), sigma, [prompts]).cpu()
             emphasis = self.latents.emphasis([Draw(picture, picture.prompts[0], mirrored=False)])
             total += float(self.error(velocity, velocity_target(image, noise), sigma, emphasis).mean())
-        for module in learning:
-            module.training = True
         return total / len(self.pictures)

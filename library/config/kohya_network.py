@@ -1,0 +1,74 @@
+"""What becomes of `network_args`, arguments that sd-scripts hands to its LoRA for Stable Diffusion 3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from library.config.fields import from_command_line, hints_of
+from library.config.network_settings import KINDS, NetworkSettings
+from library.errors import ConfigError, did_you_mean
+
+OURS = {
+    **{name: name for name in (*KINDS, "train_block_indices", "rank_dropout", "module_dropout", "loraplus_lr_ratio")},
+    "loraplus_unet_lr_ratio": "loraplus_lr_ratio",
+    "verbose": "network_verbose",
+}
+"""Arguments that are settings here, by theirs."""
+PASSED_OVER = {
+    "split_qkv": "q, k and v have a LoRA each, always; in kohya's layout they are saved as one",
+    "conv_dim": "this model's blocks have no convolutions, nor does sd-scripts use it",
+    "conv_alpha": "this model's blocks have no convolutions, nor does sd-scripts use it",
+    "train_t5xxl": "PureCC leaves the text encoders as they are",
+    "loraplus_text_encoder_lr_ratio": "PureCC leaves the text encoders as they are",
+}
+"""Arguments without effect, each with the reason."""
+OUTSIDE = "emb_dims"
+"""Ranks of LoRAs on the layers before and after the blocks."""
+
+
+def network_args(value: Any) -> tuple[dict[str, Any], list[str]]:
+    """Settings of ours, and what is said of the rest.
+
+    Args:
+        value: texts of the form "name=value"; one of them or several.
+
+    Raises:
+        ConfigError: another form, an argument that this network does not know, or one that can't be done.
+    """
+    found, said = {}, list[str]()
+    for text in [value] if isinstance(value, str) else value or ():
+        name, equals, given = (part.strip() for part in str(text).partition("="))
+        if not equals:
+            raise ConfigError(f'network_args: "{text}" is not of the form "name=value".', 'Such as "rank_dropout=0.1".')
+        if name in OURS:
+            found[OURS[name]] = _value(OURS[name], given)
+        elif name in PASSED_OVER:
+            if given not in ("False", "0", "None", ""):
+                said.append(f"network_args {text} is passed over: {PASSED_OVER[name]}.")
+        elif name == OUTSIDE:
+            _check_outside(given)
+        else:
+            known = [*OURS, *PASSED_OVER, OUTSIDE]
+            remedy = "Write network_dropout instead." if name == "dropout" else did_you_mean(name, known)
+            raise ConfigError(f'network_args: the LoRA for SD3 has no argument "{name}".', remedy)
+    return found, said
+
+
+def _value(name: str, given: str) -> Any:
+    if name == "train_block_indices":
+        return given
+    return from_command_line(given, hints_of(NetworkSettings)[name])
+
+
+def _check_outside(given: str) -> None:
+    dims = [part.strip() for part in given.strip("[] ").split(",")]
+    if len(dims) != 6 or not all(dim.isdecimal() for dim in dims):
+        raise ConfigError(
+            f"network_args: emb_dims is {given}; it must be six whole numbers.", 'Such as "emb_dims=[0,0,0,0,0,0]".'
+        )
+    if any(int(dim) for dim in dims):
+        raise ConfigError(
+            "network_args: emb_dims puts LoRAs on layers outside of the transformer blocks, and the rows of a batch, "
+            "which belong to different branches, choose theirs inside of the blocks alone.",
+            "Take emb_dims out; x_mod_dim and context_mod_dim train the blocks' own modulation by time and text.",
+        )

@@ -1,0 +1,140 @@
+"""[network]: which layers get a LoRA, of which rank, and how it is held in check; kohya's names and network_args."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from library.config.fields import setting
+from library.errors import ConfigError
+
+ATTENTION_PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+"""Every attention projection of both streams, `attn2` included, by the end of its name."""
+FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
+"""The feed-forward layers of both streams, by the end of their names."""
+KINDS = {
+    "context_attn_dim": ATTENTION_PROJECTIONS[4:],
+    "context_mlp_dim": FEED_FORWARD[2:],
+    "context_mod_dim": ["norm1_context.linear"],
+    "x_attn_dim": ATTENTION_PROJECTIONS[:4],
+    "x_mlp_dim": FEED_FORWARD[:2],
+    "x_mod_dim": ["norm1.linear"],
+}
+"""sd-scripts' kinds of layers, each with the ends of their names."""
+ALL = "all"
+
+
+def _dim_of(what: str) -> int | None:
+    return setting(
+        None,
+        f"Rank of the LoRA in {what}; 0: none there. As soon as one of the six dims is set, they choose the layers "
+        "instead of target_modules, and those that are unset have network_dim.",
+        at_least=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """[network]: the LoRA adapters, one shape for extractor and student."""
+
+    network_dim: int = setting(4, "Rank of the LoRA.", at_least=1)
+    network_alpha: float = setting(4.0, "Scale of the LoRA: it acts with network_alpha / network_dim.", above=0)
+    network_dropout: float = setting(
+        0.0,
+        "Share of the numbers between the LoRA's two matrices that are dropped in training.",
+        at_least=0,
+        at_most=0.95,
+    )
+    rank_dropout: float = setting(
+        0.0, "Share of the LoRA's ranks that are dropped in training, of each layer others.", at_least=0, at_most=0.95
+    )
+    module_dropout: float = setting(
+        0.0, "How often a layer goes without its LoRA in training.", at_least=0, at_most=0.95
+    )
+    target_modules: list[str] = setting(
+        ATTENTION_PROJECTIONS,
+        "Linear layers inside the transformer blocks that get a LoRA, by the end of their diffusers name.",
+    )
+    train_block_indices: str = setting(ALL, 'Blocks that get a LoRA, such as "0,1,5-8"; "all".')
+    context_attn_dim: int | None = _dim_of("the text stream's attention")
+    context_mlp_dim: int | None = _dim_of("the text stream's feed-forward layers")
+    context_mod_dim: int | None = _dim_of("the text stream's adaptive norm")
+    x_attn_dim: int | None = _dim_of("the picture stream's attention")
+    x_mlp_dim: int | None = _dim_of("the picture stream's feed-forward layers")
+    x_mod_dim: int | None = _dim_of("the picture stream's adaptive norm")
+    scale_weight_norms: float = setting(
+        0.0,
+        "Longest that a layer's change of its weight may be (Frobenius norm): after each step, longer ones are shrunk "
+        "to it. 0: as long as they like.",
+        at_least=0,
+    )
+    loraplus_lr_ratio: float | None = setting(
+        None,
+        "LoRA+: the learning rate of the LoRA's outer matrices, as a multiple of learning_rate. Unset: 1.",
+        above=0,
+    )
+    network_verbose: bool = setting(
+        False, "Print each layer that has a LoRA, with its rank and alpha.", shapes_training=False
+    )
+    network_weights: str | None = setting(
+        None, "A LoRA file that the student starts from, in any layout and of any trainer. Unset: a fresh one."
+    )
+    dim_from_weights: bool = setting(False, "network_dim and network_alpha are those of network_weights.")
+
+    def __post_init__(self) -> None:
+        if self.dim_from_weights and self.network_weights is None:
+            raise ConfigError(
+                "network: dim_from_weights takes rank and scale from network_weights, which names no file.",
+                "Name one, or take dim_from_weights out.",
+            )
+        dims = [name for name in KINDS if getattr(self, name) is not None]
+        if dims and self.target_modules != ATTENTION_PROJECTIONS:
+            raise ConfigError(
+                f"network: target_modules and {dims[0]} both choose the layers that get a LoRA.",
+                "Take one of them out.",
+            )
+        if dims and self.dim_from_weights:
+            raise ConfigError(
+                f"network: dim_from_weights and {dims[0]} both say the LoRA's rank.", "Take one of them out."
+            )
+        if dims and not self.ranks:
+            raise ConfigError("network: all six dims are 0, so nothing gets a LoRA.", "Set one of them above 0.")
+        self.chosen_blocks(None)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of each layer that gets a LoRA, by the end of its diffusers name."""
+        dims = {name: getattr(self, name) for name in KINDS}
+        if all(dim is None for dim in dims.values()):
+            return dict.fromkeys(self.target_modules, self.network_dim)
+        ranks = {name: self.network_dim if dim is None else dim for name, dim in dims.items()}
+        return {ending: rank for name, rank in ranks.items() if rank for ending in KINDS[name]}
+
+    def chosen_blocks(self, count: int | None) -> frozenset[int] | None:
+        """The numbers of the blocks that get a LoRA; None: all.
+
+        Args:
+            count: how many there are; None: nobody knows yet.
+
+        Raises:
+            ConfigError: train_block_indices is no such list, is empty, or names a block that is not there.
+        """
+        if self.train_block_indices == ALL:
+            return None
+        chosen: set[int] = set()
+        try:
+            for part in self.train_block_indices.split(","):
+                first, dash, last = part.partition("-")
+                chosen |= set(range(int(first), int(last if dash else first) + 1))
+        except ValueError:
+            chosen = set()
+        if not chosen:
+            raise ConfigError(
+                f'network: train_block_indices is "{self.train_block_indices}", which names no block.',
+                'Write numbers and ranges, such as "0,1,5-8", or "all".',
+            )
+        if count is not None and max(chosen) >= count:
+            raise ConfigError(
+                f"network: train_block_indices names block {max(chosen)}; this model has blocks 0 to {count - 1}.",
+                "Name others.",
+            )
+        return frozenset(chosen)
