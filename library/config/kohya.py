@@ -68,9 +68,6 @@ NO_EFFECT = {
         huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_token
         huggingface_repo_visibility resume_from_huggingface async_upload""",
     "PureCC leaves the text encoders as they are": "text_encoder_lr train_t5xxl text_encoder_lr1 text_encoder_lr2",
-    "padding is kept as ComfyUI makes it": "apply_t5_attn_mask apply_lg_attn_mask",
-    "use caption_dropout_rate, which drops the text for all encoders": """
-        clip_l_dropout_rate clip_g_dropout_rate t5_dropout_rate""",
     "the LoRA stays in float32, which costs little": "full_fp16",
     "checkpointed_blocks says what is recomputed": "cpu_offload_checkpointing",
     'keys are not for files that are passed on; log in once with "wandb login"': "wandb_api_key",

@@ -32,7 +32,9 @@ LOW_RANK = frozenset(
     {"network_dropout", "rank_dropout", "module_dropout", "scale_weight_norms", "loraplus_lr_ratio", *KINDS}
 )
 """Settings that need two matrices."""
-LORA = LAYERS | LOW_RANK | {"network_dim", "learning_rate", "network_verbose"}
+ENCODERS = frozenset({"clip_l_dropout_rate", "clip_g_dropout_rate", "t5_dropout_rate"})
+"""How often pictures are seen without a text encoder."""
+LORA = LAYERS | LOW_RANK | ENCODERS | {"network_dim", "learning_rate", "network_verbose"}
 """Settings of a LoRA."""
 LOSS = frozenset(field.name for field in dataclasses.fields(LossSettings))
 """How errors count in the concept loss."""

@@ -28,6 +28,16 @@ class ModelSettings:
     t5xxl_max_token_length: int = setting(
         77, "Tokens that T5 reads of each prompt, in training and in sampling alike.", at_least=1, at_most=512
     )
+    apply_lg_attn_mask: bool = setting(
+        False,
+        "Both CLIPs read prompts without their padding, in training and in sampling alike; ComfyUI, Forge and "
+        "diffusers let them read it.",
+    )
+    apply_t5_attn_mask: bool = setting(
+        False,
+        "T5 reads prompts without their padding, in training and in sampling alike; ComfyUI, Forge and diffusers let "
+        "it read the padding, and draw from other states than those learned from.",
+    )
     mixed_precision: Literal["no", "fp16", "bf16"] = setting(
         "bf16", 'Precision of the frozen weights and of every pass; "no" is float32. The LoRA itself is always float32.'
     )

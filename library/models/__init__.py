@@ -48,6 +48,7 @@ def load_model(settings: ModelSettings) -> FlowModel:
         dtype=DTYPES[settings.mixed_precision],
         t5_length=settings.t5xxl_max_token_length,
         residence=Residence.of(settings),
+        masked=(settings.apply_lg_attn_mask, settings.apply_lg_attn_mask, settings.apply_t5_attn_mask),
     )
 
 

@@ -151,6 +151,13 @@ class FlowModel(Protocol):
             progress: wraps the loop that takes the time.
         """
 
+    def without_encoders(self, prompts: PromptBatch, dropped: Tensor) -> PromptBatch:
+        """The prompts with zeros where states of encoders were, in the context and in the pooled state.
+
+        Args:
+            dropped: for each row whether CLIP-L, CLIP-G and T5 are left out, (B, 3) bool.
+        """
+
     def learned_words(self, starts: Mapping[str, tuple[str, int]]) -> nn.Module:
         """The two CLIPs with learned rows for triggers; see `LearnedWords`. They stay on the CPU."""
 

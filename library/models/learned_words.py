@@ -23,6 +23,7 @@ class LearnedWords(nn.Module):
         length: tokens that they read.
         starts: for each concept, the word whose rows its own start from, and how many there are.
         device: of the rows and of what `encode` gives; the encoders may be on another.
+        masked: they read texts without their padding.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class LearnedWords(nn.Module):
         length: int,
         starts: Mapping[str, tuple[str, int]],
         device: torch.device,
+        masked: bool = False,
     ) -> None:
         super().__init__()
+        self.masked = masked
         self.encoders, self.tokenizers, self.length, self.device = list(encoders), list(tokenizers), length, device
         self.rows = nn.ModuleDict()
         for concept, (word, count) in starts.items():
@@ -67,7 +70,9 @@ class LearnedWords(nn.Module):
     def _clip(self, index: int, text: str, spans: Sequence[tuple[int, int, str]]) -> tuple[Tensor, Tensor]:
         table = self._table(index)
         read, positions, rows = self._read(index, text, spans)
-        ids = torch.tensor([read], device=table.weight.device)
+        padding = [self.tokenizers[index].pad_token_id] * (self.length - len(read))
+        ids = torch.tensor([read + padding], device=table.weight.device)
+        mask = torch.tensor([[1] * len(read) + [0] * len(padding)], device=ids.device) if self.masked else None
 
         def spliced(module: nn.Module, args: tuple, states: Tensor) -> Tensor:
             if not positions:
@@ -77,7 +82,7 @@ class LearnedWords(nn.Module):
 
         handle = table.register_forward_hook(spliced)
         try:
-            made = self.encoders[index](ids, output_hidden_states=True)
+            made = self.encoders[index](ids, attention_mask=mask, output_hidden_states=True)
         finally:
             handle.remove()
         return made.hidden_states[-2][0], made.text_embeds[0]
@@ -85,7 +90,7 @@ class LearnedWords(nn.Module):
     def _read(
         self, index: int, text: str, spans: Sequence[tuple[int, int, str]]
     ) -> tuple[list[int], list[int], list[Tensor]]:
-        """Tokens of a text as long as the encoder reads; positions where rows are put, and these rows."""
+        """Tokens of a text, no more than the encoder reads; positions where rows are put, and these rows."""
         tokenizer = self.tokenizers[index]
         ids = tokenizer(text, truncation=True, max_length=self.length)["input_ids"]
         read, places, behind = [], [], 0
@@ -98,6 +103,5 @@ class LearnedWords(nn.Module):
         read += ids[behind:]
         if len(read) > self.length:
             read = [*read[: self.length - 1], ids[-1]]
-        read += [tokenizer.pad_token_id] * (self.length - len(read))
         kept = [(position, row) for position, row in places if position < self.length - 1]
         return read, [position for position, _ in kept], [row for _, row in kept]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -37,6 +38,7 @@ class SD3Model:
         dtype: precision of the frozen weights and of every pass.
         t5_length: tokens that T5 reads of each prompt.
         residence: how the transformer's weights lie in memory; may be changed until they are loaded.
+        masked: whether CLIP-L, CLIP-G and T5 read texts without their padding.
     """
 
     blocks_name = "transformer_blocks"
@@ -49,10 +51,11 @@ class SD3Model:
         dtype: torch.dtype,
         t5_length: int,
         residence: Residence,
+        masked: tuple[bool, bool, bool] = (False, False, False),
     ) -> None:
         self.files, self.device, self.dtype, self.t5_length = files, device, dtype, t5_length
         self.notices: list[str] = []
-        self.residence = residence
+        self.residence, self.masked = residence, masked
         self._kept: tuple[PerPass, ...] = ()
 
     # The transformer
@@ -145,23 +148,38 @@ class SD3Model:
         return [self.clip_length, self.clip_length, self.t5_length]
 
     def encode_text(self, texts: Sequence[str], progress: Callable[[Iterable], Iterable] = iter) -> list[TextStates]:
-        ids = [
-            tokenizer(
-                list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-            ).input_ids
+        read = [
+            tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
             for tokenizer, length in zip(self._tokenizers, self._lengths, strict=True)
         ]
+        ids = [one.input_ids for one in read]
+        masks = [one.attention_mask if alone else None for one, alone in zip(read, self.masked, strict=True)]
         # The encoders never share the device with the transformer: a run has planned its memory without them.
         device = torch.device("cpu") if "transformer" in self.__dict__ else self.device
-        states = encode_texts(self.files, ids, self.dtype, device, progress)
+        states = encode_texts(self.files, ids, self.dtype, device, progress, masks)
         self._empty_cache()
         return states
+
+    def without_encoders(self, prompts: PromptBatch, dropped: Tensor) -> PromptBatch:
+        hidden = self.files.config(TEXT_ENCODERS[0])["hidden_size"]
+        projected = self.files.config(TEXT_ENCODERS[0])["projection_dim"]
+        context, pooled = prompts.context.clone(), prompts.pooled.clone()
+        for row, (clip_l, clip_g, t5) in enumerate(dropped.tolist()):
+            if clip_l:
+                context[row, : self.clip_length, :hidden], pooled[row, :projected] = 0, 0
+            if clip_g:
+                context[row, : self.clip_length, hidden:], pooled[row, projected:] = 0, 0
+            if t5:
+                context[row, self.clip_length :] = 0
+        return replace(prompts, context=context, pooled=pooled)
 
     def learned_words(self, starts: Mapping[str, tuple[str, int]]) -> LearnedWords:
         # On the CPU, as in `encode_text`. Beside a card in float32, the one precision that every processor is quick in.
         dtype = self.dtype if self.device.type == "cpu" else torch.float32
         encoders = [self._load(part, "cpu", dtype) for part in TEXT_ENCODERS[:2]]
-        return LearnedWords(encoders, self._tokenizers[:2], self.clip_length, starts, self.device)
+        return LearnedWords(
+            encoders, self._tokenizers[:2], self.clip_length, starts, self.device, masked=self.masked[0]
+        )
 
     def count_tokens(self, texts: Sequence[str]) -> list[list[TokenCount]]:
         counts = []
@@ -268,9 +286,10 @@ class SD3Model:
         for tokenizer in tokenizers:
             # These two are no more than what the last call happened to ask for.
             del tokenizer["truncation"], tokenizer["padding"]
-        return fingerprint.of_key(
-            {"weights": weights, "tokenizers": tokenizers, "t5_length": self.t5_length, "dtype": str(self.dtype)}
-        )
+        key = {"weights": weights, "tokenizers": tokenizers, "t5_length": self.t5_length, "dtype": str(self.dtype)}
+        if any(self.masked):
+            key["masked"] = self.masked
+        return fingerprint.of_key(key)
 
     def text_fingerprint(self) -> str:
         return self._text_fingerprint

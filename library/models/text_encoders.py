@@ -24,15 +24,20 @@ def encode_texts(
     dtype: torch.dtype,
     device: torch.device,
     progress: Callable[[Iterable], Iterable] = iter,
+    masks: Sequence[Tensor | None] = (None, None, None),
 ) -> list[TextStates]:
     """What the three encoders make of texts, on the CPU.
 
     Args:
         ids: for CLIP-L, CLIP-G and T5 the tokens of every text, (texts, tokens).
         progress: wraps the loop over the layers of T5, which takes nearly all of the time.
+        masks: for each, 1 at tokens that are read and 0 at padding; None: all are.
     """
-    t5 = stream_t5(files, ids[2], dtype, device, progress)
-    clips = [_clip(files, part, tokens, dtype, device) for part, tokens in zip(TEXT_ENCODERS, ids[:2], strict=False)]
+    t5 = stream_t5(files, ids[2], dtype, device, progress, masks[2])
+    clips = [
+        _clip(files, part, tokens, dtype, device, mask)
+        for part, tokens, mask in zip(TEXT_ENCODERS[:2], ids[:2], masks[:2], strict=True)
+    ]
     wide = torch.cat([hidden for hidden, _ in clips], dim=-1)
     wide = nn.functional.pad(wide, (0, t5.shape[-1] - wide.shape[-1]))
     pooled = torch.cat([one for _, one in clips], dim=-1)
@@ -40,12 +45,16 @@ def encode_texts(
     return [TextStates(c.clone(), p.clone()) for c, p in zip(context, pooled, strict=True)]
 
 
-def _clip(files: ModelFiles, part: str, ids: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def _clip(
+    files: ModelFiles, part: str, ids: Tensor, dtype: torch.dtype, device: torch.device, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The last hidden layer but one, and the projected pooled state; on the CPU."""
     encoder = fill(blank(part, files.config(part)), files.weights(part), dtype, device)
     hidden, pooled = [], []
-    for batch in ids.split(TEXT_BATCH):
-        made = encoder(batch.to(device), output_hidden_states=True)
+    for rows in range(0, len(ids), TEXT_BATCH):
+        batch = slice(rows, rows + TEXT_BATCH)
+        read = None if mask is None else mask[batch].to(device)
+        made = encoder(ids[batch].to(device), attention_mask=read, output_hidden_states=True)
         hidden.append(made.hidden_states[-2].cpu())
         pooled.append(made.text_embeds.cpu())
     return torch.cat(hidden), torch.cat(pooled)
@@ -57,6 +66,7 @@ def stream_t5(
     dtype: torch.dtype,
     device: torch.device,
     progress: Callable[[Iterable], Iterable] = iter,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """T5's last hidden states, (texts, tokens, width) on the CPU.
 
@@ -67,16 +77,25 @@ def stream_t5(
     encoder = blank("text_encoder_3", files.config("text_encoder_3")).encoder.eval()
     weights = files.weights("text_encoder_3")
     states = list(_embedded(weights, ids, dtype).split(TEXT_BATCH))
+    unread = None if mask is None else list(_unread(mask, dtype).split(TEXT_BATCH))
     position_bias = None
     for index, block in enumerate(progress(encoder.block)):
         _fill_block(block, weights, f"encoder.block.{index}.", dtype, device)
+        if position_bias is None:  # the first block's own, which all share
+            length = ids.shape[1]
+            position_bias = block.layer[0].SelfAttention.compute_bias(length, length, device=device)
         for batch, hidden in enumerate(states):
-            made, bias, *_ = block(hidden.to(device), None, position_bias)
+            bias = position_bias if unread is None else position_bias + unread[batch].to(device)
+            made, *_ = block(hidden.to(device), None, bias)
             states[batch] = made.cpu()
-        position_bias = bias
         block.to("meta")
     norm = fill(encoder.final_layer_norm, weights, dtype, device, "encoder.final_layer_norm.")
     return torch.cat([norm(hidden.to(device)).cpu() for hidden in states])
+
+
+def _unread(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention so that padding is not read, (texts, 1, 1, tokens)."""
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill(mask == 0, torch.finfo(dtype).min)[:, None, None]
 
 
 def _embedded(weights: PartWeights, ids: Tensor, dtype: torch.dtype) -> Tensor:

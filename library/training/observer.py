@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from library.adapters.layouts import LAYOUTS
-from library.errors import StorageError, in_words, lacks_memory, memory_error
 from library.adapters.network import rank_in
+from library.errors import StorageError, in_words, lacks_memory, memory_error
 from library.objectives import EXTRACTOR, STUDENT
 from library.report.log import RunLog, mean_of_end, read_log, write_csv
 from library.report.page import Section, write_page

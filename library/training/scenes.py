@@ -60,6 +60,7 @@ class Sources:
     Args:
         replay: the pretrained model's own pictures, if there are any.
         processes: each gets its share of the rows of every scene, of which all is drawn, so that shares fit together.
+        without_encoders: how often a picture is seen without CLIP-L, CLIP-G and T5.
         in_context: gives prompts of reference pictures the places of their context vectors: of a batch, its texts and
             the rows that show the concept.
     """
@@ -71,6 +72,7 @@ class Sources:
     texts: TextLibrary
     replay: Replay | None = None
     processes: Processes = ALONE
+    without_encoders: tuple[float, float, float] = (0.0, 0.0, 0.0)
     in_context: Callable[[PromptBatch, Sequence[str], Sequence[bool]], PromptBatch] | None = None
 
 
@@ -88,6 +90,7 @@ class SceneMaker:
         self.seed, self.noise, self.processes = sources.seed, sources.noise, sources.processes
         self.order, self.latents, self.texts = sources.order, sources.latents, sources.texts
         self._replay, self.in_context = sources.replay, sources.in_context
+        self._rates = torch.tensor(sources.without_encoders)
 
     def rows(self, number: int) -> int:
         """How many pictures batch `number` has, over all processes."""
@@ -108,6 +111,7 @@ class SceneMaker:
             prompts |= {
                 name: self.in_context(prompts[name], texts[name], shows.tolist()) for name in IN_CONTEXT & self.wanted
             }
+        prompts = self._with_some_encoders(prompts, "reference", number)
         scene = self._scene(image, prompts, generator, self._word_alone(len(draws), "reference", number))
         anchored = torch.tensor(
             [draw.picture.concept.kind == "subject" or draw.picture.subset.is_reg for draw in draws]
@@ -136,11 +140,23 @@ class SceneMaker:
         prompts = {
             name: PromptBatch.of([self.texts[text] for text in of_row], concepts) for name, of_row in texts.items()
         }
-        word_alone = self._word_alone(len(draws), REPLAY, number)
+        prompts, word_alone = (
+            self._with_some_encoders(prompts, REPLAY, number),
+            self._word_alone(len(draws), REPLAY, number),
+        )
         scene = self._scene(self._replay.latents[chosen], prompts, generator, word_alone)
         if self._replay.regions is not None:
             scene = replace(scene, region=self._replay.regions[chosen])
         return scene.part(self.processes.share(len(draws)))
+
+    def _with_some_encoders(self, prompts: dict[str, PromptBatch], which: str, number: int) -> dict[str, PromptBatch]:
+        """All prompts of a picture without the same encoders, so that no difference mixes the two; drawn apart, too."""
+        if not self._rates.any():
+            return prompts
+        count = len(next(iter(prompts.values())).concepts)
+        generator = generator_for(self.seed, self.stage, "encoder dropout", which, number)
+        dropped = torch.rand(count, 3, generator=generator) < self._rates
+        return {name: self.texts.model.without_encoders(batch, dropped) for name, batch in prompts.items()}
 
     def _word_alone(self, count: int, which: str, number: int) -> Tensor | None:
         """Which pictures the student sees without embeddings; drawn apart, so that all else stays as it is."""

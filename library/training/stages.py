@@ -47,7 +47,7 @@ class Ingredients:
     @property
     def sources(self) -> Sources:
         """What the scenes of every stage are drawn from."""
-        parts, context = self.plan.parts, self.context
+        parts, context, data = self.plan.parts, self.context, self.settings.data
         return Sources(
             seed=self.settings.optimizer.seed,
             noise=self.settings.noise,
@@ -56,6 +56,7 @@ class Ingredients:
             texts=parts.texts,
             replay=self.replay,
             processes=self.processes,
+            without_encoders=(data.clip_l_dropout_rate, data.clip_g_dropout_rate, data.t5_dropout_rate),
             in_context=partial(context.add_to, parts=parts) if context.vectors else None,
         )
 
