@@ -278,7 +278,7 @@ def test_the_planner_counts_the_average(plan_of):
 
 
 def test_an_average_in_bf16_is_refused():
-    given = {"method": "dreambooth", "fused_backward_pass": True, "full_bf16": True, "ema_decay": 0.9}
+    given = {"full_bf16": True, "ema_decay": 0.9}
     with pytest.raises(ConfigError, match="would stand still"):
         read_settings(None, {"pretrained_model_name_or_path": "m", **given})
 

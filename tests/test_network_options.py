@@ -182,6 +182,37 @@ def test_loraplus_gives_the_outer_matrices_a_rate_of_their_own(plan_of):
     assert any(one.any() for one in moved[None])
 
 
+# Precision
+
+
+def test_full_bf16_keeps_the_lora_its_gradients_and_its_optimizer_in_bf16(plan_of):
+    """The concept's vectors stay in float32. The pass itself is the same: it rounds the LoRA to its own precision."""
+    run = ready(plan_of(full_bf16=True, learning_rate=1e-3, scale_weight_norms=1.0, **THINNED))
+    stage = run.student_stage()
+    before = {name: one.up.clone() for name, one in run.parts.network.weights("student").items()}
+    for _ in range(3):
+        row = stage.step()
+    kinds = {weight.dtype for weight in run.parts.network.parameters("student")}
+    state = {value.dtype for one in run.parts.network.parameters("student")
+             for name, value in stage.optimizer.state[one].items() if name != "step"}  # fmt: skip
+    assert kinds == state == {torch.bfloat16} and math.isfinite(row["loss"])
+    assert {one.moved.dtype for one in run.parts.student_embeddings.values()} == {torch.float32}
+    weights = run.parts.network.weights("student")
+    assert all(one.up.dtype is torch.float32 for one in weights.values())
+    assert any(not torch.equal(one.up, before[name]) for name, one in weights.items())
+
+
+def test_what_full_bf16_loses_is_what_bf16_can_not_say(plan_of):
+    """A step of a thousandth of a weight moves it in float32, and not in bf16."""
+    for full_bf16 in (False, True):
+        one = low_rank().to(torch.bfloat16 if full_bf16 else torch.float32)
+        optimizer = torch.optim.SGD(one.parameters(), lr=1.0)
+        before = one.down.detach().clone()
+        one.down.grad = -one.down.detach() / 1024
+        optimizer.step()
+        assert torch.equal(one.down, before) is full_bf16
+
+
 # Lengths
 
 

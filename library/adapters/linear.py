@@ -75,7 +75,7 @@ NOTHING_DROPPED = Dropout()
 
 
 class LowRank(nn.Module):
-    """One adapter of one layer: x -> scale * up(dropout(down(x))). Its weights are float32.
+    """One adapter of one layer: x -> scale * up(dropout(down(x))). Its weights begin as float32.
 
     Args:
         rank: width of the bottleneck.
@@ -131,8 +131,9 @@ class LowRank(nn.Module):
     @torch.no_grad()
     def add_gradient_of(self, gradient: Tensor) -> None:
         """Adds to the gradients of both matrices what a gradient of `change`, (out, in), means for them."""
-        _add(self.up, self.scale * gradient @ self.down.T)
-        _add(self.down, self.scale * self.up.T @ gradient)
+        gradient = self.scale * gradient.float()
+        _add(self.up, gradient @ self.down.float().T)
+        _add(self.down, self.up.float().T @ gradient)
 
 
 class FullRank(nn.Module):

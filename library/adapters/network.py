@@ -113,6 +113,7 @@ class AdapterNetwork:
         alpha: float,
         generator: torch.Generator,
         dropout: Dropout = NOTHING_DROPPED,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """Adds a fresh adapter to every layer; it changes nothing until it is trained.
 
@@ -121,7 +122,7 @@ class AdapterNetwork:
         """
         for name, layer in self.layers.items():
             rank = ranks if isinstance(ranks, int) else rank_in(ranks, name)
-            layer.adapters[adapter] = LowRank(layer.base, rank, alpha, dropout, generator)
+            layer.adapters[adapter] = LowRank(layer.base, rank, alpha, dropout, generator).to(dtype)
 
     def add_full(self, adapter: str, dtype: torch.dtype) -> None:
         """Adds to every layer a change of its whole weight, 0 until it is trained."""
@@ -181,9 +182,8 @@ class AdapterNetwork:
         """A copy of an adapter's weights on the CPU, float32, by layer."""
 
         def copy(low_rank: LowRank) -> LayerWeights:
-            return LayerWeights(
-                low_rank.down.detach().cpu().clone(), low_rank.up.detach().cpu().clone(), low_rank.alpha
-            )
+            down, up = (half.detach().to("cpu", torch.float32, copy=True) for half in (low_rank.down, low_rank.up))
+            return LayerWeights(down, up, low_rank.alpha)
 
         return {name: copy(layer.adapters[adapter]) for name, layer in self.layers.items()}
 

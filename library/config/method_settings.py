@@ -48,9 +48,6 @@ class MethodSettings:
     fused_backward_pass: bool = setting(
         True, "dreambooth: each weight makes its step inside the backward pass, so that gradients take no memory."
     )
-    full_bf16: bool = setting(
-        False, "dreambooth: the change of the weights in bf16 with stochastic rounding, instead of float32."
-    )
     previous_loras: list[str] = setting([], "cifc: LoRA files of the concepts learned before, in any layout.")
     orthogonal_weight: float = setting(
         0.1, "cifc: weight of how far the LoRA reads what earlier concepts' LoRAs read.", at_least=0

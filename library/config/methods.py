@@ -34,7 +34,7 @@ LOW_RANK = frozenset(
 """Settings that need two matrices."""
 ENCODERS = frozenset({"clip_l_dropout_rate", "clip_g_dropout_rate", "t5_dropout_rate"})
 """How often pictures are seen without a text encoder."""
-LORA = LAYERS | LOW_RANK | ENCODERS | {"network_dim", "learning_rate", "network_verbose"}
+LORA = LAYERS | LOW_RANK | ENCODERS | {"network_dim", "learning_rate", "network_verbose", "full_bf16"}
 """Settings of a LoRA."""
 LOSS = frozenset(field.name for field in dataclasses.fields(LossSettings))
 """How errors count in the concept loss."""
@@ -127,7 +127,7 @@ RULES: Mapping[str, Rules] = {
         "the whole weights of attention and feed-forward layers, on the pictures and on class pictures",
         RIVAL - LOW_RANK - {"network_verbose"}
         | REPLAYED
-        | {"ewc_lambda", "ewc_fisher_samples", "l2_anchor_weight", "fused_backward_pass", "full_bf16"},
+        | {"ewc_lambda", "ewc_fisher_samples", "l2_anchor_weight", "fused_backward_pass"},
         {
             "prior_loss_weight": 1.0,
             "replay_prompts": CLASS_PROMPTS,
@@ -194,7 +194,11 @@ def check_method(settings: Settings) -> None:
     Raises:
         ConfigError: it says what to change.
     """
-    method, optimizer = settings.method, settings.optimizer
+    method, optimizer, full_bf16 = settings.method, settings.optimizer, settings.network.full_bf16
+    if full_bf16 and optimizer.ema_decay is not None:
+        raise ConfigError(
+            "full_bf16 keeps weights in bf16, in which a moving average would stand still.", "Take ema_decay out."
+        )
     if method.method != "dreambooth":
         return
     if settings.model.quantization != "none":
@@ -202,12 +206,8 @@ def check_method(settings: Settings) -> None:
             "dreambooth changes the weights themselves, which base_quantization rounds.",
             "Take base_quantization and fp8_base out.",
         )
-    if method.full_bf16 and not method.fused_backward_pass:
+    if full_bf16 and not method.fused_backward_pass:
         raise ConfigError("full_bf16 rounds by chance inside the backward pass.", "Set fused_backward_pass = true.")
-    if method.full_bf16 and optimizer.ema_decay is not None:
-        raise ConfigError(
-            "full_bf16 keeps weights in bf16, in which a moving average would stand still.", "Take ema_decay out."
-        )
     if not method.fused_backward_pass:
         return
     said = "fused_backward_pass makes each weight's step by itself, inside the backward pass"

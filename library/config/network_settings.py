@@ -72,6 +72,12 @@ class NetworkSettings:
         "LoRA+: the learning rate of the LoRA's outer matrices, as a multiple of learning_rate. Unset: 1.",
         above=0,
     )
+    full_bf16: bool = setting(
+        False,
+        "The LoRA's weights, gradients and optimizer in bf16 instead of float32: a little less memory, and steps "
+        "smaller than 1/256 of a weight are lost. dreambooth: the change of the weights, rounded by chance, so that "
+        "none is.",
+    )
     network_verbose: bool = setting(
         False, "Print each layer that has a LoRA, with its rank and alpha.", shapes_training=False
     )

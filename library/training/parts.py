@@ -104,12 +104,13 @@ class Parts:
         The student of a method that learns whole weights is a change of these.
         """
         shape, method = self.settings.network, self.settings.method
+        dtype = torch.bfloat16 if shape.full_bf16 else torch.float32
         if name == STUDENT_ADAPTER and METHODS[method.method].student_weights == "full":
-            self.network.add_full(name, torch.bfloat16 if method.full_bf16 else torch.float32)
+            self.network.add_full(name, dtype)
             return
         generator = generator_for(self.settings.optimizer.seed, "adapter", name)
         dropout = Dropout(shape.network_dropout, shape.rank_dropout, shape.module_dropout)
-        self.network.add(name, shape.ranks, shape.network_alpha, generator, dropout)
+        self.network.add(name, shape.ranks, shape.network_alpha, generator, dropout, dtype)
 
     def embeddings_from(self, vectors: Tensor) -> ConceptEmbeddings:
         """Embeddings of the settings' kind with these vectors, on the model's device."""
