@@ -129,6 +129,7 @@ def planned(world, monkeypatch):
             ],
             "ConceptError": ConceptError,
             "stage_rates": stage_rates,
+            "opened_once": opened_once,
             "order": made.order,
             "batches": batches,
             "shown": lambda folder: sum(Path(draw.picture.path).parent.name == folder for draw in draws),
@@ -181,7 +182,7 @@ def settings_of(text: str, tmp_path: Path, **given):
         ('t5xxl_dtype = "fp16"', "set mixed_precision"),
         ('network_module = "lycoris.kohya"', "guidance needs plain LoRAs"),
         ('network_module = "networks.dylora"', 'there is no network_module "networks.dylora"'),
-        ('base_weights = "a.safetensors"', "purecc_convert.py --bake"),
+        ("base_weights_multiplier = 0.5", "1 numbers for 0 files in base_weights"),
         ('save_model_as = "ckpt"', "only safetensors is written"),
         ("noise_ofset = 0.1", 'Did you mean "noise_offset"?'),
         ("learning_rat = 1e-4", 'Did you mean "learning_rate"?'),
@@ -193,7 +194,7 @@ def test_what_can_not_be_is_refused_with_its_line_and_a_remedy(tmp_path, line, s
     with pytest.raises(PureCCError) as error:
         settings_of(line, tmp_path)
     assert said in str(error.value)
-    assert "config.toml:2" in str(error.value) or "min_timestep" in line
+    assert "config.toml:2" in str(error.value) or "min_timestep" in line or "base_weights" in line
 
 
 def test_all_that_is_wrong_is_shown_at_once(tmp_path):

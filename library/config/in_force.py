@@ -12,8 +12,8 @@ from library.config.metadata_settings import DATA_URL
 from library.config.settings import Settings
 
 HUB_OR_PATH, THUMBNAIL = "pretrained_model_name_or_path", "metadata_thumbnail"
-PATH_LISTS = {"previous_loras"}
-"""Settings of [method] that are lists of paths."""
+PATH_LISTS = (("method", "previous_loras"), ("network", "base_weights"))
+"""Settings that are lists of paths."""
 PATH_SETTINGS = (
     ("model", HUB_OR_PATH),
     ("model", "clip_l"),
@@ -55,8 +55,9 @@ def with_absolute_paths(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str
         values = found.get(section, {})
         if name in values and not _is_no_path(name, values[name]):
             values[name] = _absolute(values[name])
-    for name in PATH_LISTS & set(found.get("method", {})):
-        found["method"][name] = [_absolute(path) for path in found["method"][name]]
+    for section, name in PATH_LISTS:
+        if name in found.get(section, {}):
+            found[section][name] = [_absolute(path) for path in found[section][name]]
     return found
 
 

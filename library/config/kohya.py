@@ -82,8 +82,6 @@ REFUSED = {
     "save_t5xxl": "The text encoders are not trained; sd-scripts itself says that this does not work. Take it out.",
     "t5xxl_device": "sd-scripts itself says that this does not work; texts are encoded once. Take it out.",
     "t5xxl_dtype": "sd-scripts itself says that this does not work; set mixed_precision. Take it out.",
-    "base_weights": "Merge the LoRA into the model with purecc_convert.py --bake, and name that model.",
-    "base_weights_multiplier": "Merge the LoRA into the model with purecc_convert.py --bake, and name that model.",
     "in_json": "Pictures and captions stand in folders: use train_data_dir or image_dir.",
     "metadata_file": "Pictures and captions stand in folders: use image_dir, with a caption file beside each picture.",
     "weighted_captions": "Weights in captions are not read, nor does sd-scripts read them for this model. Take it out.",
@@ -110,6 +108,7 @@ PATHS = frozenset(
         "replay_prompts",
         "extractor",
         "network_weights",
+        "base_weights",
         "logging_dir",
         "log_tracker_config",
         "metadata_thumbnail",
@@ -209,7 +208,9 @@ class Reading:
 
 
 def expanded(path: Any) -> Any:
-    """A path with ~ and environment variables replaced; what is no text is left as it is."""
+    """A path, or each of a list, with ~ and environment variables replaced; what is no text is left as it is."""
+    if isinstance(path, list):
+        return [expanded(one) for one in path]
     return os.path.expanduser(os.path.expandvars(path)) if isinstance(path, str) else path
 
 
@@ -304,10 +305,16 @@ def _steps(value: Any) -> tuple[Any, str | None]:
     return (int(value), None) if isinstance(value, float) and value == int(value) and value >= 1 else (value, None)
 
 
+def _listed(value: Any) -> tuple[Any, str | None]:
+    return (value if isinstance(value, list) else [] if value is None else [value]), None
+
+
 VALUES: dict[str, Callable[[Any], tuple[Any, str | None]]] = {
     "resolution": _resolution,
     "weighting_scheme": _weighting,
     "lr_warmup_steps": _steps,
     "lr_decay_steps": _steps,
+    "base_weights": _listed,
+    "base_weights_multiplier": _listed,
 }
 """Values of settings of ours that sd-scripts writes otherwise."""

@@ -81,6 +81,12 @@ class NetworkSettings:
     network_verbose: bool = setting(
         False, "Print each layer that has a LoRA, with its rank and alpha.", shapes_training=False
     )
+    base_weights: list[str] = setting(
+        [],
+        "LoRA files that are put into the pretrained model first, in any layout: every branch stands on that model. "
+        "What is trained is for it, so draw with both.",
+    )
+    base_weights_multiplier: list[float] = setting([], "How strongly each of base_weights is put in. Unset: 1.")
     network_weights: str | None = setting(
         None, "A LoRA file that the student starts from, in any layout and of any trainer. Unset: a fresh one."
     )
@@ -91,6 +97,12 @@ class NetworkSettings:
             raise ConfigError(
                 "network: dim_from_weights takes rank and scale from network_weights, which names no file.",
                 "Name one, or take dim_from_weights out.",
+            )
+        if len(self.base_weights_multiplier) > len(self.base_weights):
+            raise ConfigError(
+                f"network: base_weights_multiplier has {len(self.base_weights_multiplier)} numbers for "
+                f"{len(self.base_weights)} files in base_weights.",
+                "Write one for each file, or none.",
             )
         dims = [name for name in KINDS if getattr(self, name) is not None]
         if dims and self.target_modules != ATTENTION_PROJECTIONS:

@@ -9,13 +9,13 @@ import torch
 from library.config.settings import ModelSettings
 from library.errors import ModelError
 from library.models.hub import HubFiles, is_hub_id
-from library.models.interface import FlowModel, Prompt, PromptBatch, TextStates
+from library.models.interface import BaseChange, FlowModel, Prompt, PromptBatch, TextStates
 from library.models.model_files import FolderFiles, ModelFiles
 from library.models.residence import Residence
 from library.models.sd3 import SD3Model
 from library.models.single_file import CONFIGURATIONS, SETTINGS, PartsApart, SingleFile
 
-__all__ = ["FlowModel", "Prompt", "PromptBatch", "TextStates", "load_model"]
+__all__ = ["BaseChange", "FlowModel", "Prompt", "PromptBatch", "TextStates", "load_model"]
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -88,6 +88,29 @@ class PromptBatch:
 
 
 @dataclass(frozen=True)
+class BaseChange:
+    """What is added to the transformer's weights when they are loaded.
+
+    Args:
+        updates: by the weight's diffusers name, each makes its update, float32 on the CPU.
+        shapes: of each (out, in); a convolution's weight counts as a matrix of all its inputs.
+        fingerprint: changes with what is added.
+        source: what messages call it.
+    """
+
+    updates: Mapping[str, Callable[[], Tensor]]
+    shapes: Mapping[str, tuple[int, int]]
+    fingerprint: str
+    source: str
+
+    def added_to(self, name: str, weight: Tensor) -> Tensor:
+        """The weight of that name with its update, in its own precision."""
+        if name not in self.updates:
+            return weight
+        return (weight.float() + self.updates[name]().view(weight.shape).to(weight.device)).to(weight.dtype)
+
+
+@dataclass(frozen=True)
 class TokenCount:
     """How a text fits an encoder."""
 
@@ -137,6 +160,13 @@ class FlowModel(Protocol):
 
     def keep_for_recompute(self, *states: PerPass) -> None:
         """Values that a pass depends on, to be put back when checkpointing runs a block again."""
+
+    def on_top_of(self, change: BaseChange) -> FlowModel:
+        """The model with one change more, before its weights are loaded.
+
+        Raises:
+            ModelError: the transformer lacks such a weight, or it has another shape.
+        """
 
     def counted(self, residence: Residence | None = None) -> FlowModel:
         """A copy on the meta device, whose weights have shapes and no numbers, kept in memory as said."""

@@ -17,13 +17,13 @@ from library import fingerprint
 from library.errors import ModelError
 from library.live_memory import META
 from library.models.counting import Footprint, as_skeleton, count_decode, count_encode, count_text
-from library.models.interface import PromptBatch, TextStates, TokenCount
+from library.models.interface import BaseChange, PromptBatch, TextStates, TokenCount
 from library.models.learned_words import LearnedWords
 from library.models.model_files import TEXT_ENCODERS, ModelFiles
 from library.models.modules import blank
 from library.models.residence import Residence, ResidentBase
 from library.models.text_encoders import TEXT_BATCH, encode_texts
-from library.models.weights import fill, needed_by
+from library.models.weights import fill, needed_by, put
 from library.per_pass import PerPass, recompute_contexts
 
 TILE = 512
@@ -57,12 +57,16 @@ class SD3Model:
         self.notices: list[str] = []
         self.residence, self.masked = residence, masked
         self._kept: tuple[PerPass, ...] = ()
+        self._changes: tuple[BaseChange, ...] = ()
 
     # The transformer
 
     @cached_property
     def transformer(self) -> nn.Module:
         transformer = self._load("transformer", "cpu")
+        for change in () if self.device == META else self._changes:
+            for name in change.updates:
+                put(transformer, name, change.added_to(name, transformer.get_parameter(name)))
         self.base = ResidentBase(transformer, self.device, self.residence)
         self.notices += self.base.notices
         transformer.enable_gradient_checkpointing(self._checkpointed)
@@ -98,7 +102,21 @@ class SD3Model:
     def pretrained_weights(self) -> Iterator[tuple[str, Tensor]]:
         wanted = needed_by(blank("transformer", self.transformer_config))
         for name, tensor in self.files.weights("transformer").tensors(wanted, self.dtype):
-            yield name, tensor.view(wanted[name].shape)
+            weight = tensor.view(wanted[name].shape)
+            for change in self._changes:
+                weight = change.added_to(name, weight)
+            yield name, weight
+
+    def on_top_of(self, change: BaseChange) -> SD3Model:
+        wanted = needed_by(blank("transformer", self.transformer_config))
+        for name, shape in change.shapes.items():
+            own = (len(wanted[name]), wanted[name][0].numel()) if name in wanted else None
+            if shape != own:
+                has = "which this model lacks" if own is None else f"as {shape}, which is {own} in this model"
+                raise ModelError(f"{change.source} changes {name}, {has}.", "It was trained for another model.")
+        other = copy.copy(self)
+        other._changes = (*self._changes, change)
+        return other
 
     # Counting
 
@@ -308,6 +326,8 @@ class SD3Model:
         key["dtype"] = str(self.dtype)
         if self.residence.quantization != "none":
             key["quantization"] = self.residence.quantization
+        if self._changes:
+            key["changes"] = [change.fingerprint for change in self._changes]
         return fingerprint.of_key(key)
 
     def fingerprint(self) -> str:

@@ -24,6 +24,7 @@ from library.methods import METHODS
 from library.models import FlowModel, PromptBatch, load_model
 from library.objectives import EXTRACTOR, GUIDE, PRETRAINED, STUDENT
 from library.prompts import derive, triggers_in
+from library.training.base_weights import with_base_weights
 
 STUDENT_ADAPTER = "student"
 EXTRACTED_ADAPTER = "extracted"
@@ -149,6 +150,7 @@ def build_parts(settings: Settings, concepts: list[Concept]) -> Parts:
     model = load_model(settings.model)
     _check_skipped(settings.samples, model.transformer_config["num_layers"])
     settings.network.chosen_blocks(model.transformer_config["num_layers"])
+    model = with_base_weights(model, settings.network)
     cache = Cache(settings.saving.cache_dir)
     positions = settings.concept_embeddings.embedding_positions
     layouts = {concept.name: TriggerLayout(concept, model, positions) for concept in concepts}

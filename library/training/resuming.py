@@ -15,6 +15,7 @@ from library.errors import ConfigError
 from library.objectives import EXTRACTOR, STUDENT
 from library.report.progress import say
 from library.training.average import Average
+from library.training.base_weights import contents
 from library.training.branching import extractor_adapters, learning_in
 from library.training.plan import Plan
 from library.training.stage import Stage
@@ -29,6 +30,10 @@ def shaping(plan: Plan) -> dict[str, Any]:
     tables = with_absolute_paths(as_tables(plan.settings, shaping_only=True))  # as in config.toml, which resumes, too
     flat = {name: value for table in tables.values() for name, value in table.items()}
     together = {"processes": plan.processes} if plan.processes > 1 else {}
+    if plan.settings.network.base_weights:
+        flat["what is in base_weights"] = contents(
+            plan.settings.network, plan.parts.model.transformer_config["num_layers"]
+        )
     return {**flat, **dataset_config.as_tables(plan.config), **together}
 
 
