@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from library.live_memory import META, LiveMemory, held_by, storage_bytes
 from library.models import load_model
 from library.models.position_table import PositionTable
 from library.models.quantised import QuantisedLinear
+from library.training.forecast import count_step
 from library.training.run import Run
 from tests.tiny import tiny_transformer
 
@@ -217,3 +219,29 @@ def test_torch_compile_without_a_compiler_is_said(plan_of, monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     run, _ = trained(plan_of(torch_compile=True))
     assert "torch_compile can't be used (no compiler); the run goes on without it." in run.parts.model.notices
+
+
+def test_what_blocks_begin_from_may_wait_elsewhere_and_changes_no_number(plan_of, deep_model):
+    """Beside swapped blocks, too; what is put away comes back, once for each recomputed block and pass."""
+    common = {
+        "pretrained_model_name_or_path": str(deep_model),
+        "gradient_checkpointing": True,
+        "checkpointed_blocks": "all",
+        "network_dropout": 0.2,
+        "overwrite": True,
+    }
+    _, plain = trained(plan_of(**common))
+    _, swapped = trained(plan_of(**common, cpu_offload_checkpointing=True, blocks_to_swap=2))
+    assert_same(plain, swapped)
+
+
+def test_the_planner_counts_what_waits_elsewhere(plan_of, deep_model):
+    given = {"pretrained_model_name_or_path": str(deep_model), "gradient_checkpointing": True}
+    plan = plan_of(**given, cpu_offload_checkpointing=True)
+    residence = plan.parts.model.residence
+    kept, away = (count_step(plan, "student", replace(residence, offloaded=one)) for one in (False, True))
+    assert away.footprint.total < kept.footprint.total and kept.moved == 0
+    assert away.flops == kept.flops
+    inside = {"recomputed": 0, "offloaded": True}
+    assert count_step(plan, "student", replace(residence, **inside)).moved == 0, "only recomputed blocks put it away"
+    assert away.moved % 2 == 0 and away.moved > 2 * DEEP * 16 * 32 * 4, "there and back"

@@ -69,7 +69,6 @@ NO_EFFECT = {
         huggingface_repo_visibility resume_from_huggingface async_upload""",
     "PureCC leaves the text encoders as they are": "text_encoder_lr train_t5xxl text_encoder_lr1 text_encoder_lr2",
     "gradients and AdamW's eps vanish in float16, so the LoRA stays in float32, which costs little": "full_fp16",
-    "checkpointed_blocks says what is recomputed": "cpu_offload_checkpointing",
     'keys are not for files that are passed on; log in once with "wandb login"': "wandb_api_key",
     "its latents could not be cached": "color_aug face_crop_aug_range",
     "the check takes 2 ms a picture, and without it something damaged might be learned": "skip_cache_check",

@@ -52,6 +52,12 @@ class ModelSettings:
         at_least=0,
         shapes_training=False,
     )
+    cpu_offload_checkpointing: bool = setting(
+        False,
+        "What recomputed blocks begin from waits in the computer's memory for the backward pass: less memory, more "
+        "time, and no number changes.",
+        shapes_training=False,
+    )
     base_quantization: Literal["none", "int8", "fp8", "nf4"] = setting(
         "none",
         "Bits of the frozen transformer, for both members of every difference: 16, 8 (int8 is the more exact), or 4 by "

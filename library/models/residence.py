@@ -6,7 +6,7 @@ All branches share these weights, so whatever is chosen here holds for both memb
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,7 @@ class Residence:
         sdpa_backend: the kernel of PyTorch's own attention to prefer, or "auto".
         compiled: feed-forward layers by torch.compile.
         vae_tiling: pictures are decoded in tiles.
+        offloaded: what recomputed blocks begin from waits in the computer's memory.
     """
 
     quantization: Quantization = "none"
@@ -54,6 +55,7 @@ class Residence:
     sdpa_backend: str = "auto"
     compiled: bool = False
     vae_tiling: bool = False
+    offloaded: bool = False
 
     @classmethod
     def of(cls, settings: ModelSettings) -> Residence:
@@ -68,6 +70,7 @@ class Residence:
             sdpa_backend=settings.sdpa_backend,
             compiled=settings.torch_compile,
             vae_tiling=settings.vae_tiling,
+            offloaded=settings.cpu_offload_checkpointing,
         )
 
 
@@ -87,7 +90,7 @@ class ResidentBase:
         self.blocks: list[nn.Module] = list(transformer.transformer_blocks)
         self.notices: list[str] = []
         self.swap: BlockSwap | None = None
-        self.swapped = 0
+        self.swapped = self.bytes_offloaded = 0
         self._check_swap(residence.blocks_to_swap)
         PositionTable(transformer.pos_embed, device)
         if residence.quantization != "none":
@@ -114,6 +117,23 @@ class ResidentBase:
         """The first `count` blocks are recomputed in the backward pass; None: all. Swapped ones always are."""
         count = len(self.blocks) if count is None else count
         self.recomputed = frozenset(self.blocks[: max(count, self.swapped)])
+
+    def offloading(self) -> AbstractContextManager:
+        """Inside, what the backward pass needs is kept in the computer's memory, if that is wished for."""
+        if not self.residence.offloaded:
+            return nullcontext()
+        if self.device.type == "meta":
+            return torch.autograd.graph.saved_tensors_hooks(self._count_away, self._count_back)
+        return torch.autograd.graph.save_on_cpu(pin_memory=self.device.type == "cuda")
+
+    def _count_away(self, tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+        self.bytes_offloaded += tensor.nbytes
+        return tensor.shape, tensor.dtype
+
+    def _count_back(self, kept: tuple[torch.Size, torch.dtype]) -> torch.Tensor:
+        back = torch.empty(kept[0], dtype=kept[1], device=self.device)
+        self.bytes_offloaded += back.nbytes
+        return back
 
     def _check_swap(self, count: int) -> None:
         most = max(0, len(self.blocks) - ALWAYS_RESIDENT)

@@ -97,7 +97,8 @@ class SD3Model:
         if block not in self.base.recomputed:
             return block(*args)
         contexts = self.base.contexts_with(recompute_contexts(self._kept))
-        return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
+        with self.base.offloading():
+            return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
 
     def pretrained_weights(self) -> Iterator[tuple[str, Tensor]]:
         wanted = needed_by(blank("transformer", self.transformer_config))

@@ -58,10 +58,10 @@ class StepCount:
     """Numbers that learn."""
     flops: int
     moved: int
-    """Bytes that swapped blocks travel to the device."""
+    """Bytes that travel between the device and the computer's memory: swapped blocks, and what blocks begin from."""
 
     def seconds(self, speed: Speed) -> float:
-        """How long it takes; swapped blocks travel meanwhile."""
+        """How long it takes; what travels does so meanwhile."""
         return max(self.footprint.work.seconds(speed), self.moved / BUS)
 
 
@@ -171,7 +171,7 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
             object.__setattr__(prompts, "context", _learning(prompts.context))
     with fused_attention(), LiveMemory() as memory:
         objective(scheduler.predict(reference, replay)).total.backward()
-    moved = 0 if swap is None else swap.bytes_moved
+    moved = parts.model.base.bytes_offloaded + (0 if swap is None else swap.bytes_moved)
     return StepCount(Footprint(weights + state, memory.peak, memory.work), count, memory.flops, moved)
 
 
