@@ -8,12 +8,18 @@ import torch
 from library.adapters.files import load_lora
 from library.adapters.linear import Dropout, LowRank
 from library.config.files import read_settings
-from library.errors import ConfigError
+from library.errors import ConfigError, Interrupted
 from library.objectives import BASE, COMPLETE, EXTRACTOR, STUDENT, Prediction
 from library.report.log import read_log
 from library.training.run import Run
 from tests.test_methods import ready, student_layers
-from tests.test_stages import PLAIN_LORA, ready_for_stage_2
+from tests.test_stages import (
+    PLAIN_LORA,
+    assert_equal_files,
+    press_ctrl_c_after,
+    ready_for_stage_2,
+    student_file,
+)
 
 
 def low_rank(rank: int = 4, dropout: Dropout = Dropout()) -> LowRank:  # noqa: B008
@@ -262,3 +268,37 @@ def test_a_limit_that_nothing_reaches_changes_nothing(plan_of):
     run = Run(plan_of(**PLAIN_LORA, overwrite=True, scale_weight_norms=math.inf))
     run.train()
     assert all(torch.equal(one.up, weights[name].up) for name, one in run.parts.network.weights("student").items())
+
+
+# All of it
+
+
+@pytest.mark.parametrize("full_bf16", [False, True])
+def test_with_all_options_a_stopped_run_ends_as_one_that_never_was(plan_of, monkeypatch, full_bf16):
+    settings = {
+        **THINNED,
+        "full_bf16": full_bf16,
+        "scale_weight_norms": 0.05,
+        "network_args": ["x_attn_dim=3", "x_mlp_dim=2", "context_mod_dim=0", "train_block_indices=0,2"],
+        "loraplus_lr_ratio": 4.0,
+        "loss_type": "smooth_l1",
+        "clip_l_dropout_rate": 0.3,
+        "t5_dropout_rate": 0.3,
+        "apply_t5_attn_mask": True,
+        "gradient_checkpointing": True,
+        "cpu_offload_checkpointing": True,
+        "gradient_accumulation_steps": 2,
+        "max_train_steps": 3,
+    }
+    whole = Run(plan_of(**settings))
+    whole.train()
+    expected = student_file(whole)
+    losses = [row["loss"] for row in read_log(whole.folder / "log.jsonl")]
+    press_ctrl_c_after(monkeypatch, "student", 2)
+    with pytest.raises(Interrupted):
+        Run(plan_of(**settings)).train()
+    monkeypatch.undo()
+    resumed = Run(plan_of(**settings, resume="auto"))
+    resumed.train()
+    assert_equal_files(expected, student_file(resumed))
+    assert losses == [row["loss"] for row in read_log(resumed.folder / "log.jsonl")] and len(losses) == 5
