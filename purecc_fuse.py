@@ -18,7 +18,7 @@ def main() -> None:
     )
     parser.add_argument("--lora", nargs="+", metavar="FILE", help="LoRAs in any layout, one a concept.")
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="For each LoRA a prompt with its trigger in it.")
-    parser.add_argument("--mu", type=float, default=0.1, help="How much other prompts count; 0: as published.")
+    parser.add_argument("--mu", type=float, default=1.0, help="How much other prompts count; 0: as published.")
     parser.add_argument(
         "--fusion",
         choices=("closed", "lbfgs", "elastic"),

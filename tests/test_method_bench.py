@@ -268,7 +268,7 @@ def test_several_concepts_are_written_for_one_run_each_with_its_trigger(tmp_path
 
 def test_all_together_figures_are_known_to_the_trials():
     names = [RECIPES[recipe].ways for recipe in RECIPES]
-    assert {way for ways in names for way in ways} == {ADDED, AGGREGATED, JOINTLY, *FUSED}
+    assert {way for ways in names for way in ways} == {ADDED, AGGREGATED, *JOINTLY, *FUSED}
     files = {trial_file(Path(), recipe, way, 0) for recipe, one in RECIPES.items() for way in (ALONE, *one.ways)}
     assert len(files) == sum(1 + len(one.ways) for one in RECIPES.values())
 
@@ -287,13 +287,13 @@ def together_result(recipe, way, fidelity, looks=0.0):
 
 def test_what_is_lost_by_being_together_is_taken_prompt_by_prompt():
     controls = [together_result("pretrained", "", 0.2), together_result("drawn", "", 0.7)]
-    trials = [together_result("lean", ALONE, 0.6, 0.1), together_result("lean", JOINTLY, 0.5, 0.25)]
+    trials = [together_result("lean", ALONE, 0.6, 0.1), together_result("lean", "jointly", 0.5, 0.25)]
     results = Results([*controls, *trials])
-    assert results.models() == [("lean", ALONE), ("lean", JOINTLY)]
+    assert results.models() == [("lean", ALONE), ("lean", "jointly")]
     assert results.figure(("lean", ALONE), "fidelity").value == pytest.approx(0.8), "of what can be had"
-    assert results.difference(("lean", JOINTLY), "fidelity").value == pytest.approx(-0.2)
-    assert results.difference(("lean", JOINTLY), "others").value == pytest.approx(0.15)
-    assert results.difference(("lean", JOINTLY), "trap_unasked").value == pytest.approx(-1)
+    assert results.difference(("lean", "jointly"), "fidelity").value == pytest.approx(-0.2)
+    assert results.difference(("lean", "jointly"), "others").value == pytest.approx(0.15)
+    assert results.difference(("lean", "jointly"), "trap_unasked").value == pytest.approx(-1)
     assert "| lean, jointly | *-0.20 (-0.20 to -0.20)* | *0.150 (0.150 to 0.150)* |" in tables(results)
 
 
@@ -310,7 +310,7 @@ def test_concepts_come_into_one_model_and_what_is_there_is_not_made_again(tmp_pa
     times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("student.safetensors")}
     results += [
         together.trial("CIFC", ADDED),
-        *(together.trial("Mix-of-Show", way) for way in (ALONE, "fused", JOINTLY)),
+        *(together.trial("Mix-of-Show", way) for way in ("fused", "jointly")),
     ]
     assert len(times) == 3 and all(file.stat().st_mtime_ns == time for file, time in times.items())
     drifts = [[of["class"]["drift"] for of in one["concepts"].values()] for one in results if one["way"]]

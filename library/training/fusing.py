@@ -43,7 +43,7 @@ class Fusion:
         steps: sampling steps over which inputs are collected.
     """
 
-    mu: float = 0.1
+    mu: float = 1.0
     kind: str = "closed"
     steps: int = 20
 

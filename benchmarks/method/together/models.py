@@ -76,24 +76,22 @@ class Together:
 
     # LoRAs
 
-    def learned(self, recipe: str, names: Sequence[str], previous: Sequence[Path] = ()) -> Path:
+    def learned(self, recipe: str, label: str, names: Sequence[str], changed: Mapping[str, Any]) -> Path:
         """The LoRA of a run with these concepts, its vectors beside it; trained now if it is not there yet.
 
         Args:
-            previous: LoRAs that a sequence has learned before.
+            label: of the run, among those of the recipe.
+            changed: settings over those of the recipe.
         """
-        arm, label = RECIPES[recipe].arm, "-".join(names)
-        folder = self.work / "loras" / f"{plain(recipe)}-{self.seed}" / label
+        arm, folder = RECIPES[recipe].arm, self.work / "loras" / f"{plain(recipe)}-{self.seed}" / label
         if not folder.exists():
             data = [self.subjects[name] for name in names]
-            file = write_together(data, self.work / "concepts" / label, arm.captions, arm.pictures)
-            given = {**FILES, "sample_prompts": str(self._sample_prompts())}
-            if previous:
-                given |= {"previous_loras": [str(one) for one in previous]}
+            file = write_together(data, self.work / "concepts" / "-".join(names), arm.captions, arm.pictures)
+            given = {**FILES, "sample_prompts": str(self._sample_prompts()), **changed}
             if arm.extractor:
-                given |= {"extractor_train_steps": EXTRACTOR_STEPS * len(names)}
+                given["extractor_train_steps"] = EXTRACTOR_STEPS * len(names)
             with _whole(folder) as unfinished:
-                given |= {"output_dir": str(unfinished)}
+                given["output_dir"] = str(unfinished)
                 run = self.bench.prepared(arm, file, self.seed, STEPS * len(names), [], given)
                 run.build_extractor()
                 if arm.extractor:
@@ -113,7 +111,8 @@ class Together:
         """The LoRA of each concept, from a run of its own."""
         found: dict[str, Path] = {}
         for name in self.subjects:
-            found[name] = self.learned(recipe, [name], [*found.values()] if RECIPES[recipe].sequence else [])
+            earlier = {"previous_loras": [str(one) for one in found.values()]} if RECIPES[recipe].sequence else {}
+            found[name] = self.learned(recipe, name, [name], earlier)
         return found
 
     def fused(self, recipe: str, way: str) -> Path:
@@ -128,8 +127,8 @@ class Together:
 
     def files(self, recipe: str, way: str, name: str) -> list[Path]:
         """The LoRAs that make a model; of a concept alone, that of this one."""
-        if way == JOINTLY:
-            return [self.learned(recipe, [*self.subjects])]
+        if way in JOINTLY:
+            return [self.learned(recipe, plain(way), [*self.subjects], JOINTLY[way])]
         if way in FUSED:
             return [self.fused(recipe, way)]
         loras = self.apart(recipe)

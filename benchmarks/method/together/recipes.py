@@ -15,13 +15,18 @@ TRIGGERS = {"mask": "sks", "stripes": "ohwx", "bib": "ukj"}
 STEPS, EXTRACTOR_STEPS = 160, 150
 """Of the student and of stage 1, for each concept: a run of three has three times as many."""
 
-ALONE, ADDED, AGGREGATED, JOINTLY = "alone", "added", "aggregated", "jointly"
-"""Each concept by its own LoRA; all LoRAs at strength 1; weighed anew for each prompt; learned in one run."""
+ALONE, ADDED, AGGREGATED = "alone", "added", "aggregated"
+"""Each concept by its own LoRA; all LoRAs at strength 1; weighed anew for each prompt."""
+JOINTLY: Mapping[str, dict[str, Any]] = {
+    "jointly": {},
+    "jointly, rank 12": {"network_dim": 12, "network_alpha": 12.0},
+}
+"""Learned in one run; with as large a LoRA as merged ones make."""
 FUSED: Mapping[str, dict[str, Any]] = {
     "fused": {},
-    "fused, mu 0": {"mu": 0.0},
-    "fused, mu 1": {"mu": 1.0},
     "fused, mu 10": {"mu": 10.0},
+    "fused, mu 0.1": {"mu": 0.1},
+    "fused, mu 0": {"mu": 0.0},
     "fused by LBFGS": {"mu": 0.0, "kind": "lbfgs"},
 }
 """As `purecc_fuse.py` does it; with other mu, of which 0 is the published one; and solved as published, too."""
@@ -45,11 +50,11 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "pure": Recipe(ARMS["pure"], (ADDED, "fused", JOINTLY)),
-    "lean": Recipe(ARMS["lean"], (ADDED, "fused", "fused, mu 1", "fused, mu 10", JOINTLY)),
-    "Mix-of-Show": Recipe(ARMS["Mix-of-Show"], (ADDED, *FUSED, JOINTLY)),
+    "pure": Recipe(ARMS["pure"], (ADDED, "fused", "jointly")),
+    "lean": Recipe(ARMS["lean"], (ADDED, "fused", "fused, mu 0.1", "fused, mu 10", *JOINTLY)),
+    "Mix-of-Show": Recipe(ARMS["Mix-of-Show"], (ADDED, *FUSED, "jointly")),
     "CIFC": Recipe(Arm({"method": "cifc"}, "", extractor=False), (ADDED, AGGREGATED), sequence=True),
-    "plain LoRA": Recipe(ARMS["plain LoRA"], (ADDED, "fused", JOINTLY)),
+    "plain LoRA": Recipe(ARMS["plain LoRA"], (ADDED, "fused", "jointly")),
 }
 """Those that take longest come first."""
 

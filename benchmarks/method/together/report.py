@@ -58,9 +58,10 @@ class Results:
     """
 
     def __init__(self, results: Iterable[dict[str, Any]]) -> None:
-        self.trials: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        trials: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         for result in results:
-            self.trials[result["recipe"], result["way"]].append(result)
+            trials[result["recipe"], result["way"]].append(result)
+        self.trials = dict(trials)
         bounds = [
             {name: np.mean(of["concept"][FIDELITY]) for name, of in self.trials[control, ""][0]["concepts"].items()}
             for control in (PRETRAINED, DRAWN)
@@ -75,7 +76,7 @@ class Results:
     def values(self, model: tuple[str, str], figure: str) -> Values:
         """A figure, prompt by prompt: fidelity as a share of what can be had, everything else as the bench has it."""
         found: Values = {}
-        for trial in self.trials[model]:
+        for trial in self.trials.get(model, []):
             for name, probes in trial["concepts"].items():
                 for sort, some in self._of(figure, name, probes).items():
                     kept = {k: value for k, value in enumerate(some) if value is not None}
