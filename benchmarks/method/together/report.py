@@ -155,12 +155,15 @@ def tables(results: Results) -> str:
 
 
 def sheet(work: Path, results: Results, path: Path) -> None:
-    """The same prompts and noise from each model."""
+    """The same prompts and noise from each model, of trials that kept their pictures."""
     shown = {PRETRAINED: trial_file(work, PRETRAINED, "", 0)}
     for model in ON_SHEET:
         if model in results.trials:
             shown[_name(model)] = trial_file(work, *model, min(one["seed"] for one in results.trials[model]))
-    pictures = {title: load_file(file.with_suffix(".safetensors")) for title, file in shown.items()}
+    files = {title: file.with_suffix(".safetensors") for title, file in shown.items()}
+    pictures = {title: load_file(file) for title, file in files.items() if file.exists()}
+    if not pictures:
+        return
     rows = []
     for name, subject in subjects().items():
         probes = subject.probes()
@@ -168,7 +171,7 @@ def sheet(work: Path, results: Results, path: Path) -> None:
             for index in [k for k, probe in enumerate(probes) if probe.sort == sort][:count]:
                 some = [of[name][index].float() / 127.5 - 1 for of in pictures.values()]
                 rows.append(SheetRow(f"{name}, {sort}", probes[index].text, some))
-    save_sheet(path, "Three subjects in one model, at the end of training", list(shown), rows)
+    save_sheet(path, "Three subjects in one model, at the end of training", list(pictures), rows)
 
 
 def write(results: Results, work: Path, out: Path) -> str:
