@@ -263,7 +263,9 @@ def test_what_accelerate_is_configured_for_and_is_not_used_is_said_once_and_swit
     fresh_environment.setenv("ACCELERATE_USE_FSDP", "true")
     fresh_environment.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     fresh_environment.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    deepspeed, fsdp, precision = left_out(settings)
+    fresh_environment.setenv("ACCELERATE_USE_CPU", "True")
+    deepspeed, fsdp, one, precision = left_out(settings)
+    assert "--cpu starts one process, whatever --num_processes says" in one and 'device = "auto"' in one
     assert "asks for DeepSpeed, which is not used" in deepspeed and "FSDP" in fsdp
     assert precision == 'accelerate\'s mixed_precision = "bf16" is not used; the setting is mixed_precision = "no".'
     assert "ACCELERATE_USE_FSDP" not in os.environ

@@ -208,6 +208,11 @@ def left_out(settings: Settings) -> list[str]:
                 "each process holds the whole frozen model and only gradients are exchanged. base_quantization and "
                 "blocks_to_swap make the model smaller."
             )
+    if os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1"):
+        said.append(
+            "accelerate launch --cpu starts one process, whatever --num_processes says, and the device is the setting "
+            f'device = "{settings.model.device}". Several processes, on CPUs as well, start with --multi_gpu instead.'
+        )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in ("no", settings.model.mixed_precision):
         said.append(
