@@ -53,10 +53,14 @@ RECIPES: dict[str, Recipe] = {
     "pure": Recipe(ARMS["pure"], (ADDED, "fused", "jointly")),
     "lean": Recipe(ARMS["lean"], (ADDED, "fused", "fused, mu 0.1", "fused, mu 10", *JOINTLY)),
     "Mix-of-Show": Recipe(ARMS["Mix-of-Show"], (ADDED, *FUSED, "jointly")),
+    "Mix-of-Show, slow": Recipe(
+        Arm({"method": "mix_of_show", "learning_rate": ARMS["lean"].settings["learning_rate"]}, "", extractor=False),
+        (ADDED, "fused"),
+    ),
     "CIFC": Recipe(Arm({"method": "cifc"}, "", extractor=False), (ADDED, AGGREGATED), sequence=True),
     "plain LoRA": Recipe(ARMS["plain LoRA"], (ADDED, "fused", "jointly")),
 }
-"""Those that take longest come first."""
+"""Those that take longest come first; the slow one has the rate of `lean`."""
 
 
 def subjects() -> dict[str, BenchConcept]:
