@@ -1,11 +1,12 @@
 """sd-scripts' options of the LoRA itself: its layers, ranks, dropouts, rates and the length of its changes."""
 
+import json
 import math
 
 import pytest
 import torch
 
-from library.adapters.files import load_lora
+from library.adapters.files import load_lora, read_safetensors
 from library.adapters.linear import Dropout, LowRank
 from library.config.files import read_settings
 from library.errors import ConfigError, Interrupted
@@ -51,6 +52,8 @@ def test_kinds_have_ranks_of_their_own_and_files_too(plan_of):
         "norm1.linear": 2,
     }
     weights = run.parts.network.weights("student")
+    said = json.loads(read_safetensors(run.folder / "tiny.safetensors")[1]["ss_network_args"])
+    assert said == {name: value for name, _, value in (one.partition("=") for one in args)}
     read = load_lora(run.folder / "tiny.safetensors", 3)
     assert set(read) == set(weights)
     for name, one in weights.items():

@@ -22,5 +22,5 @@ class LossSettings:
         "huber, smooth_l1: where the threshold lies at each noise level. huber_c at all of them, or falling to it from "
         "1 at no noise: huber_c^sigma, or by the ratio of noise to image (sd-scripts has no snr for this model).",
     )
-    huber_c: float = setting(0.1, "huber, smooth_l1: the threshold at pure noise.", above=0, at_most=1)
+    huber_c: float = setting(0.1, "huber, smooth_l1: the threshold at pure noise.", above=0)
     huber_scale: float = setting(1.0, "huber, smooth_l1: what the threshold is multiplied with.", above=0)

@@ -78,7 +78,7 @@ def _of_training(parts: Parts, steps: int) -> dict[str, str]:
         "ss_network_dim": str(settings.network.network_dim),
         "ss_network_alpha": str(network.network_dim if whole else network.network_alpha),
         "ss_network_dropout": str(network.network_dropout),
-        "ss_network_args": json.dumps(_network_args(network)),
+        **_network_args(network),
         "ss_scale_weight_norms": str(network.scale_weight_norms or None),
         "ss_loss_type": settings.loss.loss_type,
         "ss_base_model_version": f"sd{family}",
@@ -113,10 +113,11 @@ def _of_training(parts: Parts, steps: int) -> dict[str, str]:
 
 
 def _network_args(network: NetworkSettings) -> dict[str, str]:
-    """What sd-scripts would have been told by network_args."""
+    """What sd-scripts would have been told by network_args, if anything."""
     given = {name: getattr(network, name) for name in (*KINDS, *OTHER_ARGUMENTS)}
     usual = {field.name: field.default for field in fields(network)}
-    return {name: str(value) for name, value in given.items() if value != usual[name]}
+    told = {name: str(value) for name, value in given.items() if value != usual[name]}
+    return {"ss_network_args": json.dumps(told)} if told else {}
 
 
 def data_metadata(plan: Plan) -> dict[str, str]:
