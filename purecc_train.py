@@ -109,6 +109,8 @@ def execute(
         run = Run(audit.planned(plan), processes)
         run.looks += [words, audit]
         files = [*run.train(), *words.files]
+    if run.done:
+        return
     print(f"Done in {time.monotonic() - begin:.0f} s. Look at {settings.output_dir / 'samples'} first. Saved:")
     print("\n".join(f"  {file}" for file in files))
 

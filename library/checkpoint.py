@@ -195,15 +195,27 @@ def load_state(folder: Path, settings: dict[str, Any], may_differ: Iterable[str]
         raise ModelError(
             f"resume: {folder} is not a state that can be read: {error}.", "Start anew with --overwrite."
         ) from error
+    check_same(state.settings, settings, may_differ)
+    return state
+
+
+def check_same(before: dict[str, Any], settings: dict[str, Any], may_differ: Iterable[str] = ()) -> None:
+    """Looks whether a run goes on with the settings that shaped it until now.
+
+    Args:
+        before: those that were saved.
+        settings, may_differ: see `load_state`.
+
+    Raises:
+        ConfigError: one has changed since.
+    """
     now = json.loads(json.dumps(settings))
-    for name in sorted((set(now) | set(state.settings)) - set(may_differ)):
-        if now.get(name) != state.settings.get(name):
-            before = state.settings.get(name)
+    for name in sorted((set(now) | set(before)) - set(may_differ)):
+        if now.get(name) != before.get(name):
             raise ConfigError(
-                f"resume: {name} was {before!r} when the run was stopped and is {now.get(name)!r} now.",
+                f"resume: {name} was {before.get(name)!r} when the run was stopped and is {now.get(name)!r} now.",
                 "Set it back to go on, or start anew with --overwrite.",
             )
-    return state
 
 
 def _read(folder: Path) -> SavedState:

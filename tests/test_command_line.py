@@ -103,6 +103,14 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resumes(quick):
     assert_same_results(quick / "whole", quick / "stopped")
 
 
+def test_a_finished_run_with_resume_auto_ends_well_and_says_how_to_train_longer(quick):
+    before = (quick / "whole" / "demo.safetensors").stat().st_mtime_ns
+    done = run("purecc_train.py", *DEMO, *QUICK, *folders(quick, "whole"), "--resume", "auto")
+    assert done.returncode == 0 and "Saved:" not in done.stdout
+    assert "it is finished: demo, 8 steps of the student. Nothing is left to do.\n  To train longer: " in done.stderr
+    assert (quick / "whole" / "demo.safetensors").stat().st_mtime_ns == before
+
+
 def test_the_written_config_runs_as_it_is(quick):
     done = run(
         "purecc_train.py", "--config_file", str(quick / "whole" / "config.toml"), "--output_dir", str(quick / "again")

@@ -1,6 +1,7 @@
 """What a run keeps: its best files, states to go on from, the student's average, and a start from what was learned."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from library.training.resuming import shaping
 from library.training.run import Run
 from library.training.stage import Stage
 from tests.conftest import DATASET
+from tests.test_faults import content_of
 from tests.test_stages import PLAIN_LORA, assert_equal_files, student_file
 
 QUICK = {
@@ -115,8 +117,81 @@ def test_a_kept_state_trains_on_to_what_a_longer_run_would_have_been(quick):
 def test_a_run_that_is_done_is_in_nobodys_way(quick):
     first = trained(quick(save_state_on_train_end=True))
     assert [path.name for path in first.states.folder.iterdir()] == ["final"]
-    assert quick().resumed is None, "a new run begins anew"
-    assert quick(resume="auto").resumed is None, "auto goes on with unfinished runs"
+    assert quick().resumed is None and not quick().done, "a new run begins anew"
+
+
+def test_a_run_that_is_done_is_not_done_again(quick, monkeypatch, capsys):
+    """The same command with --resume auto says so, whether or not a state was kept, and touches nothing."""
+    for name, kept in (("one", {}), ("two", {"save_state_on_train_end": True})):
+        first = trained(quick(name, **kept))
+        before = content_of(first.folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(Stage, "step", lambda self: pytest.fail("it trains"))
+            again = quick(name, **kept, resume="auto")
+            assert again.train() == [first.folder / "tiny.safetensors", *beside(first)]
+        assert content_of(first.folder) == before
+        said = capsys.readouterr().err
+        assert "it is finished: tiny, 4 steps of the student" in said and "To start anew: --overwrite." in said
+        assert ("a larger max_train_steps goes on" in said) == bool(kept)
+        assert not quick(name, **kept, resume="auto", overwrite=True).done
+
+
+def beside(run: Run) -> list[Path]:
+    return [run.folder / "tiny.preview.png", run.folder / "tiny.json"]
+
+
+def test_a_run_that_is_done_goes_on_to_more_steps_as_if_it_had_been_longer(quick, monkeypatch):
+    longer = trained(quick("longer"))
+    trained(quick("short", max_train_steps=2, save_state_on_train_end=True))
+    grown = {"save_state_on_train_end": True, "save_state_every_n_steps": 1, "resume": "auto"}
+    again = quick("short", **grown)
+    assert again.resumed.position.done["student"] == 2
+    stopped_after(4, again, monkeypatch)
+    again = quick("short", **grown)
+    assert again.resumed.position.done["student"] == 3, "it is an unfinished run by now"
+    assert_equal_files(student_file(longer), student_file(trained(again)))
+    assert quick("short", **grown).done.steps == 4
+
+
+def test_a_run_that_is_done_and_kept_no_state_says_why_it_can_not_be_longer(quick):
+    trained(quick(max_train_steps=2))
+    with pytest.raises(
+        ConfigError, match=r"finished after 2 steps of the student; for 4 it would .* not kept"
+    ) as error:
+        quick(resume="auto")
+    assert "save_state_on_train_end" in error.value.remedy
+    with pytest.raises(ConfigError, match="resume: learning_rate was "):
+        quick(max_train_steps=2, learning_rate=0.1, resume="auto")
+
+
+def test_a_run_whose_files_are_gone_is_not_done(quick, monkeypatch):
+    for kept in (False, True):
+        first = trained(quick(str(kept), save_state_on_train_end=kept))
+        expected = student_file(first)
+        (first.folder / "tiny.safetensors").unlink()
+        again = quick(str(kept), save_state_on_train_end=kept, resume="auto")
+        assert not again.done and bool(again.resumed) == kept
+        assert_equal_files(expected, student_file(trained(again)))
+
+
+def test_a_new_run_in_the_folder_of_one_that_is_done_is_not_taken_for_it(quick, monkeypatch):
+    trained(quick(save_state_on_train_end=True))
+    stopped_before_any_state = quick(save_state_on_train_end=True, save_state_every_n_steps=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "build_student", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            stopped_before_any_state.train()
+    again = quick(save_state_on_train_end=True, resume="auto")
+    assert not again.done and again.resumed is None
+
+
+def test_a_run_that_was_killed_when_all_was_done_but_the_status_says_so_later(quick):
+    first = trained(quick())
+    status = json.loads((first.folder / "status.json").read_text())
+    (first.folder / "status.json").write_text(json.dumps({**status, "state": "running", "exit_code": None}))
+    trained(quick(resume="auto"))
+    again = json.loads((first.folder / "status.json").read_text())
+    assert (again["state"], again["exit_code"], again["step"]) == ("done", 0, status["step"])
 
 
 def test_states_are_kept_beside_files_as_in_sd_scripts(quick):

@@ -73,8 +73,8 @@ class SavingSettings:
     )
     resume: str | None = setting(
         None,
-        '"auto": go on where this run was stopped. Or a state folder: go on from it, with max_train_steps and '
-        "initial_step as they are set now.",
+        '"auto": go on where this run was stopped; a finished one stays as it is, or goes on to a larger '
+        "max_train_steps. Or a state folder: go on from it, with max_train_steps and initial_step as they are set now.",
         shapes_training=False,
     )
     overwrite: bool = setting(False, "Throw away the state of an unfinished run and start anew.", shapes_training=False)

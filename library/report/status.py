@@ -104,5 +104,14 @@ def read_status(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def end_of_killed(folder: Path) -> None:
+    """Says of a run that has done all, and was killed before it could say so itself, that it is done."""
+    found = read_status(folder)
+    if found.get("state") == RUNNING:
+        status = Status(folder, found.get("run", ""), {})
+        status._values = found
+        status.end(None)
+
+
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

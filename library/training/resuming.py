@@ -17,6 +17,7 @@ from library.report.progress import say
 from library.training.average import Average
 from library.training.base_weights import contents
 from library.training.branching import extractor_adapters, learning_in
+from library.training.finished import MAY_GROW, Finished, finished, no_way_on
 from library.training.plan import Plan
 from library.training.stage import Stage
 from library.training.weights_state import weights_of
@@ -53,7 +54,7 @@ def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
         return None
     if saving.resume:
         if saving.resume == "auto":
-            return _read(plan, states, None)
+            return _read(plan, states, None) or _after_the_end(plan, states)
         return _counted_from(
             plan.settings.optimizer.initial_step, _read(plan, states, Path(saving.resume).expanduser())
         )
@@ -63,6 +64,27 @@ def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
             "Go on with it by --resume auto, or start anew with --overwrite.",
         )
     return None
+
+
+def _after_the_end(plan: Plan, states: StateFolder) -> SavedState | None:
+    """The last state of a finished run that is to go on; None if there is no such run, or all of it is there."""
+    note = finished(plan, shaping(plan))
+    if note is None or note.is_all(plan):
+        return None
+    final = states.folder / FINAL
+    if final.is_dir():
+        return load_state(final, shaping(plan), MAY_GROW)
+    if plan.stage_steps[STUDENT] > note.steps:
+        raise no_way_on(plan, note)
+    return None  # its files are gone, so it is made again
+
+
+def all_done(plan: Plan, states: StateFolder) -> Finished | None:
+    """The finished run that the settings ask for and that is there, whole; None if something is left to do."""
+    if plan.settings.saving.resume != "auto" or plan.settings.saving.overwrite or states.newest():
+        return None
+    note = finished(plan, shaping(plan))
+    return note if note and note.is_all(plan) else None
 
 
 def _read(plan: Plan, states: StateFolder, path: Path | None) -> SavedState | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from library.atomic import write_text
-from library.checkpoint import StateFolder
+from library.checkpoint import FINAL, StateFolder
 from library.config.dataset import Concept
 from library.config.in_force import in_force
 from library.data.latents import Latents
@@ -20,9 +20,11 @@ from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.objectives import EXTRACTOR, STUDENT
 from library.report.log import RunLog, read_log
 from library.report.progress import say
+from library.report.status import end_of_killed
 from library.training.average import Average
 from library.training.branching import extractor_adapters, needs_fisher, scheduler_of
 from library.training.context import Context, learn_context
+from library.training.finished import forget_finished, note_finished, what_to_do
 from library.training.fisher import fisher_of
 from library.training.interrupt import StopRequest
 from library.training.keeping import AT_STEP, BEST, Keeping
@@ -35,7 +37,7 @@ from library.training.parts import STUDENT_ADAPTER, class_states, learns_words
 from library.training.plan import Plan
 from library.training.processes import ALONE, Processes
 from library.training.replay import draw_replay
-from library.training.resuming import state_of, state_to_resume
+from library.training.resuming import all_done, shaping, state_of, state_to_resume
 from library.training.same_pictures import note_pictures
 from library.training.scenes import Replay
 from library.training.sheets import preview_of
@@ -59,6 +61,7 @@ class Run:
     Attributes:
         observer: what the user sees of it.
         looks: what else is to look at the finished student, once its files are saved.
+        done: what was noted when it was finished, if nothing of it is left to do.
 
     Raises:
         ConfigError: an unfinished run is in the way, or the state to resume does not fit.
@@ -82,6 +85,7 @@ class Run:
         self.observer = Observer(plan) if processes.main else Unseen(plan)
         with processes.main_first():
             self.resumed = state_to_resume(plan, self.states)
+        self.done = all_done(plan, self.states)
 
     def train(self) -> list[Path]:
         """Runs what is left of the run; returns the files of the student.
@@ -89,7 +93,14 @@ class Run:
         Raises:
             Interrupted: Ctrl-C; the state is saved.
         """
+        if self.done:
+            say(what_to_do(self.plan, self.done, (self.states.folder / FINAL).is_dir()))
+            if self.processes.main:
+                end_of_killed(self.folder)
+            return [self.folder / name for name in self.done.files]
         if self.processes.main:
+            if self.settings.saving.resume != "auto":
+                forget_finished(self.plan)
             try_longest_name(self.settings)
             write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))
         self.open_log()
@@ -231,6 +242,7 @@ class Run:
         for look in self.looks:
             observer.look(look.what, lambda look=look: look(self))
         observer.saved(files, stage.done)
+        note_finished(self.plan, shaping(self.plan), [*files, *beside])
         self.states.finish(self.settings.saving.save_state or self.settings.saving.save_state_on_train_end)
         return [*files, *beside]
 
