@@ -15,10 +15,13 @@ from torch import nn
 from library.errors import ConfigError, Interrupted, StorageError
 from library.folder_lock import FolderLock
 from library.report.log import read_log
+from library.report.status import read_status
 from library.training.interrupt import StopRequest
-from library.training.processes import MainStopped, Processes, joined, left_out
+from library.training.processes import Lost, MainStopped, Processes, joined, left_out
 from library.training.run import Run
+from library.training.stage import Stage
 from tests.conftest import ROOT
+from tests.small_disk import fill_up, small_disk
 from tests.test_command_line import DEMO, QUICK, environment, folders
 
 DATASET = """
@@ -119,7 +122,7 @@ def test_an_error_of_the_main_process_ends_the_others_and_leaves_none_waiting(in
     def work(processes: Processes) -> None:
         with processes.main_holds(FolderLock(tmp_path / "free")):
             assert (tmp_path / "free" / ".lock.json").is_file()
-            processes.wait()  # the main one lets go of it when it leaves
+            processes.any(False)  # the main one lets go of it when it leaves
         expected = ConfigError if processes.main else MainStopped
         with pytest.raises(expected), processes.main_holds(FolderLock(tmp_path / "out")):
             pytest.fail("it is another run's folder")
@@ -192,6 +195,50 @@ def test_two_processes_that_were_stopped_go_on_to_the_same_result(plan_of, in_tw
         Run(plan_of(DATASET.format(size=1), resume="auto", **common))
     assert train("stopped", resume="auto") == [0, 0]
     assert difference(student_in(tmp_path / "stopped"), student_in(tmp_path / "whole")) == 0
+
+
+@pytest.mark.parametrize("stage", ["extractor", "student"])
+def test_a_disk_that_is_full_when_something_is_saved_ends_both_with_a_sentence(plan_of, in_two, tmp_path, stage):
+    """A real one, on which only the main process writes; the other would wait for it for ever."""
+    with small_disk(tmp_path / "disk", 900) as disk:
+        settings = {"output_dir": str(disk / "out"), "save_state_every_n_steps": 1, "sample_every_n_steps": None}
+        plan = plan_of(DATASET.format(size=1), 2, **settings)
+
+        def work(processes: Processes) -> None:
+            signal.alarm(120)
+            run, made = Run(plan, processes), Stage.step
+
+            def step(self):
+                row = made(self)
+                if self.name == stage and processes.main:
+                    fill_up(disk)
+                return row
+
+            Stage.step = step
+            expected = (StorageError, "can't be written: the disk is full")
+            if not processes.main:
+                expected = (MainStopped, "The main process has stopped; its error says why")
+            with pytest.raises(expected[0], match=expected[1]):
+                run.train()
+            processes.any(False)
+
+        assert in_two(work) == [0, 0]
+        assert read_status(disk / "out")["state"] in ("failed", "running"), "a full disk may hold no status either"
+
+
+def test_a_process_that_is_gone_is_said_by_the_other(plan_of, in_two):
+    """As if the system had killed it: it says nothing itself."""
+    plan = plan_of(DATASET.format(size=1), 2)
+
+    def work(processes: Processes) -> None:
+        signal.alarm(120)
+        if not processes.main:
+            Stage.step = lambda self: os._exit(9)
+        with pytest.raises(Lost, match="Another process of this run is gone"):
+            Run(plan, processes).train()
+        os._exit(0)
+
+    assert in_two(work) == [0, 9]
 
 
 class StoppedInStage2(StopRequest):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from library.atomic import write_text, written
+from library.atomic import said_if_not_written, write_text, written
 from library.report.trackers import Tracking, trackers_of
 
 NOWHERE = Tracking()
@@ -87,9 +88,14 @@ class RunLog:
         self._trackers = trackers_of(tracking, folder, None if keep_until is None else self._step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Adds the line of one step; it has "stage" and "step"."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        """Adds the line of one step; it has "stage" and "step".
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        with said_if_not_written(self.path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         self._step = self._steps_before[row["stage"]] + row["step"]
         values = {f"{row['stage']}/{name}": value for name, value in row.items() if isinstance(value, float)}
         for tracker in self._trackers:
@@ -102,7 +108,8 @@ class RunLog:
 
     def close(self) -> None:
         """Ends the log."""
-        self._file.close()
+        with suppress(OSError):  # a line for which the disk had no room; `write` has said so
+            self._file.close()
         for tracker in self._trackers:
             tracker.close()
 

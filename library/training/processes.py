@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from library.config.settings import Settings
-from library.errors import ConfigError, PureCCError
+from library.errors import ConfigError, TrainingError
 from library.models import pick_device
 
 AT_ONCE = 2**24
@@ -33,8 +33,12 @@ NOT_USED = {
 """What a configuration of accelerate may ask for, by the variable that it sets."""
 
 
-class MainStopped(PureCCError):
+class MainStopped(TrainingError):
     """The main process could not go on, so this one can't."""
+
+
+class Lost(TrainingError):
+    """Another process is gone, so this one can't go on."""
 
 
 class Processes:
@@ -98,17 +102,13 @@ class Processes:
         try:
             yield
         except BaseException:
-            with contextlib.suppress(RuntimeError):  # they are gone already
+            with contextlib.suppress(Lost):  # they are gone already
                 self.any(True)
             raise
 
     def _follow(self) -> None:
         if self.any(False):
             raise MainStopped("The main process has stopped; its error says why.")
-
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.any(False)
 
     def any(self, yes: bool) -> bool:
         """Whether any process says yes; the same answer in all."""
@@ -123,7 +123,7 @@ class Processes:
         if self.count == 1:
             return
         has = torch.tensor([float(one.grad is not None) for one in parameters], device=self.device)
-        torch.distributed.all_reduce(has)
+        self._all_reduce(has)
         learned = [one for one, some in zip(parameters, has.tolist(), strict=True) if some]
         while learned:
             group = [learned.pop(0)]
@@ -131,7 +131,7 @@ class Processes:
                 group.append(learned.pop(0))
             gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in group]
             joined = torch.cat([gradient.flatten() for gradient in gradients])
-            torch.distributed.all_reduce(joined)
+            self._all_reduce(joined)
             for one, total in zip(group, joined.split([one.numel() for one in group]), strict=True):
                 one.grad = total.view_as(one).to(one.dtype)
 
@@ -156,8 +156,24 @@ class Processes:
         if self.count == 1:
             return value
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, how))
+        self._all_reduce(tensor, how)
         return float(tensor)
+
+    def _all_reduce(self, tensor: torch.Tensor, how: str = "SUM") -> None:
+        """Reduces a tensor over all processes, in place.
+
+        Raises:
+            Lost: one of them is gone.
+        """
+        try:
+            torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, how))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # gloo says that a peer has closed the connection, in words of its own
+            raise Lost(
+                "Another process of this run is gone; its error says why.",
+                "The same command with --resume auto goes on from the last saved state.",
+            ) from error
 
 
 ALONE = Processes()

@@ -98,12 +98,10 @@ class Run:
             if self.processes.main:
                 end_of_killed(self.folder)
             return [self.folder / name for name in self.done.files]
-        if self.processes.main:
-            if self.settings.saving.resume != "auto":
-                forget_finished(self.plan)
-            try_longest_name(self.settings)
-            write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))
-        self.open_log()
+        with self.processes.main_first():
+            if self.processes.main:
+                self._begin()
+            self.open_log()
         with self.observer.to_the_end():
             try:
                 return self._train()
@@ -121,6 +119,13 @@ class Run:
 
     # Before training
 
+    def _begin(self) -> None:
+        """Tries whether files can be written, and writes what the run is."""
+        if self.settings.saving.resume != "auto":
+            forget_finished(self.plan)
+        try_longest_name(self.settings)
+        write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))
+
     def open_log(self) -> None:
         """Begins the log, or goes on with it where the state to resume ends."""
         self.observer.open(self.resumed.position.done if self.resumed else None)
@@ -137,8 +142,9 @@ class Run:
             parts.texts.prepare(self.plan.texts(), observer.progress("text"))
         with observer.phase("latents"), self.processes.main_first():
             self.latents.prepare(self.plan.pictures, observer.progress("latents"))
-        if self.processes.main:
-            note_pictures(self.folder, self.plan.pictures, self.latents, resumed=self.resumed is not None)
+        with self.processes.main_first():
+            if self.processes.main:
+                note_pictures(self.folder, self.plan.pictures, self.latents, resumed=self.resumed is not None)
         model.release_vae()
         with observer.phase("loading"):
             parts.attach()
@@ -217,17 +223,18 @@ class Run:
             return
         stage = self.extractor_stage()
         self._run(stage)
-        if not self.processes.main:
-            return
-        self.observer.saved({save_extractor(self.parts): EXTRACTOR}, stage.done)
-        if not (self.resumed and STUDENT in self.resumed.tree):
-            self.observer.sheet_of_extractor(stage.steps)
+        with self.processes.main_first():
+            if self.processes.main:
+                self.observer.saved({save_extractor(self.parts): EXTRACTOR}, stage.done)
+            if not (self.resumed and STUDENT in self.resumed.tree):
+                self.observer.sheet_of_extractor(stage.steps)
 
     def train_student(self) -> list[Path]:
         """Stage 2: trains it to its end; the main process saves the results. Returns their files."""
         stage, observer = self.student_stage(), self.observer
         if stage.done == stage.first:
-            observer.sheet_of_student(stage)
+            with self.processes.main_first():
+                observer.sheet_of_student(stage)
         self._run(stage)
         if not self.processes.main:
             return []
@@ -269,18 +276,28 @@ class Run:
                 row = self._step(stage)
                 if stage.name == STUDENT and "skipped" not in row:
                     self.average.step()
-                if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
-                    with self.average.shown():
-                        row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
-                self.observer.step(row, time.perf_counter() - begin)
                 stopping = self.processes.any(stop.made)
-                self._save_on_the_way(stage, stopping)
+                with self.processes.main_first():  # the end of one would be the end of all
+                    self._after_step(stage, row, begin, stopping)
                 if stopping:
-                    self.processes.wait()  # the end of one would be the end of all
                     raise Interrupted(
                         f"Stopped after step {stage.done} of {stage.steps} of the {stage.name}; all is saved. The same "
                         "command with --resume auto goes on."
                     )
+
+    def _after_step(self, stage: Stage, row: dict[str, Any], begin: float, stopping: bool) -> None:
+        """Measures, shows and saves what is due.
+
+        Args:
+            row: of the log.
+            begin: of the step, by `time.perf_counter`.
+            stopping: whether it is the last one for now.
+        """
+        if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
+            with self.average.shown():
+                row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
+        self.observer.step(row, time.perf_counter() - begin)
+        self._save_on_the_way(stage, stopping)
 
     def _step(self, stage: Stage) -> dict[str, Any]:
         """A step of the stage; if memory runs out, with auto_fit once more in less of it."""
