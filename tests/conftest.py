@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # commands that tests start share the cores with the other workers
@@ -65,6 +66,31 @@ batch_size = 2
 """
 
 
+def tiny_settings(model: Path, folder: Path) -> dict[str, Any]:
+    """Settings of a small and quick run of the tiny model, all of whose files lie in a folder."""
+    return {
+        "pretrained_model_name_or_path": str(model),
+        "t5xxl_max_token_length": LENGTH,
+        "mixed_precision": "no",
+        "gradient_checkpointing": False,
+        "output_dir": str(folder / "output"),
+        "cache_dir": str(folder / "cache"),
+        "output_name": "tiny",
+        "log_with": "none",
+        "extractor_train_steps": 2,
+        "max_train_steps": 2,
+        "learning_rate": 1e-2,
+        "replay_images": 4,
+        "context_train_steps": 2,
+        "replay_sample_steps": 2,
+        "sample_steps": 2,
+        "sample_seeds": 1,
+        "sample_strengths": [],
+        "replay_prompts": str(folder / "replay.txt"),
+        "sample_prompts": str(folder / "samples.txt"),
+    }
+
+
 @pytest.fixture
 def plan_of(tiny_model, pictures, tmp_path):
     """Makes plans on the tiny model: `plan_of(eta=0.0, ...)`; anything not named is small and quick."""
@@ -72,32 +98,11 @@ def plan_of(tiny_model, pictures, tmp_path):
     file.write_text(DATASET.format(pictures=pictures))
 
     def make(dataset: str | None = None, processes: int = 1, **settings) -> Plan:
-        values = {
-            "pretrained_model_name_or_path": str(tiny_model),
-            "t5xxl_max_token_length": LENGTH,
-            "mixed_precision": "no",
-            "gradient_checkpointing": False,
-            "output_dir": str(tmp_path / "output"),
-            "cache_dir": str(tmp_path / "cache"),
-            "output_name": "tiny",
-            "log_with": "none",
-            "extractor_train_steps": 2,
-            "max_train_steps": 2,
-            "learning_rate": 1e-2,
-            "replay_images": 4,
-            "context_train_steps": 2,
-            "replay_sample_steps": 2,
-            "sample_steps": 2,
-            "sample_seeds": 1,
-            "sample_strengths": [],
-            "replay_prompts": str(tmp_path / "replay.txt"),
-            "sample_prompts": str(tmp_path / "samples.txt"),
-        }
         (tmp_path / "replay.txt").write_text('a red {class}\n""\na blue house\n')
         (tmp_path / "samples.txt").write_text("a [V] dog\na blue house\n")
         if dataset is not None:
             file.write_text(dataset.format(pictures=pictures))
-        read = read_settings(None, {**values, **settings})
+        read = read_settings(None, {**tiny_settings(tiny_model, tmp_path), **settings})
         return make_plan(read, read_dataset_config(TomlFile(file), read.data), processes)
 
     return make

@@ -20,23 +20,10 @@ from library.training.interrupt import StopRequest
 from library.training.processes import Lost, MainStopped, Processes, joined, left_out
 from library.training.run import Run
 from library.training.stage import Stage
-from tests.conftest import ROOT
+from tests.conftest import DATASET, ROOT
 from tests.small_disk import fill_up, small_disk
 from tests.test_command_line import DEMO, QUICK, environment, folders
 
-DATASET = """
-[[concepts]]
-name = "dog"
-trigger = "sks"
-class_word = "dog"
-[[datasets]]
-resolution = 32
-batch_size = {size}
-validation_split = 0.25
-  [[datasets.subsets]]
-  image_dir = "{{pictures}}"
-"""
-"""Three pictures to train on, one for the validation loss."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 LAUNCH = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
 
@@ -69,6 +56,11 @@ def in_two(tmp_path):
         return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
     return run
+
+
+def in_batches_of(size: int) -> str:
+    """A dataset: three pictures to train on, so many at a time, and one for the validation loss."""
+    return DATASET.replace("batch_size = 2", f"batch_size = {size}\nvalidation_split = 0.25")
 
 
 def student_in(folder) -> dict[str, torch.Tensor]:
@@ -143,9 +135,9 @@ def test_two_processes_learn_what_one_learns_from_the_joint_batch(plan_of, in_tw
     """Three pictures, two at a time: of every other batch, the second process has none."""
     common = {"save_precision": "float", **settings}
     alone, two = tmp_path / "alone", tmp_path / "two"
-    Run(plan_of(DATASET.format(size=2), output_dir=str(alone), **common)).train()
+    Run(plan_of(in_batches_of(2), output_dir=str(alone), **common)).train()
 
-    plan = plan_of(DATASET.format(size=1), 2, output_dir=str(two), cache_dir=str(two / "cache"), **common)
+    plan = plan_of(in_batches_of(1), 2, output_dir=str(two), cache_dir=str(two / "cache"), **common)
     assert in_two(lambda processes: Run(plan, processes).train()) == [0, 0]
     rows, expected = (read_log(folder / "log.jsonl") for folder in (two, alone))
     assert len(rows) == 4
@@ -157,7 +149,7 @@ def test_two_processes_learn_what_one_learns_from_the_joint_batch(plan_of, in_tw
 
 
 def test_only_the_main_process_writes_and_makes_caches(plan_of, in_two):
-    plan = plan_of(DATASET.format(size=1), 2, save_every_n_steps=1, sample_every_n_steps=1)
+    plan = plan_of(in_batches_of(1), 2, save_every_n_steps=1, sample_every_n_steps=1)
 
     def work(processes: Processes) -> None:
         if not processes.main:
@@ -181,7 +173,7 @@ def test_two_processes_that_were_stopped_go_on_to_the_same_result(plan_of, in_tw
     common = {"save_precision": "float", "max_train_steps": 3}
 
     def train(folder: str, **settings):
-        dataset, common["output_dir"] = DATASET.format(size=1), str(tmp_path / folder)
+        dataset, common["output_dir"] = in_batches_of(1), str(tmp_path / folder)
         plan = plan_of(dataset, 2, **common, **settings)
         return in_two(lambda processes: Run(plan, processes).train())
 
@@ -192,7 +184,7 @@ def test_two_processes_that_were_stopped_go_on_to_the_same_result(plan_of, in_tw
     log = tmp_path / "stopped" / "log.jsonl"
     assert [row["stage"] for row in read_log(log)] == ["extractor", "extractor", "student"]
     with pytest.raises(ConfigError, match="processes was 2"):
-        Run(plan_of(DATASET.format(size=1), resume="auto", **common))
+        Run(plan_of(in_batches_of(1), resume="auto", **common))
     assert train("stopped", resume="auto") == [0, 0]
     assert difference(student_in(tmp_path / "stopped"), student_in(tmp_path / "whole")) == 0
 
@@ -202,7 +194,7 @@ def test_a_disk_that_is_full_when_something_is_saved_ends_both_with_a_sentence(p
     """A real one, on which only the main process writes; the other would wait for it for ever."""
     with small_disk(tmp_path / "disk", 900) as disk:
         settings = {"output_dir": str(disk / "out"), "save_state_every_n_steps": 1, "sample_every_n_steps": None}
-        plan = plan_of(DATASET.format(size=1), 2, **settings)
+        plan = plan_of(in_batches_of(1), 2, **settings)
 
         def work(processes: Processes) -> None:
             signal.alarm(120)
@@ -228,7 +220,7 @@ def test_a_disk_that_is_full_when_something_is_saved_ends_both_with_a_sentence(p
 
 def test_a_process_that_is_gone_is_said_by_the_other(plan_of, in_two):
     """As if the system had killed it: it says nothing itself."""
-    plan = plan_of(DATASET.format(size=1), 2)
+    plan = plan_of(in_batches_of(1), 2)
 
     def work(processes: Processes) -> None:
         signal.alarm(120)
@@ -253,7 +245,7 @@ class StoppedInStage2(StopRequest):
 
 
 def test_a_step_that_one_process_has_no_memory_for_is_made_again_by_both(plan_of, in_two, tmp_path):
-    plan = plan_of(DATASET.format(size=1), 2, auto_fit=True, vram_gb=4.0)
+    plan = plan_of(in_batches_of(1), 2, auto_fit=True, vram_gb=4.0)
 
     def work(processes: Processes) -> None:
         run = Run(plan, processes)
@@ -272,7 +264,7 @@ def test_a_step_that_one_process_has_no_memory_for_is_made_again_by_both(plan_of
 
 
 def test_a_step_that_has_no_number_in_one_process_is_skipped_by_both(plan_of, in_two, tmp_path):
-    plan = plan_of(DATASET.format(size=1), 2, output_dir=str(tmp_path / "two"))
+    plan = plan_of(in_batches_of(1), 2, output_dir=str(tmp_path / "two"))
 
     def work(processes: Processes) -> None:
         run = Run(plan, processes)

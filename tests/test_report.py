@@ -33,7 +33,7 @@ from library.report.sheet import SheetRow, read_sheet, save_sheet
 from library.report.status import Status, read_status
 from library.training.run import Run
 from library.training.stage import Stage
-from tests.conftest import DATASET
+from tests.conftest import DATASET, tiny_settings
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> \"' & </style>"
@@ -87,7 +87,7 @@ def report(tmp_path_factory):
     from library.config.dataset_file import read_dataset_config
     from library.config.files import TomlFile, read_settings
     from library.training.plan import make_plan
-    from tests.tiny import LENGTH, save_tiny_model
+    from tests.tiny import save_tiny_model
 
     folder = tmp_path_factory.mktemp("report")
     pictures = folder / "pictures"
@@ -97,23 +97,9 @@ def report(tmp_path_factory):
         (pictures / f"{index}.txt").write_text(f"a [V] dog {EVIL}")
     (folder / "dataset.toml").write_text(DATASET.format(pictures=pictures))
     (folder / "samples.txt").write_text(f"a [V] dog {EVIL}\na blue house\n")
-    values = {
-        "pretrained_model_name_or_path": str(save_tiny_model(folder / "model")),
-        "t5xxl_max_token_length": LENGTH,
-        "mixed_precision": "no",
-        "gradient_checkpointing": False,
-        "output_dir": str(folder / "output"),
-        "cache_dir": str(folder / "cache"),
-        "output_name": "tiny",
-        "log_with": "none",
-        "extractor_train_steps": 2,
-        "max_train_steps": 2,
-        "replay_images": 0,
-        "sample_steps": 1,
-        "sample_prompts": str(folder / "samples.txt"),
-        "metadata_author": EVIL,
-    }
-    read = read_settings(None, values)
+    settings = {"replay_images": 0, "replay_prompts": None, "sample_steps": 1, "sample_seeds": 2}
+    settings |= {"sample_strengths": [0.25, 1.25], "metadata_author": EVIL}
+    read = read_settings(None, {**tiny_settings(save_tiny_model(folder / "model"), folder), **settings})
     run = Run(make_plan(read, read_dataset_config(TomlFile(folder / "dataset.toml"), read.data)))
     run.observer.sections.append(Section("more", "More", lambda pictures: Markup("<p>{}</p>").format(EVIL)))
     run.train()
