@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from library.atomic import write_text
+from library.config.settings import PureLearningSettings
 from library.errors import (
     EXIT_FAULT,
     EXIT_INTERRUPTED,
@@ -25,12 +26,14 @@ from library.errors import (
     exit_code_for,
     exit_code_of,
 )
+from library.objectives import student_objective
 from library.report import page
 from library.report.charts import Curve, chart
 from library.report.page import Pictures, Section, page_of
 from library.report.phases import Phases
 from library.report.sheet import SheetRow, read_sheet, save_sheet
 from library.report.status import Status, read_status
+from library.training.report import LOSSES
 from library.training.run import Run
 from library.training.stage import Stage
 from tests.conftest import DATASET, tiny_settings
@@ -142,6 +145,12 @@ def test_the_strengths_of_the_lora_stand_in_a_row_behind_the_sliders(report):
     titles = [run.observer.galleries[kind].title for kind in ("student", "strengths", "extractor")]
     places = [text.index(title) for title in titles]
     assert places == sorted(places)
+
+
+def test_every_loss_of_purecc_has_words_in_the_legend():
+    everything = PureLearningSettings(merged=True, replay_eta=1.0, prior_loss_weight=1.0)
+    names = {name for name, _, _ in student_objective(everything).terms}
+    assert names >= {"surroundings", "prior", "extractor"} and names <= LOSSES.keys()
 
 
 def test_a_sheet_gives_its_pictures_back(tmp_path):

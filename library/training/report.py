@@ -41,6 +41,7 @@ LOSSES = {
     "anchor": "base prompts stay as they were",
     "replay": "replayed pictures stay as they were",
     "replay_pure": "the concept on replayed pictures",
+    "surroundings": "what [V] adds stays where the class is",
     "prior": "regularisation pictures",
     "extractor": "the concept loss of the extractor",
     "extractor_anchor": "the extractor's base prompts stay as they were",
