@@ -30,7 +30,6 @@ def main() -> None:
     file = config_file_of(arguments)
     settings = read_settings(file, settings_given(arguments))
 
-    from library.data.cache_limit import CacheUse
     from library.training.generation import concept_file_of, generate  # after the settings: slow to import
 
     lora = Path(arguments.lora).expanduser()
@@ -41,8 +40,7 @@ def main() -> None:
         concepts, size = config.concepts, config.datasets[0].resolution
     output = Path(arguments.output).expanduser() if arguments.output else settings.output_dir / "generated.png"
     concept_file = Path(concept).expanduser() if concept else None
-    with CacheUse.of(settings.saving):
-        generate(settings, lora, concept_file, concepts, arguments.prompt, arguments.lora_scale, size, output)
+    generate(settings, lora, concept_file, concepts, arguments.prompt, arguments.lora_scale, size, output)
     print(f"Saved {output}")
 
 

@@ -74,7 +74,7 @@ def test_half_precision_with_checkpointing_trains_and_keeps_the_lora_in_float32(
 
 def test_the_clips_of_learned_words_never_join_the_transformer_on_a_card(tiny_model, monkeypatch):
     model = model_of(tiny_model)
-    monkeypatch.setattr("library.models.sd3.LearnedWords", lambda encoders, *given: (encoders, given[-1]))
+    monkeypatch.setattr("library.models.sd3.LearnedWords", lambda encoders, *given, **masked: (encoders, given[-1]))
     model.device, model.dtype = torch.device("cuda"), torch.float16  # a stand-in: nothing is computed on it
     encoders, rows_on = model.learned_words({})
     kinds = {(tensor.device.type, tensor.dtype) for encoder in encoders for tensor in encoder.parameters()}

@@ -10,6 +10,7 @@ from library.adapters.layouts import LAYOUTS
 from library.adapters.network import AdapterNetwork, LayerWeights, targets_of
 from library.config.dataset import Concept
 from library.config.settings import Settings
+from library.data.cache_limit import CacheUse
 from library.dual_branch_scheduler import Branch
 from library.errors import ModelError
 from library.prompts import NULL_PROMPT
@@ -71,18 +72,17 @@ def generate(
     check_fits(parts, weights, targets, str(lora))
     for name, concept in positions.items():
         check_layout(parts, name, concept, concept_file)
-    texts = [text for sample in samples for text in (sample.text, sample.base, sample.negative)]
-    parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
-    parts.attach(targets)
-    for notice in parts.model.notices:
-        say(notice)
-    parts.network.load(STUDENT_ADAPTER, weights, str(lora))
-    parts.network.set_strength(STUDENT_ADAPTER, strength)
-    embeddings = embeddings_of(parts, vectors, str(concept_file))
-    sheets = SheetMaker(parts, samples, size)
-    branch = Branch({}, embeddings, default=STUDENT_ADAPTER)
     title = f"{lora.name} at strength {strength:g}"
-    sheets.make(output, title, {"with the LoRA": branch}, bar_over("sheet"))
+    with CacheUse.of(settings.saving):
+        texts = [text for sample in samples for text in (sample.text, sample.base, sample.negative)]
+        parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
+        parts.attach(targets)
+        for notice in parts.model.notices:
+            say(notice)
+        parts.network.load(STUDENT_ADAPTER, weights, str(lora))
+        parts.network.set_strength(STUDENT_ADAPTER, strength)
+        branch = Branch({}, embeddings_of(parts, vectors, str(concept_file)), default=STUDENT_ADAPTER)
+        SheetMaker(parts, samples, size).make(output, title, {"with the LoRA": branch}, bar_over("sheet"))
 
 
 def check_fits(parts: Parts, weights: Mapping[str, LayerWeights], targets: Sequence[str], source: str) -> None:

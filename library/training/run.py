@@ -121,9 +121,9 @@ class Run:
 
     def _begin(self) -> None:
         """Tries whether files can be written, and writes what the run is."""
+        try_longest_name(self.settings)
         if self.settings.saving.resume != "auto":
             forget_finished(self.plan)
-        try_longest_name(self.settings)
         write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))
 
     def open_log(self) -> None:
