@@ -9,7 +9,7 @@ from safetensors import safe_open
 from library.objectives import STUDENT
 from library.training.parts import STUDENT_ADAPTER
 from library.training.run import Run
-from library.training.word_fit import WordFit, _learn, _scenes, _seen, _share
+from library.training.word_fit import WordFit, _effect_of_words, _learn, _scenes, _seen, _share
 from library.training.words import WordReader, made_words
 
 QUICK = {"extractor_train_steps": 1, "max_train_steps": 1, "eta": 0.0, "sample_seeds": 1}
@@ -33,7 +33,8 @@ def test_the_words_are_saved_shown_and_compared_with_the_vectors(plan_of, capsys
     run, look = finished(plan_of, word_train_steps=2)
     (path,) = look.files
     assert path == run.folder / "tiny_embedding.safetensors"
-    assert "tiny_embedding.safetensors: for UIs without our nodes; beside the LoRA it does" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "tiny_embedding.safetensors: for UIs without our nodes; " in said and "of what the vectors do" in said
     with safe_open(path, framework="pt") as file:
         assert set(file.keys()) == {"clip_l", "clip_g"} and file.metadata()["trigger"] == "sks"
         assert file.get_tensor("clip_l").shape == file.get_tensor("clip_g").shape == (3, 16)
@@ -62,6 +63,11 @@ def test_words_learn_what_words_can_do(plan_of):
     before = share()
     _learn(parts.velocity, words, taught_by, with_words, lambda step: _seen(scenes, step), range(steps))
     assert share() > max(0.8, before)
+
+
+def test_words_that_do_less_than_nothing_are_not_said_in_percent():
+    assert "26%" in _effect_of_words(0.26)
+    assert "it does nothing yet" in _effect_of_words(-4.2) and "%" not in _effect_of_words(-4.2)
 
 
 def test_nothing_else_learns(plan_of):

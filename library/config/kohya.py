@@ -227,7 +227,7 @@ def _network_module(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]
         )
     if module not in ("networks.lora_sd3", "networks.lora"):
         raise ConfigError(f'there is no network_module "{module}".', 'Set it to "networks.lora_sd3", or take it out.')
-    return {}, f"network_module {module}: PureCC's LoRA is trained."
+    return {}, f"network_module {module}: read as PureCC's own LoRA."
 
 
 def _network_args(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:

@@ -39,7 +39,9 @@ class ModelSettings:
         "it read the padding, and draw from other states than those learned from.",
     )
     mixed_precision: Literal["no", "fp16", "bf16"] = setting(
-        "bf16", 'Precision of the frozen weights and of every pass; "no" is float32. The LoRA itself is always float32.'
+        "bf16",
+        'Precision of the frozen weights and of every pass; "no" is float32. '
+        "The LoRA itself is float32, but with full_bf16.",
     )
     device: str = setting("auto", 'Where to train: "auto", "cpu", "cuda", "cuda:1" ...', shapes_training=False)
     gradient_checkpointing: bool = setting(

@@ -42,6 +42,8 @@ EFFECT_MARGIN = 0.05
 NOISE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 """How far two ways to compute one velocity may be apart in each precision, as a share of it."""
 
+PRECISIONS = {torch.float32: "float32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -52,6 +54,7 @@ class Checked:
         failed: UIs that it is written for and that do not, with the reason.
         matched, keys: of the UI that uses most.
         difference, effect: of the velocity: from the student's, and from the student's to the pretrained model's.
+        precision: in which velocities were computed.
     """
 
     path: Path
@@ -61,6 +64,7 @@ class Checked:
     keys: int
     difference: float
     effect: float
+    precision: torch.dtype
 
     @property
     def line(self) -> str:
@@ -71,7 +75,9 @@ class Checked:
             f"{self.difference:.1e} at most, where the LoRA moves it by {self.effect:.1e}"
         )
         if not self.failed:
-            return text
+            if self.difference <= EFFECT_MARGIN * self.effect:
+                return text
+            return f"{text}. Its weights are the student's; that is what {PRECISIONS[self.precision]} rounds."
         failures = "; ".join(f"{ui}: {why}" for ui, why in self.failed.items())
         return f"WARNING: {text}. It should load in {', '.join(self.failed)} as well ({failures}). The file is kept."
 
@@ -126,6 +132,7 @@ class ReloadCheck:
             keys=len(file),
             difference=max((difference for _, _, difference in passes), default=math.nan),
             effect=float((self.expected - self.before).abs().max()),
+            precision=self.parts.model.dtype,
         )
 
     def _velocity(self, branch: Branch) -> Tensor:

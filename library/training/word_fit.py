@@ -68,8 +68,14 @@ class WordFit:
         self.files = save_words(run.parts, words, run.settings.saving.output_name)
         run.observer.saved(dict.fromkeys(self.files, WORDS_FILE), run.plan.stage_steps[STUDENT])
         for path in self.files:
-            say(f"{path.name}: for UIs without our nodes; beside the LoRA it does {share:.0%} of what the vectors do")
+            say(f"{path.name}: for UIs without our nodes; {_effect_of_words(share)}")
         run.observer.sheet_of_words({"vectors": run.parts.branches()[STUDENT], "words": with_words})
+
+
+def _effect_of_words(share: float) -> str:
+    if share > 0:
+        return f"beside the LoRA it does {share:.0%} of what the vectors do"
+    return "it does nothing yet of what the vectors do: more steps of the student or more word_train_steps may help"
 
 
 def fit_words(run: Run) -> tuple[LearnedWords, Branch, float]:
