@@ -5,6 +5,7 @@ import torch
 
 from library.chance import generator_for
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
+from library.evaluation.budget import spent
 from library.flow import interpolate
 from library.hierarchical_embedding_injector import ConceptToken
 from library.models import PromptBatch
@@ -76,9 +77,12 @@ def test_context_vectors_begin_as_nothing_and_learn_what_is_around_the_subject(p
 
 
 def test_a_second_run_finds_its_context_in_the_cache_and_another_caption_does_not(plan_of, monkeypatch):
-    first = prepared(plan_of(**VECTORS)).context.vectors["dog"].vectors
+    run = prepared(plan_of(**VECTORS))
+    first, seconds = run.context.vectors["dog"].vectors, spent(run.folder)["context"]
     monkeypatch.setattr("library.training.context._learn", lambda *_: pytest.fail("learned again"))
-    assert torch.equal(prepared(plan_of(overwrite=True, **VECTORS)).context.vectors["dog"].vectors, first)
+    again = prepared(plan_of(overwrite=True, **VECTORS))
+    assert torch.equal(again.context.vectors["dog"].vectors, first)
+    assert spent(again.folder)["context"] == seconds > 0, "what a comparison of methods counts is no luck of the cache"
     with pytest.raises(pytest.fail.Exception):
         prepared(plan_of(overwrite=True, **{**VECTORS, "context_lr": 0.5}))
 

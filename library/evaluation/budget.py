@@ -94,10 +94,14 @@ def spent(folder: Path) -> dict[str, float]:
     """Seconds of each phase in which a finished run learned: its context and its stages.
 
     What all methods share is left out, or the first one would pay for the others: text, latents, replayed pictures,
-    Fisher information, sheets.
+    Fisher information, sheets. Context vectors that a run found in the cache cost it what learning them took.
     """
-    phases = {one["name"]: one["seconds"] for one in read_status(folder).get("phases", ())}
-    return {name: phases.get(name, 0.0) for name in (CONTEXT, EXTRACTOR, STUDENT)}
+    status = read_status(folder)
+    phases = {one["name"]: one["seconds"] for one in status.get("phases", ())}
+    return {
+        CONTEXT: status.get("context_seconds", 0.0),
+        **{name: phases.get(name, 0.0) for name in (EXTRACTOR, STUDENT)},
+    }
 
 
 def seconds_of(shares: dict[str, float], timed: Path) -> Cost:

@@ -9,6 +9,7 @@ R_s = v(complete) - v(base). Afterwards they are gone.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -39,9 +40,14 @@ LOSS_SCALE = 1024.0
 
 @dataclass(frozen=True)
 class Context:
-    """The context vectors of a run, frozen, by the name of the concept whose pictures they belong to."""
+    """The context vectors of a run, frozen, by the name of the concept whose pictures they belong to.
+
+    Args:
+        seconds: that learning them took, in whichever run that was.
+    """
 
     vectors: dict[str, ConceptEmbeddings] = field(default_factory=dict)
+    seconds: float = 0.0
 
     def beside(self, branch: Branch) -> Branch:
         """The branch, with these vectors wherever a prompt has places for them."""
@@ -107,7 +113,7 @@ def learn_context(
     """
     if not parts.settings.context.context_vectors:
         return Context()
-    found = {}
+    found, seconds = {}, 0.0
     for concept in parts.concepts:
         own = [one for one in pictures if one.concept.name == concept.name and not one.subset.is_reg]
         if concept.kind == "subject" and own:
@@ -123,7 +129,8 @@ def learn_context(
                 ) from error
             vectors = ConceptEmbeddings(learned["vectors"].to(parts.model.device), len(parts.model.blocks))
             found[concept.name] = vectors.requires_grad_(False)
-    return Context(found)
+            seconds += float(learned.get("seconds", 0.0))  # caches of before lack it
+    return Context(found, seconds)
 
 
 def _key(parts: Parts, latents: Latents, concept: Concept, pictures: Sequence[Picture]) -> dict:
@@ -152,7 +159,7 @@ def _learn(
     Args:
         at_once: pictures in one pass. A step of either stage holds more than one prediction of so many.
     """
-    settings, seed = parts.settings.context, parts.settings.optimizer.seed
+    began, settings, seed = time.perf_counter(), parts.settings.context, parts.settings.optimizer.seed
     start = _padding_states(parts, pictures[0].prompts[0].base, latents.mean(pictures[0]))
     vectors = ConceptEmbeddings(start.to(parts.model.device), len(parts.model.blocks))
     optimizer = torch.optim.AdamW([vectors.moved], settings.context_lr, weight_decay=0.0)
@@ -183,7 +190,8 @@ def _learn(
             gradient += torch.autograd.grad(LOSS_SCALE * loss, [vectors.moved])[0]
         vectors.moved.grad = gradient
         optimizer.step()
-    return {"vectors": vectors.vectors.detach().cpu()}
+    learned = vectors.vectors.detach().cpu()
+    return {"vectors": learned, "seconds": torch.tensor(time.perf_counter() - began)}
 
 
 def _parts_of(rows: int, at_once: int) -> list[slice]:

@@ -122,6 +122,10 @@ class Observer:
         """Time and memory of every phase until now."""
         return [phase.as_dict() for phase in self.phases.measured()]
 
+    def learned_context(self, seconds: float) -> None:
+        """The context vectors are there; learning them took so long, in this run or before."""
+        self.status.set(context_seconds=seconds)
+
     def progress(self, name: str) -> Any:
         """A bar over what is going to take its time."""
         return bar_over(name)

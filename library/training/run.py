@@ -160,6 +160,7 @@ class Run:
             with observer.phase("context"), self.processes.main_first():
                 pictures, bar = self.plan.shown, observer.progress("context")
                 self.context = learn_context(parts, self.latents, pictures, self.plan.batch_size, bar)
+            observer.learned_context(self.context.seconds)
         observer.attach()
 
     def build_extractor(self) -> None:

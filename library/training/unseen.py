@@ -28,6 +28,9 @@ class Unseen(Observer):
         """Not measured."""
         yield
 
+    def learned_context(self, seconds: float) -> None:
+        """Not noted."""
+
     def progress(self, name: str) -> Any:
         """No bar."""
 
