@@ -156,6 +156,7 @@ ARMS: dict[str, Arm] = {
         "the preset: lambda*, eta 0.5, anchor, replay, clean extractor, R against the class, context, surroundings",
     ),
     "lean": _lean("control: `pure` without stage 1 and without L_PureCC"),
+    "lean, twice as long": _lean("", checkpoints=(*CHECKPOINTS, 320)),
     "pure, lambda 0": _pure("control: an L2 tie to the base prediction", **{"lambda": 0.0}),
     "pure, lambda 1": _pure("a fixed lambda", **{"lambda": 1.0}),
     "pure, lambda >= 0": _pure("", lambda_min=0.0),
