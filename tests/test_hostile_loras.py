@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 import purecc_convert
 import purecc_generate
-from library.adapters.files import save_lora
+from library.adapters.files import read_lora, save_lora
 from library.adapters.layouts import LAYOUTS
-from library.errors import exit_code_of
+from library.errors import ModelError, exit_code_of
 from tests import test_comfyui_nodes
 from tests.comfy_stand_ins import BASE as PLACE
 from tests.test_layouts import layer
@@ -226,3 +226,9 @@ def test_the_node_loads_it_unharmed(comfy):
     assert [names for names, _ in model.loras] == [
         [f"{PLACE}.{e}" for e in ("alpha", "lora_down.weight", "lora_up.weight")]
     ]
+
+
+def test_an_embedding_is_told_from_a_lora(tmp_path):
+    save_file({"clip_l": torch.zeros(1, 4), "clip_g": torch.zeros(1, 4)}, tmp_path / "words.safetensors")
+    with pytest.raises(ModelError, match="is an embedding, no LoRA"):
+        read_lora(tmp_path / "words.safetensors")

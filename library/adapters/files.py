@@ -55,7 +55,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise ModelError(f"There is no file {path}.")
+        raise ModelError(f"There is no file {path}.", "Paths count from the folder the command is started in.")
     if path.suffix != ".safetensors":
         raise ModelError(f"{path} is not a .safetensors file.", "Pickled files (.pt, .ckpt, .bin) are never opened.")
     with path.open("rb") as file:

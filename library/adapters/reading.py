@@ -65,6 +65,8 @@ OTHER_KINDS = {
 }
 """Parts of keys that no plain LoRA has, and what has them."""
 
+EMBEDDINGS = {"clip_l", "clip_g", "t5xxl"}
+"""The keys of a textual inversion for SD3."""
 OTHER_MODELS = {
     "double_blocks": "Flux",
     "single_transformer_blocks": "Flux",
@@ -218,6 +220,11 @@ def _named(base: str, pair: LayerWeights, source: str) -> dict[str, LayerWeights
 
 def _not_for_sd3(keys: Mapping[str, object], source: str) -> ModelError:
     model = next((model for part, model in OTHER_MODELS.items() if any(part in key for key in keys)), None)
+    if set(keys) <= EMBEDDINGS:
+        return ModelError(
+            f"{source} is an embedding, no LoRA.",
+            "It goes into ComfyUI's models/embeddings: write embedding: and its name for the trigger.",
+        )
     begins = f"It begins with {next(iter(keys), 'nothing')[:120]!r}."
     if model:
         return ModelError(f"{source} is not a LoRA for SD3: its names are those of {model}.", begins)

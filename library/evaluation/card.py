@@ -180,7 +180,7 @@ def _behaviour(card: Card) -> Grade:
             reasons.append(f"{what} drifts by {_in_words(card.drift[group])}")
     if card.leak is not None:
         ignored = ": the trigger makes next to no difference" if card.leak >= IGNORED else ""
-        reasons.append(f"{card.leak:.0%} of what [V] does happens without it{ignored}")
+        reasons.append(f"{round(100 * card.leak)}% of what [V] does happens without it{ignored}")
     if not letters:
         return Grade("behaviour kept", UNKNOWN, "; ".join(["a style has no class and no subject", *reasons]))
     return Grade("behaviour kept", max(letters), "; ".join(reasons))
