@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from library.config.dataset_file import as_size
+from library.config.dataset_file import as_size, read_concepts_and_pictures
 from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
 from library.environment import prepare_process
 from library.errors import ConfigError, exit_code_of
@@ -32,13 +32,16 @@ def main() -> None:
         raise ConfigError("Command line: --lora and --prompt are needed.", f"See {parser.prog} --help.")
     if arguments.mu < 0:
         raise ConfigError(f"Command line: --mu is {arguments.mu}; it must be 0 or more.")
-    settings = read_settings(config_file_of(arguments), settings_given(arguments))
+    file = config_file_of(arguments)
+    settings = read_settings(file, settings_given(arguments))
 
     from library.data.cache_limit import CacheUse
     from library.training.fusing import Fusion, aggregate, fuse  # after the settings: slow to import
 
     loras = [Path(path).expanduser() for path in arguments.lora]
     size = as_size(settings.data.resolution, "resolution")
+    if settings.data.dataset_config or (file and "datasets" in file.tables):
+        size = read_concepts_and_pictures(file, settings).datasets[0].resolution
     if arguments.fusion == "elastic":
         if len(arguments.prompt) != 1:
             raise ConfigError("Command line: --fusion elastic is for one --prompt, the one to be drawn.")

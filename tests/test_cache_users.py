@@ -1,6 +1,9 @@
 """Every command that draws or measures says that it uses the cache, so that no other throws away what it needs."""
 
+from pathlib import Path
+
 import pytest
+import toml
 
 import purecc_evaluate
 import purecc_fuse
@@ -71,3 +74,13 @@ def test_what_a_command_has_put_into_the_cache_stays_while_it_needs_it(words, tm
         assert before == after > 0, name
         done_by_another_process(shrink)
         assert not entries(cache), f"{name} has ended"
+
+
+def test_loras_are_fused_at_the_size_that_the_dataset_says(words, monkeypatch):
+    program, told = words["fuse"]
+    monkeypatch.setattr("sys.argv", ["program", *told, "--resolution", "4096"])
+    sizes = []
+    monkeypatch.setattr("library.training.fusing.fuse", lambda settings, loras, prompts, size, how: sizes.append(size))
+    program.main()
+    (table,) = toml.loads(Path(told[1]).read_text())["datasets"]
+    assert sizes == [tuple(table["resolution"])] and sizes != [(4096, 4096)]
