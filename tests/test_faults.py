@@ -27,7 +27,7 @@ from library.training.stage import Stage
 from tests.another_process import held_by_another_process
 from tests.conftest import DATASET
 from tests.small_disk import fill_up, remount, small_disk
-from tests.test_stages import assert_equal_files, press_ctrl_c_after, student_file
+from tests.test_stages import assert_equal_files, stopped_after, student_file
 
 QUICK = {"extractor_train_steps": 1, "max_train_steps": 3, "save_state_every_n_steps": 1, "replay_images": 2}
 undisturbed: dict[str, dict] = {}
@@ -41,16 +41,6 @@ def quick_plan(plan_of, tmp_path):
         run.train()
         undisturbed["student"] = student_file(run)
     return lambda **settings: plan_of(**{**QUICK, **settings})
-
-
-def stopped_after(step: int, quick_plan, monkeypatch, **settings) -> Run:
-    """A run that was stopped by Ctrl-C after a step of stage 2."""
-    press_ctrl_c_after(monkeypatch, "student", step)
-    run = Run(quick_plan(**settings))
-    with pytest.raises(Interrupted):
-        run.train()
-    monkeypatch.undo()
-    return run
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
@@ -68,7 +58,7 @@ def ends_undisturbed(plan) -> None:
 
 def test_a_disk_that_is_full_while_saving_costs_no_state(quick_plan, monkeypatch, tmp_path):
     with small_disk(tmp_path / "disk", 4000) as disk:
-        run = stopped_after(1, quick_plan, monkeypatch, output_dir=str(disk))
+        run = stopped_after(1, quick_plan(output_dir=str(disk)), monkeypatch)
         before = content_of(run.states.folder)
         filler = fill_up(disk)
         again = Run(quick_plan(output_dir=str(disk), resume="auto"))
@@ -204,7 +194,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, damage):
 
 
 def test_a_run_goes_on_from_the_state_before_a_damaged_one_and_says_so(quick_plan, monkeypatch, capsys):
-    run = stopped_after(2, quick_plan, monkeypatch)
+    run = stopped_after(2, quick_plan(), monkeypatch)
     assert [path.name for path in run.states.all()] == ["step-00000002", "step-00000003"]
     damage_tensors(run.states.newest())
     ends_undisturbed(quick_plan(resume="auto"))
@@ -214,7 +204,7 @@ def test_a_run_goes_on_from_the_state_before_a_damaged_one_and_says_so(quick_pla
 
 
 def test_a_state_can_be_named_or_its_folder(quick_plan, monkeypatch, tmp_path):
-    run = stopped_after(2, quick_plan, monkeypatch)
+    run = stopped_after(2, quick_plan(), monkeypatch)
     older, newer = run.states.all()
     assert Run(quick_plan(resume=str(older))).resumed.position.done["student"] == 1
     assert Run(quick_plan(resume=str(run.states.folder))).resumed.position.done["student"] == 2
@@ -316,7 +306,7 @@ def test_pictures_that_are_harmed_while_a_run_goes_on_do_not_change_it(
 def test_a_run_that_goes_on_with_other_pictures_says_which(quick_plan, pictures, monkeypatch, tmp_path, capsys):
     own = shutil.copytree(pictures, tmp_path / "own")
     dataset = {"dataset": DATASET.replace("{pictures}", str(own))}
-    stopped_after(1, quick_plan, monkeypatch, **dataset)
+    stopped_after(1, quick_plan(**dataset), monkeypatch)
     (own / "0.png").write_bytes((own / "1.png").read_bytes())
     (own / "2.txt").write_text("a [V] dog in a house")
     (own / "3.png").rename(own / "4.png")

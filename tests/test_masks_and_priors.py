@@ -6,13 +6,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from library.data.pictures import Draw
-from library.errors import ConfigError, DataError, Interrupted
+from library.errors import ConfigError, DataError
 from library.flow import draw_sigma, mse
 from library.objectives import COMPLETE, STUDENT, Prediction, Velocities, learned, student_objective
 from library.report.log import read_log, summary
 from library.training.plan import in_steps
 from library.training.run import Run
-from tests.test_stages import press_ctrl_c_after
+from tests.test_stages import stopped_after
 
 HEAD = (
     '[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n[[datasets]]\nresolution = 32\nbatch_size = 2\n'
@@ -209,10 +209,7 @@ def test_a_stopped_run_with_all_of_it_ends_as_one_that_never_was(plan_of, reg, m
     whole = Run(plan_of(text, **settings, validate_every_n_steps=1))
     whole.train()
     expected = load_file(whole.folder / "tiny.safetensors")
-    press_ctrl_c_after(monkeypatch, "student", 3)
-    with pytest.raises(Interrupted):
-        Run(plan_of(text, **settings)).train()
-    monkeypatch.undo()
+    stopped_after(3, plan_of(text, **settings), monkeypatch)
     resumed = Run(plan_of(text, **settings, resume="auto"))
     resumed.train()
     found = load_file(resumed.folder / "tiny.safetensors")

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from library.config.files import TomlFile, as_tables, read_settings, to_toml
 from library.config.methods import OF_SOME, PURECC, RULES
 from library.config.settings import GROUPS
-from library.errors import Interrupted
 from library.methods import METHODS
 from library.methods.dco import PreferenceTerm
 from library.methods.prior_prediction import ConceptOrPrior
@@ -30,7 +29,7 @@ from library.report.log import read_log
 from library.training.plan import describe_plan
 from library.training.run import Run
 from tests.test_masks_and_priors import DOGS, HEAD, reg  # noqa: F401
-from tests.test_stages import PLAIN_LORA, assert_equal_files, press_ctrl_c_after, student_file
+from tests.test_stages import PLAIN_LORA, assert_equal_files, stopped_after, student_file
 
 ROOT = Path(__file__).parent.parent
 MODEL = {"pretrained_model_name_or_path": "m"}
@@ -174,10 +173,7 @@ def test_a_method_trains_saves_and_goes_on_where_it_was_stopped(plan_of, monkeyp
     whole.train()
     expected, rows = result_file(whole), read_log(whole.log.path)
     assert [row["stage"] for row in rows] == ["student"] * 3, "no stage 1"
-    press_ctrl_c_after(monkeypatch, "student", 2)
-    with pytest.raises(Interrupted):
-        Run(plan_of(**settings)).train()
-    monkeypatch.undo()
+    stopped_after(2, plan_of(**settings), monkeypatch)
     resumed = Run(plan_of(**settings, resume="auto"))
     resumed.train()
     assert_equal_files(expected, result_file(resumed))

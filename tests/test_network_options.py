@@ -9,7 +9,7 @@ import torch
 from library.adapters.files import load_lora, read_safetensors
 from library.adapters.linear import Dropout, LowRank
 from library.config.files import read_settings
-from library.errors import ConfigError, Interrupted
+from library.errors import ConfigError
 from library.objectives import BASE, COMPLETE, EXTRACTOR, STUDENT, Prediction
 from library.report.log import read_log
 from library.training.run import Run
@@ -17,8 +17,8 @@ from tests.test_methods import ready, student_layers
 from tests.test_stages import (
     PLAIN_LORA,
     assert_equal_files,
-    press_ctrl_c_after,
     ready_for_stage_2,
+    stopped_after,
     student_file,
 )
 
@@ -297,10 +297,7 @@ def test_with_all_options_a_stopped_run_ends_as_one_that_never_was(plan_of, monk
     whole.train()
     expected = student_file(whole)
     losses = [row["loss"] for row in read_log(whole.folder / "log.jsonl")]
-    press_ctrl_c_after(monkeypatch, "student", 2)
-    with pytest.raises(Interrupted):
-        Run(plan_of(**settings)).train()
-    monkeypatch.undo()
+    stopped_after(2, plan_of(**settings), monkeypatch)
     resumed = Run(plan_of(**settings, resume="auto"))
     resumed.train()
     assert_equal_files(expected, student_file(resumed))

@@ -31,6 +31,7 @@ from library.objectives import (
     student_objective,
 )
 from library.report.log import read_log
+from library.training.plan import Plan
 from library.training.run import Run
 from tests.conftest import DATASET
 from tests.tiny import tiny_transformer
@@ -332,11 +333,7 @@ def test_a_stopped_run_ends_as_one_that_never_was(plan_of, monkeypatch, stage, s
     expected, vectors = student_file(whole), load_file(whole.folder / "tiny_concept.safetensors")
     log = [(row["stage"], row["step"], row["loss"]) for row in read_log(whole.folder / "log.jsonl")]
 
-    press_ctrl_c_after(monkeypatch, stage, step)
-    stopped = Run(plan_of(**settings))
-    with pytest.raises(Interrupted, match="resume auto"):
-        stopped.train()
-    monkeypatch.undo()
+    stopped_after(step, plan_of(**settings), monkeypatch, stage)
     resumed = Run(plan_of(**settings, resume="auto"))
     resumed.train()
     assert_equal_files(expected, student_file(resumed))
@@ -363,11 +360,18 @@ def press_ctrl_c_after(monkeypatch, stage: str, step: int) -> None:
     monkeypatch.setattr(Stage, "step", pressed)
 
 
-def test_an_unfinished_run_is_not_overwritten_unless_asked(plan_of, monkeypatch):
-    press_ctrl_c_after(monkeypatch, "student", 1)
-    with pytest.raises(Interrupted):
-        Run(plan_of()).train()
+def stopped_after(step: int, plan: Plan, monkeypatch, stage: str = "student") -> Run:
+    """A run that Ctrl-C stopped after a step, and that said how to go on."""
+    press_ctrl_c_after(monkeypatch, stage, step)
+    run = Run(plan)
+    with pytest.raises(Interrupted, match="resume auto"):
+        run.train()
     monkeypatch.undo()
+    return run
+
+
+def test_an_unfinished_run_is_not_overwritten_unless_asked(plan_of, monkeypatch):
+    stopped_after(1, plan_of(), monkeypatch)
     with pytest.raises(ConfigError, match="unfinished run"):
         Run(plan_of())
     with pytest.raises(ConfigError, match=r"learning_rate was 0\.01 .* 0\.02 now"):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from library.config.settings import Settings
 from library.methods.method import Method
-from library.objectives import COMPLETE, STUDENT, ConceptTerm, Objective, Term, concept_error, learned
+from library.objectives import COMPLETE, STUDENT, ConceptTerm, Objective, concept_error, learned
 
 
-def concept(settings: Settings) -> tuple[str, float, Term]:
+def concept(settings: Settings) -> tuple[str, float, ConceptTerm]:
     """The loss that every rival here has."""
     return ("concept", 1.0, ConceptTerm(learned(STUDENT, COMPLETE), concept_error(settings.loss)))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from library.config.settings import Settings
 from library.flow import mse
+from library.methods.lora import concept
 from library.methods.method import Method
 from library.objectives import (
     COMPLETE,
@@ -28,7 +29,6 @@ from library.objectives import (
     Reading,
     TieTerm,
     Velocities,
-    concept_error,
     given,
     learned,
 )
@@ -64,8 +64,8 @@ def objective(settings: Settings, has_reg: bool) -> Objective:
     on_others = 1.0 if pure.prior_loss_weight is None else pure.prior_loss_weight
     replay = pure.replay_weight if pure.replay_images and not has_reg else 0.0
     tie = TieTerm(learned(STUDENT, REPLAY), given(PRETRAINED, REPLAY))
-    concept = ConceptTerm(learned(STUDENT, COMPLETE), concept_error(settings.loss))
-    return Objective(("concept", 1.0, ConceptOrPrior(on_others, concept)), ("replay", replay, tie))
+    name, weight, on_concept = concept(settings)
+    return Objective((name, weight, ConceptOrPrior(on_others, on_concept)), ("replay", replay, tie))
 
 
 METHOD = Method(objective)

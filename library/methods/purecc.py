@@ -6,6 +6,6 @@ from library.methods.method import Method
 from library.objectives import concept_error, extractor_objective, student_objective
 
 METHOD = Method(
-    student=lambda settings, data: student_objective(settings.pure_learning, data, concept_error(settings.loss)),
+    student=lambda settings, has_reg: student_objective(settings.pure_learning, has_reg, concept_error(settings.loss)),
     extractor=lambda settings: extractor_objective(settings.pure_learning, concept_error(settings.loss)),
 )
