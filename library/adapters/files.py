@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from library.adapters.hashes import hashes_of
@@ -20,6 +20,7 @@ from library.adapters.reading import LoraFile, understood
 from library.adapters.text_names import TEXT_ENCODERS
 from library.atomic import write_tensors
 from library.errors import ModelError
+from library.tensor_storage import read_tensors
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LARGEST_HEADER = 8 << 20
@@ -66,8 +67,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
             "No honest LoRA needs that.",
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        return read_tensors(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} can't be read: {error}.", "It may be damaged; fetch or make it again.") from error
 
