@@ -11,7 +11,15 @@ from safetensors.torch import load_file, save_file
 import purecc_convert
 from library.adapters.changes import Kronecker, hadamard, kronecker
 from library.adapters.extraction import extracted
-from library.adapters.files import load_changes, load_lora, read_changes, read_lora, write_lora
+from library.adapters.files import (
+    SavedConcept,
+    load_changes,
+    load_lora,
+    read_changes,
+    read_lora,
+    save_concepts,
+    write_lora,
+)
 from library.adapters.kohya import swapped
 from library.adapters.layouts import LAYOUTS
 from library.adapters.linear import size_of
@@ -20,6 +28,7 @@ from library.adapters.reading import LARGEST_LAYER, understood
 from library.convert.command import USUAL_RANK
 from library.errors import ModelError, exit_code_of
 from library.evaluation.audit import run as audit
+from library.training.fusing import Fusion, aggregate, fuse
 from tests import test_hostile_loras
 from tests.test_adapters import velocity
 from tests.test_layouts import layer, whole_lora
@@ -281,6 +290,19 @@ def test_convert_makes_the_closest_lora_and_says_what_it_loses(convert, tmp_path
     assert float((small.delta() - meant).norm() / meant.norm()) == pytest.approx(lost, abs=1e-3)
 
 
+def test_metadata_no_longer_says_that_it_is_a_lokr(convert, tmp_path):
+    tensors, _ = KINDS["LoKr, whole"]
+    said = {"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "lokr"}', "ss_network_dim": "10000"}
+    save_file(tensors, tmp_path / "lokr.safetensors", {**said, "modelspec.title": "Dog"})
+    assert (
+        convert("--lora", tmp_path / "lokr.safetensors", "--to", "kohya", "--output", tmp_path / "o.safetensors")[0]
+        == 0
+    )
+    metadata = read_lora(tmp_path / "o.safetensors").metadata
+    assert "ss_network_module" not in metadata and "ss_network_args" not in metadata
+    assert metadata["ss_network_dim"] == "32" and metadata["modelspec.title"] == "Dog"
+
+
 def test_without_a_rank_the_usual_one_is_taken(convert, tmp_path):
     base = "lycoris_transformer_blocks_0_norm1_linear"
     tensors, _ = lokr(base, ((2, 2), (USUAL_RANK, USUAL_RANK)), 1.0)
@@ -358,7 +380,7 @@ def test_the_part_for_the_text_encoders_is_left_out_and_that_is_said(tmp_path):
     path = tmp_path / "both.safetensors"
     write_lora(path, {FF: known(FF), CLIP_L: layer(1, 16, 16), T5: layer(2, 16, 16)}, "kohya", torch.float32, {})
     changes, said = load_changes(path, BLOCKS)
-    assert set(changes) == {FF} and len(said) == 1 and "2 layers of the text encoders" in said[0]
+    assert set(changes) == {FF} and len(said) == 1 and "layers of the text encoders as well (2)" in said[0]
     write_lora(path, {CLIP_L: layer(1, 16, 16)}, "kohya", torch.float32, {})
     with pytest.raises(ModelError, match="text encoders alone"):
         load_changes(path, BLOCKS)
@@ -408,3 +430,28 @@ def test_a_layer_outside_the_blocks_of_another_size_is_named(tmp_path, generate)
 def test_read_changes_reads_what_read_lora_reads(tmp_path):
     write_lora(tmp_path / "x.safetensors", {FF: known(FF)}, "kohya", torch.float32, {})
     assert read_changes(tmp_path / "x.safetensors").layers.keys() == read_lora(tmp_path / "x.safetensors").layers.keys()
+
+
+def test_fusing_takes_layers_outside_the_blocks(plan_of, tmp_path):
+    settings = plan_of().settings
+    loras = []
+    for name, strength in (("one", 1.0), ("two", -0.5)):
+        loras.append(tmp_path / f"{name}.safetensors")
+        layers = {key: LayerWeights(one.down, strength * one.up, one.alpha) for key, one in everywhere().items()}
+        write_lora(loras[-1], layers, "kohya", torch.float32, {})
+    fuse(settings, loras, ["a dog", "a house"], (32, 32), Fusion(steps=1))
+    found = load_lora(settings.output_dir / "tiny.safetensors", BLOCKS)
+    assert set(found) == set(everywhere())
+    patches = found[PATCHES]
+    assert patches.shape == known(PATCHES).shape and patches.delta().any()
+
+
+def test_what_weighs_block_by_block_refuses_layers_outside_of_them(plan_of, tmp_path):
+    loras = []
+    for name, trigger in (("one", "sks"), ("two", "ohwx")):
+        loras.append(tmp_path / f"{name}.safetensors")
+        write_lora(loras[-1], {"proj_out": known("proj_out")}, "kohya", torch.float32, {})
+        concept = SavedConcept(name, trigger, "dog", "subject", "[V] dog", 1, 1, True, 10)
+        save_concepts(tmp_path / f"{name}_concept.safetensors", {name: torch.ones(BLOCKS, 2, 32)}, [concept])
+    with pytest.raises(ModelError, match="changes layers outside the transformer blocks, such as proj_out"):
+        aggregate(plan_of().settings, loras, "a sks dog", (32, 32))

@@ -6,12 +6,21 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import library.atomic
-from library.adapters.files import add_thumbnail, load_concepts, read_lora, save_lora, write_lora
+from library.adapters.files import (
+    add_thumbnail,
+    load_changes,
+    load_concepts,
+    read_lora,
+    read_safetensors,
+    save_lora,
+    write_lora,
+)
 from library.adapters.hashes import hashes_of
 from library.adapters.layouts import LAYOUTS
 from library.adapters.reading import understood
@@ -21,12 +30,15 @@ from library.convert.resize import resized
 from library.data.cache import Cache
 from library.errors import ConfigError
 from library.loaders.apply import read_file
+from library.scorers.folders import read_weights
 from library.tensor_storage import owned, read_tensors
 from library.training.outputs import check_model_is_kept
 from library.training.plan import make_plan
 from library.training.run import Run
 from tests import test_comfyui_nodes
 from tests.test_layouts import layer
+from tools.pocket import pictures as pocket_pictures
+from tools.pocket.pictures import SIDE
 from tools.single_file import single_file
 
 comfy = test_comfyui_nodes.comfy
@@ -148,6 +160,7 @@ def replaced(monkeypatch):
         inside = [one for one in Path(target).rglob("*") if one.is_file()] if Path(target).is_dir() else []
         for path in [Path(target), *inside]:
             assert not (path.is_file() and is_mapped(path)), f"{path} is replaced while it is mapped"
+        assert not (Path(source).is_file() and is_mapped(Path(source))), f"{source} moves while it is mapped"
         seen.append(Path(target))
         real(source, target)
 
@@ -169,10 +182,22 @@ def test_the_check_sees_a_mapping(lora):
     assert not is_mapped(lora)
 
 
-@pytest.mark.parametrize("read", [read_tensors, read_file, read_lora, lambda path: understood(*read_tensors(path), "")])
+READERS = [read_tensors, read_file, read_lora, read_safetensors, read_weights, lambda path: load_changes(path, 1)]
+
+
+@pytest.mark.parametrize("read", READERS)
 def test_what_was_read_is_not_mapped(lora, read):
     kept = read(lora)
     assert kept and not is_mapped(lora)
+
+
+def test_drawn_pictures_are_not_mapped_when_they_get_their_names(tmp_path, monkeypatch, replaced):
+    def drawn(seed, taught, total):
+        yield 0, np.zeros((total, SIDE, SIDE, 3), np.uint8), np.ones((total, SIDE, SIDE), np.uint8)
+
+    monkeypatch.setattr(pocket_pictures, "_drawn", drawn)
+    found = pocket_pictures.draw_pictures(tmp_path, 2, 0)
+    assert len(replaced) == 2 and found.regions.all()
 
 
 def test_a_thumbnail_replaces_no_mapped_file(lora, replaced):

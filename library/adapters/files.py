@@ -177,7 +177,7 @@ def load_changes(path: str | Path, blocks: int) -> tuple[dict[str, Change], list
         raise ModelError(f"{path} changes the text encoders alone, which only UIs do.")
     _check_blocks(changes, blocks, path)
     left = len(every) - len(changes)
-    said = f"{path} changes {left} layers of the text encoders as well; they are left out."
+    said = f"{path} changes layers of the text encoders as well ({left}); they are left out."
     return changes, [said] if left else []
 
 

@@ -224,7 +224,8 @@ def _built(kind: str, own: Mapping[str, Tensor], alpha: float | None) -> FileCha
         ArithmeticError: shapes don't fit, or are no layer's.
     """
     if kind == "full change":
-        return MadeChange(tuple(own["diff"].shape), lambda: own["diff"])
+        return MadeChange(tuple(own["diff"].shape), lambda: own["diff"].float())
+    own = {part: tensor.float() for part, tensor in own.items()}
     if kind == "LoHa":
         one, other = ((own[f"hada_w{number}_a"], own[f"hada_w{number}_b"]) for number in (1, 2))
         if _size_of(one) != _size_of(other):
@@ -255,13 +256,12 @@ def _size_of(part: Tensor | Product) -> tuple[int, int]:
 
 
 def _matrix(tensor: Tensor, base: str, source: str) -> Tensor:
-    """A tensor of a file as a matrix, float32; a convolution's has all its inputs side by side."""
+    """A tensor of a file as a matrix; a convolution's has all its inputs side by side."""
     if not tensor.is_floating_point() or tensor.ndim not in (2, 4) or not tensor.numel():
         raise ModelError(f"{source}: the LoRA of {base[:120]!r} has the shape {tuple(tensor.shape)}.", DAMAGED)
-    matrix = tensor.flatten(1).float()
-    if not matrix.isfinite().all():
+    if not tensor.float().isfinite().all():
         raise _not_finite(base, source)
-    return matrix
+    return tensor.flatten(1)
 
 
 def _alpha_of(parts: Mapping[str, Tensor], base: str, source: str) -> float | None:
@@ -296,7 +296,7 @@ def pair_of(halves: Mapping[str, Tensor], base: str, source: str) -> LayerWeight
     down, up = halves.get("down"), halves.get("up")
     if down is None or up is None or set(halves) - {"down", "up", "alpha"}:
         raise ModelError(f"{source}: the LoRA of {base[:120]!r} is incomplete.", DAMAGED)
-    down, up = (_matrix(half, base, source) for half in (down, up))
+    down, up = (_matrix(half, base, source).float() for half in (down, up))
     if up.shape[1] != len(down):
         shapes = f"{tuple(up.shape)} x {tuple(down.shape)}"
         raise ModelError(f"{source}: the LoRA of {base[:120]!r} is incomplete: {shapes}.", DAMAGED)

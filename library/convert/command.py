@@ -24,6 +24,8 @@ from library.convert.merge import added, merged
 from library.convert.resize import Lost, closest, resized
 from library.errors import ConfigError, ModelError
 
+OF_THE_OLD_KIND = ("ss_network_module", "ss_network_args")
+"""Metadata that is no longer true where a LoRA was made of another kind."""
 OF_THE_OLD_FILE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", FOLDED_SCALE, PEFT_CONFIG)
 """Metadata that is no longer true in another file; alpha, which PEFT's has, is in the weights by then."""
 USUAL_RANK = 64
@@ -226,13 +228,16 @@ def _metadata_of(request: Request, files: Sequence[LoraFile], layers: Mapping[st
         for key, value in first.items()
         if key not in OF_THE_OLD_FILE and all(file.metadata.get(key) == value for file in files)
     }
+    of_another_kind = any(file.kinds != ("LoRA",) for file in files)
+    if of_another_kind:
+        kept = {key: value for key, value in kept.items() if key not in OF_THE_OLD_KIND}
     if len(files) > 1:
         triggers = [file.metadata.get("modelspec.trigger_phrase") for file in files]
         kept["modelspec.title"] = " + ".join(path.stem for path in request.loras)
         kept["modelspec.merged_from"] = ", ".join(path.name for path in request.loras)
         if any(triggers):
             kept["modelspec.trigger_phrase"] = ", ".join(dict.fromkeys(trigger for trigger in triggers if trigger))
-    if len(files) > 1 or request.rank or any(file.kinds != ("LoRA",) for file in files):
+    if len(files) > 1 or request.rank or of_another_kind:
         ((rank, alpha), _), *_ = Counter((layer.rank, layer.alpha) for layer in layers.values()).most_common(1)
         kept |= {"ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
     return kept

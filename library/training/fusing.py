@@ -110,7 +110,7 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
         outside = [name for name in one if not name.startswith(f"{parts.model.blocks_name}.")]
         if outside:
             raise ModelError(
-                f"{path} changes {len(outside)} layers outside the transformer blocks, such as {outside[0]}.",
+                f"{path} changes layers outside the transformer blocks, such as {outside[0]}.",
                 "Elastic weight aggregation weighs the layers of each block, and has no weight for these.",
             )
     parts.texts.prepare([prompt, *target_texts(concepts)], bar_over("text"))
