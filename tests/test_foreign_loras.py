@@ -132,6 +132,7 @@ OTHER = {
     "diff_b": "biases",
     "w_norm": "norms",
     "oft_blocks": "OFT",
+    "glora_a": "no part of a LoRA that is known here",
     "lora_B.bias": "biases",
     "lokr_t2": "convolutions",
 }
@@ -243,9 +244,12 @@ def test_a_damaged_loha_gets_a_sentence(harm):
 
 def test_a_small_file_of_a_giant_layer_is_refused_before_it_is_made():
     side = math.isqrt(LARGEST_LAYER)
-    tensors = {f"{LYCORIS}.lokr_w1": torch.ones(side, 3), f"{LYCORIS}.lokr_w2": torch.ones(2, side)}
-    with pytest.raises(ModelError, match="larger than any layer"):
-        understood(tensors, {}, "file")
+    lokr_of = {f"{LYCORIS}.lokr_w1": torch.ones(side, 3), f"{LYCORIS}.lokr_w2": torch.ones(2, side)}
+    shapes = {"w1_a": (side + 1, 1), "w1_b": (1, side), "w2_a": (side + 1, 1), "w2_b": (1, side)}
+    loha_of = {f"{LYCORIS}.hada_{part}": torch.ones(shape) for part, shape in shapes.items()}
+    for tensors in (lokr_of, loha_of):
+        with pytest.raises(ModelError, match="larger than any layer"):
+            understood(tensors, {}, "file")
 
 
 # Commands
@@ -279,8 +283,8 @@ def test_convert_makes_the_closest_lora_and_says_what_it_loses(convert, tmp_path
     assert code == 0, error
     found = read_lora(output).layers[FF]
     torch.testing.assert_close(found.delta(), meant, rtol=1e-3, atol=1e-3 * float(meant.abs().max()))
-    assert ("no LoRA" in said) is not ("thin" in kind or "products" in kind)
-    if "no LoRA" in said:
+    assert ("not exactly LoRAs" in said) is not ("thin" in kind or "products" in kind)
+    if "not exactly LoRAs" in said:
         assert "0.00% of the update's length is lost" in said, "the layer's rank is no higher than what is usual"
     code, said, error = convert(*words, "--network_dim", 3, "--overwrite")
     small = read_lora(output).layers[FF]

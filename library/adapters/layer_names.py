@@ -22,7 +22,7 @@ SPELLINGS = {
     "transformer.base_model.model.": "SimpleTuner of 2024",
     "transformer.": "diffusers",
     "base_model.model.": "PEFT",
-    "": "OneTrainer or diffusers, without a begin of their own",
+    "": "OneTrainer or diffusers without a prefix",
 }
 """Begins of the names of the transformer's layers, and whose they are; the first that fits counts."""
 

@@ -52,10 +52,10 @@ OTHER_KINDS = {
     ".lokr_t": ("is a LoKr of convolutions", "SD3 has no such layers"),
     ".lora_mid": ("is a LoCon", "SD3 has no such layers"),
     ".oft_": ("is an OFT", "it turns weights instead of adding to them, which no LoRA does"),
-    ".diff_b": ("changes biases", "no LoRA does that, only whole weights"),
-    ".bias": ("changes biases", "no LoRA does that, only whole weights"),
-    ".w_norm": ("changes norms", "no LoRA does that, only whole weights"),
-    ".b_norm": ("changes norms", "no LoRA does that, only whole weights"),
+    ".diff_b": ("changes biases", "a LoRA changes weights alone"),
+    ".bias": ("changes biases", "a LoRA changes weights alone"),
+    ".w_norm": ("changes norms", "a LoRA changes weights alone"),
+    ".b_norm": ("changes norms", "a LoRA changes weights alone"),
     ".set_weight": ("replaces weights", "a LoRA only adds to them"),
     ".reshape_weight": ("reshapes weights", "a LoRA only adds to them"),
 }
@@ -160,7 +160,7 @@ def _by_layer(tensors: Mapping[str, Tensor], source: str) -> dict[str, dict[str,
             raise ModelError(f"{source} {what} (it has {key[:120]!r}): {why}.", READABLE)
     unknown = [base for base in bases if not is_known(base)]
     if strange or unknown:
-        raise _not_for_sd3(tensors, strange + unknown, source)
+        raise _not_for_sd3(tensors, strange, unknown, source)
     if not bases:
         raise ModelError(f"{source} holds no LoRA.")
     return bases
@@ -230,15 +230,25 @@ def _built(kind: str, own: Mapping[str, Tensor], alpha: float | None) -> FileCha
         one, other = ((own[f"hada_w{number}_a"], own[f"hada_w{number}_b"]) for number in (1, 2))
         if _size_of(one) != _size_of(other):
             raise ArithmeticError("has products of two sizes")
+        _check_size(*_size_of(one))
         return hadamard(one, other, 1.0 if alpha is None else alpha / len(one[1]))
     parts: list[Tensor | Product] = [
         own[name] if name in own else (own[f"{name}_a"], own[f"{name}_b"]) for name in ("lokr_w1", "lokr_w2")
     ]
-    if math.prod(side for part in parts for side in _size_of(part)) > LARGEST_LAYER:
-        raise ArithmeticError("is larger than any layer of SD3")
+    _check_size(*(side for part in parts for side in _size_of(part)))
     products = [part for part in parts if isinstance(part, tuple)]
     # Of two whole matrices alpha says nothing; of two products, the second one's rank counts.
     return kronecker(*parts, alpha / len(products[-1][1]) if products and alpha is not None else 1.0)
+
+
+def _check_size(*sides: int) -> None:
+    """Looks whether a change that is made of small parts would be no larger than a layer can be.
+
+    Raises:
+        ArithmeticError: it would.
+    """
+    if math.prod(sides) > LARGEST_LAYER:
+        raise ArithmeticError("is larger than any layer of SD3")
 
 
 def _size_of(part: Tensor | Product) -> tuple[int, int]:
@@ -304,11 +314,11 @@ def pair_of(halves: Mapping[str, Tensor], base: str, source: str) -> LayerWeight
     return LayerWeights(down, up, float(len(down)) if alpha is None else alpha)
 
 
-def _not_for_sd3(keys: Mapping[str, object], bad: list[str], source: str) -> ModelError:
-    """What is said of a file with keys of no layer of SD3.
+def _not_for_sd3(keys: Mapping[str, object], strange: list[str], unknown: list[str], source: str) -> ModelError:
+    """What is said of a file with keys that can't be read.
 
     Args:
-        bad: those keys, or the layers' names in them.
+        strange: those whose endings are unknown. unknown: names of layers that SD3 lacks, in the others.
     """
     model = next((model for part, model in OTHER_MODELS.items() if any(part in key for key in keys)), None)
     if set(keys) <= EMBEDDINGS:
@@ -316,7 +326,10 @@ def _not_for_sd3(keys: Mapping[str, object], bad: list[str], source: str) -> Mod
             f"{source} is an embedding, no LoRA.",
             "It goes into ComfyUI's models/embeddings: write embedding: and its name for the trigger.",
         )
-    found = f"It has {bad[0][:120]!r}, which is no layer of SD3 or its text encoders."
+    if unknown:
+        found = f"It has {unknown[0][:120]!r}, which is no layer of SD3 or its text encoders."
+    else:
+        found = f"It has {strange[0][:120]!r}, which is no part of a LoRA that is known here."
     if model:
         return ModelError(f"{source} is not a LoRA for SD3: its names are those of {model}.", found)
     return ModelError(f"{source} is not a LoRA for SD3, or in no layout that is known here.", found)

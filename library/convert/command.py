@@ -29,7 +29,7 @@ OF_THE_OLD_KIND = ("ss_network_module", "ss_network_args")
 OF_THE_OLD_FILE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", FOLDED_SCALE, PEFT_CONFIG)
 """Metadata that is no longer true in another file; alpha, which PEFT's has, is in the weights by then."""
 USUAL_RANK = 64
-"""Of the LoRA that stands for what is none exactly, if nobody says another."""
+"""Rank of the LoRA that stands for what is not exactly one, if --network_dim names no other."""
 EXACT = 1e-6
 """Differences below this share of an update are those of computing in float32."""
 
@@ -93,12 +93,12 @@ def convert(request: Request) -> list[str]:
 
 
 def _as_lora(path: Path, file: LoraFile, rank: int) -> tuple[dict[str, LayerWeights], list[str]]:
-    """A file's layers as a LoRA, and what there is to say of those that are none exactly."""
+    """A file's layers as a LoRA, and what there is to say of those that are not exactly one."""
     if not file.whole:
         return file.layers, []
     layers, lost = closest(file.whole, rank)
-    line = f"{path.name}: {len(layers)} layers are no LoRA; their closest ones of rank {rank} stand in. {_loss(lost)}"
-    return {**file.layers, **layers}, [line]
+    line = f"{path.name}: {len(layers)} layers are not exactly LoRAs; each becomes the closest one of rank {rank}."
+    return {**file.layers, **layers}, [f"{line} {_loss(lost)}"]
 
 
 def _loss(lost: Lost) -> str:

@@ -101,7 +101,6 @@ class Students:
     Args:
         parts: not yet attached.
         layers: of every file that will be put on, as `read_layers` gives them.
-
     """
 
     def __init__(self, parts: Parts, layers: dict[Path, FileOnModel]) -> None:
