@@ -37,7 +37,8 @@ def read_command_line() -> argparse.Namespace:
         "--network_dim",
         type=int,
         metavar="N",
-        help="Lower the rank of each layer to N. Separate q, k, v make a fused layer of three times that in kohya's.",
+        help="Lower the rank of each layer to N. Separate q, k, v make a fused layer of three times that in kohya's. "
+        "A LoKr or LoHa that is no LoRA becomes the closest one of rank N, 64 by default.",
     )
     parser.add_argument(
         "--save_precision", choices=("float", "fp16", "bf16"), help="Precision of the file. Default: that of the LoRA."

@@ -39,7 +39,7 @@ class LoadedConcept:
 
 
 def read_concepts(path: str | Path, strength: float) -> list[LoadedConcept]:
-    """The concepts of a file that have vectors.
+    """The concepts of a file that have vectors, copied, so that the file can be replaced meanwhile.
 
     Args:
         strength: 1 puts the vectors in as they were learned, 0 leaves the prompt's own states.
@@ -55,7 +55,7 @@ def read_concepts(path: str | Path, strength: float) -> list[LoadedConcept]:
             entries = _entries(metadata, path.name)
             names = set(file.keys())
             return [
-                replace(_checked(entry, file.get_tensor(TENSOR + entry["name"]), path.name), strength=strength)
+                replace(_checked(entry, file.get_tensor(TENSOR + entry["name"]).clone(), path.name), strength=strength)
                 for entry in entries
                 if TENSOR + entry["name"] in names
             ]

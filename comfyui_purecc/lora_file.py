@@ -15,7 +15,7 @@ HALVES = ((".lora_up.weight", ".lora_down.weight"), (".lora_B.weight", ".lora_A.
 
 
 def read_lora(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a LoRA file.
+    """The tensors of a LoRA file, copied, so that the file can be replaced meanwhile.
 
     Raises:
         ValueError: it is damaged, or no whole LoRA.
@@ -24,7 +24,7 @@ def read_lora(path: str | Path) -> dict[str, Tensor]:
     check_file(path)
     try:
         with safe_open(str(path), framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name} can't be read: {error}. It may be damaged; copy it again.") from error
     for key, tensor in tensors.items():

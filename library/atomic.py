@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from library.errors import not_written
+from library.tensor_storage import save_tensors
 
 TEMPORARY = ".part-"
 """Begin of the names of what is not finished: short, so that a long name stays within what a file system allows."""
@@ -72,9 +72,9 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, durable: bool = True
 ) -> None:
-    """Writes a safetensors file."""
+    """Writes a safetensors file; tensors may share memory."""
     with written(path, durable) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        save_tensors(temporary, tensors, metadata)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

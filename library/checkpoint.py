@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor
 
 from library import fingerprint
 from library.atomic import TEMPORARY, remove_folder, write_folder
 from library.errors import ConfigError, ModelError, all_of
+from library.tensor_storage import save_tensors
 
 FORMAT = 3
 TENSORS, STATE = "tensors.safetensors", "state.json"
@@ -169,7 +170,7 @@ def write_state(folder: Path, state: SavedState) -> None:
     tree = flatten(state.tree, tensors)
 
     def fill(path: Path) -> None:
-        save_file(tensors, path / TENSORS)
+        save_tensors(path / TENSORS, tensors)
         about = {"format": FORMAT, "done": state.position.done, "settings": state.settings, "tree": tree}
         about["tensors"] = fingerprint.of_file(path / TENSORS)
         about = json.loads(json.dumps(about))

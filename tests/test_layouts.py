@@ -171,7 +171,7 @@ STRANGE = {
     "SDXL": ({"unet.down_blocks.0.attentions.0.weight": torch.zeros(4)}, "are those of Stable Diffusion 1, 2 or XL"),
     "nothing": ({}, "holds no LoRA"),
     "DoRA": ({f"{BASE}.dora_scale": torch.ones(32, 1)}, "is a DoRA"),
-    "LoHa": ({f"{BASE}.hada_w1_a": torch.ones(4, 4)}, "is a LoHa"),
+    "half a LoHa": ({f"{BASE}.hada_w1_a": torch.ones(4, 4)}, "lacks 'hada_w1_b'"),
     "NaN": (kohya_file(**{f"{BASE}.lora_up.weight": NAN}), "NaN"),
     "NaN alpha": (kohya_file(**{f"{BASE}.alpha": torch.tensor(float("inf"))}), "NaN"),
     "ranks": (kohya_file(**{f"{BASE}.lora_up.weight": torch.zeros(32, 5)}), "incomplete"),

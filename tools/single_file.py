@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from library.atomic import write_tensors
 
 PREFIXES = {
     "transformer": "model.diffusion_model.",
@@ -120,4 +122,4 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()
-    save_file(single_file(arguments.folder), arguments.file)
+    write_tensors(arguments.file, single_file(arguments.folder))

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from library.adapters.hashes import hashes_of
 from library.adapters.layouts import LAYOUTS
 from library.adapters.metadata import fitting
-from library.adapters.network import LayerWeights
+from library.adapters.network import Change, LayerWeights
 from library.adapters.reading import LoraFile, understood
 from library.adapters.text_names import TEXT_ENCODERS
 from library.atomic import write_tensors
 from library.errors import ModelError
+from library.tensor_storage import read_tensors
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LARGEST_HEADER = 8 << 20
@@ -66,8 +67,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
             "No honest LoRA needs that.",
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        return read_tensors(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} can't be read: {error}.", "It may be damaged; fetch or make it again.") from error
 
@@ -116,14 +116,30 @@ def add_thumbnail(path: Path, jpeg: bytes) -> None:
         write_tensors(path, tensors, fits)
 
 
+def read_changes(path: str | Path) -> LoraFile:
+    """A file in any layout with LoRAs, LoHas, LoKrs or full changes of weights.
+
+    Raises:
+        ModelError: not for SD3, of another kind, or damaged.
+    """
+    tensors, metadata = read_safetensors(path)
+    return understood(tensors, metadata, str(path))
+
+
 def read_lora(path: str | Path) -> LoraFile:
     """A LoRA file in any layout.
 
     Raises:
-        ModelError: not a plain LoRA for SD3, or damaged.
+        ModelError: not exactly a LoRA for SD3, or damaged.
     """
-    tensors, metadata = read_safetensors(path)
-    return understood(tensors, metadata, str(path))
+    file = read_changes(path)
+    if file.whole:
+        kinds = " and a ".join(kind for kind in file.kinds if kind != "LoRA")
+        raise ModelError(
+            f"{path} is a {kinds}, and no LoRA does exactly the same.",
+            "Make the closest LoRA of it: purecc_convert.py --to kohya.",
+        )
+    return file
 
 
 def load_lora(path: str | Path, blocks: int) -> dict[str, LayerWeights]:
@@ -133,7 +149,7 @@ def load_lora(path: str | Path, blocks: int) -> dict[str, LayerWeights]:
         blocks: how many transformer blocks the model has.
 
     Raises:
-        ModelError: not a plain LoRA for a model of that size, or damaged.
+        ModelError: not exactly a LoRA for a model of that size, or damaged.
     """
     layers = read_lora(path).layers
     if any(name.startswith(TEXT_ENCODERS) for name in layers):
@@ -141,13 +157,37 @@ def load_lora(path: str | Path, blocks: int) -> dict[str, LayerWeights]:
             f"{path} changes the text encoders as well, which only UIs do.",
             "Take its text part out: purecc_convert.py --transformer_only.",
         )
-    numbers = [int(name.split(".")[1]) for name in layers if name.startswith("transformer_blocks.")]
+    _check_blocks(layers, blocks, path)
+    return layers
+
+
+def load_changes(path: str | Path, blocks: int) -> tuple[dict[str, Change], list[str]]:
+    """What a file changes of the transformer, by diffusers name, and in words what of the file is left out.
+
+    Args:
+        blocks: how many transformer blocks the model has.
+
+    Raises:
+        ModelError: not for a model of that size, of a kind that can't be read, for text encoders alone, or damaged.
+    """
+    file = read_changes(path)
+    every: dict[str, Change] = {**file.layers, **file.whole}
+    changes = {name: change for name, change in every.items() if not name.startswith(TEXT_ENCODERS)}
+    if not changes:
+        raise ModelError(f"{path} changes the text encoders alone, which only UIs do.")
+    _check_blocks(changes, blocks, path)
+    left = len(every) - len(changes)
+    said = f"{path} changes layers of the text encoders as well ({left}); they are left out."
+    return changes, [said] if left else []
+
+
+def _check_blocks(names: Iterable[str], blocks: int, path: str | Path) -> None:
+    numbers = [int(name.split(".")[1]) for name in names if name.startswith("transformer_blocks.")]
     if numbers and max(numbers) >= blocks:
         raise ModelError(
             f"{path} has a LoRA for block {max(numbers)}; this model's blocks are 0 to {blocks - 1}.",
             "It was trained for a larger model, such as SD 3.5 Large.",
         )
-    return layers
 
 
 def save_concepts(path: Path, vectors: Mapping[str, Tensor], concepts: list[SavedConcept]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from safetensors.torch import save
 from torch import Tensor
+
+from library.tensor_storage import tensors_as_bytes
 
 LEGACY_BEGIN, LEGACY_LENGTH = 1 << 20, 1 << 16
 """The old hash looks at 64 KiB behind the first MiB alone; shorter files all have the hash of nothing."""
@@ -19,7 +20,7 @@ def hashes_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dic
     of the file as it would be with the `ss_` metadata alone.
     """
     ss = {key: value for key, value in metadata.items() if key.startswith("ss_")}
-    whole = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, ss)
+    whole = tensors_as_bytes(tensors, ss)
     behind_header = 8 + int.from_bytes(whole[:8], "little")
     model = hashlib.sha256(whole[behind_header:]).hexdigest()
     legacy = hashlib.sha256(whole[LEGACY_BEGIN : LEGACY_BEGIN + LEGACY_LENGTH]).hexdigest()[:8]

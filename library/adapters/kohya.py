@@ -7,11 +7,12 @@ rank 3r: their downs stacked, their ups on the diagonal, alpha three times as la
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from library.adapters.changes import FileChange
 from library.adapters.network import LayerWeights
 from library.adapters.text_names import TEXT_ENCODERS, text_to_kohya
 from library.errors import ModelError
@@ -51,6 +52,11 @@ OUTSIDE = {
 }
 """Layers outside the transformer blocks. Our own LoRAs have none; those of other trainers may."""
 
+ORIGINAL_OF = {part: original for original, parts in FUSED.items() for part in parts}
+ORIGINAL_OF |= {part: original for original, part in SINGLE.items()}
+OUTSIDE_OF = {part: original for original, part in OUTSIDE.items()}
+"""The other way: by the diffusers layer, inside a block and outside."""
+
 PATCH = 2
 """Side of a patch of SD3: `pos_embed.proj` is a convolution of that size, all else is linear."""
 
@@ -65,65 +71,82 @@ def to_kohya(weights: Mapping[str, LayerWeights]) -> dict[str, Tensor]:
         ModelError: a layer has no name in the original model.
     """
     tensors: dict[str, Tensor] = {}
-    outside = {part: original for original, part in OUTSIDE.items()}
-    by_block: dict[int, dict[str, LayerWeights]] = {}
-    for name, layer in weights.items():
-        match = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", name)
-        if match:
-            by_block.setdefault(int(match[1]), {})[match[2]] = layer
-        elif name in outside:
-            put(tensors, f"{PREFIX}{outside[name]}", swapped(name, layer), convolution=name == "pos_embed.proj")
-        elif name.startswith(TEXT_ENCODERS):
-            put(tensors, text_to_kohya(name), layer)
+    for name in (name for name in weights if name.startswith(TEXT_ENCODERS)):
+        put(tensors, text_to_kohya(name), weights[name])
+    for original, names in by_original(name for name in weights if not name.startswith(TEXT_ENCODERS)).items():
+        if len(names) == 1:
+            layer = swapped(names[0], weights[names[0]])
+            put(tensors, f"{PREFIX}{original}", layer, convolution=names[0] == "pos_embed.proj")
         else:
-            raise ModelError(f"The layer {name} has no place in kohya's layout.")
-    for block, layers in sorted(by_block.items()):
-        left = dict(layers)
-        for original, parts in FUSED.items():
-            members = [left.pop(part, None) for part in parts]
-            if any(members):
-                put(tensors, f"{PREFIX}{BLOCKS}_{block}_{original}", _fused(members))
-        for original, part in SINGLE.items():
-            layer = left.pop(part, None)
-            if layer:
-                put(tensors, f"{PREFIX}{BLOCKS}_{block}_{original}", swapped(part, layer))
-        if left:
-            raise ModelError(f"The layer transformer_blocks.{block}.{next(iter(left))} has no place in kohya's layout.")
+            put(tensors, f"{PREFIX}{original}", _fused([weights.get(name) for name in names]))
     return tensors
 
 
-def layers_of_original(original: str, layer: LayerWeights, source: str) -> dict[str, LayerWeights]:
-    """The diffusers layers that one layer of the original model is, with their weights.
+def names_of_original(original: str) -> tuple[str, ...]:
+    """The diffusers layers that one layer of the original model is: three, one, or none if it has no such layer.
 
     Args:
-        original: its name with underscores, such as "joint_blocks_0_x_block_attn_qkv".
+        original: its name with underscores, such as "joint_blocks_0_x_block_attn_qkv"; with "_0", "_1" or "_2" behind
+            qkv it is one of the three.
+    """
+    match = re.fullmatch(rf"{BLOCKS}_([0-9]{{1,4}})_(\w+)", original)
+    if not match:
+        return (OUTSIDE[original],) if original in OUTSIDE else ()
+    parts = FUSED.get(match[2]) or (SINGLE.get(match[2]),)
+    whole, _, third = match[2].rpartition("_")
+    if whole in FUSED and third in ("0", "1", "2"):
+        parts = (FUSED[whole][int(third)],)
+    return tuple(f"transformer_blocks.{match[1]}.{part}" for part in parts if part)
+
+
+def from_original(original: str, change: FileChange, source: str) -> dict[str, FileChange]:
+    """The diffusers layers that one layer of the original model is, with their changes.
+
+    Args:
+        original: a name for which `names_of_original` has some.
         source: the file, for error messages.
 
     Raises:
-        ModelError: the model has no such layer, or the shape can't be.
+        ModelError: the shape can't be.
     """
-    match = re.fullmatch(rf"{BLOCKS}_(\d+)_(.+)", original)
-    if match and match[2] in FUSED:
-        parts = zip(FUSED[match[2]], _split(layer, source, original), strict=True)
-        return {f"transformer_blocks.{match[1]}.{part}": split for part, split in parts if split}
-    if match and match[2] in SINGLE:
-        part = SINGLE[match[2]]
-        return {f"transformer_blocks.{match[1]}.{part}": swapped(part, layer)}
-    if original in OUTSIDE:
-        return {OUTSIDE[original]: swapped(OUTSIDE[original], layer)}
-    raise ModelError(f"{source} has a LoRA for {original}, which is no layer of SD3.", "Is it for SD3?")
+    names = names_of_original(original)
+    if len(names) == 1:
+        return {names[0]: swapped(names[0], change)}
+    return {name: part for name, part in zip(names, _split(change, source, original), strict=True) if part}
 
 
-def swapped(name: str, layer: LayerWeights) -> LayerWeights:
+def by_original(names: Iterable[str]) -> dict[str, tuple[str | None, ...]]:
+    """The layers of the original model, each with the three layers, or the one, of diffusers that it is; None where the
+    names lack one of three.
+
+    Raises:
+        ModelError: a layer has no place in the original model.
+    """
+    given = dict.fromkeys(names)
+    found: dict[str, tuple[str | None, ...]] = {}
+    for name in given:
+        match = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", name)
+        part = match[2] if match else name
+        original = ORIGINAL_OF.get(part) if match else OUTSIDE_OF.get(part)
+        if original is None:
+            raise ModelError(f"The layer {name} has no place in kohya's layout.")
+        if match is None:
+            found[original] = (name,)
+            continue
+        parts = FUSED.get(original, (part,))
+        all_names = [f"transformer_blocks.{match[1]}.{one}" for one in parts]
+        found[f"{BLOCKS}_{match[1]}_{original}"] = tuple(one if one in given else None for one in all_names)
+    return found
+
+
+def swapped(name: str, change: FileChange) -> FileChange:
     """The same update with shift and scale in the other model's order, where the two differ; twice, it is as it was.
 
     They differ in the modulation of the output and of the last block's context: layers that give (shift, scale) in the
     original and (scale, shift) in diffusers. Every other modulation gives 6 or 9 parts, in one order.
     """
-    pair = name == "norm1_context.linear" and len(layer.up) == 2 * layer.down.shape[1]
-    if not pair and name != "norm_out.linear":
-        return layer
-    return LayerWeights(layer.down, torch.cat(layer.up.chunk(2)[::-1]), layer.alpha)
+    pair = name.endswith("norm1_context.linear") and change.shape[0] == 2 * change.shape[1]
+    return change.turned() if pair or name == "norm_out.linear" else change
 
 
 def put(tensors: dict[str, Tensor], base: str, layer: LayerWeights, convolution: bool = False) -> None:
@@ -159,15 +182,16 @@ def _fused(members: list[LayerWeights | None]) -> LayerWeights:
     return LayerWeights(down, torch.block_diag(*ups), scales[0] * rank if alike else float(rank))
 
 
-def _split(fused: LayerWeights, source: str, base: str) -> list[LayerWeights | None]:
+def _split(fused: FileChange, source: str, base: str) -> Sequence[FileChange | None]:
     """Three updates from one of the stacked q, k, v; a block-diagonal one loses its zeros again.
 
     None for a part that the file leaves alone.
     """
-    if len(fused.up) % 3:
-        raise ModelError(
-            f"{source}: the LoRA of {base} has {len(fused.up)} outputs, which is not three times anything."
-        )
+    outputs = fused.shape[0]
+    if outputs % 3:
+        raise ModelError(f"{source}: the LoRA of {base} has {outputs} outputs, which is not three times anything.")
+    if not isinstance(fused, LayerWeights):
+        return [fused.rows(outputs * part // 3, outputs * (part + 1) // 3) for part in range(3)]
     ups = fused.up.chunk(3)
     if fused.rank % 3 == 0:
         columns = [torch.stack(up.chunk(3, dim=1)) for up in ups]

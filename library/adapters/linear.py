@@ -74,6 +74,15 @@ class Dropout:
 NOTHING_DROPPED = Dropout()
 
 
+def size_of(layer: nn.Module) -> tuple[int, int] | None:
+    """Outputs and inputs of a layer that can have adapters: a linear one, or a convolution of patches that do not
+    overlap, which is linear in each patch; None for any other."""
+    if isinstance(layer, nn.Conv2d):
+        fits = layer.kernel_size == layer.stride and not any(layer.padding) and layer.groups == 1
+        return (layer.out_channels, layer.weight[0].numel()) if fits else None
+    return (layer.out_features, layer.in_features) if hasattr(layer, "out_features") else None
+
+
 class LowRank(nn.Module):
     """One adapter of one layer: x -> scale * up(dropout(down(x))). Its weights begin as float32.
 
@@ -85,16 +94,17 @@ class LowRank(nn.Module):
 
     def __init__(
         self,
-        base: nn.Linear,
+        base: nn.Module,
         rank: int,
         alpha: float,
         dropout: Dropout = NOTHING_DROPPED,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        down = nn.init.kaiming_uniform_(torch.empty(rank, base.in_features), a=math.sqrt(5), generator=generator)
+        outputs, inputs = size_of(base)
+        down = nn.init.kaiming_uniform_(torch.empty(rank, inputs), a=math.sqrt(5), generator=generator)
         self.down = nn.Parameter(down.to(base.weight.device))
-        self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=base.weight.device))
+        self.up = nn.Parameter(torch.zeros(outputs, rank, device=base.weight.device))
         self.alpha, self.dropout, self.strength = alpha, dropout, 1.0
 
     @property
@@ -145,10 +155,10 @@ class FullRank(nn.Module):
         dtype: of the change; it starts at 0.
     """
 
-    def __init__(self, base: nn.Linear, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, base: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        shape, device = (base.out_features, base.in_features), base.weight.device
-        self.weight, self.strength = nn.Parameter(torch.zeros(shape, device=device, dtype=dtype)), 1.0
+        weight = torch.zeros(size_of(base), device=base.weight.device, dtype=dtype)
+        self.weight, self.strength = nn.Parameter(weight), 1.0
 
     def forward(self, x: Tensor, thinned: bool = False) -> Tensor:
         """(..., in) -> (..., out), in the precision of x; there is no dropout of whole weights."""
@@ -173,11 +183,11 @@ class AdapterLinear(nn.Module):
     """A frozen linear layer and its adapters.
 
     Args:
-        base: the layer; it is kept as it is.
+        base: the layer; it is kept as it is. See `size_of`.
         route: shared by all layers of a network: which rows use which adapter in the pass that runs now.
     """
 
-    def __init__(self, base: nn.Linear, route: PerPass[Route]) -> None:
+    def __init__(self, base: nn.Module, route: PerPass[Route]) -> None:
         super().__init__()
         self.base, self.adapters = base, nn.ModuleDict()
         self._route = route
@@ -187,13 +197,31 @@ class AdapterLinear(nn.Module):
         """The frozen weight, for code that looks at a layer's dtype or device."""
         return self.base.weight
 
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the layer is linear in, (B, ..., in), of what it is given."""
+        return x
+
+    def _added(self, adapter: str, x: Tensor, thinned: bool) -> Tensor:
+        return self.adapters[adapter](self.inputs(x), thinned)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, ..., in) -> (B, ..., out)."""
         out = self.base(x)
         parts, thinned = self._route.value.rows, self._route.value.thinned
         if len(parts) == 1:
             adapter = parts[0][1]
-            return out if adapter is None else out + self.adapters[adapter](x, thinned)
+            return out if adapter is None else out + self._added(adapter, x, thinned)
         return torch.cat(
-            [out[rows] if name is None else out[rows] + self.adapters[name](x[rows], thinned) for rows, name in parts]
+            [out[rows] if name is None else out[rows] + self._added(name, x[rows], thinned) for rows, name in parts]
         )
+
+
+class AdapterPatches(AdapterLinear):
+    """The same of a convolution of patches, (B, C, H, W) -> (B, out, rows, columns)."""
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """The patches, (B, rows, columns, in)."""
+        return nn.functional.pixel_unshuffle(x, self.base.kernel_size[0]).movedim(1, -1)
+
+    def _added(self, adapter: str, x: Tensor, thinned: bool) -> Tensor:
+        return super()._added(adapter, x, thinned).movedim(-1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +13,30 @@ from library.adapters.linear import (
     NO_ADAPTER,
     NOTHING_DROPPED,
     AdapterLinear,
+    AdapterPatches,
     Dropout,
     FullRank,
     LowRank,
     Route,
     route_of,
+    size_of,
 )
 from library.errors import ConfigError, ModelError
 from library.per_pass import PerPass
 
 LowRankWeights = Mapping[str, "LayerWeights"]
 """The weights of one adapter by the diffusers name of the layer."""
+
+
+class Change(Protocol):
+    """What a file adds to one layer's weight."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+
+    def delta(self) -> Tensor:
+        """The sum, (out, in), float32."""
 
 
 class LayerWeights:
@@ -40,28 +54,39 @@ class LayerWeights:
         """Width of the bottleneck."""
         return len(self.down)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of what is added to the layer's weight: (out, in)."""
+        return len(self.up), self.down.shape[1]
+
     def delta(self) -> Tensor:
         """What is added to the layer's weight, (out, in), float32."""
         return self.alpha / self.rank * (self.up.float() @ self.down.float())
 
+    def turned(self) -> LayerWeights:
+        """The same update with the halves of its outputs exchanged."""
+        return LayerWeights(self.down, torch.cat(self.up.chunk(2)[::-1]), self.alpha)
 
-def targets_of(layers: Iterable[str], prefix: str, source: str) -> list[str]:
-    """What `AdapterNetwork` has to wrap for a file's layers: their names without block and number, each once.
+
+def check_fit(transformer: nn.Module, changes: Mapping[str, Change], source: str) -> None:
+    """Looks whether a transformer has the layers that a file changes, in their sizes.
 
     Args:
-        layers: full names. prefix: as in `AdapterNetwork`. source: what the error names.
+        changes: by diffusers name. source: the file, for error messages.
 
     Raises:
-        ModelError: a layer lies outside of the transformer blocks, where nothing can be wrapped.
+        ModelError: it has not.
     """
-    layers = list(layers)
-    outside = sorted(name for name in layers if not name.startswith(f"{prefix}.") or name.count(".") < 2)
-    if outside:
-        raise ModelError(
-            f"{source} changes {len(outside)} layers outside of the transformer blocks, such as {outside[0]}.",
-            "This command can use LoRAs of layers inside the blocks only.",
-        )
-    return sorted({name.split(".", 2)[2] for name in layers})
+    layers = dict(transformer.named_modules())
+    for name, change in changes.items():
+        has = size_of(layers[name]) if name in layers else None
+        if has != change.shape:
+            what = f"has {has[0]} x {has[1]} there" if has else "has no such layer"
+            raise ModelError(
+                f"{source} was trained for another model: it changes {name}, {change.shape[0]} x {change.shape[1]}; "
+                f"this model {what}.",
+                "Give the model that it is for: --pretrained_model_name_or_path.",
+            )
 
 
 def _is_target(name: str, endings: Iterable[str]) -> bool:
@@ -101,10 +126,25 @@ class AdapterNetwork:
                 )
         for name, layer in linears.items():
             if _is_target(name, target_modules) and (chosen is None or int(name.partition(".")[0]) in chosen):
-                parent = blocks.get_submodule(name.rpartition(".")[0])
-                wrapped = AdapterLinear(layer, self.route)
-                setattr(parent, name.rpartition(".")[2], wrapped)
-                self.layers[f"{prefix}.{name}"] = wrapped
+                self.layers[f"{prefix}.{name}"] = self._wrap(blocks, name, layer)
+
+    @classmethod
+    def on(cls, transformer: nn.Module, names: Iterable[str]) -> AdapterNetwork:
+        """A network on exactly these layers, inside the blocks or outside.
+
+        Args:
+            names: of layers that the transformer has, see `check_fit`.
+        """
+        network = cls(transformer, "", ())
+        for name in dict.fromkeys(names):
+            network.layers[name] = network._wrap(transformer, name, transformer.get_submodule(name))
+        return network
+
+    def _wrap(self, root: nn.Module, name: str, layer: nn.Module) -> AdapterLinear:
+        path, _, last = name.rpartition(".")
+        wrapped = (AdapterPatches if isinstance(layer, nn.Conv2d) else AdapterLinear)(layer, self.route)
+        setattr(root.get_submodule(path), last, wrapped)
+        return wrapped
 
     def add(
         self,
@@ -188,10 +228,11 @@ class AdapterNetwork:
         return {name: copy(layer.adapters[adapter]) for name, layer in self.layers.items()}
 
     @torch.no_grad()
-    def load(self, adapter: str, weights: LowRankWeights, source: str) -> None:
+    def load(self, adapter: str, weights: Mapping[str, Change], source: str) -> None:
         """Adds an adapter with the given weights; layers that `weights` lacks get none of it.
 
         Args:
+            weights: a change that is no LoRA is added whole, in the precision of the layer.
             source: the file, for error messages.
 
         Raises:
@@ -205,15 +246,25 @@ class AdapterNetwork:
             )
         for name, layer in self.layers.items():
             given = weights.get(name)
-            rank = given.rank if given else 1
-            low_rank = LowRank(layer.base, rank, given.alpha if given else 1.0)
-            if given:
-                if low_rank.down.shape != given.down.shape or low_rank.up.shape != given.up.shape:
-                    raise ModelError(
-                        f"{source}: the LoRA of {name} is {tuple(given.up.shape)} x {tuple(given.down.shape)}, the "
-                        f"model's layer is {layer.base.out_features} x {layer.base.in_features}.",
-                        "It was trained for another model.",
-                    )
-                low_rank.down.copy_(given.down)
-                low_rank.up.copy_(given.up)
-            layer.adapters[adapter] = low_rank.requires_grad_(False)
+            if given and given.shape != size_of(layer.base):
+                raise ModelError(
+                    f"{source}: the LoRA of {name} is {given.shape[0]} x {given.shape[1]}, the model's layer is "
+                    f"{' x '.join(map(str, size_of(layer.base)))}.",
+                    "It was trained for another model.",
+                )
+            layer.adapters[adapter] = _loaded(layer.base, given).requires_grad_(False)
+
+
+def _loaded(base: nn.Module, given: Change | None) -> LowRank | FullRank:
+    """An adapter that adds a change; None: nothing."""
+    if given is None:
+        return LowRank(base, 1, 1.0)
+    if isinstance(given, LayerWeights):
+        low_rank = LowRank(base, given.rank, given.alpha)
+        low_rank.down.copy_(given.down)
+        low_rank.up.copy_(given.up)
+        return low_rank
+    weight = base.weight
+    full_rank = FullRank(base, weight.dtype if weight.dtype in (torch.bfloat16, torch.float16) else torch.float32)
+    full_rank.weight.copy_(given.delta())
+    return full_rank

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -32,6 +33,6 @@ def with_dots(name: str) -> str | None:
     block, _, part = rest.partition("_")
     inside = [layer for layers in FUSED.values() for layer in layers] + list(SINGLE.values())
     parts = {layer.replace(".", "_"): layer for layer in inside}
-    if not name.startswith("transformer_blocks_") or not block.isdecimal() or part not in parts:
+    if not name.startswith("transformer_blocks_") or not re.fullmatch(r"[0-9]{1,4}", block) or part not in parts:
         return None
     return f"transformer_blocks.{block}.{parts[part]}"

@@ -1,7 +1,7 @@
-"""LoRA files for SD3 as any trainer writes them: kohya, diffusers / PEFT, OneTrainer, SimpleTuner, generic names.
+"""LoRA files for SD3 as trainers write them: kohya, diffusers / PEFT, OneTrainer, SimpleTuner, LyCORIS, generic names.
 
-A key is the name of a layer, in one of six spellings, and an ending that says which half of the update it is, in one of
-seven. What a plain LoRA can't express (DoRA, LoHa, LoKr, changed biases) is refused, never dropped in silence.
+A key is the name of a layer, in one of the spellings of `layer_names`, and an ending that says which part of the update
+it is. What no change of weights can express (DoRA, changed biases) is refused, never dropped in silence.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from library.adapters.changes import FileChange, MadeChange, Product, WholeChange, hadamard, kronecker
 from library.adapters.diffusers_layout import peft_scales, unfolded
-from library.adapters.kohya import layers_of_original
+from library.adapters.layer_names import is_known, named, spellings_of
 from library.adapters.network import LayerWeights
-from library.adapters.onetrainer import with_dots
-from library.adapters.text_names import KOHYA as KOHYA_TEXT
-from library.adapters.text_names import TEXT_ENCODERS, text_from_kohya
 from library.errors import ModelError
 
 ENDINGS = {
@@ -26,8 +24,6 @@ ENDINGS = {
     ".lora_up.weight": "up",
     ".lora_A.weight": "down",
     ".lora_B.weight": "up",
-    ".lora_A.default.weight": "down",
-    ".lora_B.default.weight": "up",
     ".lora_linear_layer.down.weight": "down",
     ".lora_linear_layer.up.weight": "up",
     ".lora.down.weight": "down",
@@ -37,33 +33,36 @@ ENDINGS = {
     ".lora_A": "down",
     ".lora_B": "up",
     ".alpha": "alpha",
+    ".diff": "diff",
+    **{f".{part}": part for part in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")},
+    **{f".{part}": part for part in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")},
 }
 """Ends of keys and what they hold."""
 
-SPELLINGS = {
-    "lora_unet_": "kohya",
-    "diffusion_model.": "generic",
-    "lora_transformer_": "OneTrainer",
-    "lycoris_": "SimpleTuner",
-    "transformer.": "diffusers",
-    "base_model.model.": "PEFT",
-    "transformer_blocks.": "bare diffusers",
-}
-"""Begins of the names of the transformer's layers, and whose they are."""
+KINDS = {"LoRA": ("down", "up"), "LoHa": ("hada",), "LoKr": ("lokr",), "full change": ("diff",)}
+"""Kinds of updates, by the begins of what their parts are called."""
 
 OTHER_KINDS = {
-    ".dora_scale": "DoRA",
-    ".lora_magnitude_vector": "DoRA",
-    ".hada_w": "LoHa",
-    ".lokr_w": "LoKr",
-    ".oft_": "OFT",
-    ".oft_R": "OFT",
-    ".lora_mid": "LoCon",
-    ".diff": "full-weight update",
-    ".bias": "LoRA with biases",
-    ".reshape_weight": "LoRA that reshapes weights",
+    ".dora_scale": ("is a DoRA", "what it does depends on the model's own weights, so that no LoRA does the same"),
+    ".lora_magnitude_vector": (
+        "is a DoRA",
+        "what it does depends on the model's own weights, so that no LoRA does the same",
+    ),
+    ".hada_t": ("is a LoHa of convolutions", "SD3 has no such layers"),
+    ".lokr_t": ("is a LoKr of convolutions", "SD3 has no such layers"),
+    ".lora_mid": ("is a LoCon", "SD3 has no such layers"),
+    ".oft_": ("is an OFT", "it turns weights instead of adding to them, which no LoRA does"),
+    ".diff_b": ("changes biases", "a LoRA changes weights alone"),
+    ".bias": ("changes biases", "a LoRA changes weights alone"),
+    ".w_norm": ("changes norms", "a LoRA changes weights alone"),
+    ".b_norm": ("changes norms", "a LoRA changes weights alone"),
+    ".set_weight": ("replaces weights", "a LoRA only adds to them"),
+    ".reshape_weight": ("reshapes weights", "a LoRA only adds to them"),
 }
-"""Parts of keys that no plain LoRA has, and what has them."""
+"""Parts of keys that can't be read, what they mean, and why."""
+
+LARGEST_LAYER = 1 << 26
+"""Numbers that a layer's weight may have; the largest of SD3 and its text encoders has two thirds of that."""
 
 EMBEDDINGS = {"clip_l", "clip_g", "t5xxl"}
 """The keys of a textual inversion for SD3."""
@@ -79,6 +78,9 @@ OTHER_MODELS = {
 }
 """Parts of keys that tell another model."""
 
+READABLE = "LoRAs, LoHas, LoKrs and full changes of weights can be read."
+DAMAGED = "The file may be damaged; fetch it again."
+
 NO_LORA = ("lora_concept.", "bundle_emb.")
 """Begins of keys that are learned vectors, ours and OneTrainer's, and no part of the LoRA."""
 
@@ -91,6 +93,8 @@ class LoraFile:
         layers: by the layer's diffusers name; those of text encoders begin with "text_encoder".
         spelling: whose names the file has.
         left_out: keys that are no part of the LoRA.
+        whole: changes that no LoRA is exactly, likewise.
+        kinds: what the file holds, see `KINDS`.
     """
 
     layers: dict[str, LayerWeights]
@@ -98,6 +102,8 @@ class LoraFile:
     metadata: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     dtype: torch.dtype = torch.float32
+    whole: Mapping[str, WholeChange] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ("LoRA",)
 
 
 def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> LoraFile:
@@ -107,59 +113,77 @@ def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], sourc
         source: the file, for error messages.
 
     Raises:
-        ModelError: not a LoRA for SD3, not a plain one, damaged, or two layouts in one file.
+        ModelError: not a LoRA for SD3, not one that can be read, damaged, or two layouts in one file.
     """
     left_out = tuple(key for key in tensors if key.startswith(NO_LORA))
     bases = _by_layer({key: tensor for key, tensor in tensors.items() if key not in left_out}, source)
     spelling = _spelling_of(bases, source)
-    pairs = {base: pair_of(halves, base, source) for base, halves in bases.items()}
     layers: dict[str, LayerWeights] = {}
-    for base, pair in pairs.items():
-        for name, layer in _named(base, pair, source).items():
-            if name in layers:
+    whole: dict[str, WholeChange] = {}
+    for base, parts in bases.items():
+        for name, change in named(base, change_of(parts, base, source), source).items():
+            if name in layers or name in whole:
                 raise ModelError(f"{source} has two LoRAs for {name}.", "It mixes layouts, which UIs add up.")
-            layers[name] = layer
+            if isinstance(change, LayerWeights):
+                layers[name] = change
+            else:
+                whole[name] = change
     if not any(key.endswith(".alpha") for key in tensors):
         scales = peft_scales(metadata, {name: layer.rank for name, layer in layers.items()}, source)
-        layers = {name: LayerWeights(layer.down, layer.up, scales[name] * layer.rank) for name, layer in layers.items()}
+        layers = {
+            name: LayerWeights(layer.down, layer.up, scales[name] * layer.alpha) for name, layer in layers.items()
+        }
         layers = unfolded(layers, metadata)
+    kinds = tuple(dict.fromkeys(_kind_of(parts) for parts in bases.values()))
     dtypes = {tensor.dtype for key, tensor in tensors.items() if key not in left_out and tensor.ndim > 1}
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    return LoraFile(layers, spelling, metadata, left_out, dtype)
+    return LoraFile(layers, spelling, metadata, left_out, dtype, whole, kinds)
 
 
 def _by_layer(tensors: Mapping[str, Tensor], source: str) -> dict[str, dict[str, Tensor]]:
-    """Tensors by the name of their layer and by what they are: "down", "up", "alpha"."""
+    """Tensors by the name of their layer and by what they are: "down", "up", "alpha", "lokr_w1"."""
     bases: dict[str, dict[str, Tensor]] = {}
+    strange: list[str] = []
     for key, tensor in tensors.items():
-        ending = next((ending for ending in ENDINGS if key.endswith(ending)), None)
-        other = next((kind for part, kind in OTHER_KINDS.items() if part in key), None)
-        if ending is None and other:
-            raise ModelError(
-                f"{source} is a {other} (it has {key[:120]!r}); no plain LoRA has the same effect.",
-                "Only plain LoRAs can be read.",
-            )
-        if ending is None:
-            raise _not_for_sd3(tensors, source)
-        halves = bases.setdefault(key.removesuffix(ending), {})
-        if ENDINGS[ending] in halves:
-            raise ModelError(f"{source} has two LoRAs for {key.removesuffix(ending)[:120]!r}.")
-        halves[ENDINGS[ending]] = tensor
+        base, part = _parted(key)
+        if part is None:
+            strange.append(key)
+            continue
+        parts = bases.setdefault(base, {})
+        if part in parts:
+            raise ModelError(f"{source} has two LoRAs for {base[:120]!r}.")
+        parts[part] = tensor
+    for key in strange:
+        other = next((said for mark, said in OTHER_KINDS.items() if mark in key), None)
+        if other:
+            what, why = other
+            raise ModelError(f"{source} {what} (it has {key[:120]!r}): {why}.", READABLE)
+    unknown = [base for base in bases if not is_known(base)]
+    if strange or unknown:
+        raise _not_for_sd3(tensors, strange, unknown, source)
     if not bases:
         raise ModelError(f"{source} holds no LoRA.")
     return bases
 
 
+def _parted(key: str) -> tuple[str, str | None]:
+    """The name of the layer and what is held of it; None for what no LoRA that can be read has."""
+    for ending, part in ENDINGS.items():
+        if key.endswith(ending):
+            return key.removesuffix(ending), part
+    begin, _, _ = key.removesuffix(".weight").rpartition(".")  # PEFT's name of the adapter, such as "default_0"
+    for ending in (".lora_A", ".lora_B"):
+        if key.endswith(".weight") and begin.endswith(ending):
+            return begin.removesuffix(ending), ENDINGS[ending]
+    return key, None
+
+
+def _kind_of(parts: Mapping[str, Tensor]) -> str:
+    return next((kind for kind, begins in KINDS.items() if any(part.startswith(begins) for part in parts)), "LoRA")
+
+
 def _spelling_of(bases: Mapping[str, dict[str, Tensor]], source: str) -> str:
-    found: dict[str, None] = {}
-    if any(part in base for base in bases for part in OTHER_MODELS):
-        raise _not_for_sd3(bases, source)
-    for base in bases:
-        begin = next((begin for begin in SPELLINGS if base.startswith(begin)), None)
-        if begin:
-            found[SPELLINGS[begin]] = None
-        elif not base.startswith((*KOHYA_TEXT, *TEXT_ENCODERS)):
-            raise _not_for_sd3(bases, source)
+    found = spellings_of(bases)
     if len(found) > 1:
         raise ModelError(
             f"{source} mixes the layouts of {' and '.join(found)}.", "UIs would apply both: split it, or get another."
@@ -167,8 +191,109 @@ def _spelling_of(bases: Mapping[str, dict[str, Tensor]], source: str) -> str:
     return next(iter(found), "text encoders only")
 
 
+def change_of(parts: Mapping[str, Tensor], base: str, source: str) -> FileChange:
+    """The update of one layer of a file, of whatever kind.
+
+    Args:
+        parts: by what they are, see `ENDINGS`.
+        base: the layer's name, for error messages.
+        source: the file, for error messages.
+
+    Raises:
+        ModelError: a part is missing or of another kind, shapes don't fit, or a number is NaN or infinite.
+    """
+    kind = _kind_of(parts)
+    if kind == "LoRA" or not all(part == "alpha" or part.startswith(KINDS[kind]) for part in parts):
+        return pair_of(parts, base, source)
+    own = {part: _matrix(tensor, base, source) for part, tensor in parts.items() if part != "alpha"}
+    alpha = _alpha_of(parts, base, source)
+    try:
+        return _built(kind, own, alpha)
+    except KeyError as error:
+        raise ModelError(f"{source}: the {kind} of {base[:120]!r} lacks {error}.", DAMAGED) from error
+    except ArithmeticError as error:
+        shapes = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in own.items())
+        raise ModelError(f"{source}: the {kind} of {base[:120]!r} {error}: {shapes}.", DAMAGED) from error
+
+
+def _built(kind: str, own: Mapping[str, Tensor], alpha: float | None) -> FileChange:
+    """A LoHa, a LoKr or a full change, with the scale that ComfyUI gives it.
+
+    Raises:
+        KeyError: a part is missing.
+        ArithmeticError: shapes don't fit, or are no layer's.
+    """
+    if kind == "full change":
+        return MadeChange(tuple(own["diff"].shape), lambda: own["diff"].float())
+    own = {part: tensor.float() for part, tensor in own.items()}
+    if kind == "LoHa":
+        one, other = ((own[f"hada_w{number}_a"], own[f"hada_w{number}_b"]) for number in (1, 2))
+        if _size_of(one) != _size_of(other):
+            raise ArithmeticError("has products of two sizes")
+        _check_size(*_size_of(one))
+        return hadamard(one, other, 1.0 if alpha is None else alpha / len(one[1]))
+    parts: list[Tensor | Product] = [
+        own[name] if name in own else (own[f"{name}_a"], own[f"{name}_b"]) for name in ("lokr_w1", "lokr_w2")
+    ]
+    _check_size(*(side for part in parts for side in _size_of(part)))
+    products = [part for part in parts if isinstance(part, tuple)]
+    # Of two whole matrices alpha says nothing; of two products, the second one's rank counts.
+    return kronecker(*parts, alpha / len(products[-1][1]) if products and alpha is not None else 1.0)
+
+
+def _check_size(*sides: int) -> None:
+    """Looks whether a change that is made of small parts would be no larger than a layer can be.
+
+    Raises:
+        ArithmeticError: it would.
+    """
+    if math.prod(sides) > LARGEST_LAYER:
+        raise ArithmeticError("is larger than any layer of SD3")
+
+
+def _size_of(part: Tensor | Product) -> tuple[int, int]:
+    """Outputs and inputs of a matrix, or of a product.
+
+    Raises:
+        ArithmeticError: the two halves of the product don't fit.
+    """
+    if not isinstance(part, tuple):
+        return tuple(part.shape)
+    up, down = part
+    if up.shape[1] != len(down):
+        raise ArithmeticError("has halves of two ranks")
+    return len(up), down.shape[1]
+
+
+def _matrix(tensor: Tensor, base: str, source: str) -> Tensor:
+    """A tensor of a file as a matrix; a convolution's has all its inputs side by side."""
+    if not tensor.is_floating_point() or tensor.ndim not in (2, 4) or not tensor.numel():
+        raise ModelError(f"{source}: the LoRA of {base[:120]!r} has the shape {tuple(tensor.shape)}.", DAMAGED)
+    if not tensor.float().isfinite().all():
+        raise _not_finite(base, source)
+    return tensor.flatten(1)
+
+
+def _alpha_of(parts: Mapping[str, Tensor], base: str, source: str) -> float | None:
+    given = parts.get("alpha")
+    if given is None:
+        return None
+    if given.numel() != 1:
+        raise ModelError(f"{source}: the alpha of {base[:120]!r} is no single number.", DAMAGED)
+    if not math.isfinite(float(given)):
+        raise _not_finite(base, source)
+    return float(given)
+
+
+def _not_finite(base: str, source: str) -> ModelError:
+    return ModelError(
+        f"{source}: the LoRA of {base[:120]!r} holds NaN or infinite numbers.",
+        "Its training went wrong; take an earlier file of the run.",
+    )
+
+
 def pair_of(halves: Mapping[str, Tensor], base: str, source: str) -> LayerWeights:
-    """The update of one layer.
+    """The update of one layer of a plain LoRA.
 
     Args:
         halves: "down", "up" and, if there is one, "alpha".
@@ -176,56 +301,35 @@ def pair_of(halves: Mapping[str, Tensor], base: str, source: str) -> LayerWeight
         source: the file, for error messages.
 
     Raises:
-        ModelError: a half is missing, shapes don't fit, or a number is none.
+        ModelError: a half is missing, shapes don't fit, or a number is NaN or infinite.
     """
     down, up = halves.get("down"), halves.get("up")
-    damaged = "The file may be damaged; fetch it again."
-    if down is None or up is None:
-        raise ModelError(f"{source}: the LoRA of {base[:120]!r} is incomplete.", damaged)
-    shapes = f"{tuple(up.shape)} x {tuple(down.shape)}"
-    if not down.is_floating_point() or not up.is_floating_point() or down.ndim not in (2, 4) or up.ndim not in (2, 4):
-        raise ModelError(f"{source}: the LoRA of {base[:120]!r} has the shape {shapes}.", damaged)
-    down, up = down.flatten(1).float(), up.flatten(1).float()
-    if up.shape[1] != len(down) or not len(down) or not down.shape[1] or not len(up):
-        raise ModelError(f"{source}: the LoRA of {base[:120]!r} is incomplete: {shapes}.", damaged)
-    given = halves.get("alpha")
-    if given is not None and given.numel() != 1:
-        raise ModelError(f"{source}: the alpha of {base[:120]!r} is no single number.", damaged)
-    alpha = float(len(down)) if given is None else float(given)
-    if not (math.isfinite(alpha) and down.isfinite().all() and up.isfinite().all()):
-        raise ModelError(
-            f"{source}: the LoRA of {base[:120]!r} holds numbers that are none (NaN or infinite).",
-            "Its training went wrong; take an earlier file of the run.",
-        )
-    return LayerWeights(down, up, alpha)
+    if down is None or up is None or set(halves) - {"down", "up", "alpha"}:
+        raise ModelError(f"{source}: the LoRA of {base[:120]!r} is incomplete.", DAMAGED)
+    down, up = (_matrix(half, base, source).float() for half in (down, up))
+    if up.shape[1] != len(down):
+        shapes = f"{tuple(up.shape)} x {tuple(down.shape)}"
+        raise ModelError(f"{source}: the LoRA of {base[:120]!r} is incomplete: {shapes}.", DAMAGED)
+    alpha = _alpha_of(halves, base, source)
+    return LayerWeights(down, up, float(len(down)) if alpha is None else alpha)
 
 
-def _named(base: str, pair: LayerWeights, source: str) -> dict[str, LayerWeights]:
-    """The diffusers layers that a layer of the file is."""
-    if base.startswith(KOHYA_TEXT):
-        return {text_from_kohya(base, source): pair}
-    if base.startswith(TEXT_ENCODERS):
-        return {base: pair}
-    for prefix in ("lora_unet_", "diffusion_model."):
-        if base.startswith(prefix):
-            return layers_of_original(base.removeprefix(prefix).replace(".", "_"), pair, source)
-    name = base
-    for prefix in ("lora_transformer_", "lycoris_", "transformer.", "base_model.model."):
-        name = name.removeprefix(prefix) if name == base else name
-    dotted = with_dots(name.replace(".", "_"))
-    if dotted is None:
-        raise ModelError(f"{source} has a LoRA for {base[:120]!r}, which is no layer of SD3.", "Is it for SD3?")
-    return {dotted: pair}
+def _not_for_sd3(keys: Mapping[str, object], strange: list[str], unknown: list[str], source: str) -> ModelError:
+    """What is said of a file with keys that can't be read.
 
-
-def _not_for_sd3(keys: Mapping[str, object], source: str) -> ModelError:
+    Args:
+        strange: those whose endings are unknown. unknown: names of layers that SD3 lacks, in the others.
+    """
     model = next((model for part, model in OTHER_MODELS.items() if any(part in key for key in keys)), None)
     if set(keys) <= EMBEDDINGS:
         return ModelError(
             f"{source} is an embedding, no LoRA.",
             "It goes into ComfyUI's models/embeddings: write embedding: and its name for the trigger.",
         )
-    begins = f"It begins with {next(iter(keys), 'nothing')[:120]!r}."
+    if unknown:
+        found = f"It has {unknown[0][:120]!r}, which is no layer of SD3 or its text encoders."
+    else:
+        found = f"It has {strange[0][:120]!r}, which is no part of a LoRA that is known here."
     if model:
-        return ModelError(f"{source} is not a LoRA for SD3: its names are those of {model}.", begins)
-    return ModelError(f"{source} is not a LoRA for SD3, or in no layout that is known here.", begins)
+        return ModelError(f"{source} is not a LoRA for SD3: its names are those of {model}.", found)
+    return ModelError(f"{source} is not a LoRA for SD3, or in no layout that is known here.", found)

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import re
 
-from library.errors import ModelError
-
 TEXT_ENCODERS = ("text_encoder.", "text_encoder_2.", "text_encoder_3.")
 """Begins of the names of layers of CLIP-L, CLIP-G and T5, as the diffusers pipeline calls them."""
 
 KOHYA = ("lora_te1_", "lora_te2_", "lora_te3_")
 """What kohya and OneTrainer put in their place."""
 
-CLIP = re.compile(r"text_model_encoder_layers_(\d+)_(?:(self_attn)_((?:q|k|v|out)_proj)|(mlp)_(fc[12]))")
+BEGINS = {
+    **dict(zip(KOHYA, TEXT_ENCODERS, strict=True)),
+    "text_encoders.clip_l.transformer.": TEXT_ENCODERS[0],
+    "text_encoders.clip_g.transformer.": TEXT_ENCODERS[1],
+    "text_encoders.t5xxl.transformer.": TEXT_ENCODERS[2],
+    "clip_l.": TEXT_ENCODERS[0],
+    "clip_g.": TEXT_ENCODERS[1],
+    "t5.": TEXT_ENCODERS[2],
+}
+"""Other begins of the same layers: kohya's, ComfyUI's and those of OneTrainer's original names."""
+
+CLIP = re.compile(r"text_model_encoder_layers_([0-9]+)_(?:(self_attn)_((?:q|k|v|out)_proj)|(mlp)_(fc[12]))")
 T5 = re.compile(r"encoder_block_(\d+)_layer_(\d+)_(SelfAttention|DenseReluDense)_(q|k|v|o|wi_0|wi_1|wi|wo)")
 
 
@@ -22,14 +31,15 @@ def text_to_kohya(name: str) -> str:
     return KOHYA[TEXT_ENCODERS.index(encoder)] + name.removeprefix(encoder).replace(".", "_")
 
 
-def text_from_kohya(base: str, source: str) -> str:
-    """ "lora_te1_text_model_..." as "text_encoder.text_model...".
-
-    Raises:
-        ModelError: no layer of CLIP or T5.
-    """
-    prefix = next(prefix for prefix in KOHYA if base.startswith(prefix))
-    encoder, rest = TEXT_ENCODERS[KOHYA.index(prefix)], base.removeprefix(prefix)
+def text_layer(base: str) -> str | None:
+    """A text encoder's layer in diffusers' names, such as "text_encoder.text_model..." for "lora_te1_text_model_...";
+    None for the name of anything else."""
+    if base.startswith(TEXT_ENCODERS):
+        return base
+    begin = next((begin for begin in BEGINS if base.startswith(begin)), None)
+    if begin is None:
+        return None
+    encoder, rest = BEGINS[begin], base.removeprefix(begin).replace(".", "_")
     clip, t5 = CLIP.fullmatch(rest), T5.fullmatch(rest)
     if clip:
         return f"{encoder}text_model.encoder.layers.{clip[1]}.{clip[2] or clip[4]}.{clip[3] or clip[5]}"
@@ -37,4 +47,4 @@ def text_from_kohya(base: str, source: str) -> str:
         return f"{encoder}encoder.block.{t5[1]}.layer.{t5[2]}.{t5[3]}.{t5[4]}"
     if rest == "text_projection":
         return f"{encoder}text_projection"
-    raise ModelError(f"{source} has a LoRA for {base[:120]!r}, which is no layer of CLIP or T5.", "Is it for SD3?")
+    return None

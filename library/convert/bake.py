@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from library.adapters.kohya import PREFIX, to_kohya
-from library.adapters.network import LayerWeights
+from library.adapters.changes import FileChange
+from library.adapters.kohya import by_original, swapped
 from library.adapters.text_names import TEXT_ENCODERS
 from library.atomic import write_folder, written
 from library.errors import ModelError
@@ -31,7 +31,18 @@ PIECE = 1 << 24
 ORIGINAL = "model.diffusion_model."
 """Begin of the transformer's names in a single-file checkpoint; files with the transformer alone lack it."""
 
-Update = Callable[[torch.Size], Tensor]
+
+@dataclass(frozen=True)
+class Update:
+    """What is added to a weight of the checkpoint.
+
+    Args:
+        shape: (out, in), of a convolution's weight with all its inputs side by side.
+        delta: makes it, float32.
+    """
+
+    shape: tuple[int, int]
+    delta: Callable[[], Tensor]
 
 
 @dataclass
@@ -55,17 +66,18 @@ class Baked:
         self.lost = math.sqrt(self._squares[0] / self._squares[1]) if self._squares[1] else 0.0
 
 
-def bake(layers: Mapping[str, LayerWeights], model: Path, output: Path) -> Baked:
+def bake(changes: Mapping[str, FileChange], model: Path, output: Path) -> Baked:
     """Writes a checkpoint with the LoRA in it.
 
     Args:
+        changes: by diffusers name.
         model: a single-file checkpoint, or a folder in diffusers format, of a pipeline or of its transformer alone.
         output: the file, or the folder, to write. Other parts of a pipeline are linked where the disk can, else copied.
 
     Raises:
         ModelError: the checkpoint lacks a layer, or has another shape or precision. Then nothing is written.
     """
-    if any(name.startswith(TEXT_ENCODERS) for name in layers):
+    if any(name.startswith(TEXT_ENCODERS) for name in changes):
         raise ModelError(
             "The LoRA changes the text encoders as well, and only the transformer can be written.",
             "Leave that part out by --transformer_only, if you know that you can do without.",
@@ -75,7 +87,7 @@ def bake(layers: Mapping[str, LayerWeights], model: Path, output: Path) -> Baked
     if not files:
         raise ModelError(f"{model} is neither a .safetensors file nor a folder with the transformer of a model.")
     headers = {file: _header(file) for file in files}
-    updates = _updates(layers, headers, model)
+    updates = _updates(changes, headers, model)
     need = sum(file.stat().st_size for file in files)
     free = shutil.disk_usage(next(parent for parent in output.absolute().parents if parent.exists())).free
     if free < need:
@@ -113,7 +125,7 @@ def _header(file: Path) -> dict:
         raise ModelError(f"{file} can't be read: {error}.", "It may be damaged; fetch it again.") from error
 
 
-def _updates(layers: Mapping[str, LayerWeights], headers: Mapping[Path, dict], model: Path) -> dict[str, Update]:
+def _updates(changes: Mapping[str, FileChange], headers: Mapping[Path, dict], model: Path) -> dict[str, Update]:
     """The update of each tensor by its name in the checkpoint; every layer has found its place.
 
     Raises:
@@ -124,10 +136,11 @@ def _updates(layers: Mapping[str, LayerWeights], headers: Mapping[Path, dict], m
         raise ModelError(f"{model} holds scaled 8-bit weights.", "Take a checkpoint in 16 bits.")
     begin = ORIGINAL if any(name.startswith(ORIGINAL) for name in entries) else ""
     if any(name.startswith(f"{begin}joint_blocks.") for name in entries):
-        updates, left = _for_original(layers, entries, begin)
+        updates, left = _for_original(changes, entries, begin)
     else:
-        updates = {f"{name}.weight": _update(layer) for name, layer in layers.items() if f"{name}.weight" in entries}
-        left = [name for name in layers if f"{name}.weight" not in entries]
+        given = {f"{name}.weight": change for name, change in changes.items()}
+        updates = {name: Update(change.shape, change.delta) for name, change in given.items() if name in entries}
+        left = [name for name in changes if f"{name}.weight" not in entries]
     if left:
         raise ModelError(
             f"{model} has no layer {left[0]}, which the LoRA changes ({len(left)} such).",
@@ -140,34 +153,43 @@ def _updates(layers: Mapping[str, LayerWeights], headers: Mapping[Path, dict], m
                 f"{model}: {name} is in {entry['dtype']}, where the update would be lost in rounding.",
                 "Take a checkpoint in 16 or 32 bits.",
             )
-        try:
-            update(torch.Size(entry["shape"]))
-        except RuntimeError as error:
+        shape = entry["shape"]
+        if not shape or update.shape != (shape[0], math.prod(shape[1:])):
             raise ModelError(
-                f"{model}: {name} is {entry['shape']}, which does not fit the LoRA.",
+                f"{model}: {name} is {shape}, which does not fit the LoRA.",
                 "Take a checkpoint of the model that the LoRA was trained on.",
-            ) from error
+            )
     return updates
 
 
 def _for_original(
-    layers: Mapping[str, LayerWeights], entries: Mapping[str, dict], begin: str
+    changes: Mapping[str, FileChange], entries: Mapping[str, dict], begin: str
 ) -> tuple[dict[str, Update], list[str]]:
     """Updates of a checkpoint with the original model's names, and layers that it lacks."""
-    tensors = to_kohya(layers)
-    bases = {key.partition(".")[0] for key in tensors}
+    layers = by_original(changes)
     updates: dict[str, Update] = {}
     for name in entries:
-        base = PREFIX + name.removeprefix(begin).removesuffix(".weight").replace(".", "_")
-        if name.startswith(begin) and name.endswith(".weight") and base in bases:
-            down, up = (tensors[f"{base}.lora_{half}.weight"].flatten(1) for half in ("down", "up"))
-            updates[name] = _update(LayerWeights(down, up, float(tensors[f"{base}.alpha"])))
-            bases.discard(base)
-    return updates, sorted(bases)
+        original = name.removeprefix(begin).removesuffix(".weight").replace(".", "_")
+        if name.startswith(begin) and name.endswith(".weight") and original in layers:
+            updates[name] = _fused(layers.pop(original), changes)
+    return updates, sorted(layers)
 
 
-def _update(layer: LayerWeights) -> Update:
-    return lambda shape: layer.delta().reshape(shape)
+def _fused(names: Sequence[str | None], changes: Mapping[str, FileChange]) -> Update:
+    """The update of one layer of the original model from those of the diffusers layers that it is."""
+    if len(names) == 1:
+        change = swapped(names[0], changes[names[0]])
+        return Update(change.shape, change.delta)
+    parts = [changes.get(name) for name in names]
+    sizes = {part.shape for part in parts if part}
+    if len(sizes) > 1:
+        raise ModelError(f"The LoRA's {', '.join(name for name in names if name)} differ in size, as no q, k and v do.")
+    ((outputs, inputs),) = sizes
+
+    def delta() -> Tensor:
+        return torch.cat([part.delta() if part else torch.zeros(outputs, inputs) for part in parts])
+
+    return Update((3 * outputs, inputs), delta)
 
 
 def _write(file: Path, header: dict, updates: Mapping[str, Update], output: Path, baked: Baked) -> None:
@@ -192,7 +214,7 @@ def _write(file: Path, header: dict, updates: Mapping[str, Update], output: Path
 def _changed(raw: bytes, entry: dict, update: Update, baked: Baked) -> bytes:
     dtype = DTYPES[entry["dtype"]]
     before = torch.frombuffer(bytearray(raw), dtype=dtype).reshape(entry["shape"])
-    change = update(before.shape)
+    change = update.delta().reshape(before.shape)
     after = (before.to(torch.promote_types(dtype, torch.float32)) + change).to(dtype)
     if not after.isfinite().all():
         raise ModelError(f"With the LoRA in it, a weight becomes too large for {entry['dtype']}.")

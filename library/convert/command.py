@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from library.adapters.changes import FileChange
 from library.adapters.diffusers_layout import FOLDED_SCALE, PEFT_CONFIG
-from library.adapters.files import PRECISIONS, read_lora, read_safetensors, write_lora
+from library.adapters.files import PRECISIONS, read_changes, read_lora, read_safetensors, write_lora
 from library.adapters.layouts import LAYOUTS
 from library.adapters.metadata import shown
 from library.adapters.network import LayerWeights
@@ -19,12 +20,16 @@ from library.adapters.reading import LoraFile
 from library.adapters.text_names import TEXT_ENCODERS
 from library.atomic import write_text
 from library.convert.bake import bake
-from library.convert.merge import merged
-from library.convert.resize import resized
+from library.convert.merge import added, merged
+from library.convert.resize import Lost, closest, resized
 from library.errors import ConfigError, ModelError
 
+OF_THE_OLD_KIND = ("ss_network_module", "ss_network_args")
+"""Metadata that is no longer true where a LoRA was made of another kind."""
 OF_THE_OLD_FILE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", FOLDED_SCALE, PEFT_CONFIG)
 """Metadata that is no longer true in another file; alpha, which PEFT's has, is in the weights by then."""
+USUAL_RANK = 64
+"""Rank of the LoRA that stands for what is not exactly one, if --network_dim names no other."""
 EXACT = 1e-6
 """Differences below this share of an update are those of computing in float32."""
 
@@ -61,32 +66,55 @@ def convert(request: Request) -> list[str]:
     if request.metadata:
         return _metadata(request)
     output = _output_of(request)
-    files = [read_lora(path) for path in request.loras]
+    files = [read_changes(path) for path in request.loras]
     said = [_described(path, file) for path, file in zip(request.loras, files, strict=True)]
     said += [line for path, file in zip(request.loras, files, strict=True) for line in _left_out(path, file)]
     if request.transformer_only:
         files = [_transformer_of(file) for file in files]
     _check_families(request.loras, files)
-    layers = files[0].layers
-    if len(files) > 1 or request.strengths[0] != 1:
-        layers = merged([file.layers for file in files], request.strengths)
-    if not layers:
+    if not any(file.layers or file.whole for file in files):
         raise ModelError("Nothing is left of the LoRA.")
+    if request.model and not request.rank:
+        return [*said, *_baked(added([{**file.layers, **file.whole} for file in files], request.strengths), request)]
+    low_rank = []
+    for path, file in zip(request.loras, files, strict=True):
+        layers, lines = _as_lora(path, file, request.rank or USUAL_RANK)
+        low_rank.append(layers)
+        said += lines
+    layers = low_rank[0]
+    if len(files) > 1 or request.strengths[0] != 1:
+        layers = merged(low_rank, request.strengths)
     if request.rank:
         layers, lost = resized(layers, request.rank)
-        said.append(
-            f"Rank {request.rank}: {lost.overall:.2%} of the update's length is lost, "
-            f"{lost.worst:.2%} of {lost.layer}, the layer that loses most."
-        )
+        said.append(f"Rank {request.rank}: {_loss(lost)}")
     if request.model:
-        baked = bake(layers, request.model, output)
-        return [
-            *said,
-            f"{baked.layers} weights changed; rounding to the checkpoint's precision lost {baked.lost:.2%} of the "
-            "update's length.",
-            f"Saved {output}",
-        ]
+        return [*said, *_baked(layers, request)]
     return [*said, *_write(request, files, layers, output), f"Saved {output}"]
+
+
+def _as_lora(path: Path, file: LoraFile, rank: int) -> tuple[dict[str, LayerWeights], list[str]]:
+    """A file's layers as a LoRA, and what there is to say of those that are not exactly one."""
+    if not file.whole:
+        return file.layers, []
+    layers, lost = closest(file.whole, rank)
+    line = f"{path.name}: {len(layers)} layers are not exactly LoRAs; each becomes the closest one of rank {rank}."
+    return {**file.layers, **layers}, [f"{line} {_loss(lost)}"]
+
+
+def _loss(lost: Lost) -> str:
+    return (
+        f"{lost.overall:.2%} of the update's length is lost, {lost.worst:.2%} of {lost.layer}, the layer that loses "
+        "most."
+    )
+
+
+def _baked(changes: Mapping[str, FileChange], request: Request) -> list[str]:
+    baked = bake(changes, request.model, request.output)
+    return [
+        f"{baked.layers} weights changed; rounding to the checkpoint's precision lost {baked.lost:.2%} of the "
+        "update's length.",
+        f"Saved {request.output}",
+    ]
 
 
 def _output_of(request: Request) -> Path:
@@ -121,10 +149,12 @@ def _output_of(request: Request) -> Path:
 def _described(path: Path, file: LoraFile) -> str:
     ranks = sorted({layer.rank for layer in file.layers.values()})
     precision = next((name for name, dtype in PRECISIONS.items() if dtype == file.dtype), str(file.dtype))
-    text = sum(name.startswith(TEXT_ENCODERS) for name in file.layers)
+    names = [*file.layers, *file.whole]
+    text = sum(name.startswith(TEXT_ENCODERS) for name in names)
     encoders = f", {text} of them in the text encoders" if text else ""
-    rank = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
-    return f"{path.name}: names of {file.spelling}, {len(file.layers)} layers{encoders}, {rank}, {precision}"
+    rank = "" if not ranks else f", rank {ranks[0]}" if len(ranks) == 1 else f", ranks {ranks[0]} to {ranks[-1]}"
+    kinds = "" if file.kinds == ("LoRA",) else f" ({', '.join(file.kinds)})"
+    return f"{path.name}{kinds}: names of {file.spelling}, {len(names)} layers{encoders}{rank}, {precision}"
 
 
 def _left_out(path: Path, file: LoraFile) -> list[str]:
@@ -135,8 +165,11 @@ def _left_out(path: Path, file: LoraFile) -> list[str]:
 
 
 def _transformer_of(file: LoraFile) -> LoraFile:
-    layers = {name: layer for name, layer in file.layers.items() if not name.startswith(TEXT_ENCODERS)}
-    return LoraFile(layers, file.spelling, file.metadata, file.left_out, file.dtype)
+    layers, whole = (
+        {name: change for name, change in changes.items() if not name.startswith(TEXT_ENCODERS)}
+        for changes in (file.layers, file.whole)
+    )
+    return replace(file, layers=layers, whole=whole)
 
 
 def _check_families(paths: Sequence[Path], files: Sequence[LoraFile]) -> None:
@@ -195,13 +228,16 @@ def _metadata_of(request: Request, files: Sequence[LoraFile], layers: Mapping[st
         for key, value in first.items()
         if key not in OF_THE_OLD_FILE and all(file.metadata.get(key) == value for file in files)
     }
+    of_another_kind = any(file.kinds != ("LoRA",) for file in files)
+    if of_another_kind:
+        kept = {key: value for key, value in kept.items() if key not in OF_THE_OLD_KIND}
     if len(files) > 1:
         triggers = [file.metadata.get("modelspec.trigger_phrase") for file in files]
         kept["modelspec.title"] = " + ".join(path.stem for path in request.loras)
         kept["modelspec.merged_from"] = ", ".join(path.name for path in request.loras)
         if any(triggers):
             kept["modelspec.trigger_phrase"] = ", ".join(dict.fromkeys(trigger for trigger in triggers if trigger))
-    if len(files) > 1 or request.rank:
+    if len(files) > 1 or request.rank or of_another_kind:
         ((rank, alpha), _), *_ = Counter((layer.rank, layer.alpha) for layer in layers.values()).most_common(1)
         kept |= {"ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
     return kept

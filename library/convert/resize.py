@@ -1,15 +1,16 @@
-"""A LoRA of a lower rank: of each layer's update, its largest singular directions are kept. It says what is lost."""
+"""A LoRA of a lower rank, or of any: each update keeps its largest singular directions. It says what is lost."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from library.adapters.changes import WholeChange
 from library.adapters.kohya import FUSED
 from library.adapters.network import LayerWeights
 
@@ -43,10 +44,23 @@ def resized(layers: Mapping[str, LayerWeights], rank: int) -> tuple[dict[str, La
         ups = kept.up.split([len(one.up) for one in members])
         found |= {name: LayerWeights(kept.down, up, kept.alpha) for name, up in zip(names, ups, strict=True)}
         losses.append((lost, total, names[0]))
+    return found, _lost(losses)
+
+
+def closest(changes: Mapping[str, WholeChange], rank: int) -> tuple[dict[str, LayerWeights], Lost]:
+    """The closest LoRA of this rank to changes of whole weights."""
+    found = {name: change.closest(rank) for name, change in changes.items()}
+    return {name: one.weights for name, one in found.items()}, _lost(
+        [(one.lost, one.total, name) for name, one in found.items()]
+    )
+
+
+def _lost(losses: Sequence[tuple[float, float, str]]) -> Lost:
+    """From squared lengths of what each layer lost and of the whole layer, with its name."""
     lost, total = (math.fsum(column) for column in list(zip(*losses, strict=True))[:2])
     worst = max(losses, key=lambda one: one[0] / one[1] if one[1] else 0.0)
     share = math.sqrt(worst[0] / worst[1]) if worst[1] else 0.0
-    return found, Lost(math.sqrt(lost / total) if total else 0.0, share, worst[2])
+    return Lost(math.sqrt(lost / total) if total else 0.0, share, worst[2])
 
 
 def _groups(layers: Mapping[str, LayerWeights]) -> list[list[str]]:

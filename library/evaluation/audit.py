@@ -194,6 +194,7 @@ def _audit(given: Namespace, settings: Settings, config: DatasetConfig, concept_
         "size": list(size),
         "floors": auditor.floors(),
         "reference_pictures": len(references.latents),
+        "left_out": [line for file in layers.values() for line in file.left_out],
     }
     folder = Path(given.out).expanduser() if given.out else settings.output_dir / "audit"
     return write_audit(folder, audits, about)

@@ -87,8 +87,11 @@ def write_audit(folder: Path, audits: Sequence[Audit], about: dict[str, Any]) ->
     write_text(folder / "audit.json", json.dumps({**result, "loras": [_as_dict(one) for one in audits]}, indent=1))
     text = markdown(cards, about, sheets)
     write_text(folder / "audit.md", text)
+    left_out = about["left_out"]
     sections = [
-        Section("drift", "Drift report card", lambda pictures: fragment(cards, pictures, list(sheets.values())))
+        Section(
+            "drift", "Drift report card", lambda pictures: fragment(cards, pictures, list(sheets.values()), left_out)
+        )
     ]
     trigger = about["concept"]["trigger"]
     write_page(
@@ -118,8 +121,14 @@ def lede_of(cards: Sequence[Card]) -> str:
     )
 
 
-def fragment(cards: Sequence[Card], pictures: Pictures, sheets: Sequence[Path] = ()) -> Markup:
-    """The card as a part of a page."""
+def fragment(
+    cards: Sequence[Card], pictures: Pictures, sheets: Sequence[Path] = (), left_out: Sequence[str] = ()
+) -> Markup:
+    """The card as a part of a page.
+
+    Args:
+        left_out: what of the files was not judged, in sentences.
+    """
     front, best = best_of(cards)
     marks = ["best" if k == best else "on the front" if k in front else "" for k in range(len(cards))]
     tags = Markup()
@@ -129,7 +138,7 @@ def fragment(cards: Sequence[Card], pictures: Pictures, sheets: Sequence[Path] =
     shown = [{"name": c.name, "grades": c.grades, "reach": c.reach, "kept": c.kept, "rows": _rows(c)} for c in cards]
     return render(
         "drift.html",
-        lede=lede_of(cards),
+        lede=" ".join([lede_of(cards), *left_out]),
         cards=shown,
         marks=marks,
         grade_names=[grade.name for grade in cards[0].grades],
@@ -143,7 +152,13 @@ def markdown(cards: Sequence[Card], about: dict[str, Any], sheets: dict[str, Pat
     """The same as text."""
     front, best = best_of(cards)
     names = [grade.name for grade in cards[0].grades]
-    lines = ["# Drift report card", "", lede_of(cards), "", f"| LoRA | {' | '.join(names)} | learned | drift | |"]
+    lines = [
+        "# Drift report card",
+        "",
+        " ".join([lede_of(cards), *about["left_out"]]),
+        "",
+        f"| LoRA | {' | '.join(names)} | learned | drift | |",
+    ]
     lines.append("|---" * (len(names) + 4) + "|")
     for k, card in enumerate(cards):
         letters = " | ".join(grade.letter for grade in card.grades)

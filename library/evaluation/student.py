@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from library.adapters.files import SavedConcept, load_concepts, load_lora, read_lora
-from library.adapters.network import LayerWeights, targets_of
+from library.adapters.files import SavedConcept, load_changes, load_concepts, read_changes
+from library.adapters.network import Change, check_fit
 from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.dual_branch_scheduler import Branch
 from library.errors import ConfigError, ModelError
 from library.models import FlowModel
+from library.report.progress import say
 from library.training.generation import LAYOUT_ENDINGS, as_concept, check_layout, concept_file_of
 from library.training.outputs import embeddings_of
 from library.training.parts import STUDENT_ADAPTER, Parts
@@ -42,16 +44,30 @@ def loras_in(words: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_layers(path: Path, model: FlowModel) -> dict[str, LayerWeights]:
-    """The layers of a LoRA file, all of which lie inside the model's blocks; no weights of the model are read.
+@dataclass(frozen=True)
+class FileOnModel:
+    """What a LoRA file does to a model.
+
+    Args:
+        changes: of the transformer, by diffusers name.
+        left_out: what of the file is not used, in sentences.
+    """
+
+    changes: dict[str, Change]
+    left_out: tuple[str, ...] = ()
+
+
+def read_layers(path: Path, model: FlowModel) -> FileOnModel:
+    """A LoRA file, looked at on the model without numbers, as no weights are read; it says what is left out.
 
     Raises:
-        ModelError: not a LoRA for this model, or one that changes more than its blocks: judged without the rest, it
-            would look better than it is.
+        ModelError: not a file for this model, or of a kind that can't be read.
     """
-    layers = load_lora(path, model.transformer_config["num_layers"])
-    targets_of(layers, model.blocks_name, str(path))
-    return layers
+    changes, left_out = load_changes(path, model.transformer_config["num_layers"])
+    check_fit(model.counted().transformer, changes, str(path))
+    for line in left_out:
+        say(line)
+    return FileOnModel(changes, tuple(left_out))
 
 
 def concept_of_lora(lora: Path, concept_file: Path | None, settings: Settings) -> Concept:
@@ -64,7 +80,7 @@ def concept_of_lora(lora: Path, concept_file: Path | None, settings: Settings) -
     saved = load_concepts(concept_file)[1] if concept_file else []
     if len(saved) == 1 and not data.trigger and not data.class_word:
         return as_concept(saved[0])
-    metadata = read_lora(lora).metadata
+    metadata = read_changes(lora).metadata
     known = next((metadata[key].strip() for key in TRIGGER_KEYS if metadata.get(key, "").strip()), None)
     trigger, class_word = data.trigger or known, data.class_word
     if not trigger or ("," in trigger and not data.trigger):
@@ -85,17 +101,11 @@ class Students:
     Args:
         parts: not yet attached.
         layers: of every file that will be put on, as `read_layers` gives them.
-
-    Raises:
-        ModelError: a file is for another model.
     """
 
-    def __init__(self, parts: Parts, layers: dict[Path, dict[str, LayerWeights]]) -> None:
+    def __init__(self, parts: Parts, layers: dict[Path, FileOnModel]) -> None:
         self.parts, self._layers = parts, layers
-        for path, of_file in layers.items():
-            _check_fit(parts, of_file, path)
-        names = [name for of_file in layers.values() for name in of_file]
-        parts.attach(targets_of(names, parts.model.blocks_name, "A LoRA"))
+        parts.attach(sorted(set().union(*(file.changes for file in layers.values()))))
 
     def branch(self, lora: Path, concept_file: Path | None, strength: float = 1.0) -> Branch:
         """The student of one file; the one before is gone.
@@ -103,7 +113,7 @@ class Students:
         Raises:
             ModelError: a file does not fit the model.
         """
-        self.parts.network.load(STUDENT_ADAPTER, self._layers[lora], str(lora))
+        self.parts.network.load(STUDENT_ADAPTER, self._layers[lora].changes, str(lora))
         self.parts.network.set_strength(STUDENT_ADAPTER, strength)
         vectors, saved = load_concepts(concept_file) if concept_file else ({}, [])
         embeddings = embeddings_of(self.parts, self._named(vectors, saved, concept_file), str(concept_file))
@@ -124,19 +134,6 @@ class Students:
                 check_layout(self.parts, name, one, source)
                 here[name] = vectors[one.name]
         return here
-
-
-def _check_fit(parts: Parts, layers: dict[str, LayerWeights], path: Path) -> None:
-    blocks = {f"{parts.model.blocks_name}.{name}": layer for name, layer in parts.model.blocks.named_modules()}
-    for name, one in layers.items():
-        layer, shape = blocks.get(name), (len(one.up), one.down.shape[1])
-        has = (layer.out_features, layer.in_features) if hasattr(layer, "out_features") else None
-        if has != shape:
-            what = f"has {has[0]} x {has[1]} there" if has else "has no such layer"
-            raise ModelError(
-                f"{path} was trained for another model: it changes {name}, {shape[0]} x {shape[1]}; this model {what}.",
-                "Give the model that it is for: --pretrained_model_name_or_path.",
-            )
 
 
 def concept_file_for(lora: Path, given: str | None) -> Path | None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from library.errors import ModelError
 from library.fingerprint import of_large_file
+from library.tensor_storage import read_tensors
 
 WEIGHTS = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -121,6 +121,6 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         ModelError: damaged.
     """
     try:
-        return load_file(file)
+        return read_tensors(file)[0]
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} can't be read: {error}.", "It may be damaged; fetch it again.") from error

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from library.adapters.extraction import extracted
 from library.adapters.files import SavedConcept, load_concepts, load_lora, save_concepts, save_lora
-from library.adapters.network import LayerWeights, LowRankWeights, targets_of
+from library.adapters.linear import AdapterLinear
+from library.adapters.network import LayerWeights, LowRankWeights, check_fit
 from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
-from library.errors import ConfigError
+from library.errors import ConfigError, ModelError
 from library.methods.aggregation import aggregated, aggregation_weights
 from library.methods.fusion import fused, fused_by_lbfgs
 from library.models import PromptBatch
@@ -65,11 +66,11 @@ def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size
         )
     vectors, saved = _concepts_of(loras)
     parts = build_parts(settings, [as_concept(one) for one in saved])
+    weights = _fitting(parts, loras)
     neutral = _neutral_prompts(settings, [one.class_word for one in saved])
     parts.texts.prepare([NULL_PROMPT, *prompts, *neutral], bar_over("text"))
-    weights = [load_lora(path, len(parts.model.blocks)) for path in loras]
     layers = sorted(set().union(*weights))
-    parts.attach(targets_of(layers, parts.model.blocks_name, "A LoRA"))
+    parts.attach(layers)
     for index, (path, one) in enumerate(zip(loras, weights, strict=True)):
         parts.network.load(f"concept_{index}", one, str(path))
     embeddings = embeddings_of(parts, vectors, "the concept files")
@@ -104,10 +105,18 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
     if len({one.trigger for one in concepts}) < len(concepts):
         raise ConfigError(f'Two of the concepts have the trigger "{concepts[0].trigger}".', "Train one with another.")
     parts = build_parts(settings, concepts)
+    layers = _fitting(parts, loras)
+    for path, one in zip(loras, layers, strict=True):
+        outside = [name for name in one if not name.startswith(f"{parts.model.blocks_name}.")]
+        if outside:
+            raise ModelError(
+                f"{path} changes layers outside the transformer blocks, such as {outside[0]}.",
+                "Elastic weight aggregation weighs the layers of each block, and has no weight for these.",
+            )
     parts.texts.prepare([prompt, *target_texts(concepts)], bar_over("text"))
     parts.attach()
     weights = Aggregation(parts, vectors, size).weights(prompt)
-    found = weighed([load_lora(path, len(parts.model.blocks)) for path in loras], weights)
+    found = weighed(layers, weights)
     _save(settings, found, vectors, saved, {"purecc_aggregated_for": prompt})
     return dict(zip([one.trigger for one in concepts], weights.mean(0).tolist(), strict=True))
 
@@ -179,6 +188,19 @@ def _save(
         save_concepts(settings.output_dir / f"{name}_concept.safetensors", vectors, saved)
 
 
+def _fitting(parts: Parts, loras: Sequence[Path]) -> list[dict[str, LayerWeights]]:
+    """The layers of each LoRA, looked at on a model without numbers before minutes are spent on the real one.
+
+    Raises:
+        ModelError: one is not for this model.
+    """
+    counted, blocks = parts.model.counted().transformer, parts.model.transformer_config["num_layers"]
+    found = [load_lora(path, blocks) for path in loras]
+    for path, one in zip(loras, found, strict=True):
+        check_fit(counted, one, str(path))
+    return found
+
+
 def _concepts_of(loras: Sequence[Path]) -> tuple[dict[str, Tensor], list[SavedConcept]]:
     vectors, saved = {}, []
     for file in filter(None, map(concept_file_of, loras)):
@@ -241,8 +263,8 @@ def _collecting(parts: Parts) -> Iterator[dict[str, tuple[Tensor, int]]]:
     sums: dict[str, tuple[Tensor, int]] = {}
 
     def collector(name: str) -> Callable:
-        def collect(module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0].float().flatten(0, -2)
+        def collect(layer: AdapterLinear, args: tuple[Tensor, ...]) -> None:
+            x = layer.inputs(args[0]).float().flatten(0, -2)
             total, count = sums.get(name, (0.0, 0))
             sums[name] = (total + x.T @ x, count + len(x))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from library.adapters.files import SavedConcept, load_concepts, load_lora
+from library.adapters.files import SavedConcept, load_changes, load_concepts
 from library.adapters.layouts import LAYOUTS
-from library.adapters.network import AdapterNetwork, LayerWeights, targets_of
+from library.adapters.network import check_fit
 from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.data.cache_limit import CacheUse
@@ -53,7 +53,7 @@ def generate(
     """Writes a sheet: a row for each prompt, for each seed the pretrained model and the LoRA.
 
     Args:
-        lora: in any layout.
+        lora: in any layout; its part for the text encoders is left out, and the run says so.
         concept_file: its concept embeddings; None: the trigger word alone.
         concepts: what [V] stands for where there is no concept file.
         strength: of the LoRA, 1 as trained. The embeddings always act whole.
@@ -67,32 +67,24 @@ def generate(
     concepts = [as_concept(concept) for concept in saved] or concepts
     parts = build_parts(settings, concepts)
     samples = [parse(prompt, concepts, "--prompt") for prompt in prompts]
-    weights = load_lora(lora, parts.model.transformer_config["num_layers"])
-    targets = targets_of(weights, parts.model.blocks_name, str(lora))
-    check_fits(parts, weights, targets, str(lora))
+    changes, left_out = load_changes(lora, parts.model.transformer_config["num_layers"])
+    # On a model without numbers, before minutes are spent on texts and the real one.
+    check_fit(parts.model.counted().transformer, changes, str(lora))
+    for line in left_out:
+        say(line)
     for name, concept in positions.items():
         check_layout(parts, name, concept, concept_file)
     title = f"{lora.name} at strength {strength:g}"
     with CacheUse.of(settings.saving):
         texts = [text for sample in samples for text in (sample.text, sample.base, sample.negative)]
         parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
-        parts.attach(targets)
+        parts.attach(changes)
         for notice in parts.model.notices:
             say(notice)
-        parts.network.load(STUDENT_ADAPTER, weights, str(lora))
+        parts.network.load(STUDENT_ADAPTER, changes, str(lora))
         parts.network.set_strength(STUDENT_ADAPTER, strength)
         branch = Branch({}, embeddings_of(parts, vectors, str(concept_file)), default=STUDENT_ADAPTER)
         SheetMaker(parts, samples, size).make(output, title, {"with the LoRA": branch}, bar_over("sheet"))
-
-
-def check_fits(parts: Parts, weights: Mapping[str, LayerWeights], targets: Sequence[str], source: str) -> None:
-    """Looks whether a LoRA fits a model without numbers, before minutes are spent on texts and the real one.
-
-    Raises:
-        ModelError: it does not.
-    """
-    counted = parts.model.counted()
-    AdapterNetwork(counted.blocks, counted.blocks_name, targets).load(STUDENT_ADAPTER, weights, source)
 
 
 def check_layout(parts: Parts, name: str, saved: SavedConcept, source: Path) -> None:

@@ -26,7 +26,7 @@ from library.adapters.reading import pair_of
 from library.atomic import said_if_not_written, write_tensors, write_text, written
 from library.config.dataset import Concept
 from library.config.settings import Settings
-from library.errors import ModelError
+from library.errors import ConfigError, ModelError
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.training.branching import learns_whole_weights
 from library.training.metadata import metadata_of, sidecar_of
@@ -139,6 +139,23 @@ def try_longest_name(settings: Settings) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         path.unlink()
+
+
+def check_model_is_kept(settings: Settings) -> None:
+    """Looks whether a run would write over a file of the model that it reads, such as an earlier run's transformer.
+
+    Raises:
+        ConfigError: it would.
+    """
+    folder, name = settings.output_dir.resolve(), settings.saving.output_name
+    for setting in ("pretrained_model_name_or_path", "vae", "clip_l", "clip_g", "t5xxl"):
+        path = Path(getattr(settings.model, setting) or "").expanduser().resolve()
+        own = path.stem == name or path.stem.startswith((f"{name}_", f"{name}-"))
+        if path.is_file() and path.parent == folder and own:
+            raise ConfigError(
+                f'{setting}: {path} may be written over by this run, whose output_name is "{name}".',
+                "Choose another output_name or output_dir.",
+            )
 
 
 def check_extractor(path: str, concepts: list[Concept]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -62,18 +62,18 @@ class Parts:
     reader: Callable[[PromptBatch], PromptBatch] | None = None
     """Reads prompts with them."""
 
-    def attach(self, target_modules: Sequence[str] | None = None) -> None:
+    def attach(self, layers: Iterable[str] | None = None) -> None:
         """Loads the transformer and puts the network and the injector on it; nothing changes until adapters are used.
 
         Args:
-            target_modules: other layers than the settings name.
+            layers: by diffusers name, other ones than the settings name, inside the blocks or outside.
         """
         blocks, shape = self.model.blocks, self.settings.network
-        if target_modules is None:
+        if layers is None:
             chosen = shape.chosen_blocks(len(blocks))
             self.network = AdapterNetwork(blocks, self.model.blocks_name, shape.ranks, chosen)
         else:
-            self.network = AdapterNetwork(blocks, self.model.blocks_name, target_modules)
+            self.network = AdapterNetwork.on(self.model.transformer, layers)
         self.injector = HierarchicalEmbeddingInjector(list(blocks))
         self.model.keep_for_recompute(self.network.route, self.injector.placements)
 

@@ -19,7 +19,7 @@ from library.sample_prompts import SamplePrompt, default_prompts, read_samples
 from library.training.branching import reads_replay
 from library.training.metadata import own_thumbnail
 from library.training.network_weights import with_dim
-from library.training.outputs import check_extractor
+from library.training.outputs import check_extractor, check_model_is_kept
 from library.training.parts import Parts, build_parts, class_text
 from library.training.replay import replay_texts
 from library.training.tracking import tracking_of
@@ -129,6 +129,7 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     Args:
         processes: how many share each batch.
     """
+    check_model_is_kept(settings)
     if settings.pure_learning.extractor:
         check_extractor(settings.pure_learning.extractor, config.concepts)
     settings = with_dim(settings)

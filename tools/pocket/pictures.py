@@ -71,6 +71,7 @@ def draw_pictures(folder: Path, count: int, seed: int) -> Pictures:
                 pixels[start : start + CHUNK], regions[start : start + CHUNK] = some_pixels, some_regions
             pixels.flush()
             regions.flush()
+            del pixels, regions  # Windows moves no file that is mapped
     return Pictures(np.load(pixels_file, mmap_mode="r"), np.load(regions_file, mmap_mode="r"), seed, count)
 
 
