@@ -149,8 +149,9 @@ class Processes:
         if self.main:
             yield
             return
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            yield
+        with open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere:
+            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+                yield
 
     def _reduced(self, value: float, how: str) -> float:
         if self.count == 1:
