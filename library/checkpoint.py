@@ -19,7 +19,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from library import fingerprint
-from library.atomic import TEMPORARY, remove_folder, write_folder
+from library.atomic import TEMPORARY, move, remove, remove_folder, write_folder
 from library.errors import ConfigError, ModelError, all_of
 
 FORMAT = 3
@@ -106,7 +106,7 @@ class StateFolder:
                 and other not in kept
                 and (NAME.fullmatch(other.name) or other.name.startswith(TEMPORARY))
             ):
-                remove_folder(other)
+                remove(other)
         return new
 
     def finish(self, keep: bool) -> None:
@@ -116,9 +116,9 @@ class StateFolder:
             self.remove()
             return
         remove_folder(final)
-        newest.replace(final)
+        move(newest, final)
         for other in self.all():
-            remove_folder(other)
+            remove(other)
 
     def newest(self) -> Path | None:
         """The newest state, if there is one."""
@@ -149,7 +149,7 @@ class StateFolder:
 
     def remove(self) -> None:
         """Removes all states."""
-        remove_folder(self.folder)
+        remove(self.folder)
 
     def all(self) -> list[Path]:
         """All states, the oldest first."""

@@ -17,7 +17,7 @@ from library.adapters.metadata import shown
 from library.adapters.network import LayerWeights
 from library.adapters.reading import LoraFile
 from library.adapters.text_names import TEXT_ENCODERS
-from library.atomic import write_text
+from library.atomic import saved_at, write_text
 from library.convert.bake import bake
 from library.convert.merge import merged
 from library.convert.resize import resized
@@ -84,9 +84,9 @@ def convert(request: Request) -> list[str]:
             *said,
             f"{baked.layers} weights changed; rounding to the checkpoint's precision lost {baked.lost:.2%} of the "
             "update's length.",
-            f"Saved {output}",
+            f"Saved {saved_at(output)}",
         ]
-    return [*said, *_write(request, files, layers, output), f"Saved {output}"]
+    return [*said, *_write(request, files, layers, output), f"Saved {saved_at(output)}"]
 
 
 def _output_of(request: Request) -> Path:
@@ -166,7 +166,7 @@ def _write(request: Request, files: Sequence[LoraFile], layers: Mapping[str, Lay
     metadata = _metadata_of(request, files, layers)
     dropped = write_lora(output, layers, request.to, dtype, metadata)
     said = [f"Metadata left out because the header would be too large: {shown(name, 80)}" for name in dropped]
-    back = read_lora(output).layers
+    back = read_lora(saved_at(output)).layers
     errors = {name: _error(layer, back.get(name)) for name, layer in layers.items()}
     worst = max(errors, key=errors.get)
     if errors[worst] > EXACT:

@@ -47,7 +47,13 @@ def _bar(*given: Any, **how: Any) -> tqdm:
     """A bar, or lines now and then, according to where standard error goes."""
     if not sys.stderr.isatty():
         every = SECONDS_BETWEEN_LINES
-        how |= {"file": Lines(sys.stderr), "mininterval": every, "maxinterval": every, "position": 0, "bar_format": LINE}
+        how |= {
+            "file": Lines(sys.stderr),
+            "mininterval": every,
+            "maxinterval": every,
+            "position": 0,
+            "bar_format": LINE,
+        }
     return tqdm(*given, **how)
 
 
