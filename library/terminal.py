@@ -57,7 +57,7 @@ def outlive_the_terminal() -> None:
 def _outliving(stream: TextIO | None) -> TextIO:
     """The stream, with "?" for a letter that it does not know, and without errors; nowhere if there is none."""
     if stream is None:  # closed by whoever started us, or a program without a console on Windows
-        return open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: SIM115: open as long as we run
+        return open(os.devnull, "w", encoding="utf-8", errors="replace")  # as long as the process
     buffer = getattr(stream, "buffer", None)
     raw = getattr(buffer, "raw", buffer)  # python -u has no buffer between the two
     if not isinstance(raw, io.RawIOBase):  # not a stream of the system's, such as a notebook's

@@ -1,4 +1,4 @@
-"""Files that another program has open, as on a Windows that is pretended: nothing is lost, and no run waits for long."""
+"""Files that another program has open, as on a pretended Windows: nothing is lost, and no run waits for long."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import torch
 from library import atomic
 from library.adapters.files import read_safetensors, save_lora
 from library.adapters.network import LayerWeights
-from library.atomic import InUse, move, remove, saved_at, write_folder, write_tensors, write_text
+from library.atomic import InUse, move, remove, saved_at, write_folder, write_text
 from library.data.cache import Cache
 from library.report.log import RunLog
 from library.report.status import Status, read_status

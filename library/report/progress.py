@@ -46,14 +46,8 @@ class Lines:
 def _bar(*given: Any, **how: Any) -> tqdm:
     """A bar, or lines now and then, according to where standard error goes."""
     if not sys.stderr.isatty():
-        every = SECONDS_BETWEEN_LINES
-        how |= {
-            "file": Lines(sys.stderr),
-            "mininterval": every,
-            "maxinterval": every,
-            "position": 0,
-            "bar_format": LINE,
-        }
+        often = dict.fromkeys(("mininterval", "maxinterval"), SECONDS_BETWEEN_LINES)
+        how |= {"file": Lines(sys.stderr), "position": 0, "bar_format": LINE, **often}
     return tqdm(*given, **how)
 
 

@@ -95,7 +95,7 @@ class Status:
             write_text(self.path, self._text(), durable=False, patience=())  # the next one comes in a second
 
     def _write_last(self) -> None:
-        """No other one follows: where the file can't be replaced (a reader, a full disk), it is written over in place."""
+        """No other one follows: where the file can't be replaced (a reader, a full disk), it is written over."""
         try:
             write_text(self.path, self._text(), durable=False)
         except (OSError, StorageError) as error:
