@@ -16,7 +16,7 @@ from library.training.stage import Stage
 from tests.test_processes import in_batches_of, in_two  # noqa: F401
 from tests.test_stages import assert_equal_files, student_file
 
-QUICK = {"extractor_train_steps": 2, "max_train_steps": 3, "replay_images": 2, "context_train_steps": 0}
+QUICK = {"extractor_train_steps": 2, "max_train_steps": 3, "replay_images": 2, "context_vectors": 0}
 PLAIN = {**QUICK, "extractor_train_steps": 0, "concept_embeddings": "none", "student_embeddings": "none"}
 VECTORS = {**QUICK, "context_vectors": 2, "context_train_steps": 3, "word_train_steps": 3}
 

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -238,10 +240,12 @@ class StoppedInStage2(StopRequest):
 
     stages = 0
 
-    def __init__(self) -> None:
-        super().__init__()
-        StoppedInStage2.stages += 1
-        self.made = self.stages == 2 and torch.distributed.get_rank() == 1
+    @contextmanager
+    def at_end_of_step(self) -> Iterator[None]:
+        self.stages += 1
+        with super().at_end_of_step():
+            self.made = self.stages == 2 and torch.distributed.get_rank() == 1
+            yield
 
 
 def test_a_step_that_one_process_has_no_memory_for_is_made_again_by_both(plan_of, in_two, tmp_path):

@@ -30,6 +30,7 @@ from library.training.forecast import (
 )
 from library.training.plan import Plan
 from library.training.times import describe_times, speed_for
+from library.training.windows import POLICY, SPILLS, spills
 
 PRESET_BLOCKS = 24
 """Blocks of the model that the presets for cards are made for, Stable Diffusion 3.5 Medium."""
@@ -208,6 +209,8 @@ def _verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]
         return
     phase = max(predicted.phases, key=predicted.phases.get)
     yield f"Does not fit a card of {card / GIB:.1f} GiB, {desktop}: {phase} needs {predicted.peak / GIB:.2f} GiB."
+    if spills(plan.parts.model.device.type == "cuda"):
+        yield f"{SPILLS} {POLICY}"
     left = [*map(str, steps_down(plan.settings, block_count(plan))), LAST_RESORT]
     yield "Steps down, in this order: " + "; ".join(left) + ". --auto_fit takes them by itself."
 
