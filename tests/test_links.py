@@ -24,7 +24,7 @@ def links_of(text: str) -> list[str]:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """What GitHub calls a page's headings: small letters, no punctuation, dashes for blanks; the second of a kind -1."""
+    """What GitHub calls a page's headings: small letters, no punctuation, dashes for blanks; a second one -1."""
     found: dict[str, int] = {}
     anchors = set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", page.read_text(encoding="utf-8")))
     text = re.sub(r"^(```|~~~).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)

@@ -73,7 +73,7 @@ def test_steps_that_become_many_times_as_long_are_noticed_and_ordinary_ones_are_
     assert said_by(Pace(), [*begin, *[2.0 * MANY_TIMES - 0.1] * 50]) == []
     assert said_by(Pace(), [*begin, *[2.0, 2.0, 60.0] * 20]) == [], "a step with a sheet or a validation"
     (first, *_) = said_by(Pace(), [*begin, *[12.0] * STEPS])
-    assert "6 times as long as at its begin (12 s instead of 2 s)" in first
+    assert "6 times as long as at the start (12 s instead of 2 s)" in first
 
 
 def test_steps_that_are_long_from_the_begin_are_compared_with_the_plan():
@@ -95,7 +95,7 @@ def test_a_run_says_once_that_its_steps_take_long(plan_of, monkeypatch, capsys, 
         for step, seconds in enumerate(chain(repeat(1.0, STEPS + 1), repeat(9.0, STEPS))):
             run.observer.step({"stage": stage, "step": step + 1}, seconds)
     said = capsys.readouterr().err
-    assert said.count("9 times as long as at its begin") == 1 and (PANEL in said) is (platform == "win32")
+    assert said.count("9 times as long as at the start") == 1 and (PANEL in said) is (platform == "win32")
 
 
 # Peak of memory

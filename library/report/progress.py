@@ -47,7 +47,7 @@ def _bar(*given: Any, **how: Any) -> tqdm:
     """A bar, or lines now and then, according to where standard error goes."""
     if not sys.stderr.isatty():
         often = dict.fromkeys(("mininterval", "maxinterval"), SECONDS_BETWEEN_LINES)
-        how |= {"file": Lines(sys.stderr), "position": 0, "bar_format": LINE, **often}
+        how |= {"file": Lines(sys.stderr), "position": 0, "miniters": 1, "bar_format": LINE, **often}
     return tqdm(*given, **how)
 
 

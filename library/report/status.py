@@ -68,7 +68,7 @@ class Status:
             "step": done,
             "steps": self._stage_steps[stage],
             "total_step": before + done,
-            "steps_per_second": round(1 / self._seconds, 4),
+            "steps_per_second": 1 / self._seconds,
             "seconds_left": round(left * self._seconds, 1),
             "last": {name: value for name, value in row.items() if isinstance(value, float) and math.isfinite(value)},
         }

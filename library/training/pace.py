@@ -1,4 +1,4 @@
-"""Whether steps have become many times as long as they were, or as was planned: said once, as nothing else would tell."""
+"""Whether steps take many times as long as they did, or as was planned: said once, as nothing else would tell."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Pace:
             self._first.append(seconds)
         if len(self._first) <= STEPS:  # the very first one, which also warms up, and `STEPS` more
             return None
-        now, begin = statistics.median(self._last), statistics.median(self._first[1:])
+        now, begin = statistics.median_low(self._last), statistics.median_low(self._first[1:])
         if now > MANY_TIMES * begin:
-            return f"{now / begin:.0f} times as long as at its begin ({now:.2g} s instead of {begin:.2g} s)"
+            return f"{now / begin:.0f} times as long as at the start ({now:.2g} s instead of {begin:.2g} s)"
         if self.planned and now > BEYOND_FORECAST * self.planned:
             return f"{now / self.planned:.0f} times as long as planned ({now:.2g} s instead of {self.planned:.2g} s)"
         return None

@@ -16,8 +16,8 @@ from library.training.plan import Plan
 from library.training.tracking import tracking_of
 
 SPILLS = (
-    "Windows does not refuse a run that needs more: NVIDIA's driver moves what does not fit into the computer's memory, "
-    "and every step takes many times as long."
+    "Windows does not refuse a run that needs more: NVIDIA's driver moves what does not fit into the computer's "
+    "memory, and every step takes many times as long."
 )
 POLICY = (
     'Set "CUDA - Sysmem Fallback Policy" to "Prefer No Sysmem Fallback" (NVIDIA Control Panel, Manage 3D settings), so '
