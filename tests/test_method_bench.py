@@ -234,7 +234,7 @@ def test_a_trial_on_the_bundled_model_is_scored_and_shares_its_extractor(tmp_pat
     assert [checkpoint["steps"] for checkpoint in first["checkpoints"]] == [1, 3]
     (extractor,) = tmp_path.glob("extractors/*")
     monkeypatch.setattr(Run, "extractor_stage", lambda self: pytest.fail("trained again"))
-    bench.run(Trial("pure, eta 2", "bib", 0, checkpoints=(1,)))
+    again = bench.run(Trial("pure, eta 2", "bib", 0, checkpoints=(1,)))
     assert [*tmp_path.glob("extractors/*")] == [extractor]
     monkeypatch.undo()
     bare = bench.run(Trial("lean, dropout 0.5", "bib", 0, checkpoints=(1, 3)))

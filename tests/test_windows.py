@@ -45,14 +45,18 @@ def test_the_doctor_compares_with_what_is_free_of_the_cards_own_memory_and_names
     assert said_of({"spills": True}) == "Nothing is likely to go wrong."
 
 
-def test_a_plan_that_does_not_fit_says_what_windows_does_about_it(plan_of, windows):
-    plan = plan_of(vram_gb=4.0)
+def test_a_plan_that_does_not_fit_says_what_windows_does_about_it(plan_of, windows, monkeypatch):
+    plan, planned = plan_of(), plan_of(vram_gb=4.0)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (3 * GIB, 4 * GIB))
     predicted = forecast(plan)
     assert PANEL not in describe_fit(plan, predicted, [], 24 * GIB)
     assert PANEL not in describe_fit(plan, predicted, [], GIB), "it is planned on a processor"
     plan.parts.model.device = torch.device("cuda")
     described = "\n".join(_verdict(plan, predicted, GIB))
-    assert PANEL in described and "many times as long" in described
+    assert PANEL in described and "many times as long" in described and "3.0 of 4.0 GiB are free now" in described
+    planned.parts.model.device = torch.device("cuda")
+    described = "\n".join(_verdict(planned, predicted, GIB))
+    assert PANEL in described and "free now" not in described
 
 
 def test_only_windows_with_a_card_spills(monkeypatch):
