@@ -71,13 +71,20 @@ def saved_at(path: Path) -> Path:
 
 
 def _move_beside(source: Path, path: Path) -> None:
-    """Moves a file to a free name beside the one that it was meant for, and says so the first time."""
+    """Moves a file beside the one that it was meant for: where that was saved before, or to a free name, which is said.
+
+    Raises:
+        InUse: that can't be, either.
+    """
+    if path in _beside:
+        with suppress(InUse):
+            move(source, _beside[path])
+            return
     names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
-    beside = _beside.get(path) or next(name for name in names if not name.exists())
-    move(source, beside)
-    if path not in _beside:
-        say(f"WARNING: {path} can't be replaced: another program has it open. Saved as {beside.name} beside it.")
-    _beside[path] = beside
+    free = next(name for name in names if not name.exists())
+    move(source, free)
+    say(f"WARNING: {path} can't be replaced: another program has it open. Saved as {free.name} beside it.")
+    _beside[path] = free
 
 
 @contextmanager

@@ -113,7 +113,7 @@ class StateFolder:
         """The run is done: its states go, but for the newest if that is kept, to train on from it."""
         newest, final = self.newest(), self.folder / FINAL
         if not keep or newest is None:
-            self.remove()
+            remove(self.folder)
             return
         remove_folder(final)
         move(newest, final)
@@ -148,8 +148,12 @@ class StateFolder:
         return None
 
     def remove(self) -> None:
-        """Removes all states."""
-        remove(self.folder)
+        """Removes all states.
+
+        Raises:
+            InUse: another program has a file of one open; all of them are there.
+        """
+        remove_folder(self.folder)
 
     def all(self) -> list[Path]:
         """All states, the oldest first."""

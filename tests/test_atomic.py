@@ -67,6 +67,9 @@ def test_a_file_that_stays_held_is_waited_for_two_seconds_and_saved_beside_once(
     assert (saved_at(file), saved_at(file).read_text()) == (tmp_path / "log-3.csv", "second")
     said = capsys.readouterr().err
     assert said.count("WARNING") == 1 and str(file) in said and "log-3.csv" in said
+    windows.held["log-3.csv"] = FOR_EVER
+    write_text(file, "in a table as well")
+    assert saved_at(file) == tmp_path / "log-4.csv"
     windows.held = {}
     write_text(file, "third")
     assert (
