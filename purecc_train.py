@@ -75,19 +75,24 @@ def execute(
         from library.training.doctor import findings
         from library.training.finding import describe_findings
         from library.training.machine import machine_findings, this_machine
+        from library.training.windows import path_findings, written_by
 
-        blocks = plan.parts.model.transformer_config["num_layers"]
-        print(describe_findings([*machine_findings(this_machine(), settings.model, blocks), *findings(plan)]))
+        blocks, machine = plan.parts.model.transformer_config["num_layers"], this_machine()
+        found = [*machine_findings(machine, settings.model, blocks), *findings(plan)]
+        print(describe_findings([*found, *path_findings(written_by(plan), machine.longest_path)]))
     if arguments.doctor:
         return
     from library.training.fit import card_of, check_auto_fit, describe_fit, fitted
+    from library.training.times import planned_steps
 
+    planned: dict[str, float] = {}
     card = card_of(settings, plan.parts.model.device)
     card = None if card is None else processes.least(card)
     check_auto_fit(settings, card)
     if arguments.dry_run or card is not None:
         plan, predicted, taken = fitted(plan, card)
         print(describe_fit(plan, predicted, taken, card))
+        planned = planned_steps(plan, predicted)
         if arguments.dry_run and card is not None and not predicted.fits(card):
             raise SystemExit(EXIT_DOES_NOT_FIT)
     if arguments.dry_run:
@@ -108,6 +113,7 @@ def execute(
             print(f"Cleared {cache.cleared / 1e6:.0f} MB of {settings.saving.cache_dir}.")
         run = Run(audit.planned(plan), processes)
         run.looks += [words, audit]
+        run.observer.planned |= planned
         files = [*run.train(), *words.files]
     if run.done:
         return

@@ -8,7 +8,6 @@ memory that the cache holds is kept far below what it has in all, so that it wou
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import tempfile
 import time
@@ -54,6 +53,15 @@ def make_pictures(folder: Path, count: int) -> None:
         (folder / f"{index:05d}.txt").write_text(f"a [V] creature number {index} in the city by day")
 
 
+def peak_mb() -> float | str:
+    """The most memory that this process has had until now; "unknown" on Windows, which tells it otherwise."""
+    try:
+        import resource
+    except ImportError:
+        return "unknown"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
 def measure(folder: Path, encoded: bool) -> list[dict]:
     """Does what a run does before its first step, and reads batches.
 
@@ -78,8 +86,7 @@ def measure(folder: Path, encoded: bool) -> list[dict]:
     def timed(part: str, work: Callable, *given: object):
         begin = time.process_time()
         result = work(*given)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-        rows.append({"part": part, "seconds": time.process_time() - begin, "peak_mb": peak})
+        rows.append({"part": part, "seconds": time.process_time() - begin, "peak_mb": peak_mb()})
         print(rows[-1], flush=True)
         return result
 

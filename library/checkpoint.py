@@ -19,7 +19,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from library import fingerprint
-from library.atomic import TEMPORARY, remove_folder, write_folder
+from library.atomic import TEMPORARY, move, remove, remove_folder, write_folder
 from library.errors import ConfigError, ModelError, all_of
 from library.tensor_storage import save_tensors
 
@@ -107,19 +107,19 @@ class StateFolder:
                 and other not in kept
                 and (NAME.fullmatch(other.name) or other.name.startswith(TEMPORARY))
             ):
-                remove_folder(other)
+                remove(other)
         return new
 
     def finish(self, keep: bool) -> None:
         """The run is done: its states go, but for the newest if that is kept, to train on from it."""
         newest, final = self.newest(), self.folder / FINAL
         if not keep or newest is None:
-            self.remove()
+            remove(self.folder)
             return
         remove_folder(final)
-        newest.replace(final)
+        move(newest, final)
         for other in self.all():
-            remove_folder(other)
+            remove(other)
 
     def newest(self) -> Path | None:
         """The newest state, if there is one."""
@@ -149,7 +149,11 @@ class StateFolder:
         return None
 
     def remove(self) -> None:
-        """Removes all states."""
+        """Removes all states.
+
+        Raises:
+            InUse: another program has a file of one open; all of them are there.
+        """
         remove_folder(self.folder)
 
     def all(self) -> list[Path]:

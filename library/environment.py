@@ -1,10 +1,12 @@
-"""How other libraries behave in our process. To be called before the first of them is imported."""
+"""How our process behaves, and other libraries in it. To be called before the first of them is imported."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
+
+from library.terminal import outlive_the_terminal
 
 VARIABLES = {
     # OpenMP's threads wait for each other by spinning. On a busy CPU that can stretch a step to many times its length;
@@ -20,7 +22,8 @@ UNUSED_PARTS = ("xformers", "bitsandbytes")
 
 
 def prepare_process() -> None:
-    """Sets what has to be set before torch, diffusers and transformers are imported."""
+    """Sets what has to be set before anything is printed, and before torch, diffusers and transformers are imported."""
+    outlive_the_terminal()
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning)

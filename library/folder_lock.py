@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from library.atomic import TEMPORARY, remove, said_if_not_written, write_text
+from library.atomic import TEMPORARY, InUse, remove, said_if_not_written, write_text
 from library.errors import ConfigError
 
 LOCK, HOLDER = ".lock", ".lock.json"
@@ -47,11 +48,12 @@ class FolderLock:
         for unfinished in [*self.folder.glob(f"{TEMPORARY}*"), *self.folder.glob(f"*/{TEMPORARY}*")]:
             remove(unfinished)  # what a killed run has left half written
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
-        write_text(self.folder / HOLDER, json.dumps(holder))
+        with suppress(InUse):
+            write_text(self.folder / HOLDER, json.dumps(holder), durable=False)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        (self.folder / HOLDER).unlink(missing_ok=True)
+        remove(self.folder / HOLDER)
         self._lock.release()
 
     def _who(self) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -16,7 +15,8 @@ def held_by_another_process(make: Callable[[], AbstractContextManager]) -> Itera
         try:
             with make():
                 os.write(tell, b"!")
-                time.sleep(60)
+                while True:
+                    signal.pause()
         finally:
             os._exit(0)
     os.close(tell)

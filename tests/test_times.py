@@ -1,6 +1,8 @@
 """The prediction of time: it adds up what was counted, at a speed that it names."""
 
+import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from library.live_memory import META, LiveMemory
 from library.roofline import CARDS, START, Speed, Work, card_of_size
 from library.training.fit import card_of
 from library.training.forecast import GIB, forecast
-from library.training.times import describe_times, phase_seconds, speed_for
+from library.training.times import COPIED, SIDE, STARTED, describe_times, phase_seconds, planned_steps, speed_for
 
 FAST = Speed("fast", 1e15, 1e12, known=True)
 
@@ -57,6 +59,19 @@ def test_the_time_of_a_stage_grows_with_its_steps_and_every_phase_has_one(plan_o
     assert more["stage 1, extractor"] == seconds["stage 1, extractor"]
 
 
+def test_steps_are_planned_for_the_card_at_hand_alone(plan_of, monkeypatch):
+    plan = plan_of(gradient_accumulation_steps=2)
+    predicted = forecast(plan)
+    assert planned_steps(plan, predicted) == {}, "a processor has other work as well"
+    plan.parts.model.device = torch.device("cuda")
+    monkeypatch.setattr("library.training.times.measured_speed", lambda device, dtype: FAST)
+    once = {name: step.seconds(FAST) for name, step in predicted.steps.items()}
+    assert planned_steps(plan, predicted) == {name: 2 * seconds for name, seconds in once.items()}
+    another = plan_of(card="RTX 3060")
+    another.parts.model.device = torch.device("cuda")
+    assert planned_steps(another, predicted) == {}
+
+
 def test_swapped_blocks_take_at_least_as_long_as_their_way(plan_of):
     plan = plan_of(gradient_checkpointing=True, blocks_to_swap=1)
     step = forecast(plan).steps["student"]
@@ -64,15 +79,18 @@ def test_swapped_blocks_take_at_least_as_long_as_their_way(plan_of):
     assert replace(step, moved=10**12).seconds(FAST) == pytest.approx(1000 / 12)
 
 
-def test_the_speed_is_that_of_the_card_that_is_named_or_else_tried(plan_of):
+def test_the_speed_is_that_of_the_card_that_is_named_or_else_tried(plan_of, monkeypatch):
     plan = plan_of(card="RTX 3060")
     speed = speed_for(plan.settings, plan.parts.model)
     assert (speed.name, card_of(plan.settings, plan.parts.model.device)) == ("RTX 3060", 12 * GIB)
     said = "\n".join(describe_times(plan, forecast(plan), speed))
     assert "predicted for RTX 3060 (25.5 TFLOPS, 360 GB/s by its maker" in said and "never tried on one" in said
     here = plan_of()
+    clock = itertools.count(step=0.5)
+    monkeypatch.setattr("library.training.times.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     speed = speed_for(here.settings, here.parts.model)
-    assert speed.known and speed.flops > 1e8 and speed.bandwidth > 1e8 and 0 < speed.start < 1e-3
+    assert (speed.known, speed.flops, speed.start) == (True, 2 * SIDE["cpu"] ** 3 / 0.5, 0.5 / STARTED)
+    assert speed.bandwidth == 2 * COPIED["cpu"] / 0.5
     assert "measured just now" in next(describe_times(here, forecast(here), speed))
     with pytest.raises(ConfigError, match='Did you mean "RTX 3060"'):
         plan_of(card="RTX 3061")

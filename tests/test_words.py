@@ -61,7 +61,7 @@ def test_words_learn_what_words_can_do(plan_of):
         return _share(parts.velocity, taught_by, with_words, alone, lambda step: _seen(scenes, steps + step))
 
     before = share()
-    _learn(parts.velocity, words, taught_by, with_words, lambda step: _seen(scenes, step), range(steps))
+    _learn(parts.velocity, words, taught_by, with_words, lambda step: _seen(scenes, step), steps)
     assert share() > max(0.8, before)
 
 

@@ -124,7 +124,7 @@ class Bench:
             "arm": trial.arm,
             "concept": trial.concept,
             "seed": trial.seed,
-            "seconds": {name: round(value, 2) for name, value in seconds.items()},
+            "seconds": seconds,
             "log": {name: round(value, 4) for name, value in log.items() if value is not None},
             "checkpoints": checkpoints,
             "strengths": strengths,

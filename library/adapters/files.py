@@ -18,7 +18,7 @@ from library.adapters.metadata import fitting
 from library.adapters.network import Change, LayerWeights
 from library.adapters.reading import LoraFile, understood
 from library.adapters.text_names import TEXT_ENCODERS
-from library.atomic import write_tensors
+from library.atomic import saved_at, write_tensors
 from library.errors import ModelError
 from library.tensor_storage import read_tensors
 
@@ -84,7 +84,7 @@ def save_lora(
     paths = [folder / f"{name}{LAYOUTS[one].ending}.safetensors" for one in formats]
     for path, one in zip(paths, formats, strict=True):
         write_lora(path, weights, one, PRECISIONS[precision], metadata)
-    return paths
+    return [saved_at(path) for path in paths]
 
 
 def write_lora(

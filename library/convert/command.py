@@ -18,7 +18,7 @@ from library.adapters.metadata import shown
 from library.adapters.network import LayerWeights
 from library.adapters.reading import LoraFile
 from library.adapters.text_names import TEXT_ENCODERS
-from library.atomic import write_text
+from library.atomic import saved_at, write_text
 from library.convert.bake import bake
 from library.convert.merge import added, merged
 from library.convert.resize import Lost, closest, resized
@@ -89,7 +89,7 @@ def convert(request: Request) -> list[str]:
         said.append(f"Rank {request.rank}: {_loss(lost)}")
     if request.model:
         return [*said, *_baked(layers, request)]
-    return [*said, *_write(request, files, layers, output), f"Saved {output}"]
+    return [*said, *_write(request, files, layers, output), f"Saved {saved_at(output)}"]
 
 
 def _as_lora(path: Path, file: LoraFile, rank: int) -> tuple[dict[str, LayerWeights], list[str]]:
@@ -113,7 +113,7 @@ def _baked(changes: Mapping[str, FileChange], request: Request) -> list[str]:
     return [
         f"{baked.layers} weights changed; rounding to the checkpoint's precision lost {baked.lost:.2%} of the "
         "update's length.",
-        f"Saved {request.output}",
+        f"Saved {saved_at(request.output)}",
     ]
 
 
@@ -199,7 +199,7 @@ def _write(request: Request, files: Sequence[LoraFile], layers: Mapping[str, Lay
     metadata = _metadata_of(request, files, layers)
     dropped = write_lora(output, layers, request.to, dtype, metadata)
     said = [f"Metadata left out because the header would be too large: {shown(name, 80)}" for name in dropped]
-    back = read_lora(output).layers
+    back = read_lora(saved_at(output)).layers
     errors = {name: _error(layer, back.get(name)) for name, layer in layers.items()}
     worst = max(errors, key=errors.get)
     if errors[worst] > EXACT:

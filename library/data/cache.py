@@ -15,7 +15,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from library import fingerprint
-from library.atomic import write_tensors
+from library.atomic import InUse, write_tensors
 from library.errors import StorageError
 
 Tensors = dict[str, Tensor]
@@ -67,7 +67,11 @@ class Cache:
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         # What a power cut damages is noticed and made again, so nobody has to wait for the disk.
         path = self.folder / self.place(kind, key)
-        write_tensors(path, whole, {HASH: fingerprint.of_tensors(whole)}, durable=False)
+        try:
+            write_tensors(path, whole, {HASH: fingerprint.of_tensors(whole)}, durable=False)
+        except InUse:  # another run reads it, so it is there
+            if not path.is_file():
+                raise
 
     def get(self, kind: str, key: dict[str, Any], compute: Callable[[], Tensors]) -> Tensors:
         """What was computed from `key`, computed now if it is not there."""

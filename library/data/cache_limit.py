@@ -12,7 +12,7 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from library.atomic import TEMPORARY, said_if_not_written
+from library.atomic import TEMPORARY, remove, said_if_not_written
 from library.config.saving_settings import SavingSettings
 from library.errors import ConfigError
 
@@ -78,7 +78,7 @@ class CacheUse:
             return
         with contextlib.suppress(OSError, Timeout), self._gate():
             self._mine.release()
-            Path(self._mine.lock_file).unlink(missing_ok=True)
+            remove(Path(self._mine.lock_file))
             if not self._in_use():
                 _remove_unfinished(self.folder)
                 if self.limit is not None:
@@ -108,7 +108,7 @@ class CacheUse:
                     pass
             except Timeout:
                 return True
-            file.unlink(missing_ok=True)
+            remove(file)
         return False
 
 
@@ -138,4 +138,4 @@ def shrink(folder: Path, limit: int) -> None:
 def _remove_unfinished(folder: Path) -> None:
     """Removes what killed runs have left half written."""
     for path in folder.glob(f"*/??/{TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+        remove(path)

@@ -213,13 +213,13 @@ class Trained:
         return cls(arms, asked, steps, costs, seconds, folder)
 
     def paid(self, arm: Arm, length: int) -> dict[str, float]:
-        """What so many steps of an arm's student have cost, with all that comes before."""
+        """What so many steps of an arm's student have cost, with all that comes before; not rounded, as it is kept."""
         steps, cost, seconds = self.steps[arm.method], self.costs[arm.method], self.seconds[arm]
         first = steps.get(EXTRACTOR, 0)
         passes = cost.before + first * cost.each.get(EXTRACTOR, 0.0) + length * cost.each[STUDENT]
         before = sum(value for name, value in seconds.items() if name != STUDENT)
         took = before + seconds[STUDENT] * length / steps[STUDENT]
-        return {"steps": first + length, "passes": round(passes), "seconds": round(took, 1)}
+        return {"steps": first + length, "passes": passes, "seconds": took}
 
 
 def _check_length(steps: dict[str, dict[str, int]], checkpoints: int) -> None:

@@ -82,7 +82,8 @@ class RunLog:
         self._steps_before = dict(zip(stage_steps, before, strict=False))
         self.path = folder / "log.jsonl"
         kept = [] if keep_until is None else [row for row in read_log(self.path) if _is_kept(row, keep_until)]
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        # Not beside another one, which the run would then go on with: what is read of it has to be what is written.
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept), durable=False)
         self._file = self.path.open("a", encoding="utf-8")
         self._step = 0 if keep_until is None else sum(keep_until.values())
         self._trackers = trackers_of(tracking, folder, None if keep_until is None else self._step + 1)

@@ -124,7 +124,7 @@ def write_page(path: Path, title: str, lede: str, sections: Sequence[Section]) -
 
 def _bytes_in_words(count: float | None) -> str:
     if count is None:
-        return "–"
+        return "unknown"
     if count < 1e6:
         return f"{count / 1e3:.0f} kB"
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -1,12 +1,16 @@
-"""Progress on the terminal: bars with time left, and plain sentences."""
+"""Progress on the terminal: bars with time left; and where it goes to a file or a pipe, a line now and then."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sized
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from library.terminal import say
+
+__all__ = ["StageBar", "bar_over", "say"]
 
 SHOWN = {
     "concept": "cc",
@@ -17,18 +21,41 @@ SHOWN = {
     "cosine": "cos",
 }
 """What the bar shows of a step, and what it calls it."""
+SECONDS_BETWEEN_LINES = 30.0
+"""How often progress is written where it can't be drawn over."""
+LINE = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
-def say(text: str) -> None:
-    """Prints a sentence without breaking a bar that is being drawn."""
-    tqdm.write(text, file=sys.stderr)
+class Lines:
+    """Standard error for a bar where nothing can be drawn over: each of its pictures becomes a line of its own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Writes what there is to read of a bar; moves of the cursor and blanks are not."""
+        line = text.strip("\r\n ")
+        if line:
+            self._stream.write(f"{line}\n")
+
+    def flush(self) -> None:
+        """Hands on what is written."""
+        self._stream.flush()
+
+
+def _bar(*given: Any, **how: Any) -> tqdm:
+    """A bar, or lines now and then, according to where standard error goes."""
+    if not sys.stderr.isatty():
+        often = dict.fromkeys(("mininterval", "maxinterval"), SECONDS_BETWEEN_LINES)
+        how |= {"file": Lines(sys.stderr), "position": 0, "miniters": 1, "bar_format": LINE, **often}
+    return tqdm(*given, **how)
 
 
 def bar_over(description: str) -> Callable[[Iterable], Iterable]:
     """Wraps a loop in a bar; loops that are empty or cached stay silent."""
 
     def wrap(items: Iterable) -> Iterable:
-        return tqdm(items, desc=description, disable=isinstance(items, Sized) and not items, leave=False, delay=1.0)
+        return _bar(items, desc=description, disable=isinstance(items, Sized) and not items, leave=False, delay=1.0)
 
     return wrap
 
@@ -37,7 +64,7 @@ class StageBar:
     """The bar of a training stage."""
 
     def __init__(self, stage: str, steps: int, done: int) -> None:
-        self._bar = tqdm(total=steps, initial=done, desc=stage, unit="it", smoothing=0.1, dynamic_ncols=True)
+        self._bar = _bar(total=steps, initial=done, desc=stage, unit="it", smoothing=0.1, dynamic_ncols=True)
 
     def step(self, row: dict[str, Any]) -> None:
         """Moves on by one step and shows its losses."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from library.atomic import write_text
-from library.errors import StorageError, exit_code_for
+from library.errors import StorageError, exit_code_for, in_words
+from library.terminal import say
 
 FORMAT = 1
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
@@ -67,7 +68,7 @@ class Status:
             "step": done,
             "steps": self._stage_steps[stage],
             "total_step": before + done,
-            "steps_per_second": round(1 / self._seconds, 4),
+            "steps_per_second": 1 / self._seconds,
             "seconds_left": round(left * self._seconds, 1),
             "last": {name: value for name, value in row.items() if isinstance(value, float) and math.isfinite(value)},
         }
@@ -79,9 +80,9 @@ class Status:
         code = exit_code_for(error)
         stopped = FAILED if code != exit_code_for(KeyboardInterrupt()) else STOPPED
         reason = "All steps are done." if error is None else str(error) or type(error).__name__
-        self.set(
-            state=DONE if error is None else stopped, exit_code=code, exit_reason=reason, activity=None, seconds_left=0
-        )
+        state = DONE if error is None else stopped
+        self._values |= {"state": state, "exit_code": code, "exit_reason": reason, "activity": None, "seconds_left": 0}
+        self._write_last()
 
     def sentence(self) -> str:
         """How the run stands, for people."""
@@ -91,8 +92,22 @@ class Status:
     def _write(self) -> None:
         self._written = time.monotonic()
         with suppress(OSError, StorageError):  # a full disk is for what has to be saved to complain about
-            text = json.dumps({**self._values, "updated_at": _now()}, indent=2) + "\n"
-            write_text(self.path, text, durable=False)  # the next one comes in a second
+            write_text(self.path, self._text(), durable=False, patience=())  # the next one comes in a second
+
+    def _write_last(self) -> None:
+        """No other one follows: where the file can't be replaced (a reader, a full disk), it is written over."""
+        try:
+            write_text(self.path, self._text(), durable=False)
+        except (OSError, StorageError) as error:
+            try:
+                with self.path.open("r+b") as file:
+                    file.write(self._text().encode())
+                    file.truncate()
+            except OSError:
+                say(f"WARNING: {self.path} can't say how the run ended ({in_words(error)}).")
+
+    def _text(self) -> str:
+        return json.dumps({**self._values, "updated_at": _now()}, indent=2) + "\n"
 
 
 def read_status(folder: Path) -> dict[str, Any]:

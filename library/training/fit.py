@@ -30,6 +30,7 @@ from library.training.forecast import (
 )
 from library.training.plan import Plan
 from library.training.times import describe_times, speed_for
+from library.training.windows import POLICY, SPILLS, spills
 
 PRESET_BLOCKS = 24
 """Blocks of the model that the presets for cards are made for, Stable Diffusion 3.5 Medium."""
@@ -208,8 +209,18 @@ def _verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]
         return
     phase = max(predicted.phases, key=predicted.phases.get)
     yield f"Does not fit a card of {card / GIB:.1f} GiB, {desktop}: {phase} needs {predicted.peak / GIB:.2f} GiB."
+    if spills(plan.parts.model.device.type == "cuda"):
+        yield f"{_free_now(plan)}{SPILLS} {POLICY}"
     left = [*map(str, steps_down(plan.settings, block_count(plan))), LAST_RESORT]
     yield "Steps down, in this order: " + "; ".join(left) + ". --auto_fit takes them by itself."
+
+
+def _free_now(plan: Plan) -> str:
+    """What is free of the card's own memory, if the run is planned for the card at hand."""
+    if plan.settings.model.card is not None or plan.settings.model.vram_gb is not None:
+        return ""
+    free, total = torch.cuda.mem_get_info(plan.parts.model.device)
+    return f"Of the card's own memory, {free / GIB:.1f} of {total / GIB:.1f} GiB are free now. "
 
 
 def _preset(plan: Plan, card: int | None) -> Iterator[str]:

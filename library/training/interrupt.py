@@ -1,31 +1,64 @@
-"""Ctrl-C, or SIGTERM, asks a run to stop at the end of its step; a second one stops it at once."""
+"""How a run is asked to stop by the system: Ctrl-C and the like. While steps are made, it stops at the end of one."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-from library.report.progress import say
+from library.terminal import say
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPING = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
+"""Ctrl-C, `kill`, Ctrl-Break or a closed window on Windows, a closed terminal elsewhere; each system has some."""
+IGNORED_BY_NOHUP = "SIGHUP"
 
 
 class StopRequest:
-    """Whether the user has pressed Ctrl-C, while the `with` block runs."""
+    """Listens to the system while the `with` block runs.
+
+    A request stops at once, by `KeyboardInterrupt`. Inside of `at_end_of_step`, the first one does not, and the second
+    one does.
+
+    Attributes:
+        made: the run is to stop at the end of its step.
+    """
 
     def __init__(self) -> None:
-        self.made = False
+        self.made, self._waits = False, False
 
     def __enter__(self) -> StopRequest:
-        self._before = {number: signal.signal(number, self._heard) for number in STOPPING}
+        self._before = {number: signal.signal(number, self._heard) for number in _heard_here()}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def at_end_of_step(self) -> Iterator[None]:
+        """Inside, the first request only sets `made`."""
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.made:
             raise KeyboardInterrupt("Stopped at once; the last saved state is as it was.")
+        if not self._waits:
+            raise KeyboardInterrupt
         self.made = True
-        say("Stopping at the end of this step; once more stops at once, without saving.")
+        with suppress(RuntimeError):  # it was printing just now, and can't do so within itself
+            say("Stopping at the end of this step; once more stops at once, without saving.")
+
+
+def _heard_here() -> list[int]:
+    """The signals that ask a run to stop on this system."""
+    known = {name: getattr(signal, name) for name in STOPPING if hasattr(signal, name)}
+    return [
+        number
+        for name, number in known.items()
+        if name != IGNORED_BY_NOHUP or signal.getsignal(number) != signal.SIG_IGN
+    ]

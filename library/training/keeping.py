@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from library.atomic import remove_folder
+from library.atomic import remove
 from library.checkpoint import SavedState, write_state
 from library.config.settings import SavingSettings
 from library.objectives import STUDENT
@@ -51,14 +51,14 @@ class Keeping:
         for path, number in self._saved(AT_STEP):
             last = states if path.is_dir() else files
             if last is not None and number < step - last:
-                _remove(path)
+                remove(path)
 
     def drop_worse(self, best: Iterable[int]) -> None:
         """Removes the files of steps that are not among the best any more."""
         kept = set(best)
         for path, number in self._saved(BEST):
             if number not in kept:
-                _remove(path)
+                remove(path)
 
     def _saved(self, kind: str) -> list[tuple[Path, int]]:
         """What was saved on the way, each with its step."""
@@ -79,10 +79,3 @@ def _found(folder: Path, begin: str) -> Iterator[tuple[Path, int]]:
         match = pattern.fullmatch(path.name)
         if match:
             yield path, int(match[1])
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        remove_folder(path)
-    else:
-        path.unlink()

@@ -15,6 +15,7 @@ import torch
 from library.config.settings import ModelSettings
 from library.training.finding import Finding
 from library.training.forecast import DESKTOP, GIB
+from library.training.windows import POLICY, SPILLS, longest_path, spills
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 LOOKED_AT = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "pillow")
@@ -37,6 +38,8 @@ class Machine:
         capability: of that card.
         architectures: what PyTorch was built for, such as "sm_86".
         free, total: bytes of its memory.
+        spills: its driver moves what does not fit into the computer's memory.
+        longest_path: letters that a path may have; None: any number.
         packages: of each package the version in requirements.txt and the one that is there, None if it lacks.
     """
 
@@ -48,6 +51,8 @@ class Machine:
     architectures: tuple[str, ...] = ()
     free: int = 0
     total: int = 0
+    spills: bool = False
+    longest_path: int | None = None
     packages: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
 
 
@@ -65,6 +70,8 @@ def this_machine() -> Machine:
         architectures=tuple(torch.cuda.get_arch_list()) if works else (),
         free=free,
         total=total,
+        spills=spills(works),
+        longest_path=longest_path(),
         packages=_packages(),
     )
 
@@ -125,9 +132,11 @@ def _fits(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
 def _memory(machine: Machine) -> Iterator[Finding]:
     held = machine.total - machine.free
     if machine.works and held > 2 * DESKTOP:
+        close = "Close ComfyUI, other trainings and browsers with many tabs; nvidia-smi says which they are."
         yield Finding(
-            f"Other programs hold {held / GIB:.1f} of the {machine.total / GIB:.1f} GiB of the card.",
-            "Close ComfyUI, other trainings and browsers with many tabs; nvidia-smi says which they are.",
+            f"Other programs hold {held / GIB:.1f} of the {machine.total / GIB:.1f} GiB of the card, so "
+            f"{machine.free / GIB:.1f} GiB of its own memory are free.{f' {SPILLS}' if machine.spills else ''}",
+            f"{close} {POLICY}" if machine.spills else close,
         )
 
 

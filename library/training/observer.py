@@ -25,6 +25,7 @@ from library.report.sheet import SheetRow
 from library.report.status import Status, read_status
 from library.training.galleries import STRENGTHS, Gallery, galleries_of
 from library.training.keeping import saved_on_the_way
+from library.training.pace import Pace, why_slow
 from library.training.parts import extractor_adapter
 from library.training.plan import Plan
 from library.training.reload import ReloadCheck
@@ -54,6 +55,7 @@ class Observer:
         sections: of `report.html`, in order; see `library.report.page` for how to add one.
         galleries: the sheets that the report shows, by kind.
         files: what has been saved, each with the step it was saved at.
+        planned: seconds of a step of each stage, where they were predicted for the card that makes them.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -63,6 +65,8 @@ class Observer:
         self.files: dict[Path, int] = {}
         self.loads: dict[Path, str] = {}
         self.sections: list[Section] = report_sections(self)
+        self.planned: dict[str, float] = {}
+        self._pace, self._slow_said = Pace(), False
         self._bar: StageBar | None = None
         self._last_sheet = time.monotonic()
 
@@ -135,7 +139,7 @@ class Observer:
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
         """Inside, the stage trains."""
-        self._bar = StageBar(stage.name, stage.steps, stage.done)
+        self._bar, self._pace = StageBar(stage.name, stage.steps, stage.done), Pace(self.planned.get(stage.name))
         with self.phase(stage.name):
             yield
         self._bar.close()
@@ -148,6 +152,11 @@ class Observer:
         self._bar.step(row)
         if "skipped" in row:
             say(f"WARNING: stage {row['stage']}, step {row['step']} is skipped: {row['skipped']}.")
+        slower = self._pace.slower(seconds)
+        if slower and not self._slow_said:
+            self._slow_said = True
+            reason = why_slow(self.parts.model.device.type == "cuda")
+            say(f"WARNING: a step of the {row['stage']} takes {slower}. {reason}")
 
     # Pictures
 

@@ -23,7 +23,7 @@ from library.adapters.files import (
 from library.adapters.layouts import LAYOUTS
 from library.adapters.network import LayerWeights
 from library.adapters.reading import pair_of
-from library.atomic import said_if_not_written, write_tensors, write_text, written
+from library.atomic import remove, said_if_not_written, saved_at, write_tensors, write_text, written
 from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.errors import ConfigError, ModelError
@@ -66,7 +66,7 @@ def save_student(
     if parts.student_embeddings:
         path = settings.output_dir / f"{name}_concept.safetensors"
         save_concepts(path, _vectors(parts.student_embeddings), parts.saved_concepts())
-        files[path] = CONCEPT_FILE
+        files[saved_at(path)] = CONCEPT_FILE
     if learns_whole_weights(parts.settings):
         files[save_transformer(parts, settings.output_dir / f"{name}_transformer.safetensors")] = TRANSFORMER_FILE
     return files
@@ -92,7 +92,7 @@ def save_transformer(parts: Parts, path: Path) -> Path:
         change = changes.get(name)
         tensors[name] = tensor if change is None else (tensor.float() + change.float().cpu()).to(tensor.dtype)
     write_tensors(path, tensors, {"format": "pt"})
-    return path
+    return saved_at(path)
 
 
 def save_preview(parts: Parts, files: Mapping[Path, str], picture: Image.Image) -> list[Path]:
@@ -112,7 +112,7 @@ def save_preview(parts: Parts, files: Mapping[Path, str], picture: Image.Image) 
     with written(beside) as temporary:
         picture.save(temporary)
     write_text(text, json.dumps(sidecar_of(parts), indent=2, ensure_ascii=False) + "\n")
-    return [beside, text]
+    return [saved_at(beside), saved_at(text)]
 
 
 def save_extractor(parts: Parts) -> Path:
@@ -125,7 +125,7 @@ def save_extractor(parts: Parts) -> Path:
             tensors |= {f"{begin}.down": weights.down, f"{begin}.up": weights.up, f"{begin}.alpha": alpha}
     path = parts.settings.output_dir / f"{parts.settings.saving.output_name}_extractor.safetensors"
     write_tensors(path, tensors, {**concept_metadata(parts.saved_concepts()), "format": "pt"})
-    return path
+    return saved_at(path)
 
 
 def try_longest_name(settings: Settings) -> None:
@@ -138,7 +138,7 @@ def try_longest_name(settings: Settings) -> None:
     with said_if_not_written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        path.unlink()
+    remove(path)
 
 
 def check_model_is_kept(settings: Settings) -> None:

@@ -17,11 +17,13 @@ import torch
 from torch import nn
 
 from library.config.settings import Settings
-from library.errors import ConfigError, TrainingError
+from library.errors import ConfigError, Interrupted, TrainingError
 from library.models import pick_device
 
 AT_ONCE = 2**24
 """Numbers of gradients that are exchanged in one go: many small ones together, and no copy of all where all is much."""
+BY_ERROR, BY_USER = 1.0, 2.0
+"""What ended the main process, as the others hear of it."""
 PATIENCE = timedelta(hours=24)
 """How long processes wait for each other: as long as the main one may take over caches and sheets."""
 NOT_USED = {
@@ -70,6 +72,7 @@ class Processes:
 
         Raises:
             MainStopped: in the others, if an error ended it.
+            KeyboardInterrupt: in the others, if the user did.
         """
         if self.main:
             with self._others_told():
@@ -98,16 +101,21 @@ class Processes:
 
     @contextlib.contextmanager
     def _others_told(self) -> Iterator[None]:
-        """If an error ends the block in the main process, the others hear of it instead of waiting for it."""
+        """If an error or the user ends the block in the main process, the others hear of it instead of waiting."""
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            by_user = isinstance(error, (KeyboardInterrupt, Interrupted))
             with contextlib.suppress(Lost):  # they are gone already
-                self.any(True)
+                self._reduced(BY_USER if by_user else BY_ERROR, "MAX")
             raise
 
     def _follow(self) -> None:
-        if self.any(False):
+        """Goes on when the main process does, and ends as it ends."""
+        told = self._reduced(0.0, "MAX")
+        if told == BY_USER:
+            raise KeyboardInterrupt
+        if told:
             raise MainStopped("The main process has stopped; its error says why.")
 
     def any(self, yes: bool) -> bool:
@@ -149,7 +157,11 @@ class Processes:
         if self.main:
             yield
             return
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        with (
+            open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):
             yield
 
     def _reduced(self, value: float, how: str) -> float:

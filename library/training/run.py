@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from library.report.status import end_of_killed
 from library.training.average import Average
 from library.training.branching import extractor_adapters, needs_fisher, scheduler_of
 from library.training.context import Context, learn_context
+from library.training.control import SAMPLE, SAVE, STOP, Control
 from library.training.finished import forget_finished, note_finished, what_to_do
 from library.training.fisher import fisher_of
 from library.training.interrupt import StopRequest
@@ -83,6 +85,7 @@ class Run:
         self.average: Average | None = None
         self.keeping = Keeping(self.settings.saving, self.folder)
         self.observer = Observer(plan) if processes.main else Unseen(plan)
+        self.stop, self.control = StopRequest(), Control(self.folder)
         with processes.main_first():
             self.resumed = state_to_resume(plan, self.states)
         self.done = all_done(plan, self.states)
@@ -91,13 +94,17 @@ class Run:
         """Runs what is left of the run; returns the files of the student.
 
         Raises:
-            Interrupted: Ctrl-C; the state is saved.
+            Interrupted: Ctrl-C or the like; the state is saved.
         """
         if self.done:
             say(what_to_do(self.plan, self.done, (self.states.folder / FINAL).is_dir()))
             if self.processes.main:
                 end_of_killed(self.folder)
             return [self.folder / name for name in self.done.files]
+        with self.stop, self.control.listening() if self.processes.main else nullcontext():
+            return self._to_the_end()
+
+    def _to_the_end(self) -> list[Path]:
         with self.processes.main_first():
             if self.processes.main:
                 self._begin()
@@ -139,9 +146,9 @@ class Run:
         """Text and latents once, then the encoders go and the transformer comes."""
         parts, model, observer = self.parts, self.parts.model, self.observer
         with observer.phase("text"), self.processes.main_first():
-            parts.texts.prepare(self.plan.texts(), observer.progress("text"))
+            parts.texts.prepare(self.plan.texts(), self.progress("text"))
         with observer.phase("latents"), self.processes.main_first():
-            self.latents.prepare(self.plan.pictures, observer.progress("latents"))
+            self.latents.prepare(self.plan.pictures, self.progress("latents"))
         with self.processes.main_first():
             if self.processes.main:
                 note_pictures(self.folder, self.plan.pictures, self.latents, resumed=self.resumed is not None)
@@ -152,13 +159,13 @@ class Run:
             say(notice)
         if self.plan.uses_replay:
             with observer.phase("replayed pictures"), self.processes.main_first():
-                self.replay = draw_replay(parts, self.plan.size, observer.progress("replayed pictures"))
+                self.replay = draw_replay(parts, self.plan.size, self.progress("replayed pictures"))
         if needs_fisher(self.settings):
             with observer.phase("Fisher information"), self.processes.main_first():
-                self.fisher = fisher_of(parts, self.replay, observer.progress("Fisher information"))
+                self.fisher = fisher_of(parts, self.replay, self.progress("Fisher information"))
         if self.settings.context.context_vectors:
             with observer.phase("context"), self.processes.main_first():
-                pictures, bar = self.plan.shown, observer.progress("context")
+                pictures, bar = self.plan.shown, self.progress("context")
                 self.context = learn_context(parts, self.latents, pictures, self.plan.batch_size, bar)
             observer.learned_context(self.context.seconds)
         observer.attach()
@@ -269,36 +276,55 @@ class Run:
             stage.done = max(stage.first, self.resumed.position.done.get(name, 0))
         return stage
 
+    def progress(self, name: str) -> Callable[[Iterable], Iterable]:
+        """A bar over what is going to take its time; the command `stop` ends it after any of its rounds."""
+        bar = self.observer.progress(name)
+
+        def over(items: Iterable) -> Iterator:
+            for item in bar(items):
+                yield item
+                if STOP in self._asked():
+                    raise KeyboardInterrupt
+
+        return over
+
+    def _asked(self) -> frozenset[str]:
+        """What another program asks for; the main process alone hears it."""
+        return self.control.asked() if self.processes.main else frozenset()
+
     def _run(self, stage: Stage) -> None:
         """Trains the stage to its end, saving on the way."""
-        with StopRequest() as stop, self.observer.stage(stage):
+        with self.stop.at_end_of_step(), self.observer.stage(stage):
             while stage.done < stage.steps:
                 begin = time.perf_counter()
                 row = self._step(stage)
                 if stage.name == STUDENT and "skipped" not in row:
                     self.average.step()
-                stopping = self.processes.any(stop.made)
+                asked = self._asked()
+                stopping = self.processes.any(self.stop.made or STOP in asked)
                 with self.processes.main_first():  # the end of one would be the end of all
-                    self._after_step(stage, row, begin, stopping)
+                    self._after_step(stage, row, begin, asked | {STOP} if stopping else asked)
                 if stopping:
                     raise Interrupted(
                         f"Stopped after step {stage.done} of {stage.steps} of the {stage.name}; all is saved. The same "
                         "command with --resume auto goes on."
                     )
 
-    def _after_step(self, stage: Stage, row: dict[str, Any], begin: float, stopping: bool) -> None:
-        """Measures, shows and saves what is due.
+    def _after_step(self, stage: Stage, row: dict[str, Any], begin: float, asked: frozenset[str]) -> None:
+        """Measures, shows and saves what is due or asked for.
 
         Args:
             row: of the log.
             begin: of the step, by `time.perf_counter`.
-            stopping: whether it is the last one for now.
+            asked: commands; with "stop" among them, it is the last step for now, whoever has asked for that.
         """
         if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
             with self.average.shown():
                 row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
         self.observer.step(row, time.perf_counter() - begin)
-        self._save_on_the_way(stage, stopping)
+        if self.processes.main:
+            self._save_on_the_way(stage, asked)
+            self.control.obeyed(asked)
 
     def _step(self, stage: Stage) -> dict[str, Any]:
         """A step of the stage; if memory runs out, with auto_fit once more in less of it."""
@@ -312,23 +338,30 @@ class Run:
             stage.branches = scheduler_of(stage.objective, self.settings, self.parts, self.context)
             say(f"{where}: the card's memory did not suffice; going on with {taken}.")
 
-    def _save_on_the_way(self, stage: Stage, stopping: bool) -> None:
+    def _save_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
         """What is due after a step; the state last, so that a run killed in between makes all the rest again."""
-        if not self.processes.main:
-            return
         if stage.name == STUDENT:
-            self._save_student_on_the_way(stage, stopping)
-        if stopping or stage.done % self.settings.saving.save_state_every_n_steps == 0 or stage.done == stage.steps:
+            self._save_student_on_the_way(stage, asked)
+        else:
+            self._save_extractor_on_the_way(stage, asked)
+        due = stage.done % self.settings.saving.save_state_every_n_steps == 0 or stage.done == stage.steps
+        if due or asked & {STOP, SAVE}:
             self._save_state(stage)
 
-    def _save_student_on_the_way(self, stage: Stage, stopping: bool) -> None:
+    def _save_extractor_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
+        if SAMPLE in asked:
+            self.observer.sheet_of_extractor(stage.done)
+        if SAVE in asked:
+            self.observer.saved({save_extractor(self.parts): EXTRACTOR}, stage.done)
+
+    def _save_student_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
         self._keep_if_best(stage.done)
         if stage.done == stage.steps:
             return
-        if self.observer.sheet_due(stage.done) and not stopping:
+        if SAMPLE in asked or (STOP not in asked and self.observer.sheet_due(stage.done)):
             with self.average.shown():
                 self.observer.sheet_of_student(stage)
-        if self.keeping.due(stage.done):
+        if SAVE in asked or self.keeping.due(stage.done):
             self._save_student(stage.done, AT_STEP)
             self.keeping.state(stage.done, state_of(self.plan, stage, self.average))
             self.keeping.drop_older(stage.done)

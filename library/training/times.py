@@ -82,9 +82,8 @@ def phase_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, fl
         seconds[REPLAY] = guided * passes * drawing
     if passes := passes_of_context(plan):
         seconds[CONTEXT] = passes * drawing
-    each = settings.optimizer.gradient_accumulation_steps
-    for name, steps in plan.stage_steps.items():
-        seconds[phase_of(name)] = steps * each * predicted.steps[name].seconds(speed)
+    of_step = step_seconds(plan, predicted, speed)
+    seconds |= {phase_of(name): steps * of_step[name] for name, steps in plan.stage_steps.items()}
     if predicted.words:
         scenes = 2 if plan.uses_replay else 1
         seconds[WORDS] = settings.concept_embeddings.word_train_steps * scenes * predicted.words.seconds(speed)
@@ -94,6 +93,20 @@ def phase_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, fl
         columns * guided * steps * drawing + sheets * len(plan.samples) * compute[DECODE]
     )
     return seconds
+
+
+def step_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, float]:
+    """Seconds of a step of each stage, all batches of it."""
+    batches = plan.settings.optimizer.gradient_accumulation_steps
+    return {name: batches * predicted.steps[name].seconds(speed) for name in plan.stage_steps}
+
+
+def planned_steps(plan: Plan, predicted: Forecast) -> dict[str, float]:
+    """Seconds of a step of each stage on the card that will make it; nothing without one, or if another is named."""
+    model = plan.parts.model
+    if model.device.type != "cuda" or plan.settings.model.card:
+        return {}
+    return step_seconds(plan, predicted, measured_speed(model.device, model.dtype))
 
 
 def passes_of_context(plan: Plan) -> int:

@@ -11,7 +11,7 @@ Nothing else learns, so prompts without the trigger give what they gave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,8 +90,8 @@ def fit_words(run: Run) -> tuple[LearnedWords, Branch, float]:
     taught_by = parts.branches()[STUDENT]
     alone = replace(taught_by, embeddings={})
     with_words = replace(alone, reader=WordReader(parts, words))
-    shown = run.observer.progress("words")(range(steps))
-    _learn(parts.velocity, words, taught_by, with_words, lambda step: _seen(scenes, step), shown)
+    progress = run.progress("words")
+    _learn(parts.velocity, words, taught_by, with_words, lambda step: _seen(scenes, step), steps, progress)
     share = _share(parts.velocity, taught_by, with_words, alone, lambda step: _seen(scenes, steps + step))
     return words, with_words, share
 
@@ -125,15 +125,16 @@ def _learn(
     taught_by: Branch,
     with_words: Branch,
     seen: Callable[[int], Iterable[Seen]],
-    steps: Collection[int],
+    steps: int,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> None:
     rows = list(words.parameters())
     starts = [row.detach().clone() for row in rows]
     sizes = [start.square().mean(1, keepdim=True).sqrt() for start in starts]
     moved = [torch.zeros_like(start) for start in starts]
     optimizer = torch.optim.AdamW(moved, LEARNING_RATE, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, len(steps))
-    for step in steps:
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    for step in progress(range(steps)):
         for x_t, sigma, prompts in seen(step):
             with torch.no_grad():
                 goal = velocity(taught_by, x_t, sigma, [prompts])

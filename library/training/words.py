@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from library.atomic import write_tensors
+from library.atomic import saved_at, write_tensors
 from library.hierarchical_embedding_injector import ConceptToken
 from library.models import PromptBatch
 from library.models.learned_words import LearnedWords
@@ -95,5 +95,5 @@ def save_words(parts: Parts, words: LearnedWords, name: str) -> list[Path]:
         path = parts.settings.output_dir / f"{name}_{ending}.safetensors"
         tensors = {clip: rows.detach().float().cpu() for clip, rows in words.rows[concept.name].items()}
         write_tensors(path, tensors, {"format": "pt", "trigger": concept.trigger, "class_word": concept.class_word})
-        paths.append(path)
+        paths.append(saved_at(path))
     return paths

@@ -14,6 +14,7 @@ from PIL import Image
 
 from library.errors import exit_code_of
 from library.report.sheet import as_image
+from library.terminal import outlive_the_terminal
 from tools.pocket.captions import full_caption
 from tools.pocket.concepts import style_scenes, subject_scenes, write_concept
 from tools.pocket.evaluate import (
@@ -144,5 +145,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_the_terminal()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(exit_code_of(main, lambda: None))

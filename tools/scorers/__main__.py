@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from library.errors import exit_code_of
+from library.terminal import outlive_the_terminal
 from tools.scorers.convert import convert
 from tools.scorers.fetch import SOURCES, fetch
 
@@ -29,4 +30,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_the_terminal()
     sys.exit(exit_code_of(main, lambda: None))

@@ -143,7 +143,7 @@ class Together:
             found[name] = self._asked(subject, *self._student(way, self.files(recipe, way, name)))
             kept[name] = as_bytes(self.bench.last_pictures)
         write_tensors(trial_file(self.work, recipe, way, self.seed).with_suffix(".safetensors"), kept)
-        seconds = round(time.perf_counter() - begin, 1)
+        seconds = time.perf_counter() - begin
         return {"recipe": recipe, "way": way, "seed": self.seed, "seconds": seconds, "concepts": found}
 
     def controls(self) -> list[dict[str, Any]]:

@@ -1,0 +1,48 @@
+"""Whether steps take many times as long as they did, or as was planned: said once, as nothing else would tell."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+
+from library.training.windows import POLICY, spills
+
+STEPS = 10
+"""Steps whose middle is compared; a single one may be long for any reason."""
+MANY_TIMES = 4.0
+"""From here on, against the first steps, it is no longer chance."""
+BEYOND_FORECAST = 8.0
+"""From here on, against the plan, it is not what a forecast is off by: its cards were never tried."""
+
+
+class Pace:
+    """How long the steps of a stage take.
+
+    Args:
+        planned: seconds of a step as predicted for this very card; None: nobody has.
+    """
+
+    def __init__(self, planned: float | None = None) -> None:
+        self.planned, self._first = planned, list[float]()
+        self._last: deque[float] = deque(maxlen=STEPS)
+
+    def slower(self, seconds: float) -> str | None:
+        """Notes a step; says how the last ones compare if they take many times as long as they should."""
+        self._last.append(seconds)
+        if len(self._first) <= STEPS:
+            self._first.append(seconds)
+        if len(self._first) <= STEPS:  # the very first one, which also warms up, and `STEPS` more
+            return None
+        now, begin = statistics.median_low(self._last), statistics.median_low(self._first[1:])
+        if now > MANY_TIMES * begin:
+            return f"{now / begin:.0f} times as long as at the start ({now:.2g} s instead of {begin:.2g} s)"
+        if self.planned and now > BEYOND_FORECAST * self.planned:
+            return f"{now / self.planned:.0f} times as long as planned ({now:.2g} s instead of {self.planned:.2g} s)"
+        return None
+
+
+def why_slow(on_card: bool) -> str:
+    """What is likely to be the reason, and what to do."""
+    if spills(on_card):
+        return f"The card's memory may be full, and Windows is using the computer's instead. {POLICY}"
+    return "Another program may be using the card or the processor, or it may be too hot."
