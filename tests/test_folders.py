@@ -265,3 +265,51 @@ def test_what_a_file_is_instead_of_a_picture_is_said(folder, monkeypatch, conten
     with pytest.raises(DataError, match=rf"0\.png can't be read.*{said}") as error:
         find_pictures(config_of(folder), 8)
     assert ("pip install pillow-heif" in error.value.remedy) == ("HEIC" in said)
+
+
+# Settings of folders and captions that no folder or caption can have
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('caption_separator = ""', "caption_separator is ''; it must not be empty"),
+        ('caption_extension = "."', r"caption_extension is '\.'; it must be an ending"),
+        ('caption_extension = "txt/"', r"caption_extension is 'txt/'; it must be an ending"),
+        ('image_dir = " "', "image_dir is ' '; it must not be empty"),
+    ],
+)
+def test_a_setting_that_nothing_can_be_done_with_is_refused_when_it_is_read(tmp_path, line, said):
+    folder = "" if line.startswith("image_dir") else f'image_dir = "{tmp_path}"\n'
+    file = tmp_path / "data.toml"
+    file.write_text(f"{HEAD}[[datasets.subsets]]\n{folder}{line}\n")
+    with pytest.raises(ConfigError, match=said):
+        read_dataset_config(TomlFile(file), DataSettings())
+
+
+def test_separators_and_endings_that_can_be_used_are(folder):
+    (folder / "0.tags.txt").write_text("a [V] dog tags")
+    subset = config_of(folder, 'caption_separator = " "\ncaption_extension = "tags.txt"\n').datasets[0].subsets[0]
+    assert captions_of(folder / "0.png", subset)[0] == ["a [V] dog tags"]
+    (unset,) = config_of(folder, 'caption_extension = ""\n').datasets[0].subsets
+    assert captions_of(folder / "0.png", unset)[0] == ["a [V] dog"]
+
+
+def test_buckets_of_nothing_are_refused(folder):
+    file = folder.parent / "data.toml"
+    buckets = "enable_bucket = true\nmin_bucket_reso = 512\nmax_bucket_reso = 256\n"
+    file.write_text(f'{HEAD}{buckets}[[datasets.subsets]]\nimage_dir = "{folder}"\n')
+    with pytest.raises(ConfigError, match="min_bucket_reso is 512, more than max_bucket_reso, 256"):
+        read_dataset_config(TomlFile(file), DataSettings())
+
+
+def test_regularisation_pictures_that_would_never_be_shown_are_said(folder):
+    file, notices = folder.parent / "data.toml", []
+    subset = f'[[datasets.subsets]]\nimage_dir = "{folder}"\n'
+    file.write_text(f"{HEAD}{subset}[[datasets]]\nresolution = 32\n{subset}is_reg = true\n")
+    read_dataset_config(TomlFile(file), DataSettings(), notices)
+    assert any("are not shown" in one for one in notices)
+    file.write_text(f"{HEAD}{subset}{subset.replace('dogs', 'dogs/..')}is_reg = true\n")
+    notices.clear()
+    read_dataset_config(TomlFile(file), DataSettings(), notices)
+    assert not any("are not shown" in one for one in notices)

@@ -198,7 +198,7 @@ class Buckets:
         """For every width the tallest bucket that keeps the area, and the same lying down."""
         area = math.prod(self.dataset.resolution)
         low, high, step = self.dataset.min_bucket_reso, self.dataset.max_bucket_reso, self.dataset.bucket_reso_steps
-        sides = range(math.ceil(low / step) * step, high + 1, step)
+        sides = range(math.ceil(low / step) * step, min(high, area // low) + 1, step)
         sizes = {self.dataset.resolution}
         for width in sides:
             height = min(high, area // width) // step * step
