@@ -29,10 +29,14 @@ class PromptTriple:
     class_only: str
 
 
+def whole_word(word: str) -> re.Pattern[str]:
+    """The pattern of a text that stands as a word of its own, in small letters or large ones."""
+    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", flags=re.IGNORECASE)
+
+
 def triggers_in(text: str, trigger: str) -> list[tuple[int, int]]:
     """Where the trigger stands in a text as a word of its own: (first character, one after the last) each."""
-    pattern = rf"(?<!\w){re.escape(trigger)}(?!\w)"
-    return [match.span() for match in re.finditer(pattern, text, flags=re.IGNORECASE)]
+    return [match.span() for match in whole_word(trigger).finditer(text)]
 
 
 def with_trigger(text: str, concept: Concept) -> str:
@@ -78,16 +82,31 @@ def without_concept(text: str, concept: Concept) -> str:
     """The base text of any prompt: [V], or the trigger, taken out; a style's whole phrase with it."""
     text = _as_placeholder(text, concept)
     if concept.kind == "style":
-        begin = r"\s*,?\s*(?:\b(?:in|with)\s+)?(?:\b(?:a|an|the)\s+)?"
-        phrase = rf"{begin}{re.escape(PLACEHOLDER)}(?:\s+{re.escape(concept.class_word)}\b)?"
-        return _tidy(re.sub(phrase, " ", text, flags=re.IGNORECASE))
+        phrase = rf"{re.escape(PLACEHOLDER)}(?:\s+{re.escape(concept.class_word)}\b)?"
+        *before, last = re.split(phrase, text, flags=re.IGNORECASE)
+        return _tidy(" ".join([*map(_without_lead, before), last]))
     return _tidy(_mend_articles(text))
 
 
-def _as_placeholder(text: str, concept: Concept) -> str:
-    for begin, end in reversed(triggers_in(text, concept.trigger)):
-        text = text[:begin] + PLACEHOLDER + text[end:]
+def _without_lead(text: str) -> str:
+    """What stands before a style's [V], without the ", in the" that leads to it."""
+    for words in (("a", "an", "the"), ("in", "with")):
+        text = _without_last_word(text, words)
+    return text.rstrip().removesuffix(",")
+
+
+def _without_last_word(text: str, words: tuple[str, ...]) -> str:
+    """The text without its last word, if that is one of these and a space follows it."""
+    head = text.rstrip()
+    for word in words if head != text else ():
+        rest = head[: -len(word)]
+        if head[len(rest) :].lower() == word and not re.match(r"\w", rest[-1:]):
+            return rest
     return text
+
+
+def _as_placeholder(text: str, concept: Concept) -> str:
+    return whole_word(concept.trigger).sub(PLACEHOLDER, text)
 
 
 def place(caption: str, concept: Concept, source: str) -> str:
@@ -99,7 +118,7 @@ def place(caption: str, concept: Concept, source: str) -> str:
     caption = _as_placeholder(caption, concept)
     if PLACEHOLDER in caption:
         return caption
-    class_word = re.search(rf"(?<!\w){re.escape(concept.class_word)}(?!\w)", caption, flags=re.IGNORECASE)
+    class_word = whole_word(concept.class_word).search(caption)
     if class_word:
         return f"{caption[: class_word.start()]}{PLACEHOLDER} {caption[class_word.start() :]}"
     if concept.kind == "style":
@@ -127,7 +146,7 @@ def _mend_articles(text: str) -> str:
 
 def _tidy(text: str) -> str:
     """Single spaces, none before a comma, no comma left over at either end."""
-    text = re.sub(r"\s+", " ", text)
-    text = re.sub(r"\s+([,.;:!?])", r"\1", text)
-    text = re.sub(r"(,\s*)+,", ",", text)
+    text = " ".join(text.split())
+    text = re.sub(r" ([,.;:!?])", r"\1", text)
+    text = re.sub(r",{2,}", ",", text)
     return text.strip(" ,")

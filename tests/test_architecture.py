@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["errors", "roofline", "tensor_storage", "terminal"],
-    ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow", "live_memory"],
+    ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow", "live_memory", "picture_files"],
     [
         "config",
         "checkpoint",
@@ -18,7 +18,7 @@ FLOORS = [
         "hierarchical_embedding_injector",
         "measures",
     ],
-    ["prompts", "objectives", "adapters", "loaders", "models", "optim"],
+    ["prompts", "placeholders", "objectives", "adapters", "loaders", "models", "optim"],
     ["dual_branch_scheduler", "data", "imports", "sample_prompts", "sampling", "report", "convert", "scorers"],
     ["methods"],
     ["training"],

@@ -10,7 +10,8 @@ from library.config.files import TomlFile
 from library.config.settings import DataSettings
 from library.data.cache import Cache
 from library.data.captions import captions_of
-from library.data.images import Buckets, find_images, fit, image_size, open_image
+from library.data.folder import find_images
+from library.data.images import Buckets, fit, image_size, open_image
 from library.data.latents import Latents
 from library.data.pictures import PictureOrder, find_pictures
 from library.errors import ConfigError, DataError

@@ -1,6 +1,7 @@
 """What the doctor finds, each in a data set that has just that, and nothing in one that is well."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image, ImageFilter
 from benchmarks.counts import full_size_plan
 from library.config.settings import ModelSettings
 from library.data.inspection import look_at
+from library.data.pictures import Picture
 from library.training.doctor import findings
 from library.training.finding import describe_findings
 from library.training.machine import Machine, machine_findings, this_machine
@@ -17,7 +19,7 @@ from tests.conftest import ROOT
 
 DATASET = (
     '[[concepts]]\nname = "dog"\ntrigger = "{trigger}"\nclass_word = "dog"\n'
-    '[[datasets]]\nresolution = 32\n[[datasets.subsets]]\nimage_dir = "{folder}"\n{subset}'
+    '[[datasets]]\nresolution = 32\n{dataset}[[datasets.subsets]]\nimage_dir = "{folder}"\n{subset}'
 )
 CAPTIONS = ["a [V] dog, city", "a [V] dog, night", "a [V] dog, grass"]
 
@@ -35,15 +37,15 @@ def photo(seed: int, side: int = 48) -> Image.Image:
 def found(plan_of, tmp_path):
     """What is found in these pictures with these captions."""
 
-    def make(pictures=None, captions=CAPTIONS, trigger="sks", subset="", steps=400) -> str:
+    def make(pictures=None, captions=CAPTIONS, trigger="sks", subset="", steps=400, dataset="", **more) -> str:
         folder = tmp_path / "dogs"
         folder.mkdir(exist_ok=True)
         for index, picture in enumerate(pictures or [photo(seed) for seed in range(3)]):
             picture.save(folder / f"{index}.png")
             if index < len(captions):
                 (folder / f"{index}.txt").write_text(captions[index])
-        text = DATASET.format(trigger=trigger, folder=folder, subset=subset)
-        plan = plan_of(text, max_train_steps=steps, extractor_train_steps=400, t5xxl_max_token_length=77)
+        text = DATASET.format(trigger=trigger, folder=folder, subset=subset, dataset=dataset)
+        plan = plan_of(text, max_train_steps=steps, extractor_train_steps=400, t5xxl_max_token_length=77, **more)
         return describe_findings(findings(plan))
 
     return make
@@ -87,6 +89,56 @@ def test_the_trigger_that_is_advised_is_not_found_fault_with(tmp_path):
 )
 def test_what_is_wrong_is_found(found, given, said):
     assert said in found(**given)
+
+
+@pytest.mark.parametrize("written", ["[trigger]", "[v]", "{name}"])
+def test_a_placeholder_of_another_program_is_found_in_captions_and_prompts(found, tmp_path, written):
+    said = found(captions=[f"a {written} dog, city", *CAPTIONS[1:]])
+    assert f'"{written}" means nothing here and is learned as plain text: 0.png.' in said and "Write [V]" in said
+    assert "hold neither [V]" not in said, "one thing is said once"
+    (tmp_path / "prompts.txt").write_text(f"a {written} dog\n")
+    said = found(sample_prompts=str(tmp_path / "prompts.txt"))
+    assert f'"{written}" means' in said and f'the prompt "a {written} dog"' in said
+
+
+def test_a_trigger_that_looks_like_a_placeholder_is_no_fault(found):
+    captions = [caption.replace("[V]", "<v>") for caption in CAPTIONS]
+    assert "means nothing here" not in found(captions=captions, trigger="<v>")
+
+
+WIDE = [photo(seed).resize((192, 48)) for seed in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "subset", "said", "remedy"),
+    [
+        ("", "", "0.png 75%, 1.png 75%, 2.png 75%", "Set enable_bucket"),
+        ("enable_bucket = true\n", "", "0.png 75%", "lower min_bucket_reso and raise max_bucket_reso (256 and 2048"),
+        ("enable_bucket = true\nmin_bucket_reso = 16\nbucket_reso_steps = 16\n", "", None, None),
+        ("", "random_crop = true\n", None, None),
+    ],
+)
+def test_what_cropping_cuts_away_is_found(found, dataset, subset, said, remedy):
+    text = found(pictures=WIDE, dataset=dataset, subset=subset)
+    assert (said in text and remedy in text) if said else "cut off" not in text
+
+
+def test_the_share_that_is_cut_away_is_that_of_the_pixels():
+    def cut_away(size, original):
+        return Picture(Path("a.png"), original, size, None, None, ()).cut_away
+
+    assert cut_away((32, 32), (64, 64)) == cut_away((64, 64), (16, 16)) == 0
+    assert cut_away((32, 32), (48, 32)) == pytest.approx(1 / 3)
+    assert cut_away((64, 16), (16, 16)) == pytest.approx(3 / 4)
+
+
+@pytest.mark.parametrize(("repeats", "is_found"), [(1, True), (4, False)])
+def test_batches_that_buckets_leave_half_empty_are_found(found, repeats, is_found):
+    shapes = [photo(0), photo(1).resize((96, 48)), photo(2).resize((48, 96))]
+    dataset = "batch_size = 4\nenable_bucket = true\nmin_bucket_reso = 16\nbucket_reso_steps = 16\n"
+    said = found(pictures=shapes, dataset=dataset, subset=f"num_repeats = {repeats}\n")
+    assert ("1.0 pictures on average instead of 4" in said and "3 batches instead of 1" in said) is is_found
+    assert "on average" not in found(dataset=dataset), "three pictures are no batch of four, buckets or none"
 
 
 class Animated:

@@ -26,6 +26,13 @@ RUN_ONLY = frozenset(
 """Settings of this group that a dataset file does not know."""
 
 
+AN_ENDING = (
+    'be an ending such as ".txt"',
+    lambda text: not text or (bool(text.strip(". ")) and not set("/\\\0") & set(text)),
+)
+"""What caption_extension must do; empty, it is unset."""
+
+
 def _dropout_of(encoder: str) -> float:
     return setting(
         0.0,
@@ -80,7 +87,7 @@ class DataSettings:
         4, "Places at which random_crop cuts each picture, all in the cache.", at_least=1
     )
     caption_extension: str | None = setting(
-        None, "Ending of the caption file beside each picture. Unset: .txt or else .caption."
+        None, "Ending of the caption file beside each picture. Unset: .txt or else .caption.", must=AN_ENDING
     )
     class_tokens: str | None = setting(None, "Caption of pictures that have no caption file.")
     caption_templates: list[str] = setting(
@@ -88,7 +95,7 @@ class DataSettings:
     )
     caption_prefix: str | None = setting(None, "Put before every caption.")
     caption_suffix: str | None = setting(None, "Put after every caption.")
-    caption_separator: str = setting(",", "What stands between the tags of a caption.")
+    caption_separator: str = setting(",", "What stands between the tags of a caption.", must=("not be empty", bool))
     shuffle_caption: bool = setting(False, "Tags in random order.")
     keep_tokens: int = setting(0, "Tags at a caption's begin that are neither shuffled nor dropped.", at_least=0)
     keep_tokens_separator: str = setting(

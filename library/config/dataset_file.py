@@ -132,6 +132,15 @@ class _Reader:
             self.problems.append(error)
             return None
         rest = {key: values[key] for key in DATASET_LEVEL - {"resolution"}}
+        least, most = rest["min_bucket_reso"], rest["max_bucket_reso"]
+        if rest["enable_bucket"] and least > most:
+            where = self.file.where("min_bucket_reso", "datasets")
+            self._found(f"{where}: min_bucket_reso is {least}, more than max_bucket_reso, {most}.", "Swap the two.")
+        if subsets and all(subset.is_reg for subset in subsets):
+            self.notices.append(
+                f"WARNING: the regularisation pictures of {subsets[0].image_dir} are not shown: their dataset has no "
+                "others to come in between. Put them into the dataset of the concept's pictures."
+            )
         return Dataset(subsets=subsets, resolution=size, **rest)
 
     def _without_repeated(self, subsets: list[Subset | None]) -> list[Subset]:

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 from library.errors import ConfigError, PureCCError
@@ -20,6 +21,7 @@ def setting(
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
+    must: tuple[str, Callable[[str], bool]] | None = None,
     name: str | None = None,
     shapes_training: bool = True,
 ) -> Any:
@@ -29,6 +31,7 @@ def setting(
         default: its value when nobody says otherwise; left out, the setting must be given.
         help: one sentence on what it does.
         at_least, above, at_most: the range of a number.
+        must: what a text must do, such as "not be empty", and whether it does.
         name: its name in files, where Python can't use that name.
         shapes_training: whether another value makes another LoRA; a resumed run must keep such settings.
     """
@@ -37,12 +40,17 @@ def setting(
         "at_least": at_least,
         "above": above,
         "at_most": at_most,
+        "must": must,
         "name": name,
         "shapes_training": shapes_training,
     }
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=about)
     return dataclasses.field(default=default, metadata=about)
+
+
+NOT_EMPTY = ("not be empty", lambda text: bool(text.strip()))
+"""What a text must be that means nothing where it is empty."""
 
 
 def name_of(field: dataclasses.Field) -> str:
@@ -124,6 +132,8 @@ def check(value: Any, field: dataclasses.Field, hint: Any, where: str, called: s
     name, about = called or name_of(field), field.metadata
     if not conforms(value, hint):
         raise ConfigError(f"{where}: {name} is {value!r}; it must be {describe(hint)}.", about["help"])
+    if isinstance(value, str) and about["must"] and not about["must"][1](value):
+        raise ConfigError(f"{where}: {name} is {value!r}; it must {about['must'][0]}.", about["help"])
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         limits = [
             ("at_least", lambda limit: value >= limit, "at least"),

@@ -10,8 +10,11 @@ from typing import Any
 from library.config.data_settings import DataSettings
 from library.config.dataset import PLACEHOLDER, Concept
 from library.errors import ConfigError, nearest
+from library.picture_files import is_hidden, pictures_in
 
 STYLE = "style"
+NAMED_FOLDER = re.compile(r"(\d{1,9})_(.+)")
+"""Folders such as "10_sks dog": repeats, and class tokens."""
 SUBSET_KEYS_PASSED_OVER = {
     "color_aug": "its latents could not be cached",
     "face_crop_aug_range": "its latents could not be cached",
@@ -90,15 +93,21 @@ def _subsets_in(folder: Path, name: str, notices: list[str]) -> list[dict[str, A
             f'Did you mean "{guess}"?' if guess else "Paths count from the folder the command is started in.",
         )
     subsets = []
-    for child in sorted(path for path in folder.iterdir() if path.is_dir()):
-        match = re.fullmatch(r"(\d+)_(.+)", child.name)
+    for child in sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)):
+        match = NAMED_FOLDER.fullmatch(child.name)
         if match:
             subsets.append({"image_dir": str(child), "num_repeats": int(match[1]), "class_tokens": match[2].strip()})
         else:
             notices.append(f'WARNING: {name}: the folder "{child.name}" is passed over: it is not named as 10_sks dog.')
+    loose = pictures_in(folder)
+    if subsets and loose:
+        notices.append(
+            f"WARNING: {name}: {len(loose)} pictures beside the folders are passed over, such as {loose[0].name}."
+        )
     if not subsets:
+        inside = f'Put the pictures into a folder in it, such as "{folder / "10_sks dog"}", or use a dataset_config.'
         raise ConfigError(
             f"{name}: {folder} holds no folder whose name says repeats and class tokens.",
-            f'Put the pictures into a folder in it, such as "{folder / "10_sks dog"}", or use a dataset_config.',
+            f'Set {name} = "{folder.parent}".' if NAMED_FOLDER.fullmatch(folder.name) else inside,
         )
     return subsets

@@ -16,11 +16,25 @@ LONGEST = 1 << 20
 """Bytes of a caption file; no encoder reads more than some hundred words."""
 
 
+def endings_of(subset: Subset) -> tuple[str, ...]:
+    """The endings that caption files of a subset may have, the first of which counts first."""
+    given = subset.caption_extension
+    return ENDINGS if not given else (given if given.startswith(".") else f".{given}",)
+
+
 def caption_file_of(image: Path, subset: Subset) -> Path | None:
     """The caption file beside a picture, if there is one."""
-    endings = [subset.caption_extension] if subset.caption_extension else ENDINGS
-    files = [image.with_suffix(ending if ending.startswith(".") else f".{ending}") for ending in endings]
+    files = [image.with_suffix(ending) for ending in endings_of(subset)]
     return next((file for file in files if file.is_file()), None)
+
+
+def misnamed_captions_of(image: Path, subset: Subset) -> list[str]:
+    """Names of files beside a picture without a caption that look meant as one: dog.TXT, dog.png.txt, dog.txt.txt."""
+    names = []
+    for ending in dict.fromkeys([*endings_of(subset), *ENDINGS]):
+        names += [f"{image.stem}{one}" for one in (ending, ending.upper(), ending.title(), 2 * ending)]
+        names += [f"{image.name}{one}" for one in (ending, ending.upper())]
+    return [name for name in dict.fromkeys(names) if image.with_name(name).is_file()]
 
 
 def read_caption(file: Path) -> str:
@@ -62,10 +76,12 @@ def captions_of(image: Path, subset: Subset) -> tuple[list[str], str]:
     elif subset.class_tokens is not None:
         captions, source = [subset.class_tokens], "class_tokens"
     else:
-        wanted = image.with_suffix(subset.caption_extension or ENDINGS[0]).name
+        wanted, others = image.with_suffix(endings_of(subset)[0]).name, misnamed_captions_of(image, subset)
         raise DataError(
             f"The picture {image} has no caption: there is no {wanted} beside it.",
-            "Write one that names everything but the concept, or set class_tokens or caption_templates.",
+            f'Rename "{others[0]}" to "{wanted}".'
+            if others
+            else "Write one that names everything but the concept, or set class_tokens or caption_templates.",
         )
     parts = [[subset.caption_prefix, caption, subset.caption_suffix] for caption in captions]
     return [_joined([part for part in words if part]) for words in parts], source

@@ -1,16 +1,12 @@
-"""Pictures: found in folders, opened safely, brought to the size of their bucket."""
+"""Pictures: seen in the right colours and the right way up, and brought to the size of their bucket."""
 
 from __future__ import annotations
 
 import math
-import struct
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +16,9 @@ from torch import Tensor
 
 from library.config.dataset import Dataset
 from library.data.whole import png_chunks, seems_cut_off
-from library.errors import ConfigError, DataError, nearest
+from library.errors import ConfigError, DataError
+from library.picture_files import opened
 
-IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
 INTERPOLATIONS = {
     None: Image.Resampling.LANCZOS,
     "lanczos": Image.Resampling.LANCZOS,
@@ -39,70 +35,6 @@ NUMBERS = {"I": "whole numbers of 32 bits", "F": "numbers with a fraction"}
 """What pictures hold, by PIL's mode, that have no brightest value."""
 ORIENTATION = 0x0112
 """EXIF's tag for how a picture is turned."""
-
-
-def find_images(folder: str) -> list[Path]:
-    """The pictures of a folder, by name; folders inside it are not searched, as in sd-scripts.
-
-    Raises:
-        DataError: no such folder, or no pictures in it.
-    """
-    path = Path(folder).expanduser()
-    if not path.is_dir():
-        siblings = [str(other) for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
-        guess = nearest(str(path), siblings)
-        remedy = f'Did you mean "{guess}"?' if guess else "Paths count from the folder the command is started in."
-        raise DataError(f"image_dir: there is no folder {path.absolute()}.", remedy)
-    images = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
-    if not images:
-        raise DataError(
-            f"image_dir: the folder {path} holds no pictures.", f"Known are: {', '.join(sorted(IMAGE_ENDINGS))}."
-        )
-    return images
-
-
-T = TypeVar("T")
-
-
-def read_bytes(path: Path) -> bytes:
-    """All of a picture file, so that what is hashed and what is decoded is the same, whoever writes to it meanwhile.
-
-    Raises:
-        DataError: it can't be read, or is gone.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def opened(path: Path, convert: Callable[[Image.Image], T], content: bytes | None = None) -> T:
-    """What `convert` makes of a picture file.
-
-    Args:
-        content: what `read_bytes` gave, if it is at hand.
-
-    Raises:
-        DataError: not a picture, cut off, or suspiciously huge.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path if content is None else BytesIO(content)) as file:
-                return convert(file)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(
-            f"The picture {path} claims to be larger than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels. It is "
-            "not opened: a file of a few kB can claim any size, and fill the memory.",
-            "Make it smaller, or take it out; training sees it at its resolution.",
-        ) from error
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    why = getattr(error, "strerror", None) or str(error)
-    return DataError(f"The picture {path} can't be read: {why}.", "Save it anew as PNG or JPEG, or take it out.")
 
 
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
@@ -190,7 +122,9 @@ def _is_decoded(file: Image.Image) -> bool:
     """Whether PIL makes a picture of it all the same; then nobody misses what the file lacks."""
     try:
         file.load()
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error):
+    except MemoryError:
+        raise
+    except Exception:  # see `opened`
         return False
     return True
 
@@ -264,7 +198,7 @@ class Buckets:
         """For every width the tallest bucket that keeps the area, and the same lying down."""
         area = math.prod(self.dataset.resolution)
         low, high, step = self.dataset.min_bucket_reso, self.dataset.max_bucket_reso, self.dataset.bucket_reso_steps
-        sides = range(math.ceil(low / step) * step, high + 1, step)
+        sides = range(math.ceil(low / step) * step, min(high, area // low) + 1, step)
         sizes = {self.dataset.resolution}
         for width in sides:
             height = min(high, area // width) // step * step

@@ -7,8 +7,9 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from library.config.dataset import Subset
-from library.data.images import IMAGE_ENDINGS, in_8_bits, is_transparent, opened
+from library.data.images import in_8_bits, is_transparent
 from library.errors import DataError
+from library.picture_files import opened, pictures_in
 
 
 def find_masks(subset: Subset) -> dict[str, Path] | None:
@@ -25,8 +26,7 @@ def find_masks(subset: Subset) -> dict[str, Path] | None:
             f"conditioning_data_dir: there is no folder {folder.absolute()}.",
             "Paths count from the folder the command is started in.",
         )
-    files = sorted(folder.iterdir(), reverse=True)  # of two with one name, the first counts
-    return {file.stem: file for file in files if file.suffix.lower() in IMAGE_ENDINGS}
+    return {file.stem: file for file in reversed(pictures_in(folder))}  # of two with one name, the first counts
 
 
 def mask_file_of(image: Path, subset: Subset, masks: dict[str, Path] | None) -> Path | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from library.chance import seed_for
 from library.config.dataset import Concept, DatasetConfig, Subset
 from library.data.captions import prompts_of
-from library.data.images import Buckets, find_images, image_size
+from library.data.folder import find_images
+from library.data.images import Buckets, image_size
 from library.data.masks import find_masks, mask_file_of
 from library.errors import DataError, PureCCError, all_of
 from library.prompts import NULL_PROMPT, PromptTriple
@@ -31,6 +32,13 @@ class Picture:
     """Where it may be cut to its bucket, across and down; see `fit`."""
     mask: Path | None = None
     """A picture that says which places of it count."""
+
+    @property
+    def cut_away(self) -> float:
+        """The share of its area that is cut off where it covers its bucket, 0 to 1."""
+        (width, height), (own_width, own_height) = self.size, self.original_size
+        scale = max(width / own_width, height / own_height)
+        return 1 - width * height / (own_width * own_height * scale**2)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,11 @@ from library.config.dataset import PLACEHOLDER, Subset
 
 OPENED, CLOSED = "\x01", "\x02"
 """Stand for {{ and }}, which are braces that are no wildcard, while wildcards are drawn."""
+BRACES = re.compile(r"([{}])")
+MOST_NESTED = 64
+"""Wildcards that may stand in each other; a brace deeper inside stays a brace."""
+COUNT = re.compile(r"(\d{0,9})(?:-(\d{1,9}))?")
+"""How many of its choices a wildcard draws: "2" or "1-3"; nothing means one."""
 
 
 def makes_variants(subset: Subset, captions: Sequence[str]) -> bool:
@@ -40,22 +45,30 @@ def variants_of(
 def drawn(caption: str, chance: random.Random) -> str:
     """A caption whose wildcards are drawn: {a|b} becomes a or b, {2$$, $$a|b|c} two of three; {{ and }} are braces."""
     text = caption.replace("{{", OPENED).replace("}}", CLOSED)
-    innermost = re.compile(r"\{([^{}]*)\}")
-    while match := innermost.search(text):
-        text = f"{text[: match.start()]}{_one_of(match[1], chance)}{text[match.end() :]}"
+    levels: list[list[str]] = [[]]  # what is read so far: of the whole, and of each wildcard that is still open
+    for piece in BRACES.split(text):
+        if piece == "{" and len(levels) <= MOST_NESTED:
+            levels.append([])
+        elif piece == "}" and len(levels) > 1:
+            inside = "".join(levels.pop())
+            levels[-1].append(_one_of(inside, chance))
+        else:
+            levels[-1].append(piece)
+    text = "{".join("".join(pieces) for pieces in levels)
     return text.replace(OPENED, "{").replace(CLOSED, "}")
 
 
 def _one_of(inside: str, chance: random.Random) -> str:
-    options = re.fullmatch(r"(\d*)(?:-(\d+))?\$\$(?:(.*?)\$\$)?(.*)", inside, flags=re.DOTALL)
-    if not options:
+    head, counted, rest = inside.partition("$$")
+    count = COUNT.fullmatch(head) if counted else None
+    if not count:
         return chance.choice(inside.split("|"))
-    low, high, separator, rest = options.groups()
-    choices = rest.split("|")
-    least = int(low or 1)
-    most = int(high) if high else least
+    separator, separated, listed = rest.partition("$$")
+    choices = (listed if separated else rest).split("|")
+    least = int(count[1] or 1)
+    most = int(count[2]) if count[2] else least
     wanted = chance.randint(min(least, most), max(least, most))
-    return (separator or ", ").join(chance.sample(choices, min(wanted, len(choices))))
+    return ((separator if separated else "") or ", ").join(chance.sample(choices, min(wanted, len(choices))))
 
 
 def rearranged(caption: str, subset: Subset, chance: random.Random) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
 from torch import Tensor
 
 from library.atomic import write_text
 from library.evaluation.card import Card, best_of
 from library.evaluation.drift import SIGMAS, Probe, Shift
+from library.picture_files import opened
 from library.report.page import Pictures, Section, render, write_page
 from library.report.sheet import SheetRow, save_sheet
 
@@ -133,8 +133,8 @@ def fragment(
     marks = ["best" if k == best else "on the front" if k in front else "" for k in range(len(cards))]
     tags = Markup()
     for path in sheets:
-        with Image.open(path) as image:
-            tags += Markup("<h3>{}</h3><p>{}</p>").format(path.stem, pictures.tag(image, f"sheet of {path.stem}", 2048))
+        tag = opened(path, lambda image, name=path.stem: pictures.tag(image, f"sheet of {name}", 2048))
+        tags += Markup("<h3>{}</h3><p>{}</p>").format(path.stem, tag)
     shown = [{"name": c.name, "grades": c.grades, "reach": c.reach, "kept": c.kept, "rows": _rows(c)} for c in cards]
     return render(
         "drift.html",

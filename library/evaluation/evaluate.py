@@ -19,10 +19,11 @@ from library.config.files import (
 )
 from library.config.settings import Settings
 from library.data.cache_limit import CacheUse
+from library.data.images import open_image
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError, PureCCError
 from library.evaluation.drift import Probe, shifts
-from library.evaluation.external import ExternalArm, Key, open_picture, read_arm
+from library.evaluation.external import ExternalArm, Key, read_arm
 from library.evaluation.measures import APART, PRETRAINED, Arm, Measure, Measurer
 from library.evaluation.options import (
     add_prompts_to,
@@ -180,7 +181,7 @@ class Evaluation:
                 continue
             seed = self.seeds[0]
             probes = [Probe(group, prompt.base, None, None, seed) for prompt in prompts]
-            pixels = [as_tensor(open_picture(base.files[prompt.id, seed])) for prompt in prompts]
+            pixels = [as_tensor(open_image(base.files[prompt.id, seed])) for prompt in prompts]
             latents = [self.parts.model.encode_image(one)[0] for one in pixels]
             found = shifts(self.parts, branch, probes, latents, bar_over("drift"))
             values = {(p.id, seed): shift.mean_drift for p, shift in zip(prompts, found, strict=True)}

@@ -9,20 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
+from library.data.images import image_size
 from library.errors import DataError, PureCCError, all_of
 from library.evaluation.prompts import EvaluationPrompt
+from library.picture_files import pictures_in
 
 PROMPTS_FILE = "prompts.csv"
 COLUMNS = ("id", "seed", "file", "prompt", "with_concept", "group")
 """Of prompts.csv; `prompt` is the text for a program that is given the concept as a picture, so it has no [V]."""
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 LISTED = 8
 """Names that an error lists before it says how many more there are."""
-LARGEST_PIXELS = 64 << 20
-"""Pixels of a picture that is still opened."""
-FILE_NAME = re.compile(r"(?P<id>[A-Za-z0-9][A-Za-z0-9-]*)__(?P<seed>\d+)")
+FILE_NAME = re.compile(r"(?P<id>[A-Za-z0-9][A-Za-z0-9-]*)__(?P<seed>\d{1,18})")
 
 Key = tuple[str, int]
 """Prompt id and seed of a picture."""
@@ -80,7 +77,7 @@ def read_prompts_csv(file: Path) -> list[dict[str, str]]:
     if not rows or not wanted <= set(rows[0]):
         raise DataError(f"{file} must have a first line with {', '.join(COLUMNS)}, and lines below it.")
     for number, row in enumerate(rows, 2):
-        if not (row["seed"] or "").strip().isdigit() or not FILE_NAME.fullmatch(f"{row['id']}__0"):
+        if not FILE_NAME.fullmatch(f"{row['id']}__{(row['seed'] or '').strip()}"):
             raise DataError(f'{file}, line {number}: id "{row["id"]}" and seed "{row["seed"]}" name no picture.')
     return rows
 
@@ -103,10 +100,8 @@ def read_arm(
     wanted = {(prompt.id, seed) for prompt in prompts for seed in seeds}
     files: dict[Key, Path] = {}
     extra = []
-    for file in sorted(folder.iterdir()):
+    for file in pictures_in(folder):
         found = FILE_NAME.fullmatch(file.stem)
-        if file.suffix.lower() not in ENDINGS:
-            continue
         key = (found["id"], int(found["seed"])) if found else None
         if key not in wanted or key in files:
             extra.append(file.name)
@@ -132,21 +127,6 @@ def read_arm(
     if problems:
         raise all_of(problems)
     return ExternalArm(name, files, size, tuple(missing))
-
-
-def open_picture(file: Path) -> Image.Image:
-    """A picture in RGB.
-
-    Raises:
-        DataError: none, damaged, or far too large.
-    """
-    try:
-        with Image.open(file) as image:
-            if image.width * image.height > LARGEST_PIXELS:
-                raise DataError(f"{file} has {image.width} x {image.height} pixels, more than can be measured.")
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file} is no picture that can be read: {error}.") from error
 
 
 def _check_prompts(name: str, folder: Path, prompts: Sequence[EvaluationPrompt], problems: list[PureCCError]) -> None:
@@ -179,10 +159,9 @@ def _size_of(name: str, files: dict[Key, Path], problems: list[PureCCError]) -> 
     sizes: dict[tuple[int, int], list[str]] = {}
     for file in files.values():
         try:
-            with Image.open(file) as image:
-                sizes.setdefault(image.size, []).append(file.name)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            problems.append(DataError(f"--external {name}: {file} is no picture that can be read: {error}."))
+            sizes.setdefault(image_size(file), []).append(file.name)
+        except DataError as error:
+            problems.append(DataError(f"--external {name}: {error.what}", error.remedy))
     if len(sizes) > 1:
         said = "; ".join(f"{w} x {h}: {_listed(some)}" for (w, h), some in sorted(sizes.items()))
         problems.append(

@@ -12,10 +12,13 @@ from pathlib import Path
 
 from library.atomic import write_text, written
 from library.config.files import plain_parser
+from library.data.images import open_image
 from library.errors import ConfigError, DataError, PureCCError, all_of
-from library.evaluation.external import ENDINGS, PROMPTS_FILE, Key, file_name, open_picture, read_prompts_csv
+from library.evaluation.external import PROMPTS_FILE, Key, file_name, read_prompts_csv
+from library.picture_files import pictures_in
 
-UNO_NAME = re.compile(r"(\d+)_(\d+)")
+UNO_NAME = re.compile(r"(\d{1,9})_(\d{1,9})")
+SEED = re.compile(r"\d{1,18}")
 
 
 def run(words: list[str]) -> str:
@@ -41,7 +44,7 @@ def run(words: list[str]) -> str:
     rows = read_prompts_csv(target / PROMPTS_FILE)
     keys = [(row["id"], int(row["seed"])) for row in rows]
     texts = {row["id"]: row["prompt"] for row in rows}
-    pictures = sorted((file for file in source.iterdir() if file.suffix.lower() in ENDINGS), key=_natural)
+    pictures = sorted(pictures_in(source), key=_natural)
     if given.how == "uno":
         found = _of_uno(pictures, keys, texts)
     elif given.how == "order":
@@ -49,7 +52,7 @@ def run(words: list[str]) -> str:
     else:
         found = _of_table(given.table, source, keys)
     for file in found.values():
-        open_picture(file)
+        open_image(file)
     for (prompt_id, seed), file in found.items():
         with written(target / file_name(prompt_id, seed, file.suffix.lower())) as temporary:
             shutil.copyfile(file, temporary)
@@ -108,7 +111,7 @@ def _of_table(table: str | None, source: Path, keys: Sequence[Key]) -> dict[Key,
     for number, row in enumerate(rows, 2):
         where = f"{table}, line {number}"
         seed = (row.get("seed") or "").strip()
-        key = (row.get("id") or "", int(seed) if seed.isdigit() else -1)
+        key = (row.get("id") or "", int(seed) if SEED.fullmatch(seed) else -1)
         picture = source / Path(row.get("file") or "").name
         if key not in keys:
             problems.append(DataError(f'{where}: the list has no picture "{key[0]}" with seed "{seed}".'))
@@ -124,4 +127,4 @@ def _of_table(table: str | None, source: Path, keys: Sequence[Key]) -> dict[Key,
 def _natural(path: Path) -> list[tuple[int, int | str]]:
     """Sorts 2.png before 10.png."""
     pieces = re.split(r"(\d+)", path.name)
-    return [(0, int(piece)) if piece.isdigit() else (1, piece) for piece in pieces]
+    return [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in pieces]

@@ -10,9 +10,11 @@ from pathlib import Path
 from library.config.dataset import PLACEHOLDER, Concept, DatasetConfig
 from library.config.files import TomlFile, config_file_of, read_settings, settings_given
 from library.config.settings import Settings
+from library.data.folder import instead_of_pictures
+from library.data.images import open_image
 from library.errors import ConfigError
-from library.evaluation.external import ENDINGS, open_picture
 from library.evaluation.prompts import EvaluationPrompt, default_list, read_lists
+from library.picture_files import pictures_in
 
 MOST_SEEDS = 100
 
@@ -69,11 +71,12 @@ def reference_files(given: str | None, config: DatasetConfig | None, concept: Co
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         raise ConfigError(f"--references: there is no folder {missing[0].absolute()}.")
-    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix.lower() in ENDINGS]
+    files = [file for folder in folders for file in pictures_in(folder)]
     if not files:
-        raise ConfigError(f"--references: {folders[0] if folders else given} holds no picture.")
+        what, remedy = instead_of_pictures(folders[0]) if folders else ("", None)
+        raise ConfigError(f"--references: {folders[0] if folders else given} holds no picture.{what}", remedy)
     for file in files:
-        open_picture(file)
+        open_image(file)
     return files
 
 

@@ -13,8 +13,9 @@ from PIL import Image
 
 from library.atomic import written
 from library.chance import generator_for
+from library.data.images import open_image
 from library.dual_branch_scheduler import Branch
-from library.evaluation.external import Key, file_name, open_picture
+from library.evaluation.external import Key, file_name
 from library.evaluation.prompts import EvaluationPrompt
 from library.fingerprint import of_key
 from library.models import PromptBatch
@@ -128,4 +129,4 @@ class Gallery:
 
 def opened(files: Sequence[Path]) -> list[Image.Image]:
     """Pictures in memory."""
-    return [open_picture(file) for file in files]
+    return [open_image(file) for file in files]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from library.config.dataset import PLACEHOLDER, Concept
 from library.errors import ConfigError
 from library.evaluation.drift import Kind, Probe
 from library.evaluation.prompts import CLASS, group_of, texts_of
-from library.prompts import place, triggers_in, with_trigger
+from library.prompts import place, triggers_in, whole_word, with_trigger
 from library.sample_prompts import read_prompt_lines
 
 DEFAULTS = Path(__file__).with_name("audit_prompts")
@@ -66,4 +65,5 @@ def probes_of(lines: Iterable[str], concept: Concept, seeds: Sequence[int], wher
 
 def without_class(text: str, concept: Concept) -> str:
     """A text with its class word taken out."""
-    return re.sub(rf"\s*(?<!\w){re.escape(concept.class_word)}(?!\w)", "", text, flags=re.IGNORECASE).strip()
+    pieces = whole_word(concept.class_word).split(text)
+    return "".join([*(piece.rstrip() for piece in pieces[:-1]), pieces[-1]]).strip()

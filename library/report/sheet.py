@@ -14,6 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from library.atomic import written
+from library.errors import DataError
+from library.picture_files import opened
 
 ABOUT = "purecc_sheet"
 """The text in the PNG that says what stands where."""
@@ -102,16 +104,19 @@ def save_sheet(path: Path, title: str, columns: list[str], rows: list[SheetRow])
 
 def read_sheet(path: Path) -> tuple[str, list[str], list[SheetRow]] | None:
     """Title, columns and rows of a sheet that was written here; None if the file is none, or damaged."""
+
+    def read(sheet: Image.Image) -> tuple[str, list[str], list[SheetRow]]:
+        sheet.load()
+        about = json.loads(sheet.text[ABOUT])
+        rows = [
+            SheetRow(str(row["kind"]), str(row["prompt"]), [_cut_out(sheet, *box) for box in row["boxes"]])
+            for row in about["rows"]
+        ]
+        return str(about["title"]), [str(column) for column in about["columns"]], rows
+
     try:
-        with Image.open(path) as sheet:
-            sheet.load()
-            about = json.loads(sheet.text[ABOUT])
-            rows = [
-                SheetRow(str(row["kind"]), str(row["prompt"]), [_cut_out(sheet, *box) for box in row["boxes"]])
-                for row in about["rows"]
-            ]
-            return str(about["title"]), [str(column) for column in about["columns"]], rows
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError, Image.DecompressionBombError):
+        return opened(path, read)
+    except DataError:
         return None
 
 

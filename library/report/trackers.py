@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from PIL import Image
-
 from library.atomic import write_text
 from library.errors import ConfigError
+from library.picture_files import opened
 
 WANDB_ID = "wandb_run.json"
 """Holds the run's name at wandb, so that a resumed run goes on in the same curves."""
@@ -98,8 +97,8 @@ class TensorBoard:
         """See `Tracker`."""
         import numpy as np
 
-        with Image.open(path) as image:
-            self._events.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        pixels = opened(path, lambda image: np.asarray(image.convert("RGB")))
+        self._events.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """See `Tracker`."""

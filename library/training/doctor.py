@@ -10,12 +10,14 @@ import numpy as np
 
 from library.config.dataset import PLACEHOLDER, Concept
 from library.data.captions import caption_file_of, captions_of
+from library.data.folder import named
 from library.data.inspection import Look, look_at, nearly_same, same_files, surroundings_differ
 from library.data.pictures import Picture
+from library.placeholders import foreign_placeholders
 from library.prompts import triggers_in
 from library.report.progress import bar_over
 from library.training.finding import Finding
-from library.training.plan import Plan, cut_off
+from library.training.plan import Plan, cut_off, shortened
 
 MANY_TOKENS = 4
 """A trigger of more CLIP tokens than this is spread thin."""
@@ -29,6 +31,10 @@ BLURRED_SHARE = 0.1
 """A picture whose sharpness is below this share of the others' median may be blurred."""
 ONE_BACKGROUND = 0.06
 """Below this difference of their edges, pictures have one background."""
+MUCH_CUT_AWAY = 0.2
+"""Share of a picture beyond which it matters what is cut off."""
+FILLED = 0.6
+"""Share of their places below which batches are much smaller than asked for."""
 FEW_STEPS = 100
 FEW_PICTURES = 3
 MOST_LOOKED_AT = 300
@@ -45,7 +51,7 @@ STOP_WORDS = frozenset(
 
 def findings(plan: Plan) -> list[Finding]:
     """All that was found; pictures are decoded for it, no model is loaded."""
-    found = [*_steps(plan), *_texts(plan)]
+    found = [*_folders(plan), *_steps(plan), *_texts(plan), *_placeholders(plan), *_cropped(plan), *_half_empty(plan)]
     for concept in plan.config.concepts:
         shown = [one for one in plan.pictures if one.concept.name == concept.name and not one.subset.is_reg]
         pictures = list({picture.path: picture for picture in shown}.values())
@@ -57,9 +63,13 @@ def findings(plan: Plan) -> list[Finding]:
     return found
 
 
-def _names(pictures: list[Picture], most: int = 4) -> str:
-    names = [picture.path.name for picture in pictures]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _names(pictures: list[Picture]) -> str:
+    return named([picture.path.name for picture in pictures])
+
+
+def _folders(plan: Plan) -> Iterator[Finding]:
+    for one in plan.left_out:
+        yield Finding(str(one), one.remedy)
 
 
 def _steps(plan: Plan) -> Iterator[Finding]:
@@ -78,6 +88,54 @@ def _texts(plan: Plan) -> Iterator[Finding]:
             f"{len(cut)} times a caption is cut off: {cut[0].strip()}{' ...' if len(cut) > 1 else ''}",
             "Shorten captions, or raise t5xxl_max_token_length (CLIP always reads 77 tokens at most).",
         )
+
+
+def _placeholders(plan: Plan) -> Iterator[Finding]:
+    """Placeholders of other programs, in captions and prompts."""
+    found = [
+        (picture.path.name, "\n".join(captions_of(picture.path, picture.subset)[0]), picture.concept.trigger)
+        for picture in {picture.path: picture for picture in plan.pictures}.values()
+    ]
+    if plan.settings.samples.sample_prompts:
+        triggers = " ".join(concept.trigger for concept in plan.config.concepts)
+        found += [(f'the prompt "{shortened(prompt.text)}"', prompt.text, triggers) for prompt in plan.samples]
+    words = {where: foreign for where, *given in found if (foreign := foreign_placeholders(*given))}
+    if words:
+        said = ", ".join(dict.fromkeys(f'"{word}"' for foreign in words.values() for word in foreign))
+        yield Finding(
+            f"{said} means nothing here and is learned as plain text: {named(list(words))}.",
+            f"Write {PLACEHOLDER} in its place.",
+        )
+
+
+def _cropped(plan: Plan) -> Iterator[Finding]:
+    for dataset, pictures in zip(plan.config.datasets, plan.datasets, strict=True):
+        cut = {one.path: one for one in pictures if one.cut_away > MUCH_CUT_AWAY and not one.subset.random_crop}
+        shares = [f"{path.name} {one.cut_away:.0%}" for path, one in cut.items()]
+        if shares:
+            yield Finding(
+                f"{len(shares)} pictures lose much of what they show, as their edges are cut off: {named(shares)}.",
+                "Crop them yourself to what matters, or lower min_bucket_reso and raise max_bucket_reso "
+                f"({dataset.min_bucket_reso} and {dataset.max_bucket_reso} now)."
+                if dataset.enable_bucket
+                else "Set enable_bucket, so that each keeps its shape, or crop them yourself to what matters.",
+            )
+
+
+def _half_empty(plan: Plan) -> Iterator[Finding]:
+    """Batches that buckets leave unfilled: each holds pictures of one size only."""
+    order = plan.order
+    batches = [order.batch(number) for number in range(order.batches_per_epoch)]
+    for dataset, batch_size in zip(plan.config.datasets, order.batch_sizes, strict=True):
+        subsets = set(map(id, dataset.subsets))
+        sizes = [len(batch) for batch in batches if id(batch[0].picture.subset) in subsets]
+        needed = -(-sum(sizes) // batch_size)
+        if needed < len(sizes) and sum(sizes) < FILLED * len(sizes) * batch_size:
+            yield Finding(
+                f"Batches hold {sum(sizes) / len(sizes):.1f} pictures on average instead of {batch_size}: buckets are "
+                f"so small that an epoch takes {len(sizes)} batches instead of {needed}.",
+                "Raise num_repeats, so that each bucket fills its batches; or crop the pictures to fewer shapes.",
+            )
 
 
 def _trigger(plan: Plan, concept: Concept) -> Iterator[Finding]:
@@ -107,9 +165,12 @@ def _captions(pictures: list[Picture], concept: Concept) -> Iterator[Finding]:
             f"{len(bare)} of {len(pictures)} pictures have no caption of their own: {_names(bare)}.",
             "Write one for each that names place, light and everything else but the concept; it matters most of all.",
         )
+    foreign = {path: foreign_placeholders("\n".join(texts), concept.trigger) for path, texts in raw.items()}
     captionless = {picture.path for picture in bare}
     own = [picture for picture in pictures if picture.path not in captionless]
-    without = [one for one in own if not any(_names_concept(text, concept) for text in raw[one.path])]
+    without = [
+        one for one in own if not foreign[one.path] and not any(_names_concept(text, concept) for text in raw[one.path])
+    ]
     if without:
         yield Finding(
             f"{len(without)} captions hold neither {PLACEHOLDER} nor the trigger: {_names(without)}.",

@@ -10,6 +10,7 @@ from library.adapters.files import read_lora
 from library.config.dataset import DatasetConfig
 from library.config.methods import PURECC, RULES
 from library.config.settings import SavingSettings, Settings
+from library.data.folder import LeftOut, left_out_of, named
 from library.data.pictures import Picture, PictureOrder, find_pictures, split_validation
 from library.errors import ConfigError
 from library.objectives import EXTRACTOR, STUDENT
@@ -50,6 +51,8 @@ class Plan:
     """How many processes share each batch, which is as many times as large as the settings say."""
     also: tuple[str, ...] = ()
     """Texts that are needed after training, encoded with all others."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What lies in the data folders, looks meant and is not used."""
 
     @property
     def pictures(self) -> list[Picture]:
@@ -155,7 +158,8 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
         shown = [picture for dataset in datasets for picture in dataset if not picture.subset.is_reg]
         first = {picture.concept.name: picture.prompts[0] for picture in reversed(shown)}
         samples = default_prompts(config.concepts, list(first.values()))
-    return Plan(settings, config, parts, datasets, order, samples, tuple(validation), processes)
+    left_out = tuple(left_out_of(config))
+    return Plan(settings, config, parts, datasets, order, samples, tuple(validation), processes, left_out=left_out)
 
 
 def for_kinds(settings: Settings, config: DatasetConfig) -> Settings:
@@ -248,6 +252,7 @@ def describe_plan(plan: Plan) -> str:
     reg = sum(picture.subset.is_reg for picture in plan.pictures)
     if reg or plan.validation:
         lines.append(f"  of these, {reg} for regularisation and {len(plan.validation)} for the validation loss")
+    lines += [f"  not used: {named(one.names)} (--doctor says why)" for one in plan.left_out]
     lines += ["Texts", *caption_table(plan)]
     cut = cut_off(plan, plan.texts())
     more = [f"  and {len(cut) - SHOWN_PICTURES} more"] if len(cut) > SHOWN_PICTURES else []

@@ -1,0 +1,142 @@
+"""Picture files: which files of a folder are pictures, and the one door through which each of them is opened."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image, UnidentifiedImageError
+
+from library.errors import DataError, PureCCError
+
+IMAGE_ENDINGS = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".avif"}
+)
+"""Endings of picture files, in lower case."""
+HEIF_ENDINGS = frozenset({".heic", ".heif", ".hif"})
+"""Endings that are pictures where pillow-heif is installed."""
+INSTALL_HEIF = "Run `pip install pillow-heif`, or save as JPEG."
+OF_SYSTEMS = frozenset(
+    {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
+)
+"""What Windows, macOS and network drives put into folders, in lower case, apart from names that begin with a dot."""
+BRANDS_OF_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"mif1", b"msf1")
+SIGNATURES = (
+    (b"\xff\x0a", "is a JPEG XL picture"),
+    (b"\0\0\0\x0cJXL ", "is a JPEG XL picture"),
+    (b"version https://git-lfs", "is a pointer of Git LFS, and the picture itself was never downloaded"),
+    (b"%PDF", "is a PDF"),
+    (b"PK\x03\x04", "is a ZIP archive"),
+    (b"\x1aE\xdf\xa3", "is a video"),
+    (b"<svg", "is an SVG drawing"),
+    (b"<?xml", "is an XML file"),
+    (b"<!doctype html", "is a web page"),
+    (b"<html", "is a web page"),
+)
+"""First bytes of files, in lower case where they are a text, that are taken for pictures by their endings."""
+LOOKED_AT = 64
+"""Bytes at a file's begin that say what it is."""
+
+T = TypeVar("T")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is a system's own, such as .DS_Store, ._dog.png or Thumbs.db."""
+    return name.startswith(".") or name.lower() in OF_SYSTEMS
+
+
+@cache
+def reads_heif() -> bool:
+    """Whether pillow-heif is installed. It is told to Pillow, which opens phones' HEIC pictures from then on."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file of this name is read as a picture."""
+    ending = Path(name).suffix.lower()
+    return not is_hidden(name) and (ending in IMAGE_ENDINGS or (ending in HEIF_ENDINGS and reads_heif()))
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder, by name; those of folders inside it and hidden files are none of them."""
+    return sorted(file for file in folder.iterdir() if is_picture(file.name) and file.is_file())
+
+
+def read_bytes(path: Path) -> bytes:
+    """All of a picture file, so that what is hashed and what is decoded is the same, whoever writes to it meanwhile.
+
+    Raises:
+        DataError: it can't be read, or is gone.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error, b"") from error
+
+
+def opened(path: Path, convert: Callable[[Image.Image], T], content: bytes | None = None) -> T:
+    """What `convert` makes of a picture file. Of damaged files, Pillow raises errors of every kind; all are one here.
+
+    Args:
+        content: what `read_bytes` gave, if it is at hand.
+
+    Raises:
+        DataError: not a picture, cut off, or suspiciously huge; and whatever `convert` finds wrong.
+    """
+    reads_heif()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path if content is None else BytesIO(content)) as file:
+                return convert(file)
+    except (PureCCError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(
+            f"The picture {path} claims to be larger than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels. It is "
+            "not opened: a file of a few kB can claim any size, and fill the memory.",
+            "Make it smaller, or take it out; training sees it at its resolution.",
+        ) from error
+    except Exception as error:  # there is no list of what Pillow raises: TypeError and struct.error are among it
+        raise _unreadable(path, error, content) from error
+
+
+def _unreadable(path: Path, error: Exception, content: bytes | None) -> DataError:
+    remedy = "Save it as PNG or JPEG again, or take it out."
+    if isinstance(error, OSError) and error.strerror:
+        why = error.strerror
+    elif isinstance(error, UnidentifiedImageError):
+        why, remedy = _what_it_is(_begin_of(path) if content is None else content[:LOOKED_AT], remedy)
+    else:
+        why = f"it is damaged ({error or type(error).__name__})"
+    return DataError(f"The picture {path} can't be read: {why}.", remedy)
+
+
+def _begin_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(LOOKED_AT)
+    except OSError:
+        return b"?"
+
+
+def _what_it_is(begin: bytes, remedy: str) -> tuple[str, str]:
+    """What a file is that Pillow knows nothing of, and what to do."""
+    if not begin:
+        return "it is empty", "Copy or download it again, or take it out."
+    if begin[4:8] == b"ftyp":
+        if begin[8:12] in BRANDS_OF_HEIF and b"avif" not in begin:
+            return "it is a HEIC picture", remedy if reads_heif() else INSTALL_HEIF
+        return "it is a video, or a kind of picture that is not known here", remedy
+    start = begin.lstrip().lower()
+    known = next((what for mark, what in SIGNATURES if begin.startswith(mark) or start.startswith(mark)), None)
+    return (f"it {known}" if known else "it is not a picture, or it is damaged"), remedy
