@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["errors", "roofline"],
-    ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow", "live_memory"],
+    ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow", "live_memory", "text_file"],
     [
         "config",
         "checkpoint",
