@@ -179,7 +179,7 @@ def placed_lines(path: str, setting_name: str) -> list[tuple[str, str]]:
 
 def _lines_of_tables(file: Path, setting_name: str) -> list[tuple[str, str]]:
     """The prompts of a TOML or JSON file of sd-scripts as lines: [prompt] holds for each [[prompt.subset]]."""
-    remedy = "Write [[prompt.subset]], and prompt = \"...\" below it; in JSON, a list of objects with prompt in them."
+    remedy = 'Write [[prompt.subset]], and prompt = "..." below it; in JSON, a list of objects with prompt in them.'
     try:
         shared = TomlFile(file).tables.get("prompt", {})
     except ConfigError as error:
