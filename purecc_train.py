@@ -118,7 +118,9 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
     from library.training.plan import describe_plan
     from library.training.run import Run
 
-    fitting, predicted, taken = fitted(plan, card)
+    # A state knows how many bits auto_fit has settled on; all else stops a run before its memory is counted.
+    fit = fitted(plan, card) if plan.settings.model.auto_fit else None
+    fitting = fit[0] if fit else plan
     Run(QuickAudit.of(fitting).planned(fitting))
     if arguments.dry_run:
         print(describe_plan(plan))
@@ -127,6 +129,7 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
     print(describe_findings([*on_this_machine, *findings(plan)]))
     if arguments.doctor:
         return
+    fitting, predicted, taken = fit or fitted(plan, card)
     print(describe_fit(fitting, predicted, taken, card))
     if card is not None and not predicted.fits(card):
         raise SystemExit(EXIT_DOES_NOT_FIT)

@@ -192,12 +192,17 @@ def _lines_of_tables(file: Path, setting_name: str) -> list[tuple[str, str]]:
         raise ConfigError(f"{setting_name}: {file} holds no prompt.", remedy)
     shared = {key: value for key, value in shared.items() if key != "subset"}
     places = [f"{file}, prompt {number}" for number in range(1, len(entries) + 1)]
-    return [
+    lines = [
         (_line_of(entry, shared, f"{setting_name}: {place}"), place)
         for entry, place in zip(entries, places, strict=True)
     ]
+    for line, place in lines:
+        if _HALF.search(line):
+            raise ConfigError(f"{setting_name}: {place} holds half of a character.", "Write the character itself.")
+    return lines
 
 
+_HALF = re.compile("[\ud800-\udfff]")
 _SHAPES = {"prompt": "a table", "prompt.subset": "a list of tables"}
 
 

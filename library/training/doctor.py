@@ -14,6 +14,7 @@ from library.data.inspection import Look, look_at, nearly_same, same_files, surr
 from library.data.pictures import Picture
 from library.prompts import triggers_in
 from library.report.progress import bar_over
+from library.training.checks import may_only_be_read
 from library.training.finding import Finding
 from library.training.plan import Plan, cut_off
 
@@ -45,7 +46,7 @@ STOP_WORDS = frozenset(
 
 def findings(plan: Plan) -> list[Finding]:
     """All that was found; pictures are decoded for it, no model is loaded."""
-    found = [*_steps(plan), *_texts(plan)]
+    found = [*_steps(plan), *_texts(plan), *_cache(plan)]
     for concept in plan.config.concepts:
         shown = [one for one in plan.pictures if one.concept.name == concept.name and not one.subset.is_reg]
         pictures = list({picture.path: picture for picture in shown}.values())
@@ -77,6 +78,15 @@ def _texts(plan: Plan) -> Iterator[Finding]:
         yield Finding(
             f"{len(cut)} times a caption is cut off: {cut[0].strip()}{' ...' if len(cut) > 1 else ''}",
             "Shorten captions, or raise t5xxl_max_token_length (CLIP always reads 77 tokens at most).",
+        )
+
+
+def _cache(plan: Plan) -> Iterator[Finding]:
+    folder = plan.parts.cache.folder
+    if may_only_be_read(folder):
+        yield Finding(
+            f"cache_dir: {folder} may only be read, so the run stops at the first thing that is not in it.",
+            "Choose a folder that may be written to, unless another run has filled this one.",
         )
 
 

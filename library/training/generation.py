@@ -67,6 +67,8 @@ def generate(
     concepts = [as_concept(concept) for concept in saved] or concepts
     parts = build_parts(settings, concepts)
     samples = [parse(prompt, concepts, "--prompt") for prompt in prompts]
+    for sentence in dict.fromkeys(sentence for sample in samples for sentence in sample.passed_over):
+        say(f"WARNING: {sentence}")
     weights = load_lora(lora, parts.model.transformer_config["num_layers"])
     targets = targets_of(weights, parts.model.blocks_name, str(lora))
     check_fits(parts, weights, targets, str(lora))

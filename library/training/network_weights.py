@@ -19,7 +19,7 @@ from library.training.generation import concept_file_of
 from library.training.outputs import embeddings_of
 from library.training.parts import STUDENT_ADAPTER, Parts
 
-LEAVE_IT_IN_THE_MODEL = "Put that LoRA into the pretrained model by base_weights, and train a fresh one on top of it."
+INTO_THE_MODEL = "put that LoRA into the pretrained model by base_weights, and train a fresh one on top of it."
 
 
 def with_dim(settings: Settings, blocks_name: str) -> Settings:
@@ -69,14 +69,14 @@ def _how_they_learn(unknown: list[str], network: NetworkSettings, blocks_name: s
     """What to set so that these layers learn, too."""
     outside = [name for name in unknown if not name.startswith(f"{blocks_name}.")]
     if outside:
-        return f"{outside[0]} lies outside of the transformer blocks, where nothing can learn. {LEAVE_IT_IN_THE_MODEL}"
+        return f"Outside of the transformer blocks, as {outside[0]} is, nothing can learn: {INTO_THE_MODEL}"
     missing = [kind for kind in _kinds_of(unknown, blocks_name) if kind not in network.ranks]
     if not missing:
-        return f'Set train_block_indices = "all". Or: {LEAVE_IT_IN_THE_MODEL}'
+        return f'Set train_block_indices = "all", or {INTO_THE_MODEL}'
     if network.target_modules == ATTENTION_PROJECTIONS and not network.dim_from_weights:
-        return f"Set dim_from_weights = true, so that the file's layers learn. Or: {LEAVE_IT_IN_THE_MODEL}"
+        return f"Set dim_from_weights = true, so that the file's layers learn, or {INTO_THE_MODEL}"
     named = ", ".join(f'"{kind}"' for kind in missing)
-    return f"Add {named} to target_modules. Or: {LEAVE_IT_IN_THE_MODEL}"
+    return f"Add {named} to target_modules, or {INTO_THE_MODEL}"
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from library.errors import ConfigError
 from library.objectives import EXTRACTOR, STUDENT
 from library.optim import check_optimizer
 from library.prompts import NULL_PROMPT, PromptTriple
+from library.report.progress import say
 from library.sample_prompts import SamplePrompt, default_prompts, read_samples
 from library.training.branching import reads_replay
 from library.training.network_weights import with_dim
@@ -140,6 +141,8 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     _check_steps(settings, validation)
     if settings.samples.sample_prompts:
         samples = read_samples(settings.samples.sample_prompts, config.concepts, parts.model.latent_shape)
+        for sentence in dict.fromkeys(sentence for prompt in samples for sentence in prompt.passed_over):
+            say(f"WARNING: {sentence}")
     else:
         shown = [picture for dataset in datasets for picture in dataset if not picture.subset.is_reg]
         first = {picture.concept.name: picture.prompts[0] for picture in reversed(shown)}
