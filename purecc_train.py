@@ -23,6 +23,7 @@ from library.errors import EXIT_DOES_NOT_FIT, ConfigError, exit_code_of
 if TYPE_CHECKING:
     from library.config.dataset import DatasetConfig
     from library.config.settings import Settings
+    from library.training.plan import Plan
     from library.training.processes import Processes
 
 
@@ -66,42 +67,28 @@ def execute(
     arguments: Namespace, settings: Settings, config: DatasetConfig, processes: Processes, log: list[Path]
 ) -> None:
     """Makes the plan, and whatever was asked for of it."""
-    from library.training.plan import describe_plan, make_plan
-
-    plan = make_plan(settings, config, processes.count)
-    if not arguments.doctor:
-        print(describe_plan(plan))
-    if arguments.dry_run or arguments.doctor:
-        from library.training.doctor import findings
-        from library.training.finding import describe_findings
-        from library.training.machine import machine_findings, this_machine
-        from library.training.windows import path_findings, written_by
-
-        blocks, machine = plan.parts.model.transformer_config["num_layers"], this_machine()
-        found = [*machine_findings(machine, settings.model, blocks), *findings(plan)]
-        print(describe_findings([*found, *path_findings(written_by(plan), machine.longest_path)]))
-    if arguments.doctor:
-        return
+    from library.evaluation.quick import QuickAudit
     from library.training.fit import card_of, check_auto_fit, describe_fit, fitted
+    from library.training.plan import describe_plan, make_plan
+    from library.training.run import Run
     from library.training.times import planned_steps
 
-    planned: dict[str, float] = {}
+    plan = make_plan(settings, config, processes.count)
     card = card_of(settings, plan.parts.model.device)
     card = None if card is None else processes.least(card)
     check_auto_fit(settings, card)
-    if arguments.dry_run or card is not None:
+    if arguments.doctor or arguments.dry_run:
+        show(arguments, plan, card)
+        return
+    print(describe_plan(plan))
+    planned: dict[str, float] = {}
+    if card is not None:
         plan, predicted, taken = fitted(plan, card)
         print(describe_fit(plan, predicted, taken, card))
         planned = planned_steps(plan, predicted)
-        if arguments.dry_run and card is not None and not predicted.fits(card):
-            raise SystemExit(EXIT_DOES_NOT_FIT)
-    if arguments.dry_run:
-        return
 
     from library.data.cache_limit import CacheUse
-    from library.evaluation.quick import QuickAudit
     from library.folder_lock import FolderLock
-    from library.training.run import Run
     from library.training.word_fit import WordFit
 
     log.append(settings.output_dir / "log.jsonl")
@@ -119,6 +106,38 @@ def execute(
         return
     print(f"Done in {time.monotonic() - begin:.0f} s. Look at {settings.output_dir / 'samples'} first. Saved:")
     print("\n".join(f"  {file}" for file in files))
+
+
+def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
+    """What a run would do and stumble over: it is made as a run makes it, and not started.
+
+    Args:
+        card: bytes of the card; None: there is none.
+    """
+    from library.evaluation.quick import QuickAudit
+    from library.training.doctor import findings
+    from library.training.finding import describe_findings
+    from library.training.fit import describe_fit, fitted
+    from library.training.machine import machine_findings, this_machine
+    from library.training.plan import describe_plan
+    from library.training.run import Run
+    from library.training.windows import path_findings, written_by
+
+    # A state knows how many bits auto_fit has settled on; all else stops a run before its memory is counted.
+    fit = fitted(plan, card) if plan.settings.model.auto_fit else None
+    fitting = fit[0] if fit else plan
+    Run(QuickAudit.of(fitting).planned(fitting))
+    if arguments.dry_run:
+        print(describe_plan(plan))
+    machine, blocks = this_machine(), plan.parts.model.transformer_config["num_layers"]
+    found = [*machine_findings(machine, plan.settings.model, blocks), *findings(plan)]
+    print(describe_findings([*found, *path_findings(written_by(plan), machine.longest_path)]))
+    if arguments.doctor:
+        return
+    fitting, predicted, taken = fit or fitted(plan, card)
+    print(describe_fit(fitting, predicted, taken, card))
+    if card is not None and not predicted.fits(card):
+        raise SystemExit(EXIT_DOES_NOT_FIT)
 
 
 if __name__ == "__main__":

@@ -197,3 +197,23 @@ def remove(path: Path) -> None:
 def _to_disk(file: Path) -> None:
     with file.open("rb+") as opened:
         os.fsync(opened.fileno())
+
+
+def try_writing(path: Path) -> None:
+    """Makes an empty file with the folders that it lies in, and takes away all of what was not there before.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    made = [folder for folder in path.parents if not os.path.exists(folder)]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(exist_ok=False)
+        path.unlink()
+    except FileExistsError:
+        if not path.is_file():  # else it is there already, and can be written to its folder
+            raise
+    finally:
+        for folder in made:
+            with suppress(OSError):  # another run has put something there
+                folder.rmdir()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import errno
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HEAD_START = 3.0
@@ -69,13 +70,22 @@ WHY_NOT_WRITTEN = {
     errno.EIO: ("the disk reports an error", "Look after that disk, or choose a folder on another one"),
 }
 """What the system's errors mean to a user, and what to do."""
+NO_PLACE = {errno.ENOENT: ("no such folder can be made", "Choose another folder")}
+"""The same of writing alone: elsewhere, a file that is not there is a fault of ours."""
+
+
+def why_not_written(error: OSError) -> tuple[str, str]:
+    """What the error of a write means, and what to do, whatever it is."""
+    known = WHY_NOT_WRITTEN | NO_PLACE
+    return known.get(error.errno, (error.strerror or str(error), "Choose another folder"))
 
 
 def not_written(error: OSError, path: Path | str | None, how: str = "written") -> StorageError | None:
     """The error of a write in a sentence; None if it is none that a user can mend."""
-    if error.errno not in WHY_NOT_WRITTEN:
+    known = WHY_NOT_WRITTEN | (NO_PLACE if how == "written" else {})
+    if error.errno not in known:
         return None
-    why, remedy = WHY_NOT_WRITTEN[error.errno]
+    why, remedy = known[error.errno]
     folders = "output_dir, cache_dir"
     return StorageError(
         f"{path or 'A file'} can't be {how}: {why}.",
@@ -111,6 +121,17 @@ def memory_error(where: str) -> TrainingError:
         "Close other programs that use the card. --dry_run says what each phase needs; with --auto_fit the run takes "
         "less by itself, as does a lower resolution.",
     )
+
+
+@contextmanager
+def naming(setting: str) -> Iterator[None]:
+    """Errors inside name the setting that is wrong."""
+    try:
+        yield
+    except PureCCError as error:
+        if setting in error.what:
+            raise
+        raise type(error)(f"{setting}: {error.what}", error.remedy) from error
 
 
 class Interrupted(Exception):

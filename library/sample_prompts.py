@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from library.config.dataset import PLACEHOLDER, Concept
+from library.config.fields import conforms, describe
 from library.config.files import TomlFile
-from library.errors import ConfigError
+from library.config.kohya import expanded
+from library.errors import ConfigError, ModelError, did_you_mean
 from library.prompts import NULL_PROMPT, PromptTriple, triggers_in, without_concept
+from library.text_file import read_text
 
 OPTIONS = {"w": int, "h": int, "d": int, "s": int, "l": float, "n": str, "g": float, "fs": float}
 """--w width, --h height, --d seed, --s steps, --l guidance scale, --n negative prompt, --fs shift of the noise levels.
 --g, which sd-scripts has for distilled models, is read and changes nothing."""
+PASSED_OVER = {
+    "ss": "sheets are drawn as ComfyUI draws with this model, by Euler's method",
+    "cn": "there is no ControlNet here",
+    "i": "this model draws from a prompt alone",
+    "am": "there is one LoRA",
+    "ctr": "it is for Lumina",
+    "rcfg": "it is for Lumina",
+}
+"""Options of sd-scripts that change nothing here, and why."""
 KEYS = {
     "width": "w",
     "height": "h",
@@ -24,10 +37,21 @@ KEYS = {
     "scale": "l",
     "negative_prompt": "n",
     "flow_shift": "fs",
+    "guidance_scale": "g",
+    "sample_sampler": "ss",
+    "controlnet_image": "cn",
+    "image": "i",
+    "additional_network_multiplier": "am",
+    "cfg_trunc_ratio": "ctr",
+    "renorm_cfg": "rcfg",
 }
 """The keys of prompts in TOML and JSON, with the options they stand for."""
+LARGEST = (1 << 63) - 1
+"""The largest number of an option: a seed is one of 64 bits."""
 UNRELATED = ("a red car in a street", "a bowl of fruit on a table")
 """Prompts without concept or class, where the user names none."""
+SHOWN = 60
+"""Characters of a wrong value that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -46,27 +70,28 @@ class SamplePrompt:
     steps: int | None = None
     guidance_scale: float | None = None
     shift: float | None = None
+    passed_over: tuple[str, ...] = ()
+    """A sentence for each option of its line that changes nothing here."""
 
 
 def parse(line: str, concepts: Sequence[Concept], where: str) -> SamplePrompt:
     """A line of a prompt file, or a prompt of the command line.
 
+    Options are those of sd-scripts, in capital letters, too.
+
     Raises:
-        ConfigError: unknown option, or a value that is no number.
+        ConfigError: unknown option, or a value that is no number or out of range.
     """
     text, *pieces = re.split(r"\s--(?=[A-Za-z])", f" {line.strip()}")
     options: dict[str, int | float | str] = {}
+    passed_over = []
     for piece in pieces:
-        name, _, value = piece.partition(" ")
-        if name not in OPTIONS:
-            known = ", ".join(f"--{option}" for option in OPTIONS)
-            raise ConfigError(f'{where}: there is no option "--{name}" for a prompt.', f"Known are {known}.")
-        try:
-            options[name] = OPTIONS[name](value.strip())
-        except ValueError as error:
-            raise ConfigError(f'{where}: --{name} is "{value.strip()}", which is not a number.') from error
-    if options.get("fs", 1.0) <= 0:
-        raise ConfigError(f"{where}: --fs is {options['fs']:g}; a shift must be above 0.", "ComfyUI's is 3.")
+        written, _, value = piece.partition(" ")
+        name = written.lower()
+        if name in PASSED_OVER:
+            passed_over.append(f"{where}: --{name} is passed over: {PASSED_OVER[name]}.")
+        else:
+            options[name] = _value_of(written, value.strip(), where)
     text = text.strip()
     if PLACEHOLDER in text and len(concepts) != 1:
         raise ConfigError(
@@ -89,41 +114,130 @@ def parse(line: str, concepts: Sequence[Concept], where: str) -> SamplePrompt:
         steps=options.get("s"),
         guidance_scale=options.get("l"),
         shift=options.get("fs"),
+        passed_over=tuple(passed_over),
     )
 
 
-def read_prompt_lines(path: str, setting_name: str) -> list[str]:
-    """The lines of a prompt file; empty ones and those that begin with # are passed over. "" is the empty prompt.
+def _value_of(written: str, value: str, where: str) -> int | float | str:
+    """The value of an option of a prompt, --WRITTEN VALUE.
 
     Raises:
-        ConfigError: no such file, or no prompt in it.
+        ConfigError: see `parse`.
     """
-    file = Path(path).expanduser()
+    name = written.lower()
+    if name not in OPTIONS:
+        nearest = did_you_mean(f"--{name}", [f"--{one}" for one in (*OPTIONS, *PASSED_OVER)])
+        raise ConfigError(
+            f'{where}: there is no option "--{written}" for a prompt.',
+            f"{nearest} What a picture is not to show stands behind --n.",
+        )
+    kind = OPTIONS[name]
+    if kind is str:
+        return value
+    try:
+        found = kind(value) if len(value) <= SHOWN else math.nan
+    except ValueError:
+        found = math.nan
+    if not -LARGEST <= found <= LARGEST:  # nor is NaN
+        raise ConfigError(f"{where}: --{name} is {_shown(value)}, which is not {describe(kind)}.")
+    if name == "fs" and found <= 0:
+        raise ConfigError(f"{where}: --fs is {value}; a shift must be above 0.", "ComfyUI's is 3.")
+    if name in ("s", "l", "w", "h") and found < 1:
+        raise ConfigError(f"{where}: --{name} is {value}; it must be at least 1.")
+    if name == "d" and found < 0:
+        raise ConfigError(f"{where}: --d is {value}; a seed is 0 or more.")
+    return found
+
+
+def read_prompt_lines(path: str, setting_name: str) -> list[str]:
+    """The prompts of a file as lines; see `placed_lines`."""
+    return [line for line, _ in placed_lines(path, setting_name)]
+
+
+def placed_lines(path: str, setting_name: str) -> list[tuple[str, str]]:
+    """The lines of a prompt file, each with its place for messages, "p.txt, line 3".
+
+    Empty ones and those that begin with # are passed over; "" is the empty prompt. A TOML or JSON file of sd-scripts
+    gives its prompts as such lines.
+
+    Raises:
+        ConfigError: no such file, no text, no prompt in it, or one of the wrong shape.
+    """
+    file = Path(expanded(path))
     if not file.is_file():
-        raise ConfigError(f"{setting_name}: there is no file {file.absolute()}.")
+        what = f"{file.absolute()} is a folder, not a file" if file.is_dir() else f"there is no file {file.absolute()}"
+        raise ConfigError(f"{setting_name}: {what}.", "Name a text file with one prompt a line.")
     if file.suffix.lower() in (".toml", ".json"):
-        return _lines_of_tables(TomlFile(file).tables, file, setting_name)
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    lines = ["" if line == '""' else line for line in lines if line and not line.startswith("#")]
+        return _lines_of_tables(file, setting_name)
+    numbered = enumerate(read_text(file, f"{setting_name}:").splitlines(), 1)
+    stripped = [(line.strip(), f"{file}, line {number}") for number, line in numbered]
+    lines = [("" if line == '""' else line, where) for line, where in stripped if line and not line.startswith("#")]
     if not lines:
         raise ConfigError(f"{setting_name}: {file} holds no prompt.", "Write one a line.")
     return lines
 
 
-def _lines_of_tables(tables: dict, file: Path, setting_name: str) -> list[str]:
+def _lines_of_tables(file: Path, setting_name: str) -> list[tuple[str, str]]:
     """The prompts of a TOML or JSON file of sd-scripts as lines: [prompt] holds for each [[prompt.subset]]."""
-    shared, lines = tables.get("prompt", {}), []
-    for entry in shared.get("subset", []):
-        values = {**{key: value for key, value in shared.items() if key != "subset"}, **entry}
-        unknown = sorted(set(values) - {*KEYS, "prompt", "guidance_scale", "enum"})
-        if unknown or not isinstance(values.get("prompt"), str):
-            what = f'there is no key "{unknown[0]}" for a prompt' if unknown else "a prompt lacks its text, prompt"
-            raise ConfigError(f"{setting_name}: {file}: {what}.", f"Known are {', '.join(['prompt', *KEYS])}.")
-        options = [f"--{option} {values[key]}" for key, option in KEYS.items() if key in values]
-        lines.append(" ".join([values["prompt"], *options]))
-    if not lines:
-        raise ConfigError(f"{setting_name}: {file} holds no prompt.", "Write [[prompt.subset]] with prompt in it.")
+    remedy = 'Write [[prompt.subset]], and prompt = "..." below it; in JSON, a list of objects with prompt in them.'
+    try:
+        shared = TomlFile(file).tables.get("prompt", {})
+    except ConfigError as error:
+        raise ConfigError(f"{setting_name}: {error.what}", error.remedy) from error
+    entries = shared.get("subset", []) if isinstance(shared, dict) else None
+    if not isinstance(entries, list):
+        wrong = "prompt" if entries is None else "prompt.subset"
+        raise ConfigError(f"{setting_name}: in {file}, {wrong} is not {_SHAPES[wrong]}.", remedy)
+    if not entries:
+        raise ConfigError(f"{setting_name}: {file} holds no prompt.", remedy)
+    shared = {key: value for key, value in shared.items() if key != "subset"}
+    places = [f"{file}, prompt {number}" for number in range(1, len(entries) + 1)]
+    lines = [
+        (_line_of(entry, shared, f"{setting_name}: {place}"), place)
+        for entry, place in zip(entries, places, strict=True)
+    ]
+    for line, place in lines:
+        if _HALF.search(line):
+            raise ConfigError(f"{setting_name}: {place} holds half of a character.", "Write the character itself.")
     return lines
+
+
+_HALF = re.compile("[\ud800-\udfff]")
+_SHAPES = {"prompt": "a table", "prompt.subset": "a list of tables"}
+
+
+def _line_of(entry: Any, shared: dict[str, Any], where: str) -> str:
+    """A prompt of a TOML or JSON file as a line.
+
+    Args:
+        entry: a table, or in JSON a line already. shared: what holds for all of the file.
+
+    Raises:
+        ConfigError: it is neither, or has an unknown key or a value of the wrong type.
+    """
+    if isinstance(entry, str):
+        return entry
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where} is {_shown(entry)}, not a table.", 'Write prompt = "..." in it.')
+    given = {key: value for key, value in {**shared, **entry}.items() if value is not None and key != "enum"}
+    text, options = given.pop("prompt", None), []
+    if not isinstance(text, str):
+        what = "lacks its text, prompt" if text is None else f"has {_shown(text)} as prompt, which is not a text"
+        raise ConfigError(f"{where} {what}.", 'Write prompt = "..." in it.')
+    for key, value in given.items():
+        if key not in KEYS:
+            raise ConfigError(f'{where}: there is no key "{key}" for a prompt.', did_you_mean(key, ["prompt", *KEYS]))
+        kind = OPTIONS.get(KEYS[key])
+        if kind is not None and not conforms(value, kind) and not (kind is not str and isinstance(value, str)):
+            raise ConfigError(f"{where}: {key} is {_shown(value)}; it must be {describe(kind)}.")
+        options.append(f"--{KEYS[key]} {value}")
+    return " ".join([text, *options])
+
+
+def _shown(value: Any) -> str:
+    """A value as a sentence can show it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def read_samples(path: str, concepts: Sequence[Concept], size_of: Callable[[int, int], Any]) -> list[SamplePrompt]:
@@ -134,16 +248,18 @@ def read_samples(path: str, concepts: Sequence[Concept], size_of: Callable[[int,
 
     Raises:
         ConfigError: no such file, no prompt in it, or a mistake in one.
+        ModelError: the model can't draw a size.
     """
-    prompts = [parse(line, concepts, path) for line in read_prompt_lines(path, "sample_prompts")]
-    for prompt in prompts:
-        if (prompt.steps is not None and prompt.steps < 1) or (prompt.guidance_scale or 1) < 1:
-            raise ConfigError(f"{path}: --s and --l must be at least 1, in the prompt {prompt.text!r}.")
+    prompts = []
+    for line, place in placed_lines(path, "sample_prompts"):
+        prompt = parse(line, concepts, f"sample_prompts: {place}")
         sides = [side for side in (prompt.width, prompt.height) if side is not None]
-        if any(side < 1 for side in sides):
-            raise ConfigError(f"{path}: --w and --h must be at least 1, in the prompt {prompt.text!r}.")
         if sides:
-            size_of(prompt.width or sides[0], prompt.height or sides[0])
+            try:
+                size_of(prompt.width or sides[0], prompt.height or sides[0])
+            except ModelError as error:
+                raise ModelError(f"sample_prompts: {place}: {error.what}", error.remedy) from error
+        prompts.append(prompt)
     return prompts
 
 

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["errors", "roofline", "tensor_storage", "terminal"],
-    ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow", "live_memory", "picture_files"],
+    ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow", "live_memory", "picture_files", "text_file"],
     [
         "config",
         "checkpoint",

@@ -191,7 +191,7 @@ def test_cifc_learns_in_a_subspace_that_the_earlier_concept_does_not_read(plan_o
         overlaps.append(float(total(Overlap(layers_by_name(run), earlier))))
     assert overlaps[1] < 0.6 * overlaps[0]
     with pytest.raises(ModelError, match="There is no file"):
-        plan_of(method="cifc", previous_loras=["nowhere.safetensors"])
+        Run(plan_of(method="cifc", previous_loras=["nowhere.safetensors"], overwrite=True))
 
 
 def test_the_gradient_of_the_overlap(plan_of):

@@ -77,7 +77,7 @@ def test_prompt_lines_have_the_options_of_sd_scripts():
     assert parse("a blue house", [DOG], "file").kind == "unrelated"
     with pytest.raises(ConfigError, match='no option "--q"'):
         parse("a dog --q 1", [DOG], "file")
-    with pytest.raises(ConfigError, match="not a number"):
+    with pytest.raises(ConfigError, match="not a whole number"):
         parse("a dog --s many", [DOG], "file")
 
 

@@ -186,7 +186,7 @@ def test_no_metadata_keeps_to_what_loads_the_file_and_to_modelspec(plan_of):
 @pytest.mark.parametrize("wrong", ["nowhere.png", "data:image/png;base64,AAAA", "data:image/png;base64,?", "data:"])
 def test_a_thumbnail_that_is_no_picture_is_said_before_anything_is_computed(plan_of, wrong):
     with pytest.raises(DataError, match="metadata_thumbnail: "):
-        plan_of(**NO_WORK, metadata_thumbnail=wrong)
+        Run(plan_of(**NO_WORK, metadata_thumbnail=wrong))
 
 
 def test_forge_finds_picture_and_text(trained):

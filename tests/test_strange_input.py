@@ -13,8 +13,9 @@ from library.adapters.files import load_concepts, read_lora
 from library.checkpoint import Position, SavedState, StateFolder, load_state
 from library.config.dataset import Concept
 from library.config.files import TomlFile, read_settings
-from library.data.captions import LONGEST, captions_of, read_caption
+from library.data.captions import captions_of, read_caption
 from library.errors import ConfigError, DataError, ModelError, StorageError
+from library.text_file import LONGEST
 from library.training.outputs import check_extractor
 from library.training.plan import describe_plan
 from library.training.run import Run

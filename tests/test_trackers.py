@@ -10,6 +10,7 @@ from PIL import Image
 from library.errors import ConfigError
 from library.report.log import RunLog
 from library.report.trackers import Tracking
+from library.training.run import Run
 from library.training.tracking import tracking_of
 
 STEPS = {"extractor": 2, "student": 2}
@@ -66,7 +67,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_wandb_and_a_new_one_does_not(w
 def test_without_the_package_a_sentence_comes_before_anything_is_computed(plan_of, monkeypatch):
     monkeypatch.setattr("library.report.trackers.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="wandb is not installed") as error:
-        plan_of(log_with="all")
+        Run(plan_of(log_with="all"))
     assert "pip install wandb" in error.value.remedy
 
 

@@ -22,7 +22,7 @@ from library.config.kohya_data import (
     unsaid_concepts,
 )
 from library.config.settings import Settings
-from library.errors import ConfigError, PureCCError, all_of, did_you_mean
+from library.errors import ConfigError, PureCCError, all_of, did_you_mean, naming
 
 IN_THE_FILE = {"train_batch_size": "batch_size", "dataset_repeats": "num_repeats"}
 """Settings that a dataset file calls by another name, as in sd-scripts."""
@@ -315,7 +315,8 @@ def find_dataset_file(config: TomlFile | None, defaults: DataSettings, notices: 
         ConfigError: neither has any.
     """
     if defaults.dataset_config:
-        return TomlFile(defaults.dataset_config)
+        with naming("dataset_config"):
+            return TomlFile(defaults.dataset_config)
     if config and "datasets" in config.tables:
         return config
     if defaults.train_data_dir:

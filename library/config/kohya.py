@@ -107,6 +107,7 @@ PATHS = frozenset(
         "replay_prompts",
         "extractor",
         "network_weights",
+        "previous_loras",
         "base_weights",
         "logging_dir",
         "log_tracker_config",

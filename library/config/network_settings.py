@@ -90,7 +90,11 @@ class NetworkSettings:
     network_weights: str | None = setting(
         None, "A LoRA file that the student starts from, in any layout and of any trainer. Unset: a fresh one."
     )
-    dim_from_weights: bool = setting(False, "network_dim and network_alpha are those of network_weights.")
+    dim_from_weights: bool = setting(
+        False,
+        "network_dim, network_alpha and, where target_modules is not set, the layers that learn are those of "
+        "network_weights.",
+    )
 
     def __post_init__(self) -> None:
         if self.dim_from_weights and self.network_weights is None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 
 from library.config.dataset import Concept, Subset
 from library.data.variants import makes_variants, variants_of
 from library.errors import DataError
 from library.prompts import PromptTriple, derive, derive_without_concept, place
+from library.text_file import read_text
 
 ENDINGS = (".txt", ".caption")
 """Endings of caption files that are tried where `caption_extension` is not set."""
-LONGEST = 1 << 20
-"""Bytes of a caption file; no encoder reads more than some hundred words."""
 
 
 def endings_of(subset: Subset) -> tuple[str, ...]:
@@ -38,23 +36,12 @@ def misnamed_captions_of(image: Path, subset: Subset) -> list[str]:
 
 
 def read_caption(file: Path) -> str:
-    """A caption file: UTF-8, or UTF-16 that says so in its first bytes, as Notepad and PowerShell write it.
+    """A caption file; see `read_text`.
 
     Raises:
         DataError: another encoding, no text at all, far too long for a caption, or gone.
     """
-    try:
-        if file.stat().st_size > LONGEST:
-            raise DataError(f"The caption {file} has more than {LONGEST >> 20} MB.", "Is it the right file?")
-        content = file.read_bytes()
-        text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
-    except OSError as error:
-        raise DataError(f"The caption {file} can't be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"The caption {file} is not a text in UTF-8.", "Save it as UTF-8.") from error
-    if "\0" in text:
-        raise DataError(f"The caption {file} is not a text: it holds zero bytes.", "Save it as UTF-8.")
-    return text
+    return read_text(file, "The caption", DataError)
 
 
 def captions_of(image: Path, subset: Subset) -> tuple[list[str], str]:

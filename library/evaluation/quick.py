@@ -50,15 +50,20 @@ class QuickAudit:
 
     @classmethod
     def of(cls, plan: Plan) -> QuickAudit:
-        """As many prompts for each concept as the time allows."""
+        """As many prompts for each concept as the time allows.
+
+        Raises:
+            ConfigError: the prompts can't be used, even if the training is too short for them.
+        """
         samples = plan.settings.samples
         batch = max(dataset.batch_size for dataset in plan.config.datasets)
         passes = sum(plan.stage_steps.values()) * batch * PASSES_OF_A_STEP
         concepts = plan.config.concepts
         count = int(SHARE * passes / PASSES_OF_A_PROBE / len(concepts))
-        if not samples.audit or count < LEAST:
+        if not samples.audit:
             return cls({})
-        return cls({one.name: _some(read_probes(samples.audit_prompts, one, [_seed(plan)]), count) for one in concepts})
+        probes = {one.name: read_probes(samples.audit_prompts, one, [_seed(plan)]) for one in concepts}
+        return cls({name: _some(found, count) for name, found in probes.items()} if count >= LEAST else {})
 
     def planned(self, plan: Plan) -> Plan:
         """The plan with the texts of all prompts, which are encoded before the encoders go."""

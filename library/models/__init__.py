@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from library.config.settings import ModelSettings
-from library.errors import ModelError
+from library.errors import ModelError, naming
 from library.models.hub import HubFiles, is_hub_id
 from library.models.interface import BaseChange, FlowModel, Prompt, PromptBatch, TextStates
 from library.models.model_files import FolderFiles, ModelFiles
@@ -62,10 +62,9 @@ def open_model_files(settings: ModelSettings) -> ModelFiles:
     paths = {part: Path(path).expanduser() for part, path in given.items()}
     name = settings.pretrained_model_name_or_path
     place, model = Path(name).expanduser(), None
-    if place.is_file():
-        model = SingleFile(place, list(given), CONFIGURATIONS)
-    elif place.is_dir():
-        model = FolderFiles(place)
+    if place.is_file() or place.is_dir():
+        with naming("pretrained_model_name_or_path"):
+            model = FolderFiles(place) if place.is_dir() else SingleFile(place, list(given), CONFIGURATIONS)
     elif is_hub_id(name):
         model = HubFiles(name, offline=settings.offline)
     else:

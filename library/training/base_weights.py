@@ -11,6 +11,7 @@ from library import fingerprint
 from library.adapters.files import load_lora
 from library.adapters.network import LayerWeights
 from library.config.network_settings import NetworkSettings
+from library.errors import naming
 from library.models import BaseChange, FlowModel
 
 
@@ -22,7 +23,8 @@ def with_base_weights(model: FlowModel, network: NetworkSettings) -> FlowModel:
     """
     for index, path in enumerate(network.base_weights):
         given = network.base_weights_multiplier
-        model = model.on_top_of(_change(path, given[index] if index < len(given) else 1.0, model))
+        with naming("base_weights"):
+            model = model.on_top_of(_change(path, given[index] if index < len(given) else 1.0, model))
     return model
 
 

@@ -16,6 +16,7 @@ from library.data.pictures import Picture
 from library.placeholders import foreign_placeholders
 from library.prompts import triggers_in
 from library.report.progress import bar_over
+from library.training.checks import may_only_be_read
 from library.training.finding import Finding
 from library.training.plan import Plan, cut_off, shortened
 
@@ -52,6 +53,7 @@ STOP_WORDS = frozenset(
 def findings(plan: Plan) -> list[Finding]:
     """All that was found; pictures are decoded for it, no model is loaded."""
     found = [*_folders(plan), *_steps(plan), *_texts(plan), *_placeholders(plan), *_cropped(plan), *_half_empty(plan)]
+    found += _cache(plan)
     for concept in plan.config.concepts:
         shown = [one for one in plan.pictures if one.concept.name == concept.name and not one.subset.is_reg]
         pictures = list({picture.path: picture for picture in shown}.values())
@@ -136,6 +138,15 @@ def _half_empty(plan: Plan) -> Iterator[Finding]:
                 f"so small that an epoch takes {len(sizes)} batches instead of {needed}.",
                 "Raise num_repeats, so that each bucket fills its batches; or crop the pictures to fewer shapes.",
             )
+
+
+def _cache(plan: Plan) -> Iterator[Finding]:
+    folder = plan.parts.cache.folder
+    if may_only_be_read(folder):
+        yield Finding(
+            f"cache_dir: {folder} may only be read, so the run stops at the first thing that is not in it.",
+            "Choose a folder that may be written to, unless another run has filled this one.",
+        )
 
 
 def _trigger(plan: Plan, concept: Concept) -> Iterator[Finding]:

@@ -72,6 +72,8 @@ def generate(
     check_fit(parts.model.counted().transformer, changes, str(lora))
     for line in left_out:
         say(line)
+    for sentence in dict.fromkeys(sentence for sample in samples for sentence in sample.passed_over):
+        say(f"WARNING: {sentence}")
     for name, concept in positions.items():
         check_layout(parts, name, concept, concept_file)
     title = f"{lora.name} at strength {strength:g}"

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from library.adapters.files import load_concepts, load_lora, read_lora
-from library.adapters.network import LayerWeights
+from library.adapters.network import LayerWeights, targets_of
+from library.config.network_settings import ATTENTION_PROJECTIONS, KINDS, NetworkSettings
 from library.config.settings import Settings
-from library.errors import ConfigError, ModelError
+from library.errors import ConfigError, ModelError, naming
 from library.methods import METHODS
 from library.report.progress import say
 from library.training.generation import concept_file_of
 from library.training.outputs import embeddings_of
 from library.training.parts import STUDENT_ADAPTER, Parts
 
+INTO_THE_MODEL = "put that LoRA into the pretrained model by base_weights, and train a fresh one on top of it."
 
-def with_dim(settings: Settings) -> Settings:
-    """The settings, with rank and scale of `network_weights` if that is what they say.
+
+def with_dim(settings: Settings, blocks_name: str) -> Settings:
+    """The settings, with rank, scale and layers of `network_weights` if `dim_from_weights` says so.
+
+    Layers that `target_modules` names stay the user's choice.
+
+    Args:
+        blocks_name: of the transformer's blocks, the begin of their layers' names.
 
     Raises:
         ConfigError: the method trains no LoRA, or the file's rank is larger than `network_dim`.
@@ -30,10 +39,13 @@ def with_dim(settings: Settings) -> Settings:
         return settings
     if METHODS[method].student_weights in ("words", "full"):
         raise ConfigError(f"network_weights is a LoRA, but {method} trains none.", "Take network_weights out.")
-    layers = read_lora(network.network_weights).layers.values()
-    largest = max(layers, key=lambda one: one.rank)
+    with naming("network_weights"):
+        layers = read_lora(network.network_weights).layers
+    largest = max(layers.values(), key=lambda one: one.rank)
     if network.dim_from_weights:
         network = replace(network, network_dim=largest.rank, network_alpha=largest.alpha)
+        if network.target_modules == ATTENTION_PROJECTIONS:
+            network = replace(network, target_modules=_kinds_of(layers, blocks_name))
         return replace(settings, network=network)
     if largest.rank > max(network.ranks.values()):
         raise ConfigError(
@@ -44,12 +56,39 @@ def with_dim(settings: Settings) -> Settings:
     return settings
 
 
+def _kinds_of(layers: Iterable[str], blocks_name: str) -> list[str]:
+    """The layers of a file as `target_modules` names them, those inside of blocks."""
+    inside = [name for name in layers if name.startswith(f"{blocks_name}.")]
+    known, targets = [ending for kind in KINDS.values() for ending in kind], targets_of(inside, blocks_name, "")
+    found = {next((end for end in known if name.endswith(f".{end}") or name == end), name) for name in targets}
+    order = [*ATTENTION_PROJECTIONS, *known]
+    return sorted(found, key=lambda ending: order.index(ending) if ending in order else len(order))
+
+
+def _how_they_learn(unknown: list[str], network: NetworkSettings, blocks_name: str) -> str:
+    """What to set so that these layers learn, too."""
+    outside = [name for name in unknown if not name.startswith(f"{blocks_name}.")]
+    if outside:
+        return f"Outside of the transformer blocks, as {outside[0]} is, nothing can learn: {INTO_THE_MODEL}"
+    missing = [kind for kind in _kinds_of(unknown, blocks_name) if kind not in network.ranks]
+    if not missing:
+        return f'Set train_block_indices = "all", or {INTO_THE_MODEL}'
+    if network.target_modules == ATTENTION_PROJECTIONS and not network.dim_from_weights:
+        return f"Set dim_from_weights = true, so that the file's layers learn, or {INTO_THE_MODEL}"
+    named = ", ".join(f'"{kind}"' for kind in missing)
+    return f"Add {named} to target_modules, or {INTO_THE_MODEL}"
+
+
 @torch.no_grad()
-def start_from_weights(parts: Parts) -> None:
+def start_from_weights(parts: Parts, tell: Callable[[str], None] = say) -> None:
     """Puts `network_weights` into the fresh student, and vectors from `NAME_concept.safetensors` if that is beside.
 
     A layer of a lower rank fills the first of the adapter's; what the file says of alpha goes into the weights, so
     that the student acts as the file does.
+
+    Args:
+        parts: may have shapes and no numbers, to see whether the file fits.
+        tell: is told what is worth knowing.
 
     Raises:
         ModelError: the file changes layers that do not learn here, or was made for another model.
@@ -57,15 +96,17 @@ def start_from_weights(parts: Parts) -> None:
     path = parts.settings.network.network_weights
     if path is None:
         return
-    layers = load_lora(path, len(parts.model.blocks))
+    source = f"network_weights: {path}"
+    with naming("network_weights"):
+        layers = load_lora(path, len(parts.model.blocks))
     unknown = sorted(set(layers) - set(parts.network.layers))
     if unknown:
         raise ModelError(
-            f"network_weights: {path} changes {len(unknown)} layers that do not learn here, such as {unknown[0]}.",
-            "Name them in target_modules, or put the LoRA into the model with purecc_convert.py --bake.",
+            f"{source} changes {len(unknown)} layers that do not learn here, such as {unknown[0]}.",
+            _how_they_learn(unknown, parts.settings.network, parts.model.blocks_name),
         )
     for name, given in layers.items():
-        _copy_into(parts.network.layers[name].adapters[STUDENT_ADAPTER], given, f"network_weights: {path}: {name}")
+        _copy_into(parts.network.layers[name].adapters[STUDENT_ADAPTER], given, f"{source}: {name}")
     beside = concept_file_of(Path(path).expanduser())
     if parts.student_embeddings and beside:
         for name, one in embeddings_of(parts, load_concepts(beside)[0], str(beside)).items():
@@ -78,7 +119,7 @@ def start_from_weights(parts: Parts) -> None:
                 )
             mine.copy_(one.vectors)
     elif parts.student_embeddings:
-        say("network_weights: no file of the concept's vectors is beside it, so they begin anew.")
+        tell("network_weights: no file of the concept's vectors is beside it, so they begin anew.")
 
 
 def _copy_into(adapter: torch.nn.Module, given: LayerWeights, where: str) -> None:

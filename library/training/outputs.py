@@ -23,10 +23,10 @@ from library.adapters.files import (
 from library.adapters.layouts import LAYOUTS
 from library.adapters.network import LayerWeights
 from library.adapters.reading import pair_of
-from library.atomic import remove, said_if_not_written, saved_at, write_tensors, write_text, written
+from library.atomic import saved_at, write_tensors, write_text, written
 from library.config.dataset import Concept
 from library.config.settings import Settings
-from library.errors import ConfigError, ModelError
+from library.errors import ConfigError, ModelError, naming
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.training.branching import learns_whole_weights
 from library.training.metadata import metadata_of, sidecar_of
@@ -128,19 +128,6 @@ def save_extractor(parts: Parts) -> Path:
     return saved_at(path)
 
 
-def try_longest_name(settings: Settings) -> None:
-    """Makes and removes a file with the longest name of all that a run writes, before anything is computed.
-
-    Raises:
-        StorageError: the file system does not take it.
-    """
-    path = settings.output_dir / f"{settings.saving.output_name}-best-step00000000_transformer.safetensors"
-    with said_if_not_written(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    remove(path)
-
-
 def check_model_is_kept(settings: Settings) -> None:
     """Looks whether a run would write over a file of the model that it reads, such as an earlier run's transformer.
 
@@ -196,11 +183,12 @@ def load_extractor(parts: Parts, path: str) -> None:
     Raises:
         ModelError: it lacks a concept of this run, or does not fit the model.
     """
-    check_extractor(path, parts.concepts)
-    tensors, _ = read_safetensors(path)
-    for concept in parts.concepts:
-        parts.network.load(extractor_adapter(concept.name), _extractor_in(tensors, concept, path), path)
-    parts.extractor_embeddings = embeddings_of(parts, load_concepts(path)[0], path)
+    with naming("extractor"):
+        check_extractor(path, parts.concepts)
+        tensors, _ = read_safetensors(path)
+        for concept in parts.concepts:
+            parts.network.load(extractor_adapter(concept.name), _extractor_in(tensors, concept, path), path)
+        parts.extractor_embeddings = embeddings_of(parts, load_concepts(path)[0], path)
 
 
 def embeddings_of(parts: Parts, vectors: dict[str, Tensor], source: str) -> dict[str, ConceptEmbeddings]:
@@ -209,7 +197,7 @@ def embeddings_of(parts: Parts, vectors: dict[str, Tensor], source: str) -> dict
     Raises:
         ModelError: they do not fit the model.
     """
-    blocks, found = len(parts.model.blocks), {}
+    blocks, found = parts.model.transformer_config["num_layers"], {}
     width = parts.model.transformer_config["caption_projection_dim"]
     for name, tensor in vectors.items():
         if name not in parts.layouts:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from library.adapters.files import read_lora
 from library.config.dataset import DatasetConfig
 from library.config.methods import PURECC, RULES
 from library.config.settings import SavingSettings, Settings
@@ -16,14 +15,12 @@ from library.errors import ConfigError
 from library.objectives import EXTRACTOR, STUDENT
 from library.optim import check_optimizer
 from library.prompts import NULL_PROMPT, PromptTriple
+from library.report.progress import say
 from library.sample_prompts import SamplePrompt, default_prompts, read_samples
 from library.training.branching import reads_replay
-from library.training.metadata import own_thumbnail
 from library.training.network_weights import with_dim
-from library.training.outputs import check_extractor, check_model_is_kept
 from library.training.parts import Parts, build_parts, class_text
 from library.training.replay import replay_texts
-from library.training.tracking import tracking_of
 
 SHOWN_VARIANTS = 3
 """Variants of a caption that the plan shows; a file of several captions may have more."""
@@ -127,20 +124,13 @@ def stage_rates(settings: Settings) -> dict[str, dict[str, float]]:
 
 
 def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> Plan:
-    """Opens model and pictures and checks all that can be checked without computing anything.
+    """Opens model and pictures and finds out what is going to be done; `library.training.checks` looks at the rest.
 
     Args:
         processes: how many share each batch.
     """
-    check_model_is_kept(settings)
-    if settings.pure_learning.extractor:
-        check_extractor(settings.pure_learning.extractor, config.concepts)
-    settings = with_dim(settings)
-    for path in settings.method.previous_loras:
-        read_lora(path)  # a mistake in its name must not cost an hour
-    tracking_of(settings)  # and neither must a package that lacks
-    own_thumbnail(settings)  # nor a picture
     parts = build_parts(settings, config.concepts)
+    settings = parts.settings = with_dim(settings, parts.model.blocks_name)
     check_optimizer(settings.optimizer, [list(rates.values()) for rates in stage_rates(settings).values()])
     seed, data = settings.optimizer.seed, settings.data
     found = find_pictures(config, parts.model.size_multiple, seed, data.caption_variants, data.random_crop_variants)
@@ -154,6 +144,8 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     _check_steps(settings, validation)
     if settings.samples.sample_prompts:
         samples = read_samples(settings.samples.sample_prompts, config.concepts, parts.model.latent_shape)
+        for sentence in dict.fromkeys(sentence for prompt in samples for sentence in prompt.passed_over):
+            say(f"WARNING: {sentence}")
     else:
         shown = [picture for dataset in datasets for picture in dataset if not picture.subset.is_reg]
         first = {picture.concept.name: picture.prompts[0] for picture in reversed(shown)}

@@ -50,7 +50,6 @@ def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
     """
     saving, newest = plan.settings.saving, states.newest()
     if saving.overwrite:
-        states.remove()
         return None
     if saving.resume:
         if saving.resume == "auto":
@@ -91,6 +90,9 @@ def _read(plan: Plan, states: StateFolder, path: Path | None) -> SavedState | No
     """The state at `path`, or the newest one; where it is damaged, the one before."""
     may_differ: frozenset[str] = frozenset()
     if path is not None:
+        if not path.is_dir():
+            what = f"resume: there is no folder {path.absolute()}."
+            raise ConfigError(what, 'Name the folder of a state, or "auto".')
         states, may_differ = StateFolder.of(path), FREE_FROM_A_PATH
         if not states.all():
             final = path / FINAL

@@ -24,6 +24,7 @@ from library.report.progress import say
 from library.report.status import end_of_killed
 from library.training.average import Average
 from library.training.branching import extractor_adapters, needs_fisher, scheduler_of
+from library.training.checks import check
 from library.training.context import Context, learn_context
 from library.training.control import SAMPLE, SAVE, STOP, Control
 from library.training.finished import forget_finished, note_finished, what_to_do
@@ -34,7 +35,7 @@ from library.training.metadata import data_metadata, own_thumbnail
 from library.training.network_weights import start_from_weights
 from library.training.observer import Observer
 from library.training.out_of_memory import step_down
-from library.training.outputs import load_extractor, save_extractor, save_preview, save_student, try_longest_name
+from library.training.outputs import load_extractor, save_extractor, save_preview, save_student
 from library.training.parts import STUDENT_ADAPTER, class_states, learns_words
 from library.training.plan import Plan
 from library.training.processes import ALONE, Processes
@@ -65,7 +66,10 @@ class Run:
         looks: what else is to look at the finished student, once its files are saved.
         done: what was noted when it was finished, if nothing of it is left to do.
 
+    Making one computes nothing and leaves nothing: what stops a run stops it here, which a dry run makes use of.
+
     Raises:
+        PureCCError: all that `library.training.checks` finds.
         ConfigError: an unfinished run is in the way, or the state to resume does not fit.
     """
 
@@ -74,6 +78,11 @@ class Run:
         self.plan, self.settings, self.parts = plan, plan.settings, plan.parts
         self.folder = self.settings.output_dir
         self.states = StateFolder(self.folder / f"{self.settings.saving.output_name}-state")
+        with processes.main_first():
+            if processes.main:
+                check(plan)
+            self.resumed = state_to_resume(plan, self.states)
+        self.done = all_done(plan, self.states)
         prior = self.settings.pure_learning.prior_loss_weight
         self.latents = Latents(self.parts.model, self.parts.cache, reg_weight=1.0 if prior is None else prior)
         batches = plan.order.batches_per_epoch
@@ -86,9 +95,6 @@ class Run:
         self.keeping = Keeping(self.settings.saving, self.folder)
         self.observer = Observer(plan) if processes.main else Unseen(plan)
         self.stop, self.control = StopRequest(), Control(self.folder)
-        with processes.main_first():
-            self.resumed = state_to_resume(plan, self.states)
-        self.done = all_done(plan, self.states)
 
     def train(self) -> list[Path]:
         """Runs what is left of the run; returns the files of the student.
@@ -127,8 +133,9 @@ class Run:
     # Before training
 
     def _begin(self) -> None:
-        """Tries whether files can be written, and writes what the run is."""
-        try_longest_name(self.settings)
+        """Begins anew where that is wished for, and writes what the run is."""
+        if self.settings.saving.overwrite:
+            self.states.remove()
         if self.settings.saving.resume != "auto":
             forget_finished(self.plan)
         write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))

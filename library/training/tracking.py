@@ -7,7 +7,7 @@ from typing import Any
 
 from library.config.files import TomlFile, as_tables
 from library.config.settings import Settings
-from library.errors import ConfigError
+from library.errors import ConfigError, naming
 from library.report.trackers import Tracking, check_trackers
 
 
@@ -34,7 +34,8 @@ def tracking_of(settings: Settings) -> Tracking:
 def _arguments(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
-    table = TomlFile(path).tables.get("wandb", {})
+    with naming("log_tracker_config"):
+        table = TomlFile(path).tables.get("wandb", {})
     if not isinstance(table, dict):
         raise ConfigError(f"log_tracker_config: in {path}, wandb is no table.", "Write [wandb], and arguments below.")
     return table
