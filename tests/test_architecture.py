@@ -18,7 +18,7 @@ FLOORS = [
         "hierarchical_embedding_injector",
         "measures",
     ],
-    ["prompts", "objectives", "adapters", "loaders", "models", "optim"],
+    ["prompts", "placeholders", "objectives", "adapters", "loaders", "models", "optim"],
     ["dual_branch_scheduler", "data", "imports", "sample_prompts", "sampling", "report", "convert", "scorers"],
     ["methods"],
     ["training"],
