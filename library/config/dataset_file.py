@@ -19,9 +19,12 @@ from library.config.kohya_data import (
     SUBSET_KEYS_PASSED_OVER,
     SUBSET_KEYS_REFUSED,
     folders_as_tables,
+    understood,
     unsaid_concepts,
+    what_is_missing,
 )
 from library.config.settings import Settings
+from library.config.synonyms import meant
 from library.errors import ConfigError, PureCCError, all_of, did_you_mean
 
 IN_THE_FILE = {"train_batch_size": "batch_size", "dataset_repeats": "num_repeats"}
@@ -75,7 +78,7 @@ class _Reader:
         for table in self.tables("concepts"):
             for key in set(table) - known:
                 where = self.file.where(key, "concepts")
-                self._found(f'{where}: there is no key "{key}" in [[concepts]].', did_you_mean(key, known))
+                self._found(f'{where}: there is no key "{key}" in [[concepts]].', meant(key, known))
             places = {key: self.file.where(key, "concepts") for key in table}
             concept = build(Concept, table, places, self.problems)
             if concept and concept.name in {other.name for other in concepts}:
@@ -104,14 +107,10 @@ class _Reader:
         concepts = list({concept.name: concept for concept in self.unsaid.values()}.values())
         if not concepts:
             self._found(
-                f"{self.file.path} has no [[concepts]], and no class_tokens say what is to be learned.",
-                'Add --trigger ohwx --class_word dog, or class_tokens = "ohwx dog", or [[concepts]].',
+                f"{self.file.path} has no [[concepts]], and its class tokens do not say what is to be learned.",
+                what_is_missing(tokens, self.defaults),
             )
-        for concept in concepts:
-            self.notices.append(
-                f'The concept "{concept.name}": a {concept.kind}, trigger "{concept.trigger}", class word '
-                f'"{concept.class_word}". To say otherwise, set trigger, class_word and kind, or add [[concepts]].'
-            )
+        self.notices += [understood(concept, self.defaults) for concept in concepts]
         return concepts
 
     def general(self) -> dict[str, Any]:
@@ -211,7 +210,7 @@ class _Reader:
                     self.notices.append(notice)
             elif key not in allowed:
                 elsewhere = key in self.fields or key in of_subsets
-                remedy = f'"{key}" may not stand here.' if elsewhere else did_you_mean(key, allowed)
+                remedy = f'"{key}" may not stand here.' if elsewhere else meant(key, allowed)
                 self._found(f'{where}: there is no key "{key}" in [{section}].', remedy)
             else:
                 try:

@@ -16,6 +16,7 @@ from library.config.fields import build, default_of, from_command_line, hints_of
 from library.config.kohya import Reading, expanded, known_names
 from library.config.methods import apply_method, check_method, unread
 from library.config.settings import GROUPS, Settings
+from library.config.synonyms import meant
 from library.errors import ConfigError, PureCCError, all_of, did_you_mean
 
 DATASET_TABLES = ("general", "datasets", "concepts")
@@ -126,7 +127,7 @@ def _flatten(file: TomlFile, problems: list[PureCCError]) -> tuple[dict[str, Any
                 return values, where
             place = file.where(name, section)
             if name not in known:
-                problems.append(ConfigError(f'{place}: there is no setting "{name}".', did_you_mean(name, known)))
+                problems.append(ConfigError(f'{place}: there is no setting "{name}".', meant(name, known)))
             elif name in values:
                 problems.append(ConfigError(f'{place}: the setting "{name}" stands twice, also at {where[name]}.'))
             else:
@@ -193,7 +194,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         unknown = re.search(r"unrecognized arguments: --(\S+)", message)
         options = [option.lstrip("-") for action in self._actions for option in action.option_strings]
-        remedy = f"{did_you_mean(unknown[1], options)}" if unknown else f"See {self.prog} --help."
+        remedy = meant(unknown[1].partition("=")[0], options) if unknown else f"See {self.prog} --help."
         raise ConfigError(f"Command line: {message}.", remedy)
 
 
@@ -272,12 +273,15 @@ def to_toml(tables: dict[str, Any]) -> str:
 
 
 def as_tables(settings: Settings, shaping_only: bool = False) -> dict[str, dict[str, Any]]:
-    """Settings as TOML sections; those that are unset, or that the method does not use, are left out.
+    """Settings as TOML sections; those that are unset, that another one overrides or that the method does not use, are
+    left out.
 
     Args:
         shaping_only: only those that shape training, which a resumed run must keep.
     """
     needless = unread(settings.method.method, settings.method.with_embeddings)
+    if settings.optimizer.max_train_epochs is not None:
+        needless = {*needless, "max_train_steps"}
     return {
         section: {
             name_of(field): value
