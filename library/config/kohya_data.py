@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -124,8 +125,9 @@ def folders_as_tables(settings: DataSettings, notices: list[str]) -> dict[str, A
 
 
 def _subsets_in(folder: Path, name: str, notices: list[str]) -> list[dict[str, Any]]:
-    if not folder.is_dir():
-        siblings = [str(other) for other in folder.parent.iterdir() if other.is_dir()] if folder.parent.is_dir() else []
+    if not os.path.isdir(folder):
+        above = folder.parent
+        siblings = [str(other) for other in above.iterdir() if other.is_dir()] if os.path.isdir(above) else []
         guess = nearest(str(folder), siblings)
         raise ConfigError(
             f"{name}: there is no folder {folder.absolute()}.",
