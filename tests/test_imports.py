@@ -4,9 +4,9 @@ import contextlib
 import copy
 import json
 import random
-import tomllib
 
 import pytest
+import tomllib
 
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
@@ -438,7 +438,7 @@ def test_a_file_for_this_model_says_nothing_of_others(tmp_path, make):
 def test_a_prompt_file_that_is_there_is_not_written_over(tmp_path):
     (tmp_path / "job.yaml").write_text(TOOLKIT.replace("ROOT", str(tmp_path)))
     (tmp_path / "job_purecc_prompts.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="job_purecc_prompts.txt is there already"):
+    with pytest.raises(ConfigError, match=r"job_purecc_prompts\.txt is there already"):
         run([str(tmp_path / "job.yaml")])
     assert (tmp_path / "job_purecc_prompts.txt").read_text() == "mine"
 

@@ -268,7 +268,7 @@ def _save_n_epoch_ratio(value: Any, values: Mapping) -> tuple[dict[str, Any], st
     epochs = values.get("max_train_epochs")
     if not isinstance(epochs, int) or not isinstance(value, int) or value < 1:
         return {}, "save_n_epoch_ratio is passed over: it needs max_train_epochs."
-    every = max(1, -(-epochs // value))
+    every = max(1, epochs // value)
     return {"save_every_n_epochs": every}, f"save_n_epoch_ratio {value}: save_every_n_epochs = {every}."
 
 
