@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from library.errors import not_written
+from library.errors import StorageError, not_written
 
 TEMPORARY = ".part-"
 """Begin of the names of what is not finished: short, so that a long name stays within what a file system allows."""
@@ -30,6 +30,9 @@ def said_if_not_written(path: Path) -> Iterator[None]:
         if known is None:
             raise
         raise known from error
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise StorageError(f"{path} can't be written: its text holds half of a character, {half!r}.") from error
     except SafetensorError as error:  # it hides the system's error in its text
         number = re.search(r"os error (\d+)", str(error))
         known = not_written(OSError(int(number[1]), ""), path) if number else None

@@ -4,9 +4,9 @@ import contextlib
 import copy
 import json
 import random
+import tomllib
 
 import pytest
-import tomllib
 
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings

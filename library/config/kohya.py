@@ -5,14 +5,18 @@ A setting of ours always comes first: what stands here is asked about only where
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from library.config.dataset import Source
+from library.config.fields import name_of
 from library.config.kohya_elsewhere import IGNORED, OF_ANOTHER_MODEL
 from library.config.kohya_network import network_args
+from library.config.settings import GROUPS
 from library.errors import ConfigError, PureCCError
 
 NEEDLESS = frozenset(
@@ -91,31 +95,10 @@ REFUSED = {
 """What would change the result and can't be done, with what to do instead."""
 
 PATHS = frozenset(
-    [
-        "pretrained_model_name_or_path",
-        "clip_l",
-        "clip_g",
-        "t5xxl",
-        "vae",
-        "dataset_config",
-        "train_data_dir",
-        "reg_data_dir",
-        "output_dir",
-        "cache_dir",
-        "resume",
-        "sample_prompts",
-        "replay_prompts",
-        "extractor",
-        "network_weights",
-        "base_weights",
-        "logging_dir",
-        "log_tracker_config",
-        "metadata_thumbnail",
-        "audit_prompts",
-        "image_dir",
-        "conditioning_data_dir",
-        "config_file",
-    ]
+    name_of(field)
+    for group in (*GROUPS.values(), Source)
+    for field in dataclasses.fields(group)
+    if field.metadata["holds"] == "path"
 )
 """Settings in which ~ and environment variables are expanded."""
 

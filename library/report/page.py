@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def page_of(title: str, lede: str, sections: Sequence[Section]) -> str:
             title=title,
             lede=lede,
             sections=shown,
-            made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
             script=Markup((TEMPLATES / "page.js").read_text(encoding="utf-8")),
         )

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,7 @@ def _of_training(parts: Parts, steps: int) -> dict[str, str]:
         "modelspec.architecture": f"stable-diffusion-{family}/lora",
         "modelspec.implementation": "https://github.com/Stability-AI/sd3.5",
         "modelspec.title": said.metadata_title or saving.output_name,
-        "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "modelspec.date": datetime.now(UTC).isoformat(timespec="seconds"),
         "modelspec.trigger_phrase": said.metadata_trigger_phrase or triggers,
         "modelspec.usage_hint": said.metadata_usage_hint or f"Write {activation_text(parts)} in the prompt.",
         "modelspec.prediction_type": "v",
