@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from library.config.files import (
     settings_given,
     to_toml,
 )
-from library.config.kohya import DEFAULTS_THAT_DIFFER, known_names
+from library.config.kohya import COUNTS_OVER, DEFAULTS_THAT_DIFFER, VALUES, known_names
 from library.config.kohya_data import concept_of_tokens, unsaid_concepts, what_is_missing
 from library.config.methods import unread
 from library.config.synonyms import SYNONYMS
@@ -237,6 +238,24 @@ def test_keys_of_a_dataset_file_are_answered_by_their_meaning(planned, world):
         planned("data_synonyms.toml")
     for meant in ("batch_size", "image_dir", "num_repeats"):
         assert f'Did you mean "{meant}"?' in str(error.value)
+
+
+HOSTILE = [
+    *["nan", "-inf", "1e300", "-1", "0", str(10**18), "true", '""', '"a b"', '"[V]"', "[]", "[[]]", "[nan]", '["="]'],
+    *['["a=1=2", ""]', "{}", "{a = 1}", "1979-05-27", "'0.5'", '"networks.lora"', "[1, 'a']"],
+]
+
+
+def test_hostile_values_of_settings_of_sd_scripts_give_nothing_but_errors_of_ours(tmp_path):
+    chance, refused = random.Random(7), 0
+    names = sorted({*known_names(), *VALUES, *COUNTS_OVER, *DEFAULTS_THAT_DIFFER})
+    for _ in range(40):
+        lines = [f"{name} = {chance.choice(HOSTILE)}" for name in chance.sample(names, 12)]
+        try:
+            settings_of("\n".join(lines), tmp_path)
+        except ConfigError:
+            refused += 1
+    assert refused > 10
 
 
 def test_all_that_is_wrong_is_shown_at_once(tmp_path):
