@@ -97,6 +97,9 @@ def said_if_not_written(path: Path) -> Iterator[None]:
         if known is None:
             raise
         raise known from error
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise StorageError(f"{path} can't be written: its text holds half of a character, {half!r}.") from error
     except SafetensorError as error:  # it hides the system's error in its text
         number = re.search(r"os error (\d+)", str(error))
         known = not_written(OSError(int(number[1]), ""), path) if number else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,25 @@ EXIT_INTERRUPTED = 130
 """Exit code of a run that was stopped by Ctrl-C, with its state saved."""
 
 
+LONGEST_LINE = 600
+"""Characters of a line of a message; a longer one, such as one with a value of a megabyte, is cut in its middle."""
+MOST_PROBLEMS = 20
+"""Mistakes that are shown together; who has made more is likely to have named another kind of file."""
+NOT_SHOWN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What a screen does not show, or obeys: control characters but for the end of a line, and halves of characters."""
+
+
+def on_a_screen(text: str) -> str:
+    """A message whose lines are not endless, and that a screen shows as it is: what it can't show is written out."""
+    lines = []
+    for line in text.split("\n"):
+        half = LONGEST_LINE // 2
+        if len(line) > LONGEST_LINE:
+            line = f"{line[:half]} [... {len(line) - 2 * half} characters ...] {line[-half:]}"
+        lines.append(NOT_SHOWN.sub(lambda found: repr(found[0])[1:-1], line))
+    return "\n".join(lines)
+
+
 class PureCCError(Exception):
     """Something the user can mend.
 
@@ -32,8 +52,8 @@ class PureCCError(Exception):
     """
 
     def __init__(self, what: str, remedy: str | None = None) -> None:
-        self.what, self.remedy = what, remedy
-        super().__init__(what if remedy is None else f"{what}\n  {remedy}")
+        self.what, self.remedy = on_a_screen(what), None if remedy is None else on_a_screen(remedy)
+        super().__init__(self.what if self.remedy is None else f"{self.what}\n  {self.remedy}")
 
 
 class ConfigError(PureCCError):
@@ -139,24 +159,37 @@ class Interrupted(Exception):
 
 
 def all_of(errors: list[PureCCError]) -> PureCCError:
-    """One error that shows every one of `errors`, so that a file is mended in one go."""
+    """One error that shows `errors`, so that a file is mended in one go; of very many, the first `MOST_PROBLEMS`."""
     if len(errors) == 1:
         return errors[0]
-    return type(errors[0])("\nerror: ".join(str(error) for error in errors))
+    shown = [str(error) for error in errors[:MOST_PROBLEMS]]
+    if len(errors) > MOST_PROBLEMS:
+        shown.append("more is wrong than is said here.")
+    return type(errors[0])("\nerror: ".join(shown))
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The one of `known` that `word` was most likely meant to be, or None."""
     by_lower_case = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word[:LONGEST_LINE].lower(), by_lower_case, n=1, cutoff=0.6)
     return by_lower_case[close[0]] if close else None
 
 
+FEW = 12
+"""So many names are all shown; of more, the `NEAREST` ones."""
+NEAREST = 5
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A remedy for a misspelt name: the nearest known one, or the list of all."""
+    """A remedy for a misspelt name: the nearest known one; else all names if they are few, or the five nearest."""
     names = sorted(known)
     guess = nearest(word, names)
-    return f'Did you mean "{guess}"?' if guess else f"Known are: {', '.join(names)}."
+    if guess:
+        return f'Did you mean "{guess}"?'
+    if len(names) <= FEW:
+        return f"Known are: {', '.join(names)}."
+    close = difflib.get_close_matches(word[:LONGEST_LINE].lower(), names, n=NEAREST, cutoff=0.0)
+    return f"The nearest of {len(names)} names: {', '.join(close)}."
 
 
 def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | None]) -> int:

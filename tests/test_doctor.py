@@ -55,6 +55,14 @@ def test_nothing_is_found_where_all_is_well(found):
     assert found() == "Nothing is likely to go wrong."
 
 
+def test_a_run_that_is_counted_in_epochs_is_not_told_to_raise_its_steps(plan_of, tmp_path):
+    (tmp_path / "dogs").mkdir()
+    photo(0).save(tmp_path / "dogs" / "0.png")
+    text = DATASET.format(trigger="sks", folder=tmp_path / "dogs", subset='class_tokens = "a dog"\n')
+    said = describe_findings(findings(plan_of(text, max_train_epochs=5, max_train_steps=400)))
+    assert "max_train_epochs" in said and "max_train_steps" not in said
+
+
 def test_the_trigger_that_is_advised_is_not_found_fault_with(tmp_path):
     plan = full_size_plan(tmp_path, str(ROOT / "presets" / "pure.toml"), resolution=256)  # its trigger is ohwx
     assert plan.parts.layouts["subject"].clip == 1 and "ohwx" not in describe_findings(findings(plan))

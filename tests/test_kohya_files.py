@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -26,9 +27,10 @@ from library.config.files import (
     settings_given,
     to_toml,
 )
-from library.config.kohya import DEFAULTS_THAT_DIFFER, known_names
-from library.config.kohya_data import concept_of_tokens
+from library.config.kohya import COUNTS_OVER, DEFAULTS_THAT_DIFFER, VALUES, known_names
+from library.config.kohya_data import concept_of_tokens, unsaid_concepts, what_is_missing
 from library.config.methods import unread
+from library.config.synonyms import SYNONYMS
 from library.errors import ConfigError, PureCCError
 from library.models import load_model
 from library.objectives import EXTRACTOR, STUDENT, ConceptTerm
@@ -179,7 +181,7 @@ def settings_of(text: str, tmp_path: Path, **given):
     ("line", "said"),
     [
         ("save_clip = true", '"save_clip" is not supported'),
-        ('t5xxl_dtype = "fp16"', "set mixed_precision"),
+        ('network_module = "networks.lora_flux"', "is for Flux"),
         ('network_module = "lycoris.kohya"', "guidance needs plain LoRAs"),
         ('network_module = "networks.dylora"', 'there is no network_module "networks.dylora"'),
         ("base_weights_multiplier = 0.5", "1 numbers for 0 files in base_weights"),
@@ -195,6 +197,65 @@ def test_what_can_not_be_is_refused_with_its_line_and_a_remedy(tmp_path, line, s
         settings_of(line, tmp_path)
     assert said in str(error.value)
     assert "config.toml:2" in str(error.value) or "min_timestep" in line or "base_weights" in line
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("batch_size", "train_batch_size"),
+        ("lr", "learning_rate"),
+        ("rank", "network_dim"),
+        ("lora_alpha", "network_alpha"),
+        ("steps", "max_train_steps"),
+        ("num_train_epochs", "max_train_epochs"),
+        ("Optimizer", "optimizer_type"),
+        ("checkpointing-steps", "save_every_n_steps"),
+        ("weight_decay", "optimizer_args"),
+        ("log_every_n_steps", "log.jsonl"),
+    ],
+)
+def test_a_setting_of_another_trainer_is_answered_by_its_meaning(tmp_path, theirs, ours):
+    with pytest.raises(ConfigError, match=ours):
+        settings_of(f"{theirs} = 1", tmp_path)
+    parser = command_line_parser("test")
+    add_settings_to(parser)
+    with pytest.raises(ConfigError, match=ours):
+        parser.parse_args([f"--{theirs}", "1"])
+
+
+def test_synonyms_name_what_is_there_and_nothing_that_is_known():
+    keys = {"image_dir", "conditioning_data_dir", "batch_size", "num_repeats"}
+    assert set(SYNONYMS) <= set(setting_names()) | keys
+    elsewhere = {name for names in SYNONYMS.values() for name in names}
+    assert elsewhere & {*setting_names(), *known_names()} == {"train_batch_size", "dataset_repeats"}  # in dataset files
+
+
+def test_keys_of_a_dataset_file_are_answered_by_their_meaning(planned, world):
+    (world / "data_synonyms.toml").write_text(
+        '[[datasets]]\ntrain_batch_size = 1\n[[datasets.subsets]]\nfolder_path = "img/dog"\nrepeats = 2\n'
+    )
+    with pytest.raises(ConfigError) as error:
+        planned("data_synonyms.toml")
+    for meant in ("batch_size", "image_dir", "num_repeats"):
+        assert f'Did you mean "{meant}"?' in str(error.value)
+
+
+HOSTILE = [
+    *["nan", "-inf", "1e300", "-1", "0", str(10**18), "true", '""', '"a b"', '"[V]"', "[]", "[[]]", "[nan]", '["="]'],
+    *['["a=1=2", ""]', "{}", "{a = 1}", "1979-05-27", "'0.5'", '"networks.lora"', "[1, 'a']"],
+]
+
+
+def test_hostile_values_of_settings_of_sd_scripts_give_nothing_but_errors_of_ours(tmp_path):
+    chance, refused = random.Random(7), 0
+    names = sorted({*known_names(), *VALUES, *COUNTS_OVER, *DEFAULTS_THAT_DIFFER})
+    for _ in range(40):
+        lines = [f"{name} = {chance.choice(HOSTILE)}" for name in chance.sample(names, 12)]
+        try:
+            settings_of("\n".join(lines), tmp_path)
+        except ConfigError:
+            refused += 1
+    assert refused > 10
 
 
 def test_all_that_is_wrong_is_shown_at_once(tmp_path):
@@ -240,6 +301,52 @@ def test_a_trigger_phrase_names_the_trigger_where_class_tokens_do_not(tokens, ph
     assert (concept.trigger, concept.class_word) == (trigger, class_word)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "given", "concept"),
+    [
+        ("wwstyle", {"class_word": "style"}, ("wwstyle", "style", "style")),
+        ("wwstyle", {"kind": "style"}, ("wwstyle", "style", "style")),
+        ("wwstyle", {"trigger": "ohwx", "kind": "style"}, ("ohwx", "wwstyle", "style")),
+        ("wwstyle", {"trigger": "wwstyle", "kind": "style"}, ("wwstyle", "style", "style")),
+        ("rex", {"class_word": "dog"}, ("rex", "dog", "subject")),
+        ("dog", {"trigger": "sks"}, ("sks", "dog", "subject")),
+        ("jane doe woman", {}, ("jane", "doe woman", "subject")),
+        ("jane doe woman", {"class_word": "woman"}, ("jane doe", "woman", "subject")),
+        ("jane doe woman", {"trigger": "jane doe"}, ("jane doe", "woman", "subject")),
+        ("sks dog", {"class_word": "animal"}, ("sks", "animal", "subject")),
+        ("sks golden retriever", {"class_word": "golden retriever"}, ("sks", "golden retriever", "subject")),
+    ],
+)
+def test_what_the_user_names_of_the_concept_decides_what_the_folder_s_words_are(tokens, given, concept):
+    found = concept_of_tokens(tokens, DataSettings(**given))
+    assert (found.trigger, found.class_word, found.kind) == concept
+
+
+@pytest.mark.parametrize(
+    ("tokens", "given", "asked", "not_asked"),
+    [
+        ("wwstyle", {}, ['"wwstyle" is the trigger', "--class_word", "--kind", "--trigger"], []),
+        ("dog", {"class_word": "dog"}, ["--trigger"], ["--class_word", "--kind"]),
+        ("wwstyle", {"trigger": "wwstyle"}, ["--class_word", "--kind"], ["--trigger"]),
+        (None, {"kind": "style"}, ["--trigger"], ["--kind"]),
+        (None, {}, ["--trigger ohwx --class_word dog"], []),
+    ],
+)
+def test_what_is_given_is_not_asked_for_again(tokens, given, asked, not_asked):
+    settings = DataSettings(**given)
+    assert unsaid_concepts([tokens], settings) == {}
+    remedy = what_is_missing([tokens], settings)
+    assert all(one in remedy for one in asked) and not any(one in remedy for one in not_asked)
+
+
+def test_a_folder_of_several_words_says_how_to_take_more_of_them_as_the_trigger(planned, world):
+    shutil.copytree(world / "img" / "bare", world / "jane" / "10_jane doe woman")
+    for given, told in (({}, True), ({"class_word": "woman"}, False)):
+        facts = planned("train_save_ratio.toml", dataset_config=None, train_data_dir="jane", **given)
+        assert facts["said"]('If the trigger is "jane doe", add --class_word woman') is told
+    assert facts["concept"].trigger == "jane doe"
+
+
 def told(monkeypatch, *words: str) -> None:
     """Runs the command with these words."""
     monkeypatch.setattr("sys.argv", ["purecc_train.py", *words])
@@ -256,7 +363,7 @@ def test_output_config_writes_all_that_is_in_force_and_reads_back_the_same(plann
     assert notices == [] and not read.model.gradient_checkpointing
     assert read.optimizer.lr_scheduler_num_cycles == 3 and read.optimizer.max_train_epochs == 20
     written = {name for table in file.tables.values() if isinstance(table, dict) for name in table}
-    needless = unread("purecc") | {"dataset_config", "resume", "overwrite"}
+    needless = unread("purecc") | {"dataset_config", "resume", "overwrite", "max_train_steps"}
     unset = {
         name
         for name, section in setting_names().items()

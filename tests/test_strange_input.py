@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from library import fingerprint
 from library.adapters.files import load_concepts, read_lora
+from library.atomic import write_text
 from library.checkpoint import Position, SavedState, StateFolder, load_state
 from library.config.dataset import Concept
 from library.config.files import TomlFile, read_settings
@@ -128,10 +129,12 @@ def test_a_name_that_is_too_long_is_said_before_anything_is_computed(plan_of, mo
     assert "shorter output_name" in error.value.remedy
 
 
-@pytest.mark.parametrize("name", ["", "..", "../../dog", "a\\b", "a\0b"])
-def test_a_name_of_results_that_is_a_path_is_refused(name):
-    with pytest.raises(ConfigError, match="output_name is"):
-        read_settings(None, {"output_name": name})
+def test_a_text_that_no_file_can_hold_is_refused_in_a_sentence_and_leaves_the_file_as_it_was(tmp_path):
+    write_text(tmp_path / "a.txt", "before")
+    with pytest.raises(StorageError, match=r"a\.txt can't be written") as error:
+        write_text(tmp_path / "a.txt", "\ud800")
+    assert str(error.value).isprintable() and (tmp_path / "a.txt").read_text() == "before"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
 # Settings
@@ -140,11 +143,12 @@ def test_a_name_of_results_that_is_a_path_is_refused(name):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("twice.toml", b"eta = 1\nseed = 2\neta = 3\n", r"twice\.toml:3: eta stands twice"),
-        ("twice.toml", b"[noise]\nlogit_std = 1\n[noise]\n", r"twice\.toml:3: \[noise\] stands twice"),
-        ("twice.json", b'{"eta": 1, "eta": 2}', r'twice\.json: "eta" stands twice'),
+        ("twice.toml", b"eta = 1\nseed = 2\neta = 3\n", r'twice\.toml:3: "eta" stands twice, also at .*twice\.toml:1'),
+        ("twice.toml", b"[noise]\nlogit_std = 1\n[noise]\n", r'twice\.toml:3: "noise" stands twice, also at .*:1'),
+        ("twice.json", b'{"eta": 1,\n"eta": 2}', r'twice\.json:2: "eta" stands twice, also at .*twice\.json:1'),
         ("latin.toml", 'output_name = "café"'.encode("latin-1"), "is not a text file in UTF-8"),
-        ("wide.toml", "eta = 1".encode("utf-16"), "is not a text file in UTF-8"),
+        ("wide.toml", "eta = 1".encode("utf-16-le"), r"wide\.toml:1 is not valid TOML"),
+        ("half.toml", b"\xff\xfee", r"half\.toml:1 is not a text file in UTF-8"),
         ("zeros.toml", b"eta = 1\n\0\0", r"zeros\.toml:2 is not valid TOML"),
         ("deep.toml", b"a = " + b"[" * 5000 + b"]" * 5000, "lists in lists"),
         ("deep.json", b"[" * 100_000, "lists in lists"),

@@ -26,13 +26,6 @@ RUN_ONLY = frozenset(
 """Settings of this group that a dataset file does not know."""
 
 
-AN_ENDING = (
-    'be an ending such as ".txt"',
-    lambda text: not text or (bool(text.strip(". ")) and not set("/\\\0") & set(text)),
-)
-"""What caption_extension must do; empty, it is unset."""
-
-
 def _dropout_of(encoder: str) -> float:
     return setting(
         0.0,
@@ -50,11 +43,16 @@ class DataSettings:
         None,
         "TOML or JSON file with the concepts, datasets and subsets; they may stand in the main file as well.",
         shapes_training=False,
+        holds="path",
     )
     train_data_dir: str | None = setting(
-        None, "Instead of a dataset file: a folder of folders such as 10_sks dog, repeats and class tokens in the name."
+        None,
+        "Instead of a dataset file: a folder of folders such as 10_sks dog, repeats and class tokens in the name.",
+        holds="path",
     )
-    reg_data_dir: str | None = setting(None, "The same for regularisation pictures, beside train_data_dir.")
+    reg_data_dir: str | None = setting(
+        None, "The same for regularisation pictures, beside train_data_dir.", holds="path"
+    )
     trigger: str | None = setting(
         None, "The concept's trigger, where the files have no [[concepts]]. Unset: first word of class_tokens."
     )
@@ -87,7 +85,7 @@ class DataSettings:
         4, "Places at which random_crop cuts each picture, all in the cache.", at_least=1
     )
     caption_extension: str | None = setting(
-        None, "Ending of the caption file beside each picture. Unset: .txt or else .caption.", must=AN_ENDING
+        None, "Ending of the caption file beside each picture. Unset: .txt or else .caption.", holds="ending"
     )
     class_tokens: str | None = setting(None, "Caption of pictures that have no caption file.")
     caption_templates: list[str] = setting(

@@ -51,7 +51,7 @@ class Concept:
 class Source:
     """What a subset alone may say."""
 
-    image_dir: str = setting(help="Folder of the pictures.", must=NOT_EMPTY)
+    image_dir: str = setting(help="Folder of the pictures.", holds="path", must=NOT_EMPTY)
     concept: str | None = setting(None, "Name of the concept it shows. Unset: the only one.")
     is_reg: bool = setting(
         False, "Regularisation pictures, of the class and not of the concept; their captions get no [V]."
@@ -60,7 +60,7 @@ class Source:
         False, "Regularisation pictures only tie the student to the pretrained model, and teach nothing of their own."
     )
     conditioning_data_dir: str | None = setting(
-        None, "Folder of masks with the pictures' names, used with masked_loss: dark places do not count."
+        None, "Folder of masks with the pictures' names, used with masked_loss: dark places do not count.", holds="path"
     )
 
 

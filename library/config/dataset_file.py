@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from library.config.data_settings import RUN_ONLY, DataSettings
 from library.config.dataset import Concept, Dataset, DatasetConfig, Source, Subset
-from library.config.fields import build, check, hints_of, name_of
+from library.config.fields import build, check, check_sound, default_of, hints_of, name_of
 from library.config.files import DATASET_TABLES, TomlFile
 from library.config.kohya import PATHS, VALUES, expanded
 from library.config.kohya_data import (
@@ -19,9 +19,13 @@ from library.config.kohya_data import (
     SUBSET_KEYS_PASSED_OVER,
     SUBSET_KEYS_REFUSED,
     folders_as_tables,
+    understood,
     unsaid_concepts,
+    what_is_missing,
 )
+from library.config.places import Place
 from library.config.settings import Settings
+from library.config.synonyms import meant
 from library.errors import ConfigError, PureCCError, all_of, did_you_mean, naming
 
 IN_THE_FILE = {"train_batch_size": "batch_size", "dataset_repeats": "num_repeats"}
@@ -41,11 +45,20 @@ DATASET_LEVEL = {
 """Keys that may stand in [general] and a dataset, but not in a subset."""
 
 
+class _Table(NamedTuple):
+    """A table of the file, and the way to it."""
+
+    place: Place
+    values: dict[str, Any]
+
+
 class _Reader:
     """Reads one file; every mistake it finds goes to `problems`."""
 
-    def __init__(self, file: TomlFile, defaults: DataSettings, phrase: str | None, notices: list[str]) -> None:
-        self.phrase = phrase
+    def __init__(
+        self, file: TomlFile, concepts_file: TomlFile, defaults: DataSettings, phrase: str | None, notices: list[str]
+    ) -> None:
+        self.phrase, self.concepts_file = phrase, concepts_file
         self.file, self.defaults, self.notices, self.problems = file, defaults, notices, list[PureCCError]()
         self.unsaid: dict[str | None, Concept] = {}
         fields = [field for field in dataclasses.fields(DataSettings) if field.name not in RUN_ONLY]
@@ -56,43 +69,52 @@ class _Reader:
         """A file that is a dataset config alone has nothing else."""
         for key in sorted(set(self.file.tables) - set(DATASET_TABLES)):
             remedy = did_you_mean(key, DATASET_TABLES)
-            self._found(f'{self.file.where(key)}: a dataset config has no top-level "{key}".', remedy)
+            self._found(f'{self.file.where((key,))}: a dataset config has no top-level "{key}".', remedy)
 
-    def tables(self, key: str) -> list[dict]:
+    def tables(self, file: TomlFile, key: str) -> list[_Table]:
         """A list of tables, [[key]]."""
-        value = self.file.tables.get(key, [])
+        return self._listed(file, file.tables.get(key, []), (key,), key)
+
+    def _listed(self, file: TomlFile, value: Any, place: Place, called: str) -> list[_Table]:
+        """The tables of a list; what is none is a problem."""
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-            what = f"{self.file.path}: {key} must be a list of tables."
+            what = f"{file.where(place)}: {called} must be a list of tables."
             if what not in {problem.what for problem in self.problems}:
-                self._found(what, f"Write [[{key}]].")
+                self._found(what, f"Write [[{called}]].")
             return []
-        return value
+        return [_Table((*place, number), entry) for number, entry in enumerate(value)]
+
+    def subset_tables(self, dataset: _Table) -> list[_Table]:
+        """The tables of a dataset's subsets."""
+        subsets = dataset.values.get("subsets", [])
+        return self._listed(self.file, subsets, (*dataset.place, "subsets"), "datasets.subsets")
 
     def concepts(self) -> list[Concept]:
         """All [[concepts]]."""
         concepts: list[Concept] = []
-        known = {name_of(field) for field in dataclasses.fields(Concept)}
-        for table in self.tables("concepts"):
-            for key in set(table) - known:
-                where = self.file.where(key, "concepts")
-                self._found(f'{where}: there is no key "{key}" in [[concepts]].', did_you_mean(key, known))
-            places = {key: self.file.where(key, "concepts") for key in table}
-            concept = build(Concept, table, places, self.problems)
+        known, file = {name_of(field) for field in dataclasses.fields(Concept)}, self.concepts_file
+        for place, given in self.tables(file, "concepts"):
+            table = {key: value for key, value in given.items() if value != ""}
+            places = {key: file.where((*place, key), "concepts") for key in table}
+            for key in sorted(set(table) - known):
+                self._found(f'{places[key]}: there is no key "{key}" in [[concepts]].', meant(key, known))
+            concept = build(Concept, table, places, self.problems, file.where(place, "concepts"))
             if concept and concept.name in {other.name for other in concepts}:
-                self._found(f'{self.file.path}: two concepts are named "{concept.name}".')
+                self._found(f'{file.where((*place, "name"))}: two concepts are named "{concept.name}".')
             elif concept and concept.trigger.lower() in {other.trigger.lower() for other in concepts}:
-                self._found(f'{self.file.path}: two concepts have the trigger "{concept.trigger}".')
+                self._found(f'{file.where((*place, "trigger"))}: two concepts have the trigger "{concept.trigger}".')
             elif concept:
                 concepts.append(concept)
-        return concepts or (self._unsaid_concepts() if "concepts" not in self.file.tables else [])
+        return concepts or (self._unsaid_concepts() if "concepts" not in file.tables else [])
 
     def _unsaid_concepts(self) -> list[Concept]:
         """Those of a file of sd-scripts, which names them in its class tokens, if at all."""
-        general, tokens = self.file.tables.get("general", {}), list[str | None]()
-        for dataset in self.tables("datasets"):
-            for subset in _subset_tables(dataset):
-                if not subset.get("is_reg"):
-                    levels = (subset, dataset, general, {"class_tokens": self.defaults.class_tokens})
+        general, tokens = self.general_table(), list[str | None]()
+        for dataset in self.tables(self.file, "datasets"):
+            for subset in self.subset_tables(dataset):
+                if not subset.values.get("is_reg"):
+                    own = {"class_tokens": self.defaults.class_tokens}
+                    levels = (subset.values, dataset.values, general, own)
                     tokens.append(next((level["class_tokens"] for level in levels if "class_tokens" in level), None))
         if not tokens or not all(isinstance(one, str | None) for one in tokens):
             return []
@@ -104,30 +126,35 @@ class _Reader:
         concepts = list({concept.name: concept for concept in self.unsaid.values()}.values())
         if not concepts:
             self._found(
-                f"{self.file.path} has no [[concepts]], and no class_tokens say what is to be learned.",
-                'Add --trigger ohwx --class_word dog, or class_tokens = "ohwx dog", or [[concepts]].',
+                f"{self.file.path} has no [[concepts]], and its class tokens do not say what is to be learned.",
+                what_is_missing(tokens, self.defaults),
             )
-        for concept in concepts:
-            self.notices.append(
-                f'The concept "{concept.name}": a {concept.kind}, trigger "{concept.trigger}", class word '
-                f'"{concept.class_word}". To say otherwise, set trigger, class_word and kind, or add [[concepts]].'
-            )
+        self.notices += [understood(concept, self.defaults) for concept in concepts]
         return concepts
+
+    def general_table(self) -> dict[str, Any]:
+        """[general] as it stands there."""
+        table = self.file.tables.get("general", {})
+        return table if isinstance(table, dict) else {}
 
     def general(self) -> dict[str, Any]:
         """What holds for all datasets: [general] over the settings of the run."""
         table = self.file.tables.get("general", {})
-        return {**self.fallback, **self._checked(table, set(self.fields), "general")}
+        if not isinstance(table, dict):
+            self._found(f"{self.file.where(('general',))}: general must be a table.", "Write [general].")
+        given = self._checked(_Table(("general",), self.general_table()), set(self.fields), "general")
+        return {**self.fallback, **given}
 
-    def dataset(self, table: dict, general: dict[str, Any], concepts: list[Concept]) -> Dataset | None:
+    def dataset(self, table: _Table, general: dict[str, Any], concepts: list[Concept]) -> Dataset | None:
         """One of [[datasets]]; None if it had a mistake."""
-        own = {key: value for key, value in table.items() if key != "subsets"}
-        values = {**general, **self._checked(own, set(self.fields), "datasets")}
-        subsets = self._without_repeated(
-            [self.subset(subset_table, values, concepts) for subset_table in _subset_tables(table)]
+        own = {key: value for key, value in table.values.items() if key != "subsets"}
+        values = {**general, **self._checked(_Table(table.place, own), set(self.fields), "datasets")}
+        subsets = self._without_repeated([self.subset(one, values, concepts) for one in self.subset_tables(table)])
+        place = next(
+            (place for place in (table.place, ("general",)) if self.file.has((*place, "resolution"))), table.place
         )
         try:
-            size = as_size(values["resolution"], self.file.where("resolution", "datasets"))
+            size = as_size(values["resolution"], self.file.where((*place, "resolution"), "datasets"))
         except ConfigError as error:
             self.problems.append(error)
             return None
@@ -155,12 +182,13 @@ class _Reader:
                 kept[Path(subset.image_dir)] = subset
         return list(kept.values())
 
-    def subset(self, table: dict, values: dict[str, Any], concepts: list[Concept]) -> Subset | None:
+    def subset(self, table: _Table, values: dict[str, Any], concepts: list[Concept]) -> Subset | None:
         """One of [[datasets.subsets]]; None if it had a mistake."""
         section, own = "datasets.subsets", {field.name for field in dataclasses.fields(Source)}
         inherited = set(self.fields) - DATASET_LEVEL
         given = self._checked(self._with_attributes(table), inherited | own, section)
-        source = build(Source, given, {key: self.file.where(key, section) for key in given}, self.problems)
+        places = {key: self._where(table, key, section) for key in given}
+        source = build(Source, given, places, self.problems, self.file.where(table.place, section))
         if not source or not concepts:
             return None
         try:
@@ -168,7 +196,7 @@ class _Reader:
             named = self.unsaid[tokens].name if tokens in self.unsaid and not source.concept else source.concept
             if named is None and source.is_reg:
                 named = concepts[0].name
-            concept = _concept_name(named, concepts, self.file.where("concept", section))
+            concept = _concept_name(named, concepts, self._where(table, "concept", section))
         except ConfigError as error:
             self.problems.append(error)
             return None
@@ -181,11 +209,15 @@ class _Reader:
             kept["conditioning_data_dir"] = None
         return Subset(**kept, concept=concept, **held)
 
-    def _with_attributes(self, table: dict) -> dict:
+    def _with_attributes(self, table: _Table) -> _Table:
         """The subset with the one of its custom attributes that is known among its keys."""
-        rest = {key: value for key, value in table.items() if key != "custom_attributes"}
-        attributes = table.get("custom_attributes", {})
-        for key, value in attributes.items() if isinstance(attributes, dict) else ():
+        rest = {key: value for key, value in table.values.items() if key != "custom_attributes"}
+        attributes = table.values.get("custom_attributes", {})
+        if not isinstance(attributes, dict):
+            where = self._where(table, "custom_attributes", "datasets.subsets")
+            self._found(f"{where}: custom_attributes must be a table.", "Take it out.")
+            return _Table(table.place, rest)
+        for key, value in attributes.items():
             if key == "diff_output_preservation":
                 rest[key] = value
                 self.notices.append(
@@ -193,7 +225,12 @@ class _Reader:
                 )
             else:
                 self.notices.append(f'WARNING: the custom attribute "{key}" is passed over: nothing reads it.')
-        return rest
+        return _Table(table.place, rest)
+
+    def _where(self, table: _Table, key: str, section: str) -> str:
+        """Where a key of a table stands, on its own or among the custom attributes."""
+        inside = (*table.place, "custom_attributes", key)
+        return self.file.where(inside if self.file.has(inside) else (*table.place, key), section)
 
     def check_whole(self, datasets: list[Dataset], concepts: list[Concept]) -> None:
         """What can be said of the whole file only once its parts are right."""
@@ -207,11 +244,14 @@ class _Reader:
                 'Give a [[datasets.subsets]] the line concept = "...".',
             )
 
-    def _checked(self, table: dict, allowed: set[str], section: str) -> dict[str, Any]:
-        """The entries whose keys are allowed and whose values have their type; the others are problems."""
+    def _checked(self, table: _Table, allowed: set[str], section: str) -> dict[str, Any]:
+        """The entries whose keys are allowed and whose values have their type; the others are problems.
+
+        An empty text leaves a key unset: its default holds, also where a table further out says otherwise.
+        """
         hints, of_subsets, good = hints_of(DataSettings), {field.name for field in dataclasses.fields(Source)}, {}
-        for key, value in table.items():
-            where = self.file.where(key, section)
+        for key, value in table.values.items():
+            where = self._where(table, key, section)
             if key in SUBSET_KEYS_REFUSED:
                 self._found(f'{where}: "{key}" is not supported.', SUBSET_KEYS_REFUSED[key])
             elif key in SUBSET_KEYS_PASSED_OVER or key in SUBSET_KEYS_NEEDLESS:
@@ -220,16 +260,17 @@ class _Reader:
                     self.notices.append(notice)
             elif key not in allowed:
                 elsewhere = key in self.fields or key in of_subsets
-                remedy = f'"{key}" may not stand here.' if elsewhere else did_you_mean(key, allowed)
+                remedy = f'"{key}" may not stand here.' if elsewhere else meant(key, allowed)
                 self._found(f'{where}: there is no key "{key}" in [{section}].', remedy)
+            elif key not in self.fields:
+                good |= {key: value} if value != "" else {}  # it is checked with its group
+            elif value == "":
+                good[key] = default_of(self.fields[key])
             else:
                 try:
-                    if key in self.fields:
-                        field = self.fields[key]
-                        if key in VALUES:
-                            value, _ = VALUES[key](value)
-                        check(value, field, hints[field.name], where, called=key)
-                    good[key] = value
+                    check_sound(value, key, where)
+                    value, _ = VALUES[key](value) if key in VALUES else (value, None)
+                    good[key] = check(value, self.fields[key], hints[self.fields[key].name], where, called=key)
                 except ConfigError as error:
                     self.problems.append(error)
         return good
@@ -238,19 +279,18 @@ class _Reader:
         self.problems.append(ConfigError(what, remedy))
 
 
-def _subset_tables(dataset: dict) -> list[dict]:
-    """The tables of a dataset's subsets."""
-    subsets = dataset.get("subsets", [])
-    return [subset for subset in subsets if isinstance(subset, dict)] if isinstance(subsets, list) else []
-
-
 def read_dataset_config(
-    file: TomlFile, defaults: DataSettings, notices: list[str] | None = None, phrase: str | None = None
+    file: TomlFile,
+    defaults: DataSettings,
+    notices: list[str] | None = None,
+    phrase: str | None = None,
+    concepts_file: TomlFile | None = None,
 ) -> DatasetConfig:
     """The concepts and datasets of a file.
 
     Args:
         file: the dataset config, or the main file if they stand there.
+        concepts_file: where [[concepts]] stand, if not there.
         defaults: what holds where the file is silent.
         notices: what became of keys of sd-scripts is added here, a sentence each.
         phrase: `metadata_trigger_phrase`, which names the trigger where nothing else does.
@@ -258,11 +298,11 @@ def read_dataset_config(
     Raises:
         ConfigError: names every mistake in one go.
     """
-    reader = _Reader(file, defaults, phrase, [] if notices is None else notices)
+    reader = _Reader(file, concepts_file or file, defaults, phrase, [] if notices is None else notices)
     if defaults.dataset_config:
         reader.check_top_level()
     concepts, general = reader.concepts(), reader.general()
-    found = [reader.dataset(table, general, concepts) for table in reader.tables("datasets")]
+    found = [reader.dataset(table, general, concepts) for table in reader.tables(file, "datasets")]
     datasets = [dataset for dataset in found if dataset]
     reader.check_whole(datasets, concepts)
     if reader.problems:
@@ -279,9 +319,8 @@ def read_concepts_and_pictures(
     """
     notices = [] if notices is None else notices
     file = find_dataset_file(config, settings.data, notices)
-    if config and "concepts" in config.tables and "concepts" not in file.tables:
-        file.tables = {**file.tables, "concepts": config.tables["concepts"]}
-    return read_dataset_config(file, settings.data, notices, settings.metadata.metadata_trigger_phrase)
+    concepts_file = config if config and "concepts" in config.tables and "concepts" not in file.tables else None
+    return read_dataset_config(file, settings.data, notices, settings.metadata.metadata_trigger_phrase, concepts_file)
 
 
 def as_size(resolution: int | list[int], where: str) -> tuple[int, int]:

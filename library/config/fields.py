@@ -6,12 +6,23 @@ import ast
 import dataclasses
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar
 
+from library.config.file_names import why_not_a_name, why_not_a_path, why_not_an_ending
 from library.errors import ConfigError, PureCCError
 
 T = TypeVar("T")
+Holds = Literal["path", "file name", "ending"]
+"""What a text is to a file system: a path, the begin of a file's name, or the ending of one."""
+WHY_NOT = {
+    "path": (why_not_a_path, "In double quotes, a backslash begins such a character: use 'single quotes' or /."),
+    "file name": (why_not_a_name, "It is the begin of file names, on every system."),
+    "ending": (why_not_an_ending, "Such as .txt."),
+}
+BEYOND = 1 << 63
+"""No number is as large: seeds and counts of the libraries below have 64 bits."""
 
 
 def setting(
@@ -24,6 +35,7 @@ def setting(
     must: tuple[str, Callable[[str], bool]] | None = None,
     name: str | None = None,
     shapes_training: bool = True,
+    holds: Holds | None = None,
 ) -> Any:
     """A dataclass field that is a setting.
 
@@ -34,6 +46,7 @@ def setting(
         must: what a text must do, such as "not be empty", and whether it does.
         name: its name in files, where Python can't use that name.
         shapes_training: whether another value makes another LoRA; a resumed run must keep such settings.
+        holds: what a text, or each of a list, is to a file system, if anything.
     """
     about = {
         "help": help,
@@ -43,6 +56,7 @@ def setting(
         "must": must,
         "name": name,
         "shapes_training": shapes_training,
+        "holds": holds,
     }
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=about)
@@ -63,9 +77,10 @@ def default_of(field: dataclasses.Field) -> Any:
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
-def hints_of(group: type) -> dict[str, Any]:
+@cache
+def hints_of(group: type) -> Mapping[str, Any]:
     """Type of every setting of a group, by its name in Python."""
-    return typing.get_type_hints(group)
+    return types.MappingProxyType(typing.get_type_hints(group))
 
 
 def describe(hint: Any) -> str:
@@ -112,11 +127,38 @@ def from_command_line(text: str, hint: Any) -> Any:
     """The value that a word on the command line stands for, still unchecked: "1e-4" is a number, "adaptive" a text."""
     if conforms(text, hint):
         return text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    if text.lower().lstrip("+-") in ("inf", "nan"):
+        return float(text)
+    value = literal(text)
     return list(value) if isinstance(value, tuple) else value
+
+
+def literal(text: str) -> Any:
+    """The number, list or the like that a text writes as Python does; the text itself, if it is none of them."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return text
+
+
+def check_sound(value: Any, name: str, where: str) -> None:
+    """Refuses what no setting can use, inside of lists and tables too.
+
+    Raises:
+        ConfigError: a number that is not finite or has more than 64 bits, or a text that no file can hold.
+    """
+    inner = [value]
+    while inner:
+        one = inner.pop()
+        if isinstance(one, dict):
+            inner += [*one, *one.values()]
+        elif isinstance(one, (list, tuple)):
+            inner += one
+        elif isinstance(one, float | int) and not abs(one) < BEYOND:
+            shown = one if isinstance(one, float) else "a number of more than 64 bits"
+            raise ConfigError(f"{where}: {name} is {shown}; numbers must be finite and smaller than 9.2e18.")
+        elif isinstance(one, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in one):
+            raise ConfigError(f"{where}: {name} is {one!r}; it holds a character that no file can hold.")
 
 
 def check(value: Any, field: dataclasses.Field, hint: Any, where: str, called: str | None = None) -> Any:
@@ -127,9 +169,10 @@ def check(value: Any, field: dataclasses.Field, hint: Any, where: str, called: s
         called: what the user calls it there, if not by its own name.
 
     Raises:
-        ConfigError: wrong type or out of range.
+        ConfigError: wrong type or out of range, or no path or name of a file where it must be one.
     """
     name, about = called or name_of(field), field.metadata
+    check_sound(value, name, where)
     if not conforms(value, hint):
         raise ConfigError(f"{where}: {name} is {value!r}; it must be {describe(hint)}.", about["help"])
     if isinstance(value, str) and about["must"] and not about["must"][1](value):
@@ -145,16 +188,24 @@ def check(value: Any, field: dataclasses.Field, hint: Any, where: str, called: s
                 raise ConfigError(f"{where}: {name} is {value}; it must be {words} {about[key]}.", about["help"])
         if hint is float:
             return float(value)
+    for text in (value if isinstance(value, list) else [value]) if about["holds"] else ():
+        why_not, remedy = WHY_NOT[about["holds"]]
+        why = why_not(text) if isinstance(text, str) else None
+        if why:
+            raise ConfigError(f"{where}: {name} is {text!r}; {why}.", remedy)
     return value
 
 
-def build(group: type[T], values: dict[str, Any], where: dict[str, str], problems: list[PureCCError]) -> T | None:
+def build(
+    group: type[T], values: dict[str, Any], where: dict[str, str], problems: list[PureCCError], table: str | None = None
+) -> T | None:
     """A settings group from the values that were given, checked one by one.
 
     Args:
         values: by the names users write. Settings of other groups are passed over.
         where: file and line of each value.
         problems: every mistake found is added here.
+        table: where the group stands, if it is a table of its own.
 
     Returns:
         The group, or None if it had a mistake.
@@ -168,11 +219,12 @@ def build(group: type[T], values: dict[str, Any], where: dict[str, str], problem
             except ConfigError as error:
                 problems.append(error)
         elif default_of(field) is dataclasses.MISSING:
-            problems.append(ConfigError(f"The setting {name} is missing.", field.metadata["help"]))
+            lacks = f"The setting {name} is missing." if table is None else f"{table}: {name} is missing."
+            problems.append(ConfigError(lacks, field.metadata["help"]))
     if len(problems) > before:
         return None
     try:
         return group(**chosen)
     except ConfigError as error:
-        problems.append(error)
+        problems.append(error if table is None else ConfigError(f"{table}: {error.what}", error.remedy))
         return None

@@ -12,18 +12,27 @@ from typing import Any
 
 import toml
 
-from library.config.fields import build, default_of, from_command_line, hints_of, name_of, placeholder
+from library.config.fields import (
+    build,
+    check_sound,
+    default_of,
+    from_command_line,
+    hints_of,
+    name_of,
+    placeholder,
+)
 from library.config.kohya import Reading, expanded, known_names
 from library.config.methods import apply_method, check_method, unread
+from library.config.places import Place, Places
 from library.config.settings import GROUPS, Settings
-from library.errors import ConfigError, PureCCError, all_of, did_you_mean
+from library.config.synonyms import meant
+from library.config.toml_text import decoded, parsed
+from library.errors import MOST_PROBLEMS, ConfigError, PureCCError, all_of, did_you_mean
 
 DATASET_TABLES = ("general", "datasets", "concepts")
 """Top-level tables that belong to the dataset config, wherever they stand."""
 LARGEST = 1_000_000
 """Bytes of a file of settings."""
-MOST_PROBLEMS = 20
-"""Mistakes of a file that are said; one with more is likely to be another kind of file."""
 OF_THE_COMMAND = frozenset({"config_file", "output_config"})
 """What sd-scripts counts among its settings, and here belongs to the command line alone."""
 
@@ -49,48 +58,19 @@ class TomlFile:
                 f"{self.path} has {self.path.stat().st_size / 1e6:.1f} MB; a file of settings has some kB.",
                 "Is it the right file?",
             )
-        try:
-            text = self.path.read_text(encoding="utf-8-sig")
-            self.tables: dict[str, Any] = self._parsed(text)
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{self.path} is not a text file in UTF-8.", "Save it as UTF-8.") from error
-        except RecursionError as error:
-            raise ConfigError(f"{self.path} holds lists in lists in lists, too many to be read.") from error
+        self.tables: dict[str, Any]
+        self.tables, self.places = parsed(decoded(self.path.read_bytes(), self.path), self.path)
         if isinstance(self.tables, list):
             self.tables = {"prompt": {"subset": self.tables}}  # a list is what sd-scripts writes sample prompts as
+            self.places = self.places.inside(("prompt", "subset"))
         if not isinstance(self.tables, dict):
             raise ConfigError(f"{self.path} holds no settings: it must be an object, {{...}}.")
-        self.lines = text.splitlines()
-
-    def _parsed(self, text: str) -> Any:
-        try:
-            if self.path.suffix.lower() == ".json":
-                return json.loads(text, object_pairs_hook=self._each_once)
-            return toml.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{self.path} is not valid JSON: {error}.") from error
-        except toml.TomlDecodeError as error:
-            lines = text.splitlines()[error.lineno - 1 : error.lineno]
-            begin = lines[0].partition("=")[0].strip() if lines else ""
-            if "Duplicate keys" in error.msg or "already exists" in error.msg:
-                raise ConfigError(f"{self.path}:{error.lineno}: {begin} stands twice.", "Take one out.") from error
-            raise ConfigError(f"{self.path}:{error.lineno} is not valid TOML: {error.msg.rstrip('.')}.") from error
-        except IndexError as error:
-            raise ConfigError(f"{self.path} is not valid TOML: {error}.") from error
-
-    def _each_once(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ConfigError(f'{self.path}: "{twice}" stands twice.', "Take one out.")
-        return table
 
     @classmethod
     def of_tables(cls, path: Path, tables: dict[str, Any]) -> TomlFile:
         """What a folder says instead of a file."""
         file = cls.__new__(cls)
-        file.path, file.tables, file.lines = path, tables, []
+        file.path, file.tables, file.places = path, tables, Places()
         return file
 
     @property
@@ -98,12 +78,15 @@ class TomlFile:
         """Whether a dataset config stands in it; without one, [general] is a section like any other."""
         return any(isinstance(self.tables.get(key), list) for key in ("datasets", "concepts"))
 
-    def where(self, key: str, section: str | None = None) -> str:
-        """File, line and section of a key, for an error message."""
-        pattern = re.compile(rf"""^\s*["']?{re.escape(key)}["']?\s*[=:]""")
-        line = next((number for number, line in enumerate(self.lines, 1) if pattern.match(line)), None)
-        place = f"{self.path}:{line}" if line else str(self.path)
-        return f"{place} [{section}]" if section else place
+    def has(self, place: Place) -> bool:
+        """Whether a value stands there."""
+        return place in self.places.lines
+
+    def where(self, place: Place, section: str | None = None) -> str:
+        """File, line and section of a value, for an error message; of one that is not there, where it should be."""
+        line = self.places.line_of(place)
+        found = f"{self.path}:{line}" if line else str(self.path)
+        return f"{found} [{section}]" if section else found
 
 
 def setting_names() -> dict[str, str]:
@@ -121,12 +104,11 @@ def _flatten(file: TomlFile, problems: list[PureCCError]) -> tuple[dict[str, Any
             continue
         section, entries = (key, value) if isinstance(value, dict) else (None, {key: value})
         for name, entry in entries.items():
-            if len(problems) >= MOST_PROBLEMS:
-                problems.append(ConfigError(f"{file.path}: more is wrong than is said here."))
+            if len(problems) > MOST_PROBLEMS:
                 return values, where
-            place = file.where(name, section)
+            place = file.where((section, name) if section else (name,), section)
             if name not in known:
-                problems.append(ConfigError(f'{place}: there is no setting "{name}".', did_you_mean(name, known)))
+                problems.append(ConfigError(f'{place}: there is no setting "{name}".', meant(name, known)))
             elif name in values:
                 problems.append(ConfigError(f'{place}: the setting "{name}" stands twice, also at {where[name]}.'))
             else:
@@ -151,6 +133,7 @@ def read_settings(
     values, where = _flatten(file, problems) if file else ({}, {})
     for name, value in (command_line or {}).items():
         values[name], where[name] = value, "command line"
+    _without_unusable(values, where, problems)
     reading = Reading(values, where, [] if notices is None else notices, problems)
     reading.map_all(setting_names())
     apply_method(values, where, reading.notices)
@@ -160,6 +143,19 @@ def read_settings(
     settings = Settings(**groups)
     check_method(settings)
     return settings
+
+
+def _without_unusable(values: dict[str, Any], where: dict[str, str], problems: list[PureCCError]) -> None:
+    """Takes out what no setting can use, which is a problem, and empty texts, which leave a setting unset."""
+    for name, value in list(values.items()):
+        try:
+            check_sound(value, name, where[name])
+        except ConfigError as error:
+            problems.append(error)
+        else:
+            if value != "":
+                continue
+        del values[name], where[name]
 
 
 def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] = tuple(GROUPS)) -> None:
@@ -193,7 +189,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         unknown = re.search(r"unrecognized arguments: --(\S+)", message)
         options = [option.lstrip("-") for action in self._actions for option in action.option_strings]
-        remedy = f"{did_you_mean(unknown[1], options)}" if unknown else f"See {self.prog} --help."
+        remedy = meant(unknown[1].partition("=")[0], options) if unknown else f"See {self.prog} --help."
         raise ConfigError(f"Command line: {message}.", remedy)
 
 
@@ -272,12 +268,15 @@ def to_toml(tables: dict[str, Any]) -> str:
 
 
 def as_tables(settings: Settings, shaping_only: bool = False) -> dict[str, dict[str, Any]]:
-    """Settings as TOML sections; those that are unset, or that the method does not use, are left out.
+    """Settings as TOML sections; those that are unset, that another one overrides or that the method does not use, are
+    left out.
 
     Args:
         shaping_only: only those that shape training, which a resumed run must keep.
     """
     needless = unread(settings.method.method, settings.method.with_embeddings)
+    if settings.optimizer.max_train_epochs is not None:
+        needless = {*needless, "max_train_steps"}
     return {
         section: {
             name_of(field): value

@@ -8,32 +8,11 @@ from typing import Any
 from library.config import dataset
 from library.config.dataset import DatasetConfig
 from library.config.files import as_tables, to_toml
+from library.config.kohya import PATHS
 from library.config.metadata_settings import DATA_URL
 from library.config.settings import Settings
 
 HUB_OR_PATH, THUMBNAIL = "pretrained_model_name_or_path", "metadata_thumbnail"
-PATH_LISTS = (("method", "previous_loras"), ("network", "base_weights"))
-"""Settings that are lists of paths."""
-PATH_SETTINGS = (
-    ("model", HUB_OR_PATH),
-    ("model", "clip_l"),
-    ("model", "clip_g"),
-    ("model", "t5xxl"),
-    ("model", "vae"),
-    ("data", "train_data_dir"),
-    ("data", "reg_data_dir"),
-    ("network", "network_weights"),
-    ("saving", "cache_dir"),
-    ("saving", "logging_dir"),
-    ("saving", "log_tracker_config"),
-    ("saving", "output_dir"),
-    ("metadata", THUMBNAIL),
-    ("samples", "sample_prompts"),
-    ("samples", "audit_prompts"),
-    ("pure_learning", "replay_prompts"),
-    ("pure_learning", "extractor"),
-)
-"""Settings that are paths, which become absolute."""
 OF_ONE_START = ("resume", "overwrite")
 """Settings of [saving] that are about how a run is started, not about the run."""
 
@@ -50,15 +29,17 @@ def in_force(settings: Settings, config: DatasetConfig) -> str:
 
 def with_absolute_paths(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Tables of settings whose paths mean the same from any folder."""
-    found = {section: dict(values) for section, values in tables.items()}
-    for section, name in PATH_SETTINGS:
-        values = found.get(section, {})
-        if name in values and not _is_no_path(name, values[name]):
-            values[name] = _absolute(values[name])
-    for section, name in PATH_LISTS:
-        if name in found.get(section, {}):
-            found[section][name] = [_absolute(path) for path in found[section][name]]
-    return found
+    return {
+        section: {name: _from_anywhere(name, value) if name in PATHS else value for name, value in values.items()}
+        for section, values in tables.items()
+    }
+
+
+def _from_anywhere(name: str, value: Any) -> Any:
+    """A path, or each of a list of them, absolute."""
+    if isinstance(value, list):
+        return [_absolute(path) for path in value]
+    return value if _is_no_path(name, value) else _absolute(value)
 
 
 def _is_no_path(name: str, value: str) -> bool:

@@ -5,13 +5,18 @@ A setting of ours always comes first: what stands here is asked about only where
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from library.config.dataset import Source
+from library.config.fields import name_of
+from library.config.kohya_elsewhere import IGNORED, OF_ANOTHER_MODEL
 from library.config.kohya_network import network_args
+from library.config.settings import GROUPS
 from library.errors import ConfigError, PureCCError
 
 NEEDLESS = frozenset(
@@ -73,14 +78,13 @@ NO_EFFECT = {
     "its latents could not be cached": "color_aug face_crop_aug_range",
     "the check takes 2 ms a picture, and without it something damaged might be learned": "skip_cache_check",
     "captions are the same from the first step": "token_warmup_min token_warmup_step",
+    "texts are encoded once, before training": "t5xxl_dtype t5xxl_device",
 }
 """Why a setting is passed over, with a warning, and which."""
 
 REFUSED = {
     "save_clip": "The text encoders are not trained; sd-scripts itself says that this does not work. Take it out.",
     "save_t5xxl": "The text encoders are not trained; sd-scripts itself says that this does not work. Take it out.",
-    "t5xxl_device": "sd-scripts itself says that this does not work; texts are encoded once. Take it out.",
-    "t5xxl_dtype": "sd-scripts itself says that this does not work; set mixed_precision. Take it out.",
     "in_json": "Pictures and captions stand in folders: use train_data_dir or image_dir.",
     "metadata_file": "Pictures and captions stand in folders: use image_dir, with a caption file beside each picture.",
     "weighted_captions": "Weights in captions are not read, nor does sd-scripts read them for this model. Take it out.",
@@ -91,32 +95,10 @@ REFUSED = {
 """What would change the result and can't be done, with what to do instead."""
 
 PATHS = frozenset(
-    [
-        "pretrained_model_name_or_path",
-        "clip_l",
-        "clip_g",
-        "t5xxl",
-        "vae",
-        "dataset_config",
-        "train_data_dir",
-        "reg_data_dir",
-        "output_dir",
-        "cache_dir",
-        "resume",
-        "sample_prompts",
-        "replay_prompts",
-        "extractor",
-        "network_weights",
-        "previous_loras",
-        "base_weights",
-        "logging_dir",
-        "log_tracker_config",
-        "metadata_thumbnail",
-        "audit_prompts",
-        "image_dir",
-        "conditioning_data_dir",
-        "config_file",
-    ]
+    name_of(field)
+    for group in (*GROUPS.values(), Source)
+    for field in dataclasses.fields(group)
+    if field.metadata["holds"] == "path"
 )
 """Settings in which ~ and environment variables are expanded."""
 
@@ -130,6 +112,15 @@ DEFAULTS_THAT_DIFFER = {
     "max_bucket_reso": "1024",
 }
 """Settings whose default in sd-scripts is another one, and that one."""
+
+COUNTS_OVER = {
+    "max_train_epochs": ("max_train_steps", "as in sd-scripts"),
+    "sample_every_n_epochs": ("sample_every_n_steps", "as in sd-scripts"),
+    "initial_step": ("initial_epoch", "as in sd-scripts"),
+    "save_every_n_steps": ("save_every_n_epochs", "since files are saved by one count, not by two"),
+    "validate_every_n_steps": ("validate_every_n_epochs", "since the validation loss goes by one count, not by two"),
+}
+"""Settings that say one thing in two ways: the one that counts where both are set, the other, and why."""
 
 
 @dataclass
@@ -148,20 +139,27 @@ class Reading:
             ours: the names of our settings.
         """
         foreign = [name for name in self.values if name not in ours]
-        needless, passed_over = [], list[str]()
+        needless, ignored, passed_over = [], list[str](), list[str]()
         for name in foreign:
             value, place = self.values.pop(name), self.where[name]
             if name in MAPPED:
                 self._map(name, value, place)
             elif name in NEEDLESS:
                 needless.append(name)
+            elif name in IGNORED:
+                ignored += [name] if value not in (None, False, "", 0, []) else []
             elif name in REFUSED and value not in (None, False, "", []):
                 self.problems.append(ConfigError(f'{place}: "{name}" is not supported.', REFUSED[name]))
             elif name in WHY_NO_EFFECT and value not in (None, False, "", 0, []):
                 passed_over.append(f"WARNING: {name} is passed over: {WHY_NO_EFFECT[name]}.")
         self._mend_values(ours)
+        self._choose()
         if needless:
             self.notices.append(f"Not needed here: {', '.join(needless)}.")
+        if ignored:
+            length = {"max_train_epochs", "max_train_steps"} & set(self.values)
+            remedy = " To train for so many epochs, set max_train_epochs." if "epoch" in ignored and not length else ""
+            self.notices.append(f"Passed over, as the SD3 trainer of sd-scripts does: {', '.join(ignored)}.{remedy}")
         self.notices += passed_over
         if foreign:
             self._say_defaults()
@@ -180,6 +178,13 @@ class Reading:
             self.where[key] = place
         if notice:
             self.notices.append(notice)
+
+    def _choose(self) -> None:
+        """Of two settings that say one thing, takes out the one that does not count."""
+        for name, (other, why) in COUNTS_OVER.items():
+            if self.values.get(name) is not None and self.values.get(other) is not None:
+                beaten = self.values.pop(other)
+                self.notices.append(f"{name} {self.values[name]} counts, {why}; {other} {beaten} is passed over.")
 
     def _mend_values(self, ours: Mapping[str, Any]) -> None:
         """Values that sd-scripts knows and we do not."""
@@ -216,7 +221,7 @@ def expanded(path: Any) -> Any:
 
 def known_names() -> set[str]:
     """Every name of sd-scripts that is handled here."""
-    return {*MAPPED, *NEEDLESS, *REFUSED, *WHY_NO_EFFECT}
+    return {*MAPPED, *NEEDLESS, *IGNORED, *REFUSED, *WHY_NO_EFFECT}
 
 
 def _network_module(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
@@ -225,6 +230,12 @@ def _network_module(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]
         raise ConfigError(
             f"network_module {module} is not supported: guidance needs plain LoRAs, switched on and off in a batch.",
             'Set network_module = "networks.lora_sd3", or take it out.',
+        )
+    if module in OF_ANOTHER_MODEL:
+        raise ConfigError(
+            f"network_module {module} is for {OF_ANOTHER_MODEL[module]}, and this trainer is for Stable Diffusion 3.5.",
+            "Name a checkpoint of Stable Diffusion 3.5, look again at learning rate, rank and steps, and take "
+            "network_module out.",
         )
     if module not in ("networks.lora_sd3", "networks.lora"):
         raise ConfigError(f'there is no network_module "{module}".', 'Set it to "networks.lora_sd3", or take it out.')
@@ -240,7 +251,7 @@ def _save_n_epoch_ratio(value: Any, values: Mapping) -> tuple[dict[str, Any], st
     epochs = values.get("max_train_epochs")
     if not isinstance(epochs, int) or not isinstance(value, int) or value < 1:
         return {}, "save_n_epoch_ratio is passed over: it needs max_train_epochs."
-    every = max(1, -(-epochs // value))
+    every = max(1, epochs // value)
     return {"save_every_n_epochs": every}, f"save_n_epoch_ratio {value}: save_every_n_epochs = {every}."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,9 +43,7 @@ def concept_of_tokens(tokens: str | None, given: DataSettings, phrase: str | Non
         None if nobody says what the trigger is.
     """
     words = (tokens or "").replace(PLACEHOLDER, "").split()
-    said = (phrase or "").partition(",")[0].split()
-    first = words[0] if len(words) > 1 and (not said or words[0] in said) else None
-    trigger = given.trigger or first or " ".join(word for word in said if word not in words)
+    trigger = given.trigger or _trigger_of(words, given, (phrase or "").partition(",")[0].split())
     rest = [word for word in words if word.lower() not in (trigger or "").lower().split()]
     class_word = given.class_word or " ".join(rest) or (STYLE if given.kind == STYLE else None)
     if not trigger or not class_word:
@@ -52,6 +51,50 @@ def concept_of_tokens(tokens: str | None, given: DataSettings, phrase: str | Non
     kind = given.kind or (STYLE if class_word.lower() == STYLE else "subject")
     name = re.sub(r"[^\w-]+", "_", trigger).strip("_") or "concept"
     return Concept(name=name, trigger=trigger, class_word=class_word, kind=kind)
+
+
+def _trigger_of(words: list[str], given: DataSettings, said: list[str]) -> str:
+    """The trigger among class tokens, or else in the words that the files are to say of it; "" if neither has one.
+
+    It is what stands before the class word that the user named, or else the first of several words. A word that stands
+    alone is the trigger only where the user named a class word or a style; otherwise it is the class word.
+    """
+    class_words = (given.class_word or "").lower().split()
+    before = words[: -len(class_words)] if class_words else []
+    if before and [word.lower() for word in words[-len(class_words) :]] == class_words:
+        return " ".join(before)
+    if len(words) > 1 and (not said or words[0] in said):
+        return words[0]
+    phrase = " ".join(word for word in said if word not in words)
+    alone = len(words) == 1 and (given.class_word or given.kind == STYLE) and words[0].lower() != STYLE
+    return phrase or (words[0] if alone and [words[0].lower()] != class_words else "")
+
+
+def what_is_missing(tokens: Iterable[str | None], given: DataSettings) -> str:
+    """What to add where `unsaid_concepts` finds none: nothing that the user has given already."""
+    if given.trigger:
+        return "Add --class_word dog, what it is one of, or --kind style for a style."
+    if given.class_word or given.kind == STYLE:
+        return "Add --trigger ohwx, a rare word that is to call it."
+    alone = next((one for one in tokens if one and len(one.split()) == 1 and one != PLACEHOLDER), None)
+    if alone:
+        return (
+            f'If "{alone}" is the trigger, add --class_word dog, what it is one of, or --kind style; if it is the '
+            "class word, add --trigger ohwx."
+        )
+    return 'Add --trigger ohwx --class_word dog, or class_tokens = "ohwx dog", or [[concepts]].'
+
+
+def understood(concept: Concept, given: DataSettings) -> str:
+    """What was read from class tokens, and how to say otherwise, in words."""
+    said = (
+        f'The concept "{concept.name}": a {concept.kind}, trigger "{concept.trigger}", class word '
+        f'"{concept.class_word}". '
+    )
+    *more, last = concept.class_word.split()
+    if more and not given.class_word and not given.trigger:
+        said += f'If the trigger is "{" ".join([concept.trigger, *more])}", add --class_word {last}. '
+    return f"{said}To say otherwise, set trigger, class_word and kind, or add [[concepts]]."
 
 
 def unsaid_concepts(
@@ -85,8 +128,9 @@ def folders_as_tables(settings: DataSettings, notices: list[str]) -> dict[str, A
 
 
 def _subsets_in(folder: Path, name: str, notices: list[str]) -> list[dict[str, Any]]:
-    if not folder.is_dir():
-        siblings = [str(other) for other in folder.parent.iterdir() if other.is_dir()] if folder.parent.is_dir() else []
+    if not os.path.isdir(folder):
+        above = folder.parent
+        siblings = [str(other) for other in above.iterdir() if other.is_dir()] if os.path.isdir(above) else []
         guess = nearest(str(folder), siblings)
         raise ConfigError(
             f"{name}: there is no folder {folder.absolute()}.",

@@ -35,6 +35,10 @@ def network_args(value: Any) -> tuple[dict[str, Any], list[str]]:
     Raises:
         ConfigError: another form, an argument that this network does not know, or one that can't be done.
     """
+    if value is not None and not isinstance(value, str | list):
+        raise ConfigError(
+            f"network_args is {value!r}; it must be a list of texts.", 'Such as network_args = ["rank_dropout=0.1"].'
+        )
     found, said = {}, list[str]()
     for text in [value] if isinstance(value, str) else value or ():
         name, equals, given = (part.strip() for part in str(text).partition("="))

@@ -35,6 +35,7 @@ class MetadataSettings:
         "Picture in the finished files and beside them: a file, or a data: URL. Unset: the first one of the last sheet "
         "that shows the concept.",
         shapes_training=False,
+        holds="path",
     )
     metadata_merged_from: str | None = setting(None, "What it was merged from, in the files.", shapes_training=False)
     metadata_preprocessor: str | None = setting(None, "Preprocessor, in the files.", shapes_training=False)

@@ -48,7 +48,9 @@ class MethodSettings:
     fused_backward_pass: bool = setting(
         True, "dreambooth: each weight makes its step inside the backward pass, so that gradients take no memory."
     )
-    previous_loras: list[str] = setting([], "cifc: LoRA files of the concepts learned before, in any layout.")
+    previous_loras: list[str] = setting(
+        [], "cifc: LoRA files of the concepts learned before, in any layout.", holds="path"
+    )
     orthogonal_weight: float = setting(
         0.1, "cifc: weight of how far the LoRA reads what earlier concepts' LoRAs read.", at_least=0
     )

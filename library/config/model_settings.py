@@ -16,14 +16,17 @@ class ModelSettings:
 
     pretrained_model_name_or_path: str = setting(
         help="A Stable Diffusion 3.5 Medium .safetensors file as for ComfyUI, or a Stable Diffusion 3 / 3.5 model in "
-        "diffusers format: its folder, or its name on huggingface.co."
+        "diffusers format: its folder, or its name on huggingface.co.",
+        holds="path",
     )
-    clip_l: str | None = setting(None, "CLIP-L's own .safetensors file, where the model's file lacks it.")
-    clip_g: str | None = setting(None, "CLIP-G's own .safetensors file, where the model's file lacks it.")
+    clip_l: str | None = setting(None, "CLIP-L's own .safetensors file, where the model's file lacks it.", holds="path")
+    clip_g: str | None = setting(None, "CLIP-G's own .safetensors file, where the model's file lacks it.", holds="path")
     t5xxl: str | None = setting(
-        None, "T5-XXL's own .safetensors file (fp16, bf16, fp8, scaled fp8), where the model's file lacks it."
+        None,
+        "T5-XXL's own .safetensors file (fp16, bf16, fp8, scaled fp8), where the model's file lacks it.",
+        holds="path",
     )
-    vae: str | None = setting(None, "The VAE's own .safetensors file, where the model's file lacks it.")
+    vae: str | None = setting(None, "The VAE's own .safetensors file, where the model's file lacks it.", holds="path")
     offline: bool = setting(False, "Never use the network; what was downloaded before is used.", shapes_training=False)
     t5xxl_max_token_length: int = setting(
         77, "Tokens that T5 reads of each prompt, in training and in sampling alike.", at_least=1, at_most=512

@@ -85,10 +85,13 @@ class NetworkSettings:
         [],
         "LoRA files that are put into the pretrained model first, in any layout: every branch stands on that model. "
         "What is trained is for it, so draw with both.",
+        holds="path",
     )
     base_weights_multiplier: list[float] = setting([], "How strongly each of base_weights is put in. Unset: 1.")
     network_weights: str | None = setting(
-        None, "A LoRA file that the student starts from, in any layout and of any trainer. Unset: a fresh one."
+        None,
+        "A LoRA file that the student starts from, in any layout and of any trainer. Unset: a fresh one.",
+        holds="path",
     )
     dim_from_weights: bool = setting(
         False,

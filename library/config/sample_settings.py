@@ -17,6 +17,7 @@ class SampleSettings:
         "Text file with one prompt a line; [V] stands for the trigger. It may be changed while the run goes on. Unset: "
         "made from the captions.",
         shapes_training=False,
+        holds="path",
     )
     sample_every_n_minutes: float | None = setting(
         None, "A sheet as soon as so many minutes have passed since the last one.", above=0, shapes_training=False
@@ -54,6 +55,7 @@ class SampleSettings:
         "Text file with the prompts of purecc_evaluate.py audit, one a line, with and without [V]; {class} stands for "
         "the class word. Unset: those that come with the project.",
         shapes_training=False,
+        holds="path",
     )
     sample_seeds: int = setting(2, "Pictures of each prompt, from the same seeds.", at_least=1, shapes_training=False)
     sample_steps: int = setting(28, "Sampling steps of a picture.", at_least=1, shapes_training=False)

@@ -8,16 +8,13 @@ from typing import Literal
 from library.config.fields import setting
 from library.errors import ConfigError
 
-NO_NAME = frozenset("/\\\0\n")
-"""Characters that make a name a path, or none at all."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SavingSettings:
     """[saving]: what is written, where and when."""
 
-    output_dir: str = setting("output", "Folder of all results.", shapes_training=False)
-    output_name: str = setting("purecc", "Begin of the names of all results.", shapes_training=False)
+    output_dir: str = setting("output", "Folder of all results.", shapes_training=False, holds="path")
+    output_name: str = setting("purecc", "Begin of the names of all results.", shapes_training=False, holds="file name")
     save_precision: Literal["float", "fp16", "bf16"] = setting(
         "fp16", "Precision of the saved LoRA files.", shapes_training=False
     )
@@ -76,10 +73,14 @@ class SavingSettings:
         '"auto": go on where this run was stopped; a finished one stays as it is, or goes on to a larger '
         "max_train_steps. Or a state folder: go on from it, with max_train_steps and initial_step as they are set now.",
         shapes_training=False,
+        holds="path",
     )
     overwrite: bool = setting(False, "Throw away the state of an unfinished run and start anew.", shapes_training=False)
     cache_dir: str = setting(
-        "cache", "Folder of what is computed once: latents, text, replayed pictures.", shapes_training=False
+        "cache",
+        "Folder of what is computed once: latents, text, replayed pictures.",
+        shapes_training=False,
+        holds="path",
     )
     max_cache_gb: float | None = setting(
         None,
@@ -98,21 +99,17 @@ class SavingSettings:
         "Folder of TensorBoard's files; each run has one of its own in it, log_prefix and output_name. Unset: "
         "tensorboard in the output folder.",
         shapes_training=False,
+        holds="path",
     )
-    log_prefix: str | None = setting(None, "Begin of that folder's name.", shapes_training=False)
+    log_prefix: str | None = setting(None, "Begin of that folder's name.", shapes_training=False, holds="file name")
     log_tracker_name: str = setting("purecc", "Project of the run at wandb.", shapes_training=False)
     wandb_run_name: str | None = setting(None, "Name of the run at wandb. Unset: output_name.", shapes_training=False)
     log_tracker_config: str | None = setting(
-        None, "TOML file whose table [wandb] holds more arguments of wandb.init.", shapes_training=False
+        None, "TOML file whose table [wandb] holds more arguments of wandb.init.", shapes_training=False, holds="path"
     )
     log_config: bool = setting(False, "Settings are sent along to wandb, paths included.", shapes_training=False)
 
     def __post_init__(self) -> None:
-        if self.output_name in ("", ".", "..") or set(self.output_name) & NO_NAME:
-            raise ConfigError(
-                f"saving: output_name is {self.output_name!r}; it must be the begin of a file's name.",
-                "The folder is output_dir.",
-            )
         if not self.save_formats or len(set(self.save_formats)) < len(self.save_formats):
             raise ConfigError(
                 f"saving: save_formats is {self.save_formats}; it must name one layout or more, each once.",

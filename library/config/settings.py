@@ -116,11 +116,15 @@ class PureLearningSettings:
         at_least=0,
     )
     replay_prompts: str | None = setting(
-        None, "Text file with one prompt a line for the replayed pictures. Unset: prompts made from the class words."
+        None,
+        "Text file with one prompt a line for the replayed pictures. Unset: prompts made from the class words.",
+        holds="path",
     )
     replay_sample_steps: int = setting(28, "Sampling steps of a replayed picture.", at_least=1)
     merged: bool = setting(False, "No stage 1: the extractor trains beside the student (the paper's ablation).")
-    extractor: str | None = setting(None, "A saved extractor to start stage 2 from, instead of training one.")
+    extractor: str | None = setting(
+        None, "A saved extractor to start stage 2 from, instead of training one.", holds="path"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from library.atomic import write_text
 from library.config.dataset import PLACEHOLDER, Concept
@@ -14,6 +11,10 @@ from library.config.files import TomlFile, plain_parser, read_settings, to_toml
 from library.errors import ConfigError, PureCCError
 from library.imports import ai_toolkit, kohya_gui, onetrainer
 from library.imports.imported import Imported
+from library.imports.reading import read_data
+
+LONGEST_LINE = 1000
+"""Characters of a line of the report."""
 
 
 def run(words: list[str] | None = None) -> str:
@@ -34,6 +35,8 @@ def run(words: list[str] | None = None) -> str:
     missing = _complete(found, given.trigger, given.class_word, given.kind)
     if found.prompts:
         prompts = target.with_name(f"{target.stem}_prompts.txt")
+        if prompts.exists() and not given.overwrite:
+            raise ConfigError(f"{prompts} is there already.", "Name another TOML by --to, or give --overwrite.")
         write_text(prompts, "\n".join(found.prompts) + "\n")
         found.settings["sample_prompts"] = str(prompts)
     write_text(target, as_text(found, source))
@@ -46,44 +49,24 @@ def import_file(path: Path) -> Imported:
     Raises:
         ConfigError: no such file, damaged, or of no trainer that is known.
     """
-    if not path.is_file():
-        raise ConfigError(f"There is no file {path.absolute()}.", "Name a JSON or YAML of another trainer.")
-    tables = _tables_of(path)
-    if isinstance(tables, Mapping):
-        try:
-            if "job" in tables and isinstance(tables.get("config"), Mapping):
-                return ai_toolkit.read(tables)
-            if "base_model_name" in tables:
-                return onetrainer.read(tables, path.parent)
-            if "pretrained_model_name_or_path" in tables:
-                return kohya_gui.read(tables)
-        except PureCCError:
-            raise
-        except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
-            raise ConfigError(
-                f"{path} is not built as its trainer builds it: {error}.", "Save it there anew."
-            ) from error
+    if path.suffix.lower() == ".toml":
+        raise ConfigError(
+            f"{path} is a TOML file, and those of sd-scripts need no import.",
+            "Give it to purecc_train.py, as --config_file or as --dataset_config.",
+        )
+    data = read_data(path)
+    if isinstance(data, dict):
+        if "job" in data and isinstance(data.get("config"), dict):
+            return ai_toolkit.read(data)
+        if "base_model_name" in data or {"training_method", "model_type"} <= data.keys():
+            return onetrainer.read(data, path.parent)
+        if kohya_gui.MARKS & data.keys():
+            return kohya_gui.read(data)
     raise ConfigError(
-        f"{path} is of no trainer that is known here.",
+        f"{path} is from no trainer that is known here.",
         "Known are the JSON of the kohya_ss GUI and of OneTrainer, and the YAML of ai-toolkit. Files of sd-scripts "
         "need no import: give them as --config_file and --dataset_config.",
     )
-
-
-def _tables_of(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() in (".yaml", ".yml"):
-            import yaml  # comes with huggingface_hub
-
-            return yaml.safe_load(text)
-        return json.loads(text)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a text file in UTF-8.", "Save it as UTF-8.") from error
-    except Exception as error:  # yaml's own errors, which can't be named before it is imported
-        raise ConfigError(
-            f"{path} can't be read: {error}.", "Save it anew in the trainer that it comes from."
-        ) from error
 
 
 def _complete(found: Imported, trigger: str | None, class_word: str | None, kind: str) -> list[str]:
@@ -99,7 +82,7 @@ def _complete(found: Imported, trigger: str | None, class_word: str | None, kind
     missing = [
         key for key in ("trigger", "class_word") if key not in concept and not (key != "trigger" and kind == "style")
     ]
-    found.concept = {"name": found.settings.get("output_name", "concept").replace(" ", "_"), **concept}
+    found.concept = {"name": str(found.settings.get("output_name", "concept")).replace(" ", "_"), **concept}
     try:
         if not missing:
             Concept(**found.concept)
@@ -110,21 +93,37 @@ def _complete(found: Imported, trigger: str | None, class_word: str | None, kind
 
 def as_text(found: Imported, source: Path) -> str:
     """The TOML, headed by what was not carried over."""
-    lines = [f"# From {source.name} of {found.trainer}."]
+    lines = [f"From {source.name} of {found.trainer}."]
+    if found.assumed:
+        lines.append(_assumed(found))
     if found.left_out:
-        lines += ["# Not carried over:", *(f"#   {name}: {why}" for name, why in found.left_out.items())]
-    return "\n".join([*(" ".join(line.split("\n")) for line in lines), to_toml(found.tables())])
+        lines += ["Not carried over:", *(f"  {name}: {why}" for name, why in found.left_out.items())]
+    return "\n".join([*(f"# {_printable(line)}" for line in lines), to_toml(found.tables())])
+
+
+def _assumed(found: Imported) -> str:
+    said = ", ".join(f"{name} {value}" for name, value in found.assumed.items())
+    return f"Not in the file, so the defaults of {found.trainer} are written out: {said}."
+
+
+def _printable(line: str) -> str:
+    """A line of the report or of a comment, in which TOML allows no control characters."""
+    line = "".join(letter if letter.isprintable() else " " for letter in line)
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 4]} ..."
 
 
 def report(found: Imported, target: Path, missing: list[str]) -> str:
     """What was carried over, what was not, and whether the TOML reads as it is."""
     carried = len(found.settings)
     lines = [f"{target}: {carried} settings of {found.trainer}, {len(found.datasets)} datasets.", *found.notices]
+    if found.assumed:
+        lines.append(_assumed(found))
     if found.left_out:
         lines += ["Not carried over:", *(f"  {name}: {why}" for name, why in found.left_out.items())]
-    if missing:
-        lines.append(f"Add {' and '.join(missing)} in [[concepts]], or import again with --{' --'.join(missing)} ...")
-        return "\n".join(lines)
+    lines = [_printable(line) for line in lines]
+    wanted = _wanted(found, missing)
+    if wanted:
+        return "\n".join([*lines, *wanted])
     try:
         file = TomlFile(target)
         read_concepts_and_pictures(file, read_settings(file))
@@ -135,3 +134,24 @@ def report(found: Imported, target: Path, missing: list[str]) -> str:
     except PureCCError as error:
         lines.append(f"Still to be mended:\n{error}")
     return "\n".join(lines)
+
+
+def _wanted(found: Imported, missing: list[str]) -> list[str]:
+    """What the file does not say and a run needs, a sentence each.
+
+    Args:
+        missing: of the concept.
+    """
+    lines = []
+    if "pretrained_model_name_or_path" not in found.settings:
+        lines.append(
+            "Add the model: pretrained_model_name_or_path in [model], a checkpoint of Stable Diffusion 3.5 Medium."
+        )
+    if missing:
+        lines.append(f"Add {' and '.join(missing)} in [[concepts]], or import again with --{' --'.join(missing)} ...")
+    subsets = [subset for dataset in found.datasets for subset in dataset["subsets"]]
+    if found.datasets and not any(subset["image_dir"] for subset in subsets):
+        lines.append("Add the pictures: [[datasets.subsets]] with image_dir.")
+    elif not found.datasets and not {"train_data_dir", "dataset_config"} & found.settings.keys():
+        lines.append("Add the pictures: train_data_dir or dataset_config in [data].")
+    return lines

@@ -77,10 +77,9 @@ def _folders(plan: Plan) -> Iterator[Finding]:
 def _steps(plan: Plan) -> Iterator[Finding]:
     for stage, steps in plan.stage_steps.items():
         if steps < FEW_STEPS:
-            setting = "max_train_steps" if stage == "student" else "extractor_train_steps"
-            yield Finding(
-                f"The {stage} trains for {steps} steps only.", f"Give it more: {setting}; the default is 400."
-            )
+            setting = plan.counted_by if stage == "student" else "extractor_train_steps"
+            usual = "400 steps are the default" if setting == "max_train_epochs" else "the default is 400"
+            yield Finding(f"The {stage} trains for {steps} steps only.", f"Give it more: {setting}; {usual}.")
 
 
 def _texts(plan: Plan) -> Iterator[Finding]:

@@ -50,6 +50,8 @@ class Plan:
     """Texts that are needed after training, encoded with all others."""
     left_out: tuple[LeftOut, ...] = ()
     """What lies in the data folders, looks meant and is not used."""
+    counted_by: str = "max_train_steps"
+    """The setting that says how long stage 2 is."""
 
     @property
     def pictures(self) -> list[Picture]:
@@ -140,6 +142,7 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     batch_sizes = [processes * dataset.batch_size for dataset in config.datasets]
     datasets, validation = split_validation(config, found, seed)
     order = PictureOrder(datasets, batch_sizes, seed)
+    counted_by = "max_train_steps" if settings.optimizer.max_train_epochs is None else "max_train_epochs"
     settings = parts.settings = for_kinds(in_steps(settings, order.batches_per_epoch), config)
     _check_steps(settings, validation)
     if settings.samples.sample_prompts:
@@ -151,7 +154,18 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
         first = {picture.concept.name: picture.prompts[0] for picture in reversed(shown)}
         samples = default_prompts(config.concepts, list(first.values()))
     left_out = tuple(left_out_of(config))
-    return Plan(settings, config, parts, datasets, order, samples, tuple(validation), processes, left_out=left_out)
+    return Plan(
+        settings,
+        config,
+        parts,
+        datasets,
+        order,
+        samples,
+        tuple(validation),
+        processes,
+        left_out=left_out,
+        counted_by=counted_by,
+    )
 
 
 def for_kinds(settings: Settings, config: DatasetConfig) -> Settings:

@@ -1,0 +1,107 @@
+"""The text of a TOML or JSON file: what it holds and where, and what is wrong with it in the user's words."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from pathlib import Path
+from typing import Any
+
+from library.config.places import Place, Places, places_in
+from library.errors import ConfigError
+
+AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+"""Where the parser puts the place of a mistake."""
+QUOTES = (
+    "Write a text in 'single quotes': a backslash in double quotes begins a control character. A path may have / too."
+)
+"""How a Windows path is written."""
+CURLY = re.compile("[\u2018-\u201f\u00ab\u00bb\u2032\u2033]")
+UNQUOTED = re.compile(r"""=\s*\[?\s*(?!true\b|false\b)[^\s"'\[\]{}#0-9+\-.,]|=\s*[./~]""")
+CAPITAL = re.compile(r"=\s*\[?\s*(True|False|None)\b")
+
+
+def decoded(content: bytes, path: Path) -> str:
+    """The text of a file: UTF-8, or UTF-16 that says so in its first bytes, as Notepad and PowerShell write it.
+
+    Raises:
+        ConfigError: it is in another encoding.
+    """
+    try:
+        return content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line} is not a text file in UTF-8.", "Save it as UTF-8.") from error
+
+
+def parsed(text: str, path: Path) -> tuple[Any, Places]:
+    """What a text holds, and where: JSON if the path says so, else TOML.
+
+    Raises:
+        ConfigError: it is neither, or says something twice.
+    """
+    is_json = path.suffix.lower() == ".json"
+    try:
+        tables = json.loads(text) if is_json else tomllib.loads(text)
+        places = places_in(text, is_json)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno} is not valid JSON: {_begun_small(error.msg)}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise _not_toml(str(error), text, path) from error
+    except ValueError as error:  # Python reads no whole number of more than some thousand digits
+        line = next((number for number, line in enumerate(text.split("\n"), 1) if re.search(r"\d{4000}", line)), 1)
+        raise ConfigError(f"{path}:{line} holds a number of thousands of digits.", "Is it the right file?") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} holds lists in lists in lists, too many to be read.") from error
+    if is_json and places.twice:
+        raise _stands_twice(places.twice, path)
+    _check_texts(tables, (), places, path)
+    return tables, places
+
+
+def _check_texts(value: Any, place: Place, places: Places, path: Path) -> None:
+    """Refuses texts with half of a character, which JSON can write and no file can hold."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        for text in (key, one):
+            if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
+                line = places.line_of((*place, key))
+                raise ConfigError(f"{path}:{line}: {text!r} holds half of a character.", "Write the character itself.")
+        _check_texts(one, (*place, key), places, path)
+
+
+def _stands_twice(twice: tuple[Place, int, int], path: Path) -> ConfigError:
+    place, first, second = twice
+    name = place[-1] if isinstance(place[-1], str) else place[-2]
+    return ConfigError(f'{path}:{second}: "{name}" stands twice, also at {path}:{first}.', "Take one out.")
+
+
+def _not_toml(said: str, text: str, path: Path) -> ConfigError:
+    """What the parser said of a text that is not TOML, and what is most likely meant."""
+    at, lines = AT.search(said), text.replace("\r\n", "\n").split("\n")
+    number = int(at[1]) if at and at[1] else len(lines)
+    twice = places_in(text).twice
+    if twice and twice[2] <= number:
+        return _stands_twice(twice, path)
+    line = lines[number - 1] if number <= len(lines) else ""
+    what = f"{path}:{number} is not valid TOML: {_begun_small(AT.sub('', said))}."
+    return ConfigError(what, _remedy_for(line))
+
+
+def _remedy_for(line: str) -> str | None:
+    """What to write instead of a line that is not TOML."""
+    if CURLY.search(line):
+        return "The quotes are curly; use straight ones: 'text'."
+    if "\\" in line:
+        return QUOTES
+    capital = CAPITAL.search(line)
+    if capital:
+        return "Leave the line out." if capital[1] == "None" else f"Write {capital[1].lower()}."
+    return "Put texts and paths in 'single quotes'." if UNQUOTED.search(line) else None
+
+
+def _begun_small(message: str) -> str:
+    """A message of a parser, for the end of a sentence."""
+    return message[:1].lower() + message[1:].rstrip(".")
