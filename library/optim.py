@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 from library.checkpoint import flatten
+from library.config.fields import literal
+from library.config.optimizers import ARGUMENTS, KNOWN, PACKAGES
 from library.config.settings import OptimizerSettings
 from library.errors import ConfigError, did_you_mean
-
-KNOWN = {
-    "AdamW": "torch.optim.AdamW",
-    "AdamW8bit": "bitsandbytes.optim.AdamW8bit",
-    "PagedAdamW8bit": "bitsandbytes.optim.PagedAdamW8bit",
-    "PagedAdamW": "bitsandbytes.optim.PagedAdamW",
-    "PagedAdamW32bit": "bitsandbytes.optim.PagedAdamW32bit",
-    "Lion": "lion_pytorch.Lion",
-    "Lion8bit": "bitsandbytes.optim.Lion8bit",
-    "PagedLion8bit": "bitsandbytes.optim.PagedLion8bit",
-    "AdaFactor": "transformers.optimization.Adafactor",
-    "Prodigy": "prodigyopt.Prodigy",
-    "DAdaptAdam": "dadaptation.DAdaptAdam",
-    "DAdaptLion": "dadaptation.DAdaptLion",
-}
 
 
 def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -> Optimizer:
@@ -39,14 +28,51 @@ def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -
         ConfigError: unknown optimizer, or arguments that it does not take.
     """
     kind = _class_of(settings.optimizer_type)
-    arguments = dict(_argument(text, "optimizer_args") for text in settings.optimizer_args)
+    arguments = {**ARGUMENTS.get(_short_name(settings.optimizer_type), {})}
+    arguments |= dict(_argument(text, "optimizer_args") for text in settings.optimizer_args)
+    held = [group for group in groups if group["params"]]
+    needed = inspect.signature(kind).parameters.get("lr")
+    if held and needed and needed.default is needed.empty:
+        arguments.setdefault("lr", held[0]["lr"])  # each group has its own
     try:
-        return kind([group for group in groups if group["params"]], **arguments)
+        optimizer = kind(held, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"optimizer_type {settings.optimizer_type} does not take these settings: {error}.",
             f"optimizer_args is {settings.optimizer_args}.",
         ) from error
+    if is_averaging(optimizer):
+        optimizer.train()
+    return optimizer
+
+
+def is_averaging(optimizer: Optimizer) -> bool:
+    """Whether the result of an optimizer is an average of the weights that it trains with, as of schedule-free ones."""
+    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
+
+
+@contextmanager
+def shown(optimizer: Optimizer) -> Iterator[None]:
+    """Inside, the weights are the optimizer's result, to be saved, drawn or measured; after it, they are as before."""
+    if not is_averaging(optimizer):
+        yield
+        return
+    held = [weight for group in optimizer.param_groups for weight in group["params"]]
+    before = [weight.detach().clone() for weight in held]
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()
+        with torch.no_grad():  # to the bit, which train() after eval() is not
+            for weight, was in zip(held, before, strict=True):
+                weight.copy_(was)
+
+
+def take(optimizer: Optimizer) -> None:
+    """From now on the weights are the optimizer's result."""
+    if is_averaging(optimizer):
+        optimizer.eval()
 
 
 def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> None:
@@ -70,7 +96,7 @@ def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> No
         except Exception as error:  # each optimizer has its own way to say what it does not like
             raise ConfigError(
                 f"optimizer_type {settings.optimizer_type} can't make a step: {error}.",
-                f"Learning rates are {stage}; Prodigy wants the same, 1.0, for all of them.",
+                f"Learning rates are {stage}; Prodigy and D-Adaptation want the same, 1, for all of them.",
             ) from error
         try:
             schedule.step()
@@ -139,18 +165,36 @@ def _steps_of(given: int | float, steps: int) -> int:
     return int(given * steps) if given < 1 else int(given)
 
 
+def _short_name(name: str) -> str | None:
+    """sd-scripts' name as it is spelt there; None if it is none."""
+    return {short.lower(): short for short in KNOWN}.get(name.lower())
+
+
 def _class_of(name: str) -> type[Optimizer]:
-    known = {short.lower(): full for short, full in KNOWN.items()}
-    full = known.get(name.lower(), name)
-    module, _, kind = full.rpartition(".")
-    if not module:
-        raise ConfigError(f'optimizer_type: there is no optimizer "{name}".', did_you_mean(name, KNOWN))
+    """The class that a short or a full name means; without a module, one of torch.optim, as in sd-scripts.
+
+    Raises:
+        ConfigError: there is none, or its package is missing.
+    """
+    short = _short_name(name)
+    module, _, kind = (KNOWN[short] if short else name).rpartition(".")
+    if not module and not hasattr(torch.optim, kind):
+        remedy = f"{did_you_mean(name, KNOWN)} One of another package is written module.Class."
+        raise ConfigError(f'optimizer_type: there is no optimizer "{name}".', remedy)
     try:
-        return getattr(importlib.import_module(module), kind)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module or "torch.optim"), kind, None)
+    except (ImportError, ValueError, TypeError) as error:
+        root = module.partition(".")[0]
+        remedy = f"pip install {PACKAGES[root]}" if root in PACKAGES else f"Install the package that has {root}."
+        raise ConfigError(f'optimizer_type: "{name}" can\'t be imported: {error}.', remedy) from error
+    if not (isinstance(found, type) and issubclass(found, Optimizer)):
+        remedy = did_you_mean(
+            kind, [one for one in dir(importlib.import_module(module or "torch.optim")) if one[:1].isupper()]
+        )
         raise ConfigError(
-            f'optimizer_type: "{name}" can\'t be imported: {error}.', f"Known by short names are: {', '.join(KNOWN)}."
-        ) from error
+            f'optimizer_type: "{name}" can\'t be imported: {kind} is no optimizer of {module or "torch.optim"}.', remedy
+        )
+    return found
 
 
 def _argument(text: str, called: str) -> tuple[str, Any]:
@@ -158,7 +202,4 @@ def _argument(text: str, called: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip().isidentifier():
         raise ConfigError(f'{called}: "{text}" is not of the form "name=value".', 'Such as "weight_decay=0.01".')
-    try:
-        return name.strip(), ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
-        return name.strip(), value.strip()
+    return name.strip(), literal(value.strip())

@@ -372,3 +372,66 @@ def test_the_config_of_a_run_reads_back_to_the_same_settings(quick):
     again = read_settings(TomlFile(run.folder / "config.toml"))
     assert again.optimizer == run.settings.optimizer and again.saving == run.settings.saving
     assert json.loads((run.folder / "status.json").read_text())["state"] == "done"
+
+
+# Optimizers whose result is an average of the weights that they train with
+
+
+AVERAGING = {"optimizer_type": "tests.averaging.Averaging", "learning_rate": 0.5, "save_state_every_n_steps": 1}
+LOOKS = {"sample_every_n_steps": 1, "save_every_n_steps": 1, "validate_every_n_steps": 1, "save_best_n": 1}
+
+
+def means(run: Run, monkeypatch, stage: str = "student") -> list[list[torch.Tensor]]:
+    """Trains a run; returns the mean of a stage's weights until each step."""
+    seen, made = [], Stage.step
+
+    def step(self):
+        row = made(self)
+        if self.name == stage:
+            seen.append([weight.detach().clone() for one in self.learners for weight in one.parameters])
+        return row
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "step", step)
+        run.train()
+    return [[torch.stack(some).mean(0) for some in zip(*seen[: end + 1], strict=True)] for end in range(len(seen))]
+
+
+def assert_holds(file: Path, weights: list[torch.Tensor]) -> None:
+    """That a file holds these weights, whatever it calls them."""
+    saved = list(load_file(file).values())
+    for weight in weights:
+        assert any(one.shape == weight.shape and torch.allclose(one, weight, atol=1e-6) for one in saved), file.name
+
+
+def test_what_is_saved_drawn_and_measured_is_the_average_of_the_optimizer(quick, monkeypatch):
+    run = quick(dataset=VALIDATED, save_formats=["diffusers"], **AVERAGING, **LOOKS)
+    drawn, measured, validation = [], [], run.validation.of
+
+    def weights() -> list[torch.Tensor]:
+        return [weight.detach().clone() for weight in run.parts.network.parameters("student")]
+
+    monkeypatch.setattr(run.observer, "sheet_of_student", lambda stage: drawn.append(weights()))
+    monkeypatch.setattr(run.validation, "of", lambda branch: measured.append(weights()) or validation(branch))
+    mean = means(run, monkeypatch)
+    for index, expected in enumerate(mean):
+        for looked in (drawn[index + 1], measured[index]):
+            torch.testing.assert_close(looked, expected)
+    (on_the_way,) = run.folder.glob("tiny-step00000002*.safetensors")
+    assert_holds(on_the_way, mean[1])
+    (final,) = (path for path in run.folder.glob("tiny*.safetensors") if "step" not in path.name)
+    assert_holds(final, mean[3])
+
+
+def test_the_saved_extractor_is_the_average_of_the_optimizer(quick, monkeypatch):
+    run = quick(**AVERAGING, extractor_train_steps=3, max_train_steps=1, eta=0.5)
+    assert_holds(run.folder / "tiny_extractor.safetensors", means(run, monkeypatch, "extractor")[-1])
+
+
+def test_looks_and_a_stop_change_nothing_of_an_averaging_run(quick, monkeypatch):
+    given = {**AVERAGING, **LOOKS, "dataset": VALIDATED}
+    run = quick("cut", **given)
+    stopped_after(2, run, monkeypatch)
+    resumed = trained(quick("cut", **given, resume="auto"))
+    quiet = trained(quick("quiet", **AVERAGING, dataset=VALIDATED))
+    assert_equal_files(student_file(resumed), student_file(quiet))

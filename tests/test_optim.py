@@ -1,12 +1,18 @@
 """Optimizers by their names, and their states through a saved file."""
 
+import importlib.util
+import sys
+
 import pytest
 import torch
 
 from library.checkpoint import Position, SavedState, StateFolder, flatten, load_state, unflatten
+from library.config.files import read_settings
+from library.config.optimizers import KNOWN
 from library.config.settings import OptimizerSettings
 from library.errors import ConfigError, ModelError
-from library.optim import build_lr_scheduler, build_optimizer, check_optimizer
+from library.optim import build_lr_scheduler, build_optimizer, check_optimizer, shown, take
+from library.training.plan import stage_rates
 
 OPTIMIZERS = ["AdamW", "AdamW8bit", "PagedAdamW8bit", "Prodigy", "torch.optim.SGD", "adamw"]
 
@@ -52,7 +58,11 @@ def test_an_optimizer_goes_on_from_its_saved_state(name, tmp_path):
         ({"lr_scheduler_type": "CosineAnnealingLR"}, "does not take these settings"),
         ({"lr_scheduler_type": "StepLR", "lr_scheduler_args": ["step_size"]}, 'lr_scheduler_args: "step_size" is not'),
         ({"lr_scheduler_type": "ReduceLROnPlateau"}, "It has to step by itself"),
-        ({"optimizer_type": "Prodigy"}, "Prodigy wants the same, 1.0, for all of them"),
+        ({"optimizer_type": "Prodigy"}, "want the same, 1, for all of them"),
+        ({"optimizer_type": "os.system"}, "system is no optimizer of os"),
+        ({"optimizer_type": "torch.optim.lr_scheduler.StepLR"}, "StepLR is no optimizer of torch.optim.lr_scheduler"),
+        ({"optimizer_type": "..Adam"}, "can't be imported"),
+        ({"optimizer_type": "zzz"}, "written module.Class"),
     ],
 )
 def test_a_mistake_is_said_before_training(settings, said):
@@ -140,3 +150,114 @@ def test_schedules_of_sd_scripts(settings, rises, ends_at):
     assert rates[:rises] == sorted(rates[:rises]) and rates[0] == 0 and rates[rises] == pytest.approx(1)
     assert rates[-1] == pytest.approx(ends_at, abs=0.11)
     flatten(scheduler.state_dict(), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "package"),
+    [
+        ("AdamWScheduleFree", "schedulefree", "schedulefree"),
+        ("Lion", "lion_pytorch", "lion-pytorch"),
+        ("DAdaptation", "dadaptation", "dadaptation"),
+        ("dadaptadanip", "dadaptation", "dadaptation"),
+        ("Prodigy", "prodigyopt", "prodigyopt"),
+        ("bitsandbytes.optim.Adam8bit", "bitsandbytes", "bitsandbytes"),
+    ],
+)
+def test_a_missing_package_is_named_as_it_is_installed(name, module, package, monkeypatch):
+    for loaded in [one for one in sys.modules if one.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=name) as error:
+        check_optimizer(OptimizerSettings(optimizer_type=name), [[1.0]])
+    assert error.value.remedy == f"pip install {package}"
+
+
+def test_every_short_name_whose_package_is_there_makes_a_step():
+    made = []
+    for name in KNOWN:
+        if importlib.util.find_spec(KNOWN[name].partition(".")[0]):
+            arguments = ["relative_step=False"] if name == "AdaFactor" else []
+            check_optimizer(OptimizerSettings(optimizer_type=name, optimizer_args=arguments), [[1.0, 1.0]])
+            made.append(name)
+    assert {"AdamW", "AdamW8bit", "SGDNesterov", "SGDNesterov8bit", "Prodigy"} <= set(made)
+    check_optimizer(OptimizerSettings(optimizer_type="RAdam"), [[1.0]])
+
+
+def test_nesterov_has_momentum_unless_it_is_given_another():
+    weight = torch.nn.Parameter(torch.ones(2))
+    for arguments, momentum in (([], 0.9), (["momentum=0.5"], 0.5)):
+        settings = OptimizerSettings(optimizer_type="sgdnesterov", optimizer_args=arguments)
+        (group,) = build_optimizer([{"params": [weight], "lr": 1.0}], settings).param_groups
+        assert (group["momentum"], group["nesterov"]) == (momentum, True)
+
+
+def rates_of(**given):
+    """The rates of each stage and what is said, of settings with an optimizer."""
+    notices = []
+    settings = read_settings(None, {"pretrained_model_name_or_path": "m", **given}, notices)
+    rates = stage_rates(settings)
+    check_optimizer(settings.optimizer, [list(stage.values()) for stage in rates.values()])
+    return {stage: tuple(one.values()) for stage, one in rates.items()}, notices, settings
+
+
+@pytest.mark.parametrize(
+    ("given", "extractor", "student", "said"),
+    [
+        ({}, (1, 1), (1, 1), ["learning_rate = 1", "embedding_lr = 1"]),
+        ({"learning_rate": 1}, (1, 1), (1, 1), ["embedding_lr = 1"]),
+        ({"learning_rate": 2, "embedding_lr": 0.01}, (2, 2), (2, 2), ["embedding_lr = 2"]),
+        ({"learning_rate": 1, "embedding_lr": 1}, (1, 1), (1, 1), []),
+        ({"learning_rate": 1, "embedding_lr": 0}, (1, 0), (1, 0), []),
+        ({"learning_rate": 0, "embedding_lr": 1}, (0, 1), (0, 1), []),
+        ({"learning_rate": 1, "extractor_learning_rate": 0.5}, (0.5, 0.5), (1, 1), ["extractor_embedding_lr = 0.5"]),
+        ({"learning_rate": 1, "extractor_embedding_lr": 0.5}, (1, 1), (1, 1), ["extractor_embedding_lr = 1"]),
+        ({"learning_rate": 1, "loraplus_lr_ratio": 4}, (1, 1), (1, 1), ["loraplus_lr_ratio"]),
+        ({"learning_rate": 1e-4, "embedding_lr": 1e-4}, (1e-4, 1e-4), (1e-4, 1e-4), ["wants about 1"]),
+        ({"learning_rate": 1, "method": "lora"}, (1, 1), (1, 1), []),
+        ({"method": "textual_inversion"}, (1, 1), (1, 1), ["embedding_lr = 1"]),
+        ({"unet_lr": 1}, (1, 1), (1, 1), ["embedding_lr = 1"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["Prodigy", "prodigyopt.Prodigy"])
+def test_prodigy_has_one_rate_and_it_is_said(name, given, extractor, student, said):
+    rates, notices, _ = rates_of(optimizer_type=name, **given)
+    assert (rates["extractor"], rates["student"]) == (extractor, student)
+    about = [notice for notice in notices if name in notice]
+    assert all(any(text in notice for notice in about) for text in said) and bool(about) == bool(said)
+
+
+def test_rates_that_are_no_numbers_are_said_as_ever():
+    with pytest.raises(ConfigError, match="embedding_lr is 'fast'"):
+        rates_of(optimizer_type="Prodigy", embedding_lr="fast")
+    with pytest.raises(ConfigError, match="learning_rate is 'fast'"):
+        rates_of(optimizer_type="Prodigy", learning_rate="fast")
+
+
+def test_a_schedule_free_optimizer_has_no_schedule():
+    notices = []
+    given = {"lr_scheduler": "cosine", "lr_warmup_steps": 10, "optimizer_type": "AdamWScheduleFree"}
+    settings = read_settings(None, {"pretrained_model_name_or_path": "m", **given}, notices)
+    assert (settings.optimizer.lr_scheduler, settings.optimizer.lr_warmup_steps) == ("constant", 0)
+    (notice,) = [one for one in notices if "AdamWScheduleFree" in one]
+    assert "lr_scheduler, lr_warmup_steps" in notice
+    assert not [one for one in rates_of(optimizer_type="AdamW")[1] if "AdamW" in one]
+
+
+# Optimizers whose result is an average of the weights that they train with
+
+
+def test_to_look_at_an_average_changes_no_bit():
+    weight = torch.nn.Parameter(torch.ones(64))
+    settings = OptimizerSettings(optimizer_type="tests.averaging.Averaging")
+    optimizer = build_optimizer([{"params": [weight], "lr": 0.1}], settings)
+    steps = []
+    for step in range(3):
+        weight.grad = torch.randn(64, generator=torch.Generator().manual_seed(step))
+        optimizer.step()
+        steps.append(weight.detach().clone())
+        with pytest.raises(KeyError), shown(optimizer):
+            torch.testing.assert_close(weight.detach(), torch.stack(steps).mean(0))
+            raise KeyError
+        assert torch.equal(weight, steps[-1])
+    take(optimizer)
+    torch.testing.assert_close(weight.detach(), torch.stack(steps).mean(0))

@@ -16,6 +16,7 @@ from library.config.fields import name_of
 from library.config.loss_settings import LossSettings
 from library.config.method_settings import MethodSettings
 from library.config.network_settings import ATTENTION_PROJECTIONS, FEED_FORWARD, KINDS
+from library.config.optimizers import apply_optimizer, finds_its_rate, is_schedule_free
 from library.config.settings import (
     ConceptEmbeddingSettings,
     PureLearningSettings,
@@ -47,8 +48,6 @@ VECTORS = frozenset({"embedding_lr", "concept_embeddings", "embedding_positions"
 """Settings of vectors in the blocks."""
 ED_LORA = LORA | LOSS | VECTORS
 WITH_VECTORS = {"concept_embeddings": "per_block", "student_embeddings": "fresh"}
-OF_ALL_WEIGHTS = ("prodigy", "dadapt")
-"""Begins of optimizers that look at all weights at once."""
 OFF: Mapping[str, Any] = {
     "eta": 0.0,
     "anchor_weight": 0.0,
@@ -164,7 +163,7 @@ def unread(method: str, with_embeddings: bool = False) -> frozenset[str]:
 
 
 def apply_method(values: dict[str, Any], where: dict[str, str], notices: list[str]) -> None:
-    """Takes out of the values what the method does not use, says so, and puts in what it sets.
+    """Takes out of the values what the method does not use, says so, and puts in what it and its optimizer want.
 
     Args:
         values, where: settings by name, and where each was given; changed in place.
@@ -186,6 +185,7 @@ def apply_method(values: dict[str, Any], where: dict[str, str], notices: list[st
     vectors = WITH_VECTORS if with_embeddings else {}
     for name, value in {**base, **RULES[method].defaults, **vectors}.items():
         values.setdefault(name, value)
+    apply_optimizer(values, unread(method, with_embeddings), notices)
 
 
 def check_method(settings: Settings) -> None:
@@ -215,7 +215,7 @@ def check_method(settings: Settings) -> None:
         raise ConfigError(f"{said}; gradients can't be accumulated.", "Set gradient_accumulation_steps = 1.")
     if settings.model.mixed_precision == "fp16":
         raise ConfigError(f"{said}; fp16 scales gradients for all at once.", 'Set mixed_precision = "bf16".')
-    if optimizer.optimizer_type.lower().startswith(OF_ALL_WEIGHTS):
+    if finds_its_rate(optimizer.optimizer_type) or is_schedule_free(optimizer.optimizer_type):
         raise ConfigError(
             f"{said}; {optimizer.optimizer_type} looks at all weights at once.", 'Set optimizer_type = "AdamW8bit".'
         )

@@ -186,7 +186,9 @@ class OptimizerSettings:
     extractor_learning_rate: float | None = setting(None, "The LoRA's in stage 1. Unset: learning_rate.", at_least=0)
     extractor_embedding_lr: float | None = setting(None, "The embeddings' in stage 1. Unset: embedding_lr.", at_least=0)
     optimizer_type: str = setting(
-        "AdamW", "AdamW, AdamW8bit, PagedAdamW8bit, Prodigy, or the full name of a class, module.Class."
+        "AdamW",
+        "AdamW, AdamW8bit, PagedAdamW8bit, Prodigy, AdamWScheduleFree ... by sd-scripts' names, one of torch.optim, "
+        "or the full name of a class, module.Class.",
     )
     optimizer_args: list[str] = setting([], 'Arguments of the optimizer, each "name=value".')
     lr_scheduler: Literal[

@@ -46,6 +46,7 @@ def parsed(text: str, path: Path) -> tuple[Any, Places]:
     try:
         tables = json.loads(text) if is_json else tomllib.loads(text)
         places = places_in(text, is_json)
+        _check_texts(tables, (), places, path)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno} is not valid JSON: {_begun_small(error.msg)}.") from error
     except tomllib.TOMLDecodeError as error:
@@ -57,7 +58,6 @@ def parsed(text: str, path: Path) -> tuple[Any, Places]:
         raise ConfigError(f"{path} holds lists in lists in lists, too many to be read.") from error
     if is_json and places.twice:
         raise _stands_twice(places.twice, path)
-    _check_texts(tables, (), places, path)
     return tables, places
 
 

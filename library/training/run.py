@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +238,7 @@ class Run:
             return
         stage = self.extractor_stage()
         self._run(stage)
+        stage.take()
         with self.processes.main_first():
             if self.processes.main:
                 self.observer.saved({save_extractor(self.parts): EXTRACTOR}, stage.done)
@@ -251,6 +252,7 @@ class Run:
             with self.processes.main_first():
                 observer.sheet_of_student(stage)
         self._run(stage)
+        stage.take()
         if not self.processes.main:
             return []
         self.average.take()
@@ -326,7 +328,7 @@ class Run:
             asked: commands; with "stop" among them, it is the last step for now, whoever has asked for that.
         """
         if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
-            with self.average.shown():
+            with self._shown(stage):
                 row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
         self.observer.step(row, time.perf_counter() - begin)
         if self.processes.main:
@@ -356,35 +358,42 @@ class Run:
             self._save_state(stage)
 
     def _save_extractor_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
-        if SAMPLE in asked:
-            self.observer.sheet_of_extractor(stage.done)
-        if SAVE in asked:
-            self.observer.saved({save_extractor(self.parts): EXTRACTOR}, stage.done)
+        with stage.shown():
+            if SAMPLE in asked:
+                self.observer.sheet_of_extractor(stage.done)
+            if SAVE in asked:
+                self.observer.saved({save_extractor(self.parts): EXTRACTOR}, stage.done)
 
     def _save_student_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
-        self._keep_if_best(stage.done)
+        self._keep_if_best(stage)
         if stage.done == stage.steps:
             return
         if SAMPLE in asked or (STOP not in asked and self.observer.sheet_due(stage.done)):
-            with self.average.shown():
+            with self._shown(stage):
                 self.observer.sheet_of_student(stage)
         if SAVE in asked or self.keeping.due(stage.done):
-            self._save_student(stage.done, AT_STEP)
+            self._save_student(stage, AT_STEP)
             self.keeping.state(stage.done, state_of(self.plan, stage, self.average))
             self.keeping.drop_older(stage.done)
 
-    def _keep_if_best(self, step: int) -> None:
-        if self.settings.saving.save_best_n and self.validation.due(step, self.plan.stage_steps[STUDENT]):
+    def _keep_if_best(self, stage: Stage) -> None:
+        if self.settings.saving.save_best_n and self.validation.due(stage.done, stage.steps):
             best = self.keeping.best(read_log(self.log.path))
-            if step in best:
-                self._save_student(step, BEST)
+            if stage.done in best:
+                self._save_student(stage, BEST)
             self.keeping.drop_worse(best)
 
-    def _save_student(self, step: int, kind: str) -> None:
-        """Saves the student's files as they are after this step; `kind` says in their names why."""
-        with self.average.shown():
-            files = save_student(self.parts, step, f"{kind}{step:08d}", data_metadata(self.plan))
-        self.observer.saved(files, step)
+    def _save_student(self, stage: Stage, kind: str) -> None:
+        """Saves the student's files as they are after the last step; `kind` says in their names why."""
+        with self._shown(stage):
+            files = save_student(self.parts, stage.done, f"{kind}{stage.done:08d}", data_metadata(self.plan))
+        self.observer.saved(files, stage.done)
+
+    @contextmanager
+    def _shown(self, stage: Stage) -> Iterator[None]:
+        """Inside, the student is what it would be if this step were the last: what its optimizer and average mean."""
+        with stage.shown(), self.average.shown():
+            yield
 
     def _save_state(self, stage: Stage) -> None:
         self.observer.saved_state(self.states.save(state_of(self.plan, stage, self.average)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from library.dual_branch_scheduler import DualBranchScheduler
 from library.errors import TrainingError, lacks_memory
 from library.methods.penalties import Penalty
 from library.objectives import Losses, Objective
-from library.optim import build_lr_scheduler, build_optimizer
+from library.optim import build_lr_scheduler, build_optimizer, shown, take
 from library.report.log import summary
 from library.training.fused import FusedSteps, stand_in_of
 from library.training.not_a_number import NotANumber, describe
@@ -213,6 +214,14 @@ class Stage:
 
     def _rates(self) -> list[float]:
         return [group["lr"] for group in self.optimizer.param_groups]
+
+    def shown(self) -> AbstractContextManager[None]:
+        """Inside, the weights are what the optimizer means as its result, to be saved, drawn or measured."""
+        return shown(self.optimizer)
+
+    def take(self) -> None:
+        """After the last step: the weights are the result from now on."""
+        take(self.optimizer)
 
     def state(self) -> dict[str, Any]:
         """What the stage needs, besides its weights, to go on."""
