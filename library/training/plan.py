@@ -16,7 +16,7 @@ from library.objectives import EXTRACTOR, STUDENT
 from library.optim import check_optimizer
 from library.prompts import NULL_PROMPT, PromptTriple
 from library.sample_prompts import SamplePrompt, default_prompts, read_samples
-from library.training.branching import reads_replay
+from library.training.branching import makes_fused_steps, reads_replay
 from library.training.metadata import own_thumbnail
 from library.training.network_weights import with_dim
 from library.training.outputs import check_extractor
@@ -134,6 +134,7 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     settings = with_dim(settings)
     for path in settings.method.previous_loras:
         read_lora(path)  # a mistake in its name must not cost an hour
+    _check_processes(settings, processes)
     tracking_of(settings)  # and neither must a package that lacks
     own_thumbnail(settings)  # nor a picture
     parts = build_parts(settings, config.concepts)
@@ -155,6 +156,14 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
         first = {picture.concept.name: picture.prompts[0] for picture in reversed(shown)}
         samples = default_prompts(config.concepts, list(first.values()))
     return Plan(settings, config, parts, datasets, order, samples, tuple(validation), processes)
+
+
+def _check_processes(settings: Settings, processes: int) -> None:
+    if processes > 1 and makes_fused_steps(settings):
+        raise ConfigError(
+            f"fused_backward_pass works in one process, and there are {processes}.",
+            "Start one, or set fused_backward_pass = false.",
+        )
 
 
 def for_kinds(settings: Settings, config: DatasetConfig) -> Settings:

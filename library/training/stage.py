@@ -67,11 +67,8 @@ class Stage:
         data_anew: the pictures, noise and prompts of the first step are those of a stage's very first.
         fp16: scales the loss, so that small gradients do not vanish.
         penalties: name, weight and what is added to the loss for the weights themselves.
-        fused: each weight makes its step inside the backward pass.
+        fused: each weight makes its step inside the backward pass, in one process alone.
         after_step: what is done to the weights after each step; what it returns is logged.
-
-    Raises:
-        TrainingError: several processes can't make fused steps.
     """
 
     def __init__(
@@ -102,8 +99,6 @@ class Stage:
         )
         self.fused = None
         if fused:
-            if self.processes.count > 1:
-                raise TrainingError("fused_backward_pass works in one process only.", "Start one, or turn it off.")
             pairs = list(zip(self._parameters(), (one for some in held for one in some), strict=True))
             self.fused = FusedSteps(self.optimizer, pairs, penalties, settings.max_grad_norm, settings.seed)
         self.lr_scheduler = build_lr_scheduler(self.optimizer, settings, steps)
