@@ -23,7 +23,7 @@ from library.atomic import TEMPORARY, move, remove, remove_folder, write_folder
 from library.errors import ConfigError, ModelError, all_of
 from library.tensor_storage import save_tensors
 
-FORMAT = 3
+FORMAT = 4
 TENSORS, STATE = "tensors.safetensors", "state.json"
 NAME = re.compile(r"step-\d{8}")
 """What the folder of a state is called."""
@@ -229,6 +229,8 @@ def _read(folder: Path) -> SavedState:
     about = written["state"]
     if written["sha256"] != fingerprint.of_key(about):
         raise ValueError(f"{STATE} is damaged")
+    if about["format"] != FORMAT:
+        raise ValueError(f"another version wrote it (format {about['format']}, here {FORMAT})")
     content = (folder / TENSORS).read_bytes()  # not mapped: Windows could not remove the folder then
     if about["tensors"] != fingerprint.of_bytes(content):
         raise ValueError(f"{TENSORS} is damaged")

@@ -58,10 +58,27 @@ class ConceptEmbeddings(nn.Module):
         """How many vectors a block gets: one for each token."""
         return self.start.shape[1]
 
-    @property
     def vectors(self) -> Tensor:
-        """The vectors as they are now, in the shape of their start."""
+        """The vectors as they are now, in the shape of their start; computed, so writing to them changes nothing."""
         return self.start + self.size * self.moved
+
+    @torch.no_grad()
+    def load_vectors(self, vectors: Tensor) -> None:
+        """Moves the vectors to these.
+
+        Args:
+            vectors: as `per_block` gives them.
+
+        Raises:
+            ValueError: they are of another shape, or differ from block to block where all blocks share one.
+        """
+        mine = self.per_block()
+        if vectors.shape != mine.shape:
+            raise ValueError(f"they are {tuple(vectors.shape)}, here they are {tuple(mine.shape)}")
+        given = vectors.to(mine)
+        if len(self.start) == 1 and not torch.equal(given, given[:1].expand_as(given)):
+            raise ValueError("they differ from block to block, here all blocks share one")
+        self.moved.copy_((given[: len(self.start)] - self.start) / self.size)
 
     def at(self, block: int) -> Tensor | None:
         """The vectors of a block, (tokens, width), or None if it gets none."""
@@ -73,8 +90,8 @@ class ConceptEmbeddings(nn.Module):
     def per_block(self) -> Tensor:
         """All of them as one tensor, as they are saved: (L, tokens, width), or (1, ...) for the first block alone."""
         if not self.every_block:
-            return self.vectors.detach()
-        return self.vectors.detach().expand(self.blocks, -1, -1)
+            return self.vectors().detach()
+        return self.vectors().detach().expand(self.blocks, -1, -1)
 
 
 @dataclass(frozen=True)

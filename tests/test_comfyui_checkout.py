@@ -220,7 +220,7 @@ def test_in_bfloat16(world):
     assert torch.isfinite(velocity_in_comfyui(model, latents(9), SIGMA, positive)).all()
     assert seen[0].dtype == torch.bfloat16
     for token in world.layouts["dog"].find(PROMPT, world.trainer):
-        vector = world.embeddings["dog"].vectors[1, token.vector].detach()
+        vector = world.embeddings["dog"].vectors()[1, token.vector].detach()
         assert torch.equal(seen[0][0, token.position], vector.to(torch.bfloat16))
 
 
@@ -248,7 +248,7 @@ def test_a_patch_of_another_node_stays(world):
     found = velocity_in_comfyui(other, x, SIGMA, positive)
     assert largest(found, velocity_in_comfyui(model, x, SIGMA, positive)) == 0
     position = world.layouts["dog"].find(PROMPT, world.trainer)[0].position
-    torch.testing.assert_close(calls[0][0, position], world.embeddings["dog"].vectors[1, 0].detach())
+    torch.testing.assert_close(calls[0][0, position], world.embeddings["dog"].vectors()[1, 0].detach())
 
 
 def test_other_guiders_see_the_concept_where_it_is(world):

@@ -74,7 +74,7 @@ def test_context_vectors_begin_as_nothing_and_learn_what_is_around_the_subject(p
             total += float(((velocity - (noise - image)).square() * outside).mean())
         return total
 
-    assert not vectors.vectors.requires_grad
+    assert not vectors.vectors().requires_grad
     assert loss(run.context.beside(PRETRAINED_BRANCH), with_context) < loss(PRETRAINED_BRANCH, plain)
     assert loss(run.context.beside(PRETRAINED_BRANCH), plain) == loss(PRETRAINED_BRANCH, plain)
 
@@ -83,10 +83,10 @@ def test_a_second_run_finds_its_context_in_the_cache_and_another_caption_does_no
     clock = itertools.count(step=7.0)
     monkeypatch.setattr("library.training.context.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     run = prepared(plan_of(**VECTORS))
-    first, seconds = run.context.vectors["dog"].vectors, spent(run.folder)["context"]
+    first, seconds = run.context.vectors["dog"].vectors(), spent(run.folder)["context"]
     monkeypatch.setattr("library.training.context._learn", lambda *_: pytest.fail("learned again"))
     again = prepared(plan_of(overwrite=True, **VECTORS))
-    assert torch.equal(again.context.vectors["dog"].vectors, first)
+    assert torch.equal(again.context.vectors["dog"].vectors(), first)
     assert spent(again.folder)["context"] == seconds == 7, "what a comparison of methods counts is no luck of the cache"
     with pytest.raises(pytest.fail.Exception):
         prepared(plan_of(overwrite=True, **{**VECTORS, "context_lr": 0.5}))

@@ -45,7 +45,7 @@ def test_each_block_gets_its_own_vectors_and_nothing_else_changes():
     ):
         velocity(transformer)
     for block in range(BLOCKS):
-        assert torch.equal(inside[block][0, [1, 4]], dog.vectors[block])
+        assert torch.equal(inside[block][0, [1, 4]], dog.vectors()[block])
         assert torch.equal(inside[block][0, [0, 2, 3, 5]], before[block][0, [0, 2, 3, 5]])
         assert torch.equal(inside[block][1], before[block][1])
 
@@ -91,19 +91,19 @@ def test_a_learning_rate_is_a_share_of_what_is_replaced():
     """States grow from block to block; one step of Adam moves every vector by the same share of its own size."""
     start = torch.randn(BLOCKS, 2, WIDTH) * torch.tensor([1.0, 30.0, 900.0])[:BLOCKS, None, None]
     dog = ConceptEmbeddings(start, BLOCKS)
-    assert torch.equal(dog.vectors, start), "nothing has changed at the begin"
+    assert torch.equal(dog.vectors(), start), "nothing has changed at the begin"
     optimizer = torch.optim.Adam([dog.moved], lr=0.02)
-    (dog.vectors * torch.randn_like(start)).sum().backward()
+    (dog.vectors() * torch.randn_like(start)).sum().backward()
     optimizer.step()
     size = start.square().mean(2).sqrt()
-    torch.testing.assert_close((dog.vectors - start).square().mean(2).sqrt() / size, torch.full_like(size, 0.02))
-    assert not ConceptEmbeddings(torch.zeros(1, 1, 4), BLOCKS).vectors.isnan().any()
+    torch.testing.assert_close((dog.vectors() - start).square().mean(2).sqrt() / size, torch.full_like(size, 0.02))
+    assert not ConceptEmbeddings(torch.zeros(1, 1, 4), BLOCKS).vectors().isnan().any()
 
 
 def test_shared_and_first_block_vectors():
     shared, first = embeddings(blocks=1), embeddings(blocks=1, every_block=False)
-    assert all(torch.equal(shared.at(block), shared.vectors[0]) for block in range(BLOCKS))
-    assert torch.equal(first.at(0), first.vectors[0]) and first.at(1) is None
+    assert all(torch.equal(shared.at(block), shared.vectors()[0]) for block in range(BLOCKS))
+    assert torch.equal(first.at(0), first.vectors()[0]) and first.at(1) is None
     assert shared.per_block().shape == (BLOCKS, 2, WIDTH) and first.per_block().shape == (1, 2, WIDTH)
 
 

@@ -121,10 +121,10 @@ def test_a_rival_may_have_the_vectors_of_mix_of_show_if_it_is_asked_to(method):
 def test_dop_with_embeddings_learns_vectors_and_holds_the_base_prompt(plan_of):
     run = ready(plan_of(method="dop", with_embeddings=True))
     stage = run.student_stage()
-    before = run.parts.student_embeddings["dog"].vectors.detach().clone()
+    before = run.parts.student_embeddings["dog"].vectors().detach().clone()
     row = stage.step()
     assert {"lr", "embedding_lr", "anchor"} <= set(row)
-    assert not torch.equal(before, run.parts.student_embeddings["dog"].vectors)
+    assert not torch.equal(before, run.parts.student_embeddings["dog"].vectors())
 
 
 def test_config_toml_of_a_method_holds_what_it_reads_and_reads_back_the_same(tmp_path):

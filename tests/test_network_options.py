@@ -8,6 +8,7 @@ import torch
 
 from library.adapters.files import load_lora, read_safetensors
 from library.adapters.linear import Dropout, LowRank
+from library.adapters.network import limit_norms
 from library.config.files import read_settings
 from library.errors import ConfigError
 from library.objectives import BASE, COMPLETE, EXTRACTOR, STUDENT, Prediction
@@ -237,7 +238,7 @@ def test_longer_changes_are_shrunk_to_the_limit_and_others_stay_to_the_bit(plan_
         torch.nn.init.normal_(one.up, std=0.02 * number, generator=torch.Generator().manual_seed(number))
     before = [(one.change().clone(), one.up.detach().clone()) for one in layers]
     most = float(torch.stack([one.norm() for one in layers]).median())
-    said = run.parts.network.limit_norms(["student"], most)
+    said = limit_norms([layer.adapters["student"] for layer in run.parts.network.layers.values()], most)
     for one, (change, up) in zip(layers, before, strict=True):
         if change.norm() > most * (1 + 1e-4):
             torch.testing.assert_close(one.change(), change * most / change.norm(), rtol=1e-3, atol=1e-6)

@@ -77,7 +77,7 @@ def test_nothing_else_learns(plan_of):
         one.parts.network.parameters(STUDENT_ADAPTER), two.parts.network.parameters(STUDENT_ADAPTER), strict=True
     ):
         assert torch.equal(first, second)
-    vectors = [run.parts.branches()[STUDENT].embeddings["dog"].vectors for run in (one, two)]
+    vectors = [run.parts.branches()[STUDENT].embeddings["dog"].vectors() for run in (one, two)]
     assert torch.equal(*vectors)
 
 

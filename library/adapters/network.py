@@ -98,6 +98,26 @@ def rank_in(ranks: Mapping[str, int], layer: str) -> int:
     return next(rank for ending, rank in ranks.items() if _is_target(layer, [ending]))
 
 
+@torch.no_grad()
+def limit_norms(low_ranks: Sequence[LowRank], most: float) -> dict[str, float]:
+    """Shrinks what is longer than `most` to that length, both matrices of a layer alike (sd-scripts' max-norm).
+
+    Returns:
+        How many were shrunk, and the mean and the largest length afterwards.
+    """
+    norms = torch.stack([low_rank.norm() for low_rank in low_ranks])
+    shares = (most / norms).clamp_max(1)
+    for low_rank, share in zip(low_ranks, shares.sqrt(), strict=True):
+        low_rank.up.mul_(share)
+        low_rank.down.mul_(share)
+    after = norms * shares
+    return {
+        "keys_scaled": int((norms > most).sum()),
+        "average_key_norm": float(after.mean()),
+        "max_key_norm": float(after.max()),
+    }
+
+
 class AdapterNetwork:
     """Named adapters on the linear layers of a transformer's blocks.
 
@@ -184,26 +204,6 @@ class AdapterNetwork:
     def named_parameters(self, adapter: str) -> list[tuple[str, nn.Parameter]]:
         """The same, each with what it is of its adapter: "down", "up" or "weight"."""
         return [named for layer in self.layers.values() for named in layer.adapters[adapter].named_parameters()]
-
-    @torch.no_grad()
-    def limit_norms(self, adapters: Iterable[str], most: float) -> dict[str, float]:
-        """Shrinks what is longer than `most` to that length, both matrices of a layer alike (sd-scripts' max-norm).
-
-        Returns:
-            How many layers were shrunk, and the mean and the largest length afterwards.
-        """
-        changed = [layer.adapters[adapter] for adapter in adapters for layer in self.layers.values()]
-        norms = torch.stack([low_rank.norm() for low_rank in changed])
-        shares = (most / norms).clamp_max(1)
-        for low_rank, share in zip(changed, shares.sqrt(), strict=True):
-            low_rank.up.mul_(share)
-            low_rank.down.mul_(share)
-        after = norms * shares
-        return {
-            "keys_scaled": int((norms > most).sum()),
-            "average_key_norm": float(after.mean()),
-            "max_key_norm": float(after.max()),
-        }
 
     def train_only(self, adapters: Iterable[str]) -> None:
         """Exactly these adapters learn; all others are frozen."""

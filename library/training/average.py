@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from diffusers.training_utils import EMAModel
-from torch import nn
+
+from library.training.learnable import Learnable, parameters_of
 
 
 class Average:
-    """The moving average of some weights; without a decay, the weights themselves.
+    """The moving average of all that learns; without a decay, the weights themselves.
 
     Args:
-        parameters: those that make the student.
-        decay: share of the past in each step; in step n no more than n / (9 + n), so that short runs forget where
-            they began. None: there is no average.
+        learnables: of the student's stage.
+        decay: share of the past in each step; in step n no more than n / (9 + n), and in the first none, so that short
+            runs forget where they began. None: there is no average.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float | None) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, learnables: Iterable[Learnable], decay: float | None) -> None:
+        self.parameters = parameters_of(learnables)
         self._kept = None if decay is None or not self.parameters else EMAModel(self.parameters, decay=decay)
 
     def step(self) -> None:

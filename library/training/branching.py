@@ -1,4 +1,4 @@
-"""Which objective, branches and learning weights a stage has: the same for a run and for the count of one."""
+"""Which objective and branches a stage has: the same for a run and for the count of one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from torch import Tensor
 from library.adapters.files import load_lora
 from library.config.settings import Settings
 from library.dual_branch_scheduler import DualBranchScheduler
-from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.methods import METHODS
 from library.methods.penalties import FisherChange, Overlap, Penalty, SquaredChange
 from library.objectives import EXTRACTOR, REPLAYED, Objective
 from library.training.context import Context
-from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter, learns_words
+from library.training.parts import STUDENT_ADAPTER, Parts, extractor_adapter
 
 
 def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:
@@ -86,27 +85,6 @@ def reads_replay(settings: Settings, stages: Iterable[str], has_reg: bool) -> bo
 def extractor_adapters(settings: Settings, parts: Parts) -> list[str]:
     """The adapters of all concepts' extractors; none if the method has no extractor."""
     return [extractor_adapter(concept.name) for concept in parts.concepts] if has_extractor(settings) else []
-
-
-def learning_in(stage: str, settings: Settings, parts: Parts) -> tuple[list[str], list[ConceptEmbeddings]]:
-    """The adapters and the concept embeddings that learn in a stage."""
-    extractors = extractor_adapters(settings, parts)
-    if stage == EXTRACTOR:
-        return extractors, [*parts.extractor_embeddings.values()]
-    adapters, embeddings = [] if learns_words(settings) else [STUDENT_ADAPTER], []
-    if settings.concept_embeddings.student_embeddings in ("own", "fresh"):
-        embeddings += parts.student_embeddings.values()
-    if settings.pure_learning.merged:
-        adapters += extractors
-        embeddings += parts.extractor_embeddings.values()
-    return adapters, embeddings
-
-
-def freeze_all_but(adapters: list[str], embeddings: list[ConceptEmbeddings], parts: Parts) -> None:
-    """Exactly these learn."""
-    parts.network.train_only(adapters)
-    for one in (*parts.extractor_embeddings.values(), *parts.student_embeddings.values()):
-        one.requires_grad_(one in embeddings)
 
 
 def scheduler_of(

@@ -190,7 +190,7 @@ def _learn(
             gradient += torch.autograd.grad(LOSS_SCALE * loss, [vectors.moved])[0]
         vectors.moved.grad = gradient
         optimizer.step()
-    learned = vectors.vectors.detach().cpu()
+    learned = vectors.vectors().detach().cpu()
     return {"vectors": learned, "seconds": torch.tensor(time.perf_counter() - began)}
 
 

@@ -22,17 +22,16 @@ from library.objectives import COMPLETE, EXTRACTOR, REPLAYED, STUDENT
 from library.roofline import BUS, Speed
 from library.training.branching import (
     extractor_adapters,
-    freeze_all_but,
-    learning_in,
     makes_fused_steps,
     objective_of,
     scheduler_of,
 )
+from library.training.learnable import freeze_all_but, learning_in, parameters_of
 from library.training.parts import STUDENT_ADAPTER, Parts, learns_words
 from library.training.plan import Plan
 from library.training.replay import pictures_at_once
-from library.training.stages import student_weights
 from library.training.word_fit import has_words
+from library.training.words import build_words
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.55 * GIB)
@@ -145,10 +144,9 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     """
     settings, parts = plan.settings, counted_parts(plan, stage, residence)
     objective = objective_of(stage, settings, plan.has_reg)
-    adapters, embeddings = learning_in(stage, settings, parts)
-    freeze_all_but(adapters, embeddings, parts)
-    learning = [weight for name in adapters for weight in parts.network.parameters(name)]
-    learning += [one.moved for one in embeddings]
+    learnables = learning_in(stage, settings, parts)
+    freeze_all_but(learnables, parts)
+    learning = parameters_of(learnables)
     count = sum(weight.numel() for weight in learning)
     if settings.optimizer.gradient_accumulation_steps > 1:  # then gradients are there from the step's second batch on
         for weight in learning:
@@ -159,14 +157,14 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     weights = storage_bytes(_held(parts)) + sum(weight.grad.nbytes for weight in learning if weight.grad is not None)
     state = count * OPTIMIZER_BYTES.get(settings.optimizer.optimizer_type.lower(), OPTIMIZER_BYTES["adamw"])
     if stage == STUDENT and settings.optimizer.ema_decay is not None:
-        state += sum(weight.nbytes for weight in student_weights(settings, parts))
+        state += sum(weight.nbytes for weight in learning)
     scheduler = scheduler_of(objective, settings, parts)
     size, rows = heaviest_batch(plan)
     wanted = {reading.prediction.prompt for reading in objective.readings}
     reference = _scene(plan, size, rows, wanted - REPLAYED)
     replay = _scene(plan, plan.size, rows, wanted & REPLAYED) if wanted & REPLAYED else None
     swap = parts.model.base.swap
-    if not learning:  # words that learn: the gradient goes all the way to the text
+    if parts.words is not None:  # the gradient goes all the way to the text
         for prompts in reference.prompts.values():
             object.__setattr__(prompts, "context", _learning(prompts.context))
     with fused_attention(), LiveMemory() as memory:
@@ -201,7 +199,7 @@ def count_words(plan: Plan) -> StepCount:
     What the CLIPs take is not in it: they stay on the CPU.
     """
     parts = counted_parts(plan, STUDENT, None)
-    freeze_all_but([], [], parts)
+    freeze_all_but([], parts)
     scene = _scene(plan, *heaviest_batch(plan), {COMPLETE})
     prompts, student = scene.prompts[COMPLETE], parts.branches()[STUDENT]
     read = replace(prompts, context=_learning(prompts.context), pooled=_learning(prompts.pooled))
@@ -219,12 +217,12 @@ def _learning(states: Tensor) -> Tensor:
 
 
 def counted_parts(plan: Plan, stage: str, residence: Residence | None) -> Parts:
-    """The parts of a run in a stage, on the meta device: transformer, adapters, concept embeddings."""
+    """The parts of a run in a stage, on the meta device: transformer, adapters, concept embeddings, words."""
     settings = plan.settings
     model = plan.parts.model.counted(residence)
     parts = replace(
         plan.parts, model=model, settings=settings, network=None, injector=None, extractor_embeddings={},
-        student_embeddings={},
+        student_embeddings={}, words=None, reader=None,
     )  # fmt: skip
     parts.attach()
     kind = settings.concept_embeddings
@@ -237,7 +235,9 @@ def counted_parts(plan: Plan, stage: str, residence: Residence | None) -> Parts:
             vectors = torch.zeros(blocks, parts.layouts[concept.name].vectors, width)
             parts.extractor_embeddings[concept.name] = parts.embeddings_from(vectors)
     if stage == STUDENT:
-        if not learns_words(settings):
+        if learns_words(settings):
+            build_words(parts)
+        else:
             parts.add_adapter(STUDENT_ADAPTER)
         if kind.student_embeddings in ("own", "fresh"):
             parts.student_embeddings = parts.copied(parts.extractor_embeddings)
@@ -255,7 +255,8 @@ def heaviest_batch(plan: Plan) -> tuple[tuple[int, int], int]:
 
 def _held(parts: Parts) -> Sequence[Tensor]:
     embeddings = [*parts.extractor_embeddings.values(), *parts.student_embeddings.values()]
-    return [*held_by(parts.model.transformer), *(tensor for one in embeddings for tensor in one.state_dict().values())]
+    beside = [tensor for one in embeddings for tensor in one.state_dict().values()]
+    return [*held_by(parts.model.transformer), *beside, *(parts.words.parameters() if parts.words else [])]
 
 
 def _scene(plan: Plan, size: tuple[int, int], rows: int, prompts: set[str]) -> Scene:

@@ -16,6 +16,7 @@ from library.errors import ConfigError, ModelError, naming
 from library.methods import METHODS
 from library.report.progress import say
 from library.training.generation import concept_file_of
+from library.training.learnable import own_vectors
 from library.training.outputs import embeddings_of
 from library.training.parts import STUDENT_ADAPTER, Parts
 
@@ -107,19 +108,32 @@ def start_from_weights(parts: Parts, tell: Callable[[str], None] = say) -> None:
         )
     for name, given in layers.items():
         _copy_into(parts.network.layers[name].adapters[STUDENT_ADAPTER], given, f"{source}: {name}")
-    beside = concept_file_of(Path(path).expanduser())
-    if parts.student_embeddings and beside:
-        for name, one in embeddings_of(parts, load_concepts(beside)[0], str(beside)).items():
-            mine = parts.student_embeddings[name].vectors
-            if mine.shape != one.vectors.shape:
-                raise ModelError(
-                    f"{beside}: the vectors of {name} are {tuple(one.vectors.shape)}, here they are "
-                    f"{tuple(mine.shape)}.",
-                    "Use the trigger and concept_embeddings they were learned with.",
-                )
-            mine.copy_(one.vectors)
-    elif parts.student_embeddings:
-        tell("network_weights: no file of the concept's vectors is beside it, so they begin anew.")
+    _start_from_vectors(parts, concept_file_of(Path(path).expanduser()), tell)
+
+
+def _start_from_vectors(parts: Parts, beside: Path | None, tell: Callable[[str], None]) -> None:
+    """Puts vectors into the student's own; says which of them find none.
+
+    Args:
+        beside: the file of vectors beside the LoRA; None if there is none.
+    """
+    saved = embeddings_of(parts, load_concepts(beside)[0], str(beside)) if beside else {}
+    own = own_vectors(parts.settings, parts)
+    for name in own.keys() & saved.keys():
+        try:
+            own[name].load_vectors(saved[name].per_block())
+        except ValueError as error:
+            raise ModelError(
+                f"network_weights: the vectors of {name} in {beside} do not fit: {error}.",
+                "Use the trigger and concept_embeddings they were learned with.",
+            ) from error
+    if own and not beside:
+        tell("network_weights: no file with the concept's vectors is beside it, so they start anew.")
+    elif own.keys() - saved.keys():
+        fresh = ", ".join(sorted(own.keys() - saved.keys()))
+        tell(f"network_weights: {beside} has no vectors of {fresh}, which start anew.")
+    elif saved and not own and parts.student_embeddings:
+        tell(f'network_weights: with student_embeddings = "shared", the vectors in {beside} are not used.')
 
 
 def _copy_into(adapter: torch.nn.Module, given: LayerWeights, where: str) -> None:

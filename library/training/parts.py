@@ -120,7 +120,7 @@ class Parts:
 
     def copied(self, embeddings: Mapping[str, ConceptEmbeddings]) -> dict[str, ConceptEmbeddings]:
         """Copies that learn on their own."""
-        return {name: self.embeddings_from(one.vectors) for name, one in embeddings.items()}
+        return {name: self.embeddings_from(one.vectors()) for name, one in embeddings.items()}
 
     def saved_concepts(self) -> list[SavedConcept]:
         """What the concept files say about each concept."""

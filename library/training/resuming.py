@@ -12,15 +12,14 @@ from library.config import dataset as dataset_config
 from library.config.files import as_tables
 from library.config.in_force import with_absolute_paths
 from library.errors import ConfigError
-from library.objectives import EXTRACTOR, STUDENT
+from library.objectives import STUDENT
 from library.report.progress import say
 from library.training.average import Average
 from library.training.base_weights import contents
-from library.training.branching import extractor_adapters, learning_in
 from library.training.finished import MAY_GROW, Finished, finished, no_way_on
+from library.training.learnable import learning_in, states_of
 from library.training.plan import Plan
 from library.training.stage import Stage
-from library.training.weights_state import weights_of
 
 FREE_FROM_A_PATH = frozenset({"max_train_steps", "max_train_epochs", "initial_step", "skip_until_initial_step"})
 """Settings that may be others than those of a state that is named by its path: how long and from where."""
@@ -122,18 +121,13 @@ def state_of(plan: Plan, stage: Stage, average: Average | None) -> SavedState:
     Args:
         average: of the student; None before there is one.
     """
-    parts, done = plan.parts, dict.fromkeys(plan.stage_steps, 0)
+    done, weights = dict.fromkeys(plan.stage_steps, 0), {}
     for name in itertools.takewhile(lambda name: name != stage.name, plan.stage_steps):
         done[name] = plan.stage_steps[name]
+        weights |= states_of(learning_in(name, plan.settings, plan.parts))
     done[stage.name] = stage.done
-    tree: dict[str, Any] = {"stages": {stage.name: stage.state()}}
-    if not plan.settings.pure_learning.extractor:
-        tree[EXTRACTOR] = weights_of(
-            parts.network, extractor_adapters(plan.settings, parts), parts.extractor_embeddings
-        )
+    weights |= states_of(learning_in(stage.name, plan.settings, plan.parts))
+    tree: dict[str, Any] = {"stages": {stage.name: stage.state()}, "weights": weights}
     if stage.name == STUDENT:
-        tree[STUDENT] = weights_of(
-            parts.network, learning_in(STUDENT, plan.settings, parts)[0][:1], parts.student_embeddings, parts.words
-        )
         tree["average"] = average.state() if average else None
     return SavedState(Position(done), shaping(plan), tree)

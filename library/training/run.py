@@ -31,6 +31,7 @@ from library.training.finished import forget_finished, note_finished, what_to_do
 from library.training.fisher import fisher_of
 from library.training.interrupt import StopRequest
 from library.training.keeping import AT_STEP, BEST, Keeping
+from library.training.learnable import learning_in, restore
 from library.training.metadata import data_metadata, own_thumbnail
 from library.training.network_weights import start_from_weights
 from library.training.observer import Observer
@@ -45,10 +46,9 @@ from library.training.same_pictures import note_pictures
 from library.training.scenes import Replay
 from library.training.sheets import preview_of
 from library.training.stage import OutOfMemory, Stage
-from library.training.stages import Ingredients, make_stage, student_weights
+from library.training.stages import Ingredients, make_stage
 from library.training.unseen import Unseen
 from library.training.validation import ValidationLoss
-from library.training.weights_state import restore_weights
 from library.training.words import build_words
 
 PICTURES_FOR_CLASS_STATES = 4
@@ -188,8 +188,8 @@ class Run:
         for concept in self.plan.config.concepts:
             if self.settings.concept_embeddings.concept_embeddings != "none":
                 parts.extractor_embeddings[concept.name] = self._fresh(concept)
-        if self.resumed:
-            restore_weights(self.resumed.tree[EXTRACTOR], parts.network, parts.extractor_embeddings)
+        if self.resumed and EXTRACTOR in self.plan.stage_steps:
+            restore(learning_in(EXTRACTOR, self.settings, parts), self.resumed.tree["weights"])
 
     def _fresh(self, concept: Concept) -> ConceptEmbeddings:
         """Embeddings that stand for the class word, not yet for the concept."""
@@ -216,9 +216,10 @@ class Run:
         elif student_embeddings == "shared":
             parts.student_embeddings = parts.extractor_embeddings
         start_from_weights(parts)
-        if self.resumed and STUDENT in self.resumed.tree:
-            restore_weights(self.resumed.tree[STUDENT], parts.network, parts.student_embeddings, parts.words)
-        self.average = Average(student_weights(self.settings, parts), self.settings.optimizer.ema_decay)
+        learnables = learning_in(STUDENT, self.settings, parts)
+        if self.resumed and STUDENT in self.resumed.tree["stages"]:
+            restore(learnables, self.resumed.tree["weights"])
+        self.average = Average(learnables, self.settings.optimizer.ema_decay)
         if self.resumed:
             self.average.load_state(self.resumed.tree.get("average"))
 
@@ -242,7 +243,7 @@ class Run:
         with self.processes.main_first():
             if self.processes.main:
                 self.observer.saved({save_extractor(self.parts): EXTRACTOR}, stage.done)
-            if not (self.resumed and STUDENT in self.resumed.tree):
+            if not (self.resumed and STUDENT in self.resumed.tree["stages"]):
                 self.observer.sheet_of_extractor(stage.steps)
 
     def train_student(self) -> list[Path]:

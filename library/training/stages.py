@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
 
+from library.adapters.linear import LowRank
+from library.adapters.network import limit_norms
 from library.config.settings import Settings
 from library.data.latents import Latents
 from library.objectives import STUDENT
-from library.training.branching import (
-    freeze_all_but,
-    learning_in,
-    makes_fused_steps,
-    objective_of,
-    penalties_of,
-    scheduler_of,
-)
+from library.training.branching import makes_fused_steps, objective_of, penalties_of, scheduler_of
 from library.training.context import Context
-from library.training.parts import STUDENT_ADAPTER, Parts, learns_words
+from library.training.learnable import Learnable, freeze_all_but, learning_in
 from library.training.plan import Plan, stage_rates
 from library.training.processes import Processes
 from library.training.scenes import Replay, SceneMaker, Sources
@@ -64,10 +59,11 @@ class Ingredients:
 def make_stage(name: str, made_of: Ingredients) -> Stage:
     """A stage before its first step; what does not learn in it is frozen."""
     plan, settings, parts = made_of.plan, made_of.settings, made_of.plan.parts
-    objective, learners = objective_of(name, settings, plan.has_reg), learners_of(name, settings, parts)
+    objective, learnables = objective_of(name, settings, plan.has_reg), learning_in(name, settings, parts)
+    freeze_all_but(learnables, parts)
     wanted = {reading.prediction.prompt for reading in objective.readings}
     initial, most = settings.optimizer.initial_step or 0, settings.network.scale_weight_norms
-    adapters, _ = learning_in(name, settings, parts)
+    low_ranks = [one for learnable in learnables for one in learnable.modules.values() if isinstance(one, LowRank)]
     dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
     return Stage(
         name,
@@ -75,34 +71,25 @@ def make_stage(name: str, made_of: Ingredients) -> Stage:
         objective,
         scheduler_of(objective, settings, parts, made_of.context),
         SceneMaker(name, wanted, made_of.sources, dropout),
-        learners,
+        learners_of(learnables, stage_rates(settings)[name]),
         settings.optimizer,
         first=initial if name == STUDENT else 0,
         data_anew=not settings.optimizer.skip_until_initial_step,
         fp16=settings.model.mixed_precision == "fp16",
         penalties=penalties_of(name, settings, parts, made_of.fisher),
         fused=name == STUDENT and makes_fused_steps(settings),
-        after_step=partial(parts.network.limit_norms, adapters, most) if most and adapters else dict,
+        after_step=partial(limit_norms, low_ranks, most) if most and low_ranks else dict,
     )
 
 
-def learners_of(name: str, settings: Settings, parts: Parts) -> list[Learner]:
-    """The weights that learn in a stage; all others are frozen."""
-    rates = stage_rates(settings)[name]
-    adapters, embeddings = learning_in(name, settings, parts)
-    freeze_all_but(adapters, embeddings, parts)
-    words = list(parts.words.parameters()) if parts.words and name == STUDENT else []
-    learning = {"lr": [], "embedding_lr": [one.moved for one in embeddings] + words, "up_lr": []}
-    for adapter in adapters:
-        for side, weight in parts.network.named_parameters(adapter):
-            learning["up_lr" if side == "up" and "up_lr" in rates else "lr"].append(weight)
+def learners_of(learnables: Iterable[Learnable], rates: Mapping[str, float]) -> list[Learner]:
+    """The groups of the optimizer: all weights of one learning rate.
+
+    Args:
+        rates: of the stage, by name.
+    """
+    learning: dict[str, list[nn.Parameter]] = {rate: [] for rate in rates}
+    for one in learnables:
+        for name, weight in one.weights.items():
+            learning[one.rate_of(name)].append(weight)
     return [Learner(rate, learning[rate], rates[rate]) for rate in rates]
-
-
-def student_weights(settings: Settings, parts: Parts) -> list[nn.Parameter]:
-    """The weights that make the student, as far as they learn: LoRA or whole weights, vectors, words."""
-    adapters = [] if learns_words(settings) else [STUDENT_ADAPTER]
-    weights = [weight for adapter in adapters for weight in parts.network.parameters(adapter)]
-    if settings.concept_embeddings.student_embeddings in ("own", "fresh"):
-        weights += [one.vectors for one in parts.student_embeddings.values()]
-    return weights + (list(parts.words.parameters()) if parts.words else [])

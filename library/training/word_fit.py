@@ -26,7 +26,7 @@ from library.models import PromptBatch
 from library.models.learned_words import LearnedWords
 from library.objectives import COMPLETE, REPLAY_COMPLETE, STUDENT
 from library.report.progress import say
-from library.training.branching import freeze_all_but
+from library.training.learnable import freeze_all_but
 from library.training.outputs import WORDS_FILE
 from library.training.parts import Parts
 from library.training.scenes import SceneMaker
@@ -85,7 +85,7 @@ def fit_words(run: Run) -> tuple[LearnedWords, Branch, float]:
         The words; the student with them and without vectors; and how much they do of what the vectors do, 1 all of it.
     """
     parts, steps = run.parts, run.settings.concept_embeddings.word_train_steps
-    freeze_all_but([], [], parts)
+    freeze_all_but([], parts)
     words, scenes = made_words(parts, rows_of(parts)), _scenes(run)
     taught_by = parts.branches()[STUDENT]
     alone = replace(taught_by, embeddings={})
