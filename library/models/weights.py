@@ -89,7 +89,8 @@ class PartWeights:
 
     def fingerprint(self) -> str:
         """Changes with names, types and values all over the weights; not with a file's name or its other parts."""
-        described, places = {}, {}
+        described: dict[str, list[Any]] = {}
+        places: dict[tuple[Path, int, int], None] = {}
         for name, (file, slot) in sorted(self.slots.items()):
             entry = file.entries[slot.key]
             described[name] = [slot.rows, entry.dtype, entry.shape]
