@@ -42,12 +42,12 @@ class ConceptError:
     c: float = 0.1
     scale: float = 1.0
 
-    def __call__(self, prediction: Tensor, goal: Tensor, sigma: Tensor | None, emphasis: Tensor | None) -> Tensor:
+    def __call__(self, prediction: Tensor, goal: Tensor, sigma: Tensor, emphasis: Tensor | None) -> Tensor:
         """(B,), float32, the mean over channels and pixels.
 
         Args:
             prediction, goal: velocities, (B, C, H, W).
-            sigma: (B,); only thresholds need it.
+            sigma: noise levels, (B,).
             emphasis: how much each place counts, (B, 1, H, W).
         """
         if self.kind == "l2":

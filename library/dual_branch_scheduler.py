@@ -9,7 +9,7 @@ and one precision.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -23,7 +23,7 @@ from library.hierarchical_embedding_injector import (
     placements_of,
 )
 from library.models.interface import FlowModel, PromptBatch
-from library.objectives import REPLAYED, STUDENT, Prediction, Reading, Velocities
+from library.objectives import REPLAYED, STUDENT, Prediction, Reading, Truth, Velocities
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Branch:
 
     def adapter_of(self, concept: str | None) -> str | None:
         """The adapter that a row of this concept uses."""
-        return self.adapters.get(concept, self.default)
+        return self.default if concept is None else self.adapters.get(concept, self.default)
 
 
 PRETRAINED_BRANCH = Branch({}, {})
@@ -92,10 +92,36 @@ class Scene:
         """The same with some of its rows."""
         if len(range(*rows.indices(len(self.image)))) == len(self.image):
             return self
-        prompts = {name: batch.part(rows) for name, batch in self.prompts.items()}
-        of_rows = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "prompts"}
-        parts = {name: None if tensor is None else tensor[rows] for name, tensor in of_rows.items()}
-        return Scene(prompts=prompts, **parts)
+        return Scene(
+            self.image[rows],
+            self.noise[rows],
+            self.sigma[rows],
+            {name: batch.part(rows) for name, batch in self.prompts.items()},
+            emphasis=_part(self.emphasis, rows),
+            shows_concept=_part(self.shows_concept, rows),
+            anchored=_part(self.anchored, rows),
+            region=_part(self.region, rows),
+            word_alone=_part(self.word_alone, rows),
+        )
+
+    def truth(self, device: torch.device) -> Truth:
+        """What losses need to know of the pictures, on the device of the predictions."""
+        return Truth(
+            velocity_target(self.image, self.noise).to(device),
+            self.sigma.to(device),
+            emphasis=_on_device(self.emphasis, device),
+            shows_concept=_on_device(self.shows_concept, device),
+            anchored=_on_device(self.anchored, device),
+            region=_on_device(self.region, device),
+        )
+
+
+def _part(tensor: Tensor | None, rows: slice) -> Tensor | None:
+    return None if tensor is None else tensor[rows]
+
+
+def _on_device(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)
 
 
 class DualBranchScheduler:
@@ -119,7 +145,10 @@ class DualBranchScheduler:
         readings: Collection[Reading],
         together: bool = True,
     ) -> None:
-        self.model, self.network, self.injector, self.branches = model, network, injector, branches
+        self.model = model
+        self.network = network
+        self.injector = injector
+        self.branches = branches
         learned = {reading.prediction for reading in readings if reading.gradient}
         taken = {reading.prediction for reading in readings} - learned
         self.with_gradient = self._passes(learned, together)
@@ -139,21 +168,8 @@ class DualBranchScheduler:
                 predictions.update(self._run(one, reference, replay, seed))
         for one in self.with_gradient:
             predictions.update(self._run(one, reference, replay, seed))
-        targets = [
-            velocity_target(scene.image, scene.noise).to(self.model.device) for scene in (reference, replay) if scene
-        ]
-        of_rows = {
-            name: None if tensor is None else tensor.to(self.model.device)
-            for name, tensor in (
-                ("emphasis", reference.emphasis),
-                ("shows_concept", reference.shows_concept),
-                ("anchored", reference.anchored),
-                ("replay_region", replay.region if replay else None),
-                ("sigma", reference.sigma),
-                ("replay_sigma", replay.sigma if replay else None),
-            )
-        }
-        return Velocities(predictions, *targets, **of_rows)
+        device = self.model.device
+        return Velocities(predictions, reference.truth(device), replay.truth(device) if replay else None)
 
     @staticmethod
     def _passes(predictions: Collection[Prediction], together: bool) -> list[tuple[Prediction, ...]]:
@@ -169,7 +185,7 @@ class DualBranchScheduler:
     ) -> dict[Prediction, Tensor]:
         if seed is not None:
             torch.manual_seed(seed)
-        scenes = [replay if prediction.prompt in REPLAYED else reference for prediction in predictions]
+        scenes = [_scene_of(prediction, reference, replay) for prediction in predictions]
         prompts = [scene.prompts_of(p) for scene, p in zip(scenes, predictions, strict=True)]
         velocity = branch_velocity(
             self.model,
@@ -182,6 +198,14 @@ class DualBranchScheduler:
             thinned=seed is not None,
         )
         return dict(zip(predictions, velocity.split([len(scene.image) for scene in scenes]), strict=True))
+
+
+def _scene_of(prediction: Prediction, reference: Scene, replay: Scene | None) -> Scene:
+    if prediction.prompt not in REPLAYED:
+        return reference
+    if replay is None:
+        raise ValueError(f"{prediction.prompt} is predicted for replayed pictures, and there are none")
+    return replay
 
 
 def branch_velocity(

@@ -40,9 +40,11 @@ class LiveMemory(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = self.flops = 0
         self.work = Work()
-        self._alive: dict[int, weakref.ref] = {}
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         count = flop_registry.get(func._overloadpacket)
@@ -65,7 +67,7 @@ class LiveMemory(TorchDispatchMode):
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
 
-        def gone(_: weakref.ref) -> None:
+        def gone(_: weakref.ref[torch.UntypedStorage]) -> None:
             del self._alive[key]
             self.now -= size
 
@@ -106,7 +108,7 @@ def fused_attention() -> Iterator[None]:
     """
     plain = nn.functional.scaled_dot_product_attention
 
-    def fused(query: Tensor, key: Tensor, value: Tensor, *args, **kwargs) -> Tensor:
+    def fused(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
 
     nn.functional.scaled_dot_product_attention = fused

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -58,51 +58,62 @@ def given(branch: str, prompt: str) -> Reading:
     return Reading(Prediction(branch, prompt), gradient=False)
 
 
-class Velocities:
-    """The predictions of one step, (B, C, H, W) float32 each, and the velocity that the flow really has.
+@dataclass(frozen=True)
+class Truth:
+    """What is known of the pictures that velocities are predicted for.
 
     Args:
-        target: of the reference pictures.
-        replay_target: of the replayed pictures, if the step has any.
-        emphasis: how much each place of the reference pictures counts in the concept loss, (B, 1, H, W). None: alike.
-        shows_concept: whether each reference picture's complete prompt names the concept, (B,). None: all do.
-        anchored: whether the anchor holds each reference picture, (B,). None: all.
-        replay_region: 1 where the class is in each replayed picture and 0 elsewhere, (B, 1, H, W).
-        sigma, replay_sigma: noise levels, (B,), for losses that differ by them.
+        target: the flow's own velocity, (B, C, H, W).
+        sigma: noise levels, (B,).
+        emphasis: how much each place counts in the concept loss, (B, 1, H, W). None: alike.
+        shows_concept: whether each picture's complete prompt names the concept, (B,). None: all do.
+        anchored: whether the anchor holds each picture, (B,). None: all.
+        region: 1 where the class is and 0 elsewhere, (B, 1, H, W). None: nobody asks.
     """
 
-    def __init__(
-        self,
-        predictions: Mapping[Prediction, Tensor],
-        target: Tensor,
-        replay_target: Tensor | None = None,
-        emphasis: Tensor | None = None,
-        shows_concept: Tensor | None = None,
-        anchored: Tensor | None = None,
-        replay_region: Tensor | None = None,
-        sigma: Tensor | None = None,
-        replay_sigma: Tensor | None = None,
-    ) -> None:
-        self._predictions, self._target, self._replay_target = predictions, target, replay_target
-        self.anchored, self.replay_region = anchored, replay_region
-        self._emphasis, self._shows_concept = emphasis, shows_concept
-        self._sigma, self._replay_sigma = sigma, replay_sigma
+    target: Tensor
+    sigma: Tensor
+    emphasis: Tensor | None = None
+    shows_concept: Tensor | None = None
+    anchored: Tensor | None = None
+    region: Tensor | None = None
 
-    def target(self, prompt: str) -> Tensor:
-        """The flow's own velocity for the pictures that a prompt belongs to."""
-        return self._replay_target if prompt in REPLAYED else self._target
+    @property
+    def outside(self) -> Tensor:
+        """1 where the class is not, (B, 1, H, W).
 
-    def sigma(self, prompt: str) -> Tensor | None:
-        """The noise levels of the pictures that a prompt belongs to."""
-        return self._replay_sigma if prompt in REPLAYED else self._sigma
+        Raises:
+            ValueError: the regions were not asked for.
+        """
+        if self.region is None:
+            raise ValueError("no regions are known of these pictures")
+        return 1 - self.region
 
-    def emphasis(self, prompt: str) -> Tensor | None:
-        """How much each place of the pictures that a prompt belongs to counts in the concept loss."""
-        return None if prompt in REPLAYED else self._emphasis
 
-    def shows_concept(self, prompt: str) -> Tensor | None:
-        """Whether the complete prompts of the pictures that a prompt belongs to name the concept; None: all do."""
-        return None if prompt in REPLAYED else self._shows_concept
+class Velocities:
+    """The predictions of one step, (B, C, H, W) float32 each, and what is known of the pictures they are made for.
+
+    Args:
+        reference: of the user's pictures.
+        replay: of the replayed pictures, if the step has any.
+    """
+
+    def __init__(self, predictions: Mapping[Prediction, Tensor], reference: Truth, replay: Truth | None = None) -> None:
+        self._predictions = predictions
+        self._reference = reference
+        self._replay = replay
+
+    def truth(self, reading: Reading) -> Truth:
+        """What is known of the pictures that a prediction is made for.
+
+        Raises:
+            KeyError: the step has no replayed pictures.
+        """
+        if reading.prediction.prompt not in REPLAYED:
+            return self._reference
+        if self._replay is None:
+            raise KeyError(reading.prediction.prompt)
+        return self._replay
 
     def __getitem__(self, reading: Reading) -> Tensor:
         velocity = self._predictions[reading.prediction]
@@ -112,10 +123,20 @@ class Velocities:
 class Term(Protocol):
     """One loss."""
 
-    readings: tuple[Reading, ...]
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        """The predictions that it reads."""
 
     def __call__(self, v: Velocities) -> Tensor:
         """The loss of each image, (B,), float32."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A term that has more to say than its loss."""
+
+    def measure(self, v: Velocities) -> dict[str, Tensor]:
+        """Values of each image, (B,), for the log; no gradient."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +158,8 @@ class ConceptTerm:
         return (self.complete,)
 
     def __call__(self, v: Velocities) -> Tensor:
-        prompt = self.complete.prediction.prompt
-        return self.error(v[self.complete], v.target(prompt), v.sigma(prompt), v.emphasis(prompt))
+        truth = v.truth(self.complete)
+        return self.error(v[self.complete], truth.target, truth.sigma, truth.emphasis)
 
 
 @dataclass(frozen=True)
@@ -167,18 +188,17 @@ class PureTerm:
     def __call__(self, v: Velocities) -> Tensor:
         r_tar = self.guidance(v)
         lam = self.scale(v[self.complete], v[self.original], r_tar)
-        loss, shown = pure_loss(v[self.complete], v[self.original], lam, r_tar), self._shown(v)
+        loss = pure_loss(v[self.complete], v[self.original], lam, r_tar)
+        shown = v.truth(self.complete).shows_concept
         return loss if shown is None else torch.where(shown, loss, 0.0)
 
     def measure(self, v: Velocities) -> dict[str, Tensor]:
         """lambda*, cosine and lengths of each image, (B,); not a number where the prompt does not name the concept."""
-        measures, shown = measure_guidance(v[self.complete], v[self.original], self.guidance(v)), self._shown(v)
+        measures = measure_guidance(v[self.complete], v[self.original], self.guidance(v))
+        shown = v.truth(self.complete).shows_concept
         if shown is None:
             return measures
         return {name: torch.where(shown, values, torch.nan) for name, values in measures.items()}
-
-    def _shown(self, v: Velocities) -> Tensor | None:
-        return v.shows_concept(self.complete.prediction.prompt)
 
 
 @dataclass(frozen=True)
@@ -209,7 +229,8 @@ class AnchorTerm(TieTerm):
 
     def __call__(self, v: Velocities) -> Tensor:
         loss = super().__call__(v)
-        return loss if v.anchored is None else torch.where(v.anchored, loss, 0.0)
+        anchored = v.truth(self.tied).anchored
+        return loss if anchored is None else torch.where(anchored, loss, 0.0)
 
 
 @dataclass(frozen=True)
@@ -220,7 +241,7 @@ class SurroundingsTerm(TieTerm):
     """
 
     def __call__(self, v: Velocities) -> Tensor:
-        return mse(v[self.tied], v[self.to], 1 - v.replay_region)
+        return mse(v[self.tied], v[self.to], v.truth(self.tied).outside)
 
 
 @dataclass(frozen=True)
@@ -252,8 +273,9 @@ class Objective:
 
     def __call__(self, v: Velocities) -> Losses:
         parts = {name: term(v) for name, _, term in self.terms}
-        total = sum(weight * parts[name].mean() for name, weight, _ in self.terms)
-        measures = [term.measure(v) for name, _, term in self.terms if name == "pure"]
+        first, *others = (weight * parts[name].mean() for name, weight, _ in self.terms)
+        total = sum(others, first)
+        measures = [term.measure(v) for name, _, term in self.terms if name == "pure" and isinstance(term, Measured)]
         return Losses(total, {name: loss.detach() for name, loss in parts.items()}, *measures)
 
 
@@ -284,7 +306,7 @@ def student_objective(pure: PureLearningSettings, has_reg: bool = False, error: 
     """
     prior = 0.0 if has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
     replayed = 1.0 if pure.replay_images else 0.0
-    terms = [
+    terms: list[tuple[str, float, Term]] = [
         ("concept", pure.concept_loss_weight, ConceptTerm(learned(STUDENT, COMPLETE), error)),
         ("pure", pure.eta, _pure_term(pure, COMPLETE, BASE, TARGET, {"class": CLASS, "null": NULL})),
         ("anchor", pure.anchor_weight, AnchorTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))),
@@ -314,12 +336,12 @@ def _pure_term(pure: PureLearningSettings, complete: str, base: str, target: str
         "detached": given(STUDENT, base),
         "frozen": given(PRETRAINED, base),
     }
-    fixed = pure.lambda_ != "adaptive"
+    lambda_ = pure.lambda_
     return PureTerm(
         complete=learned(STUDENT, complete),
         original=originals[pure.v_original],
         target=given(GUIDE, target),
         against=given(GUIDE, against[pure.guidance_against]),
-        scale=FixedScale(pure.lambda_) if fixed else AdaptiveScale(pure.lambda_min),
+        scale=AdaptiveScale(pure.lambda_min) if isinstance(lambda_, str) else FixedScale(lambda_),
         focus=pure.guidance_focus,
     )

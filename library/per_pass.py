@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -30,10 +30,12 @@ class PerPass(Generic[T]):
             self.value = before
 
 
-def recompute_contexts(kept: Sequence[PerPass]) -> Callable[[], tuple[AbstractContextManager, AbstractContextManager]]:
+def recompute_contexts(
+    kept: Sequence[PerPass[Any]],
+) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
     """`context_fn` for `torch.utils.checkpoint`: the recomputation sees the values of the pass it belongs to."""
 
-    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         values = [state.value for state in kept]
         return contextlib.nullcontext(), _all_set(kept, values)
 
@@ -41,7 +43,7 @@ def recompute_contexts(kept: Sequence[PerPass]) -> Callable[[], tuple[AbstractCo
 
 
 @contextlib.contextmanager
-def _all_set(kept: Sequence[PerPass], values: Sequence) -> Iterator[None]:
+def _all_set(kept: Sequence[PerPass[Any]], values: Sequence[Any]) -> Iterator[None]:
     with ExitStack() as stack:
         for state, value in zip(kept, values, strict=True):
             stack.enter_context(state.set_to(value))

@@ -76,7 +76,7 @@ def card_of_size(gigabytes: float) -> Speed:
 class Work:
     """Operations, counted by what they are: (flops, bytes read and written, whether it is attention)."""
 
-    operations: Counter = field(default_factory=Counter)
+    operations: Counter[tuple[int, int, bool]] = field(default_factory=Counter)
 
     def add(self, flops: int, traffic: int, attention: bool) -> None:
         """One operation more."""

@@ -91,7 +91,7 @@ def test_only_the_concept_loss_asks_for_it(plan_of):
     scene, replay = stage.scenes.reference(0), stage.scenes.replay(0)
     v = stage.branches.predict(scene, replay)
     parts = stage.objective(v).parts
-    expected = error(v[learned(STUDENT, COMPLETE)], v.target(COMPLETE), scene.sigma, None)
+    expected = error(v[learned(STUDENT, COMPLETE)], v.truth(learned(STUDENT, COMPLETE)).target, scene.sigma, None)
     torch.testing.assert_close(parts["concept"], expected.detach())
     squared = replace(run.settings, loss=replace(run.settings.loss, loss_type="l2"))
     others = objective_of(STUDENT, squared, False)(v).parts

@@ -19,6 +19,7 @@ from library.objectives import (
     STUDENT,
     Prediction,
     SurroundingsTerm,
+    Truth,
     Velocities,
     given,
     learned,
@@ -124,6 +125,7 @@ def test_the_surroundings_term_looks_outside_of_the_class_alone():
             **v,
             tied: v[tied] + torch.where(region.bool(), change.get("inside", 0.0), change.get("outside", 0.0)),
         }
-        return float(term(Velocities(changed, torch.zeros(1, 2, 4, 4), replay_region=region)))
+        truth = Truth(torch.zeros(1, 2, 4, 4), torch.zeros(1), region=region)
+        return float(term(Velocities(changed, truth, truth)))
 
     assert loss(inside=5.0) == 0 and loss(outside=2.0) == 2.0

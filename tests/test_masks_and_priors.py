@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from library.data.pictures import Draw
 from library.errors import ConfigError, DataError
 from library.flow import draw_sigma, mse
-from library.objectives import COMPLETE, STUDENT, Prediction, Velocities, learned, student_objective
+from library.objectives import COMPLETE, STUDENT, Prediction, Truth, Velocities, learned, student_objective
 from library.report.log import read_log, summary
 from library.training.plan import in_steps
 from library.training.run import Run
@@ -40,7 +40,8 @@ def test_what_a_mask_takes_out_does_not_count():
     torch.testing.assert_close(mse(other, goal, emphasis), mse(prediction, goal, emphasis))
     term = student_objective_of_plain_lora()
     v = {Prediction(STUDENT, COMPLETE): other}
-    assert term(Velocities(v, goal, emphasis=emphasis)).max() < 10 < term(Velocities(v, goal)).max()
+    sigma = torch.zeros(len(goal))
+    assert term(Velocities(v, Truth(goal, sigma, emphasis))).max() < 10 < term(Velocities(v, Truth(goal, sigma))).max()
 
 
 def student_objective_of_plain_lora():

@@ -22,6 +22,7 @@ from library.objectives import (
     REPLAY,
     STUDENT,
     Prediction,
+    Truth,
     Velocities,
     learned,
 )
@@ -207,7 +208,8 @@ def test_prior_predictions_target_on_other_pictures_is_the_pretrained_models(pla
     student, pretrained = v[learned(STUDENT, COMPLETE)], v[ConceptOrPrior(1.0).pretrained]
     loss = stage.objective(v).parts["concept"]
     for row, draw in enumerate(run.plan.order.batch(number)):
-        goal, weight = (pretrained, 0.5) if draw.picture.subset.is_reg else (v.target(COMPLETE), 1.0)
+        target = v.truth(learned(STUDENT, COMPLETE)).target
+        goal, weight = (pretrained, 0.5) if draw.picture.subset.is_reg else (target, 1.0)
         assert loss[row] == pytest.approx(weight * float((student[row] - goal[row]).detach().square().mean()), rel=1e-4)
 
 
@@ -225,7 +227,7 @@ def test_dco_starts_as_flow_matching_and_lets_go_of_what_is_learned():
     def loss_and_gradient(student):
         student = student.clone().requires_grad_()
         v = {Prediction(STUDENT, COMPLETE): student, Prediction(PRETRAINED, COMPLETE): pretrained}
-        loss = term(Velocities(v, goal))
+        loss = term(Velocities(v, Truth(goal, torch.zeros(len(goal)))))
         return loss, torch.autograd.grad(loss.sum(), student)[0]
 
     fresh, gradient = loss_and_gradient(pretrained)

@@ -52,8 +52,10 @@ class PreferenceTerm:
 
     def __call__(self, v: Velocities) -> Tensor:
         """The loss of each image, (B,), float32."""
-        goal, emphasis = v.target(COMPLETE), v.emphasis(COMPLETE)
-        gain = mse(v[self.student], goal, emphasis) - mse(v[self.pretrained], goal, emphasis)
+        truth = v.truth(self.student)
+        gain = mse(v[self.student], truth.target, truth.emphasis) - mse(
+            v[self.pretrained], truth.target, truth.emphasis
+        )
         return -logsigmoid(-self.beta * gain) / (self.beta / 2)
 
 

@@ -52,7 +52,7 @@ class ConceptOrPrior:
 
     def __call__(self, v: Velocities) -> Tensor:
         """The loss of each image, (B,), float32."""
-        loss, shown = self.concept(v), v.shows_concept(COMPLETE)
+        loss, shown = self.concept(v), v.truth(self.pretrained).shows_concept
         if shown is None:
             return loss
         return torch.where(shown, loss, self.weight * mse(v[self.concept.complete], v[self.pretrained]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from library.config.settings import ModelSettings
+from library.config.model_settings import ModelSettings
 from library.errors import ModelError, naming
 from library.models.hub import HubFiles, is_hub_id
 from library.models.interface import BaseChange, FlowModel, Prompt, PromptBatch, TextStates
@@ -61,7 +61,8 @@ def open_model_files(settings: ModelSettings) -> ModelFiles:
     given = {part: getattr(settings, name) for part, name in SETTINGS.items() if getattr(settings, name)}
     paths = {part: Path(path).expanduser() for part, path in given.items()}
     name = settings.pretrained_model_name_or_path
-    place, model = Path(name).expanduser(), None
+    place = Path(name).expanduser()
+    model: ModelFiles
     if place.is_file() or place.is_dir():
         with naming("pretrained_model_name_or_path"):
             model = FolderFiles(place) if place.is_dir() else SingleFile(place, list(given), CONFIGURATIONS)

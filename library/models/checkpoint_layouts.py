@@ -76,7 +76,10 @@ def _names_of(part: str, entries: Mapping[str, Entry]) -> dict[str, str]:
     return {key: key for key in entries}
 
 
-def _converter(part: str, names: Mapping[str, str], config: Mapping[str, Any]) -> Callable[[dict], dict] | None:
+Converter = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def _converter(part: str, names: Mapping[str, str], config: Mapping[str, Any]) -> Converter | None:
     """The function that gives a part diffusers' names; None where it has them."""
     if part == "transformer" and any(name.startswith("joint_blocks.") for name in names):
         from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
@@ -89,9 +92,7 @@ def _converter(part: str, names: Mapping[str, str], config: Mapping[str, Any]) -
     return None
 
 
-def _converted(
-    names: Mapping[str, str], entries: Mapping[str, Entry], convert: Callable[[dict], dict]
-) -> dict[str, Slot]:
+def _converted(names: Mapping[str, str], entries: Mapping[str, Entry], convert: Converter) -> dict[str, Slot]:
     """What a converter does, as slots: it is run on numbers of rows."""
     keys = sorted(names.values())
     lengths = torch.tensor([(entries[key].shape or (1,))[0] for key in keys])

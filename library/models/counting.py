@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from library.live_memory import META, LiveMemory, fused_attention, held_by, storage_bytes
 from library.roofline import Work
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 @dataclass(frozen=True)
@@ -62,21 +66,21 @@ def count_text(encoders: Sequence[nn.Module], lengths: Sequence[int], rows: int)
     found = []
     for encoder, length in zip(encoders, lengths, strict=True):
         ids = torch.zeros(rows, length, dtype=torch.long, device=META)
-        found.append(count_pass(encoder, lambda encoder=encoder, ids=ids: encoder(ids)))
-    t5_layer = max(storage_bytes(held_by(layer)) for layer in encoders[2].encoder.block)
+        found.append(count_pass(encoder, partial(encoder, ids)))
+    t5_layer = max(storage_bytes(held_by(layer)) for layer in encoders[2].get_submodule("encoder.block").children())
     work, weights = Work(), max(found[0].weights, found[1].weights, t5_layer)
     for one in found:
         work.operations.update(one.work.operations)
     return Footprint(weights, max(one.transient for one in found), work, sum(one.weights for one in found))
 
 
-def count_encode(vae: nn.Module, width: int, height: int, dtype: torch.dtype) -> Footprint:
+def count_encode(vae: AutoencoderKL, width: int, height: int, dtype: torch.dtype) -> Footprint:
     """What encoding one picture of so many pixels needs; the VAE is on the meta device."""
     pixels = torch.zeros(1, 3, height, width, dtype=dtype, device=META)
     return count_pass(vae, lambda: vae.encode(pixels).latent_dist.std)
 
 
-def count_decode(vae: nn.Module, latents: tuple[int, int, int], dtype: torch.dtype) -> Footprint:
+def count_decode(vae: AutoencoderKL, latents: tuple[int, int, int], dtype: torch.dtype) -> Footprint:
     """What decoding one picture from latents (C, h, w) needs."""
     noise = torch.zeros(1, *latents, dtype=dtype, device=META)
     return count_pass(vae, lambda: vae.decode(noise).sample)

@@ -65,7 +65,7 @@ class HubFiles(FolderFiles):
 
         options: dict[str, Any] = {"revision": self._commit, "local_files_only": self._is_offline}
         try:
-            return Path(snapshot_download(self._id, allow_patterns=files, ignore_patterns=but, **options))
+            return Path(snapshot_download(self._id, allow_patterns=list(files), ignore_patterns=list(but), **options))
         except Exception as error:  # the hub's own errors, those of three network libraries, and a full disk
             raise _in_words(self._id, error, self._is_offline) from error
 

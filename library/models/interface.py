@@ -14,6 +14,9 @@ from library.models.counting import Footprint
 from library.models.residence import Residence, ResidentBase
 from library.per_pass import PerPass
 
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+"""Wraps the loop that takes the time, to show how far it is."""
+
 
 @dataclass(frozen=True)
 class TextStates:
@@ -124,6 +127,8 @@ class FlowModel(Protocol):
 
     device: torch.device
     dtype: torch.dtype
+    notices: list[str]
+    """What could not be done as wished, a sentence each; complete once the transformer is loaded."""
     blocks_name: str
     """Name of the list of transformer blocks inside the transformer, in diffusers' naming."""
     size_multiple: int
@@ -158,7 +163,7 @@ class FlowModel(Protocol):
     def blocks(self) -> nn.ModuleList:
         """Its blocks, in order."""
 
-    def keep_for_recompute(self, *states: PerPass) -> None:
+    def keep_for_recompute(self, *states: PerPass[Any]) -> None:
         """Values that a pass depends on, to be put back when checkpointing runs a block again."""
 
     def on_top_of(self, change: BaseChange) -> FlowModel:
@@ -174,7 +179,7 @@ class FlowModel(Protocol):
     def footprints(self, pictures: Sequence[tuple[int, int]], drawn: Sequence[tuple[int, int]]) -> dict[str, Footprint]:
         """What "text", "encode" and "decode" need on the device, for pictures of these widths and heights."""
 
-    def encode_text(self, texts: Sequence[str], progress: Callable[[Iterable], Iterable] = iter) -> list[TextStates]:
+    def encode_text(self, texts: Sequence[str], progress: Progress = iter) -> list[TextStates]:
         """Text states of prompts, on the CPU. The encoders are read for it and let go again.
 
         Args:
@@ -210,7 +215,7 @@ class FlowModel(Protocol):
             ModelError: the model can't draw this size.
         """
 
-    def sampling_scheduler(self, shift: float | None = None):
+    def sampling_scheduler(self, shift: float | None = None) -> Any:
         """A fresh copy of the diffusers scheduler that the model is sampled with.
 
         Args:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from library.models.interface import TextStates
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModelWithProjection
 
 CLIPS = ("clip_l", "clip_g")
 """What files with learned words call the two encoders."""
@@ -50,7 +53,7 @@ class LearnedWords(nn.Module):
         return nn.Parameter(mean.expand(count, -1).clone().to(self.device))
 
     def _table(self, index: int) -> nn.Embedding:
-        return self.encoders[index].text_model.embeddings.token_embedding
+        return cast("CLIPTextModelWithProjection", self.encoders[index]).text_model.embeddings.token_embedding
 
     def encode(self, text: str, spans: Sequence[tuple[int, int, str]], plain: TextStates) -> tuple[Tensor, Tensor]:
         """Context (tokens, width) and pooled state of a text, with gradients to the rows.
@@ -74,7 +77,7 @@ class LearnedWords(nn.Module):
         ids = torch.tensor([read + padding], device=table.weight.device)
         mask = torch.tensor([[1] * len(read) + [0] * len(padding)], device=ids.device) if self.masked else None
 
-        def spliced(module: nn.Module, args: tuple, states: Tensor) -> Tensor:
+        def spliced(module: nn.Module, args: tuple[Any, ...], states: Tensor) -> Tensor:
             if not positions:
                 return states
             where = torch.tensor(positions, device=states.device)
@@ -93,9 +96,11 @@ class LearnedWords(nn.Module):
         """Tokens of a text, no more than the encoder reads; positions where rows are put, and these rows."""
         tokenizer = self.tokenizers[index]
         ids = tokenizer(text, truncation=True, max_length=self.length)["input_ids"]
-        read, places, behind = [], [], 0
+        read: list[int] = []
+        places: list[tuple[int, Tensor]] = []
+        behind = 0
         for begin, end, concept in spans:
-            rows = self.rows[concept][CLIPS[index]]
+            rows = self.rows[concept].get_parameter(CLIPS[index])
             read += ids[behind:begin]
             places += enumerate(rows, len(read))
             read += [ids[begin]] * len(rows)

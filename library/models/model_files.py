@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from library.errors import ModelError
-from library.models.checkpoint_layouts import slots_of
+from library.models.checkpoint_layouts import Slot, slots_of
 from library.models.tensor_file import TensorFile
 from library.models.weights import PartWeights
 
@@ -85,7 +85,7 @@ class FolderFiles:
             raise ModelError(
                 f"{folder} holds no .safetensors file.", "Download the model again; pickled weights are not read."
             )
-        slots = {}
+        slots: dict[str, tuple[TensorFile, Slot]] = {}
         for file in (TensorFile(folder / name) for name in names):
             found, _ = slots_of(part, file, {})
             slots |= {name: (file, slot) for name, slot in found.items()}

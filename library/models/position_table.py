@@ -7,8 +7,13 @@ largest picture seen.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers.models.embeddings import PatchEmbed
 
 
 class PositionTable:
@@ -19,12 +24,13 @@ class PositionTable:
         device: where the crops go.
     """
 
-    def __init__(self, embed: nn.Module, device: torch.device) -> None:
-        self._embed, self._device = embed, device
-        self._side = embed.pos_embed_max_size
-        self._table = embed.pos_embed.reshape(1, self._side, self._side, -1)
+    def __init__(self, embed: PatchEmbed, device: torch.device) -> None:
+        self._embed: Any = embed  # whose buffers and methods take other values here than diffusers gives them
+        self._device = device
+        self._side = int(self._embed.pos_embed_max_size)
+        self._table: Tensor = self._embed.pos_embed.reshape(1, self._side, self._side, -1)
         self._set(1)
-        embed.cropped_pos_embed = self.crop
+        self._embed.cropped_pos_embed = self.crop
 
     def crop(self, height: int, width: int) -> Tensor:
         """The vectors of a picture's places, (1, places, width of the model).
@@ -36,7 +42,7 @@ class PositionTable:
         if max(rows, columns) > self._held:
             self._set(max(rows, columns))
         top, left = (self._held - rows) // 2, (self._held - columns) // 2
-        middle = self._embed.pos_embed.reshape(1, self._held, self._held, -1)
+        middle: Tensor = self._embed.pos_embed.reshape(1, self._held, self._held, -1)
         return middle[:, top : top + rows, left : left + columns].reshape(1, rows * columns, -1)
 
     def _set(self, side: int) -> None:

@@ -49,6 +49,7 @@ class QuantisedLinear(nn.Linear):
             scaled = (weight.float() / scales).clamp(-most, most)
             codes = (scaled.round() if kind == "int8" else scaled).to(dtype)
         self.weight = nn.Parameter(codes, requires_grad=False)
+        self.scales: Tensor
         self.register_buffer("scales", scales)
         bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().to(device), requires_grad=False)
         self.register_parameter("bias", bias)

@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from library.config.settings import ModelSettings
+from library.config.model_settings import ModelSettings
 from library.errors import ModelError
 from library.live_memory import held_by
 from library.models.position_table import PositionTable
 from library.models.quantised import Quantization, quantise
 from library.models.swap import BlockSwap
+
+if TYPE_CHECKING:
+    from diffusers import SD3Transformer2DModel
 
 ALWAYS_RESIDENT = 2
 """Blocks at the end of the transformer that are never swapped."""
@@ -28,7 +32,9 @@ BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,
 }
-Contexts = tuple[AbstractContextManager, AbstractContextManager]
+FEED_FORWARD = ("ff", "ff_context")
+"""The parts of a block that are compiled."""
+Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,10 @@ class ResidentBase:
         ModelError: more blocks to swap than there are, or nf4 without bitsandbytes.
     """
 
-    def __init__(self, transformer: nn.Module, device: torch.device, residence: Residence) -> None:
-        self.transformer, self.device, self.residence = transformer, device, residence
+    def __init__(self, transformer: SD3Transformer2DModel, device: torch.device, residence: Residence) -> None:
+        self.transformer = transformer
+        self.device = device
+        self.residence = residence
         self.blocks: list[nn.Module] = list(transformer.transformer_blocks)
         self.notices: list[str] = []
         self.swap: BlockSwap | None = None
@@ -118,7 +126,7 @@ class ResidentBase:
         count = len(self.blocks) if count is None else count
         self.recomputed = frozenset(self.blocks[: max(count, self.swapped)])
 
-    def offloading(self) -> AbstractContextManager:
+    def offloading(self) -> AbstractContextManager[Any]:
         """Inside, what the backward pass needs is kept in the computer's memory, if that is wished for."""
         if not self.residence.offloaded:
             return nullcontext()
@@ -160,7 +168,7 @@ class ResidentBase:
         """`context_fn` for `torch.utils.checkpoint`: `kept`'s, and the same attention in the recomputation."""
 
         @contextmanager
-        def both(again: AbstractContextManager) -> Iterator[None]:
+        def both(again: AbstractContextManager[None]) -> Iterator[None]:
             with again, self.attending():
                 yield
 
@@ -203,8 +211,8 @@ class ResidentBase:
             self.notices.append(f"torch_compile can't be used ({reason}); the run goes on without it.")
             return
         for block in self.blocks:
-            for part in (block.ff, getattr(block, "ff_context", None)):
-                if part is not None:
+            for name, part in block.named_children():
+                if name in FEED_FORWARD:
                     part.compile()
 
 

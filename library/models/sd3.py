@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from library import fingerprint
 from library.errors import ModelError
 from library.live_memory import META
 from library.models.counting import Footprint, as_skeleton, count_decode, count_encode, count_text
-from library.models.interface import BaseChange, PromptBatch, TextStates, TokenCount
+from library.models.interface import BaseChange, Progress, PromptBatch, TextStates, TokenCount
 from library.models.learned_words import LearnedWords
 from library.models.model_files import TEXT_ENCODERS, ModelFiles
 from library.models.modules import blank
@@ -25,6 +25,9 @@ from library.models.residence import Residence, ResidentBase
 from library.models.text_encoders import TEXT_BATCH, encode_texts
 from library.models.weights import fill, needed_by, put
 from library.per_pass import PerPass, recompute_contexts
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, SD3Transformer2DModel
 
 TILE = 512
 """Pixels on each side of a tile that is decoded by itself, with vae_tiling."""
@@ -53,17 +56,21 @@ class SD3Model:
         residence: Residence,
         masked: tuple[bool, bool, bool] = (False, False, False),
     ) -> None:
-        self.files, self.device, self.dtype, self.t5_length = files, device, dtype, t5_length
+        self.files = files
+        self.device = device
+        self.dtype = dtype
+        self.t5_length = t5_length
+        self.residence = residence
+        self.masked = masked
         self.notices: list[str] = []
-        self.residence, self.masked = residence, masked
-        self._kept: tuple[PerPass, ...] = ()
+        self._kept: tuple[PerPass[Any], ...] = ()
         self._changes: tuple[BaseChange, ...] = ()
 
     # The transformer
 
     @cached_property
-    def transformer(self) -> nn.Module:
-        transformer = self._load("transformer", "cpu")
+    def transformer(self) -> SD3Transformer2DModel:
+        transformer = cast("SD3Transformer2DModel", self._load("transformer", "cpu"))
         for change in () if self.device == META else self._changes:
             for name in change.updates:
                 put(transformer, name, change.added_to(name, transformer.get_parameter(name)))
@@ -77,20 +84,20 @@ class SD3Model:
         return self.transformer.transformer_blocks
 
     def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch, skipped: Sequence[int] = ()) -> Tensor:
-        where = {"device": self.device, "dtype": self.dtype}
+        device, dtype = self.device, self.dtype
         transformer = self.transformer
         with self.base.attending():
             (velocity,) = transformer(
-                hidden_states=x_t.to(**where),
-                timestep=sigma.to(self.device) * self.scheduler_config["num_train_timesteps"],
-                encoder_hidden_states=prompts.context.to(**where),
-                pooled_projections=prompts.pooled.to(**where),
+                hidden_states=x_t.to(device, dtype),
+                timestep=sigma.to(device) * self.scheduler_config["num_train_timesteps"],
+                encoder_hidden_states=prompts.context.to(device, dtype),
+                pooled_projections=prompts.pooled.to(device, dtype),
                 return_dict=False,
                 skip_layers=list(skipped),
             )
         return velocity.float()
 
-    def keep_for_recompute(self, *states: PerPass) -> None:
+    def keep_for_recompute(self, *states: PerPass[Any]) -> None:
         self._kept = states
 
     def _checkpointed(self, block: nn.Module, *args: Any) -> Any:
@@ -166,7 +173,7 @@ class SD3Model:
     def _lengths(self) -> list[int]:
         return [self.clip_length, self.clip_length, self.t5_length]
 
-    def encode_text(self, texts: Sequence[str], progress: Callable[[Iterable], Iterable] = iter) -> list[TextStates]:
+    def encode_text(self, texts: Sequence[str], progress: Progress = iter) -> list[TextStates]:
         read = [
             tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
             for tokenizer, length in zip(self._tokenizers, self._lengths, strict=True)
@@ -224,10 +231,10 @@ class SD3Model:
     # Images
 
     @cached_property
-    def _vae(self) -> nn.Module:
-        return self._load("vae")
+    def _vae(self) -> AutoencoderKL:
+        return cast("AutoencoderKL", self._load("vae"))
 
-    def _vae_for(self, decoding: bool) -> Any:
+    def _vae_for(self, decoding: bool) -> AutoencoderKL:
         """The VAE; latents are always encoded in one piece, since they are what training sees."""
         vae = self._vae
         vae.use_tiling = decoding and self.residence.vae_tiling
@@ -241,7 +248,7 @@ class SD3Model:
 
     @property
     def _vae_factor(self) -> int:
-        return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
+        return int(2 ** (len(self.vae_config["block_out_channels"]) - 1))
 
     @property
     def size_multiple(self) -> int:

@@ -24,7 +24,8 @@ class _Layout:
 
     def __init__(self, tensors: list[Tensor]) -> None:
         self.tensors = tensors
-        self.begins, self.size = [], 0
+        self.begins: list[int] = []
+        self.size = 0
         for tensor in self.tensors:
             self.begins.append(self.size)
             self.size += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
@@ -51,12 +52,12 @@ class BlockSwap:
         self.bytes_moved = 0
         self._layouts = [_Layout(tensors) for tensors in weights]
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copied = [torch.cuda.Event() for _ in range(min(2, len(blocks)) if self._stream else 0)]
         self._host = [self._to_host(layout, device) for layout in self._layouts]
         largest, count = max(layout.size for layout in self._layouts), min(2, len(blocks))
         self.places = [torch.empty(largest, dtype=torch.uint8, device=device) for _ in range(count)]
         self._views = [[layout.views(place) for place in self.places] for layout in self._layouts]
         self._holds: list[int | None] = [None] * count
-        self._copied = [torch.cuda.Event() if self._stream else None for _ in range(count)]
         self._last = 0
         for index, block in enumerate(blocks):
             self._point(index, 0)

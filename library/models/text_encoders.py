@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from library.models.interface import TextStates
+from library.models.interface import Progress, TextStates
 from library.models.model_files import TEXT_ENCODERS, ModelFiles
 from library.models.modules import blank
 from library.models.weights import PartWeights, fill
+
+if TYPE_CHECKING:
+    from transformers import T5EncoderModel
 
 TEXT_BATCH = 8
 """Prompts encoded at a time."""
@@ -23,7 +26,7 @@ def encode_texts(
     ids: Sequence[Tensor],
     dtype: torch.dtype,
     device: torch.device,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress = iter,
     masks: Sequence[Tensor | None] = (None, None, None),
 ) -> list[TextStates]:
     """What the three encoders make of texts, on the CPU.
@@ -65,7 +68,7 @@ def stream_t5(
     ids: Tensor,
     dtype: torch.dtype,
     device: torch.device,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress = iter,
     mask: Tensor | None = None,
 ) -> Tensor:
     """T5's last hidden states, (texts, tokens, width) on the CPU.
@@ -74,7 +77,7 @@ def stream_t5(
     layer, and the states of `TEXT_BATCH` texts. The embeddings stay on the CPU, and of them only the rows that the
     texts need are made.
     """
-    encoder = blank("text_encoder_3", files.config("text_encoder_3")).encoder.eval()
+    encoder: Any = cast("T5EncoderModel", blank("text_encoder_3", files.config("text_encoder_3"))).encoder.eval()
     weights = files.weights("text_encoder_3")
     states = list(_embedded(weights, ids, dtype).split(TEXT_BATCH))
     unread = None if mask is None else list(_unread(mask, dtype).split(TEXT_BATCH))

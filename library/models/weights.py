@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,7 +90,8 @@ class PartWeights:
 
     def fingerprint(self) -> str:
         """Changes with names, types and values all over the weights; not with a file's name or its other parts."""
-        described, places = {}, {}
+        described: dict[str, list[Any]] = {}
+        places: dict[tuple[Path, int, int], None] = {}
         for name, (file, slot) in sorted(self.slots.items()):
             entry = file.entries[slot.key]
             described[name] = [slot.rows, entry.dtype, entry.shape]
