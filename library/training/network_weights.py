@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from library.adapters.files import load_concepts, load_lora, read_lora
-from library.adapters.network import LayerWeights, targets_of
+from library.adapters.network import LayerWeights
 from library.config.network_settings import ATTENTION_PROJECTIONS, KINDS, NetworkSettings
 from library.config.settings import Settings
 from library.errors import ConfigError, ModelError, naming
@@ -60,7 +60,8 @@ def with_dim(settings: Settings, blocks_name: str) -> Settings:
 def _kinds_of(layers: Iterable[str], blocks_name: str) -> list[str]:
     """The layers of a file as `target_modules` names them, those inside of blocks."""
     inside = [name for name in layers if name.startswith(f"{blocks_name}.")]
-    known, targets = [ending for kind in KINDS.values() for ending in kind], targets_of(inside, blocks_name, "")
+    known = [ending for kind in KINDS.values() for ending in kind]
+    targets = dict.fromkeys(name.removeprefix(f"{blocks_name}.").partition(".")[2] for name in inside)
     found = {next((end for end in known if name.endswith(f".{end}") or name == end), name) for name in targets}
     order = [*ATTENTION_PROJECTIONS, *known]
     return sorted(found, key=lambda ending: order.index(ending) if ending in order else len(order))
