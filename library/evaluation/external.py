@@ -13,6 +13,7 @@ from PIL import Image
 
 from library.errors import DataError, PureCCError, all_of
 from library.evaluation.prompts import EvaluationPrompt
+from library.text_file import read_text
 
 PROMPTS_FILE = "prompts.csv"
 COLUMNS = ("id", "seed", "file", "prompt", "with_concept", "group")
@@ -22,6 +23,8 @@ LISTED = 8
 """Names that an error lists before it says how many more there are."""
 LARGEST_PIXELS = 64 << 20
 """Pixels of a picture that is still opened."""
+LARGEST_LIST = 64 << 20
+"""Bytes of a list of prompts, which may be long."""
 FILE_NAME = re.compile(r"(?P<id>[A-Za-z0-9][A-Za-z0-9-]*)__(?P<seed>\d+)")
 
 Key = tuple[str, int]
@@ -61,6 +64,18 @@ def prompts_csv(prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> st
     return text.getvalue()
 
 
+def read_csv(file: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file, by the names in its first line.
+
+    Raises:
+        DataError: it is no such file.
+    """
+    try:
+        return list(csv.DictReader(io.StringIO(read_text(file, "The list", DataError, LARGEST_LIST))))
+    except csv.Error as error:
+        raise DataError(f"The list {file} can't be read: {error}.") from error
+
+
 def read_prompts_csv(file: Path) -> list[dict[str, str]]:
     """Its lines.
 
@@ -72,15 +87,12 @@ def read_prompts_csv(file: Path) -> list[dict[str, str]]:
             f"{file.parent} holds no {PROMPTS_FILE}, so nobody can tell what its pictures were made from.",
             "Put there the list that `purecc_evaluate.py prompts --to csv` wrote.",
         )
-    try:
-        rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"))))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{file} can't be read: {error}.") from error
+    rows = read_csv(file)
     wanted = {"id", "seed", "prompt"}
     if not rows or not wanted <= set(rows[0]):
         raise DataError(f"{file} must have a first line with {', '.join(COLUMNS)}, and lines below it.")
     for number, row in enumerate(rows, 2):
-        if not (row["seed"] or "").strip().isdigit() or not FILE_NAME.fullmatch(f"{row['id']}__0"):
+        if not (row["seed"] or "").strip().isdecimal() or not FILE_NAME.fullmatch(f"{row['id']}__0"):
             raise DataError(f'{file}, line {number}: id "{row["id"]}" and seed "{row["seed"]}" name no picture.')
     return rows
 
