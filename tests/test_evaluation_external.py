@@ -8,7 +8,7 @@ from PIL import Image
 from library.config.dataset import Concept
 from library.errors import ConfigError, DataError
 from library.evaluation import external_import, prompt_export
-from library.evaluation.external import file_name, read_arm, read_prompts_csv
+from library.evaluation.external import file_name, read_arm, read_csv, read_prompts_csv
 from library.evaluation.options import named_folders, seeds_of
 from library.evaluation.prompts import read_lists
 
@@ -138,3 +138,11 @@ def test_seeds_and_folders_of_the_command_line():
     assert named_folders(["UNO=a/b", "DreamO=c"], "--external") == {"UNO": "a/b", "DreamO": "c"}
     with pytest.raises(ConfigError, match="NAME=FOLDER"):
         named_folders(["a/b"], "--external")
+
+
+@pytest.mark.parametrize("content", ["file,id,seed\ncafé.png,a,1\n".encode("latin-1"), b"file,id,seed\nx\0.png,a,1\n"])
+def test_a_list_that_is_no_text_is_said(tmp_path, content):
+    (tmp_path / "prompts.csv").write_bytes(content)
+    for read in (read_csv, read_prompts_csv):
+        with pytest.raises(DataError, match=r"prompts\.csv is not a text"):
+            read(tmp_path / "prompts.csv")

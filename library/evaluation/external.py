@@ -13,12 +13,15 @@ from library.data.images import image_size
 from library.errors import DataError, PureCCError, all_of
 from library.evaluation.prompts import EvaluationPrompt
 from library.picture_files import pictures_in
+from library.text_file import read_text
 
 PROMPTS_FILE = "prompts.csv"
 COLUMNS = ("id", "seed", "file", "prompt", "with_concept", "group")
 """Of prompts.csv; `prompt` is the text for a program that is given the concept as a picture, so it has no [V]."""
 LISTED = 8
 """Names that an error lists before it says how many more there are."""
+LARGEST_LIST = 64 << 20
+"""Bytes of a list of prompts, which may be long."""
 FILE_NAME = re.compile(r"(?P<id>[A-Za-z0-9][A-Za-z0-9-]*)__(?P<seed>\d{1,18})")
 
 Key = tuple[str, int]
@@ -58,6 +61,18 @@ def prompts_csv(prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> st
     return text.getvalue()
 
 
+def read_csv(file: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file, by the names in its first line.
+
+    Raises:
+        DataError: it is no such file.
+    """
+    try:
+        return list(csv.DictReader(io.StringIO(read_text(file, "The list", DataError, LARGEST_LIST))))
+    except csv.Error as error:
+        raise DataError(f"The list {file} can't be read: {error}.") from error
+
+
 def read_prompts_csv(file: Path) -> list[dict[str, str]]:
     """Its lines.
 
@@ -69,10 +84,7 @@ def read_prompts_csv(file: Path) -> list[dict[str, str]]:
             f"{file.parent} holds no {PROMPTS_FILE}, so nobody can tell what its pictures were made from.",
             "Put there the list that `purecc_evaluate.py prompts --to csv` wrote.",
         )
-    try:
-        rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"))))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{file} can't be read: {error}.") from error
+    rows = read_csv(file)
     wanted = {"id", "seed", "prompt"}
     if not rows or not wanted <= set(rows[0]):
         raise DataError(f"{file} must have a first line with {', '.join(COLUMNS)}, and lines below it.")

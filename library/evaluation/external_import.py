@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import shutil
@@ -14,8 +12,9 @@ from library.atomic import write_text, written
 from library.config.files import plain_parser
 from library.data.images import open_image
 from library.errors import ConfigError, DataError, PureCCError, all_of
-from library.evaluation.external import PROMPTS_FILE, Key, file_name, read_prompts_csv
+from library.evaluation.external import PROMPTS_FILE, Key, file_name, read_csv, read_prompts_csv
 from library.picture_files import pictures_in
+from library.text_file import read_text
 
 UNO_NAME = re.compile(r"(\d{1,9})_(\d{1,9})")
 SEED = re.compile(r"\d{1,18}")
@@ -87,7 +86,7 @@ def _of_uno(pictures: Sequence[Path], keys: Sequence[Key], texts: dict[str, str]
 
 def _prompt_in(file: Path) -> str | None:
     try:
-        return json.loads(file.read_text(encoding="utf-8")).get("prompt")
+        return json.loads(read_text(file, "The file", DataError)).get("prompt")
     except (ValueError, AttributeError) as error:
         raise DataError(f"{file} is no JSON that UNO wrote: {error}.") from error
 
@@ -105,7 +104,7 @@ def _of_table(table: str | None, source: Path, keys: Sequence[Key]) -> dict[Key,
     if not table or not Path(table).expanduser().is_file():
         raise ConfigError("--as table needs --table FILE, a CSV with the columns file, id and seed.")
     file = Path(table).expanduser()
-    rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"))))
+    rows = read_csv(file)
     found: dict[Key, Path] = {}
     problems: list[PureCCError] = []
     for number, row in enumerate(rows, 2):
