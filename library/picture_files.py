@@ -38,6 +38,8 @@ SIGNATURES = (
     (b"<html", "is a web page"),
 )
 """First bytes of files, in lower case where they are a text, that are taken for pictures by their endings."""
+MOST_SAID = 200
+"""Characters of an error of Pillow that are passed on."""
 LOOKED_AT = 64
 """Bytes at a file's begin that say what it is."""
 
@@ -117,7 +119,8 @@ def _unreadable(path: Path, error: Exception, content: bytes | None) -> DataErro
     elif isinstance(error, UnidentifiedImageError):
         why, remedy = _what_it_is(_begin_of(path) if content is None else content[:LOOKED_AT], remedy)
     else:
-        why = f"it is damaged ({error or type(error).__name__})"
+        said = " ".join(str(error).split()) or type(error).__name__
+        why = f"it is damaged ({said[:MOST_SAID]})"
     return DataError(f"The picture {path} can't be read: {why}.", remedy)
 
 
@@ -135,7 +138,7 @@ def _what_it_is(begin: bytes, remedy: str) -> tuple[str, str]:
         return "it is empty", "Copy or download it again, or take it out."
     if begin[4:8] == b"ftyp":
         if begin[8:12] in BRANDS_OF_HEIF and b"avif" not in begin:
-            return "it is a HEIC picture", remedy if reads_heif() else INSTALL_HEIF
+            return ("it is a damaged HEIC picture", remedy) if reads_heif() else ("it is a HEIC picture", INSTALL_HEIF)
         return "it is a video, or a kind of picture that is not known here", remedy
     start = begin.lstrip().lower()
     known = next((what for mark, what in SIGNATURES if begin.startswith(mark) or start.startswith(mark)), None)

@@ -50,7 +50,7 @@ def test_everything_wrong_with_a_folder_is_said_at_once(arm, prompts):
     said = str(error.value)
     assert "three-01__1.png" in said and "1 of 6 pictures are missing" in said
     assert "holiday.png" in said and "different sizes" in said and "8 x 16: three-02__0.png" in said
-    assert "three-03__0.png is no picture" in said
+    assert "three-03__0.png can't be read" in said
 
 
 def test_missing_pictures_can_be_agreed_to(arm, prompts):

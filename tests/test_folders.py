@@ -240,6 +240,10 @@ def test_heic_is_read_where_pillow_heif_is_installed(folder, heif):
     assert is_picture("0.HEIC") and "0.HEIC" in [path.name for path in pictures_in(folder)]
     assert image_size(folder / "0.HEIC") == image_size(folder / "0.HEIC") == (8, 16)
     assert left_out(folder) == [] and heif == [1]
+    (folder / "0.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(DataError, match=r"0\.HEIC can't be read: it is a damaged HEIC picture") as error:
+        image_size(folder / "0.HEIC")
+    assert "pip" not in error.value.remedy
 
 
 @pytest.fixture(autouse=True)

@@ -33,6 +33,7 @@ def seems_cut_off(file: Image.Image, path: Path) -> bool:
         "BMP": lambda: _length_in_bmp(path) > path.stat().st_size,
         "TIFF": lambda: _end_of_tiff(file) > path.stat().st_size,
         "AVIF": lambda: _end_of_avif(path) > path.stat().st_size,
+        "HEIF": lambda: _end_of_avif(path) > path.stat().st_size,  # the same container
     }
     return file.format in looks and looks[file.format]()
 
