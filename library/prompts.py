@@ -85,6 +85,8 @@ def without_concept(text: str, concept: Concept) -> str:
 
 
 def _as_placeholder(text: str, concept: Concept) -> str:
+    if concept.placeholder:
+        text = text.replace(concept.placeholder, PLACEHOLDER)
     for begin, end in reversed(triggers_in(text, concept.trigger)):
         text = text[:begin] + PLACEHOLDER + text[end:]
     return text
