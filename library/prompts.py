@@ -106,6 +106,8 @@ def _without_last_word(text: str, words: tuple[str, ...]) -> str:
 
 
 def _as_placeholder(text: str, concept: Concept) -> str:
+    if concept.placeholder:
+        text = text.replace(concept.placeholder, PLACEHOLDER)
     return whole_word(concept.trigger).sub(PLACEHOLDER, text)
 
 

@@ -14,6 +14,7 @@ from library.errors import ConfigError, PureCCError
 from library.imports.command import import_file, run
 from library.imports.imported import FIELDS
 from library.optim import check_optimizer
+from library.prompts import derive
 
 GUI = {
     "LoRA_type": "Standard",
@@ -375,10 +376,16 @@ def test_placeholders_of_ai_toolkit_become_ours(tmp_path):
     job(
         tmp_path,
         ('"[trigger] on a beach"', '"[name], [trigger] on a beach"'),
-        ("is_reg", "is_reg") if "is_reg" in TOOLKIT else ("mask_min_value: 0.2", "default_caption: a [trigger] dog"),
+        ("mask_min_value: 0.2", "default_caption: a [trigger] dog"),
     )
     assert (tmp_path / "job_purecc_prompts.txt").read_text().startswith("my_dog, [V] on a beach")
     assert 'class_tokens = "a [V] dog"' in (tmp_path / "job_purecc.toml").read_text()
+
+
+def test_captions_of_ai_toolkit_mean_what_they_mean_there(tmp_path):
+    _, _, config, _ = job(tmp_path)
+    triple = derive("a photo of [trigger] dog in the city", config.concepts[0], "a.txt")
+    assert (triple.complete, triple.base) == ("a photo of sks dog in the city", "a photo of dog in the city")
 
 
 def test_what_onetrainer_takes_unsaid_is_written_out(tmp_path):

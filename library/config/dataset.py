@@ -23,6 +23,9 @@ class Concept:
     class_word: str | None = setting(None, 'What it is one of, such as "dog". Unset for a style: "style".')
     kind: Literal["subject", "style"] = setting("subject", "A subject or a style.")
     target: str | None = setting(None, 'The concept alone, the target prompt. Unset: "[V] class_word".')
+    placeholder: str | None = setting(
+        None, 'What captions write for [V], such as "[trigger]" where they were made for ai-toolkit.'
+    )
 
     def __post_init__(self) -> None:
         where = f'concept "{self.name}"'

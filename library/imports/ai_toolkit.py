@@ -82,6 +82,8 @@ MODEL = {
 SD3 = ("sd3", "sd35")
 """Names of the model of this trainer among the values of `model.arch`."""
 LOGGING = {"project_name": "log_tracker_name", "run_name": "wandb_run_name", "use_wandb": None, "log_every": None}
+CAPTIONS_WRITE = "[trigger]"
+"""What it replaces by the trigger in caption files."""
 EMA_DECAY = 0.999
 """ai-toolkit's, where a job does not say."""
 TRAIN = {
@@ -199,7 +201,8 @@ def _fill(found: Imported, sections: dict[str, dict[str, Any]]) -> None:
 def _concept(process: Mapping[str, Any], train: Mapping[str, Any], datasets: list[dict[str, Any]]) -> dict[str, Any]:
     triggers = [process.get("trigger_word"), *(dataset.get("trigger_word") for dataset in datasets)]
     trigger, class_word = next((one for one in triggers if one), None), train.get("diff_output_preservation_class")
-    return {key: str(value) for key, value in (("trigger", trigger), ("class_word", class_word)) if value}
+    found = (("trigger", trigger), ("class_word", class_word), ("placeholder", CAPTIONS_WRITE))
+    return {key: str(value) for key, value in found if value}
 
 
 def _model_of(model: Mapping[str, Any]) -> str | None:

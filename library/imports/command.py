@@ -77,7 +77,7 @@ def _complete(found: Imported, trigger: str | None, class_word: str | None, kind
         concept |= {"kind": "style"}
     if not found.datasets:
         # The folders' names say trigger and class word, if nobody else does.
-        found.settings.update(concept)
+        found.settings.update({name: value for name, value in concept.items() if name != "placeholder"})
         return []
     missing = [
         key for key in ("trigger", "class_word") if key not in concept and not (key != "trigger" and kind == "style")
