@@ -164,7 +164,7 @@ def all_of(errors: list[PureCCError]) -> PureCCError:
         return errors[0]
     shown = [str(error) for error in errors[:MOST_PROBLEMS]]
     if len(errors) > MOST_PROBLEMS:
-        shown.append("more is wrong than is said here.")
+        shown.append("There are more mistakes than these.")
     return type(errors[0])("\nerror: ".join(shown))
 
 
@@ -189,7 +189,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if len(names) <= FEW:
         return f"Known are: {', '.join(names)}."
     close = difflib.get_close_matches(word[:LONGEST_LINE].lower(), names, n=NEAREST, cutoff=0.0)
-    return f"The nearest of {len(names)} names: {', '.join(close)}."
+    return f"The closest names are: {', '.join(close)}."
 
 
 def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | None]) -> int:

@@ -165,7 +165,7 @@ def test_a_file_in_which_everything_is_wrong_is_refused_at_once(tmp_path):
     (tmp_path / "a.toml").write_text("".join(f"key_{index} = 1\n" for index in range(50_000)))
     with pytest.raises(ConfigError) as error:
         read_settings(TomlFile(tmp_path / "a.toml"))
-    assert str(error.value).count("there is no setting") == 20 and "more is wrong" in str(error.value)
+    assert str(error.value).count("there is no setting") == 20 and "more mistakes" in str(error.value)
 
 
 # LoRA, concept and extractor files

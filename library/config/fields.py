@@ -17,8 +17,8 @@ T = TypeVar("T")
 Holds = Literal["path", "file name", "ending"]
 """What a text is to a file system: a path, the begin of a file's name, or the ending of one."""
 WHY_NOT = {
-    "path": (why_not_a_path, "In double quotes, a backslash begins such a character: use 'single quotes' or /."),
-    "file name": (why_not_a_name, "It is the begin of file names, on every system."),
+    "path": (why_not_a_path, "In double quotes, a backslash starts such a character: use 'single quotes' or /."),
+    "file name": (why_not_a_name, "Choose a name that works as a file name on Windows, Linux and macOS."),
     "ending": (why_not_an_ending, "Such as .txt."),
 }
 BEYOND = 1 << 63
@@ -155,10 +155,10 @@ def check_sound(value: Any, name: str, where: str) -> None:
         elif isinstance(one, (list, tuple)):
             inner += one
         elif isinstance(one, float | int) and not abs(one) < BEYOND:
-            shown = one if isinstance(one, float) else "a number of more than 64 bits"
+            shown = one if isinstance(one, float) else "too large"
             raise ConfigError(f"{where}: {name} is {shown}; numbers must be finite and smaller than 9.2e18.")
         elif isinstance(one, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in one):
-            raise ConfigError(f"{where}: {name} is {one!r}; it holds a character that no file can hold.")
+            raise ConfigError(f"{where}: {name} is {one!r}; it contains a character that no file can hold.")
 
 
 def check(value: Any, field: dataclasses.Field, hint: Any, where: str, called: str | None = None) -> Any:

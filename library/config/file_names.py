@@ -18,14 +18,14 @@ def why_not_a_name(name: str) -> str | None:
     if not name:
         return "it is empty"
     if strange:
-        return f"it holds the control character {strange!r}"
+        return f"it contains the control character {strange!r}"
     if forbidden:
-        return f"it holds {forbidden}"
+        return f"it contains {forbidden}"
     if name.startswith("."):
         return "it begins with a dot, so it would be hidden"
     if name[-1] == "." or name[-1].isspace():
-        return "it ends in a dot or a blank, which Windows drops"
-    return "Windows keeps it for a device" if DEVICES.match(name) else None
+        return "it ends in a dot or a space, which Windows drops"
+    return "it is the name of a device on Windows" if DEVICES.match(name) else None
 
 
 def why_not_an_ending(ending: str) -> str | None:
@@ -36,4 +36,4 @@ def why_not_an_ending(ending: str) -> str | None:
 def why_not_a_path(path: str) -> str | None:
     """Why `path` can't be a path; None if it may be one."""
     strange = next((letter for letter in path if unicodedata.category(letter) in ("Cc", "Cs")), None)
-    return f"it holds the control character {strange!r}" if strange else None
+    return f"it contains the control character {strange!r}" if strange else None

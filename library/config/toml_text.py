@@ -14,12 +14,11 @@ from library.errors import ConfigError
 
 AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 """Where the parser puts the place of a mistake."""
-QUOTES = (
-    "Write a text in 'single quotes': a backslash in double quotes begins a control character. A path may have / too."
-)
+QUOTES = "Use 'single quotes' or / in Windows paths: in double quotes, a backslash starts an escape such as \\n."
 """How a Windows path is written."""
+KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
 CURLY = re.compile("[\u2018-\u201f\u00ab\u00bb\u2032\u2033]")
-UNQUOTED = re.compile(r"""=\s*\[?\s*(?!true\b|false\b)[^\s"'\[\]{}#0-9+\-.,]|=\s*[./~]""")
+UNQUOTED = re.compile(r"""=\s*\[?\s*(?!true\b|false\b)[^\s"'\[\]{}#0-9+\-.,=]|=\s*[./~]""")
 CAPITAL = re.compile(r"=\s*\[?\s*(True|False|None)\b")
 
 
@@ -68,14 +67,16 @@ def _check_texts(value: Any, place: Place, places: Places, path: Path) -> None:
         for text in (key, one):
             if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
                 line = places.line_of((*place, key))
-                raise ConfigError(f"{path}:{line}: {text!r} holds half of a character.", "Write the character itself.")
+                raise ConfigError(
+                    f"{path}:{line}: {text!r} contains half of a character.", "Write the character itself."
+                )
         _check_texts(one, (*place, key), places, path)
 
 
 def _stands_twice(twice: tuple[Place, int, int], path: Path) -> ConfigError:
     place, first, second = twice
     name = place[-1] if isinstance(place[-1], str) else place[-2]
-    return ConfigError(f'{path}:{second}: "{name}" stands twice, also at {path}:{first}.', "Take one out.")
+    return ConfigError(f'{path}:{second}: "{name}" stands twice, also at {path}:{first}.', "Remove one of them.")
 
 
 def _not_toml(said: str, text: str, path: Path) -> ConfigError:
@@ -86,7 +87,9 @@ def _not_toml(said: str, text: str, path: Path) -> ConfigError:
     if twice and twice[2] <= number:
         return _stands_twice(twice, path)
     line = lines[number - 1] if number <= len(lines) else ""
-    what = f"{path}:{number} is not valid TOML: {_begun_small(AT.sub('', said))}."
+    key = KEY.match(line)
+    begin = f"{path}:{number}: the value of {key[1]}" if key else f"{path}:{number}"
+    what = f"{begin} is not valid TOML: {_begun_small(AT.sub('', said))}."
     return ConfigError(what, _remedy_for(line))
 
 
