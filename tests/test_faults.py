@@ -193,6 +193,15 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, damage):
         states.load_newest({"a": 1})
 
 
+def test_a_state_of_another_version_is_said(tmp_path, monkeypatch):
+    states = StateFolder(tmp_path / "state")
+    with monkeypatch.context() as patch:
+        patch.setattr("library.checkpoint.FORMAT", 3)
+        states.save(SavedState(Position({"student": 1}), {}, {}))
+    with pytest.raises(ModelError, match="another version wrote it .format 3, here"):
+        states.load_newest({})
+
+
 def test_a_run_goes_on_from_the_state_before_a_damaged_one_and_says_so(quick_plan, monkeypatch, capsys):
     run = stopped_after(2, quick_plan(), monkeypatch)
     assert [path.name for path in run.states.all()] == ["step-00000002", "step-00000003"]
