@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from library.adapters.files import load_lora
 from library.config.dataset_file import find_dataset_file, read_dataset_config
 from library.config.files import TomlFile, read_settings
 from library.data.cache import Cache
 from library.dual_branch_scheduler import Branch
 from library.models import PromptBatch
 from library.report.log import mean_of_end, read_log
-from library.training.generation import load_lora
 from library.training.parts import build_parts
 
 ROOT = Path(__file__).parent.parent
