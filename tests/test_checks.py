@@ -264,9 +264,11 @@ def test_a_file_of_another_model_is_said(plan_of, lora):
 
 def test_all_that_is_wrong_is_said_at_once(dry_run, tmp_path):
     (tmp_path / "taken").write_text("")
-    code, said = dry_run(output_dir=str(tmp_path / "taken"), target_modules=["to_x"], metadata_thumbnail="nowhere.png")
-    assert code == 2 and said.count("error: ") == 3, said
-    assert all(name in said for name in ("output_dir", "target_modules", "metadata_thumbnail"))
+    wrong = {"output_dir": str(tmp_path / "taken"), "target_modules": ["to_x"], "metadata_thumbnail": "nowhere.png"}
+    wrong["log_tracker_config"] = "nowhere.toml"
+    code, said = dry_run(**wrong, log_with="tensorboard")
+    assert code == 2 and said.count("error: ") == len(wrong), said
+    assert all(name in said for name in wrong)
 
 
 def test_an_unfinished_run_in_the_way_is_said_by_the_dry_run(dry_run, tmp_path):

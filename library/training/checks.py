@@ -33,7 +33,7 @@ from library.training.network_weights import start_from_weights
 from library.training.outputs import check_model_is_kept, load_extractor
 from library.training.parts import Parts
 from library.training.plan import Plan
-from library.training.tracking import tracking_of
+from library.training.tracking import events_of, tracking_of
 
 UNFINISHED = f"{TEMPORARY}xxxxxxxx"
 """As long as the name of a file or folder that is not finished."""
@@ -77,7 +77,7 @@ def files_written(plan: Plan) -> dict[str, list[Path]]:
     longest.append(f"{name}-step00000000-state/{UNFINISHED}/{TENSORS}")
     files = {"output_dir": [out, *(out / file for file in longest)]}
     if "tensorboard" in TRACKERS[saving.log_with]:
-        events = out / tracking_of(settings).events
+        events = out / events_of(saving)
         folder = ("logging_dir", events.parent) if saving.logging_dir else ("output_dir", out)
         name = f"events.out.tfevents.{'0' * 10}.{socket.gethostname()}.0000000.0"
         files.setdefault(folder[0], [folder[1]]).append(events / name)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from library.config.files import TomlFile, as_tables
-from library.config.settings import Settings
+from library.config.settings import SavingSettings, Settings
 from library.errors import ConfigError, naming
 from library.report.trackers import Tracking, check_trackers
 
@@ -19,16 +19,21 @@ def tracking_of(settings: Settings) -> Tracking:
     """
     saving, model = settings.saving, settings.model
     check_trackers(saving.log_with)
-    own = f"{saving.log_prefix or ''}{saving.output_name}"
     return Tracking(
         log_with=saving.log_with,
-        events=Path(saving.logging_dir).expanduser().resolve() / own if saving.logging_dir else Path("tensorboard"),
+        events=events_of(saving),
         project=saving.log_tracker_name,
         name=saving.wandb_run_name or saving.output_name,
         offline=model.offline,
         arguments=_arguments(saving.log_tracker_config),
         config=as_tables(settings) if saving.log_config else None,
     )
+
+
+def events_of(saving: SavingSettings) -> Path:
+    """Folder of TensorBoard's events, counted from the output folder."""
+    own = f"{saving.log_prefix or ''}{saving.output_name}"
+    return Path(saving.logging_dir).expanduser().resolve() / own if saving.logging_dir else Path("tensorboard")
 
 
 def _arguments(path: str | None) -> dict[str, Any]:
