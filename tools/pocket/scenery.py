@@ -35,14 +35,14 @@ class Light:
         return by_night(colour, NIGHT_OBJECT) if self.night else colour
 
 
-def draw_scenery(style: Style, background: str, night: bool, rng: random.Random) -> Pen:
-    """Draws sky and place. Returns the pen that drew them."""
+def draw_scenery(style: Style, background: str, night: bool, side: int, rng: random.Random) -> Pen:
+    """Draws sky and place, for a picture of `side` x `side` pixels. Returns the pen that drew them."""
     light = Light(night)
-    pen = Pen.on_sky(style, *(NIGHT_SKY if night else DAY_SKY))
+    pen = Pen.on_sky(style, *(NIGHT_SKY if night else DAY_SKY), side)
     _heaven(pen, night, rng)
     horizon = rng.uniform(33, 38)
     BACKGROUNDS[background](pen, light, horizon, rng)
-    style.behind(pen.draw, pen.canvas.width, rng)
+    style.behind(pen.draw, pen.canvas.width, pen.pixels, rng)
     return pen
 
 
