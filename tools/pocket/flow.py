@@ -56,6 +56,7 @@ class TextToFlow(nn.Module):
     def __init__(self, depth: int, side: int) -> None:
         super().__init__()
         self.tokenizers = (clip_tokenizer(END), clip_tokenizer("!"), t5_tokenizer())
+        self._known: dict[str, Tensor] = {}
         first = self.tokenizers[0]
         clip = CLIPTextConfig(
             vocab_size=len(first),
@@ -105,7 +106,7 @@ class TextToFlow(nn.Module):
 
     def encode(self, captions: list[str], device: str) -> tuple[Tensor, Tensor]:
         """Context (B, 32, 192) and pooled state (B, 128) of captions, as `StableDiffusion3Pipeline` makes them."""
-        clip, clip_2, t5 = (self._tokens(tokenizer, captions, device) for tokenizer in self.tokenizers)
+        clip, clip_2, t5 = self._tokens(captions).to(device)
         one = self.text_encoder(clip, output_hidden_states=True)
         two = self.text_encoder_2(clip_2, output_hidden_states=True)
         context = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
@@ -119,10 +120,16 @@ class TextToFlow(nn.Module):
         timestep = sigma.to(x_t.device) * TIMESTEPS
         return self.transformer(x_t, context, pooled, timestep, return_dict=False)[0]
 
-    @staticmethod
-    def _tokens(tokenizer, captions: list[str], device: str) -> Tensor:
-        tokens = tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
-        return tokens.input_ids.to(device)
+    def _tokens(self, captions: list[str]) -> Tensor:
+        """Of each tokenizer, (3, B, 16). They are kept: a GPU trains faster than captions are cut into tokens."""
+        new = sorted({caption for caption in captions if caption not in self._known})
+        if new:
+            cut = [
+                tokenizer(new, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+                for tokenizer in self.tokenizers
+            ]
+            self._known.update(zip(new, torch.stack(cut, dim=1), strict=True))
+        return torch.stack([self._known[caption] for caption in captions], dim=1)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """A pen that draws smooth shapes in a drawing style, and notes which part of the picture each pixel belongs to.
 
-Pictures are `SIDE` units wide and high, whatever their size in pixels; x grows to the right, y downwards.
+Pictures are `WORLD` units wide and high, whatever their size in pixels; x grows to the right, y downwards.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from PIL import Image, ImageDraw
 from tools.pocket.palette import Colour, mix
 from tools.pocket.styles import Style
 
+WORLD = 64
+"""Width and height of the world, in its units."""
 SIDE = 64
-"""Of the world, in its units; and of the published model's pictures, in pixels."""
+"""Of the published model's pictures, in pixels."""
 FINE = 4
 """Shapes are drawn this many times larger and shrunk, which smooths their edges."""
 DETAILED = 2
@@ -64,7 +66,7 @@ class Pen:
         """A pen on a fresh canvas that is all sky, for a picture of `side` x `side` pixels."""
         canvas = _gradient(style.tint(top), style.tint(bottom), side * FINE).copy()
         regions = Image.new("L", (side, side), SKY)
-        return cls(style, canvas, ImageDraw.Draw(canvas, "RGBA"), ImageDraw.Draw(regions), regions, side // SIDE)
+        return cls(style, canvas, ImageDraw.Draw(canvas, "RGBA"), ImageDraw.Draw(regions), regions, side // WORLD)
 
     @property
     def is_detailed(self) -> bool:
