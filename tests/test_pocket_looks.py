@@ -8,7 +8,7 @@ from torch import nn
 from tools.pocket.captions import TRIGGERS, vocabulary
 from tools.pocket.looks import enlarged, frechet, signal_to_noise, steepness
 from tools.pocket.scorer import Scorer, load_scorer, save_scorer
-from tools.pocket.start import begin_with, resized_table
+from tools.pocket.start import begin_with, begin_with_judge, resized_table
 
 
 def noisy(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -41,6 +41,14 @@ def test_a_judge_of_larger_pictures_reads_them_and_loads_as_one(tmp_path):
     scorer = load_scorer(tmp_path / "judge.safetensors")
     look = scorer.look(noisy(2, 3, 128, 128))
     assert scorer.side == 128 and look.features.shape == (2, 256) and look.regions.shape == (2, 128, 128)
+
+
+def test_a_judge_of_larger_pictures_begins_with_what_a_smaller_one_knows():
+    small, large, pictures = Scorer(64).eval(), Scorer(128).eval(), noisy(2, 3, 128, 128)
+    begin_with_judge(large, small)
+    seen, expected = large.look(pictures), small.look(F.avg_pool2d(pictures, 2))
+    torch.testing.assert_close(seen.features, expected.features)
+    assert torch.equal(seen.regions[:, ::2, 1::2], expected.regions)
 
 
 def test_a_larger_model_begins_with_the_weights_that_fit():

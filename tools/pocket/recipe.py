@@ -14,7 +14,7 @@ from tools.pocket.pen import OBJECT
 from tools.pocket.pictures import Pictures, draw_pictures, scene_at
 from tools.pocket.scorer import Scorer, accuracy, load_scorer, save_scorer, train_scorer
 from tools.pocket.stage import Stage, Workplace, progress_of
-from tools.pocket.start import begin_with, published_parts
+from tools.pocket.start import begin_with, begin_with_judge, published_parts
 from tools.pocket.triggers import make_triggers_heard
 from tools.pocket.world import Scene, draw
 
@@ -121,7 +121,7 @@ class Kitchen:
         torch.manual_seed(self.place.seed)
         scorer = Scorer(self.recipe.side)
         if self.start:
-            begin_with(scorer, load_scorer(self.start.parent / JUDGE))
+            begin_with_judge(scorer, load_scorer(self.start.parent / JUDGE))
         scorer = scorer.to(self.place.device)
         train_scorer(scorer, self.recipe.scorer, self.pictures(), self.place)
         scenes, pictures, regions = unseen_pictures(self.place.seed, self.recipe.side)

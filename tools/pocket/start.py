@@ -11,6 +11,8 @@ from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
+from tools.pocket.scorer import Scorer
+
 
 def published_parts(folder: Path) -> dict[str, nn.Module]:
     """Transformer and text encoders of a diffusers folder, by the names of `TextToFlow`'s parts; float32."""
@@ -32,6 +34,19 @@ def begin_with(module: nn.Module, trained: nn.Module) -> None:
             values = resized_table(values, own[name].shape[1])
         if name in own and own[name].shape == values.shape:
             own[name].copy_(values)
+
+
+@torch.no_grad()
+def begin_with_judge(scorer: Scorer, trained: Scorer) -> None:
+    """Lets a judge of larger pictures begin as one that reads them shrunk by the mean of neighbouring pixels."""
+    pixels = (scorer.side // trained.side) ** 2
+    weights = dict(trained.state_dict())
+    for name, before in (("at_32.0.weight", 0), ("up_64.weight", trained.up_32.out_channels)):
+        features, colours = weights[name].split([before, weights[name].shape[1] - before], dim=1)
+        weights[name] = torch.cat([features, colours.repeat_interleave(pixels, dim=1) / pixels], dim=1)
+    for name in ("regions.weight", "regions.bias"):
+        weights[name] = weights[name].repeat_interleave(pixels, dim=0)
+    scorer.load_state_dict(weights)
 
 
 def resized_table(table: Tensor, places: int) -> Tensor:
