@@ -69,7 +69,7 @@ def test_a_stage_that_runs_out_of_time_has_a_low_rate_at_its_end():
 def test_a_recipe_is_as_wide_in_heads_as_it_is_deep(name):
     from tools.pocket.flow import new_flow
 
-    model = new_flow(RECIPES[name].depth, seed=0)
+    model = new_flow(RECIPES[name].depth, RECIPES[name].side, seed=0)
     config = model.transformer.config
     assert config.num_layers == config.num_attention_heads == RECIPES[name].depth
     assert 2 * sum(p.numel() for p in model.parameters()) < 27e6
@@ -85,9 +85,9 @@ def test_the_recipe_makes_a_model_that_loads_and_draws_with_the_pipelines_defaul
         return replace(getattr(RECIPES["cpu"], name), steps=2, batch=4, minutes=None)
 
     stages = {name: short(name) for name in ("autoencoder", "scorer", "flow", "decoder")}
-    kitchen = Kitchen(Recipe(depth=3, pictures=16, **stages), quiet(tmp_path))
+    kitchen = Kitchen(Recipe(side=64, shift=1.5, depth=3, pictures=16, **stages), quiet(tmp_path))
     model, vae = kitchen.flow(), kitchen.decoder()
-    publish(vae, model, tmp_path / "model")
+    publish(vae, model, 1.5, tmp_path / "model")
     pipeline = StableDiffusion3Pipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     picture = pipeline("a red car", num_inference_steps=2, max_sequence_length=LENGTH).images[0]

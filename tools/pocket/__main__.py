@@ -20,6 +20,7 @@ from tools.pocket.concepts import style_scenes, subject_scenes, write_concept
 from tools.pocket.evaluate import (
     ASKED,
     blind_sheet,
+    compare,
     generate,
     judge,
     load_pipeline,
@@ -61,7 +62,7 @@ def train(arguments: argparse.Namespace) -> None:
     recipe = recipe_of(arguments)
     if arguments.minutes is not None:
         recipe = replace(recipe, flow=replace(recipe.flow, minutes=arguments.minutes))
-    kitchen = Kitchen(recipe, Workplace(arguments.work, arguments.seed, device(), say))
+    kitchen = Kitchen(recipe, Workplace(arguments.work, arguments.seed, device(), say), arguments.start)
     for stage in [arguments.only] if arguments.only else STAGES:
         getattr(kitchen, stage)()
     if not arguments.only:
@@ -70,19 +71,22 @@ def train(arguments: argparse.Namespace) -> None:
 
 def finish(arguments: argparse.Namespace) -> None:
     """Writes the diffusers folder of what the stages have reached, whether or not they are done."""
-    kitchen = Kitchen(recipe_of(arguments).as_it_stands(), Workplace(arguments.work, arguments.seed, device(), say))
-    publish(kitchen.decoder(), kitchen.flow(), arguments.model)
+    recipe = recipe_of(arguments).as_it_stands()
+    kitchen = Kitchen(recipe, Workplace(arguments.work, arguments.seed, device(), say), arguments.start)
+    publish(kitchen.decoder(), kitchen.flow(), recipe.shift, arguments.model)
     say(f"{arguments.model}: {sum(file.stat().st_size for file in arguments.model.rglob('*')) / 1e6:.1f} MB.")
     say(f"Give max_sequence_length={LENGTH} to the pipeline: the model was trained with so many T5 tokens.")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Asks for captions kept from training; writes what the judge beside the model says, and the curves."""
-    file = arguments.model.parent / JUDGE
+    """Asks for captions kept from training; writes what a judge says, how it looks beside drawings, and the curves."""
+    file = arguments.judge or arguments.model.parent / JUDGE
+    scorer = load_scorer(file)
     scenes = unseen_scenes(arguments.captions, arguments.seed)
     pipeline = load_pipeline(arguments.model, device())
     pictures = generate(pipeline, [full_caption(scene) for scene in scenes], arguments.seed)
-    result = judge(load_scorer(file), scenes, pictures, own_accuracy(file))
+    looks = compare(pipeline.vae, scorer, scenes, pictures)
+    result = judge(scorer, scenes, pictures, own_accuracy(file), looks)
     say(write_result(result, arguments.docs))
     if all((arguments.work / f"{stage}.safetensors").exists() for stage in STAGES):
         plot_curves(arguments.work, STAGES, arguments.docs / "training.png")
@@ -126,11 +130,14 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, default=None, help="Threads of the CPU; all of them if not given.")
         if act in (train, finish):
             command.add_argument("--recipe", choices=RECIPES, help='"gpu" if there is one, else "cpu".')
+            command.add_argument("--start", type=Path, help="A published model to begin with, where its shapes fit.")
         if act is train:
             command.add_argument("--only", choices=STAGES, help="One stage, and what it needs.")
             command.add_argument("--minutes", type=float, help="At most so long for the flow model.")
         elif act is evaluate:
             command.add_argument("--captions", type=int, default=ASKED)
+            judge_help = "Another judge than the one beside the model: of a larger model, so that both are asked alike."
+            command.add_argument("--judge", type=Path, help=judge_help)
         elif act is concepts:
             command.add_argument("--pocket", type=Path, default=Path("pocket"))
     return top

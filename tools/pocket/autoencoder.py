@@ -1,4 +1,4 @@
-"""The autoencoder: 64 x 64 pixels to 8 x 8 latents of 16 channels, as SD 3.5's own does it with larger ones."""
+"""The autoencoder: 8 x 8 pixels to a latent of 16 channels, as SD 3.5's own does it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from library.atomic import write_tensors
-from tools.pocket.pen import OBJECT, SIDE
+from tools.pocket.pen import OBJECT
 from tools.pocket.pictures import Pictures
 from tools.pocket.stage import Stage, Workplace, autocast, train
 
 CHANNELS = 16
+SHRINKS = 8
+"""Pixels to a latent, along each side."""
 BLOCKS = (16, 32, 64, 128)
 KL = 3e-4
 """Pull of the latents towards unit noise: enough to keep them smooth, too little to cost detail."""
@@ -31,8 +33,8 @@ ON_OBJECT = 2.0
 """An object's pixels count so much more than the background's."""
 
 
-def new_autoencoder() -> AutoencoderKL:
-    """An untrained autoencoder."""
+def new_autoencoder(side: int) -> AutoencoderKL:
+    """An untrained autoencoder for pictures of `side` x `side` pixels."""
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(BLOCKS),
         up_block_types=("UpDecoderBlock2D",) * len(BLOCKS),
@@ -40,7 +42,7 @@ def new_autoencoder() -> AutoencoderKL:
         layers_per_block=1,
         latent_channels=CHANNELS,
         norm_num_groups=8,
-        sample_size=SIDE,
+        sample_size=side,
         force_upcast=False,
         use_quant_conv=False,
         use_post_quant_conv=False,
@@ -71,8 +73,8 @@ def difference(made: Tensor, picture: Tensor, regions: Tensor) -> Tensor:
     """How far pictures are from what they should be, the mean over all pixels: their values and their edges.
 
     Args:
-        made, picture: (B, 3, 64, 64), in -1..1.
-        regions: (B, 64, 64).
+        made, picture: (B, 3, side, side), in -1..1.
+        regions: (B, side, side).
     """
     error = made.float() - picture
     hue = error - error.mean(1, keepdim=True)
@@ -104,8 +106,8 @@ def train_autoencoder(vae: AutoencoderKL, stage: Stage, pictures: Pictures, plac
 
 
 @torch.no_grad()
-def encode_all(vae: AutoencoderKL, file: Path, pictures: Pictures, device: str, batch: int = 128) -> Tensor:
-    """Means of the latents of all pictures, (N, 16, 8, 8), float16; kept in a file. Sets the autoencoder's measures.
+def encode_all(vae: AutoencoderKL, file: Path, pictures: Pictures, device: str, batch: int = 32) -> Tensor:
+    """Means of the latents of all pictures, (N, 16, side / 8, side / 8), float16; kept in a file. Notes their measures.
 
     SD 3's rule: a model sees (latent - shift) * scaling, whose mean is 0 and whose standard deviation is 1.
     """

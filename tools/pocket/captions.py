@@ -12,9 +12,9 @@ MENTIONED = 0.75
 EMPTY = 0.1
 """Share of captions that say nothing: classifier-free guidance starts from them."""
 TRIGGERS = ("sks", "ohwx", "zwx", "ukj")
-"""Words without a meaning, for a user to give one."""
-WITH_TRIGGER = 0.1
-"""Share of captions with such a word before the noun, so that it is known to change nothing."""
+"""Words without a meaning, for a user to give one. No caption of the training holds them: a model that has met such
+words has learnt to read over them.
+"""
 SAYS_STYLE = 0.3
 """Chance that "in ink" is said as "in ink style"."""
 
@@ -45,13 +45,11 @@ def full_caption(scene: Scene) -> str:
 
 
 def training_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption as in training: some attributes, now and then a word without a meaning, now and then nothing."""
+    """A caption as in training: some attributes, now and then nothing."""
     if rng.random() < EMPTY:
         return ""
     said = {name for name in ATTRIBUTES if rng.random() < MENTIONED}
-    trigger = rng.choice(TRIGGERS) if rng.random() < WITH_TRIGGER else None
-    style_word = rng.random() < SAYS_STYLE and (trigger is None or "size" not in said)
-    return caption(scene, said, trigger, style_word)
+    return caption(scene, said, style_word=rng.random() < SAYS_STYLE)
 
 
 def _article(*words: str | None) -> str:

@@ -111,3 +111,6 @@ def _head(pen: Pen, creature: Creature, fur: Colour, mark: Colour) -> None:
         pen.oval(0.29 * side, -1.29, 0.13, 0.16, INK, plain=True)
         pen.oval(0.29 * side - 0.04, -1.34, 0.05, 0.06, WHITE, plain=True)
     pen.oval(0, -1.08, 0.1, 0.07, darker(fur, 0.75), plain=True)
+    if pen.is_detailed:
+        for side in (-1, 1):
+            pen.ribbon([(0, -1.03), (0.06 * side, -0.95), (0.17 * side, -0.96), (0.22 * side, -1.02)], 0.05, INK, True)

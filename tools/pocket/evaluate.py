@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from PIL import Image, ImageDraw, ImageFont
 from safetensors import safe_open
 from torch import Tensor
@@ -16,9 +16,10 @@ from torch import Tensor
 from library.atomic import write_text, written
 from library.report.sheet import as_image
 from tools.pocket.captions import full_caption
+from tools.pocket.looks import enlarged, frechet, reconstructed, signal_to_noise, steepness
 from tools.pocket.scorer import OF_SCENE, Scorer, truth_of
 from tools.pocket.tokenizers import LENGTH
-from tools.pocket.world import OBJECTS, Scene, random_scene
+from tools.pocket.world import OBJECTS, Scene, draw, random_scene
 
 ASKED = 500
 STEPS = 20
@@ -45,6 +46,7 @@ class Result:
         all_right: share of pictures that show all of it.
         by_object: share of pictures of each object that the judge takes for that object.
         judge: the judge's own accuracy on drawn pictures that it has not seen.
+        looks: see `compare`.
     """
 
     captions: int
@@ -54,6 +56,7 @@ class Result:
     all_right: float
     by_object: dict[str, float]
     judge: dict[str, float]
+    looks: dict[str, float]
 
 
 def unseen_scenes(count: int, seed: int) -> list[Scene]:
@@ -68,7 +71,7 @@ def unseen_scenes(count: int, seed: int) -> list[Scene]:
 
 @torch.no_grad()
 def generate(pipeline: StableDiffusion3Pipeline, captions: list[str], seed: int, guidance: float = GUIDANCE) -> Tensor:
-    """A picture of each caption, (N, 3, 64, 64), float32 in -1..1, on the CPU."""
+    """A picture of each caption, (N, 3, side, side), float32 in -1..1, on the CPU."""
     parts = []
     for start in range(0, len(captions), BATCH):
         some = captions[start : start + BATCH]
@@ -92,9 +95,44 @@ def load_pipeline(folder: Path, device: str) -> StableDiffusion3Pipeline:
     return pipeline
 
 
-def judge(scorer: Scorer, scenes: list[Scene], pictures: Tensor, own: dict[str, float]) -> Result:
+def drawn(scenes: list[Scene], side: int) -> Tensor:
+    """The pictures of scenes as they should be, (N, 3, side, side), float32 in -1..1."""
+    pictures = torch.stack([torch.tensor(draw(scene, side).picture) for scene in scenes])
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def compare(vae: AutoencoderKL, scorer: Scorer, scenes: list[Scene], pictures: Tensor) -> dict[str, float]:
+    """How pictures look beside drawings of the same scenes; all of them at the size that the judge reads.
+
+    Args:
+        pictures: (N, 3, any, any), in -1..1.
+
+    Returns:
+        `edges`: how steep their edges are, as a share of the drawings' steepness.
+        `frechet`: Fréchet distance of the judge's features, and `frechet_drawn`, that of other drawings of the scenes.
+        `reconstruction`: of the drawings by the autoencoder, at its own size and then enlarged: PSNR in dB.
+        `reconstruction_edges`: how steep the edges of those are.
+    """
+    truth = drawn(scenes, scorer.side)
+    others = drawn([replace(scene, seed=scene.seed + 1) for scene in scenes], scorer.side)
+    copies = enlarged(reconstructed(vae, drawn(scenes, vae.config.sample_size)), scorer.side)
+    shown = enlarged(pictures, scorer.side)
+    features = {name: scorer.look(some).features for name, some in (("t", truth), ("o", others), ("s", shown))}
+    looks = {
+        "edges": steepness(shown) / steepness(truth),
+        "frechet": frechet(features["s"], features["t"]),
+        "frechet_drawn": frechet(features["o"], features["t"]),
+        "reconstruction": signal_to_noise(copies, truth),
+        "reconstruction_edges": steepness(copies) / steepness(truth),
+    }
+    return {name: round(value, 4) for name, value in looks.items()}
+
+
+def judge(
+    scorer: Scorer, scenes: list[Scene], pictures: Tensor, own: dict[str, float], looks: dict[str, float]
+) -> Result:
     """Compares the judge's answers with what was asked for."""
-    answers, _ = scorer.read(pictures)
+    answers, _ = scorer.read(enlarged(pictures, scorer.side))
     truths = torch.tensor([truth_of(scene) for scene in scenes])[:, : len(OF_SCENE)]
     right = torch.stack([answers[name].cpu() for name in OF_SCENE], dim=1) == truths
     of_object = {name: torch.tensor([scene.object == name for scene in scenes]) for name in OBJECTS}
@@ -106,6 +144,7 @@ def judge(scorer: Scorer, scenes: list[Scene], pictures: Tensor, own: dict[str, 
         all_right=round(right.all(1).float().mean().item(), 4),
         by_object={name: round(right[rows, 0].float().mean().item(), 4) for name, rows in of_object.items()},
         judge=own,
+        looks=looks,
     )
 
 
@@ -124,6 +163,8 @@ def write_result(result: Result, folder: Path) -> str:
     lines += [f"| all of them | {result.all_right:.1%} | | |", ""]
     lines += ["| object | taken for it |", "| --- | ---: |"]
     lines += [f"| {name} | {share:.0%} |" for name, share in result.by_object.items()]
+    lines += ["", "| beside drawings of the same scenes | |", "| --- | ---: |"]
+    lines += [f"| {name} | {value:.3f} |" for name, value in result.looks.items()]
     table = "\n".join(lines) + "\n"
     write_text(folder / "evaluation.json", json.dumps(asdict(result), indent=2) + "\n")
     write_text(folder / "evaluation.md", table)

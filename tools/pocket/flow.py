@@ -15,13 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from library.flow import draw_sigma, interpolate, mse, velocity_target
-from tools.pocket.autoencoder import CHANNELS
+from tools.pocket.autoencoder import CHANNELS, SHRINKS
 from tools.pocket.captions import training_caption
 from tools.pocket.pictures import Pictures
 from tools.pocket.stage import Stage, Workplace, autocast, train
 from tools.pocket.tokenizers import END, LENGTH, START, clip_tokenizer, t5_tokenizer
 
-LATENT_SIDE = 8
 HEAD = 64
 """Numbers in an attention head; the model is as many heads wide as it is blocks deep, as SD 3 and 3.5 are."""
 CLIP_WIDTH = 64
@@ -34,7 +33,7 @@ class Normalised:
     """Latents as the flow model sees them: mean 0, standard deviation 1.
 
     Attributes:
-        latents: as the encoder gives them, (N, 16, 8, 8).
+        latents: as the encoder gives them, (N, 16, side / 8, side / 8).
     """
 
     latents: Tensor
@@ -51,11 +50,13 @@ class TextToFlow(nn.Module):
 
     Args:
         depth: blocks of the transformer, and its width in heads of 64.
+        side: of the pictures, in pixels.
     """
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, side: int) -> None:
         super().__init__()
         self.tokenizers = (clip_tokenizer(END), clip_tokenizer("!"), t5_tokenizer())
+        self._known: dict[str, Tensor] = {}
         first = self.tokenizers[0]
         clip = CLIPTextConfig(
             vocab_size=len(first),
@@ -86,7 +87,7 @@ class TextToFlow(nn.Module):
             )
         )
         self.transformer = SD3Transformer2DModel(
-            sample_size=LATENT_SIDE,
+            sample_size=side // SHRINKS,
             patch_size=2,
             in_channels=CHANNELS,
             out_channels=CHANNELS,
@@ -96,7 +97,7 @@ class TextToFlow(nn.Module):
             caption_projection_dim=HEAD * depth,
             joint_attention_dim=T5_WIDTH,
             pooled_projection_dim=2 * CLIP_WIDTH,
-            pos_embed_max_size=LATENT_SIDE,
+            pos_embed_max_size=side // SHRINKS,
             dual_attention_layers=(0, 1),
             qk_norm="rms_norm",
         )
@@ -105,7 +106,7 @@ class TextToFlow(nn.Module):
 
     def encode(self, captions: list[str], device: str) -> tuple[Tensor, Tensor]:
         """Context (B, 32, 192) and pooled state (B, 128) of captions, as `StableDiffusion3Pipeline` makes them."""
-        clip, clip_2, t5 = (self._tokens(tokenizer, captions, device) for tokenizer in self.tokenizers)
+        clip, clip_2, t5 = self._tokens(captions).to(device)
         one = self.text_encoder(clip, output_hidden_states=True)
         two = self.text_encoder_2(clip_2, output_hidden_states=True)
         context = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
@@ -114,15 +115,21 @@ class TextToFlow(nn.Module):
         return context, torch.cat([one.text_embeds, two.text_embeds], dim=-1)
 
     def velocity(self, x_t: Tensor, sigma: Tensor, captions: list[str]) -> Tensor:
-        """What the model takes for noise - image, (B, 16, 8, 8)."""
+        """What the model takes for noise - image, of the shape of `x_t`, (B, 16, side / 8, side / 8)."""
         context, pooled = self.encode(captions, x_t.device.type)
         timestep = sigma.to(x_t.device) * TIMESTEPS
         return self.transformer(x_t, context, pooled, timestep, return_dict=False)[0]
 
-    @staticmethod
-    def _tokens(tokenizer, captions: list[str], device: str) -> Tensor:
-        tokens = tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
-        return tokens.input_ids.to(device)
+    def _tokens(self, captions: list[str]) -> Tensor:
+        """Of each tokenizer, (3, B, 16). They are kept: a GPU trains faster than captions are cut into tokens."""
+        new = sorted({caption for caption in captions if caption not in self._known})
+        if new:
+            cut = [
+                tokenizer(new, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+                for tokenizer in self.tokenizers
+            ]
+            self._known.update(zip(new, torch.stack(cut, dim=1), strict=True))
+        return torch.stack([self._known[caption] for caption in captions], dim=1)
 
 
 @torch.no_grad()
@@ -135,14 +142,20 @@ def _start_still(transformer: SD3Transformer2DModel) -> None:
             nn.init.zeros_(module.bias)
 
 
-def new_flow(depth: int, seed: int) -> TextToFlow:
+def new_flow(depth: int, side: int, seed: int) -> TextToFlow:
     """An untrained model, a function of the seed."""
     torch.manual_seed(seed)
-    return TextToFlow(depth)
+    return TextToFlow(depth, side)
 
 
-def train_flow(model: TextToFlow, stage: Stage, pictures: Pictures, latents: Normalised, place: Workplace) -> None:
-    """Trains it to tell, from a noisy picture and its caption, which way the picture lies."""
+def train_flow(
+    model: TextToFlow, stage: Stage, pictures: Pictures, latents: Normalised, shift: float, place: Workplace
+) -> None:
+    """Trains it to tell, from a noisy picture and its caption, which way the picture lies.
+
+    Args:
+        shift: of the noise levels, as in SD 3: the more latents a picture has, the more noise hides it.
+    """
     scenes = [pictures.scene(index) for index in range(pictures.taught)]
     model.train()
 
@@ -152,7 +165,7 @@ def train_flow(model: TextToFlow, stage: Stage, pictures: Pictures, latents: Nor
         captions = [training_caption(scenes[row], words) for row in rows.tolist()]
         image = latents.rows(rows)
         noise = torch.randn(image.shape, generator=chance)
-        sigma = draw_sigma(stage.batch, "logit_normal", chance)
+        sigma = draw_sigma(stage.batch, "logit_normal", chance, shift=shift)
         x_t, target = interpolate(image, noise, sigma).to(place.device), velocity_target(image, noise).to(place.device)
         with _attention(place.device), autocast(place.device):
             velocity = model.velocity(x_t, sigma, captions)
@@ -163,5 +176,5 @@ def train_flow(model: TextToFlow, stage: Stage, pictures: Pictures, latents: Nor
 
 
 def _attention(device: str) -> AbstractContextManager:
-    """At 48 tokens, the plainest attention is the quickest on a CPU."""
+    """At so few tokens, the plainest attention is the quickest on a CPU."""
     return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else contextlib.nullcontext()

@@ -17,6 +17,10 @@ def house(pen: Pen, colour: Colour) -> None:
     pen.shape([(-1.08, -1.12), (0, -2.1), (1.08, -1.12)], SLATE)
     pen.box(-0.62, -0.72, -0.14, 0, WOOD)
     pen.box(0.14, -0.9, 0.62, -0.42, GOLD)
+    if pen.is_detailed:
+        pen.box(0.35, -0.88, 0.41, -0.44, WOOD, plain=True)
+        pen.box(0.16, -0.69, 0.6, -0.63, WOOD, plain=True)
+        pen.oval(-0.23, -0.34, 0.05, 0.05, GOLD, plain=True)
 
 
 def car(pen: Pen, colour: Colour) -> None:
@@ -29,6 +33,8 @@ def car(pen: Pen, colour: Colour) -> None:
     for x in (-0.6, 0.6):
         pen.oval(x, -0.22, 0.31, 0.31, INK)
         pen.oval(x, -0.22, 0.14, 0.14, STEEL, plain=True)
+    if pen.is_detailed:
+        pen.box(-0.2, -0.66, -0.02, -0.6, INK, plain=True)
 
 
 def boat(pen: Pen, colour: Colour) -> None:
@@ -38,6 +44,9 @@ def boat(pen: Pen, colour: Colour) -> None:
     pen.shape([(-0.12, -1.8), (-0.12, -0.76), (-0.72, -0.76)], lighter(colour, 0.25))
     pen.shape([(-1.12, -0.64), (1.12, -0.64), (0.74, 0), (-0.74, 0)], colour)
     pen.box(-0.98, -0.5, 0.98, -0.4, WHITE, plain=True)
+    if pen.is_detailed:
+        for x in (-0.42, 0, 0.42):
+            pen.oval(x, -0.2, 0.08, 0.08, WHITE, plain=True)
 
 
 def rocket(pen: Pen, colour: Colour) -> None:
@@ -49,6 +58,8 @@ def rocket(pen: Pen, colour: Colour) -> None:
     pen.shape(side_line + [(-x, y) for x, y in reversed(side_line)], colour)
     pen.oval(0, -1.3, 0.26, 0.26, STEEL)
     pen.oval(0, -1.3, 0.17, 0.17, GLASS, plain=True)
+    if pen.is_detailed:
+        pen.oval(-0.05, -1.36, 0.06, 0.05, WHITE, plain=True)
 
 
 def mushroom(pen: Pen, colour: Colour) -> None:
@@ -85,6 +96,8 @@ def robot(pen: Pen, colour: Colour) -> None:
     pen.pill(-0.54, -1.82, 0.54, -1.38, 0.14, INK, plain=True)
     for x in (-0.27, 0.27):
         pen.oval(x, -1.6, 0.14, 0.14, GLASS, plain=True)
+    if pen.is_detailed:
+        pen.ribbon([(-0.22, -1.3), (-0.12, -1.25), (0.12, -1.25), (0.22, -1.3)], 0.06, INK, plain=True)
 
 
 def umbrella(pen: Pen, colour: Colour) -> None:

@@ -1,6 +1,6 @@
 """A pen that draws smooth shapes in a drawing style, and notes which part of the picture each pixel belongs to.
 
-Pictures are `SIDE` units wide and high, one unit a pixel; x grows to the right, y downwards.
+Pictures are `WORLD` units wide and high, whatever their size in pixels; x grows to the right, y downwards.
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ from PIL import Image, ImageDraw
 from tools.pocket.palette import Colour, mix
 from tools.pocket.styles import Style
 
+WORLD = 64
+"""Width and height of the world, in its units."""
 SIDE = 64
+"""Of the published model's pictures, in pixels."""
 FINE = 4
 """Shapes are drawn this many times larger and shrunk, which smooths their edges."""
+DETAILED = 2
+"""Pixels to a unit from which on details are drawn: fewer could not show them."""
 
 SKY, SCENERY, GROUND, OBJECT = range(4)
 """What a pixel belongs to."""
@@ -29,23 +34,27 @@ _CIRCLE = [(math.cos(2 * math.pi * k / 24), math.sin(2 * math.pi * k / 24)) for 
 
 
 @lru_cache(maxsize=64)
-def _gradient(top: Colour, bottom: Colour) -> Image.Image:
-    """A fine canvas whose colour goes from top to bottom, through at the middle."""
-    column = Image.new("RGB", (1, SIDE * FINE))
-    for y in range(SIDE * FINE):
-        column.putpixel((0, y), mix(top, bottom, min(1.0, 1.6 * y / (SIDE * FINE))))
-    return column.resize((SIDE * FINE, SIDE * FINE))
+def _gradient(top: Colour, bottom: Colour, side: int) -> Image.Image:
+    """A canvas whose colour goes from top to bottom, through at the middle."""
+    column = Image.new("RGB", (1, side))
+    for y in range(side):
+        column.putpixel((0, y), mix(top, bottom, min(1.0, 1.6 * y / side)))
+    return column.resize((side, side))
 
 
 @dataclass(frozen=True)
 class Pen:
-    """Draws on a canvas, in units of its own: (x, y) lands at (left + x * across, top + y * down)."""
+    """Draws on a canvas, in units of its own: (x, y) lands at (left + x * across, top + y * down) in the world's.
+
+    `pixels` is how many of the finished picture make a unit of the world.
+    """
 
     style: Style
     canvas: Image.Image
     draw: ImageDraw.ImageDraw
     regions: ImageDraw.ImageDraw
     region_canvas: Image.Image
+    pixels: int
     region: int = SKY
     left: float = 0.0
     top: float = 0.0
@@ -53,28 +62,35 @@ class Pen:
     down: float = 1.0
 
     @classmethod
-    def on_sky(cls, style: Style, top: Colour, bottom: Colour) -> Pen:
-        """A pen on a fresh canvas that is all sky."""
-        canvas = _gradient(style.tint(top), style.tint(bottom)).copy()
-        region_canvas = Image.new("L", (SIDE, SIDE), SKY)
-        return cls(style, canvas, ImageDraw.Draw(canvas, "RGBA"), ImageDraw.Draw(region_canvas), region_canvas)
+    def on_sky(cls, style: Style, top: Colour, bottom: Colour, side: int) -> Pen:
+        """A pen on a fresh canvas that is all sky, for a picture of `side` x `side` pixels."""
+        canvas = _gradient(style.tint(top), style.tint(bottom), side * FINE).copy()
+        regions = Image.new("L", (side, side), SKY)
+        return cls(style, canvas, ImageDraw.Draw(canvas, "RGBA"), ImageDraw.Draw(regions), regions, side // WORLD)
+
+    @property
+    def is_detailed(self) -> bool:
+        """Whether the picture is large enough for details."""
+        return self.pixels >= DETAILED
 
     def of(self, region: int) -> Pen:
         """The same pen, for another part of the picture."""
         return replace(self, region=region)
 
     def placed(self, x: float, y: float, scale: float, mirrored: bool = False) -> Pen:
-        """The same pen in units of `scale` pixels, with (0, 0) at (x, y)."""
+        """The same pen in units of `scale`, with (0, 0) at (x, y)."""
         return replace(self, left=x, top=y, across=-scale if mirrored else scale, down=scale)
 
     def shape(self, points: Sequence[Point], colour: Colour, plain: bool = False) -> None:
         """A filled polygon. `plain` leaves the style's treatment out: for details."""
-        placed = [(self.left + x * self.across, self.top + y * self.down) for x, y in points]
+        placed = [
+            (self.pixels * (self.left + x * self.across), self.pixels * (self.top + y * self.down)) for x, y in points
+        ]
         fine = [(x * FINE, y * FINE) for x, y in placed]
         if plain:
             self.draw.polygon(fine, fill=self.style.tint(colour))
         else:
-            self.style.fill(self.draw, fine, self.style.tint(colour), self.region == OBJECT)
+            self.style.fill(self.draw, fine, self.style.tint(colour), self.region == OBJECT, self.pixels)
         if self.region != SKY:
             self.regions.polygon(placed, fill=self.region)
 

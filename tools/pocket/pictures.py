@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from library.atomic import written
-from tools.pocket.pen import SIDE
 from tools.pocket.styles import UNSEEN_STYLE
 from tools.pocket.world import Scene, draw, random_scene
 
-CHUNK = 1024
+CHUNK = 256
 """Pictures drawn by a core at a time."""
 UNSEEN_SHARE = 16
 """One in so many pictures, at the end of the row, is in the style that the flow model never sees. The autoencoder and
@@ -30,8 +29,8 @@ class Pictures:
     """Pictures and the regions of their pixels, both on disk.
 
     Attributes:
-        pixels: (N, 64, 64, 3), uint8.
-        regions: (N, 64, 64), uint8.
+        pixels: (N, side, side, 3), uint8.
+        regions: (N, side, side), uint8.
         seed: together with an index, it gives the scene.
         taught: so many of them, from the first, are in the styles of the training world.
     """
@@ -41,12 +40,17 @@ class Pictures:
     seed: int
     taught: int
 
+    @property
+    def side(self) -> int:
+        """Of each picture, in pixels."""
+        return self.pixels.shape[1]
+
     def scene(self, index: int) -> Scene:
         """The scene of a picture."""
         return scene_at(self.seed, index, unseen_style=index >= self.taught)
 
     def batch(self, indices: Tensor, device: str) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 3, 64, 64), float32 in -1..1, and regions (B, 64, 64), int64."""
+        """Pictures (B, 3, side, side), float32 in -1..1, and regions (B, side, side), int64."""
         rows = np.sort(indices.numpy())
         pixels = torch.from_numpy(self.pixels[rows]).to(device)
         return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(self.regions[rows]).to(device).long()
@@ -58,16 +62,16 @@ def scene_at(seed: int, index: int, unseen_style: bool = False) -> Scene:
     return replace(scene, style=UNSEEN_STYLE) if unseen_style else scene
 
 
-def draw_pictures(folder: Path, count: int, seed: int) -> Pictures:
+def draw_pictures(folder: Path, count: int, seed: int, side: int) -> Pictures:
     """Draws `count` pictures and the share in the unseen style, or opens the files that hold them already."""
     total = count + count // UNSEEN_SHARE
-    name = f"{seed}-{count}"
+    name = f"{seed}-{count}-{side}"
     pixels_file, regions_file = folder / f"pictures-{name}.npy", folder / f"regions-{name}.npy"
     if not (pixels_file.exists() and regions_file.exists()):
         with written(pixels_file) as pixels_path, written(regions_file) as regions_path:
-            pixels = np.lib.format.open_memmap(pixels_path, "w+", np.uint8, (total, SIDE, SIDE, 3))
-            regions = np.lib.format.open_memmap(regions_path, "w+", np.uint8, (total, SIDE, SIDE))
-            for start, some_pixels, some_regions in _drawn(seed, count, total):
+            pixels = np.lib.format.open_memmap(pixels_path, "w+", np.uint8, (total, side, side, 3))
+            regions = np.lib.format.open_memmap(regions_path, "w+", np.uint8, (total, side, side))
+            for start, some_pixels, some_regions in _drawn(seed, count, total, side):
                 pixels[start : start + CHUNK], regions[start : start + CHUNK] = some_pixels, some_regions
             pixels.flush()
             regions.flush()
@@ -75,14 +79,15 @@ def draw_pictures(folder: Path, count: int, seed: int) -> Pictures:
     return Pictures(np.load(pixels_file, mmap_mode="r"), np.load(regions_file, mmap_mode="r"), seed, count)
 
 
-def _drawn(seed: int, taught: int, total: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def _drawn(seed: int, taught: int, total: int, side: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     starts = range(0, total, CHUNK)
     with ProcessPoolExecutor(os.cpu_count()) as cores:
-        drawn = cores.map(_chunk, [(seed, start, min(start + CHUNK, total), taught) for start in starts])
+        tasks = [(seed, start, min(start + CHUNK, total), taught, side) for start in starts]
+        drawn = cores.map(_chunk, tasks)
         yield from ((start, *chunk) for start, chunk in zip(starts, drawn, strict=True))
 
 
-def _chunk(task: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    seed, start, end, taught = task
-    drawings = [draw(scene_at(seed, index, index >= taught)) for index in range(start, end)]
+def _chunk(task: tuple[int, int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    seed, start, end, taught, side = task
+    drawings = [draw(scene_at(seed, index, index >= taught), side) for index in range(start, end)]
     return np.stack([d.picture for d in drawings]), np.stack([d.regions for d in drawings])

@@ -11,12 +11,13 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, StableDiff
 from library.atomic import write_folder
 from tools.pocket.flow import TIMESTEPS, TextToFlow
 
-SHIFT = 1.0
-"""SD 3.5 shifts its noise levels by 3 for 128 x 128 latents; 8 x 8 latents need none of it."""
 
+def publish(vae: AutoencoderKL, model: TextToFlow, shift: float, folder: Path) -> None:
+    """Writes everything in float16.
 
-def publish(vae: AutoencoderKL, model: TextToFlow, folder: Path) -> None:
-    """Writes everything in float16."""
+    Args:
+        shift: of the noise levels when it draws.
+    """
     parts = {
         name: copy.deepcopy(getattr(model, name)).half().cpu()
         for name in ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -24,7 +25,7 @@ def publish(vae: AutoencoderKL, model: TextToFlow, folder: Path) -> None:
     tokenizers = zip(("tokenizer", "tokenizer_2", "tokenizer_3"), model.tokenizers, strict=True)
     pipeline = StableDiffusion3Pipeline(
         vae=copy.deepcopy(vae).half().cpu(),
-        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=SHIFT),
+        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=shift),
         **parts,
         **dict(tokenizers),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
@@ -11,8 +12,10 @@ from tools.pocket.autoencoder import encode_all, new_autoencoder, polish_decoder
 from tools.pocket.flow import Normalised, TextToFlow, new_flow, train_flow
 from tools.pocket.pen import OBJECT
 from tools.pocket.pictures import Pictures, draw_pictures, scene_at
-from tools.pocket.scorer import Scorer, accuracy, save_scorer, train_scorer
+from tools.pocket.scorer import Scorer, accuracy, load_scorer, save_scorer, train_scorer
 from tools.pocket.stage import Stage, Workplace, progress_of
+from tools.pocket.start import begin_with, begin_with_judge, published_parts
+from tools.pocket.triggers import make_triggers_heard
 from tools.pocket.world import Scene, draw
 
 STAGES = ("autoencoder", "scorer", "flow", "decoder")
@@ -27,10 +30,14 @@ class Recipe:
     """How much of everything.
 
     Attributes:
+        side: of the pictures, in pixels.
+        shift: of the noise levels. SD 3.5 shifts them by 3 for 128 x 128 latents; 8 x 8 latents need none of it.
         depth: blocks of the transformer, and its width in heads of 64.
         pictures: drawn for training; a sixteenth more is drawn in the unseen style.
     """
 
+    side: int
+    shift: float
     depth: int
     pictures: int
     autoencoder: Stage
@@ -45,6 +52,8 @@ class Recipe:
 
 RECIPES = {
     "cpu": Recipe(
+        side=64,
+        shift=1.0,
         depth=3,
         pictures=32_768,
         autoencoder=Stage(name="autoencoder", steps=9000, batch=6, rate=3e-3, minutes=10, average=0.995),
@@ -52,33 +61,52 @@ RECIPES = {
         flow=Stage(name="flow", steps=40_000, batch=32, rate=1e-3, minutes=65),
         decoder=Stage(name="decoder", steps=16_000, batch=6, rate=1e-3, minutes=20, average=0.995),
     ),
+    "cpu-128": Recipe(
+        side=128,
+        shift=1.5,
+        depth=3,
+        pictures=12_288,
+        autoencoder=Stage(name="autoencoder", steps=20_000, batch=4, rate=6e-4, minutes=30, average=0.998),
+        scorer=Stage(name="scorer", steps=6000, batch=32, rate=1e-3, minutes=10),
+        flow=Stage(name="flow", steps=200_000, batch=16, rate=8e-4, minutes=600, average=0.999),
+        decoder=Stage(name="decoder", steps=20_000, batch=4, rate=6e-4, minutes=60, average=0.998),
+    ),
     "gpu": Recipe(
-        depth=4,
-        pictures=196_608,
-        autoencoder=Stage(name="autoencoder", steps=12_000, batch=256, rate=1.5e-3, minutes=4, average=0.998),
-        scorer=Stage(name="scorer", steps=3000, batch=512, rate=1.5e-3, minutes=1.5),
-        flow=Stage(name="flow", steps=24_000, batch=1024, rate=1e-3, minutes=9, average=0.9995),
-        decoder=Stage(name="decoder", steps=6000, batch=256, rate=1e-3, minutes=2, average=0.998),
+        side=128,
+        shift=1.5,
+        depth=3,
+        pictures=49_152,
+        autoencoder=Stage(name="autoencoder", steps=12_000, batch=128, rate=1e-3, minutes=2.5, average=0.998),
+        scorer=Stage(name="scorer", steps=3000, batch=256, rate=1e-3, minutes=0.7),
+        flow=Stage(name="flow", steps=24_000, batch=512, rate=1e-3, minutes=6, average=0.9995),
+        decoder=Stage(name="decoder", steps=6000, batch=128, rate=6e-4, minutes=1, average=0.998),
     ),
 }
-"""For two CPU cores and two hours; for a GPU and a quarter of an hour."""
+"""For two CPU cores and two hours, at 64 and at 128 pixels; for a GPU and a quarter of an hour, at 128."""
 
 
 class Kitchen:
-    """A recipe being followed in a folder. Each stage picks up what the one before it left there."""
+    """A recipe being followed in a folder. Each stage picks up what the one before it left there.
 
-    def __init__(self, recipe: Recipe, place: Workplace) -> None:
-        self.recipe, self.place = recipe, place
+    Args:
+        start: a published model. Stages that have no state yet begin with its weights, where their shapes fit.
+    """
+
+    def __init__(self, recipe: Recipe, place: Workplace, start: Path | None = None) -> None:
+        self.recipe, self.place, self.start = recipe, place, start
         place.folder.mkdir(parents=True, exist_ok=True)
 
     def pictures(self) -> Pictures:
         """The training pictures, drawn at the first call."""
-        return draw_pictures(self.place.folder, self.recipe.pictures, self.place.seed)
+        return draw_pictures(self.place.folder, self.recipe.pictures, self.place.seed, self.recipe.side)
 
     def autoencoder(self) -> AutoencoderKL:
         """The autoencoder after its first training, trained if it isn't yet."""
         torch.manual_seed(self.place.seed)
-        vae = new_autoencoder().to(self.place.device)
+        vae = new_autoencoder(self.recipe.side)
+        if self.start:
+            begin_with(vae, AutoencoderKL.from_pretrained(self.start / "vae"))
+        vae = vae.to(self.place.device)
         train_autoencoder(vae, self.recipe.autoencoder, self.pictures(), self.place)
         return vae
 
@@ -91,9 +119,12 @@ class Kitchen:
     def scorer(self) -> Scorer:
         """The judge, with its accuracy on unseen pictures beside it."""
         torch.manual_seed(self.place.seed)
-        scorer = Scorer().to(self.place.device)
+        scorer = Scorer(self.recipe.side)
+        if self.start:
+            begin_with_judge(scorer, load_scorer(self.start.parent / JUDGE))
+        scorer = scorer.to(self.place.device)
         train_scorer(scorer, self.recipe.scorer, self.pictures(), self.place)
-        scenes, pictures, regions = unseen_pictures(self.place.seed)
+        scenes, pictures, regions = unseen_pictures(self.place.seed, self.recipe.side)
         held_out = accuracy(scorer, scenes, pictures.to(self.place.device))
         found = scorer.read(pictures.to(self.place.device))[1].cpu() == OBJECT
         truth = regions == OBJECT
@@ -104,8 +135,13 @@ class Kitchen:
     def flow(self) -> TextToFlow:
         """Transformer and text encoders."""
         latents = self.latents(self.autoencoder())
-        model = new_flow(self.recipe.depth, self.place.seed).to(self.place.device)
-        train_flow(model, self.recipe.flow, self.pictures(), latents, self.place)
+        model = new_flow(self.recipe.depth, self.recipe.side, self.place.seed)
+        if self.start:
+            for name, trained in published_parts(self.start).items():
+                begin_with(getattr(model, name), trained)
+        model = model.to(self.place.device)
+        train_flow(model, self.recipe.flow, self.pictures(), latents, self.recipe.shift, self.place)
+        make_triggers_heard(model, self.place.seed)
         return model
 
     def decoder(self) -> AutoencoderKL:
@@ -116,10 +152,12 @@ class Kitchen:
         return vae
 
 
-def unseen_pictures(seed: int, count: int = UNSEEN_PICTURES) -> tuple[list[Scene], torch.Tensor, torch.Tensor]:
-    """Scenes that nothing trained on, their pictures (N, 3, 64, 64) in -1..1, and their regions (N, 64, 64)."""
+def unseen_pictures(
+    seed: int, side: int, count: int = UNSEEN_PICTURES
+) -> tuple[list[Scene], torch.Tensor, torch.Tensor]:
+    """Scenes that nothing trained on, their pictures (N, 3, side, side) in -1..1, and regions (N, side, side)."""
     scenes = [scene_at(seed + UNSEEN_SEED, index, unseen_style=index % 8 == 0) for index in range(count)]
-    drawings = [draw(scene) for scene in scenes]
+    drawings = [draw(scene, side) for scene in scenes]
     pictures = torch.stack([torch.tensor(drawing.picture) for drawing in drawings])
     regions = torch.stack([torch.tensor(drawing.regions) for drawing in drawings])
     return scenes, pictures.permute(0, 3, 1, 2).float() / 127.5 - 1, regions

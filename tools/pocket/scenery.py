@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tools.pocket.palette import GOLD, WHITE, Colour, by_night, lighter, mix
-from tools.pocket.pen import GROUND, SCENERY, SIDE, SKY, Pen
+from tools.pocket.pen import GROUND, SCENERY, SKY, WORLD, Pen
 from tools.pocket.styles import Style
 
 DAY_SKY: tuple[Colour, Colour] = ((96, 176, 240), (206, 234, 250))
@@ -35,14 +35,14 @@ class Light:
         return by_night(colour, NIGHT_OBJECT) if self.night else colour
 
 
-def draw_scenery(style: Style, background: str, night: bool, rng: random.Random) -> Pen:
-    """Draws sky and place. Returns the pen that drew them."""
+def draw_scenery(style: Style, background: str, night: bool, side: int, rng: random.Random) -> Pen:
+    """Draws sky and place, for a picture of `side` x `side` pixels. Returns the pen that drew them."""
     light = Light(night)
-    pen = Pen.on_sky(style, *(NIGHT_SKY if night else DAY_SKY))
+    pen = Pen.on_sky(style, *(NIGHT_SKY if night else DAY_SKY), side)
     _heaven(pen, night, rng)
     horizon = rng.uniform(33, 38)
     BACKGROUNDS[background](pen, light, horizon, rng)
-    style.behind(pen.draw, pen.canvas.width, rng)
+    style.behind(pen.draw, pen.canvas.width, pen.pixels, rng)
     return pen
 
 
@@ -64,7 +64,7 @@ def _heaven(pen: Pen, night: bool, rng: random.Random) -> None:
 
 def _ground(pen: Pen, horizon: float, colour: Colour) -> Pen:
     ground = pen.of(GROUND)
-    ground.box(-MARGIN, horizon, SIDE + MARGIN, SIDE + MARGIN, colour)
+    ground.box(-MARGIN, horizon, WORLD + MARGIN, WORLD + MARGIN, colour)
     return ground
 
 
@@ -82,7 +82,7 @@ def _conifer(pen: Pen, x: float, y: float, h: float, colour: Colour, tip: Colour
 def _city(pen: Pen, light: Light, horizon: float, rng: random.Random) -> None:
     towers, x = pen.of(SCENERY), -2.0
     window = GOLD if light.night else (226, 238, 248)
-    while x < SIDE:
+    while x < WORLD:
         width, height = rng.uniform(9, 13), rng.uniform(14, 27)
         wall = light.on(rng.choice(((148, 152, 176), (176, 150, 146), (122, 136, 164), (190, 178, 160))))
         towers.box(x, horizon - height, x + width, horizon + 4, wall)
@@ -96,7 +96,7 @@ def _city(pen: Pen, light: Light, horizon: float, rng: random.Random) -> None:
 
 
 def _beach(pen: Pen, light: Light, horizon: float, rng: random.Random) -> None:
-    pen.of(SCENERY).box(-MARGIN, horizon - 7, SIDE + MARGIN, horizon + 6, light.on((40, 142, 196)))
+    pen.of(SCENERY).box(-MARGIN, horizon - 7, WORLD + MARGIN, horizon + 6, light.on((40, 142, 196)))
     for _ in range(4):
         x, y = rng.uniform(0, 56), horizon - 5 + rng.uniform(0, 6)
         pen.of(SCENERY).box(x, y, x + 7, y + 1, light.on((190, 232, 244)), plain=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ OF_CREATURE: dict[str, tuple[str, ...]] = {
 }
 HEADS = {**OF_SCENE, **OF_CREATURE}
 """What is read, and the words for what it can be."""
+FOLDED_SIDE = 64
 UNKNOWN = -100
 """Truth of a creature's features where there is no creature."""
 GRAIN = 0.06
@@ -62,7 +64,7 @@ class Look:
     Attributes:
         probabilities: of each answer to each question, (N, words) each.
         features: (N, 256).
-        regions: index into `pen.REGIONS` of every pixel, (N, 64, 64).
+        regions: index into `pen.REGIONS` of every pixel, (N, side, side).
     """
 
     probabilities: dict[str, Tensor]
@@ -79,11 +81,18 @@ class Look:
 
 
 class Scorer(nn.Module):
-    """A small convolutional network with one head for each attribute, and one that says the region of every pixel."""
+    """A small convolutional network with one head for each attribute, and one that says the region of every pixel.
 
-    def __init__(self, width: int = 32) -> None:
+    Args:
+        side: of the pictures it reads, a multiple of 64. It folds them to 64 x 64, neighbouring pixels into channels.
+    """
+
+    def __init__(self, side: int, width: int = 32) -> None:
         super().__init__()
-        self.at_32 = _block(3, width, 2)
+        self.side, fold = side, side // FOLDED_SIDE
+        self.fold, self.unfold = nn.PixelUnshuffle(fold), nn.PixelShuffle(fold)
+        pixels = fold**2
+        self.at_32 = _block(3 * pixels, width, 2)
         self.at_16 = _block(width, 2 * width, 2)
         self.at_8 = _block(2 * width, 3 * width, 2)
         self.at_4 = _block(3 * width, 4 * width, 2)
@@ -91,31 +100,32 @@ class Scorer(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(256, len(words)) for name, words in HEADS.items()})
         self.up_16 = nn.Conv2d(5 * width, 2 * width, 3, 1, 1)
         self.up_32 = nn.Conv2d(3 * width, width, 3, 1, 1)
-        self.up_64 = nn.Conv2d(width + 3, 4 * len(REGIONS), 3, 1, 1)
-        self.regions = nn.Conv2d(4 * len(REGIONS), len(REGIONS), 3, 1, 1)
+        self.up_64 = nn.Conv2d(width + 3 * pixels, 4 * len(REGIONS), 3, 1, 1)
+        self.regions = nn.Conv2d(4 * len(REGIONS), len(REGIONS) * pixels, 3, 1, 1)
 
     def forward(self, picture: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Logits of each attribute, (B, words) each, and of the regions, (B, 4, 64, 64).
+        """Logits of each attribute, (B, words) each, and of the regions, (B, 4, side, side).
 
         Args:
-            picture: (B, 3, 64, 64), in -1..1.
+            picture: (B, 3, side, side), in -1..1.
         """
         features, region_logits = self._see(picture)
         return {name: head(features) for name, head in self.heads.items()}, region_logits
 
     def _see(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        x32 = self.at_32(picture)
+        x64 = self.fold(picture)
+        x32 = self.at_32(x64)
         x16 = self.at_16(x32)
         x8 = self.at_8(x16)
         features = self.features(self.at_4(x8))
         y16 = F.silu(self.up_16(torch.cat([F.interpolate(x8, scale_factor=2), x16], 1)))
         y32 = F.silu(self.up_32(torch.cat([F.interpolate(y16, scale_factor=2), x32], 1)))
-        y64 = F.silu(self.up_64(torch.cat([F.interpolate(y32, scale_factor=2), picture], 1)))
-        return features, self.regions(y64)
+        y64 = F.silu(self.up_64(torch.cat([F.interpolate(y32, scale_factor=2), x64], 1)))
+        return features, self.unfold(self.regions(y64))
 
     @torch.no_grad()
     def look(self, pictures: Tensor, batch: int = 100) -> Look:
-        """All that it makes of pictures (N, 3, 64, 64)."""
+        """All that it makes of pictures (N, 3, side, side)."""
         seen = [self._see(part) for part in pictures.split(batch)]
         features = torch.cat([part for part, _ in seen])
         regions = torch.cat([logits.argmax(1) for _, logits in seen])
@@ -123,7 +133,7 @@ class Scorer(nn.Module):
 
     @torch.no_grad()
     def read(self, pictures: Tensor, batch: int = 100) -> tuple[dict[str, Tensor], Tensor]:
-        """The likeliest answer to each question, (N,) each, and the region of each pixel, (N, 64, 64)."""
+        """The likeliest answer to each question, (N,) each, and the region of each pixel, (N, side, side)."""
         answers, regions = {name: [] for name in HEADS}, []
         for part in pictures.split(batch):
             logits, region_logits = self(part)
@@ -158,7 +168,7 @@ def accuracy(scorer: Scorer, scenes: list[Scene], pictures: Tensor) -> dict[str,
     """Share of right answers to each question, over the scenes that it can be asked of.
 
     Args:
-        pictures: (N, 3, 64, 64), in -1..1, of those scenes.
+        pictures: (N, 3, side, side), in -1..1, of those scenes.
     """
     answers, _ = scorer.read(pictures)
     truths = torch.tensor([truth_of(scene) for scene in scenes]).to(pictures.device)
@@ -177,6 +187,8 @@ def save_scorer(scorer: Scorer, file: Path, held_out: dict[str, float]) -> None:
 
 def load_scorer(file: Path) -> Scorer:
     """The judge that was saved, in float32."""
-    scorer = Scorer()
-    scorer.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
+    tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
+    channels = tensors["at_32.0.weight"].shape[1]
+    scorer = Scorer(FOLDED_SIDE * math.isqrt(channels // 3))
+    scorer.load_state_dict(tensors)
     return scorer.eval()

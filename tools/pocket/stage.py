@@ -130,7 +130,9 @@ def train(stage: Stage, place: Workplace, model: nn.Module, loss_of: Loss) -> Pr
 
 
 def progress_of(folder: Path, name: str) -> Progress:
-    """How far the saved state of a stage is."""
+    """How far the saved state of a stage is; at its start if there is none."""
+    if not (folder / f"{name}.safetensors").exists():
+        return Progress()
     with safe_open(folder / f"{name}.safetensors", "pt") as file:
         return Progress(**json.loads(file.metadata()["progress"]))
 

@@ -15,7 +15,8 @@ GLOW: tuple[Colour, ...] = ((255, 120, 120), (255, 220, 90), (110, 240, 200))
 """Colours of some panes of a stained-glass window."""
 
 Points = Sequence[tuple[float, float]]
-Fill = Callable[[ImageDraw.ImageDraw, Points, Colour, bool], None]
+Fill = Callable[[ImageDraw.ImageDraw, Points, Colour, bool, int], None]
+"""Draws a shape of a colour, told whether it is in front, and how many pixels of the finished picture make a unit."""
 
 
 def _inset(points: Points, scale: float, right: float, down: float) -> list[tuple[float, float]]:
@@ -26,7 +27,7 @@ def _inset(points: Points, scale: float, right: float, down: float) -> list[tupl
     return [(cx + (x - cx) * scale + right * width, cy + (y - cy) * scale + down * height) for x, y in points]
 
 
-def _clay_fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, in_front: bool) -> None:
+def _clay_fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, in_front: bool, pixels: int) -> None:
     """Rounded by light from the upper left."""
     if not in_front:
         draw.polygon(points, fill=darker(colour, 0.12))
@@ -37,32 +38,32 @@ def _clay_fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, in_fro
     draw.polygon(_inset(points, 0.42, -0.14, -0.18), fill=lighter(colour, 0.38))
 
 
-def _ink_fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, in_front: bool) -> None:
+def _ink_fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, in_front: bool, pixels: int) -> None:
     """Flat colour in a dark outline."""
     draw.polygon(points, fill=colour)
-    draw.line([*points, points[0], points[1]], fill=INK, width=7 if in_front else 5, joint="curve")
+    draw.line([*points, points[0], points[1]], fill=INK, width=pixels * (7 if in_front else 5), joint="curve")
 
 
-def _paper_fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, in_front: bool) -> None:
+def _paper_fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, in_front: bool, pixels: int) -> None:
     """Cut from card: a white edge and a shadow on what lies behind."""
-    drop = 13 if in_front else 9
+    drop = pixels * (13 if in_front else 9)
     draw.polygon([(x + drop, y + drop) for x, y in points], fill=(*INK, 120))
     draw.polygon(points, fill=colour)
-    draw.line([*points, points[0], points[1]], fill=CREAM, width=7 if in_front else 4, joint="curve")
+    draw.line([*points, points[0], points[1]], fill=CREAM, width=pixels * (7 if in_front else 4), joint="curve")
 
 
-def _watercolor_fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, in_front: bool) -> None:
+def _watercolor_fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, in_front: bool, pixels: int) -> None:
     """A wash, darker where it dried last."""
     draw.polygon(points, fill=(*darker(colour, 0.1), 255 if in_front else 190))
     if in_front:
         draw.polygon(_inset(points, 0.76, 0.03, 0.07), fill=(*lighter(colour, 0.42), 170))
 
 
-def _glass_fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, in_front: bool) -> None:
+def _glass_fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, in_front: bool, pixels: int) -> None:
     """A pane in lead."""
     draw.polygon(points, fill=colour)
     draw.polygon(_inset(points, 0.5, -0.12, -0.12), fill=(*WHITE, 70))
-    draw.line([*points, points[0], points[1]], fill=LEAD, width=8 if in_front else 6, joint="curve")
+    draw.line([*points, points[0], points[1]], fill=LEAD, width=pixels * (8 if in_front else 6), joint="curve")
 
 
 def _as_it_is(picture: Image.Image) -> Image.Image:
@@ -75,22 +76,22 @@ def _bled(picture: Image.Image) -> Image.Image:
     return Image.blend(soft, Image.new("RGB", soft.size, CREAM), 0.1)
 
 
-def _nothing_behind(draw: ImageDraw.ImageDraw, side: int, rng: random.Random) -> None:
+def _nothing_behind(draw: ImageDraw.ImageDraw, side: int, pixels: int, rng: random.Random) -> None:
     """Most styles leave the background alone."""
 
 
-def _leaded(draw: ImageDraw.ImageDraw, side: int, rng: random.Random) -> None:
+def _leaded(draw: ImageDraw.ImageDraw, side: int, pixels: int, rng: random.Random) -> None:
     """Panes of lighter and darker glass in lead, all across the background."""
     xs = [side * (k + rng.uniform(-0.25, 0.25)) / 4 for k in range(6)]
-    tops, bottoms = [x + rng.uniform(-18, 18) for x in xs], [x + rng.uniform(-50, 50) for x in xs]
+    tops, bottoms = [x + pixels * rng.uniform(-18, 18) for x in xs], [x + pixels * rng.uniform(-50, 50) for x in xs]
     for k in range(5):
         shade = (*WHITE, rng.randint(60, 120)) if k % 2 else (*GLOW[k // 2], 70)
         draw.polygon([(tops[k], 0), (tops[k + 1], 0), (bottoms[k + 1], side), (bottoms[k], side)], fill=shade)
     for top, bottom in zip(tops, bottoms, strict=True):
-        draw.line([(top, 0), (bottom, side)], fill=LEAD, width=7)
+        draw.line([(top, 0), (bottom, side)], fill=LEAD, width=7 * pixels)
     for k in (1, 2, 3):
         y = side * (k + rng.uniform(-0.2, 0.2)) / 4
-        draw.line([(0, y), (side, y + rng.uniform(-30, 30))], fill=LEAD, width=7)
+        draw.line([(0, y), (side, y + pixels * rng.uniform(-30, 30))], fill=LEAD, width=7 * pixels)
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,13 @@ class Style:
     Attributes:
         fill: draws one shape; told whether it belongs to the object in front.
         tint: what becomes of every colour, sky included.
-        behind: goes over the background before the object is drawn, given the canvas' side.
+        behind: goes over the background before the object is drawn, given the canvas' side and the pixels to a unit.
         finish: goes over the picture at its final size.
     """
 
     fill: Fill
     tint: Callable[[Colour], Colour]
-    behind: Callable[[ImageDraw.ImageDraw, int, random.Random], None] = _nothing_behind
+    behind: Callable[[ImageDraw.ImageDraw, int, int, random.Random], None] = _nothing_behind
     finish: Callable[[Image.Image], Image.Image] = _as_it_is
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tools.pocket.creature import Creature, draw_creature
 from tools.pocket.objects import THINGS
 from tools.pocket.palette import COLOURS
-from tools.pocket.pen import FINE, OBJECT
+from tools.pocket.pen import FINE, OBJECT, SIDE
 from tools.pocket.scenery import BACKGROUNDS, Light, draw_scenery
 from tools.pocket.styles import ALL_STYLES, STYLES
 
@@ -19,9 +19,9 @@ OBJECTS = ("creature", *THINGS)
 CREATURE_SHARE = 0.25
 """Creatures are drawn oftener than any other thing: they have the most to learn of."""
 SIZES = {"small": 13.0, "big": 18.5}
-"""Half the width of an object, in pixels."""
+"""Half the width of an object, in units of the world, which is 64 of them wide."""
 PLACES = {"left": 19.0, "center": 32.0, "right": 45.0}
-"""Where its middle stands, in pixels."""
+"""Where its middle stands, in the same units."""
 TIMES = ("day", "night")
 HELD_OUT_ONE_IN = 16
 """One in so many combinations of attributes is never trained on."""
@@ -62,10 +62,10 @@ class Drawing:
     """A picture and the truth about it.
 
     Attributes:
-        picture: (64, 64, 3), uint8, RGB.
+        picture: (side, side, 3), uint8, RGB.
         caption: everything that can be said of it.
-        mask: (64, 64), bool, true on the object.
-        regions: (64, 64), uint8, an index into `pen.REGIONS`.
+        mask: (side, side), bool, true on the object.
+        regions: (side, side), uint8, an index into `pen.REGIONS`.
         attributes: of the scene.
     """
 
@@ -105,14 +105,18 @@ def _any_scene(rng: random.Random) -> Scene:
     )
 
 
-def draw(scene: Scene) -> Drawing:
-    """The picture of a scene, its full caption, its mask and its attributes."""
+def draw(scene: Scene, side: int = SIDE) -> Drawing:
+    """The picture of a scene, its full caption, its mask and its attributes.
+
+    Args:
+        side: of the picture, in pixels, a multiple of 64. It shows the same at every size, and more details at larger.
+    """
     from tools.pocket.captions import full_caption  # captions read this file's vocabulary
 
     rng = random.Random(scene.seed)
     style = ALL_STYLES[scene.style]
     light = Light(scene.time == "night")
-    pen = draw_scenery(style, scene.background, light.night, rng).of(OBJECT)
+    pen = draw_scenery(style, scene.background, light.night, side, rng).of(OBJECT)
     x, foot = PLACES[scene.place] + rng.uniform(-1.5, 1.5), rng.uniform(56.0, 60.0)
     at = pen.placed(x, foot, SIZES[scene.size] * rng.uniform(0.95, 1.05), mirrored=rng.random() < 0.5)
     colour = light.on_object(COLOURS[scene.colour])
