@@ -194,7 +194,7 @@ def remove(path: Path) -> None:
         if path.is_dir():
             remove_folder(path)
         else:
-            path.unlink()
+            remove(path)
 
 
 def _to_disk(file: Path) -> None:
@@ -212,7 +212,7 @@ def try_writing(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(exist_ok=False)
-        path.unlink()
+        remove(path)
     except FileExistsError:
         if not path.is_file():  # else it is there already, and can be written to its folder
             raise

@@ -11,33 +11,34 @@ LONGEST = 1 << 20
 """Bytes of a text file; captions and prompts have some kB."""
 
 
-def read_text(file: Path, what: str, kind: type[PureCCError] = ConfigError, longest: int = LONGEST) -> str:
+def read_text(file: Path, what: str = "", kind: type[PureCCError] = ConfigError, longest: int = LONGEST) -> str:
     """The text of a file, without its mark; line ends are as they stand there.
 
     Args:
-        what: begin of the error's sentence, such as "The caption" or "sample_prompts:".
+        what: start of the error's sentence, such as "The caption" or "sample_prompts:".
         kind: of the error.
         longest: bytes that it may have.
 
     Raises:
         PureCCError: of that kind: another encoding, no text at all, too long, or it can't be read.
     """
+    named = f"{what} {file}".lstrip()
     try:
         size = file.stat().st_size
         content = file.read_bytes() if size <= longest else b""
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or error
-        raise kind(f"{what} {file} can't be read: {reason}.", "It must be a text file.") from error
+        raise kind(f"{named} can't be read: {reason}.", "It must be a text file.") from error
     if size > longest:
-        raise kind(f"{what} {file} has more than {longest / (1 << 20):.3g} MB.", "Is it the right file?")
+        raise kind(f"{named} has more than {longest / (1 << 20):.3g} MB.", "Is it the right file?")
     encoding = "utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         place = f"byte 0x{content[error.start]:02X} in line {line} can't be read"
-        raise kind(f"{what} {file} is not a text in UTF-8: {place}.", "Save it as UTF-8.") from error
+        raise kind(f"{named} is not a text in UTF-8: {place}.", "Save it as UTF-8.") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise kind(f"{what} {file} is not a text: it holds zero bytes, the first in line {line}.", "Save it as UTF-8.")
+        raise kind(f"{named} is not a text: it holds zero bytes, the first in line {line}.", "Save it as UTF-8.")
     return text

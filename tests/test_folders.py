@@ -278,8 +278,8 @@ def test_what_a_file_is_instead_of_a_picture_is_said(folder, monkeypatch, conten
     ("line", "said"),
     [
         ('caption_separator = ""', "caption_separator is ''; it must not be empty"),
-        ('caption_extension = "."', r"caption_extension is '\.'; it must be an ending"),
-        ('caption_extension = "txt/"', r"caption_extension is 'txt/'; it must be an ending"),
+        ('caption_extension = "."', r"caption_extension is '\.'"),
+        ('caption_extension = "txt/"', r"caption_extension is 'txt/'"),
         ('image_dir = " "', "image_dir is ' '; it must not be empty"),
     ],
 )

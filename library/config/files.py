@@ -26,8 +26,9 @@ from library.config.methods import apply_method, check_method, unread
 from library.config.places import Place, Places
 from library.config.settings import GROUPS, Settings
 from library.config.synonyms import meant
-from library.config.toml_text import decoded, parsed
+from library.config.toml_text import parsed
 from library.errors import MOST_PROBLEMS, ConfigError, PureCCError, all_of, did_you_mean
+from library.text_file import read_text
 
 DATASET_TABLES = ("general", "datasets", "concepts")
 """Top-level tables that belong to the dataset config, wherever they stand."""
@@ -59,7 +60,7 @@ class TomlFile:
                 "Is it the right file?",
             )
         self.tables: dict[str, Any]
-        self.tables, self.places = parsed(decoded(self.path.read_bytes(), self.path), self.path)
+        self.tables, self.places = parsed(read_text(self.path), self.path)
         if isinstance(self.tables, list):
             self.tables = {"prompt": {"subset": self.tables}}  # a list is what sd-scripts writes sample prompts as
             self.places = self.places.inside(("prompt", "subset"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,6 @@ KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
 CURLY = re.compile("[\u2018-\u201f\u00ab\u00bb\u2032\u2033]")
 UNQUOTED = re.compile(r"""=\s*\[?\s*(?!true\b|false\b)[^\s"'\[\]{}#0-9+\-.,=]|=\s*[./~]""")
 CAPITAL = re.compile(r"=\s*\[?\s*(True|False|None)\b")
-
-
-def decoded(content: bytes, path: Path) -> str:
-    """The text of a file: UTF-8, or UTF-16 that says so in its first bytes, as Notepad and PowerShell write it.
-
-    Raises:
-        ConfigError: it is in another encoding.
-    """
-    try:
-        return content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}:{line} is not a text file in UTF-8.", "Save it as UTF-8.") from error
 
 
 def parsed(text: str, path: Path) -> tuple[Any, Places]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from library.config.files import LARGEST
 from library.errors import ConfigError
+from library.text_file import read_text
 
 MOST_VALUES = 100_000
 """Values of a file of settings; a few lines of YAML can stand for billions."""
@@ -37,12 +38,10 @@ def read_data(path: Path) -> Any:
             f"{path} has {path.stat().st_size / 1e6:.1f} MB; a file of settings has some kB.", "Is it the right file?"
         )
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         return _Plain(path).of(_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text))
     except ConfigError:
         raise
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a text file in UTF-8.", "Save it as UTF-8.") from error
     except Exception as error:  # the parsers' own errors, and what damaged files make them raise
         why = " ".join(str(error).split())[:300]
         raise ConfigError(f"{path} can't be read: {why}.", "Save it again in the trainer it is from.") from error

@@ -94,11 +94,11 @@ def _texts(plan: Plan) -> Iterator[Finding]:
 def _placeholders(plan: Plan) -> Iterator[Finding]:
     """Placeholders of other programs, in captions and prompts."""
     found = [
-        (picture.path.name, "\n".join(captions_of(picture.path, picture.subset)[0]), picture.concept.trigger)
+        (picture.path.name, "\n".join(captions_of(picture.path, picture.subset)[0]), _meant(picture.concept))
         for picture in {picture.path: picture for picture in plan.pictures}.values()
     ]
     if plan.settings.samples.sample_prompts:
-        triggers = " ".join(concept.trigger for concept in plan.config.concepts)
+        triggers = " ".join(map(_meant, plan.config.concepts))
         found += [(f'the prompt "{shortened(prompt.text)}"', prompt.text, triggers) for prompt in plan.samples]
     words = {where: foreign for where, *given in found if (foreign := foreign_placeholders(*given))}
     if words:
@@ -107,6 +107,11 @@ def _placeholders(plan: Plan) -> Iterator[Finding]:
             f"{said} means nothing here and is learned as plain text: {named(list(words))}.",
             f"Write {PLACEHOLDER} in its place.",
         )
+
+
+def _meant(concept: Concept) -> str:
+    """What stands for the concept in captions, besides [V]."""
+    return f"{concept.trigger} {concept.placeholder or ''}"
 
 
 def _cropped(plan: Plan) -> Iterator[Finding]:
@@ -175,7 +180,7 @@ def _captions(pictures: list[Picture], concept: Concept) -> Iterator[Finding]:
             f"{len(bare)} of {len(pictures)} pictures have no caption of their own: {_names(bare)}.",
             "Write one for each that names place, light and everything else but the concept; it matters most of all.",
         )
-    foreign = {path: foreign_placeholders("\n".join(texts), concept.trigger) for path, texts in raw.items()}
+    foreign = {path: foreign_placeholders("\n".join(texts), _meant(concept)) for path, texts in raw.items()}
     captionless = {picture.path for picture in bare}
     own = [picture for picture in pictures if picture.path not in captionless]
     without = [
