@@ -194,7 +194,7 @@ def remove(path: Path) -> None:
         if path.is_dir():
             remove_folder(path)
         else:
-            remove(path)
+            path.unlink()
 
 
 def _to_disk(file: Path) -> None:

@@ -38,7 +38,7 @@ from library.training.run import Run
 from tests import test_comfyui_nodes
 from tests.test_layouts import layer
 from tools.pocket import pictures as pocket_pictures
-from tools.pocket.pictures import SIDE
+from tools.pocket.pen import SIDE
 from tools.single_file import single_file
 
 comfy = test_comfyui_nodes.comfy
