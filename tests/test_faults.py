@@ -198,7 +198,7 @@ def test_a_state_of_another_version_is_said(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("library.checkpoint.FORMAT", 3)
         states.save(SavedState(Position({"student": 1}), {}, {}))
-    with pytest.raises(ModelError, match=r"another version wrote it .format 3, here"):
+    with pytest.raises(ModelError, match=r"another version wrote it \(format 3, here"):
         states.load_newest({})
 
 

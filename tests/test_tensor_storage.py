@@ -192,11 +192,11 @@ def test_what_was_read_is_not_mapped(lora, read):
 
 
 def test_drawn_pictures_are_not_mapped_when_they_get_their_names(tmp_path, monkeypatch, replaced):
-    def drawn(seed, taught, total):
+    def drawn(seed, taught, total, side):
         yield 0, np.zeros((total, SIDE, SIDE, 3), np.uint8), np.ones((total, SIDE, SIDE), np.uint8)
 
     monkeypatch.setattr(pocket_pictures, "_drawn", drawn)
-    found = pocket_pictures.draw_pictures(tmp_path, 2, 0)
+    found = pocket_pictures.draw_pictures(tmp_path, 2, 0, SIDE)
     assert len(replaced) == 2 and found.regions.all()
 
 
