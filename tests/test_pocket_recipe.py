@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch import nn
 
 from tools.pocket.recipe import RECIPES, Kitchen, Recipe
 from tools.pocket.stage import Progress, Stage, Workplace, progress_of, rate_at, train
+
+MODEL = Path(__file__).parent.parent / "pocket" / "model"
 
 
 def quiet(folder) -> Workplace:
@@ -99,3 +102,15 @@ def test_the_recipe_makes_a_model_that_loads_and_draws_with_the_pipelines_defaul
         )
     torch.testing.assert_close(here[0], there[0], atol=2e-2, rtol=2e-2)
     torch.testing.assert_close(here[1], there[2], atol=2e-2, rtol=2e-2)
+
+
+def test_a_larger_model_starts_from_a_published_one(tmp_path):
+    from safetensors.torch import load_file
+
+    recipe = replace(RECIPES["cpu-128"], pictures=4).as_it_stands()
+    kitchen = Kitchen(recipe, quiet(tmp_path), start=MODEL)
+    transformer = kitchen.flow().transformer
+    published = load_file(MODEL / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(transformer.proj_out.weight, published["proj_out.weight"].float())
+    assert transformer.pos_embed.pos_embed.shape[1] == 16 * 16
+    assert kitchen.decoder().config.sample_size == 128
