@@ -35,8 +35,8 @@ def main() -> None:
     file = config_file_of(arguments)
     settings = read_settings(file, settings_given(arguments))
 
-    from library.data.cache_limit import CacheUse
-    from library.training.fusing import Fusion, aggregate, fuse  # after the settings: slow to import
+    from library.convert.fusing import Fusion, aggregate, fuse  # after the settings: slow to import
+    from library.files.cache_limit import CacheUse
 
     loras = [Path(path).expanduser() for path in arguments.lora]
     size = as_size(settings.data.resolution, "resolution")

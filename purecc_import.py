@@ -6,7 +6,7 @@ import sys
 
 from library.environment import prepare_process
 from library.errors import exit_code_of
-from library.imports.command import run
+from library.importers.command import run
 
 if __name__ == "__main__":
     prepare_process()

@@ -23,7 +23,7 @@ from library.errors import EXIT_DOES_NOT_FIT, ConfigError, exit_code_of
 if TYPE_CHECKING:
     from library.config.dataset import DatasetConfig
     from library.config.settings import Settings
-    from library.training.plan import Plan
+    from library.preflight.plan import Plan
     from library.training.processes import Processes
 
 
@@ -47,8 +47,8 @@ def main(log: list[Path]) -> None:
     config = read_concepts_and_pictures(file, settings, notices)
 
     if target:
-        from library.atomic import write_text
         from library.config.in_force import in_force
+        from library.files.atomic import write_text
 
         write_text(target, in_force(settings, config))
         print("\n".join([*dict.fromkeys(notices), f"{target} holds all that is in force."]))
@@ -68,10 +68,10 @@ def execute(
 ) -> None:
     """Makes the plan, and whatever was asked for of it."""
     from library.evaluation.quick import QuickAudit
-    from library.training.fit import card_of, check_auto_fit, describe_fit, fitted
-    from library.training.plan import describe_plan, make_plan
+    from library.preflight.fit import card_of, check_auto_fit, describe_fit, fitted
+    from library.preflight.plan import describe_plan, make_plan
+    from library.preflight.times import planned_steps
     from library.training.run import Run
-    from library.training.times import planned_steps
 
     plan = make_plan(settings, config, processes.count)
     card = card_of(settings, plan.parts.model.device)
@@ -87,8 +87,8 @@ def execute(
         print(describe_fit(plan, predicted, taken, card))
         planned = planned_steps(plan, predicted)
 
-    from library.data.cache_limit import CacheUse
-    from library.folder_lock import FolderLock
+    from library.files.cache_limit import CacheUse
+    from library.files.folder_lock import FolderLock
     from library.training.word_fit import WordFit
 
     log.append(settings.output_dir / "log.jsonl")
@@ -115,13 +115,13 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
         card: bytes of the card; None: there is none.
     """
     from library.evaluation.quick import QuickAudit
-    from library.training.doctor import findings
-    from library.training.finding import describe_findings
-    from library.training.fit import describe_fit, fitted
-    from library.training.machine import machine_findings, this_machine
-    from library.training.plan import describe_plan
+    from library.preflight.doctor import findings
+    from library.preflight.finding import describe_findings
+    from library.preflight.fit import describe_fit, fitted
+    from library.preflight.machine import machine_findings, this_machine
+    from library.preflight.plan import describe_plan
+    from library.preflight.windows import path_findings, written_by
     from library.training.run import Run
-    from library.training.windows import path_findings, written_by
 
     # A state knows how many bits auto_fit has settled on; all else stops a run before its memory is counted.
     fit = fitted(plan, card) if plan.settings.model.auto_fit else None

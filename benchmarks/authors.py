@@ -18,12 +18,12 @@ from library.chance import generator_for
 from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.data.images import fit, open_image
 from library.flow import interpolate, mse, velocity_target
-from library.live_memory import META, held_by
 from library.models import FlowModel
-from library.models.counting import as_skeleton
-from library.models.model_files import TEXT_ENCODERS
+from library.models.loading.model_files import TEXT_ENCODERS
+from library.models.loading.weights import fill
+from library.models.memory.counting import as_skeleton
+from library.models.memory.live_memory import META, held_by
 from library.models.modules import blank
-from library.models.weights import fill
 from library.prompts import NULL_PROMPT
 
 if TYPE_CHECKING:

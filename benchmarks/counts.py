@@ -19,7 +19,7 @@ from library.environment import prepare_process
 from library.errors import exit_code_of
 
 if TYPE_CHECKING:
-    from library.training.plan import Plan
+    from library.preflight.plan import Plan
 
 COLUMNS = {
     "variant": "step",
@@ -75,9 +75,9 @@ def full_size_plan(folder: Path, preset: str, **settings: Any) -> Plan:
 
     from library.config.dataset_file import read_dataset_config
     from library.config.files import TomlFile, read_settings
-    from library.models.bundled_tokenizers import bundled_tokenizers
-    from library.models.single_file import CONFIGURATIONS
-    from library.training.plan import make_plan
+    from library.models.sd3.bundled_tokenizers import bundled_tokenizers
+    from library.models.sd3.single_file import CONFIGURATIONS
+    from library.preflight.plan import make_plan
 
     model, pictures, dataset = folder / "model", folder / "pictures", folder / "dataset.toml"
     if not model.exists():
@@ -97,8 +97,8 @@ def full_size_plan(folder: Path, preset: str, **settings: Any) -> Plan:
 def count_variant(plan: Plan, variant: str) -> dict[str, Any]:
     """One step of stage 2 with the objective of a variant, or as the authors' release makes it."""
     from library.objectives import STUDENT
+    from library.preflight.forecast import GIB, count_step
     from library.roofline import CARDS
-    from library.training.forecast import GIB, count_step
 
     settings = plan.settings
     if variant == AUTHORS:
@@ -120,7 +120,7 @@ def count_authors(plan: Plan) -> tuple[int, Any]:
     import torch
 
     from benchmarks.authors import PROMPTS, AuthorsStep
-    from library.live_memory import META, LiveMemory, fused_attention, storage_bytes
+    from library.models.memory.live_memory import META, LiveMemory, fused_attention, storage_bytes
 
     settings, model = plan.settings, plan.parts.model.counted()
     step = AuthorsStep(model, settings.network.network_dim, settings.model.gradient_checkpointing)
@@ -150,9 +150,9 @@ def variants(folder: Path, resolutions: list[int]) -> Iterator[dict[str, Any]]:
 def presets(folder: Path) -> Iterator[dict[str, Any]]:
     """A row for each preset for cards: GiB of each phase, CUDA's own included, and the time."""
     from library.objectives import STUDENT
-    from library.training.fit import card_of, fitted
-    from library.training.forecast import GIB, PRESETS
-    from library.training.times import phase_seconds, speed_for
+    from library.preflight.fit import card_of, fitted
+    from library.preflight.forecast import GIB, PRESETS
+    from library.preflight.times import phase_seconds, speed_for
 
     for size in PRESETS:
         plan = full_size_plan(folder, preset := f"presets/sd35m_{size}gb.toml", vram_gb=float(size))

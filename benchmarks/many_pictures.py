@@ -71,11 +71,11 @@ def measure(folder: Path, encoded: bool) -> list[dict]:
     """
     from library.config.dataset_file import read_dataset_config
     from library.config.files import TomlFile, read_settings
-    from library.data.cache import Cache
     from library.data.latents import Latents
     from library.data.texts import TextLibrary
-    from library.training.doctor import findings
-    from library.training.plan import describe_plan, make_plan
+    from library.files.cache import Cache
+    from library.preflight.doctor import findings
+    from library.preflight.plan import describe_plan, make_plan
 
     given = {"cache_dir": str(folder / "cache"), "output_dir": str(folder / "output")}
     settings = read_settings(TomlFile("presets/demo.toml"), given)

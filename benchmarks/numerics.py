@@ -70,7 +70,7 @@ def random_model(like: Path, folder: Path) -> Path:
 
 def trained(settings: Settings, config: Any) -> Run:
     """A whole run in float32."""
-    from library.training.plan import make_plan
+    from library.preflight.plan import make_plan
     from library.training.run import Run
     from library.training.unseen import Unseen
 
@@ -88,8 +88,8 @@ def trained(settings: Settings, config: Any) -> Run:
 
 def in_precision(base: Run, config: Any, model: dict[str, Any]) -> Run:
     """The same extractor and student on the same model in another precision."""
-    from library.training.parts import STUDENT_ADAPTER
-    from library.training.plan import make_plan
+    from library.parts.parts import STUDENT_ADAPTER
+    from library.preflight.plan import make_plan
     from library.training.run import Run
     from library.training.unseen import Unseen
 

@@ -27,7 +27,7 @@ def write(
     """
     import torch
 
-    from library.atomic import write_text
+    from library.files.atomic import write_text
 
     device = "none" if kind == "counted" else _device()
     about = {"title": title, "kind": kind, "commit": _commit(), "torch": torch.__version__, "device": device}

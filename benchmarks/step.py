@@ -101,10 +101,10 @@ def main() -> None:
     from benchmarks.authors import AuthorsRun
     from benchmarks.record import table, write
     from library.objectives import STUDENT
-    from library.training.forecast import count_step
-    from library.training.plan import make_plan
+    from library.preflight.forecast import count_step
+    from library.preflight.plan import make_plan
+    from library.preflight.times import measured_speed
     from library.training.run import Run
-    from library.training.times import measured_speed
     from library.training.unseen import Unseen
 
     run = Run(make_plan(settings, config))

@@ -54,7 +54,7 @@ def child() -> None:
     import torch
 
     import purecc_train
-    from library.training.forecast import DESKTOP, GIB, OVERHEAD
+    from library.preflight.forecast import DESKTOP, GIB, OVERHEAD
 
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from library.checkpoint import flatten
 from library.config.fields import literal
 from library.config.optimizers import ARGUMENTS, KNOWN, PACKAGES
 from library.config.settings import OptimizerSettings
 from library.errors import ConfigError, did_you_mean
+from library.files.checkpoint import flatten
 
 
 def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -> Optimizer:

@@ -16,16 +16,14 @@ from PIL import Image
 
 from library.config.dataset_file import read_dataset_config
 from library.config.files import TomlFile, read_settings
-from library.training.plan import Plan, make_plan
-from tests.tiny import LENGTH, save_tiny_model
-
-ROOT = Path(__file__).parent.parent
+from library.preflight.plan import Plan, make_plan
+from tests.helpers.tiny import LENGTH, save_tiny_model
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where cores are shared
 
 
 def pytest_addoption(parser) -> None:
-    parser.addoption("--kills", type=int, default=20, help="How often tests/test_killed.py kills a run.")
+    parser.addoption("--kills", type=int, default=20, help="How often tests/training/test_killed.py kills a run.")
 
 
 @pytest.fixture(scope="session")

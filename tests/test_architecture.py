@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers.places import ROOT
+
 FLOORS = [
     ["errors", "roofline", "tensor_storage", "terminal"],
     ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow", "live_memory", "picture_files", "text_file"],

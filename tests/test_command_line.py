@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from library.adapters.files import load_lora
 from library.config.dataset_file import find_dataset_file, read_dataset_config
 from library.config.files import TomlFile, read_settings
-from library.data.cache import Cache
 from library.dual_branch_scheduler import Branch
+from library.files.cache import Cache
 from library.models import PromptBatch
+from library.parts.parts import build_parts
 from library.report.log import mean_of_end, read_log
-from library.training.parts import build_parts
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 DEMO = ["--config_file", "presets/demo.toml"]
 QUICK = [
     *("--extractor_train_steps", "4", "--max_train_steps", "8", "--save_state_every_n_steps", "3"),

@@ -8,9 +8,9 @@ import torch
 from library.concept_error import ConceptError
 from library.flow import mse
 from library.objectives import COMPLETE, EXTRACTOR, STUDENT, ConceptTerm, concept_error, learned
-from library.training.branching import objective_of
+from library.parts.branching import objective_of
 from library.training.run import Run
-from tests.test_methods import disturb, ready
+from tests.methods.test_methods import disturb, ready
 
 SIGMA = torch.tensor([0.0, 0.3, 1.0])
 

@@ -6,8 +6,8 @@ from torch.utils.checkpoint import checkpoint
 
 from library.config.dataset import Concept
 from library.config.settings import ModelSettings
-from library.data.cache import Cache
 from library.data.texts import TextLibrary, TriggerLayout
+from library.files.cache import Cache
 from library.hierarchical_embedding_injector import (
     ConceptEmbeddings,
     ConceptToken,
@@ -16,8 +16,8 @@ from library.hierarchical_embedding_injector import (
 )
 from library.models import load_model
 from library.per_pass import recompute_contexts
-from tests.test_adapters import inputs, velocity
-from tests.tiny import BLOCKS, LENGTH, WIDTH, tiny_transformer
+from tests.adapters.test_adapters import inputs, velocity
+from tests.helpers.tiny import BLOCKS, LENGTH, WIDTH, tiny_transformer
 
 CPU = torch.device("cpu")
 
@@ -153,7 +153,7 @@ def test_a_trigger_that_is_absent_or_cut_off_gets_none(model):
 
 
 def test_the_class_word_gives_the_first_states(plan_of):
-    from library.training.parts import class_states
+    from library.parts.parts import class_states
 
     plan = plan_of()
     plan.parts.texts.prepare(plan.texts())

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.helpers.places import ROOT
 
 NOT_OURS = {".git", "output", "cache", "venv", ".venv", "node_modules", ".pytest_cache", ".ruff_cache"}
 PAGES = sorted(

@@ -6,13 +6,13 @@ import sys
 import pytest
 import torch
 
-from library.checkpoint import Position, SavedState, StateFolder, flatten, load_state, unflatten
 from library.config.files import read_settings
 from library.config.optimizers import KNOWN
 from library.config.settings import OptimizerSettings
 from library.errors import ConfigError, ModelError
+from library.files.checkpoint import Position, SavedState, StateFolder, flatten, load_state, unflatten
 from library.optim import build_lr_scheduler, build_optimizer, check_optimizer, shown, take
-from library.training.plan import stage_rates
+from library.preflight.plan import stage_rates
 
 OPTIMIZERS = ["AdamW", "AdamW8bit", "PagedAdamW8bit", "Prodigy", "torch.optim.SGD", "adamw"]
 
@@ -248,7 +248,7 @@ def test_a_schedule_free_optimizer_has_no_schedule():
 
 def test_to_look_at_an_average_changes_no_bit():
     weight = torch.nn.Parameter(torch.ones(64))
-    settings = OptimizerSettings(optimizer_type="tests.averaging.Averaging")
+    settings = OptimizerSettings(optimizer_type="tests.helpers.averaging.Averaging")
     optimizer = build_optimizer([{"params": [weight], "lr": 0.1}], settings)
     steps = []
     for step in range(3):

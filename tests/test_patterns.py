@@ -15,9 +15,9 @@ from library.data.variants import drawn
 from library.evaluation.probes import without_class
 from library.placeholders import with_our_placeholder
 from library.prompts import derive, derive_without_concept
-from tests.growth import worst_growth
+from tests.helpers.growth import worst_growth
+from tests.helpers.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 FILES = sorted([*(ROOT / "library").rglob("*.py"), *(ROOT / "comfyui_purecc").rglob("*.py"), *ROOT.glob("purecc_*.py")])
 METHODS = {"search", "match", "fullmatch", "sub", "subn", "split", "findall", "finditer"}
 SAMPLE = "sks dog"
@@ -108,7 +108,7 @@ def test_patterns_are_read_as_they_are_at_work():
     """Constants of modules, words of users and what a method of a compiled pattern is."""
     of_prompts = {pattern for _, pattern, _, _ in patterns_of(ROOT / "library" / "prompts.py")}
     assert r"(?<!\w)sks\ dog(?!\w)" in of_prompts and r"\[V\](?:\s+sks\ dog\b)?" in of_prompts
-    (ids,) = [methods for *_, methods in patterns_of(ROOT / "library" / "models" / "hub.py")]
+    (ids,) = [methods for *_, methods in patterns_of(ROOT / "library" / "models" / "loading" / "hub.py")]
     assert ids == {"fullmatch"}
 
 

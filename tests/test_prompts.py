@@ -1,13 +1,12 @@
 """One rule gives the three texts."""
 
-from pathlib import Path
-
 import pytest
 
 from library.config.dataset import Concept
+from library.drawing.sample_prompts import parse
 from library.errors import ConfigError, DataError
 from library.prompts import derive, triggers_in, without_concept
-from library.sample_prompts import parse
+from tests.helpers.places import ROOT
 
 DOG = Concept(name="dog", trigger="sks", class_word="dog")
 STYLE = Concept(name="ink", trigger="ohwx", kind="style")
@@ -82,7 +81,7 @@ def test_prompt_lines_have_the_options_of_sd_scripts():
 
 
 def test_the_table_in_the_docs_is_true():
-    lines = (Path(__file__).parent.parent / "docs" / "captions.md").read_text().splitlines()
+    lines = (ROOT / "docs" / "captions.md").read_text().splitlines()
     rows = [
         [cell.strip().strip("`") for cell in line.strip("|").split("|")]
         for line in lines

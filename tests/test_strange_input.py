@@ -8,17 +8,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from library import fingerprint
 from library.adapters.files import load_concepts, read_lora
-from library.atomic import write_text
-from library.checkpoint import Position, SavedState, StateFolder, load_state
 from library.config.dataset import Concept
 from library.config.files import TomlFile, read_settings
 from library.data.captions import captions_of, read_caption
 from library.errors import ConfigError, DataError, ModelError, StorageError
-from library.text_file import LONGEST
-from library.training.outputs import check_extractor
-from library.training.plan import describe_plan
+from library.files import fingerprint
+from library.files.atomic import write_text
+from library.files.checkpoint import Position, SavedState, StateFolder, load_state
+from library.files.text_file import LONGEST
+from library.preflight.plan import describe_plan
+from library.saving.outputs import check_extractor
 from library.training.run import Run
 
 DOG = Concept(name="dog", trigger="sks", class_word="dog")

@@ -12,7 +12,7 @@ import pytest
 from library.report import progress
 from library.report.progress import StageBar, bar_over
 from library.terminal import Dropping
-from tests.conftest import ROOT
+from tests.helpers.places import ROOT
 from tests.test_command_line import DEMO, QUICK, environment, folders
 
 ENTRY_POINTS = sorted(ROOT.glob("purecc_*.py"))

@@ -24,16 +24,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from library import fingerprint
 from library.config.dataset_file import read_dataset_config
 from library.config.files import TomlFile, read_settings
 from library.errors import exit_code_of
+from library.files import fingerprint
+from library.preflight.plan import make_plan
 from library.report.log import read_log
-from library.training.plan import make_plan
 from library.training.run import Run
 from library.training.word_fit import WordFit, has_words
-from tests.conftest import DATASET, ROOT, tiny_settings
-from tests.tiny import save_tiny_model
+from tests.conftest import DATASET, tiny_settings
+from tests.helpers.places import ROOT
+from tests.helpers.tiny import save_tiny_model
 
 CAPTIONS = {
     "dog": ["a [V] dog city", "a [V] dog beach", "a dog", "a red [V] dog"],

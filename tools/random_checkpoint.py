@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from library.atomic import written
-from library.models.model_files import PARTS, FolderFiles
+from library.files.atomic import written
+from library.models.loading.model_files import PARTS, FolderFiles
+from library.models.loading.weights import needed_by
 from library.models.modules import blank
-from library.models.single_file import CONFIGURATIONS
-from library.models.weights import needed_by
+from library.models.sd3.single_file import CONFIGURATIONS
 from tools.single_file import PREFIXES, transformer_for_comfyui, vae_for_comfyui
 
 DTYPES = {"bf16": ("BF16", torch.bfloat16), "fp16": ("F16", torch.float16)}

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from library.atomic import write_tensors
+from library.files.atomic import write_tensors
 
 PREFIXES = {
     "transformer": "model.diffusion_model.",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.method.arms import VECTORS_OFF
-from library.measures.statistics import Estimate
+from library.evaluation.measures.statistics import Estimate
 
 DRAWS = 400
 """Of the bootstrap; the first is the data as they are."""

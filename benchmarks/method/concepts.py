@@ -14,8 +14,8 @@ from typing import Literal
 
 from PIL import Image
 
-from library.atomic import write_text, written
 from library.config.files import to_toml
+from library.files.atomic import write_text, written
 from tools.pocket.captions import caption
 from tools.pocket.concepts import SUBJECT, style_scenes, subject_scenes
 from tools.pocket.creature import Creature

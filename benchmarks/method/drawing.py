@@ -9,12 +9,12 @@ from torch import Tensor
 
 from benchmarks.method.concepts import Probe
 from library.chance import generator_for
+from library.drawing.sampling import initial_noise, sample
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.flow import interpolate
 from library.models import PromptBatch
+from library.parts.parts import Parts
 from library.prompts import NULL_PROMPT
-from library.sampling import initial_noise, sample
-from library.training.parts import Parts
 from tools.pocket.stage import autocast
 
 STEPS = 10

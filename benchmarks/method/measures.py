@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.method.concepts import BenchConcept, Probe
-from library.measures.segmentation import best_match_iou, masks_of
+from library.evaluation.measures.segmentation import best_match_iou, masks_of
 from tools.pocket.pen import OBJECT, REGIONS
 from tools.pocket.scorer import Look, Scorer
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from benchmarks.method.arms import ABLATIONS, ARMS, VECTORS_OFF
 from benchmarks.method.compare import Comparison, Row
 from benchmarks.method.concepts import CONCEPTS
-from library.atomic import write_text, written
-from library.measures.statistics import Estimate
+from library.evaluation.measures.statistics import Estimate
+from library.files.atomic import write_text, written
 from library.report.sheet import SheetRow, save_sheet
 
 COLUMNS = {

@@ -12,8 +12,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from benchmarks.method.concepts import CONCEPTS
-from library.atomic import write_text
 from library.environment import prepare_process
+from library.files.atomic import write_text
 
 
 def group(

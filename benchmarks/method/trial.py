@@ -16,17 +16,17 @@ from benchmarks.method.arms import ARMS, CHECKPOINTS, STAGE_1, Arm
 from benchmarks.method.concepts import CONCEPTS, BenchConcept, Probe, Sort
 from benchmarks.method.drawing import draw, drift, guidance_inside, texts_of
 from benchmarks.method.measures import measure
-from library.atomic import write_tensors, write_text
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
-from library.fingerprint import of_key
+from library.files.atomic import write_tensors, write_text
+from library.files.fingerprint import of_key
 from library.objectives import GUIDE, STUDENT
+from library.parts.parts import STUDENT_ADAPTER, Parts
+from library.preflight.plan import make_plan
 from library.prompts import NULL_PROMPT
 from library.report.log import mean_of_end
-from library.training.outputs import save_extractor
-from library.training.parts import STUDENT_ADAPTER, Parts
-from library.training.plan import make_plan
+from library.saving.outputs import save_extractor
 from library.training.run import Run
 from library.training.word_fit import fit_words
 from tools.pocket.pen import OBJECT, SIDE

@@ -17,9 +17,9 @@ from typing import Any
 
 from benchmarks.method.arms import ARMS, Arm
 from benchmarks.method.concepts import CONCEPTS, BenchConcept
-from library.atomic import write_text
 from library.environment import prepare_process
 from library.errors import ConfigError, did_you_mean, exit_code_of
+from library.files.atomic import write_text
 
 WORK = Path("output/tuning")
 

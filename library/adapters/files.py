@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from library.adapters.hashes import hashes_of
-from library.adapters.layouts import LAYOUTS
+from library.adapters.layouts.known import LAYOUTS
+from library.adapters.layouts.text_encoders import TEXT_ENCODERS
 from library.adapters.metadata import fitting
 from library.adapters.network import Change, LayerWeights
 from library.adapters.reading import LoraFile, understood
-from library.adapters.text_names import TEXT_ENCODERS
-from library.atomic import saved_at, write_tensors
 from library.errors import ModelError
-from library.tensor_storage import read_tensors
+from library.files.atomic import saved_at, write_tensors
+from library.files.tensor_storage import read_tensors
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LARGEST_HEADER = 8 << 20

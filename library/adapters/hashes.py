@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from library.tensor_storage import tensors_as_bytes
+from library.files.tensor_storage import tensors_as_bytes
 
 LEGACY_BEGIN, LEGACY_LENGTH = 1 << 20, 1 << 16
 """The old hash looks at 64 KiB behind the first MiB alone; shorter files all have the hash of nothing."""

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from library.adapters.changes import FileChange, MadeChange, Product, WholeChange, hadamard, kronecker
-from library.adapters.diffusers_layout import peft_scales, unfolded
-from library.adapters.layer_names import is_known, named, spellings_of
+from library.adapters.layouts.diffusers import peft_scales, unfolded
+from library.adapters.layouts.layer_names import is_known, named, spellings_of
 from library.adapters.network import LayerWeights
 from library.errors import ModelError
 

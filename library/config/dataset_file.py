@@ -13,8 +13,7 @@ from library.config.data_settings import RUN_ONLY, DataSettings
 from library.config.dataset import Concept, Dataset, DatasetConfig, Source, Subset
 from library.config.fields import build, check, check_sound, default_of, hints_of, name_of
 from library.config.files import DATASET_TABLES, TomlFile
-from library.config.kohya import PATHS, VALUES, expanded
-from library.config.kohya_data import (
+from library.config.kohya.data import (
     SUBSET_KEYS_NEEDLESS,
     SUBSET_KEYS_PASSED_OVER,
     SUBSET_KEYS_REFUSED,
@@ -23,6 +22,7 @@ from library.config.kohya_data import (
     unsaid_concepts,
     what_is_missing,
 )
+from library.config.kohya.training import PATHS, VALUES, expanded
 from library.config.places import Place
 from library.config.settings import Settings
 from library.config.synonyms import meant

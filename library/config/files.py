@@ -21,14 +21,14 @@ from library.config.fields import (
     name_of,
     placeholder,
 )
-from library.config.kohya import Reading, expanded, known_names
+from library.config.kohya.training import Reading, expanded, known_names
 from library.config.methods import apply_method, check_method, unread
 from library.config.places import Place, Places
 from library.config.settings import GROUPS, Settings
 from library.config.synonyms import meant
 from library.config.toml_text import parsed
 from library.errors import MOST_PROBLEMS, ConfigError, PureCCError, all_of, did_you_mean
-from library.text_file import read_text
+from library.files.text_file import read_text
 
 DATASET_TABLES = ("general", "datasets", "concepts")
 """Top-level tables that belong to the dataset config, wherever they stand."""

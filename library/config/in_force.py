@@ -8,7 +8,7 @@ from typing import Any
 from library.config import dataset
 from library.config.dataset import DatasetConfig
 from library.config.files import as_tables, to_toml
-from library.config.kohya import PATHS
+from library.config.kohya.training import PATHS
 from library.config.metadata_settings import DATA_URL
 from library.config.settings import Settings
 

@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from library.adapters.changes import FileChange
-from library.adapters.kohya import by_original, swapped
-from library.adapters.text_names import TEXT_ENCODERS
-from library.atomic import write_folder, written
+from library.adapters.layouts.kohya import by_original, swapped
+from library.adapters.layouts.text_encoders import TEXT_ENCODERS
 from library.errors import ModelError
+from library.files.atomic import write_folder, written
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Precisions that a LoRA can be put into."""

@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 
 from library.adapters.changes import FileChange
-from library.adapters.diffusers_layout import FOLDED_SCALE, PEFT_CONFIG
 from library.adapters.files import PRECISIONS, read_changes, read_lora, read_safetensors, write_lora
-from library.adapters.layouts import LAYOUTS
+from library.adapters.layouts.diffusers import FOLDED_SCALE, PEFT_CONFIG
+from library.adapters.layouts.known import LAYOUTS
+from library.adapters.layouts.text_encoders import TEXT_ENCODERS
 from library.adapters.metadata import shown
 from library.adapters.network import LayerWeights
 from library.adapters.reading import LoraFile
-from library.adapters.text_names import TEXT_ENCODERS
-from library.atomic import saved_at, write_text
 from library.convert.bake import bake
 from library.convert.merge import added, merged
 from library.convert.resize import Lost, closest, resized
 from library.errors import ConfigError, ModelError
+from library.files.atomic import saved_at, write_text
 
 OF_THE_OLD_KIND = ("ss_network_module", "ss_network_args")
 """Metadata that is no longer true where a LoRA was made of another kind."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from library.adapters.changes import WholeChange
-from library.adapters.kohya import FUSED
+from library.adapters.layouts.kohya import FUSED
 from library.adapters.network import LayerWeights
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from library.config.dataset import Concept, Subset
 from library.data.variants import makes_variants, variants_of
 from library.errors import DataError
+from library.files.text_file import read_text
 from library.prompts import PromptTriple, derive, derive_without_concept, place
-from library.text_file import read_text
 
 ENDINGS = (".txt", ".caption")
 """Endings of caption files that are tried where `caption_extension` is not set."""

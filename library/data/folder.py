@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 
 from library.config.dataset import DatasetConfig, Subset
-from library.config.kohya_data import NAMED_FOLDER
+from library.config.kohya.data import NAMED_FOLDER
 from library.data.captions import ENDINGS, caption_file_of, endings_of, misnamed_captions_of
 from library.errors import DataError, nearest
-from library.picture_files import HEIF_ENDINGS, IMAGE_ENDINGS, INSTALL_HEIF, is_hidden, is_picture, pictures_in
+from library.files.picture_files import HEIF_ENDINGS, IMAGE_ENDINGS, INSTALL_HEIF, is_hidden, is_picture, pictures_in
 
 AS_PNG = "Save them as PNG or JPEG."
 UNREAD = {

@@ -17,7 +17,7 @@ from torch import Tensor
 from library.config.dataset import Dataset
 from library.data.whole import png_chunks, seems_cut_off
 from library.errors import ConfigError, DataError
-from library.picture_files import opened
+from library.files.picture_files import opened
 
 INTERPOLATIONS = {
     None: Image.Resampling.LANCZOS,

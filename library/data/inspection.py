@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from library.data.images import has_several, open_image
-from library.fingerprint import of_bytes
-from library.picture_files import read_bytes
+from library.files.fingerprint import of_bytes
+from library.files.picture_files import read_bytes
 
 LOOKED_AT = 384
 """Longest side, in pixels, at which sharpness is measured, so that large and small pictures compare."""

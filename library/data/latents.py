@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from library import fingerprint
-from library.data.cache import Cache
 from library.data.images import fit, open_image
 from library.data.masks import alpha_of, has_alpha, read_mask
 from library.data.pictures import Draw, Picture
+from library.files import fingerprint
+from library.files.cache import Cache
+from library.files.picture_files import read_bytes
 from library.models.interface import FlowModel
-from library.picture_files import read_bytes
 
 SEEN = 2
 """How pictures are decoded; grows with every change of it, so that latents made before are made again."""

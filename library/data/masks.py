@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from library.config.dataset import Subset
 from library.data.images import in_8_bits, is_transparent
 from library.errors import DataError
-from library.picture_files import opened, pictures_in
+from library.files.picture_files import opened, pictures_in
 
 
 def find_masks(subset: Subset) -> dict[str, Path] | None:

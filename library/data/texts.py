@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 from library.config.dataset import Concept
-from library.data.cache import Cache
 from library.errors import ConfigError
+from library.files.cache import Cache
 from library.hierarchical_embedding_injector import ConceptToken
 from library.models.interface import FlowModel, Prompt, TextStates
 from library.prompts import triggers_in, with_trigger

@@ -18,9 +18,9 @@ from library.config.files import (
     command_line_parser,
 )
 from library.config.settings import Settings
-from library.data.cache_limit import CacheUse
 from library.data.latents import Latents
 from library.data.pictures import Picture, find_pictures
+from library.drawing.sampling import initial_noise, sample
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError
 from library.evaluation.audit_files import Audit, Shown, write_audit
@@ -29,13 +29,13 @@ from library.evaluation.drift import Probe, Shift, learned, rounding_floor, shif
 from library.evaluation.options import only_concept, settings_in
 from library.evaluation.probes import read_probes
 from library.evaluation.student import Students, concept_file_for, concept_of_lora, loras_in, read_layers
-from library.fingerprint import of_file
+from library.files.cache_limit import CacheUse
+from library.files.fingerprint import of_file
 from library.models import PromptBatch
+from library.parts.parts import STUDENT_ADAPTER, Parts, build_parts
+from library.prepare.replay import pictures_at_once
 from library.prompts import NULL_PROMPT
 from library.report.progress import bar_over, say
-from library.sampling import initial_noise, sample
-from library.training.parts import STUDENT_ADAPTER, Parts, build_parts
-from library.training.replay import pictures_at_once
 
 
 @dataclass(frozen=True)

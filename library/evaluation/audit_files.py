@@ -11,10 +11,10 @@ from typing import Any
 from markupsafe import Markup
 from torch import Tensor
 
-from library.atomic import write_text
 from library.evaluation.card import Card, best_of
 from library.evaluation.drift import SIGMAS, Probe, Shift
-from library.picture_files import opened
+from library.files.atomic import write_text
+from library.files.picture_files import opened
 from library.report.page import Pictures, Section, render, write_page
 from library.report.sheet import SheetRow, save_sheet
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from library.atomic import write_text
 from library.config.settings import Settings
 from library.errors import ConfigError
+from library.files.atomic import write_text
 from library.objectives import EXTRACTOR, STUDENT
+from library.parts.branching import objective_of
+from library.preflight.plan import Plan
+from library.preflight.times import CONTEXT, passes_of_context
 from library.report.status import read_status
-from library.training.branching import objective_of
-from library.training.plan import Plan
-from library.training.times import CONTEXT, passes_of_context
 
 Unit = Literal["steps", "passes", "seconds"]
 UNITS: tuple[Unit, ...] = ("steps", "passes", "seconds")

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from library.evaluation.drift import SIGMAS, Learned, Probe, Shift
-from library.measures.statistics import Estimate, mean_over_clusters
+from library.evaluation.measures.statistics import Estimate, mean_over_clusters
 
 LETTERS = "ABCDE"
 DRIFT_STEPS = (0.05, 0.10, 0.20, 0.30)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from library.atomic import write_text
 from library.config.dataset import DatasetConfig
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import (
@@ -28,7 +27,6 @@ from library.config.files import (
 )
 from library.config.methods import RULES
 from library.config.settings import Settings
-from library.data.cache_limit import CacheUse
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.errors import ConfigError, did_you_mean
 from library.evaluation.audit import Auditor, draw, reference_pictures, references_of
@@ -37,15 +35,17 @@ from library.evaluation.compare_files import Result, write_comparison
 from library.evaluation.drift import Probe
 from library.evaluation.options import add_weights_to, only_concept, reference_files, settings_in
 from library.evaluation.probes import read_probes
+from library.evaluation.scorers.catalogue import SCORERS, Entry, check_all, entries_of
 from library.evaluation.scoring import Likeness, Scoring, best
 from library.evaluation.student import Students, loras_in, read_layers
-from library.fingerprint import of_key, of_large_file
+from library.files.atomic import write_text
+from library.files.cache_limit import CacheUse
+from library.files.fingerprint import of_key, of_large_file
 from library.objectives import EXTRACTOR, STUDENT
+from library.parts.parts import Parts, build_parts
+from library.preflight.plan import Plan, make_plan
 from library.prompts import NULL_PROMPT
 from library.report.progress import bar_over, say
-from library.scorers.catalogue import SCORERS, Entry, check_all, entries_of
-from library.training.parts import Parts, build_parts
-from library.training.plan import Plan, make_plan
 from library.training.run import Run
 
 DONE = "arm.json"

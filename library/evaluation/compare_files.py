@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from library.atomic import write_text, written
 from library.evaluation.drift import Probe
+from library.evaluation.measures.statistics import Estimate
 from library.evaluation.scoring import Score
-from library.measures.statistics import Estimate
+from library.files.atomic import write_text, written
 from library.report.sheet import SheetRow, save_sheet
 
 SAYS_RIGHT_CHANGE = (

@@ -30,8 +30,8 @@ from library.chance import generator_for
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.flow import interpolate, mse, velocity_target
 from library.models import PromptBatch
-from library.training.parts import Parts
-from library.training.replay import pictures_at_once
+from library.parts.parts import Parts
+from library.prepare.replay import pictures_at_once
 
 SIGMAS = (0.3, 0.6, 0.9)
 """Noise levels at which velocities are compared."""

@@ -18,13 +18,11 @@ from library.config.files import (
     command_line_parser,
 )
 from library.config.settings import Settings
-from library.data.cache_limit import CacheUse
 from library.data.images import open_image
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError, PureCCError
 from library.evaluation.drift import Probe, shifts
 from library.evaluation.external import ExternalArm, Key, read_arm
-from library.evaluation.measures import APART, PRETRAINED, Arm, Measure, Measurer
 from library.evaluation.options import (
     add_prompts_to,
     add_weights_to,
@@ -34,16 +32,18 @@ from library.evaluation.options import (
     seeds_of,
     settings_in,
 )
+from library.evaluation.picture_measures import APART, PRETRAINED, Arm, Measure, Measurer
 from library.evaluation.pictures import OTHER_NOISE, Gallery, Wanted
 from library.evaluation.prompts import EvaluationPrompt
 from library.evaluation.results import Results
+from library.evaluation.scorers.catalogue import Entry, check_all, entries_of
+from library.evaluation.scorers.pixels import as_tensor
 from library.evaluation.student import Students, concept_file_for, concept_of_lora, read_layers
-from library.fingerprint import of_large_file
+from library.files.cache_limit import CacheUse
+from library.files.fingerprint import of_large_file
+from library.parts.parts import Parts, build_parts
 from library.prompts import NULL_PROMPT
 from library.report.progress import bar_over, say
-from library.scorers.catalogue import Entry, check_all, entries_of
-from library.scorers.pixels import as_tensor
-from library.training.parts import Parts, build_parts
 
 FLOOR, OFF = APART, "strength 0"
 CONTROLS = (PRETRAINED, FLOOR, OFF)

@@ -12,8 +12,8 @@ from pathlib import Path
 from library.data.images import image_size
 from library.errors import DataError, PureCCError, all_of
 from library.evaluation.prompts import EvaluationPrompt
-from library.picture_files import pictures_in
-from library.text_file import read_text
+from library.files.picture_files import pictures_in
+from library.files.text_file import read_text
 
 PROMPTS_FILE = "prompts.csv"
 COLUMNS = ("id", "seed", "file", "prompt", "with_concept", "group")

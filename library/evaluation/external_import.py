@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from library.atomic import write_text, written
 from library.config.files import plain_parser
 from library.data.images import open_image
 from library.errors import ConfigError, DataError, PureCCError, all_of
 from library.evaluation.external import PROMPTS_FILE, Key, file_name, read_csv, read_prompts_csv
-from library.picture_files import pictures_in
-from library.text_file import read_text
+from library.files.atomic import write_text, written
+from library.files.picture_files import pictures_in
+from library.files.text_file import read_text
 
 UNO_NAME = re.compile(r"(\d{1,9})_(\d{1,9})")
 SEED = re.compile(r"\d{1,18}")

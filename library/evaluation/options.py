@@ -14,7 +14,7 @@ from library.data.folder import instead_of_pictures
 from library.data.images import open_image
 from library.errors import ConfigError
 from library.evaluation.prompts import EvaluationPrompt, default_list, read_lists
-from library.picture_files import pictures_in
+from library.files.picture_files import pictures_in
 
 MOST_SEEDS = 100
 

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from PIL import Image
 
-from library.atomic import written
 from library.chance import generator_for
 from library.data.images import open_image
+from library.drawing.sampling import SkipLayerGuidance, sample
 from library.dual_branch_scheduler import Branch
 from library.evaluation.external import Key, file_name
 from library.evaluation.prompts import EvaluationPrompt
-from library.fingerprint import of_key
+from library.files.atomic import written
+from library.files.fingerprint import of_key
 from library.models import PromptBatch
+from library.parts.parts import Parts
 from library.prompts import NULL_PROMPT
 from library.report.sheet import as_image
-from library.sampling import SkipLayerGuidance, sample
-from library.training.parts import Parts
 
 SAMPLING = (
     "sample_steps",

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from library.config.dataset import PLACEHOLDER, Concept
+from library.drawing.sample_prompts import read_prompt_lines
 from library.errors import ConfigError
 from library.evaluation.drift import Kind, Probe
 from library.evaluation.prompts import CLASS, group_of, texts_of
 from library.prompts import place, triggers_in, whole_word, with_trigger
-from library.sample_prompts import read_prompt_lines
 
 DEFAULTS = Path(__file__).with_name("audit_prompts")
 """A list for each kind of concept."""

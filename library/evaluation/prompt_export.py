@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from library.atomic import write_text
 from library.config.files import plain_parser
 from library.errors import ConfigError
 from library.evaluation.external import PROMPTS_FILE, prompts_csv
 from library.evaluation.options import add_concept_to, add_prompts_to, concept_of, prompts_of, seeds_of
 from library.evaluation.prompts import EvaluationPrompt
+from library.files.atomic import write_text
 
 FORMATS = ("csv", "uno", "text")
 

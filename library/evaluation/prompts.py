@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from library.config.dataset import PLACEHOLDER, Concept
+from library.drawing.sample_prompts import read_prompt_lines
 from library.errors import ConfigError, all_of, did_you_mean
 from library.prompts import triggers_in, with_trigger, without_concept
-from library.sample_prompts import read_prompt_lines
 
 LISTS = Path(__file__).with_name("lists")
 """The lists that come with the project."""

@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from library.atomic import write_text
 from library.config.dataset import Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.evaluation.audit import Auditor, draw, references_of
@@ -17,10 +16,11 @@ from library.evaluation.audit_files import DEFINITION, fragment, lines_of
 from library.evaluation.card import Card
 from library.evaluation.drift import SIGMAS, Probe
 from library.evaluation.probes import read_probes
+from library.files.atomic import write_text
 from library.objectives import STUDENT
+from library.preflight.plan import Plan
 from library.report.page import Section
 from library.report.progress import say
-from library.training.plan import Plan
 from library.training.run import Run
 
 SHARE = 0.08

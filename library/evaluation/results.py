@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from library.atomic import write_text
-from library.evaluation.measures import Arm, Values
+from library.evaluation.picture_measures import Arm, Values
 from library.evaluation.pictures import opened
 from library.evaluation.prompts import EvaluationPrompt
+from library.evaluation.scorers.interface import Identity
+from library.evaluation.scorers.pixels import as_tensor
 from library.evaluation.summary import Difference, differences, in_words, means
+from library.files.atomic import write_text
 from library.report.sheet import SheetRow, save_sheet
-from library.scorers.interface import Identity
-from library.scorers.pixels import as_tensor
 
 SCHEMA = 1
 """Of results.json; grows when a key changes its meaning."""

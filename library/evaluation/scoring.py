@@ -22,18 +22,18 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from library.atomic import write_text
 from library.evaluation.audit import Auditor, draw
 from library.evaluation.audit_files import Shown
 from library.evaluation.card import Card
 from library.evaluation.drift import Learned, Probe
+from library.evaluation.measures.distances import mean_cosine
+from library.evaluation.measures.statistics import Estimate, mean_over_clusters
 from library.evaluation.pictures import opened
+from library.evaluation.scorers.interface import ImageEncoder
 from library.evaluation.student import Students, concept_file_for
-from library.fingerprint import of_key, of_large_file
-from library.measures.distances import mean_cosine
-from library.measures.statistics import Estimate, mean_over_clusters
+from library.files.atomic import write_text
+from library.files.fingerprint import of_key, of_large_file
 from library.report.sheet import as_image
-from library.scorers.interface import ImageEncoder
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from library.evaluation.measures import Measure, Values
-from library.measures.statistics import Estimate, cluster_means, mean_over_clusters, sign_flip_p
+from library.evaluation.measures.statistics import Estimate, cluster_means, mean_over_clusters, sign_flip_p
+from library.evaluation.picture_measures import Measure, Values
 
 CERTAIN = 0.05
 """A difference is called real whose interval leaves out 0 and whose p is below this."""

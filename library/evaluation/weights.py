@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from library.config.files import plain_parser
-from library.scorers.catalogue import PAPER, SCORERS
+from library.evaluation.scorers.catalogue import PAPER, SCORERS
 
 
 def run(words: list[str]) -> str:

@@ -8,12 +8,12 @@ import torch
 
 from library.config.model_settings import ModelSettings
 from library.errors import ModelError, naming
-from library.models.hub import HubFiles, is_hub_id
 from library.models.interface import BaseChange, FlowModel, Prompt, PromptBatch, TextStates
-from library.models.model_files import FolderFiles, ModelFiles
-from library.models.residence import Residence
-from library.models.sd3 import SD3Model
-from library.models.single_file import CONFIGURATIONS, SETTINGS, PartsApart, SingleFile
+from library.models.loading.hub import HubFiles, is_hub_id
+from library.models.loading.model_files import FolderFiles, ModelFiles
+from library.models.memory.residence import Residence
+from library.models.sd3.model import SD3Model
+from library.models.sd3.single_file import CONFIGURATIONS, SETTINGS, PartsApart, SingleFile
 
 __all__ = ["BaseChange", "FlowModel", "Prompt", "PromptBatch", "TextStates", "load_model"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from library.hierarchical_embedding_injector import ConceptToken
-from library.models.counting import Footprint
-from library.models.residence import Residence, ResidentBase
+from library.models.memory.counting import Footprint
+from library.models.memory.residence import Residence, ResidentBase
 from library.per_pass import PerPass
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]

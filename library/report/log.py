@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from library.atomic import said_if_not_written, write_text, written
+from library.files.atomic import said_if_not_written, write_text, written
 from library.report.trackers import Tracking, trackers_of
 
 NOWHERE = Tracking()

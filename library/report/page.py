@@ -25,7 +25,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from library.atomic import write_text
+from library.files.atomic import write_text
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_BYTES = 8_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from library.atomic import written
+from library.files.atomic import written
 
 SMOOTHING = 0.9
 """Share of the past in the smooth line."""

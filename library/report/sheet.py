@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from library.atomic import written
 from library.errors import DataError
-from library.picture_files import opened
+from library.files.atomic import written
+from library.files.picture_files import opened
 
 ABOUT = "purecc_sheet"
 """The text in the PNG that says what stands where."""

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from library.atomic import write_text
 from library.errors import StorageError, exit_code_for, in_words
+from library.files.atomic import write_text
 from library.terminal import say
 
 FORMAT = 1

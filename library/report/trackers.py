@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from library.atomic import write_text
 from library.errors import ConfigError
-from library.picture_files import opened
+from library.files.atomic import write_text
+from library.files.picture_files import opened
 
 WANDB_ID = "wandb_run.json"
 """Holds the run's name at wandb, so that a resumed run goes on in the same curves."""

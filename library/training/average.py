@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusers.training_utils import EMAModel
 
-from library.training.learnable import Learnable, parameters_of
+from library.parts.learnable import Learnable, parameters_of
 
 
 class Average:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from library.atomic import remove
 from library.errors import nearest
+from library.files.atomic import remove
 from library.terminal import say
 
 STOP, SAMPLE, SAVE = "stop", "sample", "save"

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from library.atomic import write_text
-from library.checkpoint import check_same
 from library.errors import ConfigError
+from library.files.atomic import write_text
+from library.files.checkpoint import check_same
 from library.objectives import STUDENT
-from library.training.plan import Plan
+from library.preflight.plan import Plan
 
 MAY_GROW = frozenset({"max_train_steps", "max_train_epochs"})
 """Settings that may be others than those of a finished run that is to go on: how long it is."""

@@ -12,10 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from library.adapters.layouts import LAYOUTS
+from library.adapters.layouts.known import LAYOUTS
 from library.adapters.network import rank_in
+from library.drawing.sheets import SheetMaker
 from library.errors import StorageError, in_words, lacks_memory, memory_error
 from library.objectives import EXTRACTOR, STUDENT
+from library.parts.parts import extractor_adapter
+from library.preflight.plan import Plan
 from library.report.log import RunLog, mean_of_end, read_log, write_csv
 from library.report.page import Section, write_page
 from library.report.phases import Phases
@@ -23,14 +26,11 @@ from library.report.plot import plot_log
 from library.report.progress import StageBar, bar_over, say
 from library.report.sheet import SheetRow
 from library.report.status import Status, read_status
+from library.saving.keeping import saved_on_the_way
+from library.saving.reload import ReloadCheck
 from library.training.galleries import STRENGTHS, Gallery, galleries_of
-from library.training.keeping import saved_on_the_way
 from library.training.pace import Pace, why_slow
-from library.training.parts import extractor_adapter
-from library.training.plan import Plan
-from library.training.reload import ReloadCheck
-from library.training.report import report_sections
-from library.training.sheets import SheetMaker
+from library.training.sections import report_sections
 from library.training.stage import Stage
 from library.training.tracking import tracking_of
 

@@ -14,8 +14,8 @@ import torch
 from library.config.settings import Settings
 from library.errors import TrainingError
 from library.models import FlowModel
-from library.models.residence import ALWAYS_RESIDENT
-from library.training.fit import StepDown, steps_down
+from library.models.memory.residence import ALWAYS_RESIDENT
+from library.preflight.fit import StepDown, steps_down
 
 
 def live_steps(settings: Settings, model: FlowModel) -> Iterator[StepDown]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import deque
 
-from library.training.windows import POLICY, spills
+from library.preflight.windows import POLICY, spills
 
 STEPS = 10
 """Steps whose middle is compared; a single one may be long for any reason."""

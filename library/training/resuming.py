@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from library.checkpoint import FINAL, Position, SavedState, StateFolder, load_state
 from library.config import dataset as dataset_config
 from library.config.files import as_tables
 from library.config.in_force import with_absolute_paths
 from library.errors import ConfigError
+from library.files.checkpoint import FINAL, Position, SavedState, StateFolder, load_state
 from library.objectives import STUDENT
+from library.parts.base_weights import contents
+from library.parts.learnable import learning_in, states_of
+from library.preflight.plan import Plan
 from library.report.progress import say
 from library.training.average import Average
-from library.training.base_weights import contents
 from library.training.finished import MAY_GROW, Finished, finished, no_way_on
-from library.training.learnable import learning_in, states_of
-from library.training.plan import Plan
 from library.training.stage import Stage
 
 FREE_FROM_A_PATH = frozenset({"max_train_steps", "max_train_epochs", "initial_step", "skip_until_initial_step"})

@@ -11,45 +11,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from library.atomic import write_text
-from library.checkpoint import FINAL, StateFolder
 from library.config.dataset import Concept
 from library.config.in_force import in_force
 from library.data.latents import Latents
+from library.data.same_pictures import note_pictures
+from library.drawing.sheets import preview_of
 from library.errors import Interrupted
+from library.files.atomic import write_text
+from library.files.checkpoint import FINAL, StateFolder
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.objectives import EXTRACTOR, STUDENT
+from library.parts.branching import extractor_adapters, needs_fisher, scheduler_of
+from library.parts.learnable import learning_in, restore
+from library.parts.parts import STUDENT_ADAPTER, class_states, learns_words
+from library.parts.words import build_words
+from library.preflight.checks import check
+from library.preflight.plan import Plan
+from library.prepare.context import Context, learn_context
+from library.prepare.fisher import fisher_of
+from library.prepare.replay import draw_replay
 from library.report.log import RunLog, read_log
 from library.report.progress import say
 from library.report.status import end_of_killed
+from library.saving.keeping import AT_STEP, BEST, Keeping
+from library.saving.metadata import data_metadata, own_thumbnail
+from library.saving.outputs import load_extractor, save_extractor, save_preview, save_student
+from library.training.assembly import Ingredients, make_stage
 from library.training.average import Average
-from library.training.branching import extractor_adapters, needs_fisher, scheduler_of
-from library.training.checks import check
-from library.training.context import Context, learn_context
 from library.training.control import SAMPLE, SAVE, STOP, Control
 from library.training.finished import forget_finished, note_finished, what_to_do
-from library.training.fisher import fisher_of
 from library.training.interrupt import StopRequest
-from library.training.keeping import AT_STEP, BEST, Keeping
-from library.training.learnable import learning_in, restore
-from library.training.metadata import data_metadata, own_thumbnail
 from library.training.network_weights import start_from_weights
 from library.training.observer import Observer
 from library.training.out_of_memory import step_down
-from library.training.outputs import load_extractor, save_extractor, save_preview, save_student
-from library.training.parts import STUDENT_ADAPTER, class_states, learns_words
-from library.training.plan import Plan
 from library.training.processes import ALONE, Processes
-from library.training.replay import draw_replay
 from library.training.resuming import all_done, shaping, state_of, state_to_resume
-from library.training.same_pictures import note_pictures
 from library.training.scenes import Replay
-from library.training.sheets import preview_of
 from library.training.stage import OutOfMemory, Stage
-from library.training.stages import Ingredients, make_stage
 from library.training.unseen import Unseen
 from library.training.validation import ValidationLoss
-from library.training.words import build_words
 
 PICTURES_FOR_CLASS_STATES = 4
 
@@ -69,7 +69,7 @@ class Run:
     Making one computes nothing and leaves nothing: what stops a run stops it here, which a dry run makes use of.
 
     Raises:
-        PureCCError: all that `library.training.checks` finds.
+        PureCCError: all that `library.preflight.checks` finds.
         ConfigError: an unfinished run is in the way, or the state to resume does not fit.
     """
 

@@ -14,7 +14,7 @@ from library.dual_branch_scheduler import Branch
 from library.flow import interpolate, velocity_target
 from library.models import PromptBatch
 from library.objectives import concept_error
-from library.training.parts import Parts
+from library.parts.parts import Parts
 
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Noise levels at which each picture is looked at."""

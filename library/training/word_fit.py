@@ -23,14 +23,14 @@ from library.config.settings import Settings
 from library.dual_branch_scheduler import Branch
 from library.flow import mse
 from library.models import PromptBatch
-from library.models.learned_words import LearnedWords
+from library.models.sd3.learned_words import LearnedWords
 from library.objectives import COMPLETE, REPLAY_COMPLETE, STUDENT
+from library.parts.learnable import freeze_all_but
+from library.parts.parts import Parts
+from library.parts.words import WordReader, made_words, save_words
 from library.report.progress import say
-from library.training.learnable import freeze_all_but
-from library.training.outputs import WORDS_FILE
-from library.training.parts import Parts
+from library.saving.outputs import WORDS_FILE
 from library.training.scenes import SceneMaker
-from library.training.words import WordReader, made_words, save_words
 
 if TYPE_CHECKING:
     from library.training.run import Run

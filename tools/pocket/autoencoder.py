@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from library.atomic import write_tensors
+from library.files.atomic import write_tensors
 from tools.pocket.pen import OBJECT
 from tools.pocket.pictures import Pictures
 from tools.pocket.stage import Stage, Workplace, autocast, train

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from library.atomic import write_text, written
+from library.files.atomic import write_text, written
 from tools.pocket.captions import caption
 from tools.pocket.creature import Creature
 from tools.pocket.styles import UNSEEN_STYLE

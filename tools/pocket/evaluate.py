@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors import safe_open
 from torch import Tensor
 
-from library.atomic import write_text, written
+from library.files.atomic import write_text, written
 from library.report.sheet import as_image
 from tools.pocket.captions import full_caption
 from tools.pocket.looks import enlarged, frechet, reconstructed, signal_to_noise, steepness

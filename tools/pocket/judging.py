@@ -10,10 +10,10 @@ from PIL.Image import Image
 from torch import Tensor
 
 from library.errors import DataError
-from library.measures.segmentation import masks_of
-from library.scorers.catalogue import Entry
-from library.scorers.interface import Identity
-from library.scorers.pixels import as_tensor
+from library.evaluation.measures.segmentation import masks_of
+from library.evaluation.scorers.catalogue import Entry
+from library.evaluation.scorers.interface import Identity
+from library.evaluation.scorers.pixels import as_tensor
 from tools.pocket.pen import REGIONS, SIDE
 from tools.pocket.scorer import Look, Scorer, load_scorer
 from tools.pocket.world import ATTRIBUTES

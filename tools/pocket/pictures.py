@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from library.atomic import written
+from library.files.atomic import written
 from tools.pocket.styles import UNSEEN_STYLE
 from tools.pocket.world import Scene, draw, random_scene
 

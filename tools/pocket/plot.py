@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from library.atomic import written
+from library.files.atomic import written
 from tools.pocket.stage import progress_of
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
-from library.atomic import write_folder
+from library.files.atomic import write_folder
 from tools.pocket.flow import TIMESTEPS, TextToFlow
 
 

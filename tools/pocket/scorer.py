@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from library.atomic import write_tensors
+from library.files.atomic import write_tensors
 from tools.pocket.creature import EARS, MARKINGS, TAILS
 from tools.pocket.palette import COLOURS
 from tools.pocket.pen import REGIONS

@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from library.atomic import write_tensors
 from library.chance import generator_for
 from library.errors import TrainingError
+from library.files.atomic import write_tensors
 
 CONSTANT = 0.55
 """Share of a stage at the full learning rate; it falls in a straight line from there."""

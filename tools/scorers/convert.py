@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from library.atomic import write_tensors
 from library.errors import ModelError
+from library.files.atomic import write_tensors
 
 ARRAYS = {
     ("numpy", "ndarray"): np.ndarray,

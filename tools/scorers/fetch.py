@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from library.atomic import write_tensors
 from library.errors import ModelError
-from library.fingerprint import of_large_file
-from library.scorers.catalogue import SCORERS
+from library.evaluation.scorers.catalogue import SCORERS
+from library.files.atomic import write_tensors
+from library.files.fingerprint import of_large_file
 from tools.scorers.convert import arrays_in, inception_of_script, lpips_of_flax, tensors_in
 
 

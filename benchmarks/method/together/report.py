@@ -24,8 +24,8 @@ from benchmarks.method.together.recipes import (
     subjects,
     trial_file,
 )
-from library.atomic import write_text
-from library.measures.statistics import Estimate, mean_over_clusters
+from library.evaluation.measures.statistics import Estimate, mean_over_clusters
+from library.files.atomic import write_text
 from library.report.sheet import SheetRow, save_sheet
 
 FIDELITY, OTHERS = "fidelity", "others"

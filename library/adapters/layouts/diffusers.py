@@ -1,0 +1,103 @@
+"""The layout that diffusers' `load_lora_weights` loads: PEFT's names, alpha folded in, no alpha tensors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from library.adapters.layouts.kohya import as_convolution
+from library.adapters.layouts.text_encoders import TEXT_ENCODERS
+from library.adapters.network import LayerWeights
+from library.errors import ModelError
+
+PREFIX = "transformer."
+FOLDED_SCALE = "purecc_folded_scale"
+"""Metadata of our files: alpha / rank as it was before it went into lora_B, so that a way back to alpha is there."""
+PEFT_CONFIG = "lora_adapter_metadata"
+"""Metadata in which diffusers keeps PEFT's configuration, alpha included."""
+
+
+def to_diffusers(weights: Mapping[str, LayerWeights]) -> dict[str, Tensor]:
+    """The tensors of a diffusers file, float32: up already times alpha / rank.
+
+    Raises:
+        ModelError: a layer that diffusers loads from no file.
+    """
+    tensors = {}
+    for name, layer in weights.items():
+        if name.startswith("text_encoder_3."):
+            raise ModelError(
+                "The LoRA has layers of T5, and diffusers loads none of those.", "Save it in kohya's layout instead."
+            )
+        base = name if name.startswith(TEXT_ENCODERS) else f"{PREFIX}{name}"
+        down, up = as_convolution(layer) if name == "pos_embed.proj" else (layer.down, layer.up)
+        tensors[f"{base}.lora_A.weight"] = down
+        tensors[f"{base}.lora_B.weight"] = up * (layer.alpha / layer.rank)
+    return tensors
+
+
+def folded_scale(weights: Mapping[str, LayerWeights]) -> dict[str, str]:
+    """What the metadata says of the scale, if all layers share one that can be taken out again without rounding."""
+    scales = {layer.alpha / layer.rank for layer in weights.values()}
+    scale = scales.pop() if len(scales) == 1 else 1.0
+    return {FOLDED_SCALE: repr(scale)} if scale != 1.0 and _exact(scale) else {}
+
+
+def unfolded(weights: dict[str, LayerWeights], metadata: Mapping[str, str]) -> dict[str, LayerWeights]:
+    """The weights of a diffusers file with the scale that `folded_scale` noted in alpha again; the same updates."""
+    try:
+        scale = float(metadata.get(FOLDED_SCALE, 1.0))
+    except ValueError:
+        return weights
+    if scale == 1.0 or not _exact(scale):
+        return weights
+    return {
+        name: LayerWeights(layer.down, layer.up / scale, layer.alpha * scale) if layer.alpha == layer.rank else layer
+        for name, layer in weights.items()
+    }
+
+
+def _exact(scale: float) -> bool:
+    """Whether it is a moderate power of two: multiplying by it rounds nothing."""
+    return math.isfinite(scale) and 2**-20 <= scale <= 2**20 and math.frexp(scale)[0] == 0.5
+
+
+def peft_scales(metadata: Mapping[str, str], layers: Mapping[str, int], source: str) -> dict[str, float]:
+    """alpha / rank of each layer by PEFT's configuration, as diffusers wrote it; without one, 1.
+
+    Args:
+        layers: the rank of each layer by its diffusers name.
+
+    Raises:
+        ModelError: the configuration can't be read, or asks for what is not a plain LoRA.
+    """
+    if PEFT_CONFIG not in metadata:
+        return dict.fromkeys(layers, 1.0)
+    try:
+        config = json.loads(metadata[PEFT_CONFIG])
+        return {name: _peft_scale(config, name, rank, source) for name, rank in layers.items()}
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise ModelError(
+            f"{source}: its metadata {PEFT_CONFIG}, which has the LoRA's alpha, can't be read.",
+            "Take that entry out if you know that alpha equals the rank.",
+        ) from error
+
+
+def _peft_scale(config: Mapping[str, Any], name: str, rank: int, source: str) -> float:
+    part = next((encoder for encoder in TEXT_ENCODERS if name.startswith(encoder)), PREFIX)
+    own = {key.removeprefix(part): value for key, value in config.items() if key.startswith(part)}
+    if own.get("use_dora"):
+        raise ModelError(f"{source} is a DoRA, which has no plain LoRA of the same effect.")
+    if "lora_alpha" not in own:
+        return 1.0
+    alpha = float(own["lora_alpha"])
+    for pattern, value in (own.get("alpha_pattern") or {}).items():
+        if not pattern.replace("_", "").replace(".", "").isalnum():
+            raise ModelError(f"{source}: the pattern {pattern[:80]!r} of its alphas is no plain name of a layer.")
+        if name == pattern or name.removeprefix(part) == pattern or name.endswith(f".{pattern}"):
+            alpha = float(value)
+    return alpha / (math.sqrt(rank) if own.get("use_rslora") else rank)

@@ -1,0 +1,1 @@
+"""What UIs make of LoRA files."""

@@ -1,0 +1,1 @@
+"""Files of kohya's sd-scripts, read as they are."""

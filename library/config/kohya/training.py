@@ -1,0 +1,331 @@
+"""What becomes of settings of kohya's sd-scripts that are none of ours: renamed, needless here, passed over, refused.
+
+A setting of ours always comes first: what stands here is asked about only where `settings` knows no such name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from library.config.dataset import Source
+from library.config.fields import name_of
+from library.config.kohya.elsewhere import IGNORED, OF_ANOTHER_MODEL
+from library.config.kohya.network import network_args
+from library.config.settings import GROUPS
+from library.errors import ConfigError, PureCCError
+
+NEEDLESS = frozenset(
+    [
+        "cache_latents",
+        "cache_latents_to_disk",
+        "cache_text_encoder_outputs",
+        "cache_text_encoder_outputs_to_disk",
+        "vae_batch_size",
+        "text_encoder_batch_size",
+        "network_train_unet_only",
+        "max_data_loader_n_workers",
+        "persistent_data_loader_workers",
+        "lowram",
+        "highvram",
+        "save_state_to_huggingface",
+        "sample_at_first",
+        "tokenizer_cache_dir",
+        "disable_mmap_load_safetensors",
+        "no_half_vae",
+        "console_log_level",
+        "console_log_file",
+        "console_log_simple",
+        "cache_info",
+        "debug_dataset",
+        "output_config",
+        "dataset_class",
+        "prior_loss",
+        "dynamo_backend",
+        "ddp_timeout",
+        "ddp_gradient_as_bucket_view",
+        "ddp_static_graph",
+        "config_file",
+        "num_cpu_threads_per_process",
+        "use_safetensors",
+    ]
+)
+"""What is always so here, or has no counterpart and no effect on the result."""
+
+NO_EFFECT = {
+    "an idea for models that predict noise, which Stable Diffusion 3 does not": """
+        noise_offset noise_offset_random_strength adaptive_noise_scale multires_noise_iterations multires_noise_discount
+        zero_terminal_snr ip_noise_gamma ip_noise_gamma_random_strength min_snr_gamma debiased_estimation_loss
+        scale_v_pred_loss_like_noise_pred v_pred_like_loss v2 v_parameterization perlin_noise""",
+    "sheets are drawn as ComfyUI draws with this model, by Euler's method": "sample_sampler",
+    "optimizers are used as they are; name a schedule-free one by optimizer_type": """
+        optimizer_schedulefree_wrapper schedulefree_wrapper_args""",
+    "not used by Stable Diffusion 3": "clip_skip max_token_length mem_eff_attn network_multiplier",
+    "it changes how positions are embedded, which harms a LoRA": "enable_scaled_pos_embed pos_emb_random_crop_rate",
+    "this trainer runs on one device": """
+        deepspeed zero_stage offload_optimizer_device offload_optimizer_nvme_path offload_param_device
+        offload_param_nvme_path zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients""",
+    "nothing is uploaded": """
+        huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_token
+        huggingface_repo_visibility resume_from_huggingface async_upload""",
+    "PureCC leaves the text encoders as they are": "text_encoder_lr train_t5xxl text_encoder_lr1 text_encoder_lr2",
+    "gradients and AdamW's eps vanish in float16, so the LoRA stays in float32, which costs little": "full_fp16",
+    'keys are not for files that are passed on; log in once with "wandb login"': "wandb_api_key",
+    "its latents could not be cached": "color_aug face_crop_aug_range",
+    "the check takes 2 ms a picture, and without it something damaged might be learned": "skip_cache_check",
+    "captions are the same from the first step": "token_warmup_min token_warmup_step",
+    "texts are encoded once, before training": "t5xxl_dtype t5xxl_device",
+}
+"""Why a setting is passed over, with a warning, and which."""
+
+REFUSED = {
+    "save_clip": "The text encoders are not trained; sd-scripts itself says that this does not work. Take it out.",
+    "save_t5xxl": "The text encoders are not trained; sd-scripts itself says that this does not work. Take it out.",
+    "in_json": "Pictures and captions stand in folders: use train_data_dir or image_dir.",
+    "metadata_file": "Pictures and captions stand in folders: use image_dir, with a caption file beside each picture.",
+    "weighted_captions": "Weights in captions are not read, nor does sd-scripts read them for this model. Take it out.",
+    "network_train_text_encoder_only": "The text encoders are not trained. Take it out.",
+    "conditioning_data_dir": "Each folder of pictures has its own masks: write it in [[datasets.subsets]].",
+    "train_inpainting": "Only pictures from text are trained.",
+}
+"""What would change the result and can't be done, with what to do instead."""
+
+PATHS = frozenset(
+    name_of(field)
+    for group in (*GROUPS.values(), Source)
+    for field in dataclasses.fields(group)
+    if field.metadata["holds"] == "path"
+)
+"""Settings in which ~ and environment variables are expanded."""
+
+DEFAULTS_THAT_DIFFER = {
+    "learning_rate": "2e-6",
+    "network_dim": "4",
+    "max_train_steps": "1600",
+    "train_batch_size": "1",
+    "weighting_scheme": "uniform",
+    "mixed_precision": "no",
+    "max_bucket_reso": "1024",
+}
+"""Settings whose default in sd-scripts is another one, and that one."""
+
+COUNTS_OVER = {
+    "max_train_epochs": ("max_train_steps", "as in sd-scripts"),
+    "sample_every_n_epochs": ("sample_every_n_steps", "as in sd-scripts"),
+    "initial_step": ("initial_epoch", "as in sd-scripts"),
+    "save_every_n_steps": ("save_every_n_epochs", "since files are saved by one count, not by two"),
+    "validate_every_n_steps": ("validate_every_n_epochs", "since the validation loss goes by one count, not by two"),
+}
+"""Settings that say one thing in two ways: the one that counts where both are set, the other, and why."""
+
+
+@dataclass
+class Reading:
+    """Settings as they are read: their values and places, what is to be said, and what is wrong."""
+
+    values: dict[str, Any]
+    where: dict[str, str]
+    notices: list[str]
+    problems: list[PureCCError]
+
+    def map_all(self, ours: Mapping[str, Any]) -> None:
+        """Turns what sd-scripts knows and we do not into what we know.
+
+        Args:
+            ours: the names of our settings.
+        """
+        foreign = [name for name in self.values if name not in ours]
+        needless, ignored, passed_over = [], list[str](), list[str]()
+        for name in foreign:
+            value, place = self.values.pop(name), self.where[name]
+            if name in MAPPED:
+                self._map(name, value, place)
+            elif name in NEEDLESS:
+                needless.append(name)
+            elif name in IGNORED:
+                ignored += [name] if value not in (None, False, "", 0, []) else []
+            elif name in REFUSED and value not in (None, False, "", []):
+                self.problems.append(ConfigError(f'{place}: "{name}" is not supported.', REFUSED[name]))
+            elif name in WHY_NO_EFFECT and value not in (None, False, "", 0, []):
+                passed_over.append(f"WARNING: {name} is passed over: {WHY_NO_EFFECT[name]}.")
+        self._mend_values(ours)
+        self._choose()
+        if needless:
+            self.notices.append(f"Not needed here: {', '.join(needless)}.")
+        if ignored:
+            length = {"max_train_epochs", "max_train_steps"} & set(self.values)
+            remedy = " To train for so many epochs, set max_train_epochs." if "epoch" in ignored and not length else ""
+            self.notices.append(f"Passed over, as the SD3 trainer of sd-scripts does: {', '.join(ignored)}.{remedy}")
+        self.notices += passed_over
+        if foreign:
+            self._say_defaults()
+
+    def _map(self, name: str, value: Any, place: str) -> None:
+        try:
+            new, notice = MAPPED[name](value, self.values)
+        except ConfigError as error:
+            self.problems.append(ConfigError(f"{place}: {error.what}", error.remedy))
+            return
+        for key, mapped in new.items():
+            if key in self.values and key != "learning_rate" and self.values[key] != mapped:
+                notice = f"{name} and {key} both stand there; {key} counts."
+                continue
+            self.values[key] = mapped
+            self.where[key] = place
+        if notice:
+            self.notices.append(notice)
+
+    def _choose(self) -> None:
+        """Of two settings that say one thing, takes out the one that does not count."""
+        for name, (other, why) in COUNTS_OVER.items():
+            if self.values.get(name) is not None and self.values.get(other) is not None:
+                beaten = self.values.pop(other)
+                self.notices.append(f"{name} {self.values[name]} counts, {why}; {other} {beaten} is passed over.")
+
+    def _mend_values(self, ours: Mapping[str, Any]) -> None:
+        """Values that sd-scripts knows and we do not."""
+        for name, mend in VALUES.items():
+            if name in self.values and name in ours:
+                self.values[name], notice = mend(self.values[name])
+                if notice:
+                    self.notices.append(notice)
+        for name in PATHS & set(self.values):
+            self.values[name] = expanded(self.values[name])
+        dim = self.values.get("network_dim")
+        if isinstance(dim, int) and dim > 0 and "network_alpha" not in self.values:
+            self.values["network_alpha"] = dim
+            self.where["network_alpha"] = self.where["network_dim"]
+            self.notices.append(
+                "network_alpha is not set; it is network_dim, so that the learning rate is what it says."
+            )
+
+    def _say_defaults(self) -> None:
+        unset = [name for name in DEFAULTS_THAT_DIFFER if name not in self.values]
+        if "max_train_epochs" in self.values:
+            unset = [name for name in unset if name != "max_train_steps"]
+        if unset:
+            said = ", ".join(f"{name} ({DEFAULTS_THAT_DIFFER[name]} in sd-scripts)" for name in unset)
+            self.notices.append(f"Not set, so this trainer's own defaults hold: {said}.")
+
+
+def expanded(path: Any) -> Any:
+    """A path, or each of a list, with ~ and environment variables replaced; what is no text is left as it is."""
+    if isinstance(path, list):
+        return [expanded(one) for one in path]
+    return os.path.expanduser(os.path.expandvars(path)) if isinstance(path, str) else path
+
+
+def known_names() -> set[str]:
+    """Every name of sd-scripts that is handled here."""
+    return {*MAPPED, *NEEDLESS, *IGNORED, *REFUSED, *WHY_NO_EFFECT}
+
+
+def _network_module(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
+    module = str(value)
+    if module.startswith("lycoris"):
+        raise ConfigError(
+            f"network_module {module} is not supported: guidance needs plain LoRAs, switched on and off in a batch.",
+            'Set network_module = "networks.lora_sd3", or take it out.',
+        )
+    if module in OF_ANOTHER_MODEL:
+        raise ConfigError(
+            f"network_module {module} is for {OF_ANOTHER_MODEL[module]}, and this trainer is for Stable Diffusion 3.5.",
+            "Name a checkpoint of Stable Diffusion 3.5, look again at learning rate, rank and steps, and take "
+            "network_module out.",
+        )
+    if module not in ("networks.lora_sd3", "networks.lora"):
+        raise ConfigError(f'there is no network_module "{module}".', 'Set it to "networks.lora_sd3", or take it out.')
+    return {}, f"network_module {module}: read as PureCC's own LoRA."
+
+
+def _network_args(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
+    found, said = network_args(value)
+    return found, " ".join(said) or None
+
+
+def _save_n_epoch_ratio(value: Any, values: Mapping) -> tuple[dict[str, Any], str | None]:
+    epochs = values.get("max_train_epochs")
+    if not isinstance(epochs, int) or not isinstance(value, int) or value < 1:
+        return {}, "save_n_epoch_ratio is passed over: it needs max_train_epochs."
+    every = max(1, epochs // value)
+    return {"save_every_n_epochs": every}, f"save_n_epoch_ratio {value}: save_every_n_epochs = {every}."
+
+
+def _save_model_as(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
+    if value != "safetensors":
+        raise ConfigError(f'save_model_as is "{value}"; only safetensors is written.', "Take it out.")
+    return {}, None
+
+
+def _use_8bit_adam(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
+    return ({"optimizer_type": "AdamW8bit"}, 'use_8bit_adam: optimizer_type = "AdamW8bit".') if value else ({}, None)
+
+
+def _use_lion(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
+    return ({"optimizer_type": "Lion"}, 'use_lion_optimizer: optimizer_type = "Lion".') if value else ({}, None)
+
+
+def _renamed(ours: str) -> Callable[[Any, Mapping], tuple[dict[str, Any], str | None]]:
+    def rename(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
+        return ({ours: value} if value is not None else {}), None
+
+    return rename
+
+
+def _unet_lr(value: Any, values: Mapping) -> tuple[dict[str, Any], str | None]:
+    if value is None:
+        return {}, None
+    over = "" if values.get("learning_rate", value) == value else f", not learning_rate {values['learning_rate']}"
+    return {"learning_rate": value}, f"unet_lr is the LoRA's learning rate, {value}{over}."
+
+
+MAPPED: dict[str, Callable[[Any, Mapping[str, Any]], tuple[dict[str, Any], str | None]]] = {
+    "network_module": _network_module,
+    "network_args": _network_args,
+    "save_n_epoch_ratio": _save_n_epoch_ratio,
+    "save_model_as": _save_model_as,
+    "use_8bit_adam": _use_8bit_adam,
+    "use_lion_optimizer": _use_lion,
+    "unet_lr": _unet_lr,
+    "fp8_base_unet": _renamed("fp8_base"),
+    "caption_extention": _renamed("caption_extension"),
+}
+"""What becomes of a setting: ours with their values, and what is said about it."""
+
+WHY_NO_EFFECT = {name: why for why, names in NO_EFFECT.items() for name in names.split()}
+
+
+def _resolution(value: Any) -> tuple[Any, str | None]:
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)?", value):
+        sides = [int(side) for side in value.split(",")]
+        return (sides[0] if len(sides) == 1 else sides), None
+    return value, None
+
+
+def _weighting(value: Any) -> tuple[Any, str | None]:
+    if value in ("none", "sigma_sqrt", "cosmap"):
+        return "uniform", f'weighting_scheme "{value}": noise levels are drawn uniformly; the loss is not weighted.'
+    return value, None
+
+
+def _steps(value: Any) -> tuple[Any, str | None]:
+    return (int(value), None) if isinstance(value, float) and value == int(value) and value >= 1 else (value, None)
+
+
+def _listed(value: Any) -> tuple[Any, str | None]:
+    return (value if isinstance(value, list) else [] if value is None else [value]), None
+
+
+VALUES: dict[str, Callable[[Any], tuple[Any, str | None]]] = {
+    "resolution": _resolution,
+    "weighting_scheme": _weighting,
+    "lr_warmup_steps": _steps,
+    "lr_decay_steps": _steps,
+    "base_weights": _listed,
+    "base_weights_multiplier": _listed,
+}
+"""Values of settings of ours that sd-scripts writes otherwise."""

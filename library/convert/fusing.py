@@ -1,0 +1,278 @@
+"""Several concepts' LoRAs as one: fused by what each layer sees while each is drawn, or weighed for one prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from library.adapters.extraction import extracted
+from library.adapters.files import SavedConcept, load_concepts, load_lora, save_concepts, save_lora
+from library.adapters.linear import AdapterLinear
+from library.adapters.network import LayerWeights, LowRankWeights, check_fit
+from library.config.dataset import Concept
+from library.config.settings import Settings
+from library.drawing.generation import as_concept, concept_file_of
+from library.drawing.sample_prompts import read_prompt_lines
+from library.drawing.sampling import initial_noise, sample
+from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
+from library.errors import ConfigError, ModelError
+from library.methods.aggregation import aggregated, aggregation_weights
+from library.methods.fusion import fused, fused_by_lbfgs
+from library.models import PromptBatch
+from library.parts.parts import Parts, build_parts
+from library.prepare.replay import CLASS, DEFAULT_PROMPTS
+from library.prompts import NULL_PROMPT, triggers_in, with_trigger
+from library.report.progress import bar_over, say
+from library.saving.outputs import embeddings_of
+
+MOST_NEUTRAL = 16
+"""Prompts that stand for everything else."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How LoRAs are fused.
+
+    Args:
+        mu: how much prompts without the concepts count; 0 is as published.
+        kind: "closed" is the minimum itself and stays a LoRA; "lbfgs" is as published, cut to a LoRA of the same rank.
+        steps: sampling steps over which inputs are collected.
+    """
+
+    mu: float = 1.0
+    kind: str = "closed"
+    steps: int = 20
+
+
+def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size: tuple[int, int], how: Fusion) -> None:
+    """Writes one LoRA for several, and one concept file if they have any.
+
+    Args:
+        loras: one a concept, in any layout, their concept files beside them if they have vectors.
+        prompts: one for each LoRA, with its trigger written out.
+        size: width and height of the pictures that inputs are collected on.
+
+    Raises:
+        ConfigError: not a prompt for each LoRA, or two concepts of one name.
+    """
+    if len(loras) != len(prompts) or len(loras) < 2:
+        raise ConfigError(
+            f"There are {len(loras)} LoRAs and {len(prompts)} prompts.", "Give two or more, each a prompt."
+        )
+    vectors, saved = _concepts_of(loras)
+    parts = build_parts(settings, [as_concept(one) for one in saved])
+    weights = _fitting(parts, loras)
+    neutral = _neutral_prompts(settings, [one.class_word for one in saved])
+    parts.texts.prepare([NULL_PROMPT, *prompts, *neutral], bar_over("text"))
+    layers = sorted(set().union(*weights))
+    parts.attach(layers)
+    for index, (path, one) in enumerate(zip(loras, weights, strict=True)):
+        parts.network.load(f"concept_{index}", one, str(path))
+    embeddings = embeddings_of(parts, vectors, "the concept files")
+    branches = [Branch({}, embeddings, default=f"concept_{index}") for index in range(len(loras))]
+    seen = [_seen(parts, branch, [prompt], size, how) for branch, prompt in zip(branches, prompts, strict=True)]
+    others = _seen(parts, PRETRAINED_BRANCH, neutral, size, how)
+    found = {name: _fused_layer(name, weights, seen, others, how) for name in bar_over("fusion")(layers)}
+    _save(settings, found, vectors, saved, {"purecc_fused": ", ".join(path.name for path in loras)})
+
+
+def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tuple[int, int]) -> dict[str, float]:
+    """Writes the LoRA that CIFC's elastic weight aggregation makes for one prompt.
+
+    Args:
+        loras: one a concept, in any layout, each with its concept file beside it.
+        size: width and height of the picture at whose first noise the prompt is read.
+
+    Returns:
+        Each trigger's weight, mean over the blocks.
+
+    Raises:
+        ConfigError: a concept file is missing, or two concepts have one name or one trigger.
+    """
+    missing = next((path for path in loras if concept_file_of(path) is None), None)
+    if missing or len(loras) < 2:
+        what = f"{missing} has no concept file beside it" if missing else "There is one LoRA"
+        raise ConfigError(
+            f"{what}.", "Elastic weight aggregation takes two or more, as cifc and mix_of_show leave them."
+        )
+    vectors, saved = _concepts_of(loras)
+    concepts = [as_concept(one) for one in saved]
+    if len({one.trigger for one in concepts}) < len(concepts):
+        raise ConfigError(f'Two of the concepts have the trigger "{concepts[0].trigger}".', "Train one with another.")
+    parts = build_parts(settings, concepts)
+    layers = _fitting(parts, loras)
+    for path, one in zip(loras, layers, strict=True):
+        outside = [name for name in one if not name.startswith(f"{parts.model.blocks_name}.")]
+        if outside:
+            raise ModelError(
+                f"{path} changes layers outside the transformer blocks, such as {outside[0]}.",
+                "Elastic weight aggregation weighs the layers of each block, and has no weight for these.",
+            )
+    parts.texts.prepare([prompt, *target_texts(concepts)], bar_over("text"))
+    parts.attach()
+    weights = Aggregation(parts, vectors, size).weights(prompt)
+    found = weighed(layers, weights)
+    _save(settings, found, vectors, saved, {"purecc_aggregated_for": prompt})
+    return dict(zip([one.trigger for one in concepts], weights.mean(0).tolist(), strict=True))
+
+
+def target_texts(concepts: Sequence[Concept]) -> list[str]:
+    """The prompts that show concepts' own tokens, one each."""
+    return [with_trigger(one.target, one) for one in concepts]
+
+
+class Aggregation:
+    """How strongly each concept's LoRA acts for a prompt.
+
+    Args:
+        parts: attached; its texts have the prompts and `target_texts` of its concepts.
+        vectors: of each concept, by name.
+        size: width and height of the picture at whose first noise prompts are read.
+    """
+
+    def __init__(self, parts: Parts, vectors: Mapping[str, Tensor], size: tuple[int, int]) -> None:
+        self.parts = parts
+        self._branch = Branch({}, embeddings_of(parts, dict(vectors), "the concept files"))
+        noise = initial_noise(parts.model.latent_shape(*size), parts.settings.optimizer.seed)[None]
+        self._noise = noise.to(parts.model.device)
+        self._own = [
+            self._features(text, triggers_in(text, one.trigger)[0])
+            for text, one in zip(target_texts(parts.concepts), parts.concepts, strict=True)
+        ]
+
+    def weights(self, prompt: str) -> Tensor:
+        """psi in each block, (L, concepts) float32."""
+        blocks = zip(self._features(prompt, (0, len(prompt))), *self._own, strict=True)
+        return torch.stack([aggregation_weights(tokens, own) for tokens, *own in blocks])
+
+    @torch.no_grad()
+    def _features(self, text: str, span: tuple[int, int]) -> list[Tensor]:
+        """The states of CLIP's tokens in this place of a text, as each block reads them, (T, width) each."""
+        positions = self.parts.model.token_positions(text, span)[0]
+        prompts = PromptBatch.of([self.parts.texts[text]], [None])
+        with self.parts.injector.watching() as seen:
+            self.parts.velocity(self._branch, self._noise, torch.ones(1), [prompts])
+        return [states[0, positions].float().cpu() for states in seen]
+
+
+def weighed(loras: Sequence[LowRankWeights], weights: Tensor) -> dict[str, LayerWeights]:
+    """The sum of LoRAs as one, each at its weight in every block; a layer that some lack is the sum of the others.
+
+    Args:
+        weights: (L, LoRAs).
+    """
+    found = {}
+    for name in sorted(set().union(*loras)):
+        of_block = weights[int(name.split(".")[1])].tolist()
+        some = [(one[name], weight) for one, weight in zip(loras, of_block, strict=True) if name in one]
+        found[name] = aggregated([layer for layer, _ in some], [weight for _, weight in some])
+    return found
+
+
+def _save(
+    settings: Settings,
+    layers: Mapping[str, LayerWeights],
+    vectors: Mapping[str, Tensor],
+    saved: Sequence[SavedConcept],
+    about: Mapping[str, str],
+) -> None:
+    name, saving = settings.saving.output_name, settings.saving
+    for path in save_lora(settings.output_dir, name, layers, saving.save_precision, about, saving.save_formats):
+        say(f"Saved {path}")
+    if vectors:
+        save_concepts(settings.output_dir / f"{name}_concept.safetensors", vectors, saved)
+
+
+def _fitting(parts: Parts, loras: Sequence[Path]) -> list[dict[str, LayerWeights]]:
+    """The layers of each LoRA, looked at on a model without numbers before minutes are spent on the real one.
+
+    Raises:
+        ModelError: one is not for this model.
+    """
+    counted, blocks = parts.model.counted().transformer, parts.model.transformer_config["num_layers"]
+    found = [load_lora(path, blocks) for path in loras]
+    for path, one in zip(loras, found, strict=True):
+        check_fit(counted, one, str(path))
+    return found
+
+
+def _concepts_of(loras: Sequence[Path]) -> tuple[dict[str, Tensor], list[SavedConcept]]:
+    vectors, saved = {}, []
+    for file in filter(None, map(concept_file_of, loras)):
+        tensors, concepts = load_concepts(file)
+        twice = set(tensors) & set(vectors)
+        if twice:
+            raise ConfigError(f'Two of the LoRAs have a concept named "{min(twice)}".', "Rename one of them.")
+        vectors |= tensors
+        saved += concepts
+    return vectors, saved
+
+
+def _neutral_prompts(settings: Settings, classes: Sequence[str]) -> list[str]:
+    lines = read_prompt_lines(settings.pure_learning.replay_prompts or str(DEFAULT_PROMPTS), "replay_prompts")
+    texts = [line.replace(CLASS, word) for line in lines for word in (classes if CLASS in line else [""])]
+    return list(dict.fromkeys(text for text in texts if text and CLASS not in text))[:MOST_NEUTRAL]
+
+
+def _fused_layer(
+    name: str,
+    weights: Sequence[Mapping[str, LayerWeights]],
+    seen: Sequence[Mapping[str, Tensor]],
+    others: Mapping[str, Tensor],
+    how: Fusion,
+) -> LayerWeights:
+    """A layer that some LoRAs lack is fused as if theirs were 0: the others' must not act on their inputs."""
+    shape = next(one[name] for one in weights if name in one)
+    none = LayerWeights(torch.zeros(1, shape.down.shape[1]), torch.zeros(len(shape.up), 1), 1.0)
+    layers = [one.get(name, none) for one in weights]
+    covariances = [one[name] for one in seen]
+    if how.kind == "closed":
+        return fused(layers, covariances, others[name], how.mu)
+    rank = sum(layer.rank for layer in layers)
+    return extracted(fused_by_lbfgs(layers, covariances, others[name], how.mu), rank)
+
+
+@torch.no_grad()
+def _seen(
+    parts: Parts, branch: Branch, prompts: Sequence[str], size: tuple[int, int], how: Fusion
+) -> dict[str, Tensor]:
+    """E[x x^T] of each layer's inputs over a sampling run of every prompt, without guidance; on the CPU, float32."""
+    shape, seed = parts.model.latent_shape(*size), parts.settings.optimizer.seed
+    with _collecting(parts) as sums:
+        for number, prompt in enumerate(bar_over("inputs of the layers")(prompts)):
+            sample(
+                lambda x, sigma, batches: parts.velocity(branch, x, sigma, batches),
+                parts.model.sampling_scheduler(),
+                initial_noise(shape, seed + number)[None],
+                PromptBatch.of([parts.texts[prompt]], [None]),
+                PromptBatch.of([parts.texts[NULL_PROMPT]], [None]),
+                how.steps,
+                1.0,
+            )
+    return {name: (total / count).cpu() for name, (total, count) in sums.items()}
+
+
+@contextmanager
+def _collecting(parts: Parts) -> Iterator[dict[str, tuple[Tensor, int]]]:
+    """Inside, the products of every layer's inputs are added up."""
+    sums: dict[str, tuple[Tensor, int]] = {}
+
+    def collector(name: str) -> Callable:
+        def collect(layer: AdapterLinear, args: tuple[Tensor, ...]) -> None:
+            x = layer.inputs(args[0]).float().flatten(0, -2)
+            total, count = sums.get(name, (0.0, 0))
+            sums[name] = (total + x.T @ x, count + len(x))
+
+        return collect
+
+    handles = [layer.register_forward_pre_hook(collector(name)) for name, layer in parts.network.layers.items()]
+    try:
+        yield sums
+    finally:
+        for handle in handles:
+            handle.remove()

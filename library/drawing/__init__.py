@@ -1,0 +1,1 @@
+"""Drawing pictures: prompts, sampling, sheets, generation."""

@@ -1,0 +1,104 @@
+"""Pictures with and without a LoRA and its concept embeddings, same seeds, on one sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from library.adapters.files import SavedConcept, load_changes, load_concepts
+from library.adapters.layouts.known import LAYOUTS
+from library.adapters.network import check_fit
+from library.config.dataset import Concept
+from library.config.settings import Settings
+from library.drawing.sample_prompts import parse
+from library.drawing.sheets import SheetMaker
+from library.dual_branch_scheduler import Branch
+from library.errors import ModelError
+from library.files.cache_limit import CacheUse
+from library.parts.parts import STUDENT_ADAPTER, Parts, build_parts
+from library.prompts import NULL_PROMPT
+from library.report.progress import bar_over, say
+from library.saving.outputs import embeddings_of
+
+LAYOUT_ENDINGS = tuple(layout.ending for layout in LAYOUTS.values())
+"""Ends of names of LoRA files that share one concept file."""
+
+
+def concept_file_of(lora: Path) -> Path | None:
+    """The concept file that was saved beside a LoRA, if there is one."""
+    stem = lora.stem
+    for ending in LAYOUT_ENDINGS:
+        stem = stem.removesuffix(ending)
+    file = lora.with_name(f"{stem}_concept.safetensors")
+    return file if file.is_file() else None
+
+
+def as_concept(saved: SavedConcept) -> Concept:
+    """The concept that a file's vectors were learned for."""
+    return Concept(
+        name=saved.name, trigger=saved.trigger, class_word=saved.class_word, kind=saved.kind, target=saved.target
+    )
+
+
+def generate(
+    settings: Settings,
+    lora: Path,
+    concept_file: Path | None,
+    concepts: list[Concept],
+    prompts: Sequence[str],
+    strength: float,
+    size: tuple[int, int],
+    output: Path,
+) -> None:
+    """Writes a sheet: a row for each prompt, for each seed the pretrained model and the LoRA.
+
+    Args:
+        lora: in any layout; its part for the text encoders is left out, and the run says so.
+        concept_file: its concept embeddings; None: the trigger word alone.
+        concepts: what [V] stands for where there is no concept file.
+        strength: of the LoRA, 1 as trained. The embeddings always act whole.
+        size: width and height of pictures whose prompt names no other.
+
+    Raises:
+        ModelError: a file does not fit the model.
+    """
+    vectors, saved = load_concepts(concept_file) if concept_file else ({}, [])
+    positions = {concept.name: concept for concept in saved}
+    concepts = [as_concept(concept) for concept in saved] or concepts
+    parts = build_parts(settings, concepts)
+    samples = [parse(prompt, concepts, "--prompt") for prompt in prompts]
+    changes, left_out = load_changes(lora, parts.model.transformer_config["num_layers"])
+    # On a model without numbers, before minutes are spent on texts and the real one.
+    check_fit(parts.model.counted().transformer, changes, str(lora))
+    for line in left_out:
+        say(line)
+    for sentence in dict.fromkeys(sentence for sample in samples for sentence in sample.passed_over):
+        say(f"WARNING: {sentence}")
+    for name, concept in positions.items():
+        check_layout(parts, name, concept, concept_file)
+    title = f"{lora.name} at strength {strength:g}"
+    with CacheUse.of(settings.saving):
+        texts = [text for sample in samples for text in (sample.text, sample.base, sample.negative)]
+        parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
+        parts.attach(changes)
+        for notice in parts.model.notices:
+            say(notice)
+        parts.network.load(STUDENT_ADAPTER, changes, str(lora))
+        parts.network.set_strength(STUDENT_ADAPTER, strength)
+        branch = Branch({}, embeddings_of(parts, vectors, str(concept_file)), default=STUDENT_ADAPTER)
+        SheetMaker(parts, samples, size).make(output, title, {"with the LoRA": branch}, bar_over("sheet"))
+
+
+def check_layout(parts: Parts, name: str, saved: SavedConcept, source: Path) -> None:
+    """Looks whether this model splits the trigger into as many tokens as in training.
+
+    Raises:
+        ModelError: it does not.
+    """
+    layout = parts.layouts[name]
+    if layout.clip != saved.clip_tokens or (saved.t5_tokens and layout.t5 != saved.t5_tokens):
+        raise ModelError(
+            f'{source}: the trigger "{saved.trigger}" had {saved.clip_tokens} CLIP and {saved.t5_tokens} T5 tokens in '
+            f"training; this model's tokenizers make it {layout.clip} and {layout.t5}.",
+            "They were learned on another model.",
+        )

@@ -1,0 +1,1 @@
+"""Measures over pictures and numbers."""

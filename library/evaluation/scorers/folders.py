@@ -1,0 +1,126 @@
+"""A scorer's folder: what has to be in it, whether it is, and whose weights they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from library.errors import ModelError
+from library.files.fingerprint import of_large_file
+from library.files.tensor_storage import read_tensors
+
+WEIGHTS = "model.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def missing_files(folder: Path, files: Sequence[str]) -> list[str]:
+    """Those of `files` that the folder lacks."""
+    return [name for name in files if not (folder / name).is_file()]
+
+
+def pickle_in(folder: Path) -> Path | None:
+    """A pickled file that the user may have taken for the weights."""
+    return next((file for pattern in PICKLES for file in sorted(folder.glob(pattern))), None)
+
+
+def missing_packages(packages: Sequence[str]) -> list[str]:
+    """Those that are not installed."""
+    return [name for name in packages if find_spec(name) is None]
+
+
+def check_model_type(folder: Path, wanted: Sequence[str]) -> None:
+    """Looks whether the folder's config.json is of the right kind of model.
+
+    Raises:
+        ModelError: it is not.
+    """
+    file = folder / "config.json"
+    try:
+        said = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{file} can't be read: {error}.") from error
+    if said not in wanted:
+        raise ModelError(
+            f'{folder} holds a model of the type "{said}"; needed is "{wanted[0]}".', "Look at the folder."
+        )
+
+
+def check_shapes(file: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Looks whether a weights file has these tensors in these shapes, without reading them.
+
+    Raises:
+        ModelError: it has not, or is damaged.
+    """
+    try:
+        with safe_open(file, "pt") as tensors:
+            names = set(tensors.keys())
+            for name, shape in wanted.items():
+                if name not in names:
+                    raise ModelError(f"{file} has no tensor {name}; it is another model's.", "Look at the folder.")
+                found = tuple(tensors.get_slice(name).get_shape())
+                if found != shape:
+                    raise ModelError(f"{file}: {name} has the shape {found}, needed is {shape}; it is another model's.")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} can't be read: {error}.", "It may be damaged; fetch it again.") from error
+
+
+def sha256_of(folder: Path, files: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of each file."""
+    return {name: of_large_file(folder / name) for name in files}
+
+
+def load_pretrained(kind: type, folder: Path, **options: Any) -> torch.nn.Module:
+    """A model of `transformers` from its folder, float32, in evaluation mode; nothing is ever downloaded.
+
+    Raises:
+        ModelError: weights are missing or do not fit.
+    """
+    try:
+        model, said = kind.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{folder} does not load as {kind.__name__}: {reason}") from error
+    lost = sorted({*said["missing_keys"], *(str(key) for key in said.get("mismatched_keys", ()))})
+    if lost:
+        raise ModelError(f"{folder / WEIGHTS} lacks {len(lost)} tensors of a {kind.__name__}, such as {lost[0]}.")
+    return model.eval().requires_grad_(False)
+
+
+def load_into(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path) -> torch.nn.Module:
+    """Puts weights into a model of ours; every tensor must have its place.
+
+    Raises:
+        ModelError: they do not fit.
+    """
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ModelError(f"{source} does not fit {type(model).__name__}: {reason}") from error
+    return model.eval().requires_grad_(False)
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """All tensors of a file.
+
+    Raises:
+        ModelError: damaged.
+    """
+    try:
+        return read_tensors(file)[0]
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} can't be read: {error}.", "It may be damaged; fetch it again.") from error

@@ -1,1 +1,0 @@
-"""Settings of other trainers as a TOML of ours: which they are (`command`), and what each of theirs means."""

@@ -1,1 +1,0 @@
-"""Formulas of the evaluation: they take numbers, masks and features, and know of no model."""

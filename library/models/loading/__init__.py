@@ -1,0 +1,1 @@
+"""Model files and folders: what they are, and the weights in them."""

@@ -1,0 +1,98 @@
+"""Models from huggingface.co by their id, such as stabilityai/stable-diffusion-3.5-medium; kept in its usual cache."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from library.errors import ModelError
+from library.models.loading.model_files import PARTS, TOKENIZERS, FolderFiles
+from library.models.loading.weights import PartWeights
+
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*)/[\w.-]+")
+SMALL_FILES = ["model_index.json", "scheduler/*.json", *(f"{part}/*.json" for part in PARTS)]
+SMALL_FILES += [f"{name}/*.{ending}" for name in TOKENIZERS for ending in ("json", "txt")]
+"""Configurations and tokenizers: all that a dry run downloads."""
+ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+"""A name that ends so is a file's."""
+OTHER_PRECISIONS = ["*.fp16*", "*.bf16*"]
+"""Files that hold a part a second time."""
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no file or folder can be a model on the hub; "models/x" is a folder that is not there."""
+    found = HUB_ID.fullmatch(name)
+    return found is not None and found[1] != "models" and not Path(found[1]).is_dir() and not name.endswith(ENDINGS)
+
+
+class HubFiles(FolderFiles):
+    """A model on the hub in diffusers format: a folder that is downloaded part by part, each when it is first used.
+
+    Only .safetensors, .json and .txt files are ever asked for.
+
+    Args:
+        offline: use what was downloaded before, and no network.
+
+    Raises:
+        ModelError: no such model, no leave to download it, no network.
+    """
+
+    def __init__(self, hub_id: str, *, offline: bool = False) -> None:
+        self._id, self._offline, self._commit = hub_id, offline, None
+        folder = self._download(SMALL_FILES)
+        self._commit = folder.name
+        super().__init__(folder)
+        self.name = hub_id
+
+    def weights(self, part: str) -> PartWeights:
+        folder = self._download([f"{part}/*.safetensors"], OTHER_PRECISIONS)
+        if not any((folder / part).glob("*.safetensors")):
+            self._download([f"{part}/*.safetensors"])
+            if self._is_offline and not any((folder / part).glob("*.safetensors")):
+                raise _in_words(self._id, FileNotFoundError(part), offline=True)
+        return super().weights(part)
+
+    @property
+    def _is_offline(self) -> bool:
+        from huggingface_hub import constants
+
+        return self._offline or constants.HF_HUB_OFFLINE
+
+    def _download(self, files: Sequence[str], but: Sequence[str] = ()) -> Path:
+        from huggingface_hub import snapshot_download
+
+        options: dict[str, Any] = {"revision": self._commit, "local_files_only": self._is_offline}
+        try:
+            return Path(snapshot_download(self._id, allow_patterns=list(files), ignore_patterns=list(but), **options))
+        except Exception as error:  # the hub's own errors, those of three network libraries, and a full disk
+            raise _in_words(self._id, error, self._is_offline) from error
+
+
+def _in_words(hub_id: str, error: Exception, offline: bool) -> ModelError:
+    from huggingface_hub import errors
+
+    what = f"pretrained_model_name_or_path: {hub_id}"
+    if isinstance(error, errors.GatedRepoError):
+        return ModelError(
+            f"{what} is only for people who have accepted its licence.",
+            f"Accept it on https://huggingface.co/{hub_id}, then log in once with: hf auth login",
+        )
+    if isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
+        return ModelError(
+            f"{what} is neither a folder or file here, nor a model on huggingface.co.",
+            "Check the spelling. A private model needs: hf auth login",
+        )
+    if offline:
+        return ModelError(
+            f"{what} has not been downloaded yet, or not all of it, and the run is offline.",
+            f"Run once without offline, or download it: hf download {hub_id} --local-dir FOLDER",
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        return ModelError(f"{what} can't be stored: {error.strerror}.", "Make room, or set HF_HOME to another disk.")
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ModelError(
+        f"{what} is not here, and huggingface.co can't be reached: {reason}",
+        "Check the network. With the model downloaded before, set offline = true.",
+    )

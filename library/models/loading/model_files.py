@@ -1,0 +1,107 @@
+"""What a model is as files, and the plainest case: a folder in diffusers format."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+from library.errors import ModelError
+from library.models.loading.tensor_file import TensorFile
+from library.models.loading.weights import PartWeights
+from library.models.sd3.checkpoint_layouts import Slot, slots_of
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+"""CLIP-L, CLIP-G, T5."""
+PARTS = ("transformer", "vae", *TEXT_ENCODERS)
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+OTHER_PRECISION = re.compile(r"\.(fp16|bf16)[.-]")
+"""In the names of files that hold a part a second time."""
+PIPELINES = ("StableDiffusion3Pipeline",)
+"""What model_index.json calls the models that can be trained."""
+
+
+class ModelFiles(Protocol):
+    """A model of the SD3 family as files. Weights are read when a part is used; nothing is kept."""
+
+    name: str
+    """What messages call it."""
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The configuration of a part, or of the "scheduler"."""
+
+    def tokenizers(self) -> list[Any]:
+        """CLIP-L's, CLIP-G's and T5's."""
+
+    def weights(self, part: str) -> PartWeights:
+        """The weights of a part.
+
+        Raises:
+            ModelError: they are not there, or not whole.
+        """
+
+
+class FolderFiles:
+    """A folder in diffusers format.
+
+    Raises:
+        ModelError: it is none, or of another family.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.name = folder, str(folder)
+        if not (folder / "model_index.json").is_file():
+            raise ModelError(
+                f"pretrained_model_name_or_path: {folder} has no model_index.json, so it is not a diffusers model "
+                "folder.",
+                "Give the folder that holds transformer, vae and text_encoder, or a single .safetensors file.",
+            )
+        pipeline = self._json("model_index.json").get("_class_name")
+        if pipeline not in PIPELINES:
+            raise ModelError(
+                f"pretrained_model_name_or_path: {folder} is a {pipeline}, which this trainer can't train.",
+                "It trains Stable Diffusion 3 and 3.5 (StableDiffusion3Pipeline).",
+            )
+
+    def config(self, part: str) -> dict[str, Any]:
+        return self._json("scheduler/scheduler_config.json" if part == "scheduler" else f"{part}/config.json")
+
+    def tokenizers(self) -> list[Any]:
+        from transformers import AutoTokenizer
+
+        try:
+            return [AutoTokenizer.from_pretrained(self.folder / name, local_files_only=True) for name in TOKENIZERS]
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(
+                f"{self.folder}: a tokenizer can't be loaded: {reason}.", "Download the model again."
+            ) from error
+
+    def weights(self, part: str) -> PartWeights:
+        folder = self.folder / part
+        names = chosen_files([path.name for path in sorted(folder.glob("*.safetensors"))])
+        if not names:
+            raise ModelError(
+                f"{folder} holds no .safetensors file.", "Download the model again; pickled weights are not read."
+            )
+        slots: dict[str, tuple[TensorFile, Slot]] = {}
+        for file in (TensorFile(folder / name) for name in names):
+            found, _ = slots_of(part, file, {})
+            slots |= {name: (file, slot) for name, slot in found.items()}
+        return PartWeights(str(folder), slots)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            read = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{self.folder / name} can't be read: {error}.", "Download the model again.") from error
+        if not isinstance(read, dict):
+            raise ModelError(f"{self.folder / name} is not a configuration.", "Download the model again.")
+        return read
+
+
+def chosen_files(names: list[str]) -> list[str]:
+    """The files of a part among these: those in 16 bits, ".fp16" in their names, only where there are no others."""
+    full = [name for name in names if not OTHER_PRECISION.search(name)]
+    return full or names

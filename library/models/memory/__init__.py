@@ -1,0 +1,1 @@
+"""How the weights lie in memory, and what is counted of it."""

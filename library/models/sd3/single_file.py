@@ -1,0 +1,169 @@
+"""Checkpoints as ComfyUI users have them: one .safetensors file, and the parts that it lacks in files of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from library.errors import ModelError, PureCCError, all_of
+from library.models.loading.model_files import PARTS, FolderFiles, ModelFiles
+from library.models.loading.tensor_file import TensorFile
+from library.models.loading.weights import PartWeights, misfit
+from library.models.loading.what_file import what_is
+from library.models.modules import blank
+from library.models.sd3.bundled_tokenizers import bundled_tokenizers
+from library.models.sd3.checkpoint_layouts import slots_of
+
+CONFIGURATIONS = (Path(__file__).parent / "sd35_medium", Path(__file__).parents[3] / "pocket" / "model")
+"""Models that a single file can hold, each a folder in diffusers format of which only configurations and tokenizers
+are read: Stable Diffusion 3.5 Medium, and the small model that comes with the project."""
+SETTINGS = {"vae": "vae", "text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
+"""Settings that name a part's own file."""
+NAMES = {"vae": "a VAE", "text_encoder": "CLIP-L", "text_encoder_2": "CLIP-G", "text_encoder_3": "a T5 text encoder"}
+"""What each such file is, in the words of `what_is`."""
+ENCODERS_FOLDER = 'in the folder "text_encoders"; in ComfyUI, models/text_encoders or models/clip'
+USUAL_FILES = {
+    "vae": 'diffusion_pytorch_model.safetensors in the folder "vae"; in ComfyUI, models/vae',
+    "text_encoder": f"clip_l.safetensors {ENCODERS_FOLDER}",
+    "text_encoder_2": f"clip_g.safetensors {ENCODERS_FOLDER}",
+    "text_encoder_3": f"t5xxl_fp16.safetensors or t5xxl_fp8_e4m3fn.safetensors {ENCODERS_FOLDER}",
+}
+DOWNLOAD_PAGE = "https://huggingface.co/stabilityai/stable-diffusion-3.5-medium/tree/main"
+UNPROJECTED_CLIP = 768
+"""Width of OpenAI's CLIP-L. Stable Diffusion 3 takes its pooled state without CLIP's own projection, which some files
+hold all the same: the projection is the identity."""
+
+
+class SingleFile:
+    """A checkpoint in one file; see `ModelFiles`.
+
+    Args:
+        given_apart: parts that have files of their own, which the checkpoint may lack.
+        configurations: what it may be, see `CONFIGURATIONS`.
+
+    Raises:
+        ModelError: it is no Stable Diffusion 3.5 Medium, or parts are missing.
+    """
+
+    def __init__(self, path: Path, given_apart: Sequence[str], configurations: Sequence[Path]) -> None:
+        self.name, self._file = str(path), TensorFile(path)
+        self._folder = FolderFiles(self._configuration(configurations))
+        missing: list[PureCCError] = []
+        for part in PARTS[1:]:
+            if part not in given_apart and not slots_of(part, self._file, self.config(part))[0]:
+                missing.append(
+                    ModelError(
+                        f"{path} holds no {SETTINGS[part]}; give it apart: {SETTINGS[part]} = FILE.",
+                        f"It is {USUAL_FILES[part]}. Download: {DOWNLOAD_PAGE}",
+                    )
+                )
+            elif part not in given_apart:
+                self.weights(part)
+        if missing:
+            raise all_of(missing)
+
+    def config(self, part: str) -> dict[str, Any]:
+        return self._folder.config(part)
+
+    def tokenizers(self) -> list[Any]:
+        bundled = self._folder.folder / "tokenizers"
+        return bundled_tokenizers(bundled) if bundled.is_dir() else self._folder.tokenizers()
+
+    def weights(self, part: str) -> PartWeights:
+        return weights_in(self._file, part, self.config(part))
+
+    def _configuration(self, configurations: Sequence[Path]) -> Path:
+        """The model that the file's transformer is one of."""
+        what, problem = what_is(self._file.entries), None
+        for folder in configurations:
+            try:
+                weights_in(self._file, "transformer", FolderFiles(folder).config("transformer"))
+            except ModelError as error:
+                problem = problem or error
+            else:
+                return folder
+        if what == "Stable Diffusion 3.5 Medium":
+            raise problem or ModelError(f"{self.name} is damaged.")
+        apart = next((SETTINGS[part] for part, name in NAMES.items() if name == what), None)
+        raise ModelError(
+            f"pretrained_model_name_or_path: {self.name} is {what}; a single file has to hold Stable Diffusion 3.5 "
+            "Medium.",
+            f"Give it as {apart} = FILE, beside the checkpoint of the transformer."
+            if apart
+            else f"It is sd3.5_medium.safetensors; in ComfyUI, models/checkpoints. Download: {DOWNLOAD_PAGE}",
+        )
+
+
+class PartsApart:
+    """A model of which some parts are taken from files of their own; see `ModelFiles`.
+
+    Args:
+        given: those files, by part.
+
+    Raises:
+        ModelError: a file does not hold its part.
+    """
+
+    def __init__(self, model: ModelFiles, given: Mapping[str, Path]) -> None:
+        self.name, self._model = model.name, model
+        self._given = {part: _file_of(part, path) for part, path in given.items()}
+        for part in given:
+            self.weights(part)
+
+    def config(self, part: str) -> dict[str, Any]:
+        return self._model.config(part)
+
+    def tokenizers(self) -> list[Any]:
+        return self._model.tokenizers()
+
+    def weights(self, part: str) -> PartWeights:
+        file = self._given.get(part)
+        if file is None:
+            return self._model.weights(part)
+        if not slots_of(part, file, self.config(part))[0]:
+            raise ModelError(f"{SETTINGS[part]}: {file.path} is {what_is(file.entries)}, without {NAMES[part]} in it.")
+        try:
+            return weights_in(file, part, self.config(part))
+        except ModelError as error:
+            what = what_is(file.entries)
+            if what == NAMES[part]:
+                raise
+            raise ModelError(f"{SETTINGS[part]}: {file.path} is {what}; {NAMES[part]} is needed.") from error
+
+
+def _file_of(part: str, path: Path) -> TensorFile:
+    """A part's own file, its header checked."""
+    if not path.is_file():
+        what = f"{path} is a folder" if path.is_dir() else f"there is no file {path.absolute()}"
+        raise ModelError(f"{SETTINGS[part]}: {what}.", f"It is {USUAL_FILES[part]}. Download: {DOWNLOAD_PAGE}")
+    try:
+        return TensorFile(path)
+    except ModelError as error:
+        raise ModelError(f"{SETTINGS[part]}: {error.what}", error.remedy) from error
+
+
+def weights_in(file: TensorFile, part: str, config: Mapping[str, Any]) -> PartWeights:
+    """A part out of a file, checked to be whole.
+
+    Raises:
+        ModelError: the file lacks some of it, or it is another model's.
+    """
+    remedy = "Download it again, or take another file."
+    try:
+        slots, unused = slots_of(part, file, config)
+    except KeyError as error:
+        raise ModelError(f"{file.path} lacks {error.args[0]}.", remedy) from error
+    if part == "transformer" and unused:
+        raise ModelError(f"{file.path} holds {unused[0]}, which Stable Diffusion 3.5 Medium has no place for.", remedy)
+    fixed = {}
+    if part == "text_encoder" and (config["hidden_size"] == UNPROJECTED_CLIP or "text_projection.weight" not in slots):
+        slots.pop("text_projection.weight", None)
+        fixed["text_projection.weight"] = torch.eye(config["projection_dim"], config["hidden_size"])
+    weights = PartWeights(str(file.path), {name: (file, slot) for name, slot in slots.items()}, fixed)
+    problem = misfit(blank(part, config), weights)
+    if problem:
+        raise ModelError(f"{file.path} does not fit Stable Diffusion 3.5 Medium: {problem}.", remedy)
+    return weights

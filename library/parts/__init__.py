@@ -1,0 +1,1 @@
+"""The model of a run with its adapters, concept embeddings and branches."""

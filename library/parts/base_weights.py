@@ -1,0 +1,52 @@
+"""`base_weights`: LoRAs that are put into the pretrained model before it computes anything, as in sd-scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from torch import Tensor
+
+from library.adapters.files import load_lora
+from library.adapters.network import LayerWeights
+from library.config.network_settings import NetworkSettings
+from library.errors import naming
+from library.files import fingerprint
+from library.models import BaseChange, FlowModel
+
+
+def with_base_weights(model: FlowModel, network: NetworkSettings) -> FlowModel:
+    """The model with all that the settings put into it, in their order.
+
+    Raises:
+        ModelError: a file is not there, no plain LoRA, of another model, or changes the text encoders as well.
+    """
+    for index, path in enumerate(network.base_weights):
+        given = network.base_weights_multiplier
+        with naming("base_weights"):
+            model = model.on_top_of(_change(path, given[index] if index < len(given) else 1.0, model))
+    return model
+
+
+def contents(network: NetworkSettings, blocks: int) -> list[str]:
+    """What the files do to the model, for what must be made with the same."""
+    return [_content(load_lora(path, blocks)) for path in network.base_weights]
+
+
+def _content(layers: Mapping[str, LayerWeights]) -> str:
+    tensors = {f"{name} {half}": getattr(layer, half) for name, layer in layers.items() for half in ("down", "up")}
+    return fingerprint.of_key([fingerprint.of_tensors(tensors), {name: one.alpha for name, one in layers.items()}])
+
+
+def _change(path: str, multiplier: float, model: FlowModel) -> BaseChange:
+    layers = load_lora(path, model.transformer_config["num_layers"])
+    return BaseChange(
+        {f"{name}.weight": partial(_update, layer, multiplier) for name, layer in layers.items()},
+        {f"{name}.weight": (len(layer.up), layer.down.shape[1]) for name, layer in layers.items()},
+        fingerprint.of_key([_content(layers), multiplier]),
+        f"base_weights: {path}",
+    )
+
+
+def _update(layer: LayerWeights, multiplier: float) -> Tensor:
+    return multiplier * layer.delta()

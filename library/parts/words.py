@@ -1,0 +1,99 @@
+"""Learned words in a run: built, read into a batch's prompts, and saved for ComfyUI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from library.files.atomic import saved_at, write_tensors
+from library.hierarchical_embedding_injector import ConceptToken
+from library.models import PromptBatch
+from library.models.sd3.learned_words import LearnedWords
+from library.parts.parts import Parts
+from library.prompts import without_concept
+
+
+class WordReader:
+    """Reads prompts with the learned words in them.
+
+    Args:
+        parts: of the run.
+        words: those that are read.
+    """
+
+    def __init__(self, parts: Parts, words: LearnedWords) -> None:
+        self.parts, self.words, self._kept = parts, words, {}
+
+    def __call__(self, batch: PromptBatch) -> PromptBatch:
+        """The batch with the states of every row that has a trigger made anew; others stay as they are."""
+        if not any(batch.texts) or not any(batch.tokens):
+            return batch
+        device = self.parts.model.device
+        context, pooled = list(batch.context.to(device)), list(batch.pooled.to(device))
+        made: dict[str, tuple[Tensor, Tensor]] = {}
+        for row, (text, tokens) in enumerate(zip(batch.texts, batch.tokens, strict=True)):
+            if any(token.of_trigger for token in tokens):
+                if text not in made:
+                    made[text] = self._states(text)
+                context[row], pooled[row] = (one.to(context[row].dtype) for one in made[text])
+        return PromptBatch(torch.stack(context), torch.stack(pooled), batch.tokens, batch.concepts, batch.texts)
+
+    def _states(self, text: str) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled():
+            return self._read(text)
+        # By value, since optimizers of bitsandbytes change weights without counting their versions up.
+        rows = torch.cat([one.flatten() for one in self.words.parameters()])
+        if text not in self._kept or not torch.equal(self._kept[text][0], rows):
+            self._kept[text] = (rows, self._read(text))  # the steps of a picture read the same texts
+        return self._kept[text][1]
+
+    def _read(self, text: str) -> tuple[Tensor, Tensor]:
+        plain = text
+        for concept in self.parts.concepts:
+            plain = without_concept(plain, concept)
+        self.parts.texts.prepare([plain])
+        spans = _spans(self.parts.texts[text].tokens, self.parts.model.clip_length)
+        return self.words.encode(text, spans, self.parts.texts[plain].states)
+
+
+def _spans(tokens: Sequence[ConceptToken], clip_length: int) -> list[tuple[int, int, str]]:
+    """First token, the first behind it and concept of each trigger that CLIP reads."""
+    spans: list[tuple[int, int, str]] = []
+    for token in sorted((one for one in tokens if one.position < clip_length), key=lambda one: one.position):
+        if token.vector == 0:
+            spans.append((token.position, token.position + 1, token.concept))
+        else:
+            spans[-1] = (spans[-1][0], token.position + 1, token.concept)
+    return spans
+
+
+def made_words(parts: Parts, rows: int | None = None) -> LearnedWords:
+    """Loads the encoders and gives every concept its rows, which are the class word's.
+
+    Args:
+        rows: of each concept; None: as many as its trigger has tokens.
+    """
+    layouts = parts.layouts
+    starts = {one.name: (one.class_word, rows or layouts[one.name].clip) for one in parts.concepts}
+    return parts.model.learned_words(starts)
+
+
+def build_words(parts: Parts) -> None:
+    """Words that the student learns, and a reader for them."""
+    parts.words = made_words(parts)
+    parts.reader = WordReader(parts, parts.words)
+
+
+def save_words(parts: Parts, words: LearnedWords, name: str) -> list[Path]:
+    """Writes a file for each concept, as ComfyUI loads it from `models/embeddings`: "clip_l" and "clip_g"."""
+    paths = []
+    for concept in parts.concepts:
+        ending = "embedding" if len(parts.concepts) == 1 else f"{concept.name}_embedding"
+        path = parts.settings.output_dir / f"{name}_{ending}.safetensors"
+        tensors = {clip: rows.detach().float().cpu() for clip, rows in words.rows[concept.name].items()}
+        write_tensors(path, tensors, {"format": "pt", "trigger": concept.trigger, "class_word": concept.class_word})
+        paths.append(saved_at(path))
+    return paths

@@ -1,0 +1,178 @@
+"""What a run needs besides its plan, looked at before it begins: one list for run, dry run and doctor.
+
+Everything that only files, settings and the plan decide belongs here or into the plan, so that no hour is lost to it.
+What is done with a file later is done here with a model without numbers: what fits that fits the real one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from library.adapters.files import load_lora
+from library.errors import (
+    ConfigError,
+    ModelError,
+    PureCCError,
+    StorageError,
+    all_of,
+    naming,
+    why_not_written,
+)
+from library.files.atomic import TEMPORARY, try_writing
+from library.files.checkpoint import TENSORS
+from library.objectives import STUDENT
+from library.parts.branching import makes_fused_steps
+from library.parts.parts import Parts
+from library.preflight.forecast import counted_parts
+from library.preflight.plan import Plan
+from library.report.trackers import TRACKERS
+from library.saving.metadata import own_thumbnail
+from library.saving.outputs import check_model_is_kept, load_extractor
+from library.training.network_weights import start_from_weights
+from library.training.tracking import events_of, tracking_of
+
+UNFINISHED = f"{TEMPORARY}xxxxxxxx"
+"""As long as the name of a file or folder that is not finished."""
+MOST_ON_WINDOWS = 259
+"""Characters of a path there, where long paths are not switched on; it says of longer ones that no folder is there."""
+
+
+def check(plan: Plan) -> None:
+    """Makes every check of the list.
+
+    Raises:
+        PureCCError: it says all that is wrong.
+    """
+    problems = [error for one in CHECKS if (error := _error_of(one, plan))]
+    try:
+        parts = counted_parts(plan, STUDENT, None)
+    except PureCCError as error:
+        problems.append(error)
+    else:
+        problems += [error for one in FITTING if (error := _error_of(one, parts))]
+    if problems:
+        raise all_of(problems)
+
+
+def _error_of(check_one: Callable[..., object], given: object) -> PureCCError | None:
+    try:
+        check_one(given)
+    except PureCCError as error:
+        return error
+    return None
+
+
+# Of the plan
+
+
+def files_written(plan: Plan) -> dict[str, list[Path]]:
+    """For each setting of a folder that is written to, that folder and files with the longest paths made there."""
+    settings, saving, cache = plan.settings, plan.settings.saving, plan.parts.cache
+    out, name = settings.output_dir, saving.output_name
+    longest = [f"{name}-best-step00000000_transformer.safetensors"]
+    longest.append(f"{name}-step00000000-state/{UNFINISHED}/{TENSORS}")
+    files = {"output_dir": [out, *(out / file for file in longest)]}
+    if "tensorboard" in TRACKERS[saving.log_with]:
+        events = out / events_of(saving)
+        folder = ("logging_dir", events.parent) if saving.logging_dir else ("output_dir", out)
+        name = f"events.out.tfevents.{'0' * 10}.{socket.gethostname()}.0000000.0"
+        files.setdefault(folder[0], [folder[1]]).append(events / name)
+    if not may_only_be_read(cache.folder):
+        files["cache_dir"] = [cache.folder, cache.folder / cache.place("latents", {})]
+    return files
+
+
+def may_only_be_read(folder: Path) -> bool:
+    """Whether it is there and nothing can be written to it, which is right for a cache that holds all already."""
+    return folder.is_dir() and not os.access(folder, os.W_OK)
+
+
+def folders_take_files(plan: Plan) -> None:
+    """The folders of results, logs and cache can be written to, under the longest names that a run gives."""
+    problems: list[PureCCError] = []
+    for setting, (folder, *files) in files_written(plan).items():
+        for file in files:
+            try:
+                try_writing(file)
+            except OSError as error:
+                too_long = len(str(file.absolute())) > MOST_ON_WINDOWS if os.name == "nt" else False
+                why, remedy = why_not_written(OSError(errno.ENAMETOOLONG, "") if too_long else error)
+                what = f"a file as long as {file}" if error.errno == errno.ENAMETOOLONG or too_long else f"{folder}"
+                problems.append(StorageError(f"{setting}: {what} can't be written: {why}.", f"{remedy}."))
+                break
+    if problems:
+        raise all_of(problems)
+
+
+def texts_can_be_made(plan: Plan) -> None:
+    """Every text that has to be encoded, those of replayed pictures included."""
+    plan.texts()
+
+
+def trackers_are_there(plan: Plan) -> None:
+    """What `log_with` and `log_tracker_config` name."""
+    tracking_of(plan.settings)
+
+
+def thumbnail_is_a_picture(plan: Plan) -> None:
+    """What `metadata_thumbnail` names."""
+    own_thumbnail(plan.settings)
+
+
+def model_is_kept(plan: Plan) -> None:
+    """No result has the place of a file that the model is read from."""
+    check_model_is_kept(plan.settings)
+
+
+def processes_can_share_a_step(plan: Plan) -> None:
+    """Several processes exchange gradients, which fused steps do not keep."""
+    if plan.processes > 1 and makes_fused_steps(plan.settings):
+        raise ConfigError("fused_backward_pass works in one process only.", "Start one, or turn it off.")
+
+
+CHECKS: tuple[Callable[[Plan], None], ...] = (
+    model_is_kept,
+    folders_take_files,
+    trackers_are_there,
+    thumbnail_is_a_picture,
+    processes_can_share_a_step,
+    texts_can_be_made,
+)
+"""Of the plan."""
+
+
+# Of what learns
+
+
+def extractor_fits(parts: Parts) -> None:
+    """What `extractor` names has every concept, and fits the layers."""
+    path = parts.settings.pure_learning.extractor
+    if path:
+        load_extractor(parts, path)
+
+
+def network_weights_fit(parts: Parts) -> None:
+    """What `network_weights` names, and the vectors beside it, fit what learns."""
+    start_from_weights(parts, tell=lambda _: None)
+
+
+def earlier_loras_fit(parts: Parts) -> None:
+    """What `previous_loras` names reads what the layers read."""
+    for path in parts.settings.method.previous_loras:
+        with naming("previous_loras"):
+            for name, given in load_lora(path, len(parts.model.blocks)).items():
+                layer = parts.network.layers.get(name)
+                if layer is not None and given.down.shape[1] != layer.base.in_features:
+                    raise ModelError(
+                        f"{path}: the LoRA of {name} reads {given.down.shape[1]} numbers, the model's layer "
+                        f"{layer.base.in_features}.",
+                        "It was trained for another model.",
+                    )
+
+
+FITTING: tuple[Callable[[Parts], None], ...] = (extractor_fits, network_weights_fit, earlier_loras_fit)
+"""Of what learns: the parts of stage 2 without numbers."""

@@ -1,0 +1,304 @@
+"""What is likely to go wrong with a run, seen before it, each with its remedy: pictures, captions, trigger, steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from library.config.dataset import PLACEHOLDER, Concept
+from library.data.captions import caption_file_of, captions_of
+from library.data.folder import named
+from library.data.inspection import Look, look_at, nearly_same, same_files, surroundings_differ
+from library.data.pictures import Picture
+from library.placeholders import foreign_placeholders
+from library.preflight.checks import may_only_be_read
+from library.preflight.finding import Finding
+from library.preflight.plan import Plan, cut_off, shortened
+from library.prompts import triggers_in
+from library.report.progress import bar_over
+
+MANY_TOKENS = 4
+"""A trigger of more CLIP tokens than this is spread thin."""
+KNOWN_WORD = 4
+"""A trigger of at least so many letters that CLIP reads as one token is a word that it knows."""
+RARE_WORDS = frozenset({"ohwx"})
+"""Words that CLIP reads as one token and that mean nothing to it."""
+ENLARGED = 1.5
+"""A picture that has to be enlarged by more than this is too small."""
+BLURRED_SHARE = 0.1
+"""A picture whose sharpness is below this share of the others' median may be blurred."""
+ONE_BACKGROUND = 0.06
+"""Below this difference of their edges, pictures have one background."""
+MUCH_CUT_AWAY = 0.2
+"""Share of a picture beyond which it matters what is cut off."""
+FILLED = 0.6
+"""Share of their places below which batches are much smaller than asked for."""
+FEW_STEPS = 100
+FEW_PICTURES = 3
+MOST_LOOKED_AT = 300
+"""Pictures of a concept that are decoded; of more, so many that lie evenly among them."""
+MOST_PAIRS = 12
+"""Pairs of alike pictures that are named."""
+STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the this that of in on at by to with and or is are its his her photo picture image drawing painting",
+    )
+)
+
+
+def findings(plan: Plan) -> list[Finding]:
+    """All that was found; pictures are decoded for it, no model is loaded."""
+    found = [*_folders(plan), *_steps(plan), *_texts(plan), *_placeholders(plan), *_cropped(plan), *_half_empty(plan)]
+    found += _cache(plan)
+    for concept in plan.config.concepts:
+        shown = [one for one in plan.pictures if one.concept.name == concept.name and not one.subset.is_reg]
+        pictures = list({picture.path: picture for picture in shown}.values())
+        found += [
+            *_trigger(plan, concept),
+            *_captions(pictures, concept),
+            *_looks(pictures, concept, plan.settings.context.context_vectors > 0),
+        ]
+    return found
+
+
+def _names(pictures: list[Picture]) -> str:
+    return named([picture.path.name for picture in pictures])
+
+
+def _folders(plan: Plan) -> Iterator[Finding]:
+    for one in plan.left_out:
+        yield Finding(str(one), one.remedy)
+
+
+def _steps(plan: Plan) -> Iterator[Finding]:
+    for stage, steps in plan.stage_steps.items():
+        if steps < FEW_STEPS:
+            setting = plan.counted_by if stage == "student" else "extractor_train_steps"
+            usual = "400 steps are the default" if setting == "max_train_epochs" else "the default is 400"
+            yield Finding(f"The {stage} trains for {steps} steps only.", f"Give it more: {setting}; {usual}.")
+
+
+def _texts(plan: Plan) -> Iterator[Finding]:
+    cut = cut_off(plan, [triple.complete for triple in plan.triples])
+    if cut:
+        yield Finding(
+            f"{len(cut)} times a caption is cut off: {cut[0].strip()}{' ...' if len(cut) > 1 else ''}",
+            "Shorten captions, or raise t5xxl_max_token_length (CLIP always reads 77 tokens at most).",
+        )
+
+
+def _placeholders(plan: Plan) -> Iterator[Finding]:
+    """Placeholders of other programs, in captions and prompts."""
+    found = [
+        (picture.path.name, "\n".join(captions_of(picture.path, picture.subset)[0]), _meant(picture.concept))
+        for picture in {picture.path: picture for picture in plan.pictures}.values()
+    ]
+    if plan.settings.samples.sample_prompts:
+        triggers = " ".join(map(_meant, plan.config.concepts))
+        found += [(f'the prompt "{shortened(prompt.text)}"', prompt.text, triggers) for prompt in plan.samples]
+    words = {where: foreign for where, *given in found if (foreign := foreign_placeholders(*given))}
+    if words:
+        said = ", ".join(dict.fromkeys(f'"{word}"' for foreign in words.values() for word in foreign))
+        yield Finding(
+            f"{said} means nothing here and is learned as plain text: {named(list(words))}.",
+            f"Write {PLACEHOLDER} in its place.",
+        )
+
+
+def _meant(concept: Concept) -> str:
+    """What stands for the concept in captions, besides [V]."""
+    return f"{concept.trigger} {concept.placeholder or ''}"
+
+
+def _cropped(plan: Plan) -> Iterator[Finding]:
+    for dataset, pictures in zip(plan.config.datasets, plan.datasets, strict=True):
+        cut = {one.path: one for one in pictures if one.cut_away > MUCH_CUT_AWAY and not one.subset.random_crop}
+        shares = [f"{path.name} {one.cut_away:.0%}" for path, one in cut.items()]
+        if shares:
+            yield Finding(
+                f"{len(shares)} pictures lose much of what they show, as their edges are cut off: {named(shares)}.",
+                "Crop them yourself to what matters, or lower min_bucket_reso and raise max_bucket_reso "
+                f"({dataset.min_bucket_reso} and {dataset.max_bucket_reso} now)."
+                if dataset.enable_bucket
+                else "Set enable_bucket, so that each keeps its shape, or crop them yourself to what matters.",
+            )
+
+
+def _half_empty(plan: Plan) -> Iterator[Finding]:
+    """Batches that buckets leave unfilled: each holds pictures of one size only."""
+    order = plan.order
+    batches = [order.batch(number) for number in range(order.batches_per_epoch)]
+    for dataset, batch_size in zip(plan.config.datasets, order.batch_sizes, strict=True):
+        subsets = set(map(id, dataset.subsets))
+        sizes = [len(batch) for batch in batches if id(batch[0].picture.subset) in subsets]
+        needed = -(-sum(sizes) // batch_size)
+        if needed < len(sizes) and sum(sizes) < FILLED * len(sizes) * batch_size:
+            yield Finding(
+                f"Batches hold {sum(sizes) / len(sizes):.1f} pictures on average instead of {batch_size}: buckets are "
+                f"so small that an epoch takes {len(sizes)} batches instead of {needed}.",
+                "Raise num_repeats, so that each bucket fills its batches; or crop the pictures to fewer shapes.",
+            )
+
+
+def _cache(plan: Plan) -> Iterator[Finding]:
+    folder = plan.parts.cache.folder
+    if may_only_be_read(folder):
+        yield Finding(
+            f"cache_dir: {folder} may only be read, so the run stops at the first thing that is not in it.",
+            "Choose a folder that may be written to, unless another run has filled this one.",
+        )
+
+
+def _trigger(plan: Plan, concept: Concept) -> Iterator[Finding]:
+    tokens, words = plan.parts.layouts[concept.name].clip, concept.trigger.split()
+    known = [word for word in words if word.isalpha() and len(word) >= KNOWN_WORD and word not in RARE_WORDS]
+    if tokens > MANY_TOKENS:
+        yield Finding(
+            f'The trigger "{concept.trigger}" is {tokens} CLIP tokens long.',
+            'Choose a shorter one, for instance "ohwx".',
+        )
+    elif known and tokens == len(words):
+        yield Finding(
+            f'The trigger "{concept.trigger}" is a word that the model knows, so it brings its own meaning.',
+            'Choose one that means nothing, for instance "ohwx".',
+        )
+    if concept.trigger.lower() in concept.class_word.lower():
+        yield Finding(
+            f'The trigger "{concept.trigger}" is part of the class word "{concept.class_word}".', "Choose another one."
+        )
+
+
+def _captions(pictures: list[Picture], concept: Concept) -> Iterator[Finding]:
+    raw = {picture.path: captions_of(picture.path, picture.subset)[0] for picture in pictures}
+    bare = [picture for picture in pictures if not caption_file_of(picture.path, picture.subset)]
+    if bare:
+        yield Finding(
+            f"{len(bare)} of {len(pictures)} pictures have no caption of their own: {_names(bare)}.",
+            "Write one for each that names place, light and everything else but the concept; it matters most of all.",
+        )
+    foreign = {path: foreign_placeholders("\n".join(texts), _meant(concept)) for path, texts in raw.items()}
+    captionless = {picture.path for picture in bare}
+    own = [picture for picture in pictures if picture.path not in captionless]
+    without = [
+        one for one in own if not foreign[one.path] and not any(_names_concept(text, concept) for text in raw[one.path])
+    ]
+    if without:
+        yield Finding(
+            f"{len(without)} captions hold neither {PLACEHOLDER} nor the trigger: {_names(without)}.",
+            f"{PLACEHOLDER} was put in for you; look at the table of texts, and write it yourself where it is wrong.",
+        )
+    if concept.kind == "subject":
+        classless = [one for one in pictures if not triggers_in(one.prompts[0].base, concept.class_word)]
+        if classless:
+            yield Finding(
+                f'{len(classless)} captions lack the class word "{concept.class_word}": {_names(classless)}.',
+                f'Write "{PLACEHOLDER} {concept.class_word}", so that the base text still says what is there.',
+            )
+        yield from _described(raw, concept)
+    yield from _said_by_all(pictures, concept)
+
+
+def _names_concept(text: str, concept: Concept) -> bool:
+    return PLACEHOLDER in text or bool(triggers_in(text, concept.trigger))
+
+
+def _described(raw: dict[Path, list[str]], concept: Concept) -> Iterator[Finding]:
+    """Words inside the noun phrase of the concept, such as "red" in "a red [V] dog" or "[V] red dog"."""
+    mark = rf"(?:{re.escape(PLACEHOLDER)}|{re.escape(concept.trigger)})"
+    inside = re.compile(
+        rf"(?:\b(?:a|an|the)\s+((?:[\w-]+\s+){{1,2}}))?{mark}\s+((?:[\w-]+\s+){{0,2}}){re.escape(concept.class_word)}\b",
+        flags=re.IGNORECASE,
+    )
+    own = {}
+    for path, texts in raw.items():
+        match = next((found for text in texts if (found := inside.search(text))), None)
+        words = [word for word in f"{match[1] or ''} {match[2]}".split() if word not in STOP_WORDS] if match else []
+        if words:
+            own[path.name] = " ".join(words)
+    if own:
+        yield Finding(
+            f"{len(own)} captions describe the concept itself: "
+            + ", ".join(f'"{words}" in {name}' for name, words in list(own.items())[:3])
+            + ".",
+            "Take such words out unless they change from picture to picture: what a caption names is not learned.",
+        )
+
+
+def _said_by_all(pictures: list[Picture], concept: Concept) -> Iterator[Finding]:
+    if len({picture.prompts[0].base for picture in pictures}) < FEW_PICTURES:
+        return
+    sets = [set(re.findall(r"[^\W\d_]{3,}", picture.prompts[0].base.lower())) for picture in pictures]
+    common = set.intersection(*sets) - STOP_WORDS - set(concept.class_word.lower().split())
+    if common:
+        words = ", ".join(f'"{word}"' for word in sorted(common))
+        yield Finding(
+            f"Every caption of {concept.name} says {words}, so that is learned as meant by these words.",
+            "Right for what is around the concept in every picture; take out what belongs to the concept itself.",
+        )
+
+
+def _looks(pictures: list[Picture], concept: Concept, in_context: bool) -> Iterator[Finding]:
+    if len(pictures) < FEW_PICTURES:
+        yield Finding(
+            f"{concept.name} has {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'} only.",
+            "Take 3 to 10 that differ in place, light and pose.",
+        )
+    some = pictures[:: -(-len(pictures) // MOST_LOOKED_AT) or 1]
+    looks = [look_at(picture.path) for picture in bar_over("pictures")(some)]
+    yield from _twice(pictures, some, looks)
+    small = [picture for picture in pictures if _enlarged(picture) > ENLARGED]
+    if small:
+        yield Finding(
+            f"{len(small)} pictures are small for their size in training and get enlarged: {_names(small)}.",
+            "Take larger ones, lower resolution, or set enable_bucket and bucket_no_upscale.",
+        )
+    median = float(np.median([look.sharpness for look in looks])) if looks else 0.0
+    blurred = [one for one, look in zip(some, looks, strict=True) if look.sharpness < BLURRED_SHARE * median]
+    if blurred:
+        yield Finding(
+            f"{len(blurred)} pictures have far less fine detail than the others, maybe blurred: {_names(blurred)}.",
+            "Look at them, and take out what is out of focus.",
+        )
+    several = [one for one, look in zip(some, looks, strict=True) if look.has_several]
+    if several:
+        yield Finding(
+            f"{len(several)} files hold more than one picture: {_names(several)}.",
+            "The first of each is learned; save the one that you mean as PNG or JPEG.",
+        )
+    repeated = {two for _, two in same_files([picture.path for picture in some])}
+    distinct = [look for one, look in zip(some, looks, strict=True) if one.path not in repeated]
+    if len(distinct) >= FEW_PICTURES and surroundings_differ(distinct) < ONE_BACKGROUND:
+        what_is_done = "Context vectors will learn it apart from [V], as far as they can. " if in_context else ""
+        yield Finding(
+            f"All pictures of {concept.name} have nearly one background, which is likely to be learned with it.",
+            f"{what_is_done}Add pictures from other places, or name the background in every caption; or take it out "
+            "of the loss by alpha_mask, or by masked_loss with conditioning_data_dir.",
+        )
+
+
+def _twice(pictures: list[Picture], some: list[Picture], looks: list[Look]) -> Iterator[Finding]:
+    """Pictures that are there twice.
+
+    Args:
+        some: those of the pictures that were looked at.
+    """
+    found = dict.fromkeys(same_files([picture.path for picture in pictures]), "the same file")
+    for one, two in nearly_same(looks) if looks else ():
+        found.setdefault((some[one].path, some[two].path), "nearly the same")
+    for (one, two), how in list(found.items())[:MOST_PAIRS]:
+        yield Finding(
+            f"{one.name} and {two.name} are {how}.",
+            "Keep one of them: what is shown twice is learned twice as hard, background and all.",
+        )
+    if len(found) > MOST_PAIRS:
+        yield Finding(
+            f"{len(found) - MOST_PAIRS} more pairs of pictures are the same, or nearly.", "Look at them, too."
+        )
+
+
+def _enlarged(picture: Picture) -> float:
+    return max(side / original for side, original in zip(picture.size, picture.original_size, strict=True))

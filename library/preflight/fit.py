@@ -1,0 +1,246 @@
+"""Fitting a run to a card: what it needs in words, how few blocks are recomputed, and the steps down if it is too much.
+
+The steps down come in the order of what they cost: first those that change no number and little time, then those that
+cost time, last those that round the frozen weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from library.config.settings import Settings
+from library.errors import ConfigError
+from library.models.memory.residence import ALWAYS_RESIDENT, Residence
+from library.preflight.forecast import (
+    CUDA_CONTEXT,
+    DESKTOP,
+    GIB,
+    OVERHEAD,
+    PRESETS,
+    Forecast,
+    count_step,
+    forecast,
+    recounted,
+    text_length,
+)
+from library.preflight.plan import Plan
+from library.preflight.times import describe_times, speed_for
+from library.preflight.windows import POLICY, SPILLS, spills
+from library.roofline import CARDS
+
+PRESET_BLOCKS = 24
+"""Blocks of the model that the presets for cards are made for, Stable Diffusion 3.5 Medium."""
+REFINEMENTS = 2
+LAST_RESORT = "a lower resolution, or a smaller train_batch_size with more gradient_accumulation_steps"
+
+
+@dataclass(frozen=True)
+class StepDown:
+    """Settings that need less memory."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} = {_as_toml(value)}" for name, value in {**self.model, **self.optimizer}.items())
+
+    def taken(self, settings: Settings) -> Settings:
+        """The settings with this step taken."""
+        return replace(
+            settings,
+            model=replace(settings.model, **self.model),
+            optimizer=replace(settings.optimizer, **self.optimizer),
+        )
+
+
+def _as_toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def steps_down(settings: Settings, blocks: int) -> list[StepDown]:
+    """What is left to try, in order.
+
+    Args:
+        blocks: of the transformer.
+    """
+    model, found = settings.model, []
+    if not model.gradient_checkpointing or isinstance(model.checkpointed_blocks, int):
+        found.append(StepDown(model={"gradient_checkpointing": True, "checkpointed_blocks": "all"}))
+    if not model.vae_tiling:
+        found.append(StepDown(model={"vae_tiling": True}))
+    if settings.optimizer.batch_passes == "together":
+        found.append(StepDown(optimizer={"batch_passes": "one_by_one"}))
+    most = max(0, blocks - ALWAYS_RESIDENT)
+    found += [StepDown(model={"blocks_to_swap": n}) for n in (most // 2, most) if n > model.blocks_to_swap]
+    finer = {"none": ["int8", "nf4"], "int8": ["nf4"], "fp8": ["nf4"]}
+    kinds = finer.get(model.quantization, [])
+    return found + [StepDown(model={"base_quantization": kind, "fp8_base": False}) for kind in kinds]
+
+
+def with_settings(plan: Plan, settings: Settings) -> Plan:
+    """The plan with other settings of [model] or [optimizer] that shape neither texts nor pictures."""
+    plan.parts.settings, plan.parts.model.residence = settings, Residence.of(settings.model)
+    return replace(plan, settings=settings)
+
+
+def card_of(settings: Settings, device: torch.device) -> int | None:
+    """Bytes of the card to plan for; None if there is none. What programs hold beyond a desktop is not its.
+
+    What is free is so beside what CUDA has taken by now for this process, which a forecast counts as well.
+    """
+    if settings.model.vram_gb is not None:
+        return int(settings.model.vram_gb * GIB)
+    if settings.model.card is not None:
+        return CARDS[settings.model.card].memory * GIB
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return min(total, free + CUDA_CONTEXT + DESKTOP)
+
+
+def block_count(plan: Plan) -> int:
+    """Blocks of the transformer."""
+    return plan.parts.model.transformer_config["num_layers"]
+
+
+def recompute_as_few_as_fit(plan: Plan, predicted: Forecast, room: int) -> Forecast:
+    """With checkpointed_blocks = "auto", settles how many blocks are recomputed in the backward pass.
+
+    What keeping one more block costs grows with the number kept. So the straight line from a number that was counted to
+    none recomputed promises no more room than there is, and is followed `REFINEMENTS` times.
+
+    Args:
+        predicted: with all blocks recomputed.
+        room: bytes that weights and training may take.
+
+    Returns:
+        The forecast with that number; the model's residence has it.
+    """
+    model, residence = plan.settings.model, plan.parts.model.residence
+    if not model.gradient_checkpointing or model.checkpointed_blocks != "auto":
+        return predicted
+    stage = max(predicted.steps, key=lambda name: predicted.steps[name].footprint.total)
+    blocks = block_count(plan)
+
+    def total_with(kept: int) -> int:
+        return count_step(plan, stage, replace(residence, recomputed=blocks - kept)).footprint.total
+
+    most, kept, total = blocks - residence.blocks_to_swap, 0, predicted.steps[stage].footprint.total
+    none = total_with(most)
+    for _ in range(REFINEMENTS):
+        more = int((room - total) / (max(1, none - total) / max(1, most - kept)))
+        tried = min(most, kept + max(0, more))
+        if tried == kept:
+            break
+        now = none if tried == most else total_with(tried)
+        if now > room:
+            break
+        kept, total = tried, now
+    if not kept:
+        return predicted
+    plan.parts.model.residence = replace(residence, recomputed=blocks - kept)
+    return recounted(plan, predicted)
+
+
+def fitted(plan: Plan, card: int | None) -> tuple[Plan, Forecast, list[StepDown]]:
+    """The plan as it will run on a card, its forecast, and with auto_fit the steps down that were taken for it.
+
+    Args:
+        card: bytes of the card; None: as the settings say.
+    """
+    predicted, taken = forecast(plan), []
+    while card is not None and plan.settings.model.auto_fit and not predicted.fits(card):
+        left = steps_down(plan.settings, block_count(plan))
+        if not left:
+            break
+        taken.append(left[0])
+        plan = with_settings(plan, left[0].taken(plan.settings))
+        predicted = forecast(plan)
+    if card is not None and predicted.fits(card):
+        predicted = recompute_as_few_as_fit(plan, predicted, card - DESKTOP - OVERHEAD)
+    return plan, predicted, taken
+
+
+def check_auto_fit(settings: Settings, card: int | None) -> None:
+    """Refuses auto_fit where there is nothing to fit to.
+
+    Raises:
+        ConfigError: no NVIDIA card, and vram_gb is not given.
+    """
+    if settings.model.auto_fit and card is None:
+        raise ConfigError("auto_fit: there is no NVIDIA card here to fit to.", "Say how large it is: vram_gb = 8.")
+
+
+# In words
+
+
+def describe_fit(plan: Plan, predicted: Forecast, taken: list[StepDown], card: int | None) -> str:
+    """Memory by phase, whether it fits and what to do if not, disk and time."""
+    lines = [f"Settled by auto_fit: {step}" for step in taken]
+    lines.append(
+        f"Memory on the card, predicted: tensors counted, CUDA's own {OVERHEAD / GIB:.2f} GiB assumed; "
+        f"{_blocks_in_words(plan)}"
+    )
+    lines += [f"  {name + ':':<20}{size / GIB:6.2f} GiB" for name, size in predicted.phases.items()]
+    lines += [*_verdict(plan, predicted, card), *_preset(plan, card), *_disk(plan, predicted)]
+    lines += describe_times(plan, predicted, speed_for(plan.settings, plan.parts.model))
+    return "\n".join(lines)
+
+
+def _blocks_in_words(plan: Plan) -> str:
+    residence, blocks = plan.parts.model.residence, block_count(plan)
+    recomputed = blocks if residence.recomputed is None else residence.recomputed
+    swapped = f", {residence.blocks_to_swap} swapped" if residence.blocks_to_swap else ""
+    return f"{recomputed} of {blocks} blocks recomputed{swapped}"
+
+
+def _verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]:
+    fitting = [size for size in PRESETS if predicted.fits(size * GIB)]
+    desktop = f"with {DESKTOP / GIB:.1f} GiB left for a desktop"
+    if card is None:
+        yield f"Fits cards of {fitting[0]} GB and more, {desktop}." if fitting else f"Fits no card of {PRESETS[-1]} GB."
+        return
+    if predicted.fits(card):
+        yield f"Fits a card of {card / GIB:.1f} GiB, {desktop}."
+        return
+    phase = max(predicted.phases, key=predicted.phases.get)
+    yield f"Does not fit a card of {card / GIB:.1f} GiB, {desktop}: {phase} needs {predicted.peak / GIB:.2f} GiB."
+    if spills(plan.parts.model.device.type == "cuda"):
+        yield f"{_free_now(plan)}{SPILLS} {POLICY}"
+    left = [*map(str, steps_down(plan.settings, block_count(plan))), LAST_RESORT]
+    yield "Steps down, in this order: " + "; ".join(left) + ". --auto_fit takes them by itself."
+
+
+def _free_now(plan: Plan) -> str:
+    """What is free of the card's own memory, if the run is planned for the card at hand."""
+    if plan.settings.model.card is not None or plan.settings.model.vram_gb is not None:
+        return ""
+    free, total = torch.cuda.mem_get_info(plan.parts.model.device)
+    return f"Of the card's own memory, {free / GIB:.1f} of {total / GIB:.1f} GiB are free now. "
+
+
+def _preset(plan: Plan, card: int | None) -> Iterator[str]:
+    """The preset that is made for such a card."""
+    presets = [size for size in PRESETS if card and size * GIB <= card]
+    if presets and block_count(plan) == PRESET_BLOCKS:
+        yield f"The preset for such a card is presets/sd35m_{presets[-1]}gb.toml."
+
+
+def _disk(plan: Plan, predicted: Forecast) -> Iterator[str]:
+    model, settings = plan.parts.model, plan.settings
+    width, pooled = (model.transformer_config[f"{name}_dim"] for name in ("joint_attention", "pooled_projection"))
+    texts = len(plan.texts()) * (text_length(model) * width + pooled) * model.dtype.itemsize
+    ways = [(picture.size, 2 if picture.subset.flip_aug else 1) for picture in plan.pictures]
+    latents = sum(8 * n * _numbers(model.latent_shape(*size)) for size, n in ways)  # mean and deviation, 4 bytes each
+    replayed = settings.pure_learning.replay_images if plan.uses_replay else 0
+    cache = texts + latents + 4 * replayed * _numbers(model.latent_shape(*plan.size))
+    learning = sum(step.learning for step in predicted.steps.values())
+    yield f"Disk: {cache / 1e6:.0f} MB of cache, about {24 * learning / 1e6:.0f} MB of results and saved state."
+
+
+def _numbers(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())

@@ -1,0 +1,191 @@
+"""What is likely to go wrong because of the computer: card, driver, precision and packages, each with its remedy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from library.config.settings import ModelSettings
+from library.preflight.finding import Finding
+from library.preflight.forecast import DESKTOP, GIB
+from library.preflight.windows import POLICY, SPILLS, longest_path, spills
+
+REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
+LOOKED_AT = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "pillow")
+"""Packages whose versions decide whether a run works; others are for parts of it."""
+LARGE_MODEL = 12
+"""Blocks from which on training on a CPU takes days."""
+HAS_BF16 = (8, 0)
+"""Compute capability from which on a card multiplies matrices in bf16."""
+INSTALL = "Install PyTorch anew as https://pytorch.org/get-started says for your card, then requirements.txt."
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the computer has.
+
+    Args:
+        card: name of the NVIDIA card that its driver sees, and the driver's version; None: there is none.
+        cuda: version of CUDA that PyTorch was built for; None: for none.
+        works: PyTorch can use a card.
+        capability: of that card.
+        architectures: what PyTorch was built for, such as "sm_86".
+        free, total: bytes of its memory.
+        spills: its driver moves what does not fit into the computer's memory.
+        longest_path: letters that a path may have; None: any number.
+        packages: of each package the version in requirements.txt and the one that is there, None if it lacks.
+    """
+
+    card: str | None = None
+    driver: str | None = None
+    cuda: str | None = None
+    works: bool = False
+    capability: tuple[int, int] | None = None
+    architectures: tuple[str, ...] = ()
+    free: int = 0
+    total: int = 0
+    spills: bool = False
+    longest_path: int | None = None
+    packages: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+
+
+def this_machine() -> Machine:
+    """The computer that this runs on."""
+    card, driver = _driver()
+    works = torch.cuda.is_available()
+    free, total = torch.cuda.mem_get_info() if works else (0, 0)
+    return Machine(
+        card=card,
+        driver=driver,
+        cuda=torch.version.cuda,
+        works=works,
+        capability=torch.cuda.get_device_capability() if works else None,
+        architectures=tuple(torch.cuda.get_arch_list()) if works else (),
+        free=free,
+        total=total,
+        spills=spills(works),
+        longest_path=longest_path(),
+        packages=_packages(),
+    )
+
+
+def machine_findings(machine: Machine, settings: ModelSettings, blocks: int) -> list[Finding]:
+    """What is likely to go wrong on it.
+
+    Args:
+        blocks: of the transformer.
+    """
+    found = [*_card(machine), *_memory(machine), *_of_packages(machine)]
+    on_card = machine.works and settings.device != "cpu"
+    if on_card:
+        return [*found, *_precision(machine, settings)]
+    planned_for_another = settings.card is not None or settings.vram_gb is not None
+    if not planned_for_another and blocks >= LARGE_MODEL:
+        found.append(
+            Finding(
+                f"A model of {blocks} blocks is to be trained on the CPU, which takes days.",
+                'Train on a computer with an NVIDIA card; --card "RTX 3060" --dry_run predicts what one takes.',
+            )
+        )
+    if settings.mixed_precision == "fp16":
+        found.append(
+            Finding("Processors are slow with fp16, and lose small numbers.", 'Set mixed_precision = "no", or "bf16".')
+        )
+    return found
+
+
+def _card(machine: Machine) -> Iterator[Finding]:
+    if machine.card and machine.cuda is None:
+        yield Finding(f"There is a {machine.card}, but PyTorch was built without CUDA and can't use it.", INSTALL)
+    elif machine.card and not machine.works:
+        yield Finding(
+            f"There is a {machine.card}, but PyTorch can't use it with driver {machine.driver}: it was built for CUDA "
+            f"{machine.cuda}.",
+            f"Update the driver to one for CUDA {machine.cuda}, or install a PyTorch for an older CUDA.",
+        )
+    elif machine.works and machine.architectures and not _fits(machine.capability, machine.architectures):
+        yield Finding(
+            f"PyTorch was not built for cards such as {machine.card or 'this one'}, compute capability "
+            f"{machine.capability[0]}.{machine.capability[1]}.",
+            INSTALL,
+        )
+
+
+def _fits(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
+    """Whether code for one of these runs: of the same generation and not younger, or compiled when it is loaded."""
+    for name in architectures:
+        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name)
+        if match and match[1] == "sm" and int(match[2]) == capability[0] and int(match[3]) <= capability[1]:
+            return True
+        if match and match[1] == "compute" and (int(match[2]), int(match[3])) <= capability:
+            return True
+    return False
+
+
+def _memory(machine: Machine) -> Iterator[Finding]:
+    held = machine.total - machine.free
+    if machine.works and held > 2 * DESKTOP:
+        close = "Close ComfyUI, other trainings and browsers with many tabs; nvidia-smi says which they are."
+        yield Finding(
+            f"Other programs hold {held / GIB:.1f} of the {machine.total / GIB:.1f} GiB of the card, so "
+            f"{machine.free / GIB:.1f} GiB of its own memory are free.{f' {SPILLS}' if machine.spills else ''}",
+            f"{close} {POLICY}" if machine.spills else close,
+        )
+
+
+def _precision(machine: Machine, settings: ModelSettings) -> Iterator[Finding]:
+    name = machine.card or "This card"
+    if settings.mixed_precision == "bf16" and machine.capability < HAS_BF16:
+        yield Finding(f"{name} has no bf16, so each step takes many times as long.", 'Set mixed_precision = "fp16".')
+    if settings.mixed_precision == "no":
+        yield Finding(
+            "mixed_precision is no: all is computed in float32, which takes twice the memory and more of the time.",
+            'Set mixed_precision = "bf16", or "fp16" for cards before the RTX 30 series.',
+        )
+
+
+def _of_packages(machine: Machine) -> Iterator[Finding]:
+    others = {name: one for name, one in machine.packages.items() if one[1] != one[0]}
+    if others:
+        said = ", ".join(
+            f"{name} is {found} instead of {wanted}" if found else f"{name} {wanted} is not there"
+            for name, (wanted, found) in others.items()
+        )
+        yield Finding(
+            f"Packages differ from those that the trainer was tested with: {said}.", "pip install -r requirements.txt"
+        )
+
+
+def _driver() -> tuple[str | None, str | None]:
+    """Name of the first NVIDIA card and version of its driver, as the driver says."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return None, None
+    try:
+        asked = [command, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    name, _, driver = (said.splitlines() or [""])[0].partition(",")
+    return name.strip() or None, driver.strip() or None
+
+
+def _packages() -> dict[str, tuple[str, str | None]]:
+    if not REQUIREMENTS.is_file():
+        return {}
+    wanted = dict(re.findall(r"^([\w-]+)==(\S+)", REQUIREMENTS.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    return {name: (wanted[name], _version(name)) for name in LOOKED_AT if name in wanted}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return None

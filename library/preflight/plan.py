@@ -1,0 +1,308 @@
+"""What a run is going to do, known before anything heavy is loaded: pictures, texts, steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from library.config.dataset import DatasetConfig
+from library.config.methods import PURECC, RULES
+from library.config.settings import SavingSettings, Settings
+from library.data.folder import LeftOut, left_out_of, named
+from library.data.pictures import Picture, PictureOrder, find_pictures, split_validation
+from library.drawing.sample_prompts import SamplePrompt, default_prompts, read_samples
+from library.errors import ConfigError
+from library.objectives import EXTRACTOR, STUDENT
+from library.optim import check_optimizer
+from library.parts.branching import reads_replay
+from library.parts.parts import Parts, build_parts, class_text
+from library.prepare.replay import replay_texts
+from library.prompts import NULL_PROMPT, PromptTriple
+from library.report.progress import say
+from library.training.network_weights import with_dim
+
+SHOWN_VARIANTS = 3
+"""Variants of a caption that the plan shows; a file of several captions may have more."""
+SHOWN_PICTURES = 100
+"""Pictures whose texts the plan shows, and texts that it says to be cut off."""
+SHOWN_CHARACTERS = 300
+"""Characters of a text in a line."""
+COUNTED_AT_ONCE = 1000
+"""Texts that are cut into tokens in one go."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run starts from."""
+
+    settings: Settings
+    config: DatasetConfig
+    parts: Parts
+    datasets: list[list[Picture]]
+    order: PictureOrder
+    samples: list[SamplePrompt]
+    validation: tuple[Picture, ...] = ()
+    """Pictures kept from training for the validation loss."""
+    processes: int = 1
+    """How many processes share each batch, which is as many times as large as the settings say."""
+    also: tuple[str, ...] = ()
+    """Texts that are needed after training, encoded with all others."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What lies in the data folders, looks meant and is not used."""
+    counted_by: str = "max_train_steps"
+    """The setting that says how long stage 2 is."""
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The pictures of all datasets, then those of the validation."""
+        return [*(picture for dataset in self.datasets for picture in dataset), *self.validation]
+
+    @property
+    def shown(self) -> list[Picture]:
+        """The pictures that are trained on."""
+        return [picture for dataset in self.datasets for picture in dataset]
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures of a step in each process, in the dataset with the smallest batches."""
+        return min(dataset.batch_size for dataset in self.config.datasets)
+
+    @property
+    def has_reg(self) -> bool:
+        """Whether there are regularisation pictures."""
+        return any(picture.subset.is_reg for picture in self.pictures)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of sheets and replayed pictures: the first dataset's resolution."""
+        return self.config.datasets[0].resolution
+
+    @property
+    def uses_replay(self) -> bool:
+        """Whether the pretrained model has to draw pictures."""
+        return reads_replay(self.settings, self.stage_steps, self.has_reg)
+
+    @property
+    def stage_steps(self) -> dict[str, int]:
+        """Steps of each stage that runs."""
+        pure, optimizer = self.settings.pure_learning, self.settings.optimizer
+        steps = {STUDENT: optimizer.max_train_steps}
+        if not pure.merged and not pure.extractor and self.settings.needs_extractor:
+            steps = {EXTRACTOR: optimizer.extractor_train_steps, **steps}
+        return steps
+
+    @property
+    def triples(self) -> list[PromptTriple]:
+        """The three texts of every caption, each once."""
+        return list(dict.fromkeys(triple for picture in self.pictures for triple in picture.prompts))
+
+    def texts(self) -> list[str]:
+        """Every text that has to be encoded."""
+        texts = [NULL_PROMPT]
+        for triple in self.triples:
+            texts += [triple.complete, triple.base, triple.target, triple.class_only]
+        texts += [class_text(concept) for concept in self.config.concepts]
+        for prompt in self.samples:
+            texts += [prompt.text, prompt.base, prompt.negative]
+        if self.uses_replay:
+            texts += [text for _, triple in replay_texts(self.parts) for text in vars(triple).values()]
+        return list(dict.fromkeys([*texts, *self.also]))
+
+
+def stage_rates(settings: Settings) -> dict[str, dict[str, float]]:
+    """The learning rates of each stage by what they are called in the log: of the LoRA, of the concept embeddings and,
+    if it is another one, of the LoRA's outer matrices."""
+    optimizer, ratio = settings.optimizer, settings.network.loraplus_lr_ratio
+    first = {"lr": optimizer.extractor_learning_rate, "embedding_lr": optimizer.extractor_embedding_lr}
+    rates = {"lr": optimizer.learning_rate, "embedding_lr": optimizer.embedding_lr}
+    stages = {
+        EXTRACTOR: {name: rate if first[name] is None else first[name] for name, rate in rates.items()},
+        STUDENT: rates,
+    }
+    if ratio is None:
+        return stages
+    return {stage: {**rates, "up_lr": ratio * rates["lr"]} for stage, rates in stages.items()}
+
+
+def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> Plan:
+    """Opens model and pictures and finds out what is going to be done; `library.preflight.checks` looks at the rest.
+
+    Args:
+        processes: how many share each batch.
+    """
+    parts = build_parts(settings, config.concepts)
+    settings = parts.settings = with_dim(settings, parts.model.blocks_name)
+    check_optimizer(settings.optimizer, [list(rates.values()) for rates in stage_rates(settings).values()])
+    seed, data = settings.optimizer.seed, settings.data
+    found = find_pictures(config, parts.model.size_multiple, seed, data.caption_variants, data.random_crop_variants)
+    _check_ties(settings, found)
+    for size in {picture.size for dataset in found for picture in dataset}:
+        parts.model.latent_shape(*size)
+    batch_sizes = [processes * dataset.batch_size for dataset in config.datasets]
+    datasets, validation = split_validation(config, found, seed)
+    order = PictureOrder(datasets, batch_sizes, seed)
+    counted_by = "max_train_steps" if settings.optimizer.max_train_epochs is None else "max_train_epochs"
+    settings = parts.settings = for_kinds(in_steps(settings, order.batches_per_epoch), config)
+    _check_steps(settings, validation)
+    if settings.samples.sample_prompts:
+        samples = read_samples(settings.samples.sample_prompts, config.concepts, parts.model.latent_shape)
+        for sentence in dict.fromkeys(sentence for prompt in samples for sentence in prompt.passed_over):
+            say(f"WARNING: {sentence}")
+    else:
+        shown = [picture for dataset in datasets for picture in dataset if not picture.subset.is_reg]
+        first = {picture.concept.name: picture.prompts[0] for picture in reversed(shown)}
+        samples = default_prompts(config.concepts, list(first.values()))
+    left_out = tuple(left_out_of(config))
+    return Plan(
+        settings,
+        config,
+        parts,
+        datasets,
+        order,
+        samples,
+        tuple(validation),
+        processes,
+        left_out=left_out,
+        counted_by=counted_by,
+    )
+
+
+def for_kinds(settings: Settings, config: DatasetConfig) -> Settings:
+    """The settings without what is for subjects, if there is none; regularisation pictures are anchored as well."""
+    if any(concept.kind == "subject" for concept in config.concepts):
+        return settings
+    pure = replace(settings.pure_learning, surroundings_weight=0.0)
+    has_reg = any(subset.is_reg for dataset in config.datasets for subset in dataset.subsets)
+    if settings.method.method == PURECC and not has_reg:
+        pure = replace(pure, anchor_weight=0.0)
+    return replace(settings, context=replace(settings.context, context_vectors=0), pure_learning=pure)
+
+
+def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:
+    """The settings with what they say in epochs said in steps."""
+    accumulated, optimizer = settings.optimizer.gradient_accumulation_steps, settings.optimizer
+
+    def steps(epochs: int | None) -> int | None:
+        return None if epochs is None else max(1, -(-epochs * batches_per_epoch // accumulated))
+
+    def either(group: Any, counted: str, epochs: str) -> Any:
+        given = steps(getattr(group, epochs))
+        return group if given is None else replace(group, **{counted: getattr(group, counted) or given, epochs: None})
+
+    if optimizer.max_train_epochs is not None:
+        optimizer = replace(optimizer, max_train_steps=steps(optimizer.max_train_epochs), max_train_epochs=None)
+    if optimizer.initial_epoch is not None:
+        first = optimizer.initial_step
+        begin = (steps(optimizer.initial_epoch - 1) if optimizer.initial_epoch > 1 else 0) if first is None else first
+        optimizer = replace(optimizer, initial_step=begin, initial_epoch=None)
+    samples = either(settings.samples, "sample_every_n_steps", "sample_every_n_epochs")
+    return replace(
+        settings,
+        optimizer=optimizer,
+        saving=_kept_in_steps(either(settings.saving, "save_every_n_steps", "save_every_n_epochs")),
+        samples=either(samples, "validate_every_n_steps", "validate_every_n_epochs"),
+    )
+
+
+def _kept_in_steps(saving: SavingSettings) -> SavingSettings:
+    """What save_last_n_epochs keeps, so many savings, as the steps that lie between the first and the last of them."""
+    every = saving.save_every_n_steps
+    for epochs in ("save_last_n_epochs", "save_last_n_epochs_state"):
+        count = getattr(saving, epochs)
+        if count is not None and every is not None:
+            saving = replace(saving, **{epochs.replace("epochs", "steps"): (count - 1) * every, epochs: None})
+    return saving
+
+
+def _check_steps(settings: Settings, validation: Sequence[Picture]) -> None:
+    optimizer = settings.optimizer
+    if optimizer.initial_step and optimizer.initial_step >= optimizer.max_train_steps:
+        raise ConfigError(
+            f"initial_step is {optimizer.initial_step}, but stage 2 ends at max_train_steps, "
+            f"{optimizer.max_train_steps}: no step would be made.",
+            "max_train_steps counts the steps before initial_step, too; raise it.",
+        )
+    if settings.saving.save_best_n and not validation:
+        raise ConfigError(
+            "save_best_n keeps the files with the least validation loss, but no picture is kept for one.",
+            "Set validation_split, such as 0.2, so that at least one picture is.",
+        )
+
+
+def _check_ties(settings: Settings, datasets: list[list[Picture]]) -> None:
+    only_tie = any(picture.subset.diff_output_preservation for pictures in datasets for picture in pictures)
+    tied = settings.pure_learning.anchor_weight or settings.method.method == "prior_prediction"
+    if only_tie and not tied:
+        raise ConfigError(
+            "diff_output_preservation ties the student on these pictures by the anchor, but anchor_weight is 0.",
+            "Set anchor_weight = 1.",
+        )
+
+
+def describe_plan(plan: Plan) -> str:
+    """The plan in words: pictures and buckets, what each caption became, what is cut off, and the steps."""
+    method = plan.settings.method.method
+    lines = [f"Method: {method}, which trains {RULES[method].trains}.", "Concepts"]
+    for concept in plan.config.concepts:
+        layout = plan.parts.layouts[concept.name]
+        lines.append(
+            f'  {concept.name}: a {concept.kind}, trigger "{concept.trigger}" ({layout.clip} CLIP and {layout.t5} T5 '
+            f'tokens), class "{concept.class_word}"'
+        )
+    buckets: dict[tuple[int, int], int] = {}
+    for picture in plan.pictures:
+        buckets[picture.size] = buckets.get(picture.size, 0) + 1
+    lines.append(f"Pictures: {len(plan.pictures)}, in {plan.order.batches_per_epoch} batches an epoch")
+    lines += [f"  {width} x {height}: {count}" for (width, height), count in sorted(buckets.items())]
+    reg = sum(picture.subset.is_reg for picture in plan.pictures)
+    if reg or plan.validation:
+        lines.append(f"  of these, {reg} for regularisation and {len(plan.validation)} for the validation loss")
+    lines += [f"  not used: {named(one.names)} (--doctor says why)" for one in plan.left_out]
+    lines += ["Texts", *caption_table(plan)]
+    cut = cut_off(plan, plan.texts())
+    more = [f"  and {len(cut) - SHOWN_PICTURES} more"] if len(cut) > SHOWN_PICTURES else []
+    lines += ["Cut off", *cut[:SHOWN_PICTURES], *more] if cut else ["Nothing is cut off."]
+    replay = f", {plan.settings.pure_learning.replay_images} replayed pictures" if plan.uses_replay else ""
+    steps = ", then ".join(f"{count} steps of the {name}" for name, count in plan.stage_steps.items())
+    lines.append(f"Steps: {steps}{replay}")
+    if plan.processes > 1:
+        lines.append(f"Processes: {plan.processes}; each step sees {plan.processes} times the batch size")
+    return "\n".join(lines)
+
+
+def caption_table(plan: Plan) -> list[str]:
+    """What each caption became: complete, base and target text."""
+    lines = []
+    for picture in plan.pictures[:SHOWN_PICTURES]:
+        (width, height), size = picture.original_size, picture.size
+        variants = list(dict.fromkeys(picture.prompts))
+        for triple in variants[:SHOWN_VARIANTS]:
+            lines.append(f"  {picture.path.name}, {width} x {height}, shown at {size[0]} x {size[1]}")
+            lines += [
+                f"    {name:<9}{shortened(text)!r}" for name, text in vars(triple).items() if name != "class_only"
+            ]
+        if len(variants) > SHOWN_VARIANTS:
+            lines.append(f"    and {len(variants) - SHOWN_VARIANTS} more variants of it")
+    if len(plan.pictures) > SHOWN_PICTURES:
+        lines.append(f"  and {len(plan.pictures) - SHOWN_PICTURES} more pictures")
+    return lines
+
+
+def cut_off(plan: Plan, texts: list[str]) -> list[str]:
+    """A line for each text and encoder that does not read all of it."""
+    lines = []
+    for begin in range(0, len(texts), COUNTED_AT_ONCE):
+        some = texts[begin : begin + COUNTED_AT_ONCE]
+        for text, counts in zip(some, plan.parts.model.count_tokens(some), strict=True):
+            lines += [
+                f"  {count.encoder} reads {count.limit} of the {count.needed} tokens of {shortened(text)!r}"
+                for count in counts
+                if count.needed > count.limit
+            ]
+    return lines
+
+
+def shortened(text: str) -> str:
+    """A text as a line can show it."""
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..."

@@ -1,0 +1,92 @@
+"""What a run meets on Windows alone: a driver that hides how full the card is, and paths that are too long."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from library.files.atomic import TEMPORARY
+from library.files.cache import Cache
+from library.files.checkpoint import TENSORS
+from library.preflight.finding import Finding
+from library.preflight.plan import Plan
+from library.saving.keeping import BEST
+from library.training.tracking import tracking_of
+
+SPILLS = (
+    "Windows does not refuse a run that needs more: NVIDIA's driver moves what does not fit into the computer's "
+    "memory, and every step takes many times as long."
+)
+POLICY = (
+    'Set "CUDA - Sysmem Fallback Policy" to "Prefer No Sysmem Fallback" (NVIDIA Control Panel, Manage 3D settings), so '
+    "that a run that does not fit says so, or takes less by itself with auto_fit."
+)
+"""What the switch is called in the driver's panel."""
+MAX_PATH = 259
+"""Letters of a path that Windows takes, unless long paths are switched on: MAX_PATH without its closing zero."""
+TEMPORARY_LETTERS = 8
+"""Letters that `tempfile` puts behind the begin of a name."""
+CACHED = "latents"
+"""A kind of what is cached; none has a longer name."""
+
+
+def spills(works: bool) -> bool:
+    """Whether the driver moves what does not fit the card into the computer's memory.
+
+    Args:
+        works: there is a card that PyTorch can use.
+    """
+    return sys.platform == "win32" and works
+
+
+def longest_path() -> int | None:
+    """Letters that a path may have at most on this system, as far as a run comes near to it; None: no such limit."""
+    if sys.platform != "win32":
+        return None
+    import ctypes
+
+    try:
+        switched_on = bool(ctypes.windll.ntdll.RtlAreLongPathsEnabled())
+    except (AttributeError, OSError):  # before Windows 10
+        switched_on = False
+    return None if switched_on else MAX_PATH
+
+
+def path_findings(paths: Sequence[Path], longest: int | None) -> Iterator[Finding]:
+    """Paths that Windows refuses.
+
+    Args:
+        paths: absolute ones, of files that will be written.
+        longest: letters that one may have; None: any number.
+    """
+    too_long = [path for path in paths if longest is not None and len(str(path)) > longest]
+    if too_long:
+        worst = max(too_long, key=lambda path: len(str(path)))
+        yield Finding(
+            f"Windows takes paths of {longest} letters, and the run will write longer ones, such as {worst} "
+            f"({len(str(worst))}).",
+            "Choose folders nearer to the root of the drive (output_dir, cache_dir, logging_dir) or a shorter "
+            "output_name; or switch long paths on: LongPathsEnabled = 1 in the registry, under "
+            r"HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Control\FileSystem.",
+        )
+
+
+def written_by(plan: Plan) -> list[Path]:
+    """The longest path in each folder that a run writes into, absolute; nothing is touched."""
+    settings, unfinished = plan.settings, TEMPORARY + TEMPORARY_LETTERS * "x"
+    output, saving = settings.output_dir.expanduser().absolute(), settings.saving
+    cache = Path(saving.cache_dir).expanduser().absolute()
+    kinds = ["diffusers", "onetrainer", "concept", "transformer", "embedding", "extractor"]
+    kinds += [f"{concept.name}_embedding" for concept in plan.config.concepts]
+    longest = max(kinds, key=len)
+    events = f"events.out.tfevents.{10 * '0'}.{socket.gethostname()}.{7 * '0'}.0"
+    return [
+        output / f"{saving.output_name}{BEST}{8 * '0'}_{longest}.safetensors",
+        output / f"{saving.output_name}-state" / unfinished / f"step-{8 * '0'}" / TENSORS,
+        output / "samples" / f"student_{6 * '0'}.png",
+        output / "report.html",
+        cache / Cache(cache).place(CACHED, {}),
+        output / tracking_of(settings).events / events,
+    ]

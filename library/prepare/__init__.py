@@ -1,0 +1,1 @@
+"""What is computed once before training, and cached."""

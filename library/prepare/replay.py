@@ -1,0 +1,122 @@
+"""Replay: pictures that the pretrained model draws once, for the student to stay faithful to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from library.config.dataset import Concept
+from library.drawing.sample_prompts import read_prompt_lines
+from library.drawing.sampling import initial_noise, sample
+from library.dual_branch_scheduler import PRETRAINED_BRANCH
+from library.models import PromptBatch
+from library.parts.parts import Parts
+from library.prepare.regions import class_region
+from library.prompts import NULL_PROMPT, PromptTriple, derive, triggers_in
+from library.training.scenes import Replay
+
+DEFAULT_PROMPTS = Path(__file__).with_name("replay_prompts.txt")
+CLASS = "{class}"
+PIXELS_AT_ONCE = 128 * 128
+"""Latent pixels drawn in one batch: one picture of 1024 x 1024 pixels, or as many small ones as make that."""
+MOST_AT_ONCE = 16
+"""Pictures drawn in one batch, however small."""
+
+
+def replay_texts(parts: Parts) -> list[tuple[Concept, PromptTriple]]:
+    """The texts of each replayed picture and the concept they are about: the lists' lines over and over.
+
+    Lines with a concept's class word and lines without take turns, so that half of the pictures show the class.
+    Base is the prompt it is drawn from, complete the same with [V] in it. Where a prompt has no place for [V], complete
+    is the prompt itself and target the class alone: with no concept there is no guidance.
+    """
+    pure = parts.settings.pure_learning
+    lines = read_prompt_lines(pure.replay_prompts or str(DEFAULT_PROMPTS), "replay_prompts")
+    texts = []
+    for index in range(pure.replay_images):
+        pair, turn = divmod(index, 2)
+        lap, number = divmod(pair, len(parts.concepts))
+        concept = parts.concepts[number]
+        of_class = [line for line in lines if CLASS in line or triggers_in(line, concept.class_word)]
+        others = [line for line in lines if line not in of_class]
+        some = (of_class, others)[turn]
+        line = some[lap % len(some)] if of_class and others else lines[index % len(lines)]
+        texts.append((concept, _triple(line.replace(CLASS, concept.class_word), concept)))
+    return texts
+
+
+def _triple(prompt: str, concept: Concept) -> PromptTriple:
+    class_only = derive(concept.target, concept, "target").class_only
+    if not prompt or (concept.kind == "subject" and not triggers_in(prompt, concept.class_word)):
+        return PromptTriple(prompt, prompt, class_only, class_only)
+    return replace(derive(prompt, concept, "replay_prompts"), base=prompt)
+
+
+def pictures_at_once(shape: tuple[int, int, int]) -> int:
+    """How many pictures with latents (C, h, w) are drawn in one batch."""
+    return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (shape[1] * shape[2])))
+
+
+def draw_replay(parts: Parts, size: tuple[int, int], progress: Callable[[Iterable], Iterable] = iter) -> Replay:
+    """The replayed pictures, from the cache or drawn now; `parts` must be attached.
+
+    Args:
+        size: width and height in pixels.
+        progress: wraps the loop over what has to be drawn.
+    """
+    texts, shape = replay_texts(parts), parts.model.latent_shape(*size)
+    prompts = [triple.base for _, triple in texts]
+    at_once = pictures_at_once(shape)
+    batches = [range(begin, min(begin + at_once, len(prompts))) for begin in range(0, len(prompts), at_once)]
+    drawn = [_draw(parts, [prompts[index] for index in batch], list(batch), shape) for batch in progress(batches)]
+    replay = Replay(torch.cat(drawn), [triple for _, triple in texts], [concept.name for concept, _ in texts])
+    if parts.settings.pure_learning.surroundings_weight:
+        replay = replace(replay, regions=_regions(parts, replay))
+    return replay
+
+
+def _regions(parts: Parts, replay: Replay) -> Tensor:
+    """Where the class is in each picture, (N, 1, h, w); everywhere, if its prompt has no subject."""
+    of = {concept.name: concept for concept in parts.concepts}
+    found = []
+    for latents, triple, name in zip(replay.latents, replay.triples, replay.concepts, strict=True):
+        with_subject = of[name].kind == "subject" and triple.complete != triple.base
+        found.append(class_region(parts, of[name], latents) if with_subject else torch.ones(1, *latents.shape[1:]))
+    return torch.stack(found)
+
+
+def _draw(parts: Parts, prompts: list[str], numbers: list[int], shape: tuple[int, int, int]) -> Tensor:
+    """Latents of some of the pictures, each found in the cache by its own prompt and seed."""
+    settings = parts.settings
+    keys = [
+        {
+            "prompt": prompt,
+            "seed": settings.optimizer.seed + number,
+            "shape": list(shape),
+            "steps": settings.pure_learning.replay_sample_steps,
+            "guidance_scale": settings.samples.guidance_scale,
+            "transformer": parts.model.fingerprint(),
+            "text": parts.model.text_fingerprint(),
+        }
+        for prompt, number in zip(prompts, numbers, strict=True)
+    ]
+    found = [parts.cache.find("replay", key) for key in keys]
+    if not all(found):
+        none = [None] * len(prompts)
+        latents = sample(
+            lambda *given: parts.velocity(PRETRAINED_BRANCH, *given),
+            parts.model.sampling_scheduler(),
+            torch.stack([initial_noise(shape, key["seed"]) for key in keys]),
+            PromptBatch.of([parts.texts[prompt] for prompt in prompts], none),
+            PromptBatch.of([parts.texts[NULL_PROMPT]] * len(prompts), none),
+            settings.pure_learning.replay_sample_steps,
+            settings.samples.guidance_scale,
+        )
+        found = [{"latents": one} for one in latents]
+        for key, tensors in zip(keys, found, strict=True):
+            parts.cache.put("replay", key, tensors)
+    return torch.stack([tensors["latents"] for tensors in found])

@@ -1,0 +1,1 @@
+"""What a run writes: LoRA files, metadata, states."""

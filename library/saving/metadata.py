@@ -1,0 +1,181 @@
+"""What a LoRA file says of itself: kohya's ss_*, Stability's modelspec.*, and the text that Forge puts in prompts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from library import __version__
+from library.config.metadata_settings import DATA_URL
+from library.config.network_settings import KINDS, NetworkSettings
+from library.config.settings import Settings
+from library.data.images import open_image
+from library.errors import DataError
+from library.parts.branching import learns_whole_weights
+from library.parts.parts import Parts
+from library.prompts import with_trigger
+
+if TYPE_CHECKING:
+    from library.preflight.plan import Plan
+
+MOST_TAGS = 200
+"""Pieces of captions that are counted in the metadata, the most frequent ones."""
+
+OTHER_ARGUMENTS = ("train_block_indices", "rank_dropout", "module_dropout", "loraplus_lr_ratio")
+"""What sd-scripts takes by network_args, besides the ranks of kinds of layers."""
+MODELSPEC = "modelspec."
+AS_SAID = ("author", "description", "license", "tags", "merged_from", "preprocessor", "is_negative_embedding")
+"""What modelspec says if the user does, in the user's words."""
+NEEDED = frozenset(
+    {"ss_network_module", "ss_network_args", "ss_network_dim", "ss_network_alpha", "ss_base_model_version"}
+)
+"""What stays of kohya's with `no_metadata`, as in sd-scripts."""
+
+
+def family_of(transformer_config: dict[str, Any]) -> str:
+    """Which of Stability's models it is: "3-medium", "3-5-medium" or "3-5-large", by how it is built."""
+    if transformer_config.get("dual_attention_layers"):
+        return "3-5-medium"
+    return "3-5-large" if transformer_config.get("qk_norm") else "3-medium"
+
+
+def metadata_of(parts: Parts, steps: int, about_data: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What UIs and other trainers read in a LoRA file. SD.Next knows the model by `ss_base_model_version`.
+
+    Args:
+        about_data: what it says of the pictures.
+    """
+    whole = {**_of_training(parts, steps), **(about_data or {})}
+    if not parts.settings.metadata.no_metadata:
+        return whole
+    return {name: text for name, text in whole.items() if name in NEEDED or name.startswith(MODELSPEC)}
+
+
+def _of_training(parts: Parts, steps: int) -> dict[str, str]:
+    settings, saving, said = parts.settings, parts.settings.saving, parts.settings.metadata
+    network, whole = settings.network, learns_whole_weights(settings)
+    pure, family = settings.pure_learning, family_of(parts.model.transformer_config)
+    weights = {
+        "eta": pure.eta,
+        "lambda": pure.lambda_,
+        "anchor": pure.anchor_weight,
+        "replay": pure.replay_weight if pure.replay_images else 0,
+    }
+    triggers = ", ".join(concept.trigger for concept in parts.concepts)
+    in_words = ", ".join(f"{name} {weight}" for name, weight in weights.items())
+    return {
+        "ss_output_name": saving.output_name,
+        "ss_network_module": "networks.lora_sd3",
+        "ss_network_dim": str(settings.network.network_dim),
+        "ss_network_alpha": str(network.network_dim if whole else network.network_alpha),
+        "ss_network_dropout": str(network.network_dropout),
+        **_network_args(network),
+        "ss_scale_weight_norms": str(network.scale_weight_norms or None),
+        "ss_loss_type": settings.loss.loss_type,
+        "ss_base_model_version": f"sd{family}",
+        "ss_sd_model_name": settings.model.pretrained_model_name_or_path.replace("\\", "/").rstrip("/").split("/")[-1],
+        "ss_steps": str(steps),
+        "ss_learning_rate": str(settings.optimizer.learning_rate),
+        "ss_lr_scheduler": settings.optimizer.lr_scheduler,
+        "ss_optimizer": settings.optimizer.optimizer_type,
+        "ss_mixed_precision": settings.model.mixed_precision,
+        "ss_seed": str(settings.optimizer.seed),
+        "ss_training_finished_at": str(time.time()),
+        "ss_training_comment": said.training_comment
+        or f"PureCC {__version__}, method {settings.method.method}: {in_words}",
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"stable-diffusion-{family}/lora",
+        "modelspec.implementation": "https://github.com/Stability-AI/sd3.5",
+        "modelspec.title": said.metadata_title or saving.output_name,
+        "modelspec.date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "modelspec.trigger_phrase": said.metadata_trigger_phrase or triggers,
+        "modelspec.usage_hint": said.metadata_usage_hint or f"Write {activation_text(parts)} in the prompt.",
+        "modelspec.prediction_type": "v",
+        **{f"{MODELSPEC}{name}": text for name in AS_SAID if (text := getattr(said, f"metadata_{name}"))},
+        "purecc": json.dumps(
+            {
+                "version": __version__,
+                "method": settings.method.method,
+                "weights": weights,
+                "concepts": [concept.name for concept in parts.concepts],
+            }
+        ),
+    }
+
+
+def _network_args(network: NetworkSettings) -> dict[str, str]:
+    """What sd-scripts would have been told by network_args, if anything."""
+    given = {name: getattr(network, name) for name in (*KINDS, *OTHER_ARGUMENTS)}
+    usual = {field.name: field.default for field in fields(network)}
+    told = {name: str(value) for name, value in given.items() if value != usual[name]}
+    return {"ss_network_args": json.dumps(told)} if told else {}
+
+
+def data_metadata(plan: Plan) -> dict[str, str]:
+    """What the metadata says of the pictures: resolution, how many, of which sizes, their captions."""
+    folders: dict[str, Counter] = {}
+    images: Counter = Counter()
+    for picture in plan.pictures:
+        folder = picture.path.parent.name
+        images[folder] += 1
+        tags = [tag.strip() for triple in picture.prompts[:1] for tag in triple.complete.split(",")]
+        folders.setdefault(folder, Counter()).update(tag for tag in tags if tag)
+    sizes = Counter(picture.size for picture in plan.pictures)
+    buckets = {
+        str(index): {"resolution": list(size), "count": count} for index, (size, count) in enumerate(sizes.items())
+    }
+    repeats = {picture.path.parent.name: picture.subset.num_repeats for picture in plan.pictures}
+    dirs = {name: {"n_repeats": repeats[name], "img_count": count} for name, count in images.items()}
+    tags = {name: dict(counts.most_common(MOST_TAGS)) for name, counts in folders.items()}
+    width, height = plan.size
+    return {
+        "ss_resolution": f"({width}, {height})",
+        "modelspec.resolution": f"{width}x{height}",
+        "ss_num_train_images": str(len(plan.pictures)),
+        "ss_bucket_info": json.dumps({"buckets": buckets}),
+        "ss_dataset_dirs": json.dumps(dirs),
+        "ss_tag_frequency": json.dumps(tags),
+    }
+
+
+def own_thumbnail(settings: Settings) -> Image.Image | None:
+    """The picture that `metadata_thumbnail` names or holds; None if it is unset.
+
+    Raises:
+        DataError: it is no picture.
+    """
+    said = settings.metadata.metadata_thumbnail
+    if said is None:
+        return None
+    try:
+        if not said.startswith(DATA_URL):
+            return open_image(Path(said))
+        _, _, written_out = said.partition(";base64,")
+        return open_image(Path("in the data: URL"), base64.b64decode(written_out, validate=True))
+    except (DataError, ValueError) as error:
+        raise DataError(f"metadata_thumbnail: {getattr(error, 'what', error)}", "Name a PNG or JPEG file.") from error
+
+
+def activation_text(parts: Parts) -> str:
+    """What a prompt has to hold: every concept's target text."""
+    return ", ".join(with_trigger(concept.target, concept) for concept in parts.concepts)
+
+
+def sidecar_of(parts: Parts) -> dict[str, Any]:
+    """The JSON beside a LoRA from which Forge and A1111 take what a click on it puts into the prompt."""
+    return {
+        "description": parts.settings.metadata.metadata_description or "",
+        "activation text": activation_text(parts),
+        "preferred weight": 1.0,
+        "negative text": "",
+        "notes": "",
+    }

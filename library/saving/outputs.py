@@ -1,0 +1,218 @@
+"""What a run leaves: the student's LoRA, its concept embeddings, and the extractor for another run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from library.adapters.extraction import extracted
+from library.adapters.files import (
+    add_thumbnail,
+    concept_metadata,
+    load_concepts,
+    read_safetensors,
+    save_concepts,
+    save_lora,
+)
+from library.adapters.layouts.known import LAYOUTS
+from library.adapters.network import LayerWeights
+from library.adapters.reading import pair_of
+from library.config.dataset import Concept
+from library.config.settings import Settings
+from library.errors import ConfigError, ModelError, naming
+from library.files.atomic import saved_at, write_tensors, write_text, written
+from library.hierarchical_embedding_injector import ConceptEmbeddings
+from library.parts.branching import learns_whole_weights
+from library.parts.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Parts, extractor_adapter, learns_words
+from library.parts.words import save_words
+from library.saving.metadata import metadata_of, sidecar_of
+
+EXTRACTOR = "extractor."
+CONCEPT_FILE = "concept"
+"""What stands for the layout of a file with concept embeddings."""
+TRANSFORMER_FILE = "transformer"
+"""What stands for the layout of a file with a whole transformer."""
+WORDS_FILE = "words"
+"""What stands for the layout of a file with learned words."""
+THUMBNAIL_SIDE = 256
+"""Longest side of the picture in a LoRA file, in pixels."""
+
+
+def save_student(
+    parts: Parts, steps: int, suffix: str = "", about_data: Mapping[str, str] | None = None
+) -> dict[Path, str]:
+    """Writes the LoRA in the layouts of `save_formats`, and the student's concept embeddings if it has them.
+
+    Args:
+        about_data: what the metadata says of the pictures.
+
+    Returns:
+        Each file with its layout; "concept" for the embeddings, "transformer" for the whole of it,
+        "words" for learned words.
+    """
+    settings, saving = parts.settings, parts.settings.saving
+    name = f"{saving.output_name}{suffix}"
+    if learns_words(settings):
+        return dict.fromkeys(save_words(parts, parts.words, name), WORDS_FILE)
+    weights, metadata = shown_weights(parts), metadata_of(parts, steps, about_data)
+    paths = save_lora(settings.output_dir, name, weights, saving.save_precision, metadata, saving.save_formats)
+    files = dict(zip(paths, saving.save_formats, strict=True))
+    if parts.student_embeddings:
+        path = settings.output_dir / f"{name}_concept.safetensors"
+        save_concepts(path, _vectors(parts.student_embeddings), parts.saved_concepts())
+        files[saved_at(path)] = CONCEPT_FILE
+    if learns_whole_weights(parts.settings):
+        files[save_transformer(parts, settings.output_dir / f"{name}_transformer.safetensors")] = TRANSFORMER_FILE
+    return files
+
+
+def shown_weights(parts: Parts) -> dict[str, LayerWeights]:
+    """The student as a LoRA; of whole weights, the largest singular directions of each layer's change."""
+    if not learns_whole_weights(parts.settings):
+        return parts.network.weights(STUDENT_ADAPTER)
+    layers, rank = parts.network.layers.items(), parts.settings.network.network_dim
+    weights = {name: extracted(layer.adapters[STUDENT_ADAPTER].weight, rank) for name, layer in layers}
+    if EXTRACTED_ADAPTER not in next(iter(parts.network.layers.values())).adapters:
+        parts.network.load(EXTRACTED_ADAPTER, weights, "the extracted LoRA")
+    return weights
+
+
+@torch.no_grad()
+def save_transformer(parts: Parts, path: Path) -> Path:
+    """Writes the whole transformer with the student in it, by diffusers' names, in the precision of training."""
+    changes = {f"{name}.weight": layer.adapters[STUDENT_ADAPTER].weight for name, layer in parts.network.layers.items()}
+    tensors = {}
+    for name, tensor in parts.model.pretrained_weights():
+        change = changes.get(name)
+        tensors[name] = tensor if change is None else (tensor.float() + change.float().cpu()).to(tensor.dtype)
+    write_tensors(path, tensors, {"format": "pt"})
+    return saved_at(path)
+
+
+def save_preview(parts: Parts, files: Mapping[Path, str], picture: Image.Image) -> list[Path]:
+    """What UIs show of a LoRA: a picture beside it and in it, and what to write in a prompt, for Forge.
+
+    Args:
+        files: as `save_student` gives them; the first one gets picture and text beside it.
+    """
+    loras = [path for path, layout in files.items() if layout in LAYOUTS]
+    small, jpeg = picture.convert("RGB"), BytesIO()
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    small.save(jpeg, "JPEG", quality=88)
+    for path in loras:
+        add_thumbnail(path, jpeg.getvalue())
+    first = next(iter(files))
+    beside, text = first.with_suffix(".preview.png"), first.with_suffix(".json")
+    with written(beside) as temporary:
+        picture.save(temporary)
+    write_text(text, json.dumps(sidecar_of(parts), indent=2, ensure_ascii=False) + "\n")
+    return [saved_at(beside), saved_at(text)]
+
+
+def save_extractor(parts: Parts) -> Path:
+    """Writes stage 1's result, float32: LoRA and concept embeddings of every concept, for `extractor = PATH`."""
+    tensors = {f"lora_concept.{name}": vectors for name, vectors in _vectors(parts.extractor_embeddings).items()}
+    for concept in parts.concepts:
+        for layer, weights in parts.network.weights(extractor_adapter(concept.name)).items():
+            begin = f"{EXTRACTOR}{concept.name}.{layer}"
+            alpha = torch.tensor(weights.alpha)
+            tensors |= {f"{begin}.down": weights.down, f"{begin}.up": weights.up, f"{begin}.alpha": alpha}
+    path = parts.settings.output_dir / f"{parts.settings.saving.output_name}_extractor.safetensors"
+    write_tensors(path, tensors, {**concept_metadata(parts.saved_concepts()), "format": "pt"})
+    return saved_at(path)
+
+
+def check_model_is_kept(settings: Settings) -> None:
+    """Looks whether a run would write over a file of the model that it reads, such as an earlier run's transformer.
+
+    Raises:
+        ConfigError: it would.
+    """
+    folder, name = settings.output_dir.resolve(), settings.saving.output_name
+    for setting in ("pretrained_model_name_or_path", "vae", "clip_l", "clip_g", "t5xxl"):
+        path = Path(getattr(settings.model, setting) or "").expanduser().resolve()
+        own = path.stem == name or path.stem.startswith((f"{name}_", f"{name}-"))
+        if path.is_file() and path.parent == folder and own:
+            raise ConfigError(
+                f'{setting}: {path} may be written over by this run, whose output_name is "{name}".',
+                "Choose another output_name or output_dir.",
+            )
+
+
+def check_extractor(path: str, concepts: list[Concept]) -> None:
+    """Looks whether a file has the extractors of these concepts, whole, before anything is computed.
+
+    Raises:
+        ModelError: it lacks one, has it damaged, or learned it for another trigger.
+    """
+    tensors, _ = read_safetensors(path)
+    known = {saved.name: saved for saved in load_concepts(path)[1]}
+    for concept in concepts:
+        if concept.name not in known or not _extractor_in(tensors, concept, path):
+            raise ModelError(
+                f'extractor: {path} has no extractor for the concept "{concept.name}".',
+                f"It has: {', '.join(known) or 'none'}. Save it from a run with the same concept names.",
+            )
+        if known[concept.name].trigger != concept.trigger:
+            raise ModelError(
+                f'extractor: {path} learned "{concept.name}" for the trigger "{known[concept.name].trigger}", '
+                f'this run has "{concept.trigger}".',
+                "Use the same trigger.",
+            )
+
+
+def _extractor_in(tensors: Mapping[str, Tensor], concept: Concept, path: str) -> dict[str, LayerWeights]:
+    """A concept's extractor in the tensors of a file, by layer; nothing if it has none."""
+    begin, layers = f"{EXTRACTOR}{concept.name}.", dict[str, dict[str, Tensor]]()
+    for key, tensor in tensors.items():
+        if key.startswith(begin):
+            layer, _, half = key.removeprefix(begin).rpartition(".")
+            layers.setdefault(layer, {})[half] = tensor
+    return {layer: pair_of(halves, layer, f"extractor: {path}") for layer, halves in layers.items()}
+
+
+def load_extractor(parts: Parts, path: str) -> None:
+    """Takes the extractor of another run: its adapters and embeddings, frozen.
+
+    Raises:
+        ModelError: it lacks a concept of this run, or does not fit the model.
+    """
+    with naming("extractor"):
+        check_extractor(path, parts.concepts)
+        tensors, _ = read_safetensors(path)
+        for concept in parts.concepts:
+            parts.network.load(extractor_adapter(concept.name), _extractor_in(tensors, concept, path), path)
+        parts.extractor_embeddings = embeddings_of(parts, load_concepts(path)[0], path)
+
+
+def embeddings_of(parts: Parts, vectors: dict[str, Tensor], source: str) -> dict[str, ConceptEmbeddings]:
+    """Frozen embeddings from saved vectors, for the concepts of this run.
+
+    Raises:
+        ModelError: they do not fit the model.
+    """
+    blocks, found = parts.model.transformer_config["num_layers"], {}
+    width = parts.model.transformer_config["caption_projection_dim"]
+    for name, tensor in vectors.items():
+        if name not in parts.layouts:
+            continue
+        if tensor.shape[0] not in (1, blocks) or tensor.shape[2] != width:
+            raise ModelError(
+                f'{source}: the vectors of "{name}" are for {tensor.shape[0]} blocks of width {tensor.shape[2]}; this '
+                f"model has {blocks} of width {width}.",
+                "They were learned on another model.",
+            )
+        every = tensor.shape[0] == blocks
+        embeddings = ConceptEmbeddings(tensor.to(parts.model.device), blocks, every_block=every)
+        found[name] = embeddings.requires_grad_(False)
+    return found
+
+
+def _vectors(embeddings: dict[str, ConceptEmbeddings]) -> dict[str, Tensor]:
+    return {name: one.per_block().cpu() for name, one in embeddings.items()}

@@ -1,0 +1,95 @@
+"""Puts the stages of a run together, from what was prepared for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from library.adapters.linear import LowRank
+from library.adapters.network import limit_norms
+from library.config.settings import Settings
+from library.data.latents import Latents
+from library.objectives import STUDENT
+from library.parts.branching import makes_fused_steps, objective_of, penalties_of, scheduler_of
+from library.parts.learnable import Learnable, freeze_all_but, learning_in
+from library.preflight.plan import Plan, stage_rates
+from library.prepare.context import Context
+from library.training.processes import Processes
+from library.training.scenes import Replay, SceneMaker, Sources
+from library.training.stage import Learner, Stage
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What the stages of a run are made of.
+
+    Args:
+        settings: those in force, which may have changed since the plan.
+        replay, fisher, context: see the modules of these names; None if nobody asks for them.
+    """
+
+    plan: Plan
+    settings: Settings
+    processes: Processes
+    latents: Latents
+    context: Context
+    replay: Replay | None = None
+    fisher: Mapping[str, Tensor] | None = None
+
+    @property
+    def sources(self) -> Sources:
+        """What the scenes of every stage are drawn from."""
+        parts, context, data = self.plan.parts, self.context, self.settings.data
+        return Sources(
+            seed=self.settings.optimizer.seed,
+            noise=self.settings.noise,
+            order=self.plan.order,
+            latents=self.latents,
+            texts=parts.texts,
+            replay=self.replay,
+            processes=self.processes,
+            without_encoders=(data.clip_l_dropout_rate, data.clip_g_dropout_rate, data.t5_dropout_rate),
+            in_context=partial(context.add_to, parts=parts) if context.vectors else None,
+        )
+
+
+def make_stage(name: str, made_of: Ingredients) -> Stage:
+    """A stage before its first step; what does not learn in it is frozen."""
+    plan, settings, parts = made_of.plan, made_of.settings, made_of.plan.parts
+    objective, learnables = objective_of(name, settings, plan.has_reg), learning_in(name, settings, parts)
+    freeze_all_but(learnables, parts)
+    wanted = {reading.prediction.prompt for reading in objective.readings}
+    initial, most = settings.optimizer.initial_step or 0, settings.network.scale_weight_norms
+    low_ranks = [one for learnable in learnables for one in learnable.modules.values() if isinstance(one, LowRank)]
+    dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
+    return Stage(
+        name,
+        plan.stage_steps[name],
+        objective,
+        scheduler_of(objective, settings, parts, made_of.context),
+        SceneMaker(name, wanted, made_of.sources, dropout),
+        learners_of(learnables, stage_rates(settings)[name]),
+        settings.optimizer,
+        first=initial if name == STUDENT else 0,
+        data_anew=not settings.optimizer.skip_until_initial_step,
+        fp16=settings.model.mixed_precision == "fp16",
+        penalties=penalties_of(name, settings, parts, made_of.fisher),
+        fused=name == STUDENT and makes_fused_steps(settings),
+        after_step=partial(limit_norms, low_ranks, most) if most and low_ranks else dict,
+    )
+
+
+def learners_of(learnables: Iterable[Learnable], rates: Mapping[str, float]) -> list[Learner]:
+    """The groups of the optimizer: all weights of one learning rate.
+
+    Args:
+        rates: of the stage, by name.
+    """
+    learning: dict[str, list[nn.Parameter]] = {rate: [] for rate in rates}
+    for one in learnables:
+        for name, weight in one.weights.items():
+            learning[one.rate_of(name)].append(weight)
+    return [Learner(rate, learning[rate], rates[rate]) for rate in rates]

@@ -1,0 +1,242 @@
+"""The sections of a run's `report.html`: samples, curves, pictures, files, time and memory, settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from library.config.fields import default_of, name_of
+from library.config.settings import GROUPS
+from library.data.images import open_image
+from library.data.pictures import Picture
+from library.errors import DataError
+from library.objectives import STUDENT
+from library.report.charts import chart, curves_of
+from library.report.log import read_log
+from library.report.page import Pictures, Section, render
+from library.report.phases import kind_of_memory
+from library.report.sheet import as_image
+from library.saving.keeping import AT_STEP
+from library.saving.metadata import activation_text
+from library.saving.reload import PROMISED
+from library.training.galleries import ORDER, STRENGTHS, Gallery
+
+if TYPE_CHECKING:
+    from library.training.observer import Observer
+
+MOST_PICTURES = 48
+"""Pictures of the data set that the report shows."""
+MOST_PROMPTS = 24
+"""Prompts of a sheet that the report shows."""
+THUMBNAIL = 256
+"""Longest side of a picture of the data set, in pixels."""
+STRIP = 256
+"""Longest side of a picture that stands in a row with others, in pixels."""
+LOSSES = {
+    "concept": "the concept loss: the pictures",
+    "pure": "L_PureCC: the concept at the scale lambda*",
+    "anchor": "base prompts stay as they were",
+    "replay": "replayed pictures stay as they were",
+    "replay_pure": "the concept on replayed pictures",
+    "surroundings": "what [V] adds stays where the class is",
+    "prior": "regularisation pictures",
+    "extractor": "the concept loss of the extractor",
+    "extractor_anchor": "the extractor's base prompts stay as they were",
+    "loss": "all of it, with its weights",
+    "validation": "the concept loss on pictures kept from training",
+}
+GUIDANCE = {
+    "lambda_star": "the scale at which the concept fits the student best",
+    "cosine": "how well the student's direction agrees with the extractor's",
+    "lambda_negative": "share of pictures with a negative scale",
+    "r_student": "length of the student's guidance, as a share of the velocity",
+    "r_target": "length of the extractor's",
+}
+RATES = {
+    "lr": "learning rate of the LoRA",
+    "embedding_lr": "of the concept's vectors",
+    "up_lr": "of the LoRA's outer matrices",
+}
+NORMS = {
+    "average_key_norm": "mean length of a layer's change of its weight",
+    "max_key_norm": "the largest, which scale_weight_norms limits",
+}
+NOT_LOSSES = {*GUIDANCE, *RATES, *NORMS, "keys_scaled", "it_s", "grad_norm", "step"}
+SPECIAL = ("concept", "extractor", "embedding", "transformer")
+"""Ends of the names of files that are no LoRAs."""
+WHERE = {
+    "ComfyUI": "models/loras",
+    "Forge": "models/Lora",
+    "reForge": "models/Lora",
+    "SD.Next": "models/Lora",
+    "diffusers": "pipeline.load_lora_weights(folder, weight_name=file)",
+}
+"""Where each UI looks for a LoRA."""
+
+
+def report_sections(observer: Observer) -> list[Section]:
+    """What the report of a run holds, in order."""
+    thumbnails: dict[Path, Image.Image | None] = {}
+    return [
+        Section("samples", "Before and after", lambda pictures: _samples(observer, pictures)),
+        Section("curves", "Curves", lambda _: _curves(observer)),
+        Section("pictures", "Your pictures", lambda pictures: _pictures(observer, pictures, thumbnails)),
+        Section("files", "Files", lambda _: _files(observer)),
+        Section("cost", "Time and memory", lambda _: _cost(observer)),
+        Section("settings", "Settings", lambda _: _settings(observer)),
+    ]
+
+
+def _samples(observer: Observer, pictures: Pictures) -> str:
+    galleries = []
+    for kind in [*ORDER, *sorted(set(observer.galleries) - set(ORDER))]:
+        gallery = observer.galleries.get(kind)
+        if gallery is None:
+            continue
+        if kind == STRENGTHS:
+            galleries.append(_strip(gallery, pictures))
+            continue
+        wide, prompts = len(gallery.columns), []
+        for row in gallery.rows[:MOST_PROMPTS]:
+            pairs = []
+            for begin in range(0, len(row.pictures), wide):
+                before, *after = [as_image(picture) for picture in row.pictures[begin : begin + wide]]
+                seed = begin // wide + 1
+                for name, image in zip(gallery.columns[1:], after, strict=True):
+                    about = f"{row.prompt or 'the empty prompt'}, seed {seed}"
+                    pairs.append(
+                        {
+                            "label": f"seed {seed}" if wide == 2 else f"{name}, seed {seed}",
+                            "name": name,
+                            "about": about,
+                            "before": pictures.tag(before, f"pretrained model: {about}"),
+                            "after": pictures.tag(image, f"{name}: {about}"),
+                        }
+                    )
+            prompts.append({"kind": row.kind, "text": row.prompt, "pairs": pairs})
+        more = len(gallery.rows) - len(prompts)
+        galleries.append({"title": gallery.title, "prompts": prompts, "more": more, "strips": []})
+    return render("samples.html", galleries=galleries) if galleries else ""
+
+
+def _strip(gallery: Gallery, pictures: Pictures) -> dict[str, Any]:
+    """A gallery whose pictures stand in a row each, not under a slider."""
+    strips = []
+    for row in gallery.rows:
+        shown = zip(gallery.columns, map(as_image, row.pictures), strict=True)
+        about = row.prompt or "the empty prompt"
+        tags = [(name, pictures.tag(image, f"{about}, {name}", STRIP)) for name, image in shown]
+        strips.append({"kind": row.kind, "text": row.prompt, "pictures": tags})
+    return {"title": gallery.title, "prompts": [], "more": 0, "strips": strips}
+
+
+def _curves(observer: Observer) -> str:
+    rows, stages = read_log(observer.log.path), []
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        of_stage = [row for row in rows if row["stage"] == stage]
+        had = {name for row in of_stage for name, value in row.items() if isinstance(value, float)}
+        losses = {name: LOSSES.get(name, "") for name in [*LOSSES, *sorted(had - set(LOSSES) - NOT_LOSSES)]}
+        charts = [
+            chart("Losses, before their weights", curves_of(of_stage, losses), logarithmic=True),
+            chart("lambda* and guidance", curves_of(of_stage, GUIDANCE)),
+            chart("Learning rates", curves_of(of_stage, RATES)),
+            chart("Lengths of the LoRA's layers", curves_of(of_stage, NORMS)),
+        ]
+        stages.append({"name": stage, "charts": [one for one in charts if one]})
+    return render("curves.html", stages=stages) if stages else ""
+
+
+def _pictures(observer: Observer, pictures: Pictures, thumbnails: dict[Path, Image.Image | None]) -> str:
+    every = list({picture.path: picture for picture in observer.plan.pictures}.values())
+    kept = {picture.path for picture in observer.plan.validation}
+    shown = []
+    for picture in every[:MOST_PICTURES]:
+        if picture.path not in thumbnails:
+            thumbnails[picture.path] = _thumbnail(picture)
+        image, texts = thumbnails[picture.path], picture.prompts[0]
+        shown.append(
+            {
+                "name": picture.path.name,
+                "size": f"{picture.original_size[0]} x {picture.original_size[1]}",
+                "bucket": f"{picture.size[0]} x {picture.size[1]}",
+                "use": "regularisation" if picture.subset.is_reg else "validation" if picture.path in kept else "",
+                "image": pictures.tag(image, f"{picture.path.name}: {texts.complete}", THUMBNAIL) if image else "",
+                "texts": {"complete": texts.complete, "base": texts.base, "target": texts.target},
+                "variants": len(set(picture.prompts)) - 1,
+            }
+        )
+    return render("pictures.html", pictures=shown, more=len(every) - len(shown))
+
+
+def _thumbnail(picture: Picture) -> Image.Image | None:
+    try:
+        image = open_image(picture.path)
+    except (DataError, OSError):
+        return None
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return image
+
+
+def _files(observer: Observer) -> str:
+    layouts = observer.plan.settings.saving.save_formats
+    endings = {"diffusers": "_diffusers", "onetrainer": "_onetrainer"}
+    rows = read_log(observer.log.path)
+    losses = {row["step"]: row["validation"] for row in rows if row["stage"] == STUDENT and "validation" in row}
+    found = []
+    for path, step in sorted(observer.files.items(), key=_last_first):
+        if path.suffix != ".safetensors" or not path.is_file():
+            continue
+        stem = path.stem
+        layout = next((name for name, ending in endings.items() if stem.endswith(ending) and name in layouts), "kohya")
+        special = next((kind for kind in SPECIAL if stem.endswith(f"_{kind}")), None)
+        uis = [] if special else [(ui, WHERE[ui]) for ui in PROMISED[layout]]
+        found.append(
+            {
+                "name": path.name,
+                "bytes": path.stat().st_size,
+                "step": step,
+                "special": special,
+                "validation": None if special == "extractor" else losses.get(step),
+                "uis": uis,
+                "checked": observer.loads.get(path),
+            }
+        )
+    concepts = [{"name": one.name, "kind": one.kind, "trigger": one.trigger} for one in observer.parts.concepts]
+    return render(
+        "files.html", files=found, validated=bool(losses), concepts=concepts, prompt=activation_text(observer.parts)
+    )
+
+
+def _last_first(file: tuple[Path, int]) -> tuple[bool, bool, int]:
+    """Files of the end, then those saved on the way, the newest first, then stage 1's."""
+    path, step = file
+    return path.stem.endswith("_extractor"), AT_STEP in path.stem, -step
+
+
+def _cost(observer: Observer) -> str:
+    phases = observer.phases.measured()
+    whole = sum(phase.seconds for phase in phases)
+    rows = [{"phase": phase, "share": phase.seconds / whole if whole else 0} for phase in phases]
+    return render("cost.html", rows=rows, whole=whole, memory=kind_of_memory(observer.parts.model.device))
+
+
+def _settings(observer: Observer) -> str:
+    sections = []
+    for section, group in GROUPS.items():
+        values = getattr(observer.plan.settings, section)
+        rows = [_setting(field, getattr(values, field.name)) for field in dataclasses.fields(group)]
+        sections.append({"name": section, "rows": rows, "changed": sum(row["changed"] for row in rows)})
+    return render("settings.html", sections=sections)
+
+
+def _setting(field: dataclasses.Field, value: Any) -> dict[str, Any]:
+    shown = "–" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return {
+        "name": name_of(field),
+        "value": {"True": "true", "False": "false"}.get(shown, shown),
+        "changed": value != default_of(field),
+        "help": field.metadata["help"],
+    }

@@ -1,0 +1,115 @@
+"""The benchmarks: what they count keeps to its budget, and what they print is what they wrote."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import report
+from benchmarks.counts import count_authors, count_variant, full_size_plan
+from benchmarks.numerics import errors
+from benchmarks.record import table, write
+from benchmarks.variants import PLAIN
+from library.models.loading.model_files import PARTS
+from library.models.memory.live_memory import held_by, storage_bytes
+from library.models.modules import blank
+from tests.helpers.places import ROOT
+
+BLOCKS = 3
+"""Of the transformer, at full width: what is counted of a block is the same in each."""
+
+
+@pytest.fixture(scope="module")
+def full_width(tmp_path_factory):
+    """`full_width(preset, ...)`: the plan of a preset on the full-size model with three blocks."""
+    folder = tmp_path_factory.mktemp("full_width")
+
+    def make(recomputed: bool):
+        settings = {"gradient_checkpointing": recomputed, "checkpointed_blocks": "all", "resolution": 512}
+        plan = full_size_plan(folder, str(ROOT / "presets" / "pure.toml"), train_batch_size=1, **settings)
+        file = folder / "model" / "transformer" / "config.json"
+        config = {**json.loads(file.read_text()), "num_layers": BLOCKS, "dual_attention_layers": [0, 1]}
+        file.write_text(json.dumps(config))
+        return plan
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def ratios(full_width):
+    """Arithmetic of each step against the plain one, with and without recomputing."""
+
+    def count(recomputed: bool, names) -> dict[str, float]:
+        plan = full_width(recomputed)
+        tflop = {name: count_variant(plan, name)["tflop"] for name in (PLAIN, *names)}
+        return {name: one / tflop[PLAIN] for name, one in tflop.items()}
+
+    return {
+        False: count(False, [name for name, (budget, _) in BUDGETS.items() if budget]),
+        True: count(True, [name for name, (_, budget) in BUDGETS.items() if budget]),
+    }
+
+
+BUDGETS = {
+    "L_CC + anchor (DOP)": (2.5, None),
+    "paper: live base": (3.0, None),
+    "PureCC, base detached": (2.45, 2.05),
+    "PureCC + anchor": (None, 3.05),
+    "PureCC + anchor + replay": (4.95, 4.35),
+    "pure: all of it": (6.0, 5.3),
+}
+"""At most so many times a plain step's arithmetic: without recomputing, and with."""
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_no_step_costs_more_arithmetic_than_its_budget(name, ratios):
+    for recomputed, budget in zip((False, True), BUDGETS[name], strict=True):
+        if budget is None:
+            continue
+        assert 0.85 * budget < ratios[recomputed][name] <= budget, ratios[recomputed][name]
+
+
+def test_the_authors_step_holds_two_models_and_all_encoders_and_computes_more_than_the_papers(full_width, ratios):
+    plan = full_width(False)
+    held, memory = count_authors(plan)
+    files = plan.parts.model.files
+    parts = {part: storage_bytes(held_by(blank(part, files.config(part)))) for part in PARTS}  # float32
+    expected = parts["transformer"] + parts["vae"] + sum(parts[part] for part in PARTS if part.startswith("text")) / 2
+    assert expected < held < 1.02 * expected  # adapters and the state of their optimizer are the rest
+    plain = count_variant(plan, PLAIN)["tflop"]
+    assert memory.flops / 1e12 / plain > ratios[False]["paper: live base"] and memory.peak > 0
+
+
+def test_errors_are_those_that_were_put_in():
+    generator = torch.Generator().manual_seed(0)
+    v, r = (torch.randn(5, 4, 8, 8, generator=generator) for _ in range(2))
+    lam, side = torch.ones(5), torch.randn(5, 4, 8, 8, generator=generator)
+    exact = (v, r, lam)
+    assert errors(exact, exact) == pytest.approx(
+        {"size": 1.0, "v_error": 0, "r_error": 0, "shrink": 1, "lambda_error": 0}, abs=0.1
+    )
+    side -= (side * r).flatten(1).sum(1).view(-1, 1, 1, 1) / r.flatten(1).square().sum(1).view(-1, 1, 1, 1) * r
+    side *= 0.5 * (r.flatten(1).norm(dim=1) / side.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+    found = errors((1.1 * v, r + side, 0.8 * lam), exact)
+    assert found["v_error"] == pytest.approx(0.1) and found["lambda_error"] == pytest.approx(0.2)
+    assert found["r_error"] == pytest.approx(0.5) and found["shrink"] == pytest.approx(1 / 1.25)
+
+
+def test_the_report_prints_every_result_as_it_was_written(tmp_path, monkeypatch, capsys):
+    rows = [
+        {"step": "plain", "ms": 62, "ratio": 1.0, "range": [0.98, 1.0231]},
+        {"step": "pure", "ms": 240, "ratio": 0.0123},
+    ]
+    columns = {"step": "step", "ms": "ms", "ratio": "against plain", "range": "quartiles"}
+    write(tmp_path / "step.json", "One step", "measured", rows, columns, ["python", "-m", "benchmarks.step"])
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "step.json")])
+    report.main()
+    said = capsys.readouterr().out
+    assert "## One step" in said and "`python -m benchmarks.step`" in said and "Measured on" in said
+    assert "| plain | 62 | 1.00 | 0.98 to 1.02 |" in said and "| pure | 240 | 0.012 |  |" in said
+    assert table(json.loads((tmp_path / "step.json").read_text())) in said
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["report"])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "Run a benchmark first" in capsys.readouterr().err

@@ -1,0 +1,336 @@
+"""The bench: what it asks, what it measures, and how it compares."""
+
+import os
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.method.arms import ARMS, CHECKPOINTS, STAGE_1
+from benchmarks.method.compare import MEASURES, Comparison
+from benchmarks.method.concepts import CONCEPTS, PROBES, SAID, TRIGGER, write_together
+from benchmarks.method.measures import regions
+from benchmarks.method.report import write
+from benchmarks.method.together.models import Together
+from benchmarks.method.together.recipes import (
+    ADDED,
+    AGGREGATED,
+    ALONE,
+    FUSED,
+    JOINTLY,
+    RECIPES,
+    TRIGGERS,
+    looks_of,
+    subjects,
+    trial_file,
+)
+from benchmarks.method.together.report import Results, tables
+from benchmarks.method.together.report import write as write_together_report
+from benchmarks.method.trial import BASE, REPLAY_PROMPTS, Bench, Trial
+from library.adapters.files import load_lora
+from library.config.dataset_file import read_concepts_and_pictures
+from library.config.files import TomlFile, read_settings
+from library.drawing.sample_prompts import read_prompt_lines
+from library.evaluation.measures.segmentation import best_match_iou
+from library.files.atomic import write_tensors
+from library.training.run import Run
+from tools.pocket.scorer import HEADS
+from tools.pocket.tokenizers import LENGTH, clip_tokenizer
+from tools.pocket.world import draw
+
+
+@pytest.fixture(scope="module", params=CONCEPTS)
+def concept(request):
+    return CONCEPTS[request.param]()
+
+
+def test_there_are_three_subjects_and_a_style():
+    kinds = [make().kind for make in CONCEPTS.values()]
+    assert kinds.count("subject") == 3 and kinds.count("style") == 1
+
+
+def test_probes_are_always_the_same_and_fit_the_encoders(concept):
+    probes, count = concept.probes(), clip_tokenizer("!")
+    assert probes == CONCEPTS[concept.name]().probes()
+    assert all(len(count(probe.text).input_ids) <= LENGTH for probe in probes)
+    assert [probe.sort == "concept" for probe in probes] == [True] * PROBES + [False] * PROBES
+
+
+def test_only_concept_probes_hold_the_trigger_and_no_base_does(concept):
+    for probe in concept.probes():
+        words = probe.text.split()
+        assert (TRIGGER[concept.kind] in words) == (probe.sort == "concept")
+        assert TRIGGER[concept.kind] not in probe.base.split()
+
+
+def test_no_probe_asks_for_what_the_references_share(concept):
+    for probe in concept.probes():
+        if probe.sort == "concept":
+            assert not {q for q, word in concept.trap.items() if probe.asked.get(q) == word}
+
+
+def test_no_probe_is_a_replayed_prompt(concept):
+    replayed = {line.replace("{class}", "creature") for line in read_prompt_lines(str(REPLAY_PROMPTS), "prompts")}
+    same = {probe.base for probe in concept.probes()} & replayed
+    assert len(same) <= 2, same
+
+
+def test_a_truth_shows_the_concept_where_it_was_asked_for(concept):
+    asked = [probe for probe in concept.probes() if probe.sort == "concept"]
+    for scene, probe in zip(concept.truths(), asked, strict=True):
+        assert {name: getattr(scene, name) for name in probe.asked} == probe.asked
+        for question, word in concept.identity.items():
+            assert word in HEADS[question]
+            assert word == getattr(scene if hasattr(scene, question) else scene.creature, question)
+        assert draw(scene).mask.any()
+
+
+@pytest.mark.parametrize("captions", SAID)
+def test_written_concepts_are_what_the_trainer_reads(concept, captions, tmp_path):
+    data = concept.write(tmp_path, captions, pictures=2)
+    settings = read_settings(TomlFile(BASE), {"dataset_config": str(data)})
+    config = read_concepts_and_pictures(None, settings)
+    assert config.concepts[0].kind == concept.kind
+    texts = sorted(file.read_text().strip() for file in tmp_path.glob("pictures/*.txt"))
+    assert len(texts) == 2 and all("[V]" in text for text in texts)
+    if concept.kind == "subject":
+        asked = {word for q in SAID[captions]["subject"] for word in [concept.trap.get(q, "big")]}
+        assert asked <= set(texts[0].split())
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_every_arm_is_made_of_settings(name):
+    arm = ARMS[name]
+    settings = read_settings(TomlFile(BASE), arm.settings)
+    assert settings.needs_extractor or not arm.extractor or settings.pure_learning.eta == 0
+
+
+def test_the_stock_arm_is_the_stock_preset():
+    preset, arm = (
+        read_settings(TomlFile(Path("presets/stock.toml"))),
+        read_settings(TomlFile(BASE), ARMS["stock"].settings),
+    )
+    assert preset.pure_learning == replace(arm.pure_learning, replay_sample_steps=28)
+    assert preset.concept_embeddings == arm.concept_embeddings
+
+
+def test_arms_with_one_extractor_agree_on_stage_1():
+    settings = {name for arm in ARMS.values() for name in arm.settings}
+    assert set(STAGE_1) <= settings
+
+
+def test_trials_have_files_of_their_own(tmp_path):
+    files = {Trial(arm, "mask", 0).file(tmp_path) for arm in ARMS}
+    assert len(files) == len(ARMS)
+
+
+def test_seg_cons_knows_equal_and_other_pictures():
+    one = torch.zeros(8, 8, dtype=torch.long)
+    one[:, 4:] = 3
+    half = one.clone()
+    half[:, 6:] = 0
+    assert best_match_iou(regions(one), regions(one)) == 1
+    assert best_match_iou(regions(one), regions(3 - one)) == 1, "which region is called what does not matter"
+    assert best_match_iou(regions(one), regions(half)) == pytest.approx((4 / 6 + 2 / 4) / 2)
+
+
+# Comparing
+
+
+def result(arm, values, concept="mask", seed=0, spread=0.0):
+    """A trial whose fidelity at its checkpoints is given, and whose other measures are ten times that."""
+    rng = np.random.default_rng(seed)
+    checkpoints = []
+    for steps, value in values.items():
+        around = (value + spread * rng.standard_normal(8)).tolist()
+        probes = {"concept": {"fidelity": [value] * 8}, "class": {}, "unrelated": {}}
+        for measure, sorts in MEASURES.values():
+            for sort in sorts:
+                probes[sort][measure] = [10 * one for one in around]
+        checkpoints.append({"steps": steps, "probes": probes})
+    return {"arm": arm, "concept": concept, "seed": seed, "checkpoints": checkpoints, "strengths": []}
+
+
+CONTROLS = [result("pretrained", {0: 0.0}), result("drawn", {0: 1.0})]
+
+
+def test_measures_are_read_where_fidelity_is_reached():
+    comparison = Comparison([*CONTROLS, result("quick", {10: 0.4, 20: 0.8}), result("never", {10: 0.1, 20: 0.2})])
+    quick, never = comparison.rows(0.6)
+    assert (quick.reached, never.reached) == (1, 0)
+    assert quick.steps == pytest.approx(15)
+    assert quick.figures["drift"].value == pytest.approx(6)
+    assert np.isnan(never.figures["drift"].value)
+    assert comparison.rows(0.2)[0].steps == pytest.approx(5), "between the pretrained model and the first checkpoint"
+
+
+def test_the_pretrained_model_and_drawn_pictures_are_the_scale():
+    controls = [result("pretrained", {0: 0.2}), result("drawn", {0: 0.6})]
+    comparison = Comparison([*controls, result("arm", {10: 0.4, 20: 0.6})])
+    assert comparison.rows(0.75)[0].steps == pytest.approx(15)
+
+
+def test_students_scored_without_their_vectors_are_a_method_of_their_own(tmp_path):
+    arm = result("lean, dropout 0.5", {10: 0.8})
+    arm["vectors_off"] = result("", {10: 0.4})["checkpoints"]
+    rows = {row.arm: row for row in Comparison([*CONTROLS, arm]).rows(0.6)}
+    assert rows["lean, dropout 0.5"].reached == 1 and rows["lean, dropout 0.5, vectors off"].reached == 0
+    text = write(Comparison([*CONTROLS, arm]), tmp_path, tmp_path / "out", (0.3,), "pure", 0)
+    assert "| lean, dropout 0.5, vectors off | 1 of 1 |" in text
+
+
+def test_a_difference_is_of_the_trials_that_both_reach():
+    better = [result("better", {10: 0.6}, seed=seed, spread=0.02) for seed in range(4)]
+    for one in better:
+        one["checkpoints"][0]["probes"]["class"]["contamination"] = [1.0] * 8
+    worse = [result("worse", {10: 0.6}, seed=seed, spread=0.02) for seed in range(3)]
+    comparison = Comparison([*CONTROLS, *better, *worse])
+    count, figures = comparison.differences("better", "worse", 0.5)
+    assert count == 3
+    assert figures["contamination"].high < 0
+    assert figures["drift"].low <= 0 <= figures["drift"].high
+
+
+def test_an_interval_holds_the_mean_and_narrows_with_trials():
+    few = Comparison([*CONTROLS, *(result("arm", {10: 0.6}, seed=s, spread=0.3) for s in range(2))]).rows(0.5)[0]
+    many = Comparison([*CONTROLS, *(result("arm", {10: 0.6}, seed=s, spread=0.3) for s in range(40))]).rows(0.5)[0]
+    for figure in (few.figures["drift"], many.figures["drift"]):
+        assert figure.low <= figure.value <= figure.high
+    width = [figure.high - figure.low for figure in (few.figures["drift"], many.figures["drift"])]
+    assert 0 < width[1] < width[0]
+
+
+def test_strengths_are_read_off_finished_students():
+    arm = result("arm", {10: 0.4, 20: 0.8})
+    arm["strengths"] = [{"strength": 0.5, "probes": result("", {0: 0.2})["checkpoints"][0]["probes"]}]
+    by_strength = Comparison([*CONTROLS, arm]).strengths("arm")
+    assert list(by_strength) == [0.5, 1.0]
+    assert by_strength[0.5]["fidelity"] == pytest.approx(0.2) and by_strength[1.0]["drift"] == pytest.approx(8)
+
+
+def test_a_report_has_every_method_a_plot_and_a_table_of_differences(tmp_path):
+    arms = [result("pure", {10: 0.4, 20: 0.8}), result("plain LoRA", {10: 0.3, 20: 0.5})]
+    for one in arms:
+        one["strengths"] = [{"strength": 0.5, "probes": one["checkpoints"][0]["probes"]}]
+        pictures = torch.zeros(2 * PROBES, 3, 64, 64, dtype=torch.uint8)
+        write_tensors(Trial(one["arm"], "mask", 0).file(tmp_path).with_suffix(".safetensors"), {"pictures": pictures})
+    text = write(Comparison([*CONTROLS, *arms]), tmp_path, tmp_path / "out", (0.4, 0.7), "pure", 0)
+    assert text.count("| plain LoRA |") == 8, "three times at each fidelity, and by two strengths"
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "method.json",
+        "tables.md",
+        "method.png",
+        "sheet-mask.png",
+    }
+
+
+def test_a_trial_on_the_bundled_model_is_scored_and_shares_its_extractor(tmp_path, monkeypatch):
+    short = {"extractor_train_steps": 2, "replay_images": 4, "replay_sample_steps": 2}
+    bench = Bench(tmp_path, "pocket/model", short)
+    first, controls = bench.run(Trial("pure", "bib", 0, checkpoints=(1, 3))), bench.controls(CONCEPTS["bib"]())
+    assert [checkpoint["steps"] for checkpoint in first["checkpoints"]] == [1, 3]
+    (extractor,) = tmp_path.glob("extractors/*")
+    monkeypatch.setattr(Run, "extractor_stage", lambda self: pytest.fail("trained again"))
+    again = bench.run(Trial("pure, eta 2", "bib", 0, checkpoints=(1,)))
+    assert [*tmp_path.glob("extractors/*")] == [extractor]
+    monkeypatch.undo()
+    bare = bench.run(Trial("lean, dropout 0.5", "bib", 0, checkpoints=(1, 3)))
+    assert [checkpoint["steps"] for checkpoint in bare["vectors_off"]] == [1, 3]
+    assert bare["vectors_off"][1]["probes"]["concept"] != bare["checkpoints"][1]["probes"]["concept"]
+    drifts = [of["probes"]["class"]["drift"] for of in (bare["vectors_off"][1], bare["checkpoints"][1])]
+    assert drifts[0] == drifts[1], "prompts without the concept have no vectors"
+    comparison = Comparison([*controls, first, again])
+    assert 0 <= comparison.scales["bib"].floor < comparison.scales["bib"].ceiling <= 1
+    itself = controls[0]["checkpoints"][0]["probes"]
+    assert not any(itself["class"]["pixels"]), "the pretrained model does not differ from itself without the concept"
+    other = controls[1]["checkpoints"][0]["probes"]
+    assert np.mean(other["class"]["pixels"]) > np.mean(first["checkpoints"][0]["probes"]["class"]["pixels"])
+    assert first["log"]["area"] < first["log"]["r_inside"] < 1
+
+
+def test_the_checkpoints_grow():
+    assert list(CHECKPOINTS) == sorted(set(CHECKPOINTS))
+
+
+# Several concepts in one model
+
+
+def test_several_concepts_are_written_for_one_run_each_with_its_trigger(tmp_path):
+    chosen = subjects()
+    data = write_together([*chosen.values()], tmp_path, "partial", pictures=2)
+    config = read_concepts_and_pictures(None, read_settings(TomlFile(BASE), {"dataset_config": str(data)}))
+    assert {one.name: one.trigger for one in config.concepts} == TRIGGERS
+    assert [subset.concept for subset in config.datasets[0].subsets] == [*TRIGGERS]
+    for name, one in chosen.items():
+        assert len(list((tmp_path / name / "pictures").glob("*.png"))) == 2
+        others = [probe.text.replace(one.trigger, "sks") for probe in one.probes()]
+        assert others == [probe.text for probe in CONCEPTS[name]().probes()], "the same prompts, with another word"
+
+
+def test_all_together_figures_are_known_to_the_trials():
+    names = [RECIPES[recipe].ways for recipe in RECIPES]
+    assert {way for ways in names for way in ways} == {ADDED, AGGREGATED, *JOINTLY, *FUSED}
+    files = {trial_file(Path(), recipe, way, 0) for recipe, one in RECIPES.items() for way in (ALONE, *one.ways)}
+    assert len(files) == sum(1 + len(one.ways) for one in RECIPES.values())
+
+
+def together_result(recipe, way, fidelity, looks=0.0):
+    concepts = {}
+    for name in TRIGGERS:
+        concept = {"fidelity": [fidelity] * 4} | {looks_of(other): [looks] * 4 for other in TRIGGERS if other != name}
+        probes = {"concept": concept, "class": {}, "unrelated": {}}
+        for measure, sorts in MEASURES.values():
+            for sort in sorts:
+                probes[sort][measure] = [10 * fidelity] * 3 + [None if measure == "trap_unasked" else 10 * fidelity]
+        concepts[name] = probes
+    return {"recipe": recipe, "way": way, "seed": 0, "concepts": concepts}
+
+
+def test_what_is_lost_by_being_together_is_taken_prompt_by_prompt():
+    controls = [together_result("pretrained", "", 0.2), together_result("drawn", "", 0.7)]
+    trials = [together_result("lean", ALONE, 0.6, 0.1), together_result("lean", "jointly", 0.5, 0.25)]
+    results = Results([*controls, *trials])
+    assert results.models() == [("lean", ALONE), ("lean", "jointly")]
+    assert results.figure(("lean", ALONE), "fidelity").value == pytest.approx(0.8), "of what can be had"
+    assert results.difference(("lean", "jointly"), "fidelity").value == pytest.approx(-0.2)
+    assert results.difference(("lean", "jointly"), "others").value == pytest.approx(0.15)
+    assert results.difference(("lean", "jointly"), "trap_unasked").value == pytest.approx(-1)
+    assert "| lean, jointly | *-0.20 (-0.20 to -0.20)* | *0.150 (0.150 to 0.150)* |" in tables(results)
+
+
+def test_concepts_come_into_one_model_and_what_is_there_is_not_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.method.concepts.PROBES", 2)
+    monkeypatch.setattr("benchmarks.method.drawing.STEPS", 1)
+    monkeypatch.setattr("benchmarks.method.together.models.STEPS", 1)
+    monkeypatch.setattr("library.convert.fusing.MOST_NEUTRAL", 1)
+    monkeypatch.setitem(FUSED, "fused", {"steps": 1})
+    together = Together(tmp_path, "pocket/model", 0)
+    results = together.controls()
+    assert not any(results[0]["concepts"]["bib"]["class"]["pixels"]), "the pretrained model is itself"
+    results += [together.trial("CIFC", way) for way in (ALONE, AGGREGATED)]
+    made = [*tmp_path.rglob("student.safetensors")]
+    for file in made:
+        os.utime(file, (1, 1))
+    results += [
+        together.trial("CIFC", ADDED),
+        *(together.trial("Mix-of-Show", way) for way in ("fused", "jointly")),
+    ]
+    assert len(made) == 3 and all(file.stat().st_mtime == 1 for file in made)
+    drifts = [[of["class"]["drift"] for of in one["concepts"].values()] for one in results if one["way"]]
+    assert len({str(one) for one in drifts}) == len(drifts), "each way is a model of its own"
+    downs = [load_lora(tmp_path / f"loras/{path}/student.safetensors", 3) for path in LEARNED]
+    same = [all(torch.equal(one[name].down, other[name].down) for name in one) for one, other in pairwise(downs)][::2]
+    assert same == [True, False], "the second of a sequence is held off from the first"
+    report = write_together_report(Results(results), tmp_path, tmp_path / "out")
+    assert report.count("| CIFC, aggregated |") == 3
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "together-tables.md",
+        "together.json",
+        "together.png",
+    }
+
+
+LEARNED = ("CIFC-0/mask", "Mix-of-Show-0/mask", "CIFC-0/stripes", "Mix-of-Show-0/stripes")

@@ -1,0 +1,223 @@
+"""Concepts beside each other: fused in closed form, or learned one after the other in subspaces of their own."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from library.adapters.files import load_lora
+from library.adapters.network import LayerWeights
+from library.config.dataset import Concept
+from library.config.files import read_settings
+from library.convert.fusing import Aggregation, Fusion, aggregate, fuse, target_texts, weighed
+from library.errors import ConfigError, ModelError
+from library.methods.aggregation import aggregated, aggregation_weights
+from library.methods.fusion import fused, fused_by_lbfgs, fusion_loss
+from library.methods.penalties import Overlap
+from library.parts.parts import build_parts
+from library.training.run import Run
+from tests.conftest import DATASET
+from tests.helpers.tiny import BLOCKS
+from tests.methods.test_full_fine_tuning import layers_by_name, total
+from tests.methods.test_methods import MODEL, ready
+
+
+def problem(ranks=(2, 3), inputs=12, outputs=8):
+    """LoRAs of one layer, and products of inputs of different shapes for each."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    layers = [LayerWeights(random(rank, inputs), random(outputs, rank), 2.0 * rank) for rank in ranks]
+    seen = [random(40, inputs) * torch.linspace(0.1, 2, inputs) for _ in (*ranks, None)]
+    *covariances, neutral = [one.T @ one / len(one) for one in seen]
+    return layers, covariances, neutral
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.5])
+def test_the_closed_form_minimises_the_least_squares_and_is_a_lora_of_summed_rank(mu):
+    layers, covariances, neutral = problem()
+    lora = fused(layers, covariances, neutral, mu)
+    assert lora.rank == 5 == lora.alpha
+    assert torch.linalg.matrix_rank(lora.delta()) == 5
+    update = lora.delta().double().requires_grad_()
+    least = fusion_loss(update, layers, covariances, neutral, mu)
+    (gradient,) = torch.autograd.grad(least, update)
+    plain_sum = sum(layer.delta() for layer in layers).double()
+    start = torch.autograd.grad(fusion_loss(plain_sum.requires_grad_(), layers, covariances, neutral, mu), plain_sum)[0]
+    assert gradient.abs().max() < 1e-4 * start.abs().max()
+    for _ in range(5):
+        other = update.detach() + 0.01 * torch.randn(update.shape, dtype=torch.float64)
+        assert fusion_loss(other, layers, covariances, neutral, mu) > least
+
+
+def test_a_concept_alone_is_kept_and_mu_keeps_the_rest():
+    layers, covariances, neutral = problem(ranks=(2,))
+    alone, wanted = fused(layers, covariances, neutral, 0.0).delta(), layers[0].delta()
+    assert (alone - wanted).norm() < 0.02 * wanted.norm()
+
+    def on_others(mu):
+        delta = fused(layers, covariances, neutral, mu).delta()
+        return float(((delta @ neutral) * delta).sum())
+
+    assert on_others(10.0) < on_others(1.0) < on_others(0.0)
+
+
+def test_lbfgs_as_published_comes_to_the_same_minimum():
+    layers, covariances, neutral = problem()
+    closed = fused(layers, covariances, neutral, 0.3).delta()
+    torch.testing.assert_close(fused_by_lbfgs(layers, covariances, neutral, 0.3, 200), closed, rtol=1e-2, atol=1e-2)
+
+
+def test_two_trained_loras_are_fused_to_one_with_both_concepts_vectors(plan_of, tmp_path):
+    names = ("dog", "cat")
+    for name in names:
+        dataset = DATASET_OF.replace("NAME", name)
+        plan = plan_of(dataset, method="mix_of_show", output_name=name, max_train_steps=2, overwrite=True)
+        Run(plan).train()
+    settings, folder = plan.settings, plan.settings.output_dir
+    loras = [folder / f"{name}.safetensors" for name in names]
+    prompts = ["a sks dog", "a sks cat dog"]
+    for kind in ("closed", "lbfgs"):
+        fuse(settings, loras, prompts, (32, 32), Fusion(kind=kind, steps=2))
+        both = load_lora(folder / "cat.safetensors", BLOCKS)
+        assert all(layer.rank == 8 for layer in both.values())
+        Run(plan_of(DATASET_OF.replace("NAME", "cat"), method="mix_of_show", output_name="cat", overwrite=True)).train()
+    with pytest.raises(ConfigError, match="2 LoRAs and 1 prompts"):
+        fuse(settings, loras, prompts[:1], (32, 32), Fusion())
+
+
+DATASET_OF = DATASET.replace('name = "dog"', 'name = "NAME"')
+
+
+# Weighed for a prompt
+
+
+def test_the_concept_that_a_prompt_names_weighs_most_and_squares_sum_up_to_1():
+    concepts = [torch.eye(6)[:1], torch.eye(6)[1:3], torch.eye(6)[5:]]
+    prompt = torch.stack([torch.eye(6)[0] + 0.1 * torch.eye(6)[1], torch.eye(6)[4]])
+    weights = aggregation_weights(prompt, concepts)
+    assert weights.argmax() == 0 and weights[2] == 0 < weights[1] < weights[0]
+    torch.testing.assert_close(weights.square().sum(), torch.tensor(1.0))
+    torch.testing.assert_close(aggregation_weights(7 * prompt, concepts), weights)
+    assert torch.equal(aggregation_weights(prompt, concepts[:1]), torch.ones(1))
+    assert aggregation_weights(prompt, concepts[2:]).isfinite().all()
+
+
+def test_aggregated_loras_are_their_weighed_sum():
+    layers, _, _ = problem()
+    found = aggregated(layers, [0.8, 0.6])
+    torch.testing.assert_close(found.delta(), 0.8 * layers[0].delta() + 0.6 * layers[1].delta(), rtol=1e-4, atol=1e-4)
+    assert found.rank == 5 == found.alpha
+
+
+def test_each_block_is_weighed_by_itself():
+    layers, _, _ = problem()
+    loras = [{f"transformer_blocks.{block}.attn.to_q": layer for block in range(2)} for layer in layers]
+    loras[1]["transformer_blocks.1.attn.to_k"] = layers[1]
+    found = weighed(loras, torch.tensor([[1.0, 0.0], [0.6, 0.8]]))
+    torch.testing.assert_close(found["transformer_blocks.0.attn.to_q"].delta(), layers[0].delta())
+    expected = 0.6 * layers[0].delta() + 0.8 * layers[1].delta()
+    torch.testing.assert_close(found["transformer_blocks.1.attn.to_q"].delta(), expected, rtol=1e-4, atol=1e-4)
+    expected = 0.8 * layers[1].delta()
+    torch.testing.assert_close(found["transformer_blocks.1.attn.to_k"].delta(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_prompt_weighs_by_the_vectors_that_its_concept_has_learned(plan_of):
+    two = [Concept(name=name, trigger=trigger, class_word="dog") for name, trigger in (("a", "sks"), ("b", "ohwx"))]
+    parts = build_parts(plan_of().settings, two)
+    prompts = ["a sks dog", "a ohwx dog", "sks ohwx"]
+    parts.texts.prepare([*prompts, *target_texts(two)])
+    parts.attach()
+    generator, width = torch.Generator().manual_seed(0), parts.model.transformer_config["caption_projection_dim"]
+
+    def vectors_of(concept):  # one for all of its tokens, so that each is as like their mean as can be
+        one = torch.randn(BLOCKS, 1, width, generator=generator)
+        return one.expand(-1, parts.layouts[concept.name].vectors, -1)
+
+    aggregation = Aggregation(parts, {one.name: vectors_of(one) for one in two}, (32, 32))
+    first, second, both = map(aggregation.weights, prompts)
+    assert (first[:, 0] > 2 * first[:, 1]).all() and (second[:, 1] > 2 * second[:, 0]).all()
+    torch.testing.assert_close(both, torch.full((BLOCKS, 2), 0.5**0.5), rtol=1e-4, atol=1e-4)
+
+
+def test_cifcs_loras_become_one_for_the_prompt_to_be_drawn(plan_of):
+    for name, trigger in (("dog", "sks"), ("cat", "ohwx")):
+        dataset = DATASET_OF.replace("NAME", name).replace("sks", trigger)
+        plan = plan_of(dataset, method="cifc", output_name=name, max_train_steps=1, overwrite=True)
+        Run(plan).train()
+    folder = plan.settings.output_dir
+    loras = [folder / "dog.safetensors", folder / "cat.safetensors"]
+    settings = plan_of(method="cifc", output_name="both", overwrite=True).settings
+    weights = aggregate(settings, loras, plan.config.concepts[0].target.replace("[V]", "sks"), (32, 32))
+    assert set(weights) == {"sks", "ohwx"} and weights["sks"] >= weights["ohwx"] > 0
+    both, dog = load_lora(folder / "both.safetensors", BLOCKS), load_lora(loras[0], BLOCKS)
+    assert set(both) == set(dog) and all(layer.rank == 8 for layer in both.values())
+    assert (folder / "both_concept.safetensors").exists()
+    (folder / "cat_concept.safetensors").unlink()
+    with pytest.raises(ConfigError, match="no concept file"):
+        aggregate(settings, loras, "a sks dog", (32, 32))
+
+
+# One concept after the other
+
+
+def test_the_overlap_is_of_the_input_sides_and_0_where_they_are_orthogonal(plan_of):
+    run = ready(plan_of(method="mix_of_show"))
+    layers = layers_by_name(run)
+    generator = torch.Generator().manual_seed(0)
+    earlier = {name: [torch.randn(3, one.down.shape[1], generator=generator)] for name, one in layers.items()}
+    run.student_stage()
+    penalty = Overlap(layers, earlier)
+    expected = sum((earlier[name][0] @ one.down.T).abs().sum() for name, one in layers.items())
+    torch.testing.assert_close(total(penalty), expected, rtol=1e-5, atol=0)
+    with torch.no_grad():
+        for name, one in layers.items():
+            basis = torch.linalg.qr(earlier[name][0].T)[0]
+            one.down -= one.down @ basis @ basis.T
+    assert total(penalty) < 1e-3 * expected
+
+
+def test_cifc_learns_in_a_subspace_that_the_earlier_concept_does_not_read(plan_of, tmp_path):
+    first = Run(plan_of(method="cifc", output_name="first", save_precision="float"))
+    first.train()
+    path = str(first.folder / "first_diffusers.safetensors")
+    overlaps = []
+    for weight in (0.0, 10.0):
+        given = {"previous_loras": [path], "orthogonal_weight": weight, "output_dir": str(tmp_path / str(weight))}
+        run = Run(plan_of(method="cifc", max_train_steps=12, **given))
+        run.train()
+        earlier = {name: [one.down] for name, one in load_lora(path, BLOCKS).items()}
+        overlaps.append(float(total(Overlap(layers_by_name(run), earlier))))
+    assert overlaps[1] < 0.6 * overlaps[0]
+    with pytest.raises(ModelError, match="There is no file"):
+        Run(plan_of(method="cifc", previous_loras=["nowhere.safetensors"], overwrite=True))
+
+
+def test_the_gradient_of_the_overlap(plan_of):
+    run = ready(plan_of(method="mix_of_show"))
+    layers = layers_by_name(run)
+    run.student_stage()
+    generator = torch.Generator().manual_seed(0)
+    earlier = {name: [torch.randn(3, one.down.shape[1], generator=generator)] for name, one in layers.items()}
+    for one in layers.values():
+        one.up.requires_grad_(False)
+    expected = sum((earlier[name][0] @ one.down.T).abs().sum() for name, one in layers.items())
+    wanted = torch.autograd.grad(3.0 * expected, [one.down for one in layers.values()])
+    penalty = Overlap(layers, earlier)
+    for name in layers:
+        penalty.add_gradient(name, 3.0)
+    for one, other in zip(layers.values(), wanted, strict=True):
+        torch.testing.assert_close(one.down.grad, other, rtol=1e-4, atol=1e-6)
+
+
+def test_with_one_concept_cifc_equals_mix_of_show_and_says_so(plan_of, tmp_path):
+    notices = []
+    read_settings(None, {**MODEL, "method": "cifc"}, notices)
+    assert any("equals mix_of_show" in notice for notice in notices)
+    files = []
+    for method in ("cifc", "mix_of_show"):
+        run = Run(plan_of(method=method, output_dir=str(tmp_path / method)))
+        run.train()
+        files.append(load_file(run.folder / "tiny.safetensors") | load_file(run.folder / "tiny_concept.safetensors"))
+    assert [name for name in files[0] if not torch.equal(files[0][name], files[1][name])] == []

@@ -1,0 +1,154 @@
+"""Sample prompts that change during a run, sheets by the clock and by strength, and what is kept of what is saved."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from library.drawing import sheets
+from library.errors import ConfigError, ModelError
+from library.report.log import read_log
+from library.training.run import Run
+from library.training.stage import Stage
+
+
+def after_step(monkeypatch, step: int, do) -> None:
+    step_of = Stage.step
+
+    def stepped(self):
+        row = step_of(self)
+        if (self.name, self.done) == ("student", step):
+            do()
+        return row
+
+    monkeypatch.setattr(Stage, "step", stepped)
+
+
+def short(plan_of, **settings) -> Run:
+    quick = {"eta": 0.0, "replay_images": 0, "audit": False}
+    return Run(plan_of(**{**quick, "sample_every_n_steps": 1, **settings}))
+
+
+def test_prompts_that_change_are_drawn_from_then_on(plan_of, monkeypatch):
+    run = short(plan_of)
+    file = run.settings.samples.sample_prompts
+    after_step(monkeypatch, 1, lambda: Path(file).write_text("a [V] city\n"))
+    assert [row.prompt for row in _train(run)] == ["a sks city"]
+
+
+def test_a_mistake_in_changed_prompts_is_said_once_and_the_old_ones_go_on(plan_of, monkeypatch, capsys):
+    run = short(plan_of)
+    file = run.settings.samples.sample_prompts
+    after_step(monkeypatch, 1, lambda: Path(file).write_text("a [V] city --q 3\n"))
+    assert [row.prompt for row in _train(run)] == ["a sks dog", "a blue house"]
+    assert capsys.readouterr().err.count('there is no option "--q"') == 1
+
+
+def test_changed_prompts_are_encoded_away_from_the_device_that_the_transformer_is_on(plan_of, monkeypatch):
+    run, where = short(plan_of), []
+    model = run.parts.model
+    monkeypatch.setattr("library.models.sd3.model.encode_texts", lambda *given: where.append(given[3]) or [])
+    model.device = torch.device("cuda")  # a stand-in: nothing is computed on it
+    model.encode_text(["a dog"])
+    model.__dict__["transformer"] = None
+    model.encode_text(["a dog"])
+    assert where == [torch.device("cuda"), torch.device("cpu")]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("no kernel")])
+def test_changed_prompts_that_can_not_be_encoded_never_end_the_run(plan_of, monkeypatch, capsys, error):
+    run = short(plan_of, max_train_steps=3)
+    file, prepare = run.settings.samples.sample_prompts, run.parts.texts.prepare
+
+    def scarce(texts, *progress):
+        if run.parts.network is not None:
+            raise error
+        prepare(texts, *progress)
+
+    run.parts.texts.prepare = scarce
+    after_step(monkeypatch, 1, lambda: Path(file).write_text("a [V] city\n"))
+    assert [row.prompt for row in _train(run)] == ["a sks dog", "a blue house"]
+    assert capsys.readouterr().err.count("The prompts as they were go on.") == 1
+
+
+def test_a_sheet_that_does_not_fit_into_memory_is_left_out_and_the_run_goes_on(plan_of, monkeypatch, capsys):
+    run = short(plan_of)
+
+    def scarce(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(sheets, "sample", scarce)
+    files = run.train()
+    said = capsys.readouterr().err
+    assert said.count("could not be drawn (the memory does not suffice)") == 3
+    assert {path.suffix for path in files} == {".safetensors"}, "there is no picture to put beside"
+
+
+def _train(run: Run) -> list:
+    run.train()
+    return run.observer.galleries["student"].rows
+
+
+def test_pictures_of_the_pretrained_model_are_drawn_once_ever(plan_of, monkeypatch):
+    first = _train(short(plan_of))
+    drawn, draw = [], sheets.sample
+    monkeypatch.setattr(sheets, "sample", lambda *args: drawn.append(1) or draw(*args))
+    again = _train(short(plan_of))
+    assert len(drawn) == 3 * 2  # three sheets, two prompts, the student alone
+    assert all(torch.equal(a.pictures[0], b.pictures[0]) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("line", "error"), [("a dog --w 37", ModelError), ("a dog --s 0", ConfigError), ("a dog --h 0", ConfigError)]
+)
+def test_prompts_that_can_not_be_drawn_are_refused_before_training(plan_of, tmp_path, line, error):
+    (tmp_path / "bad.txt").write_text(line)
+    with pytest.raises(error):
+        plan_of(sample_prompts=str(tmp_path / "bad.txt"))
+
+
+def test_a_sheet_is_due_by_the_clock(plan_of, monkeypatch):
+    run = short(plan_of, sample_every_n_steps=None, sample_every_n_minutes=5.0)
+    now = [0.0]
+    monkeypatch.setattr("library.training.observer.time.monotonic", lambda: now[0])
+    run.observer._last_sheet = 0.0
+    due = []
+    for minutes in (0, 4.9, 5.0):
+        now[0] = 60 * minutes
+        due.append(run.observer.sheet_due(7))
+    assert due == [False, False, True]
+
+
+def test_the_sheet_of_strengths_goes_from_nothing_to_the_student(plan_of):
+    run = short(plan_of, student_embeddings="none", max_train_steps=2, learning_rate=0.1)
+    student = _train(run)
+    branch = run.parts.branches()["student"]
+    rows = run.observer.sheets.strengths(run.folder / "s.png", "t", branch, [0.0, 1.0])
+    shown = next(row for row in rows if row.kind == "unrelated").pictures
+    of_student = next(row for row in student if row.kind == "unrelated").pictures
+    torch.testing.assert_close(shown[1], shown[0], atol=1e-4, rtol=1e-3)  # at strength 0 it is the pretrained model
+    torch.testing.assert_close(shown[2], of_student[1], atol=1e-4, rtol=1e-3)
+    assert (shown[2] - shown[0]).abs().max() > 1e-3 and (run.folder / "s.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, [1, 2, 3, 4, 5]),
+        ({"save_last_n_steps": 2}, [3, 4, 5]),
+        ({"save_every_n_steps": None, "save_every_n_epochs": 1, "save_last_n_epochs": 2}, [2, 4]),
+    ],
+    ids=str,
+)
+def test_of_what_is_saved_on_the_way_as_much_is_kept_as_said(plan_of, settings, kept):
+    """The numbers are those of sd-scripts; an epoch has two steps."""
+    run = short(plan_of, **{"max_train_steps": 6, "save_every_n_steps": 1, "sample_every_n_steps": None, **settings})
+    run.train()
+    for ending in ("", "_diffusers", "_concept"):
+        names = run.folder.glob(f"tiny-step????????{ending}.safetensors")
+        assert sorted(int(path.name[9:17]) for path in names) == kept
+    with (run.folder / "log.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    rows = read_log(run.log.path)
+    assert [(row["stage"], float(row["loss"])) for row in table] == [(row["stage"], row["loss"]) for row in rows]

@@ -1,0 +1,1 @@
+"""Models, folders and machines that tests share."""

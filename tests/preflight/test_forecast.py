@@ -1,0 +1,277 @@
+"""The count of a run's memory: it counts what is there, at full size it stays within budget, and a run follows it."""
+
+import pytest
+import torch
+from torch import nn
+
+from library.config.dataset_file import read_dataset_config
+from library.config.files import TomlFile, read_settings
+from library.errors import ConfigError, TrainingError
+from library.models import load_model
+from library.models.memory.live_memory import META, LiveMemory
+from library.models.memory.residence import Residence
+from library.objectives import STUDENT
+from library.preflight.fit import (
+    card_of,
+    check_auto_fit,
+    describe_fit,
+    fitted,
+    recompute_as_few_as_fit,
+    steps_down,
+)
+from library.preflight.forecast import (
+    CUDA_CONTEXT,
+    DESKTOP,
+    GIB,
+    OVERHEAD,
+    StepCount,
+    count_step,
+    count_words,
+    forecast,
+)
+from library.preflight.plan import make_plan
+from library.training.run import Run
+from tests.helpers.full_size import write_full_size
+from tests.helpers.places import ROOT
+
+MIB = 2**20
+
+
+def test_live_memory_counts_from_the_making_of_a_tensor_to_its_last_holder():
+    weight = torch.zeros(256, 1024, device=META)
+    with LiveMemory() as memory:
+        first = torch.zeros(1024, 1024, dtype=torch.uint8, device=META)
+        second, view = first + 1, first[:10]
+        assert memory.now == 2 * MIB
+        del first
+        assert memory.now == 2 * MIB  # the view holds on to it
+        del view
+        assert memory.now == MIB
+        del second
+        assert (memory.now, memory.peak) == (0, 2 * MIB)
+        weight.t()
+        assert memory.now == 0  # a view of what was there before is nothing new
+
+
+def test_live_memory_counts_what_is_saved_for_the_backward_pass_and_the_arithmetic():
+    layer = nn.Linear(1024, 256, bias=False, device=META)
+    x = torch.zeros(64, 1024, device=META, requires_grad=True)
+    with LiveMemory() as memory:
+        out = layer(x).sigmoid()
+        assert memory.now == out.nbytes  # the product itself is not needed any more
+        out.sum().backward()
+    assert memory.flops == 3 * 2 * 64 * 1024 * 256
+    assert memory.now >= x.grad.nbytes + layer.weight.grad.nbytes
+
+
+# At full size
+
+
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory):
+    return write_full_size(tmp_path_factory.mktemp("models") / "full")
+
+
+@pytest.fixture
+def full_plan(full_size, pictures, tmp_path):
+    """`full_plan("presets/sd35m_8gb.toml", vram_gb=8.0)`: a preset's plan on the full-size model without weights."""
+
+    def make(preset: str, **settings):
+        file, dataset = TomlFile(ROOT / preset), tmp_path / "dataset.toml"
+        dataset.write_text(
+            f'[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n[[datasets]]\n[[datasets.subsets]]\n'
+            f'image_dir = "{pictures}"\n'
+        )
+        given = {"pretrained_model_name_or_path": str(full_size), "device": "cpu", "cache_dir": str(tmp_path)}
+        read = read_settings(file, {**given, **settings})
+        return make_plan(read, read_dataset_config(TomlFile(dataset), read.data))
+
+    return make
+
+
+def test_the_full_size_model_has_the_known_number_of_weights(full_size, plan_of):
+    settings = plan_of().settings.model
+    model = load_model(
+        type(settings)(**{**vars(settings), "pretrained_model_name_or_path": str(full_size), "mixed_precision": "bf16"})
+    ).counted(Residence())
+    assert sum(weight.numel() for weight in model.transformer.parameters()) == 2_243_171_520
+    table = model.transformer.pos_embed.pos_embed
+    model.transformer.pos_embed.cropped_pos_embed(128, 128)
+    assert table.nbytes < model.transformer.pos_embed.pos_embed.nbytes == 64 * 64 * 1536 * 2
+
+
+@pytest.fixture(scope="module")
+def counted():
+    """Stage 2 of a full-size plan, counted once for all that say the same."""
+    known: dict[tuple, StepCount] = {}
+
+    def count(plan) -> StepCount:
+        settings = plan.settings
+        key = (settings.data.resolution, settings.data.train_batch_size, Residence.of(settings.model).blocks_to_swap)
+        key += (settings.model.quantization,)
+        if key not in known:
+            known[key] = count_step(plan, STUDENT)
+        return known[key]
+
+    return count
+
+
+BUDGETS = [
+    (1024, {}, 7.0),
+    (512, {}, 5.6),
+    (1024, {"base_quantization": "int8"}, 5.0),
+    (1024, {"base_quantization": "nf4"}, 4.0),
+    (1024, {"blocks_to_swap": 22}, 3.5),
+]
+
+
+@pytest.mark.parametrize(("resolution", "settings", "budget"), BUDGETS, ids=str)
+def test_stage_2_stays_within_its_budget_at_full_size(resolution, settings, budget, full_plan, counted):
+    """One picture a step, pure's objective: four predictions with gradient and four without."""
+    common = {"resolution": resolution, "train_batch_size": 1, "checkpointed_blocks": "all"}
+    step = counted(full_plan("presets/pure.toml", **common, **settings))
+    needed = (step.footprint.total + OVERHEAD) / GIB
+    print(f"{resolution} {settings}: {needed:.2f} GiB, {step.flops / 1e12:.1f} TFLOP, {step.moved / GIB:.2f} GiB moved")
+    assert needed < budget
+    assert 7.5 < step.flops / ({512: 2.138e12, 1024: 10.783e12}[resolution]) < 19
+    assert step.learning == 3_170_304
+    if "blocks_to_swap" in settings:
+        assert step.moved < 8 * 3.7 * GIB
+
+
+@pytest.mark.parametrize("gigabytes", [6, 8, 12, 16, 24])
+def test_the_preset_of_each_card_fits_it(gigabytes, full_plan, counted):
+    preset = f"presets/sd35m_{gigabytes}gb.toml"
+    plan = full_plan(preset, checkpointed_blocks="all")
+    step = counted(plan)
+    room = gigabytes * GIB - DESKTOP - OVERHEAD
+    assert step.footprint.total <= room
+    size = plan.size
+    others = plan.parts.model.footprints([size], [size])
+    assert step.footprint.weights + others["decode"].total <= room
+    assert max(others["text"].total, others["encode"].total, count_words(plan).footprint.total) <= room
+    assert plan.parts.model.t5_length == 77 and max(size) <= 1024 and plan.settings.model.quantization == "none"
+
+
+# Fitting, at small size
+
+
+def test_a_forecast_names_every_phase_and_a_card_too_small_is_answered_in_order(plan_of):
+    plan = plan_of(vram_gb=1.0)
+    card = card_of(plan.settings, plan.parts.model.device)
+    plan, predicted, taken = fitted(plan, card)
+    said = describe_fit(plan, predicted, taken, card)
+    phases = ["text encoders", "VAE", "stage 1, extractor", "stage 2, student", "sampling", "decoding", "words"]
+    assert list(predicted.phases) == phases and all(phase in said for phase in phases)
+    assert not taken and not predicted.fits(card) and "Does not fit a card of 1.0 GiB" in said
+    order = ["gradient_checkpointing = true", "vae_tiling", "one_by_one", "blocks_to_swap = 1", '"int8"', '"nf4"']
+    assert [said.index(word) for word in order] == sorted(said.index(word) for word in order)
+    assert "Fits a card" in describe_fit(*fitted(plan_of(vram_gb=4.0), 4 * GIB), 4 * GIB)
+
+
+@pytest.mark.parametrize(("others", "left"), [(0.5, 8.0), (0.9, 8.0), (2.0, 6.9)])
+def test_a_card_is_as_large_as_others_leave_it_and_our_own_context_does_not_count(plan_of, monkeypatch, others, left):
+    """What CUDA holds for this process is part of the forecast, so it must not be missing from the card as well."""
+    free = 8 * GIB - int(others * GIB) - CUDA_CONTEXT
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 8 * GIB))
+    assert card_of(plan_of().settings, torch.device("cuda")) / GIB == pytest.approx(left)
+
+
+def test_auto_fit_takes_every_step_and_the_run_follows(plan_of):
+    common = {"gradient_checkpointing": True, "vae_tiling": True, "batch_passes": "one_by_one"}
+    plan, predicted, taken = fitted(plan_of(vram_gb=1.0, auto_fit=True, **common), GIB)
+    model, residence = plan.settings.model, plan.parts.model.residence
+    assert len(taken) == 3 and not steps_down(plan.settings, 3)
+    assert (model.base_quantization, model.blocks_to_swap, model.vae_tiling) == ("nf4", 1, True)
+    assert (residence.quantization, residence.blocks_to_swap) == ("nf4", 1)
+    assert "Settled by auto_fit: blocks_to_swap = 1" in describe_fit(plan, predicted, taken, GIB)
+    run = Run(plan)
+    run.train()
+    assert run.parts.model.base.swapped == 1 and 'base_quantization = "nf4"' in (run.folder / "config.toml").read_text()
+    with pytest.raises(ConfigError, match="no NVIDIA card here to fit to"):
+        check_auto_fit(plan.settings, None)
+
+
+def test_auto_recomputes_as_few_blocks_as_there_is_room_for(plan_of):
+    plan = plan_of(gradient_checkpointing=True, replay_weight=0.0)
+    predicted, blocks = forecast(plan), []
+    every = max(step.footprint.total for step in predicted.steps.values())
+    none = count_step(plan, STUDENT, Residence(recomputed=0)).footprint.total
+    for share in (0.0, 0.7, 1.0):
+        plan.parts.model.residence, room = Residence(), int(every + share * (none - every))
+        found = recompute_as_few_as_fit(plan, predicted, room)
+        assert max(step.footprint.total for step in found.steps.values()) <= room
+        blocks.append(plan.parts.model.residence.recomputed)
+    assert blocks[0] is None and blocks[1] in (1, 2) and blocks[2] == 0
+
+
+def test_partial_checkpointing_quantisation_and_swapping_each_save_what_they_should(plan_of):
+    plan = plan_of(gradient_checkpointing=True)
+
+    def count(**residence):
+        return count_step(plan, STUDENT, Residence(**residence))
+
+    whole, half, none = (count(recomputed=number).footprint.transient for number in (3, 1, 0))
+    assert whole < half < none
+    assert count(quantization="int8").footprint.weights < count().footprint.weights
+    assert count(blocks_to_swap=1).moved > 0 == count().moved
+    assert count(recomputed=3).flops > count(recomputed=0).flops
+
+
+# Out of memory in training
+
+
+def lacking_memory(run: Run, enough) -> list[int]:
+    """Makes the run's model run out of memory until `enough(run)`; returns where the number of failures is kept."""
+    failures, velocity = [0], run.parts.model.velocity
+
+    def scarce(x_t, sigma, prompts, skipped=()):
+        if torch.is_grad_enabled() and not enough(run):
+            failures[0] += 1
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return velocity(x_t, sigma, prompts, skipped)
+
+    run.parts.model.velocity = scarce
+    return failures
+
+
+def test_out_of_memory_is_answered_with_what_to_do_in_order(plan_of):
+    run = Run(plan_of(context_vectors=0))
+    lacking_memory(run, lambda run: False)
+    with pytest.raises(TrainingError, match="step 1: the card's memory does not suffice") as caught:
+        run.train()
+    assert 'checkpointed_blocks = "all"' in str(caught.value) and "--auto_fit" in str(caught.value)
+
+
+def test_out_of_memory_while_the_context_is_learned_is_answered_too(plan_of):
+    run = Run(plan_of())
+    lacking_memory(run, lambda run: False)
+    with pytest.raises(TrainingError, match="context: the card's memory does not suffice") as caught:
+        run.train()
+    assert "context_vectors = 0" in str(caught.value)
+
+
+def test_with_auto_fit_a_run_that_runs_out_of_memory_goes_on_to_the_same_result(plan_of):
+    plain = Run(plan_of(gradient_checkpointing=True, batch_passes="one_by_one"))
+    plain.train()
+    expected = {name: one.down for name, one in plain.parts.network.weights("student").items()}
+    run = Run(plan_of(auto_fit=True, overwrite=True))
+    failures = lacking_memory(run, lambda run: run.parts.model.base.swap is not None)
+    run.train()
+    assert failures == [3] and run.parts.model.base.swapped == 1
+    for name, one in run.parts.network.weights("student").items():
+        assert torch.equal(one.down, expected[name])
+
+
+def test_a_dry_run_ends_with_1_where_the_memory_does_not_suffice(monkeypatch, capsys, tmp_path):
+    import purecc_train
+
+    monkeypatch.chdir(ROOT)
+    words = ["--config_file", "presets/demo.toml", "--dry_run", "--vram_gb", "1", "--cache_dir", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["purecc_train.py", *words])
+    with pytest.raises(SystemExit) as stop:
+        purecc_train.main([])
+    assert stop.value.code == 1 and "Does not fit a card of 1.0 GiB" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["purecc_train.py", *words[:-3], "4", *words[-2:]])
+    purecc_train.main([])
+    assert "Fits a card of 4.0 GiB" in capsys.readouterr().out
