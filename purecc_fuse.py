@@ -45,11 +45,11 @@ def main() -> None:
     if arguments.fusion == "elastic":
         if len(arguments.prompt) != 1:
             raise ConfigError("Command line: --fusion elastic is for one --prompt, the one to be drawn.")
-        with CacheUse.of(settings.saving):
+        with CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes):
             weights = aggregate(settings, loras, arguments.prompt[0], size)
         print(", ".join(f"{trigger} at {weight:.2f}" for trigger, weight in weights.items()))
         return
-    with CacheUse.of(settings.saving):
+    with CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes):
         fuse(settings, loras, arguments.prompt, size, Fusion(arguments.mu, arguments.fusion))
 
 

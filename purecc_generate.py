@@ -30,7 +30,8 @@ def main() -> None:
     file = config_file_of(arguments)
     settings = read_settings(file, settings_given(arguments))
 
-    from library.drawing.generation import concept_file_of, generate  # after the settings: slow to import
+    from library.adapters.files import concept_file_of  # after the settings: slow to import
+    from library.drawing.generation import generate
 
     lora = Path(arguments.lora).expanduser()
     concept = None if arguments.concept == "none" else arguments.concept or concept_file_of(lora)

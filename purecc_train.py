@@ -94,7 +94,7 @@ def execute(
     log.append(settings.output_dir / "log.jsonl")
     begin = time.monotonic()
     audit, words = QuickAudit.of(plan), WordFit()
-    cache = CacheUse.of(settings.saving, anew=arguments.clear_cache)
+    cache = CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes, arguments.clear_cache)
     with processes.main_holds(FolderLock(settings.output_dir)), processes.main_holds(cache):
         if arguments.clear_cache and processes.main:
             print(f"Cleared {cache.cleared / 1e6:.0f} MB of {settings.saving.cache_dir}.")

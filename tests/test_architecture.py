@@ -1,6 +1,7 @@
 """The house keeps its floors, and speaks only of itself."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -8,23 +9,19 @@ import pytest
 from tests.helpers.places import ROOT
 
 FLOORS = [
-    ["errors", "roofline", "tensor_storage", "terminal"],
-    ["atomic", "chance", "environment", "fingerprint", "per_pass", "flow", "live_memory", "picture_files", "text_file"],
-    [
-        "config",
-        "checkpoint",
-        "folder_lock",
-        "lambda_star_loss",
-        "concept_error",
-        "hierarchical_embedding_injector",
-        "measures",
-    ],
-    ["prompts", "placeholders", "objectives", "adapters", "loaders", "models", "optim"],
-    ["dual_branch_scheduler", "data", "imports", "sample_prompts", "sampling", "report", "convert", "scorers"],
-    ["methods"],
+    ["errors", "terminal", "chance", "flow", "per_pass", "roofline"],
+    ["environment", "files", "concept_error", "lambda_star_loss", "hierarchical_embedding_injector"],
+    ["config", "adapters"],
+    ["prompts", "placeholders", "objectives", "optim", "models", "report"],
+    ["data", "dual_branch_scheduler", "methods", "importers"],
+    ["parts"],
+    ["drawing", "saving"],
+    ["prepare"],
+    ["preflight", "convert"],
     ["training"],
     ["evaluation"],
 ]
+"""Rooms of `library/`; each imports from floors below its own only."""
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted((ROOT / "library").rglob("*.py"))
 
@@ -33,15 +30,27 @@ def room_of(path: Path) -> str:
     return path.relative_to(ROOT / "library").parts[0].removesuffix(".py")
 
 
-def rooms_imported_by(path: Path) -> set[str]:
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported_by(path: Path) -> set[str]:
+    """The modules of the library that a file imports anywhere, if only for a type."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "library":
-            parts = node.module.split(".")
-            names |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("library.")}
-    return names & set(LEVEL)
+            names |= {alias.name for alias in node.names}
+    found = names & set(MODULES)
+    return {name for name in found if not any(other.startswith(f"{name}.") for other in found)} - {module_of(path)}
+
+
+def rooms_imported_by(path: Path) -> set[str]:
+    return {room_of(MODULES[name]) for name in imported_by(path)} & set(LEVEL)
 
 
 def test_every_room_has_a_floor():
@@ -53,6 +62,21 @@ def test_imports_only_go_down(path):
     room = room_of(path)
     for other in rooms_imported_by(path) - {room}:
         assert LEVEL[other] < LEVEL[room], f"{path.relative_to(ROOT)} may not import library.{other}"
+
+
+def test_the_map_of_the_house_shows_every_room():
+    shown = (ROOT / "docs" / "dev" / "architecture.md").read_text()
+    tree = shown.partition("```\n")[2].partition("```")[0]
+    for room in LEVEL:
+        assert f" {room}/" in tree or f" {room}.py" in tree, room
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    ways = {name: imported_by(path) for name, path in MODULES.items()}
+    try:
+        list(TopologicalSorter(ways).static_order())
+    except CycleError as error:
+        pytest.fail(f"these import each other: {' <- '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

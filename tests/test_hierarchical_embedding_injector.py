@@ -153,7 +153,7 @@ def test_a_trigger_that_is_absent_or_cut_off_gets_none(model):
 
 
 def test_the_class_word_gives_the_first_states(plan_of):
-    from library.parts.parts import class_states
+    from library.prepare.class_states import class_states
 
     plan = plan_of()
     plan.parts.texts.prepare(plan.texts())

@@ -31,7 +31,7 @@ from library.files import fingerprint
 from library.preflight.plan import make_plan
 from library.report.log import read_log
 from library.training.run import Run
-from library.training.word_fit import WordFit, has_words
+from library.training.word_fit import WordFit
 from tests.conftest import DATASET, tiny_settings
 from tests.helpers.places import ROOT
 from tests.helpers.tiny import save_tiny_model
@@ -156,7 +156,7 @@ class Workshop:
         preset = TomlFile(ROOT / "presets" / f"{case.preset}.toml") if case.preset else None
         read = read_settings(preset, settings)
         run = Run(make_plan(read, read_dataset_config(TomlFile(file), read.data)))
-        run.looks = [WordFit()] if has_words(read) else []
+        run.looks = [WordFit()] if read.fits_words else []
         run.train()
 
 

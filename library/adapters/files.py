@@ -33,6 +33,10 @@ POSITIONS_RULE = (
 )
 
 
+LAYOUT_ENDINGS = tuple(layout.ending for layout in LAYOUTS.values())
+"""Ends of names of LoRA files that share one concept file."""
+
+
 @dataclass(frozen=True)
 class SavedConcept:
     """What one needs to know to use a concept's vectors."""
@@ -234,3 +238,12 @@ def _check_described(concept: SavedConcept, path: str | Path) -> None:
     counts = (concept.clip_tokens, concept.t5_tokens)
     if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n >= 0 for n in counts):
         raise ModelError(f"{path}: the description of its concepts is damaged.", "Copy the file again.")
+
+
+def concept_file_of(lora: Path) -> Path | None:
+    """The concept file that was saved beside a LoRA, if there is one."""
+    stem = lora.stem
+    for ending in LAYOUT_ENDINGS:
+        stem = stem.removesuffix(ending)
+    file = lora.with_name(f"{stem}_concept.safetensors")
+    return file if file.is_file() else None

@@ -109,6 +109,11 @@ class SavingSettings:
     )
     log_config: bool = setting(False, "Settings are sent along to wandb, paths included.", shapes_training=False)
 
+    @property
+    def max_cache_bytes(self) -> int | None:
+        """`max_cache_gb` in bytes."""
+        return None if self.max_cache_gb is None else int(self.max_cache_gb * 1e9)
+
     def __post_init__(self) -> None:
         if not self.save_formats or len(set(self.save_formats)) < len(self.save_formats):
             raise ConfigError(

@@ -296,6 +296,12 @@ class Settings:
         return Path(self.saving.output_dir)
 
     @property
+    def fits_words(self) -> bool:
+        """Whether words are fitted at the end: there are vectors for them to stand for."""
+        kinds = self.concept_embeddings
+        return kinds.word_train_steps > 0 and "none" not in (kinds.concept_embeddings, kinds.student_embeddings)
+
+    @property
     def needs_extractor(self) -> bool:
         """Whether stage 2 uses concept guidance or the embeddings of stage 1."""
         embeddings, pure = self.concept_embeddings, self.pure_learning

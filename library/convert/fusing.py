@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from library.adapters.extraction import extracted
-from library.adapters.files import SavedConcept, load_concepts, load_lora, save_concepts, save_lora
+from library.adapters.files import SavedConcept, concept_file_of, load_concepts, load_lora, save_concepts, save_lora
 from library.adapters.linear import AdapterLinear
 from library.adapters.network import LayerWeights, LowRankWeights, check_fit
 from library.config.dataset import Concept
 from library.config.settings import Settings
-from library.drawing.generation import as_concept, concept_file_of
+from library.drawing.generation import as_concept
 from library.drawing.sample_prompts import read_prompt_lines
 from library.drawing.sampling import initial_noise, sample
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
@@ -25,10 +25,10 @@ from library.methods.aggregation import aggregated, aggregation_weights
 from library.methods.fusion import fused, fused_by_lbfgs
 from library.models import PromptBatch
 from library.parts.parts import Parts, build_parts
+from library.parts.saved_vectors import embeddings_of
 from library.prepare.replay import CLASS, DEFAULT_PROMPTS
 from library.prompts import NULL_PROMPT, triggers_in, with_trigger
 from library.report.progress import bar_over, say
-from library.saving.outputs import embeddings_of
 
 MOST_NEUTRAL = 16
 """Prompts that stand for everything else."""

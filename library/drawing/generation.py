@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from library.adapters.files import SavedConcept, load_changes, load_concepts
-from library.adapters.layouts.known import LAYOUTS
 from library.adapters.network import check_fit
 from library.config.dataset import Concept
 from library.config.settings import Settings
@@ -16,21 +15,9 @@ from library.dual_branch_scheduler import Branch
 from library.errors import ModelError
 from library.files.cache_limit import CacheUse
 from library.parts.parts import STUDENT_ADAPTER, Parts, build_parts
+from library.parts.saved_vectors import embeddings_of
 from library.prompts import NULL_PROMPT
 from library.report.progress import bar_over, say
-from library.saving.outputs import embeddings_of
-
-LAYOUT_ENDINGS = tuple(layout.ending for layout in LAYOUTS.values())
-"""Ends of names of LoRA files that share one concept file."""
-
-
-def concept_file_of(lora: Path) -> Path | None:
-    """The concept file that was saved beside a LoRA, if there is one."""
-    stem = lora.stem
-    for ending in LAYOUT_ENDINGS:
-        stem = stem.removesuffix(ending)
-    file = lora.with_name(f"{stem}_concept.safetensors")
-    return file if file.is_file() else None
 
 
 def as_concept(saved: SavedConcept) -> Concept:
@@ -77,7 +64,7 @@ def generate(
     for name, concept in positions.items():
         check_layout(parts, name, concept, concept_file)
     title = f"{lora.name} at strength {strength:g}"
-    with CacheUse.of(settings.saving):
+    with CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes):
         texts = [text for sample in samples for text in (sample.text, sample.base, sample.negative)]
         parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
         parts.attach(changes)

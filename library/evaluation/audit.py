@@ -138,7 +138,7 @@ def run(words: list[str]) -> str:
     file, settings = settings_in(given)
     concept_files = {lora: concept_file_for(lora, given.concept) for lora in loras}
     config = _config_of(given, file, settings, loras[0], concept_files[loras[0]])
-    with CacheUse.of(settings.saving):
+    with CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes):
         return _audit(given, settings, config, concept_files)
 
 

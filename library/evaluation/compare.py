@@ -109,7 +109,7 @@ def run(words: list[str]) -> str:
     encoder = _encoder(given, config)
     folder = Path(given.out).expanduser() if given.out else settings.output_dir / "compare"
     arms = [Arm(method, rate) for method in methods for rate in dict.fromkeys(given.rates)]
-    with CacheUse.of(settings.saving):
+    with CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes):
         trained = Trained.of(arms, file, given, settings, folder)
         results, about = _scored(trained, encoder, config, settings, given)
     return write_comparison(folder, results, {**trained.asked, "rates": given.rates, **about})

@@ -76,7 +76,7 @@ def run(words: list[str]) -> str:
     out = Path(given.out).expanduser() if given.out else settings.output_dir / "evaluation"
 
     evaluation = Evaluation(settings, concept, prompts, seeds, size, out)
-    with CacheUse.of(settings.saving):
+    with CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes):
         arms = evaluation.draw({name: (lora, concept_files[lora]) for name, lora in names.items()}, given.lora_scale)
     results = Results(
         out, evaluation.about(names, concept_files, given.lora_scale), prompts, [*arms, *external], CONTROLS

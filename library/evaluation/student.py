@@ -6,17 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from library.adapters.files import SavedConcept, load_changes, load_concepts, read_changes
+from library.adapters.files import (
+    LAYOUT_ENDINGS,
+    SavedConcept,
+    concept_file_of,
+    load_changes,
+    load_concepts,
+    read_changes,
+)
 from library.adapters.network import Change, check_fit
 from library.config.dataset import Concept
 from library.config.settings import Settings
-from library.drawing.generation import LAYOUT_ENDINGS, as_concept, check_layout, concept_file_of
+from library.drawing.generation import as_concept, check_layout
 from library.dual_branch_scheduler import Branch
 from library.errors import ConfigError, ModelError
 from library.models import FlowModel
 from library.parts.parts import STUDENT_ADAPTER, Parts
+from library.parts.saved_vectors import embeddings_of
 from library.report.progress import say
-from library.saving.outputs import embeddings_of
 
 NO_LORA = ("_concept", "_extractor", "_transformer", "_embedding")
 """Ends of names of our files that are no LoRA."""

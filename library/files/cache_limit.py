@@ -12,7 +12,6 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from library.config.saving_settings import SavingSettings
 from library.errors import ConfigError
 from library.files.atomic import TEMPORARY, remove, said_if_not_written
 
@@ -54,14 +53,11 @@ class CacheUse:
     """
 
     def __init__(self, folder: str | Path, limit: int | None = None, anew: bool = False) -> None:
-        self.folder, self.limit, self.anew, self.cleared = Path(folder).expanduser(), limit, anew, 0
+        self.folder = Path(folder).expanduser()
+        self.limit = limit
+        self.anew = anew
+        self.cleared = 0
         self._mine: FileLock | None = None
-
-    @classmethod
-    def of(cls, saving: SavingSettings, anew: bool = False) -> CacheUse:
-        """The use of the cache that settings name, up to their limit."""
-        limit = saving.max_cache_gb
-        return cls(saving.cache_dir, None if limit is None else int(limit * 1e9), anew)
 
     def __enter__(self) -> CacheUse:
         with said_if_not_written(self.folder) if self.anew else contextlib.suppress(OSError, Timeout), self._gate():

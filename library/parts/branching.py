@@ -12,8 +12,8 @@ from library.dual_branch_scheduler import DualBranchScheduler
 from library.methods import METHODS
 from library.methods.penalties import FisherChange, Overlap, Penalty, SquaredChange
 from library.objectives import EXTRACTOR, REPLAYED, Objective
+from library.parts.context import Context
 from library.parts.parts import STUDENT_ADAPTER, Parts, extractor_adapter
-from library.prepare.context import Context
 
 
 def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:

@@ -18,19 +18,15 @@ from library.data.texts import TextLibrary, TriggerLayout
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch, branch_velocity
 from library.errors import ConfigError
 from library.files.cache import Cache
-from library.flow import interpolate
 from library.hierarchical_embedding_injector import ConceptEmbeddings, HierarchicalEmbeddingInjector
 from library.methods import METHODS
 from library.models import FlowModel, PromptBatch, load_model
 from library.objectives import EXTRACTOR, GUIDE, PRETRAINED, STUDENT
 from library.parts.base_weights import with_base_weights
-from library.prompts import derive, triggers_in
 
 STUDENT_ADAPTER = "student"
 EXTRACTED_ADAPTER = "extracted"
 """The LoRA that stands for a student that learned whole weights."""
-INIT_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Noise levels over which the class word's hidden states are averaged."""
 
 
 def extractor_adapter(concept: str) -> str:
@@ -164,42 +160,3 @@ def _check_skipped(samples: SampleSettings, blocks: int) -> None:
             f"samples: skip_guidance_layers names block {unknown[0]}; this model has blocks 0 to {blocks - 1}.",
             "Name others in skip_guidance_layers, or set skip_layer_guidance_scale = 0.",
         )
-
-
-def class_text(concept: Concept) -> str:
-    """A text that holds the concept's class word: the target without [V], or the word alone."""
-    text = derive(concept.target, concept, "target").class_only
-    return text if triggers_in(text, concept.class_word) else concept.class_word
-
-
-@torch.no_grad()
-def class_states(parts: Parts, concept: Concept, latents: Tensor) -> Tensor:
-    """What the concept's vectors start from: the class word's hidden states at the input of each block.
-
-    Averaged over noise levels, pictures and the word's own tokens; one mean for CLIP's places, one for T5's.
-
-    Args:
-        latents: of some of the concept's pictures, (B, C, h, w).
-
-    Returns:
-        (L, tokens, width), float32; (1, tokens, width) where all blocks share it or only the first gets one.
-    """
-    text, layout, model = class_text(concept), parts.layouts[concept.name], parts.model
-    clip, t5 = model.token_positions(text, triggers_in(text, concept.class_word)[0])
-    prompts = PromptBatch.of([parts.texts[text]] * len(latents), [None] * len(latents))
-    generator = generator_for(parts.settings.optimizer.seed, "class states", concept.name)
-    total = None
-    for level in INIT_SIGMAS:
-        sigma = torch.full((len(latents),), level)
-        x_t = interpolate(latents, torch.randn(latents.shape, generator=generator), sigma)
-        with parts.injector.watching() as seen:
-            parts.velocity(PRETRAINED_BRANCH, x_t, sigma, [prompts])
-        mean = torch.stack([states.float().mean(0) for states in seen])
-        total = mean if total is None else total + mean
-    states = total / len(INIT_SIGMAS)
-    kinds = [states[:, clip].mean(1, keepdim=True).expand(-1, layout.clip, -1)]
-    if layout.t5:
-        kinds.append(states[:, t5 or clip].mean(1, keepdim=True).expand(-1, layout.t5, -1))
-    vectors = torch.cat(kinds, dim=1)
-    modes = {"per_block": vectors, "shared": vectors.mean(0, keepdim=True), "first_block": vectors[:1]}
-    return modes[parts.settings.concept_embeddings.concept_embeddings]

@@ -26,14 +26,14 @@ from library.files.atomic import TEMPORARY, try_writing
 from library.files.checkpoint import TENSORS
 from library.objectives import STUDENT
 from library.parts.branching import makes_fused_steps
+from library.parts.network_weights import start_from_weights
 from library.parts.parts import Parts
 from library.preflight.forecast import counted_parts
 from library.preflight.plan import Plan
 from library.report.trackers import TRACKERS
+from library.report.tracking import events_of, tracking_of
 from library.saving.metadata import own_thumbnail
 from library.saving.outputs import check_model_is_kept, load_extractor
-from library.training.network_weights import start_from_weights
-from library.training.tracking import events_of, tracking_of
 
 UNFINISHED = f"{TEMPORARY}xxxxxxxx"
 """As long as the name of a file or folder that is not finished."""

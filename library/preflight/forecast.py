@@ -31,7 +31,6 @@ from library.parts.words import build_words
 from library.preflight.plan import Plan
 from library.prepare.replay import pictures_at_once
 from library.roofline import BUS, Speed
-from library.training.word_fit import has_words
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.55 * GIB)
@@ -110,7 +109,7 @@ def forecast(plan: Plan) -> Forecast:
     phases |= {phase_of(name): step.footprint.total for name, step in steps.items()}
     resident = steps[STUDENT].footprint.weights
     phases |= {SAMPLING: sampling.footprint.total, DECODE: resident + parts_of["decode"].total}
-    words = count_words(plan) if has_words(settings) else None
+    words = count_words(plan) if settings.fits_words else None
     phases |= {WORDS: words.footprint.total} if words else {}
     with_overhead = {name: size + OVERHEAD for name, size in phases.items()}
     parts = {TEXT: parts_of["text"], ENCODE: parts_of["encode"], DECODE: parts_of["decode"]}

@@ -16,11 +16,12 @@ from library.errors import ConfigError
 from library.objectives import EXTRACTOR, STUDENT
 from library.optim import check_optimizer
 from library.parts.branching import reads_replay
-from library.parts.parts import Parts, build_parts, class_text
+from library.parts.network_weights import with_dim
+from library.parts.parts import Parts, build_parts
+from library.prepare.class_states import class_text
 from library.prepare.replay import replay_texts
 from library.prompts import NULL_PROMPT, PromptTriple
 from library.report.progress import say
-from library.training.network_weights import with_dim
 
 SHOWN_VARIANTS = 3
 """Variants of a caption that the plan shows; a file of several captions may have more."""

@@ -13,10 +13,9 @@ from library.models.sd3.text_encoders import TEXT_BATCH
 from library.objectives import EXTRACTOR, STUDENT
 from library.preflight.forecast import DECODE, ENCODE, GIB, TEXT, WORDS, Forecast, phase_of
 from library.preflight.plan import Plan
-from library.prepare.context import PICTURES_A_STEP
+from library.prepare.context_vectors import PICTURES_A_STEP
 from library.prepare.regions import PASSES
 from library.roofline import CARDS, DISK, GEMM, TRAFFIC, Speed, card_of_size
-from library.training.word_fit import has_words
 
 TRIES, SIDE = 5, {"cuda": 4096, "cpu": 512}
 """How often a product of square matrices is timed, and their width."""
@@ -121,7 +120,7 @@ def passes_of_context(plan: Plan) -> int:
 def _pictures_of_sheets(plan: Plan) -> tuple[int, int]:
     """For each prompt and seed, how many pictures are drawn for all sheets, and how many decoded."""
     every, steps = plan.settings.samples.sample_every_n_steps, plan.stage_steps[STUDENT]
-    students = 2 + (-(-steps // every) - 1 if every else 0) + (2 if has_words(plan.settings) else 0)
+    students = 2 + (-(-steps // every) - 1 if every else 0) + (2 if plan.settings.fits_words else 0)
     extractors = len(plan.config.concepts) if EXTRACTOR in plan.stage_steps else 0
     return 1 + students + extractors, 2 * students + (1 + extractors if extractors else 0)
 

@@ -12,8 +12,8 @@ from library.files.cache import Cache
 from library.files.checkpoint import TENSORS
 from library.preflight.finding import Finding
 from library.preflight.plan import Plan
+from library.report.tracking import tracking_of
 from library.saving.keeping import BEST
-from library.training.tracking import tracking_of
 
 SPILLS = (
     "Windows does not refuse a run that needs more: NVIDIA's driver moves what does not fit into the computer's "

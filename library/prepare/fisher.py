@@ -18,7 +18,7 @@ from library.files.fingerprint import of_key
 from library.flow import draw_sigma, interpolate
 from library.models import PromptBatch
 from library.parts.parts import Parts
-from library.training.scenes import Replay
+from library.prepare.replay import Replay
 
 ADAPTER = "fisher"
 """Stands on every layer while its gradients are squared."""

@@ -17,7 +17,8 @@ from library.config.dataset import Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.flow import interpolate
 from library.models import PromptBatch
-from library.parts.parts import Parts, class_text
+from library.parts.parts import Parts
+from library.prepare.class_states import class_text
 from library.prompts import NULL_PROMPT
 
 SIGMAS = (0.3, 0.5, 0.7)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,6 @@ from library.models import PromptBatch
 from library.parts.parts import Parts
 from library.prepare.regions import class_region
 from library.prompts import NULL_PROMPT, PromptTriple, derive, triggers_in
-from library.training.scenes import Replay
 
 DEFAULT_PROMPTS = Path(__file__).with_name("replay_prompts.txt")
 CLASS = "{class}"
@@ -25,6 +24,23 @@ PIXELS_AT_ONCE = 128 * 128
 """Latent pixels drawn in one batch: one picture of 1024 x 1024 pixels, or as many small ones as make that."""
 MOST_AT_ONCE = 16
 """Pictures drawn in one batch, however small."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Pictures that the pretrained model drew.
+
+    Attributes:
+        latents: (N, C, h, w).
+        triples: the texts of each; `base` is what it was drawn from.
+        concepts: the concept that the other texts of each are about.
+        regions: 1 where the class is and 0 elsewhere, (N, 1, h, w); None: nobody asks.
+    """
+
+    latents: Tensor
+    triples: Sequence[PromptTriple]
+    concepts: Sequence[str]
+    regions: Tensor | None = None
 
 
 def replay_texts(parts: Parts) -> list[tuple[Concept, PromptTriple]]:

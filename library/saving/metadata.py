@@ -6,11 +6,11 @@ import base64
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
@@ -19,13 +19,11 @@ from library.config.metadata_settings import DATA_URL
 from library.config.network_settings import KINDS, NetworkSettings
 from library.config.settings import Settings
 from library.data.images import open_image
+from library.data.pictures import Picture
 from library.errors import DataError
 from library.parts.branching import learns_whole_weights
 from library.parts.parts import Parts
 from library.prompts import with_trigger
-
-if TYPE_CHECKING:
-    from library.preflight.plan import Plan
 
 MOST_TAGS = 200
 """Pieces of captions that are counted in the metadata, the most frequent ones."""
@@ -120,27 +118,31 @@ def _network_args(network: NetworkSettings) -> dict[str, str]:
     return {"ss_network_args": json.dumps(told)} if told else {}
 
 
-def data_metadata(plan: Plan) -> dict[str, str]:
-    """What the metadata says of the pictures: resolution, how many, of which sizes, their captions."""
+def data_metadata(pictures: Sequence[Picture], size: tuple[int, int]) -> dict[str, str]:
+    """What the metadata says of the pictures: resolution, how many, of which sizes, their captions.
+
+    Args:
+        size: width and height that the run is for, in pixels.
+    """
     folders: dict[str, Counter] = {}
     images: Counter = Counter()
-    for picture in plan.pictures:
+    for picture in pictures:
         folder = picture.path.parent.name
         images[folder] += 1
         tags = [tag.strip() for triple in picture.prompts[:1] for tag in triple.complete.split(",")]
         folders.setdefault(folder, Counter()).update(tag for tag in tags if tag)
-    sizes = Counter(picture.size for picture in plan.pictures)
+    sizes = Counter(picture.size for picture in pictures)
     buckets = {
         str(index): {"resolution": list(size), "count": count} for index, (size, count) in enumerate(sizes.items())
     }
-    repeats = {picture.path.parent.name: picture.subset.num_repeats for picture in plan.pictures}
+    repeats = {picture.path.parent.name: picture.subset.num_repeats for picture in pictures}
     dirs = {name: {"n_repeats": repeats[name], "img_count": count} for name, count in images.items()}
     tags = {name: dict(counts.most_common(MOST_TAGS)) for name, counts in folders.items()}
-    width, height = plan.size
+    width, height = size
     return {
         "ss_resolution": f"({width}, {height})",
         "modelspec.resolution": f"{width}x{height}",
-        "ss_num_train_images": str(len(plan.pictures)),
+        "ss_num_train_images": str(len(pictures)),
         "ss_bucket_info": json.dumps({"buckets": buckets}),
         "ss_dataset_dirs": json.dumps(dirs),
         "ss_tag_frequency": json.dumps(tags),

@@ -30,6 +30,7 @@ from library.files.atomic import saved_at, write_tensors, write_text, written
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.parts.branching import learns_whole_weights
 from library.parts.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Parts, extractor_adapter, learns_words
+from library.parts.saved_vectors import embeddings_of
 from library.parts.words import save_words
 from library.saving.metadata import metadata_of, sidecar_of
 
@@ -189,29 +190,6 @@ def load_extractor(parts: Parts, path: str) -> None:
         for concept in parts.concepts:
             parts.network.load(extractor_adapter(concept.name), _extractor_in(tensors, concept, path), path)
         parts.extractor_embeddings = embeddings_of(parts, load_concepts(path)[0], path)
-
-
-def embeddings_of(parts: Parts, vectors: dict[str, Tensor], source: str) -> dict[str, ConceptEmbeddings]:
-    """Frozen embeddings from saved vectors, for the concepts of this run.
-
-    Raises:
-        ModelError: they do not fit the model.
-    """
-    blocks, found = parts.model.transformer_config["num_layers"], {}
-    width = parts.model.transformer_config["caption_projection_dim"]
-    for name, tensor in vectors.items():
-        if name not in parts.layouts:
-            continue
-        if tensor.shape[0] not in (1, blocks) or tensor.shape[2] != width:
-            raise ModelError(
-                f'{source}: the vectors of "{name}" are for {tensor.shape[0]} blocks of width {tensor.shape[2]}; this '
-                f"model has {blocks} of width {width}.",
-                "They were learned on another model.",
-            )
-        every = tensor.shape[0] == blocks
-        embeddings = ConceptEmbeddings(tensor.to(parts.model.device), blocks, every_block=every)
-        found[name] = embeddings.requires_grad_(False)
-    return found
 
 
 def _vectors(embeddings: dict[str, ConceptEmbeddings]) -> dict[str, Tensor]:

@@ -14,11 +14,12 @@ from library.config.settings import Settings
 from library.data.latents import Latents
 from library.objectives import STUDENT
 from library.parts.branching import makes_fused_steps, objective_of, penalties_of, scheduler_of
+from library.parts.context import Context
 from library.parts.learnable import Learnable, freeze_all_but, learning_in
 from library.preflight.plan import Plan, stage_rates
-from library.prepare.context import Context
+from library.prepare.replay import Replay
 from library.training.processes import Processes
-from library.training.scenes import Replay, SceneMaker, Sources
+from library.training.scenes import SceneMaker, Sources
 from library.training.stage import Learner, Stage
 
 

@@ -26,13 +26,13 @@ from library.report.plot import plot_log
 from library.report.progress import StageBar, bar_over, say
 from library.report.sheet import SheetRow
 from library.report.status import Status, read_status
+from library.report.tracking import tracking_of
 from library.saving.keeping import saved_on_the_way
 from library.saving.reload import ReloadCheck
 from library.training.galleries import STRENGTHS, Gallery, galleries_of
 from library.training.pace import Pace, why_slow
 from library.training.sections import report_sections
 from library.training.stage import Stage
-from library.training.tracking import tracking_of
 
 WEAK_COSINE = 0.2
 """A mean cosine below this at the end of stage 2 means that the extractor taught the student little."""

@@ -8,7 +8,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from library.config.dataset import Concept
@@ -22,14 +21,17 @@ from library.files.checkpoint import FINAL, StateFolder
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.objectives import EXTRACTOR, STUDENT
 from library.parts.branching import extractor_adapters, needs_fisher, scheduler_of
+from library.parts.context import Context
 from library.parts.learnable import learning_in, restore
-from library.parts.parts import STUDENT_ADAPTER, class_states, learns_words
+from library.parts.network_weights import start_from_weights
+from library.parts.parts import STUDENT_ADAPTER, learns_words
 from library.parts.words import build_words
 from library.preflight.checks import check
 from library.preflight.plan import Plan
-from library.prepare.context import Context, learn_context
+from library.prepare.class_states import class_states, latents_of
+from library.prepare.context_vectors import learn_context
 from library.prepare.fisher import fisher_of
-from library.prepare.replay import draw_replay
+from library.prepare.replay import Replay, draw_replay
 from library.report.log import RunLog, read_log
 from library.report.progress import say
 from library.report.status import end_of_killed
@@ -41,17 +43,13 @@ from library.training.average import Average
 from library.training.control import SAMPLE, SAVE, STOP, Control
 from library.training.finished import forget_finished, note_finished, what_to_do
 from library.training.interrupt import StopRequest
-from library.training.network_weights import start_from_weights
 from library.training.observer import Observer
 from library.training.out_of_memory import step_down
 from library.training.processes import ALONE, Processes
 from library.training.resuming import all_done, shaping, state_of, state_to_resume
-from library.training.scenes import Replay
 from library.training.stage import OutOfMemory, Stage
 from library.training.unseen import Unseen
 from library.training.validation import ValidationLoss
-
-PICTURES_FOR_CLASS_STATES = 4
 
 
 class Run:
@@ -193,14 +191,9 @@ class Run:
 
     def _fresh(self, concept: Concept) -> ConceptEmbeddings:
         """Embeddings that stand for the class word, not yet for the concept."""
-        return self.parts.embeddings_from(class_states(self.parts, concept, self._latents_of(concept)))
-
-    def _latents_of(self, concept: Concept) -> Tensor:
-        """Latents of a few of a concept's pictures, all of one size."""
-        every = self.plan.pictures
-        shown = [one for one in every if one.concept is concept and not one.subset.is_reg]
-        alike = [picture for picture in shown if picture.size == shown[0].size]
-        return torch.stack([self.latents.mean(picture) for picture in alike[:PICTURES_FOR_CLASS_STATES]])
+        return self.parts.embeddings_from(
+            class_states(self.parts, concept, latents_of(concept, self.plan.pictures, self.latents))
+        )
 
     def build_student(self) -> None:
         """A fresh student; its embeddings start as the extractor's."""
@@ -257,7 +250,7 @@ class Run:
         if not self.processes.main:
             return []
         self.average.take()
-        files = save_student(self.parts, stage.done, about_data=data_metadata(self.plan))
+        files = save_student(self.parts, stage.done, about_data=self._about_data())
         rows = observer.sheet_of_student(stage)
         picture = own_thumbnail(self.settings) or (preview_of(rows) if rows else None)
         beside = save_preview(self.parts, files, picture) if picture else []
@@ -387,8 +380,11 @@ class Run:
     def _save_student(self, stage: Stage, kind: str) -> None:
         """Saves the student's files as they are after the last step; `kind` says in their names why."""
         with self._shown(stage):
-            files = save_student(self.parts, stage.done, f"{kind}{stage.done:08d}", data_metadata(self.plan))
+            files = save_student(self.parts, stage.done, f"{kind}{stage.done:08d}", self._about_data())
         self.observer.saved(files, stage.done)
+
+    def _about_data(self) -> dict[str, str]:
+        return data_metadata(self.plan.pictures, self.plan.size)
 
     @contextmanager
     def _shown(self, stage: Stage) -> Iterator[None]:

@@ -29,28 +29,12 @@ from library.objectives import (
     REPLAYED,
     TARGET,
 )
+from library.prepare.replay import Replay
 from library.prompts import NULL_PROMPT, PromptTriple
 from library.training.processes import ALONE, Processes
 
 IN_CONTEXT = frozenset({COMPLETE, BASE})
 """The prompts of a reference picture that say what is in it."""
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Pictures that the pretrained model drew.
-
-    Attributes:
-        latents: (N, C, h, w).
-        triples: the texts of each; `base` is what it was drawn from.
-        concepts: the concept that the other texts of each are about.
-        regions: 1 where the class is and 0 elsewhere, (N, 1, h, w); None: nobody asks.
-    """
-
-    latents: Tensor
-    triples: Sequence[PromptTriple]
-    concepts: Sequence[str]
-    regions: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -14,18 +14,17 @@ from library.data.images import open_image
 from library.data.pictures import Picture
 from library.errors import DataError
 from library.objectives import STUDENT
+from library.parts.parts import Parts
+from library.preflight.plan import Plan
 from library.report.charts import chart, curves_of
-from library.report.log import read_log
+from library.report.log import RunLog, read_log
 from library.report.page import Pictures, Section, render
-from library.report.phases import kind_of_memory
+from library.report.phases import Phases, kind_of_memory
 from library.report.sheet import as_image
 from library.saving.keeping import AT_STEP
 from library.saving.metadata import activation_text
 from library.saving.reload import PROMISED
 from library.training.galleries import ORDER, STRENGTHS, Gallery
-
-if TYPE_CHECKING:
-    from library.training.observer import Observer
 
 MOST_PICTURES = 48
 """Pictures of the data set that the report shows."""
@@ -77,23 +76,35 @@ WHERE = {
 """Where each UI looks for a LoRA."""
 
 
-def report_sections(observer: Observer) -> list[Section]:
+class RunView(Protocol):
+    """What the report shows of a run; see `library.training.observer.Observer`."""
+
+    plan: Plan
+    parts: Parts
+    log: RunLog
+    phases: Phases
+    galleries: dict[str, Gallery]
+    files: dict[Path, int]
+    loads: dict[Path, str]
+
+
+def report_sections(run: RunView) -> list[Section]:
     """What the report of a run holds, in order."""
     thumbnails: dict[Path, Image.Image | None] = {}
     return [
-        Section("samples", "Before and after", lambda pictures: _samples(observer, pictures)),
-        Section("curves", "Curves", lambda _: _curves(observer)),
-        Section("pictures", "Your pictures", lambda pictures: _pictures(observer, pictures, thumbnails)),
-        Section("files", "Files", lambda _: _files(observer)),
-        Section("cost", "Time and memory", lambda _: _cost(observer)),
-        Section("settings", "Settings", lambda _: _settings(observer)),
+        Section("samples", "Before and after", lambda pictures: _samples(run, pictures)),
+        Section("curves", "Curves", lambda _: _curves(run)),
+        Section("pictures", "Your pictures", lambda pictures: _pictures(run, pictures, thumbnails)),
+        Section("files", "Files", lambda _: _files(run)),
+        Section("cost", "Time and memory", lambda _: _cost(run)),
+        Section("settings", "Settings", lambda _: _settings(run)),
     ]
 
 
-def _samples(observer: Observer, pictures: Pictures) -> str:
+def _samples(run: RunView, pictures: Pictures) -> str:
     galleries = []
-    for kind in [*ORDER, *sorted(set(observer.galleries) - set(ORDER))]:
-        gallery = observer.galleries.get(kind)
+    for kind in [*ORDER, *sorted(set(run.galleries) - set(ORDER))]:
+        gallery = run.galleries.get(kind)
         if gallery is None:
             continue
         if kind == STRENGTHS:
@@ -133,8 +144,8 @@ def _strip(gallery: Gallery, pictures: Pictures) -> dict[str, Any]:
     return {"title": gallery.title, "prompts": [], "more": 0, "strips": strips}
 
 
-def _curves(observer: Observer) -> str:
-    rows, stages = read_log(observer.log.path), []
+def _curves(run: RunView) -> str:
+    rows, stages = read_log(run.log.path), []
     for stage in dict.fromkeys(row["stage"] for row in rows):
         of_stage = [row for row in rows if row["stage"] == stage]
         had = {name for row in of_stage for name, value in row.items() if isinstance(value, float)}
@@ -149,9 +160,9 @@ def _curves(observer: Observer) -> str:
     return render("curves.html", stages=stages) if stages else ""
 
 
-def _pictures(observer: Observer, pictures: Pictures, thumbnails: dict[Path, Image.Image | None]) -> str:
-    every = list({picture.path: picture for picture in observer.plan.pictures}.values())
-    kept = {picture.path for picture in observer.plan.validation}
+def _pictures(run: RunView, pictures: Pictures, thumbnails: dict[Path, Image.Image | None]) -> str:
+    every = list({picture.path: picture for picture in run.plan.pictures}.values())
+    kept = {picture.path for picture in run.plan.validation}
     shown = []
     for picture in every[:MOST_PICTURES]:
         if picture.path not in thumbnails:
@@ -180,13 +191,13 @@ def _thumbnail(picture: Picture) -> Image.Image | None:
     return image
 
 
-def _files(observer: Observer) -> str:
-    layouts = observer.plan.settings.saving.save_formats
+def _files(run: RunView) -> str:
+    layouts = run.plan.settings.saving.save_formats
     endings = {"diffusers": "_diffusers", "onetrainer": "_onetrainer"}
-    rows = read_log(observer.log.path)
+    rows = read_log(run.log.path)
     losses = {row["step"]: row["validation"] for row in rows if row["stage"] == STUDENT and "validation" in row}
     found = []
-    for path, step in sorted(observer.files.items(), key=_last_first):
+    for path, step in sorted(run.files.items(), key=_last_first):
         if path.suffix != ".safetensors" or not path.is_file():
             continue
         stem = path.stem
@@ -201,12 +212,12 @@ def _files(observer: Observer) -> str:
                 "special": special,
                 "validation": None if special == "extractor" else losses.get(step),
                 "uis": uis,
-                "checked": observer.loads.get(path),
+                "checked": run.loads.get(path),
             }
         )
-    concepts = [{"name": one.name, "kind": one.kind, "trigger": one.trigger} for one in observer.parts.concepts]
+    concepts = [{"name": one.name, "kind": one.kind, "trigger": one.trigger} for one in run.parts.concepts]
     return render(
-        "files.html", files=found, validated=bool(losses), concepts=concepts, prompt=activation_text(observer.parts)
+        "files.html", files=found, validated=bool(losses), concepts=concepts, prompt=activation_text(run.parts)
     )
 
 
@@ -216,17 +227,17 @@ def _last_first(file: tuple[Path, int]) -> tuple[bool, bool, int]:
     return path.stem.endswith("_extractor"), AT_STEP in path.stem, -step
 
 
-def _cost(observer: Observer) -> str:
-    phases = observer.phases.measured()
+def _cost(run: RunView) -> str:
+    phases = run.phases.measured()
     whole = sum(phase.seconds for phase in phases)
     rows = [{"phase": phase, "share": phase.seconds / whole if whole else 0} for phase in phases]
-    return render("cost.html", rows=rows, whole=whole, memory=kind_of_memory(observer.parts.model.device))
+    return render("cost.html", rows=rows, whole=whole, memory=kind_of_memory(run.parts.model.device))
 
 
-def _settings(observer: Observer) -> str:
+def _settings(run: RunView) -> str:
     sections = []
     for section, group in GROUPS.items():
-        values = getattr(observer.plan.settings, section)
+        values = getattr(run.plan.settings, section)
         rows = [_setting(field, getattr(values, field.name)) for field in dataclasses.fields(group)]
         sections.append({"name": section, "rows": rows, "changed": sum(row["changed"] for row in rows)})
     return render("settings.html", sections=sections)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from library.config.settings import Settings
 from library.dual_branch_scheduler import Branch
 from library.flow import mse
 from library.models import PromptBatch
@@ -62,7 +61,7 @@ class WordFit:
 
     def __call__(self, run: Run) -> None:
         """Learns, saves, draws the student with vectors and with words beside each other, says how alike they are."""
-        if not has_words(run.settings):
+        if not run.settings.fits_words:
             return
         words, with_words, share = fit_words(run)
         self.files = save_words(run.parts, words, run.settings.saving.output_name)
@@ -94,12 +93,6 @@ def fit_words(run: Run) -> tuple[LearnedWords, Branch, float]:
     _learn(parts.velocity, words, taught_by, with_words, lambda step: _seen(scenes, step), steps, progress)
     share = _share(parts.velocity, taught_by, with_words, alone, lambda step: _seen(scenes, steps + step))
     return words, with_words, share
-
-
-def has_words(settings: Settings) -> bool:
-    """Whether a run learns such words: there are vectors for them to stand for."""
-    kinds = settings.concept_embeddings
-    return kinds.word_train_steps > 0 and "none" not in (kinds.concept_embeddings, kinds.student_embeddings)
 
 
 def rows_of(parts: Parts) -> int:

@@ -99,7 +99,7 @@ def planned(world, monkeypatch):
     monkeypatch.chdir(world)
     monkeypatch.setenv("PICTURES", str(world / "img"))
     monkeypatch.setattr("library.preflight.plan.check_optimizer", lambda *_: None)  # bitsandbytes may not be there
-    monkeypatch.setattr("library.training.tracking.check_trackers", lambda *_: None)  # nor may wandb
+    monkeypatch.setattr("library.report.tracking.check_trackers", lambda *_: None)  # nor may wandb
     monkeypatch.setattr("library.parts.parts.load_model", opened_once)
 
     def plan(name: str, **given) -> dict:

@@ -24,7 +24,7 @@ from library.objectives import (
     given,
     learned,
 )
-from library.prepare.context import Context, name_of, places
+from library.parts.context import Context, name_of, places
 from library.prepare.regions import class_region, split
 from library.training.run import Run
 
@@ -82,10 +82,10 @@ def test_context_vectors_begin_as_nothing_and_learn_what_is_around_the_subject(p
 
 def test_a_second_run_finds_its_context_in_the_cache_and_another_caption_does_not(plan_of, monkeypatch):
     clock = itertools.count(step=7.0)
-    monkeypatch.setattr("library.prepare.context.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("library.prepare.context_vectors.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     run = prepared(plan_of(**VECTORS))
     first, seconds = run.context.vectors["dog"].vectors(), spent(run.folder)["context"]
-    monkeypatch.setattr("library.prepare.context._learn", lambda *_: pytest.fail("learned again"))
+    monkeypatch.setattr("library.prepare.context_vectors._learn", lambda *_: pytest.fail("learned again"))
     again = prepared(plan_of(overwrite=True, **VECTORS))
     assert torch.equal(again.context.vectors["dog"].vectors(), first)
     assert spent(again.folder)["context"] == seconds == 7, "what a comparison of methods counts is no luck of the cache"

@@ -10,8 +10,8 @@ from PIL import Image
 from library.errors import ConfigError
 from library.report.log import RunLog
 from library.report.trackers import Tracking
+from library.report.tracking import tracking_of
 from library.training.run import Run
-from library.training.tracking import tracking_of
 
 STEPS = {"extractor": 2, "student": 2}
 

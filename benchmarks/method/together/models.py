@@ -32,17 +32,17 @@ from benchmarks.method.together.recipes import (
     trial_file,
 )
 from benchmarks.method.trial import BASE, Bench, Turns, all_at_once, as_bytes, drawn, rounded
-from library.adapters.files import load_concepts, load_lora
+from library.adapters.files import concept_file_of, load_concepts, load_lora
 from library.adapters.network import LowRankWeights
 from library.config.dataset import Concept
 from library.config.files import TomlFile, read_settings
 from library.convert.fusing import Aggregation, Fusion, fuse, target_texts, weighed
 from library.convert.merge import merged
-from library.drawing.generation import concept_file_of
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.files.atomic import write_tensors, write_text
 from library.parts.parts import STUDENT_ADAPTER, build_parts
-from library.saving.outputs import embeddings_of, save_student
+from library.parts.saved_vectors import embeddings_of
+from library.saving.outputs import save_student
 from library.training.stage import Stage
 from tools.pocket.pen import SIDE
 

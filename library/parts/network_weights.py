@@ -8,17 +8,16 @@ from pathlib import Path
 
 import torch
 
-from library.adapters.files import load_concepts, load_lora, read_lora
+from library.adapters.files import concept_file_of, load_concepts, load_lora, read_lora
 from library.adapters.network import LayerWeights
 from library.config.network_settings import ATTENTION_PROJECTIONS, KINDS, NetworkSettings
 from library.config.settings import Settings
-from library.drawing.generation import concept_file_of
 from library.errors import ConfigError, ModelError, naming
 from library.methods import METHODS
 from library.parts.learnable import own_vectors
 from library.parts.parts import STUDENT_ADAPTER, Parts
+from library.parts.saved_vectors import embeddings_of
 from library.report.progress import say
-from library.saving.outputs import embeddings_of
 
 INTO_THE_MODEL = "put that LoRA into the pretrained model by base_weights, and train a fresh one on top of it."
 

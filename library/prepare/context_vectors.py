@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import torch
@@ -24,9 +24,11 @@ from library.data.pictures import Picture
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import TrainingError
 from library.flow import interpolate, mse, velocity_target
-from library.hierarchical_embedding_injector import ConceptEmbeddings, ConceptToken
+from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.models import PromptBatch
-from library.parts.parts import INIT_SIGMAS, Parts
+from library.parts.context import Context, name_of, places
+from library.parts.parts import Parts
+from library.prepare.class_states import INIT_SIGMAS
 from library.prepare.regions import class_region
 
 LEAST_SIGMA = 0.4
@@ -36,61 +38,6 @@ REGIONS_HELD = 256
 """Pictures whose class's region stays in memory."""
 LOSS_SCALE = 1024.0
 """Half precision loses small gradients; AdamW does not mind how large they are."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """The context vectors of a run, frozen, by the name of the concept whose pictures they belong to.
-
-    Args:
-        seconds: that learning them took, in whichever run that was.
-    """
-
-    vectors: dict[str, ConceptEmbeddings] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def beside(self, branch: Branch) -> Branch:
-        """The branch, with these vectors wherever a prompt has places for them."""
-        own = {name_of(concept): vectors for concept, vectors in self.vectors.items()}
-        return replace(branch, embeddings={**branch.embeddings, **own})
-
-    def add_to(self, batch: PromptBatch, texts: Sequence[str], rows: Sequence[bool], parts: Parts) -> PromptBatch:
-        """The prompts with places for the vectors of each row's concept.
-
-        Args:
-            rows: those that get them.
-        """
-        if not self.vectors:
-            return batch
-        tokens = [
-            own + (places(parts, concept, text) if chosen and concept in self.vectors else ())
-            for own, concept, text, chosen in zip(batch.tokens, batch.concepts, texts, rows, strict=True)
-        ]
-        return replace(batch, tokens=tuple(tokens))
-
-
-def name_of(concept: str) -> str:
-    """What stands for a concept's context among concepts; no concept can be called so."""
-    return f"context of\n{concept}"
-
-
-def places(parts: Parts, concept: str, text: str) -> tuple[ConceptToken, ...]:
-    """The last tokens of a text in CLIP's and in T5's part of the stream, as far as they are padding."""
-    count, model = parts.settings.context.context_vectors, parts.model
-    needed = {"clip": 0, "t5": 0}
-    for encoder in model.count_tokens([text])[0]:
-        kind = "t5" if encoder.encoder == "T5" else "clip"
-        needed[kind] = max(needed[kind], encoder.needed)
-    found = []
-    for number, (begin, length, kind) in enumerate(
-        ((0, model.clip_length, "clip"), (model.clip_length, model.t5_length, "t5"))
-    ):
-        free = min(count, max(0, length - needed[kind]))
-        found += [
-            ConceptToken(begin + length - 1 - index, name_of(concept), number * count + index, of_trigger=False)
-            for index in range(free)
-        ]
-    return tuple(found)
 
 
 def learn_context(

@@ -1,0 +1,66 @@
+"""Context vectors in a run: which tokens of a prompt they stand for, and branches that carry them (ours)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from library.dual_branch_scheduler import Branch
+from library.hierarchical_embedding_injector import ConceptEmbeddings, ConceptToken
+from library.models import PromptBatch
+from library.parts.parts import Parts
+
+
+@dataclass(frozen=True)
+class Context:
+    """The context vectors of a run, frozen, by the name of the concept whose pictures they belong to.
+
+    Args:
+        seconds: that learning them took, in whichever run that was.
+    """
+
+    vectors: dict[str, ConceptEmbeddings] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def beside(self, branch: Branch) -> Branch:
+        """The branch, with these vectors wherever a prompt has places for them."""
+        own = {name_of(concept): vectors for concept, vectors in self.vectors.items()}
+        return replace(branch, embeddings={**branch.embeddings, **own})
+
+    def add_to(self, batch: PromptBatch, texts: Sequence[str], rows: Sequence[bool], parts: Parts) -> PromptBatch:
+        """The prompts with places for the vectors of each row's concept.
+
+        Args:
+            rows: those that get them.
+        """
+        if not self.vectors:
+            return batch
+        tokens = [
+            own + (places(parts, concept, text) if chosen and concept in self.vectors else ())
+            for own, concept, text, chosen in zip(batch.tokens, batch.concepts, texts, rows, strict=True)
+        ]
+        return replace(batch, tokens=tuple(tokens))
+
+
+def name_of(concept: str) -> str:
+    """What stands for a concept's context among concepts; no concept can be called so."""
+    return f"context of\n{concept}"
+
+
+def places(parts: Parts, concept: str, text: str) -> tuple[ConceptToken, ...]:
+    """The last tokens of a text in CLIP's and in T5's part of the stream, as far as they are padding."""
+    count, model = parts.settings.context.context_vectors, parts.model
+    needed = {"clip": 0, "t5": 0}
+    for encoder in model.count_tokens([text])[0]:
+        kind = "t5" if encoder.encoder == "T5" else "clip"
+        needed[kind] = max(needed[kind], encoder.needed)
+    found = []
+    for number, (begin, length, kind) in enumerate(
+        ((0, model.clip_length, "clip"), (model.clip_length, model.t5_length, "t5"))
+    ):
+        free = min(count, max(0, length - needed[kind]))
+        found += [
+            ConceptToken(begin + length - 1 - index, name_of(concept), number * count + index, of_trigger=False)
+            for index in range(free)
+        ]
+    return tuple(found)

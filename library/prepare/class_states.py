@@ -1,0 +1,69 @@
+"""What a concept's vectors start from: the class word's own hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from library.chance import generator_for
+from library.config.dataset import Concept
+from library.data.latents import Latents
+from library.data.pictures import Picture
+from library.dual_branch_scheduler import PRETRAINED_BRANCH
+from library.flow import interpolate
+from library.models import PromptBatch
+from library.parts.parts import Parts
+from library.prompts import derive, triggers_in
+
+INIT_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Noise levels over which the class word's hidden states are averaged."""
+PICTURES_LOOKED_AT = 4
+"""Pictures of a concept that the states are averaged over, at most."""
+
+
+def class_text(concept: Concept) -> str:
+    """A text that holds the concept's class word: the target without [V], or the word alone."""
+    text = derive(concept.target, concept, "target").class_only
+    return text if triggers_in(text, concept.class_word) else concept.class_word
+
+
+@torch.no_grad()
+def class_states(parts: Parts, concept: Concept, latents: Tensor) -> Tensor:
+    """What the concept's vectors start from: the class word's hidden states at the input of each block.
+
+    Averaged over noise levels, pictures and the word's own tokens; one mean for CLIP's places, one for T5's.
+
+    Args:
+        latents: of some of the concept's pictures, (B, C, h, w).
+
+    Returns:
+        (L, tokens, width), float32; (1, tokens, width) where all blocks share it or only the first gets one.
+    """
+    text, layout, model = class_text(concept), parts.layouts[concept.name], parts.model
+    clip, t5 = model.token_positions(text, triggers_in(text, concept.class_word)[0])
+    prompts = PromptBatch.of([parts.texts[text]] * len(latents), [None] * len(latents))
+    generator = generator_for(parts.settings.optimizer.seed, "class states", concept.name)
+    total = None
+    for level in INIT_SIGMAS:
+        sigma = torch.full((len(latents),), level)
+        x_t = interpolate(latents, torch.randn(latents.shape, generator=generator), sigma)
+        with parts.injector.watching() as seen:
+            parts.velocity(PRETRAINED_BRANCH, x_t, sigma, [prompts])
+        mean = torch.stack([states.float().mean(0) for states in seen])
+        total = mean if total is None else total + mean
+    states = total / len(INIT_SIGMAS)
+    kinds = [states[:, clip].mean(1, keepdim=True).expand(-1, layout.clip, -1)]
+    if layout.t5:
+        kinds.append(states[:, t5 or clip].mean(1, keepdim=True).expand(-1, layout.t5, -1))
+    vectors = torch.cat(kinds, dim=1)
+    modes = {"per_block": vectors, "shared": vectors.mean(0, keepdim=True), "first_block": vectors[:1]}
+    return modes[parts.settings.concept_embeddings.concept_embeddings]
+
+
+def latents_of(concept: Concept, pictures: Sequence[Picture], latents: Latents) -> Tensor:
+    """Latents of a few of a concept's pictures, all of one size, (B, C, h, w)."""
+    shown = [one for one in pictures if one.concept is concept and not one.subset.is_reg]
+    alike = [picture for picture in shown if picture.size == shown[0].size]
+    return torch.stack([latents.mean(picture) for picture in alike[:PICTURES_LOOKED_AT]])
