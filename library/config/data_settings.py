@@ -93,7 +93,7 @@ class DataSettings:
     )
     caption_prefix: str | None = setting(None, "Put before every caption.")
     caption_suffix: str | None = setting(None, "Put after every caption.")
-    caption_separator: str = setting(",", "What stands between the tags of a caption.", must=("not be empty", bool))
+    caption_separator: str = setting(",", "What stands between the tags of a caption.")
     shuffle_caption: bool = setting(False, "Tags in random order.")
     keep_tokens: int = setting(0, "Tags at a caption's begin that are neither shuffled nor dropped.", at_least=0)
     keep_tokens_separator: str = setting(

@@ -13,12 +13,14 @@ from library.errors import ConfigError
 
 AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 """Where the parser puts the place of a mistake."""
+DEEPEST = 100
+"""Levels of lists and tables in each other; settings have five or so."""
 QUOTES = "Use 'single quotes' or / in Windows paths: in double quotes, a backslash starts an escape such as \\n."
 """How a Windows path is written."""
 KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
 CURLY = re.compile("[\u2018-\u201f\u00ab\u00bb\u2032\u2033]")
-UNQUOTED = re.compile(r"""=\s*\[?\s*(?!true\b|false\b)[^\s"'\[\]{}#0-9+\-.,=]|=\s*[./~]""")
-CAPITAL = re.compile(r"=\s*\[?\s*(True|False|None)\b")
+UNQUOTED = re.compile(r"""=\s*(?:\[\s*)?(?!true\b|false\b)[^\s"'\[\]{}#0-9+\-.,=]|=\s*[./~]""")
+CAPITAL = re.compile(r"=\s*(?:\[\s*)?(True|False|None)\b")
 
 
 def parsed(text: str, path: Path) -> tuple[Any, Places]:
@@ -40,14 +42,20 @@ def parsed(text: str, path: Path) -> tuple[Any, Places]:
         line = next((number for number, line in enumerate(text.split("\n"), 1) if re.search(r"\d{4000}", line)), 1)
         raise ConfigError(f"{path}:{line} holds a number of thousands of digits.", "Is it the right file?") from error
     except RecursionError as error:
-        raise ConfigError(f"{path} holds lists in lists in lists, too many to be read.") from error
+        raise _too_deep(path) from error
     if is_json and places.twice:
         raise _stands_twice(places.twice, path)
     return tables, places
 
 
+def _too_deep(path: Path) -> ConfigError:
+    return ConfigError(f"{path} holds lists in lists in lists, too many to be read.")
+
+
 def _check_texts(value: Any, place: Place, places: Places, path: Path) -> None:
-    """Refuses texts with half of a character, which JSON can write and no file can hold."""
+    """Refuses texts with half of a character, which JSON can write and no file can hold, and what is nested too deep."""
+    if len(place) > DEEPEST:
+        raise _too_deep(path)
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, one in inner:
         for text in (key, one):

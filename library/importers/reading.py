@@ -21,7 +21,7 @@ LARGEST_NUMBER = 1e30
 """Beyond it, a number is no setting's, but damage."""
 SHOWN = 60
 """Characters of a value in a message."""
-EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
+EXPONENT = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
 """Numbers such as 1e-4, which YAML 1.1 takes for text, and ai-toolkit does not."""
 
 

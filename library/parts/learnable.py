@@ -75,17 +75,20 @@ class Learnable:
 
 def learning_in(stage: str, settings: Settings, parts: Parts) -> list[Learnable]:
     """All that learns in a stage."""
-    extractors = [_adapter(name, settings, parts) for name in extractor_adapters(settings, parts)]
-    extractors += [_vectors(extractor_adapter(name), one) for name, one in parts.extractor_embeddings.items()]
     if stage == EXTRACTOR:
-        return extractors
+        return _extractors(settings, parts)
     if learns_words(settings):
         student = [Learnable("words", {"words": parts.words}, "embedding_lr")]
     else:
         student = [_adapter(STUDENT_ADAPTER, settings, parts)]
     own = own_vectors(settings, parts).items()
     student += [_vectors(f"{STUDENT_ADAPTER}_{name}", one) for name, one in own]
-    return [*student, *extractors] if settings.pure_learning.merged else student
+    return [*student, *_extractors(settings, parts)] if settings.pure_learning.merged else student
+
+
+def _extractors(settings: Settings, parts: Parts) -> list[Learnable]:
+    adapters = [_adapter(name, settings, parts) for name in extractor_adapters(settings, parts)]
+    return adapters + [_vectors(extractor_adapter(name), one) for name, one in parts.extractor_embeddings.items()]
 
 
 def own_vectors(settings: Settings, parts: Parts) -> dict[str, ConceptEmbeddings]:

@@ -277,7 +277,6 @@ def test_what_a_file_is_instead_of_a_picture_is_said(folder, monkeypatch, conten
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('caption_separator = ""', "caption_separator is ''; it must not be empty"),
         ('caption_extension = "."', r"caption_extension is '\.'"),
         ('caption_extension = "txt/"', r"caption_extension is 'txt/'"),
         ('image_dir = " "', "image_dir is ' '; it must not be empty"),

@@ -73,7 +73,7 @@ SHAPES = {
     '[{"prompt": "a dog", "scale": "much"}]': r"prompt 1: --l is 'much', which is not a number",
     '[{"width": 64}]': "prompt 1 lacks its text",
     '[{"prompt": "a dog"}, {"prompt": "a cat", "widht": 5}]': 'prompt 2: there is no key "widht"',
-    '["a dog \\ud800"]': "prompt 1 holds half of a character",
+    '["a dog \\ud800"]': "contains half of a character",
     "[]": "holds no prompt",
     "{}": "holds no prompt",
     "[": "is not valid JSON",

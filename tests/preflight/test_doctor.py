@@ -58,7 +58,7 @@ def test_nothing_is_found_where_all_is_well(found):
 def test_a_run_that_is_counted_in_epochs_is_not_told_to_raise_its_steps(plan_of, tmp_path):
     (tmp_path / "dogs").mkdir()
     photo(0).save(tmp_path / "dogs" / "0.png")
-    text = DATASET.format(trigger="sks", folder=tmp_path / "dogs", subset='class_tokens = "a dog"\n')
+    text = DATASET.format(trigger="sks", folder=tmp_path / "dogs", dataset="", subset='class_tokens = "a dog"\n')
     said = describe_findings(findings(plan_of(text, max_train_epochs=5, max_train_steps=400)))
     assert "max_train_epochs" in said and "max_train_steps" not in said
 

@@ -124,7 +124,7 @@ def test_what_no_run_can_have_together_is_refused_before_it_begins(plan_of, lora
     kind, options = (pair[1], pair[:1]) if pair[1] in KINDS else ("none", pair)
     given = {"network_weights": lora} if "network_weights" in pair else {}
     with pytest.raises(ConfigError, match=REFUSED[pair]):
-        plan_of(processes=2 if "processes" in pair else 1, **settings_of(kind, options), **given)
+        Run(plan_of(processes=2 if "processes" in pair else 1, **settings_of(kind, options), **given))
 
 
 @pytest.mark.parametrize("pair", PASSED_OVER, ids=" and ".join)
