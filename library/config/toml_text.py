@@ -15,6 +15,8 @@ AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 """Where the parser puts the place of a mistake."""
 DEEPEST = 100
 """Levels of lists and tables in each other; settings have five or so."""
+MOST_DIGITS = 4000
+"""Of a whole number that Python reads, about."""
 QUOTES = "Use 'single quotes' or / in Windows paths: in double quotes, a backslash starts an escape such as \\n."
 """How a Windows path is written."""
 KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
@@ -39,7 +41,7 @@ def parsed(text: str, path: Path) -> tuple[Any, Places]:
     except tomllib.TOMLDecodeError as error:
         raise _not_toml(str(error), text, path) from error
     except ValueError as error:  # Python reads no whole number of more than some thousand digits
-        line = next((number for number, line in enumerate(text.split("\n"), 1) if re.search(r"\d{4000}", line)), 1)
+        line = next((number for number, line in enumerate(text.split("\n"), 1) if _has_long_number(line)), 1)
         raise ConfigError(f"{path}:{line} holds a number of thousands of digits.", "Is it the right file?") from error
     except RecursionError as error:
         raise _too_deep(path) from error
@@ -48,12 +50,16 @@ def parsed(text: str, path: Path) -> tuple[Any, Places]:
     return tables, places
 
 
+def _has_long_number(line: str) -> bool:
+    return any(len(digits) > MOST_DIGITS for digits in re.findall(r"\d+", line))
+
+
 def _too_deep(path: Path) -> ConfigError:
     return ConfigError(f"{path} holds lists in lists in lists, too many to be read.")
 
 
 def _check_texts(value: Any, place: Place, places: Places, path: Path) -> None:
-    """Refuses texts with half of a character, which JSON can write and no file can hold, and what is nested too deep."""
+    """Refuses texts with half of a character, which JSON can write and no file can hold, and deep nests."""
     if len(place) > DEEPEST:
         raise _too_deep(path)
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -33,7 +33,7 @@ from library.preflight.plan import Plan
 from library.report.trackers import TRACKERS
 from library.report.tracking import events_of, tracking_of
 from library.saving.metadata import own_thumbnail
-from library.saving.outputs import check_model_is_kept, load_extractor
+from library.saving.outputs import load_extractor
 
 UNFINISHED = f"{TEMPORARY}xxxxxxxx"
 """As long as the name of a file or folder that is not finished."""
@@ -123,11 +123,6 @@ def thumbnail_is_a_picture(plan: Plan) -> None:
     own_thumbnail(plan.settings)
 
 
-def model_is_kept(plan: Plan) -> None:
-    """No result has the place of a file that the model is read from."""
-    check_model_is_kept(plan.settings)
-
-
 def processes_can_share_a_step(plan: Plan) -> None:
     """Several processes exchange gradients, which fused steps do not keep."""
     if plan.processes > 1 and makes_fused_steps(plan.settings):
@@ -135,7 +130,6 @@ def processes_can_share_a_step(plan: Plan) -> None:
 
 
 CHECKS: tuple[Callable[[Plan], None], ...] = (
-    model_is_kept,
     folders_take_files,
     trackers_are_there,
     thumbnail_is_a_picture,

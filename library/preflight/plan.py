@@ -22,6 +22,7 @@ from library.prepare.class_states import class_text
 from library.prepare.replay import replay_texts
 from library.prompts import NULL_PROMPT, PromptTriple
 from library.report.progress import say
+from library.saving.outputs import check_model_is_kept
 
 SHOWN_VARIANTS = 3
 """Variants of a caption that the plan shows; a file of several captions may have more."""
@@ -132,6 +133,7 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     Args:
         processes: how many share each batch.
     """
+    check_model_is_kept(settings)
     parts = build_parts(settings, config.concepts)
     settings = parts.settings = with_dim(settings, parts.model.blocks_name)
     check_optimizer(settings.optimizer, [list(rates.values()) for rates in stage_rates(settings).values()])

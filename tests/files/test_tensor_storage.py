@@ -262,5 +262,5 @@ def test_a_run_never_writes_over_its_model(plan_of, tiny_model, tmp_path, name, 
         check_model_is_kept(settings)
         return
     with pytest.raises(ConfigError, match="pretrained_model_name_or_path") as error:
-        Run(make_plan(settings, plan.config))
+        make_plan(settings, plan.config)
     assert str(model) in str(error.value) and "output_name" in str(error.value)

@@ -219,7 +219,7 @@ def test_a_state_can_be_named_or_its_folder(quick_plan, monkeypatch, tmp_path):
     assert Run(quick_plan(resume=str(run.states.folder))).resumed.position.done["student"] == 2
     damage_tensors(newer)
     assert Run(quick_plan(resume=str(newer))).resumed.position.done["student"] == 1
-    with pytest.raises(ConfigError, match="resume: there is no folder .*nowhere"):
+    with pytest.raises(ConfigError, match=r"resume: there is no folder .*nowhere"):
         Run(quick_plan(resume=str(tmp_path / "nowhere")))
 
 
