@@ -2,6 +2,7 @@
 
 import ast
 import math
+import re
 
 import pytest
 import torch
@@ -80,6 +81,8 @@ def test_every_method_has_a_file_and_a_preset():
             assert "The port:" in about or name == "lora", "it states where the port had to choose"
             preset = read_settings(TomlFile(ROOT / "presets" / "methods" / f"{name}.toml"))
             assert preset.method.method == name
+    table = (ROOT / "docs" / "methods.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == {"method", *METHODS}
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets" / "methods").glob("*.toml")), ids=lambda path: path.name)
