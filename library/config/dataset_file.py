@@ -13,6 +13,7 @@ from library.config.data_settings import RUN_ONLY, DataSettings
 from library.config.dataset import Concept, Dataset, DatasetConfig, Source, Subset
 from library.config.fields import build, check, check_sound, default_of, hints_of, name_of
 from library.config.files import DATASET_TABLES, TomlFile
+from library.config.groups import paths
 from library.config.kohya.data import (
     SUBSET_KEYS_NEEDLESS,
     SUBSET_KEYS_PASSED_OVER,
@@ -22,7 +23,7 @@ from library.config.kohya.data import (
     unsaid_concepts,
     what_is_missing,
 )
-from library.config.kohya.training import PATHS, VALUES, expanded
+from library.config.kohya.training import VALUES, expanded
 from library.config.places import Place
 from library.config.settings import Settings
 from library.config.synonyms import meant
@@ -202,7 +203,7 @@ class _Reader:
             return None
         held = {key: value for key, value in {**values, **given}.items() if key in inherited}
         kept = {name: value for name, value in vars(source).items() if name != "concept"}
-        for name in PATHS & set(kept):
+        for name in paths() & set(kept):
             kept[name] = expanded(kept[name])
         if source.conditioning_data_dir and not self.defaults.masked_loss:
             self.notices.append("WARNING: conditioning_data_dir is passed over, since masked_loss is not set.")

@@ -21,10 +21,11 @@ from library.config.fields import (
     name_of,
     placeholder,
 )
+from library.config.groups import groups, setting_names
 from library.config.kohya.training import Reading, expanded, known_names
 from library.config.methods import apply_method, check_method, unread
 from library.config.places import Place, Places
-from library.config.settings import GROUPS, Settings
+from library.config.settings import SECTIONS, Settings
 from library.config.synonyms import meant
 from library.config.toml_text import parsed
 from library.errors import MOST_PROBLEMS, ConfigError, PureCCError, all_of, did_you_mean
@@ -90,11 +91,6 @@ class TomlFile:
         return f"{found} [{section}]" if section else found
 
 
-def setting_names() -> dict[str, str]:
-    """Every setting's name with the section it is written in."""
-    return {name_of(field): section for section, group in GROUPS.items() for field in dataclasses.fields(group)}
-
-
 def _flatten(file: TomlFile, problems: list[PureCCError]) -> tuple[dict[str, Any], dict[str, str]]:
     """All settings of a file by name, and where each stands. Unknown ones are problems."""
     values: dict[str, Any] = {}
@@ -138,11 +134,11 @@ def read_settings(
     reading = Reading(values, where, [] if notices is None else notices, problems)
     reading.map_all(setting_names())
     apply_method(values, where, reading.notices)
-    groups = {section: build(group, values, where, problems) for section, group in GROUPS.items()}
+    built = {section: build(group, values, where, problems) for section, group in groups().items()}
     if problems:
         raise all_of(problems)
-    settings = Settings(**groups)
-    check_method(settings)
+    settings = Settings(**built)
+    check_method(settings, reading.notices)
     return settings
 
 
@@ -159,11 +155,12 @@ def _without_unusable(values: dict[str, Any], where: dict[str, str], problems: l
         del values[name], where[name]
 
 
-def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] = tuple(GROUPS)) -> None:
+def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] = tuple(SECTIONS)) -> None:
     """Gives the parser one option for each setting, grouped and with its sentence as help."""
+    known = groups()
     for section in sections:
-        options, hints = parser.add_argument_group(f"[{section}]"), hints_of(GROUPS[section])
-        for field in dataclasses.fields(GROUPS[section]):
+        options, hints = parser.add_argument_group(f"[{section}]"), hints_of(known[section])
+        for field in dataclasses.fields(known[section]):
             name, hint, default = name_of(field), hints[field.name], default_of(field)
             wanted = "" if default is dataclasses.MISSING or default is None else f" Default: {default}."
             about = f"{field.metadata['help']}{wanted}".replace("%", "%%")
@@ -236,7 +233,9 @@ def config_file_of(arguments: argparse.Namespace) -> TomlFile | None:
 def settings_given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings among parsed arguments, by name, each turned from text into a value."""
     hints = {
-        name_of(field): hints_of(group)[field.name] for group in GROUPS.values() for field in dataclasses.fields(group)
+        name_of(field): hints_of(group)[field.name]
+        for group in groups().values()
+        for field in dataclasses.fields(group)
     }
     given = {name: _value(value, hints[name]) for name, value in vars(arguments).items() if name in hints}
     of_kohya = {name: value for name, value in vars(arguments).items() if name in known_names() and name not in given}
@@ -286,5 +285,5 @@ def as_tables(settings: Settings, shaping_only: bool = False) -> dict[str, dict[
             and (value := getattr(getattr(settings, section), field.name)) is not None
             and (field.metadata["shapes_training"] or not shaping_only)
         }
-        for section, group in GROUPS.items()
+        for section, group in groups().items()
     }

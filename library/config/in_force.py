@@ -8,7 +8,7 @@ from typing import Any
 from library.config import dataset
 from library.config.dataset import DatasetConfig
 from library.config.files import as_tables, to_toml
-from library.config.kohya.training import PATHS
+from library.config.groups import paths
 from library.config.metadata_settings import DATA_URL
 from library.config.settings import Settings
 
@@ -29,8 +29,9 @@ def in_force(settings: Settings, config: DatasetConfig) -> str:
 
 def with_absolute_paths(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Tables of settings whose paths mean the same from any folder."""
+    known = paths()
     return {
-        section: {name: _from_anywhere(name, value) if name in PATHS else value for name, value in values.items()}
+        section: {name: _from_anywhere(name, value) if name in known else value for name, value in values.items()}
         for section, values in tables.items()
     }
 

@@ -9,7 +9,7 @@ from library.config.data_settings import RUN_ONLY, DataSettings
 from library.config.dataset import Concept, Source
 from library.config.dataset_file import DATASET_LEVEL, IN_THE_FILE
 from library.config.fields import default_of, describe, hints_of, name_of
-from library.config.settings import GROUPS
+from library.config.groups import groups
 
 HEAD = """# Settings
 
@@ -43,7 +43,7 @@ def _table(group: type) -> str:
 def settings_reference() -> str:
     """All settings, by section."""
     parts = [HEAD]
-    for section, group in GROUPS.items():
+    for section, group in groups().items():
         about = group.__doc__.partition(": ")[2].splitlines()[0]
         parts.append(f"## [{section}]\n\n{about[0].upper()}{about[1:]}\n\n{_table(group)}\n")
     names = [IN_THE_FILE.get(name_of(field), name_of(field)) for field in dataclasses.fields(DataSettings)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from library.config.context_settings import ContextSettings
 from library.config.data_settings import DataSettings
@@ -21,6 +21,8 @@ from library.config.network_settings import NetworkSettings
 from library.config.sample_settings import SampleSettings
 from library.config.saving_settings import SavingSettings
 from library.errors import ConfigError
+
+Own = TypeVar("Own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,6 +287,16 @@ class Settings:
                 "Set concept_loss_weight = 1 (the paper's).",
             )
 
+    def of_method(self, own: type[Own]) -> Own:
+        """The settings that a method brings, whichever method trains.
+
+        Raises:
+            TypeError: no registered method brings these.
+        """
+        if not isinstance(self.method, own):
+            raise TypeError(f"no method brings {own.__name__}")
+        return self.method
+
     @property
     def trains_anything(self) -> bool:
         """Whether stage 2 has a loss that teaches."""
@@ -309,7 +321,7 @@ class Settings:
         return pure.eta > 0 or pure.replay_eta > 0 or inherits
 
 
-GROUPS: dict[str, type] = {
+SECTIONS: dict[str, type] = {
     "model": ModelSettings,
     "data": DataSettings,
     "method": MethodSettings,
@@ -324,4 +336,4 @@ GROUPS: dict[str, type] = {
     "metadata": MetadataSettings,
     "samples": SampleSettings,
 }
-"""Settings groups by section, in the order in which they are written."""
+"""Settings groups by section, without what each method brings: `library.config.groups` has all."""

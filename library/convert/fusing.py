@@ -16,13 +16,13 @@ from library.adapters.linear import AdapterLinear
 from library.adapters.network import LayerWeights, LowRankWeights, check_fit
 from library.config.dataset import Concept
 from library.config.settings import Settings
+from library.convert.aggregation import aggregated, aggregation_weights
+from library.convert.gradient_fusion import fused, fused_by_lbfgs
 from library.drawing.generation import as_concept
 from library.drawing.sample_prompts import read_prompt_lines
 from library.drawing.sampling import initial_noise, sample
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError, ModelError
-from library.methods.aggregation import aggregated, aggregation_weights
-from library.methods.fusion import fused, fused_by_lbfgs
 from library.models import PromptBatch
 from library.parts.parts import Parts, build_parts
 from library.parts.saved_vectors import embeddings_of

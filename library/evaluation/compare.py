@@ -25,7 +25,6 @@ from library.config.files import (
     read_settings,
     settings_given,
 )
-from library.config.methods import RULES
 from library.config.settings import Settings
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.errors import ConfigError, did_you_mean
@@ -41,6 +40,7 @@ from library.evaluation.student import Students, loras_in, read_layers
 from library.files.atomic import write_text
 from library.files.cache_limit import CacheUse
 from library.files.fingerprint import of_key, of_large_file
+from library.methods import METHODS, in_order
 from library.objectives import EXTRACTOR, STUDENT
 from library.parts.parts import Parts, build_parts
 from library.preflight.plan import Plan, make_plan
@@ -55,11 +55,6 @@ RULES_OF_CHOICE = {
     False: "the largest right change on the reference pictures less the mean drift without [V]",
 }
 """What chooses rate and length, on prompts that the table does not show: with an image encoder, and without."""
-BASE_RATE = {"dreambooth": 0.05}
-"""Where a method's usual rate is another than a LoRA's, its share of it: whole weights want 5e-6 where a LoRA wants
-1e-4 (Ruiz et al., and the authors of PureCC)."""
-NO_LORA = ("textual_inversion",)
-"""Methods that leave no LoRA to look at."""
 FEWEST_REFERENCES = 2
 
 
@@ -118,12 +113,12 @@ def run(words: list[str]) -> str:
 def _methods(text: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
-        if name in NO_LORA:
+        if name not in METHODS:
+            raise ConfigError(f'--methods: there is no method "{name}".', did_you_mean(name, METHODS))
+        if METHODS[name].student_weights == "words":
             raise ConfigError(f"--methods: {name} leaves no LoRA that could be looked at.", "Take it out.")
-        if name not in RULES:
-            raise ConfigError(f'--methods: there is no method "{name}".', did_you_mean(name, RULES))
     if not names:
-        raise ConfigError("--methods names none.", f"There are: {', '.join(RULES)}.")
+        raise ConfigError("--methods names none.", f"There are: {', '.join(one.name for one in in_order())}.")
     return names
 
 
@@ -152,7 +147,7 @@ def settings_of(
     values, base = settings_given(given), _as_given(arm.method, file, given)
     changed = {
         "method": arm.method,
-        "learning_rate": base.optimizer.learning_rate * arm.rate * BASE_RATE.get(arm.method, 1.0),
+        "learning_rate": base.optimizer.learning_rate * arm.rate * METHODS[arm.method].usual_rate,
         "max_train_steps": steps[STUDENT],
         "save_every_n_steps": max(1, -(-steps[STUDENT] // given.checkpoints)),
         "output_dir": str(folder / arm.name),

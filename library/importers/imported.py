@@ -12,8 +12,8 @@ from typing import Any
 
 from library.config.dataset import Source
 from library.config.fields import check, hints_of, name_of
+from library.config.groups import groups
 from library.config.kohya.training import VALUES, Reading
-from library.config.settings import GROUPS
 from library.errors import ConfigError
 from library.importers.reading import number, shown
 
@@ -21,7 +21,7 @@ Name = str | tuple[str, Callable[[Any], Any]] | None
 """Our name for a setting, with what to do with its value if it is another one; None for what has no effect."""
 FIELDS = {
     name_of(one): (section, one, hints_of(group)[one.name])
-    for section, group in GROUPS.items()
+    for section, group in groups().items()
     for one in dataclasses.fields(group)
 }
 """Each of our settings: its section, field and type."""
@@ -180,7 +180,7 @@ class Imported:
     def tables(self) -> dict[str, Any]:
         """The TOML tables: settings by section, then the concept and the datasets."""
         tables: dict[str, Any] = {}
-        for section in GROUPS:
+        for section in groups():
             own = {name: value for name, value in self.settings.items() if FIELDS[name][0] == section}
             if own:
                 tables[section] = own

@@ -1,36 +1,13 @@
-"""Methods: PureCC and its rivals, each a small file, over the same model, data, caches, step and files."""
+"""Methods: PureCC and its rivals, each a file that registers itself, over the same model, data, step and files."""
 
 from __future__ import annotations
 
-from library.methods import (
-    cifc,
-    dco,
-    dop,
-    dreambooth,
-    ewc,
-    l2_anchor,
-    lora,
-    mix_of_show,
-    prior_prediction,
-    prior_preservation,
-    purecc,
-    textual_inversion,
-)
-from library.methods.method import Method
+import importlib
+import pkgutil
 
-MODULES = (
-    purecc,
-    lora,
-    prior_preservation,
-    dop,
-    prior_prediction,
-    l2_anchor,
-    dco,
-    ewc,
-    dreambooth,
-    textual_inversion,
-    mix_of_show,
-    cifc,
-)
-METHODS: dict[str, Method] = {module.__name__.rpartition(".")[2]: module.METHOD for module in MODULES}
-"""By the name in the setting `method`; what they make of the settings is in `library/config/methods.py`."""
+from library.methods.method import METHODS, Method, in_order, method_of, register
+
+__all__ = ["METHODS", "Method", "in_order", "method_of", "register"]
+
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_file.name}")

@@ -10,21 +10,105 @@ The port:
 * The second regulariser, ||delta W_i - H_i W*||^2 with a W* that all concepts share, is in the paper and not in the
   released code. At its minimum over H_i and W* it is 0 for any LoRAs, so it means nothing without their start and rate,
   which are not known: it is left out (docs/methods.md).
-* Elastic weight aggregation, which weighs the concepts' LoRAs anew for each prompt, is in `aggregation.py`:
-  `purecc_fuse.py --fusion elastic` writes the LoRA for one prompt.
+* Elastic weight aggregation, which weighs the concepts' LoRAs anew for each prompt, is in
+  `library/convert/aggregation.py`: `purecc_fuse.py --fusion elastic` writes the LoRA for one prompt.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from library.config.fields import setting
 from library.config.settings import Settings
+from library.errors import ModelError, naming
 from library.methods.lora import objective
-from library.methods.method import Method
+from library.methods.method import Method, PenaltyTerm, Student, register
+from library.methods.reads import ED_LORA, WITH_VECTORS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from library.adapters.network import AdapterNetwork
+    from library.penalties import Penalty
 
 
-def weights(settings: Settings) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True)
+class CIFCSettings:
+    """Its own settings."""
+
+    previous_loras: list[str] = setting(
+        [], "cifc: LoRA files of the concepts learned before, in any layout.", holds="path"
+    )
+    orthogonal_weight: float = setting(
+        0.1, "cifc: weight of how far the LoRA reads what earlier concepts' LoRAs read.", at_least=0
+    )
+
+
+def penalties(settings: Settings) -> list[PenaltyTerm]:
     """orthogonal_weight sum_i |A_i A^T|_1, if there are earlier concepts."""
-    method = settings.method
-    return {"orthogonal": method.orthogonal_weight if method.previous_loras else 0.0}
+    from library.penalties import Overlap
+
+    own = settings.of_method(CIFCSettings)
+
+    def overlap(student: Student) -> Penalty:
+        return Overlap(student.layers, earlier(own.previous_loras, student.blocks))
+
+    return [PenaltyTerm("orthogonal", own.orthogonal_weight if own.previous_loras else 0.0, overlap)]
 
 
-METHOD = Method(objective, penalties=weights)
+def earlier(paths: list[str], blocks: int) -> dict[str, list[Tensor]]:
+    """For each layer, the input-side matrices of earlier concepts' LoRAs, (rank, in) each.
+
+    Args:
+        blocks: how many the transformer has.
+    """
+    from library.adapters.files import load_lora
+
+    found: dict[str, list[Tensor]] = {}
+    for path in paths:
+        for name, weights in load_lora(path, blocks).items():
+            found.setdefault(name, []).append(weights.down.float())
+    return found
+
+
+def check_fit(settings: Settings, network: AdapterNetwork, blocks: int) -> None:
+    """Refuses earlier LoRAs that do not read what the layers read.
+
+    Raises:
+        ModelError: no such file, or one of another model.
+    """
+    from library.adapters.files import load_lora
+
+    for path in settings.of_method(CIFCSettings).previous_loras:
+        with naming("previous_loras"):
+            for name, given in load_lora(path, blocks).items():
+                layer = network.layers.get(name)
+                if layer is not None and given.down.shape[1] != layer.base.in_features:
+                    raise ModelError(
+                        f"{path}: the LoRA of {name} reads {given.down.shape[1]} numbers, the model's layer "
+                        f"{layer.base.in_features}.",
+                        "It was trained for another model.",
+                    )
+
+
+def remarks(settings: Settings) -> list[str]:
+    """That nothing is earlier."""
+    if settings.of_method(CIFCSettings).previous_loras:
+        return []
+    return ["cifc with one concept equals mix_of_show: previous_loras names no LoRA of an earlier one."]
+
+
+register(
+    Method(
+        name="cifc",
+        trains="ED-LoRA for one concept after the other, each in a subspace of its own",
+        reads=ED_LORA,
+        own=CIFCSettings,
+        defaults=WITH_VECTORS,
+        student=objective,
+        penalties=penalties,
+        check_fit=check_fit,
+        remarks=remarks,
+    )
+)

@@ -15,23 +15,26 @@ script when no token is learned. Their reward guidance is a way to sample, which
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-from torch.nn.functional import logsigmoid
-
+from library.config.fields import setting
 from library.config.settings import Settings
-from library.flow import mse
-from library.methods.method import Method
-from library.objectives import (
-    COMPLETE,
-    PRETRAINED,
-    STUDENT,
-    Objective,
-    Reading,
-    Velocities,
-    given,
-    learned,
-)
+from library.methods.method import Method, register
+from library.methods.reads import LOSS, RIVAL
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from library.objectives import Objective, Reading, Velocities
+
+
+@dataclass(frozen=True, kw_only=True)
+class DCOSettings:
+    """Its own settings."""
+
+    dco_beta: float = setting(
+        300.0, "dco: how soon a picture that the student does better than the pretrained model is enough.", above=0
+    )
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class PreferenceTerm:
     """
 
     beta: float
-    student: Reading = learned(STUDENT, COMPLETE)
-    pretrained: Reading = given(PRETRAINED, COMPLETE)
+    student: Reading
+    pretrained: Reading
 
     @property
     def readings(self) -> tuple[Reading, ...]:
@@ -52,6 +55,10 @@ class PreferenceTerm:
 
     def __call__(self, v: Velocities) -> Tensor:
         """The loss of each image, (B,), float32."""
+        from torch.nn.functional import logsigmoid
+
+        from library.flow import mse
+
         truth = v.truth(self.student)
         gain = mse(v[self.student], truth.target, truth.emphasis) - mse(
             v[self.pretrained], truth.target, truth.emphasis
@@ -59,9 +66,26 @@ class PreferenceTerm:
         return -logsigmoid(-self.beta * gain) / (self.beta / 2)
 
 
+def preference(beta: float) -> PreferenceTerm:
+    """The student's prediction for the pictures before the pretrained model's."""
+    from library.objectives import COMPLETE, PRETRAINED, STUDENT, given, learned
+
+    return PreferenceTerm(beta, learned(STUDENT, COMPLETE), given(PRETRAINED, COMPLETE))
+
+
 def objective(settings: Settings, has_reg: bool) -> Objective:
     """The preference for the pictures."""
-    return Objective(("concept", 1.0, PreferenceTerm(settings.method.dco_beta)))
+    from library.objectives import Objective
+
+    return Objective(("concept", 1.0, preference(settings.of_method(DCOSettings).dco_beta)))
 
 
-METHOD = Method(objective)
+register(
+    Method(
+        name="dco",
+        trains="a LoRA on the pictures, only until it does better on them than the pretrained model",
+        reads=RIVAL - LOSS,
+        own=DCOSettings,
+        student=objective,
+    )
+)

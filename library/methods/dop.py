@@ -10,16 +10,31 @@ The port: the weight is `anchor_weight`, since PureCC's anchor is the same term;
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from library.config.settings import Settings
 from library.methods.lora import concept
-from library.methods.method import Method
-from library.objectives import BASE, PRETRAINED, STUDENT, Objective, TieTerm, given, learned
+from library.methods.method import Method, register
+from library.methods.reads import RIVAL
+
+if TYPE_CHECKING:
+    from library.objectives import Objective
 
 
 def objective(settings: Settings, has_reg: bool) -> Objective:
     """L_CC + anchor_weight ||v(x_t | y_base) - v_pretrained(x_t | y_base)||^2."""
+    from library.objectives import BASE, PRETRAINED, STUDENT, Objective, TieTerm, given, learned
+
     tie = TieTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))
     return Objective(concept(settings), ("anchor", settings.pure_learning.anchor_weight, tie))
 
 
-METHOD = Method(objective)
+register(
+    Method(
+        name="dop",
+        trains="a LoRA on the pictures, held to the pretrained model's prediction where the prompt lacks [V]",
+        reads=RIVAL | {"anchor_weight"},
+        defaults={"anchor_weight": 1.0},
+        student=objective,
+    )
+)

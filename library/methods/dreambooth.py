@@ -21,15 +21,87 @@ largest singular directions of each layer's change, in all layouts.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from library.config.fields import setting
+from library.config.network_settings import ATTENTION_PROJECTIONS, FEED_FORWARD
+from library.config.optimizers import finds_its_rate, is_schedule_free
 from library.config.settings import Settings
+from library.errors import ConfigError
 from library.methods import ewc, l2_anchor
-from library.methods.method import Method
-from library.methods.prior_preservation import objective
+from library.methods.method import Method, PenaltyTerm, register
+from library.methods.prior_preservation import CLASS_PROMPTS, objective
+from library.methods.reads import LOW_RANK, REPLAYED, RIVAL
 
 
-def weights(settings: Settings) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True)
+class DreamBoothSettings:
+    """Its own settings."""
+
+    fused_backward_pass: bool = setting(
+        True, "dreambooth: each weight makes its step inside the backward pass, so that gradients take no memory."
+    )
+
+
+def fuses_steps(settings: Settings) -> bool:
+    """Whether weights make their steps inside the backward pass."""
+    return settings.of_method(DreamBoothSettings).fused_backward_pass
+
+
+def penalties(settings: Settings) -> list[PenaltyTerm]:
     """Both penalties, where they have a weight."""
-    return {**ewc.weights(settings), **l2_anchor.weights(settings)}
+    return [*ewc.penalties(settings), *l2_anchor.penalties(settings)]
 
 
-METHOD = Method(objective, penalties=weights, student_weights="full")
+def check(settings: Settings) -> None:
+    """Refuses what whole weights, or steps inside the backward pass, can't do.
+
+    Raises:
+        ConfigError: it says what to change.
+    """
+    optimizer = settings.optimizer
+    if settings.model.quantization != "none":
+        raise ConfigError(
+            "dreambooth changes the weights themselves, which base_quantization rounds.",
+            "Take base_quantization and fp8_base out.",
+        )
+    if not fuses_steps(settings):
+        if settings.network.full_bf16:
+            raise ConfigError("full_bf16 rounds by chance inside the backward pass.", "Set fused_backward_pass = true.")
+        return
+    said = "fused_backward_pass makes each weight's step by itself, inside the backward pass"
+    if optimizer.gradient_accumulation_steps > 1:
+        raise ConfigError(f"{said}; gradients can't be accumulated.", "Set gradient_accumulation_steps = 1.")
+    if settings.model.mixed_precision == "fp16":
+        raise ConfigError(f"{said}; fp16 scales gradients for all at once.", 'Set mixed_precision = "bf16".')
+    if finds_its_rate(optimizer.optimizer_type) or is_schedule_free(optimizer.optimizer_type):
+        raise ConfigError(
+            f"{said}; {optimizer.optimizer_type} looks at all weights at once.", 'Set optimizer_type = "AdamW8bit".'
+        )
+
+
+register(
+    Method(
+        name="dreambooth",
+        trains="the whole weights of attention and feed-forward layers, on the pictures and on class pictures",
+        reads=RIVAL - LOW_RANK - {"network_verbose"}
+        | REPLAYED
+        | {"ewc_lambda", "ewc_fisher_samples", "l2_anchor_weight"},
+        own=DreamBoothSettings,
+        defaults={
+            "prior_loss_weight": 1.0,
+            "replay_prompts": CLASS_PROMPTS,
+            "target_modules": ATTENTION_PROJECTIONS + FEED_FORWARD,
+            "network_dim": 32,
+            "learning_rate": 5e-6,
+            "optimizer_type": "AdamW8bit",
+            "ewc_lambda": 0.0,
+            "l2_anchor_weight": 0.0,
+        },
+        student=objective,
+        student_weights="full",
+        penalties=penalties,
+        fuses_steps=fuses_steps,
+        check=check,
+    )
+)

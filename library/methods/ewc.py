@@ -15,14 +15,43 @@ The port:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from library.config.fields import setting
 from library.config.settings import Settings
 from library.methods.lora import objective
-from library.methods.method import Method
+from library.methods.method import Method, PenaltyTerm, register
+from library.methods.reads import REPLAYED, RIVAL
 
 
-def weights(settings: Settings) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True)
+class EWCSettings:
+    """Its own settings."""
+
+    ewc_lambda: float = setting(
+        0.001, "ewc, and dreambooth if above 0: weight of elastic weight consolidation.", at_least=0
+    )
+    ewc_fisher_samples: int = setting(
+        300, "Noisy replayed pictures from which the Fisher information is taken, once for each model.", at_least=1
+    )
+
+
+def penalties(settings: Settings) -> list[PenaltyTerm]:
     """ewc_lambda / 2 sum F o delta W^2."""
-    return {"ewc": settings.method.ewc_lambda}
+    from library.penalties import FisherChange
+
+    weight = settings.of_method(EWCSettings).ewc_lambda
+    return [PenaltyTerm("ewc", weight, lambda student: FisherChange(student.layers, student.fisher), reads_fisher=True)]
 
 
-METHOD = Method(objective, penalties=weights)
+register(
+    Method(
+        name="ewc",
+        trains="a LoRA on the pictures, its change kept small where the pretrained model's pictures depend on the "
+        "weights",
+        reads=RIVAL | REPLAYED,
+        own=EWCSettings,
+        student=objective,
+        penalties=penalties,
+    )
+)

@@ -9,14 +9,39 @@ same weight holds for whole weights, as in the paper.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from library.config.fields import setting
 from library.config.settings import Settings
 from library.methods.lora import objective
-from library.methods.method import Method
+from library.methods.method import Method, PenaltyTerm, register
+from library.methods.reads import RIVAL
 
 
-def weights(settings: Settings) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True)
+class L2AnchorSettings:
+    """Its own settings."""
+
+    l2_anchor_weight: float = setting(
+        0.001, "l2_anchor: weight of the squared length of the change of all weights that learn.", at_least=0
+    )
+
+
+def penalties(settings: Settings) -> list[PenaltyTerm]:
     """l2_anchor_weight ||delta W||_F^2."""
-    return {"l2_anchor": settings.method.l2_anchor_weight}
+    from library.penalties import SquaredChange
+
+    weight = settings.of_method(L2AnchorSettings).l2_anchor_weight
+    return [PenaltyTerm("l2_anchor", weight, lambda student: SquaredChange(student.layers))]
 
 
-METHOD = Method(objective, penalties=weights)
+register(
+    Method(
+        name="l2_anchor",
+        trains="a LoRA on the pictures, its change of the weights kept short",
+        reads=RIVAL,
+        own=L2AnchorSettings,
+        student=objective,
+        penalties=penalties,
+    )
+)

@@ -6,19 +6,35 @@ trigger word alone stands for the concept; the text encoders are left as they ar
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from library.config.settings import Settings
-from library.methods.method import Method
-from library.objectives import COMPLETE, STUDENT, ConceptTerm, Objective, concept_error, learned
+from library.methods.method import Method, register
+from library.methods.reads import LORA, LOSS
+
+if TYPE_CHECKING:
+    from library.objectives import ConceptTerm, Objective
 
 
 def concept(settings: Settings) -> tuple[str, float, ConceptTerm]:
     """The loss that every rival here has."""
+    from library.objectives import COMPLETE, STUDENT, ConceptTerm, concept_error, learned
+
     return ("concept", 1.0, ConceptTerm(learned(STUDENT, COMPLETE), concept_error(settings.loss)))
 
 
 def objective(settings: Settings, has_reg: bool) -> Objective:
     """||(x_1 - x_0) - v(x_t | y_complete)||^2."""
+    from library.objectives import Objective
+
     return Objective(concept(settings))
 
 
-METHOD = Method(objective)
+register(
+    Method(
+        name="lora",
+        trains="a LoRA on the pictures and nothing else",
+        reads=LORA | LOSS,
+        student=objective,
+    )
+)

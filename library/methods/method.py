@@ -1,27 +1,165 @@
-"""What a method is: another sum of terms over the same model, data, caches, step and files."""
+"""What a method is: another sum of terms over the same model, data, caches, step and files.
+
+A method's file declares what settings and plan have to know of it, and imports PyTorch inside its functions alone, so
+that help and mistakes in settings need not wait for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from library.config.settings import Settings
-from library.objectives import Objective
+from library.config.method_settings import PURECC
+from library.config.settings import SECTIONS, OptimizerSettings, Settings
+from library.methods.reads import OF_SOME, WITH_EMBEDDINGS, names_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from library.adapters.network import AdapterNetwork
+    from library.objectives import Objective
+    from library.penalties import Layers, Penalty
+
+OFF: Mapping[str, Any] = {
+    "eta": 0.0,
+    "anchor_weight": 0.0,
+    "extractor_anchor_weight": 0.0,
+    "replay_weight": 0.0,
+    "concept_embeddings": "none",
+    "student_embeddings": "none",
+    "surroundings_weight": 0.0,
+    "context_vectors": 0,
+}
+"""PureCC and our additions turned off: what every other method starts from."""
 
 
 @dataclass(frozen=True)
+class Student:
+    """What a penalty may look at.
+
+    Args:
+        layers: the adapters that learn.
+        blocks: how many the transformer has.
+        fisher: how much each number of each layer's weight matters, (out, in); empty if no penalty reads it.
+    """
+
+    layers: Layers
+    blocks: int
+    fisher: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class PenaltyTerm:
+    """A loss of the weights themselves that a method adds to its objective.
+
+    Args:
+        name: what the log calls it.
+        weight: 0 leaves it out.
+        of: makes it for a student.
+        reads_fisher: whether it looks at the Fisher information, for which the pretrained model draws pictures.
+    """
+
+    name: str
+    weight: float
+    of: Callable[[Student], Penalty]
+    reads_fisher: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Method:
     """One method.
 
     Args:
+        name: what the setting `method` and the method's file and preset call it.
+        trains: what it trains and by what, one sentence for the user.
+        reads: the settings that it uses, of those that not every method uses; its own are added.
+        own: the settings that it brings, a dataclass of settings; `Settings.of_method` gives them back.
+        starts_from, defaults: values that hold where the user says nothing; `defaults` comes first.
         student: what the student minimises, from the settings and whether there are regularisation pictures.
         extractor: what stage 1 minimises; None: the method has no extractor.
-        penalties: weights of what is added for the weights themselves: "l2_anchor", "ewc".
         student_weights: what the student learns: a LoRA, whole weights, or the words of the concept.
+        penalties: what is added for the weights themselves.
+        fuses_steps: whether weights make their steps inside the backward pass.
+        anchors_styles: whether `anchor_weight` holds pictures of a style as well as a subject's.
+        ties_others: whether pictures that lack the concept are tied to the pretrained model without an anchor.
+        check: refuses settings that it can't work with, by a `ConfigError`.
+        check_fit: refuses files that do not fit the network and the number of blocks, by a `ModelError`.
+        remarks: sentences on what the settings come to.
     """
 
+    name: str
+    trains: str
+    reads: frozenset[str]
+    own: type | None = None
+    starts_from: Mapping[str, Any] = dataclasses.field(default_factory=lambda: OFF)
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     student: Callable[[Settings, bool], Objective]
     extractor: Callable[[Settings], Objective] | None = None
-    penalties: Callable[[Settings], Mapping[str, float]] = lambda settings: {}
     student_weights: Literal["lora", "full", "words"] = "lora"
+    penalties: Callable[[Settings], Sequence[PenaltyTerm]] = lambda settings: ()
+    fuses_steps: Callable[[Settings], bool] = lambda settings: False
+    anchors_styles: bool = True
+    ties_others: bool = False
+    check: Callable[[Settings], None] = lambda settings: None
+    check_fit: Callable[[Settings, AdapterNetwork, int], None] = lambda settings, network, blocks: None
+    remarks: Callable[[Settings], Sequence[str]] = lambda settings: ()
+
+    @property
+    def own_names(self) -> frozenset[str]:
+        """The names of the settings that it brings."""
+        return frozenset() if self.own is None else names_of(self.own)
+
+    @property
+    def all_reads(self) -> frozenset[str]:
+        """The settings that it uses, of those that not every method uses."""
+        return self.reads | self.own_names
+
+    @property
+    def usual_rate(self) -> float:
+        """Its usual learning rate, as a share of a LoRA's."""
+        of_lora = OptimizerSettings.learning_rate
+        return self.defaults.get("learning_rate", of_lora) / of_lora
+
+    @property
+    def may_have_vectors(self) -> bool:
+        """Whether `with_embeddings` gives it vectors in the blocks."""
+        return WITH_EMBEDDINGS in self.reads
+
+
+METHODS: dict[str, Method] = {}
+"""Every method by its name; `library.methods` has them all."""
+
+
+def register(method: Method) -> Method:
+    """Makes a method known to settings, help, checks and docs.
+
+    Raises:
+        ValueError: its name or a setting of its own is taken, or it reads what is no setting or common to all methods.
+    """
+    if method.name in METHODS:
+        raise ValueError(f"there is a method {method.name} already")
+    taken = method.own_names & frozenset().union(*map(names_of, SECTIONS.values()), own_of_all())
+    if taken:
+        raise ValueError(f"{method.name}: there is a setting {min(taken)} already")
+    unknown = method.all_reads - OF_SOME - own_of_all() - method.own_names - {WITH_EMBEDDINGS}
+    if unknown:
+        raise ValueError(f"{method.name} reads {min(unknown)}, which no method has of its own, or all read")
+    METHODS[method.name] = method
+    return method
+
+
+def own_of_all() -> frozenset[str]:
+    """The settings that methods bring."""
+    return frozenset().union(*(one.own_names for one in METHODS.values()))
+
+
+def in_order() -> list[Method]:
+    """All methods as they are listed: PureCC, then its rivals by name."""
+    return sorted(METHODS.values(), key=lambda one: (one.name != PURECC, one.name))
+
+
+def method_of(settings: Settings) -> Method:
+    """The method that trains."""
+    return METHODS[settings.method.method]

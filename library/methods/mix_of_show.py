@@ -1,7 +1,7 @@
 """Mix-of-Show's ED-LoRA: a LoRA and a vector of its own in every layer for each token of the concept's word.
 
 Gu et al. (arXiv 2305.18292): layer-wise embeddings take over what belongs to the concept, so that several LoRAs can be
-fused afterwards; `library/methods/fusion.py` has the fusion.
+fused afterwards; `library/convert/gradient_fusion.py` has the fusion.
 
 The port:
 * In an MMDiT the text is a stream that is rewritten from block to block and not read anew in each, so "the layer's own
@@ -16,6 +16,15 @@ The port:
 from __future__ import annotations
 
 from library.methods.lora import objective
-from library.methods.method import Method
+from library.methods.method import Method, register
+from library.methods.reads import ED_LORA, WITH_VECTORS
 
-METHOD = Method(objective)
+register(
+    Method(
+        name="mix_of_show",
+        trains="a LoRA, and a vector in every block for each token of [V]: ED-LoRA",
+        reads=ED_LORA,
+        defaults=WITH_VECTORS,
+        student=objective,
+    )
+)

@@ -11,27 +11,17 @@ masked_prior_preservation_weight, which does the same outside of a mask, is not 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from library.config.settings import Settings
-from library.flow import mse
 from library.methods.lora import concept
-from library.methods.method import Method
-from library.objectives import (
-    COMPLETE,
-    PRETRAINED,
-    REPLAY,
-    STUDENT,
-    ConceptTerm,
-    Objective,
-    Reading,
-    TieTerm,
-    Velocities,
-    given,
-    learned,
-)
+from library.methods.method import Method, register
+from library.methods.reads import REPLAYED, RIVAL
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from library.objectives import ConceptTerm, Objective, Reading, Velocities
 
 
 @dataclass(frozen=True)
@@ -42,8 +32,8 @@ class ConceptOrPrior:
     """
 
     weight: float
-    concept: ConceptTerm = ConceptTerm(learned(STUDENT, COMPLETE))
-    pretrained: Reading = given(PRETRAINED, COMPLETE)
+    concept: ConceptTerm
+    pretrained: Reading
 
     @property
     def readings(self) -> tuple[Reading, ...]:
@@ -52,6 +42,10 @@ class ConceptOrPrior:
 
     def __call__(self, v: Velocities) -> Tensor:
         """The loss of each image, (B,), float32."""
+        import torch
+
+        from library.flow import mse
+
         loss, shown = self.concept(v), v.truth(self.pretrained).shows_concept
         if shown is None:
             return loss
@@ -60,12 +54,24 @@ class ConceptOrPrior:
 
 def objective(settings: Settings, has_reg: bool) -> Objective:
     """L_CC on the concept's pictures, the pretrained model's prediction as the target on others."""
+    from library.objectives import COMPLETE, PRETRAINED, REPLAY, STUDENT, Objective, TieTerm, given, learned
+
     pure = settings.pure_learning
     on_others = 1.0 if pure.prior_loss_weight is None else pure.prior_loss_weight
     replay = pure.replay_weight if pure.replay_images and not has_reg else 0.0
     tie = TieTerm(learned(STUDENT, REPLAY), given(PRETRAINED, REPLAY))
     name, weight, on_concept = concept(settings)
-    return Objective((name, weight, ConceptOrPrior(on_others, on_concept)), ("replay", replay, tie))
+    on_pictures = ConceptOrPrior(on_others, on_concept, given(PRETRAINED, COMPLETE))
+    return Objective((name, weight, on_pictures), ("replay", replay, tie))
 
 
-METHOD = Method(objective)
+register(
+    Method(
+        name="prior_prediction",
+        trains="a LoRA on the pictures, and on the pretrained model's own predictions for other pictures",
+        reads=RIVAL | REPLAYED | {"replay_weight"},
+        defaults={"replay_weight": 1.0},
+        student=objective,
+        ties_others=True,
+    )
+)

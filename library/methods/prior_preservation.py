@@ -10,14 +10,25 @@ The port: class pictures are `replay_images`, as many to a step as pictures of t
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from library.config.settings import Settings
 from library.methods.lora import concept
-from library.methods.method import Method
-from library.objectives import REPLAY, STUDENT, ConceptTerm, Objective, Term, concept_error, learned
+from library.methods.method import Method, register
+from library.methods.reads import REPLAYED, RIVAL
+
+if TYPE_CHECKING:
+    from library.objectives import Objective, Term
+
+CLASS_PROMPTS = str(Path(__file__).parents[1] / "config" / "class_prompts.txt")
+"""What class pictures are drawn from."""
 
 
 def prior(settings: Settings, has_reg: bool) -> tuple[str, float, Term]:
     """The loss on class pictures; regularisation pictures are in the concept loss already, with their weight."""
+    from library.objectives import REPLAY, STUDENT, ConceptTerm, concept_error, learned
+
     pure = settings.pure_learning
     weight = pure.prior_loss_weight if pure.replay_images and not has_reg else None
     return ("prior", weight or 0.0, ConceptTerm(learned(STUDENT, REPLAY), concept_error(settings.loss)))
@@ -25,7 +36,17 @@ def prior(settings: Settings, has_reg: bool) -> tuple[str, float, Term]:
 
 def objective(settings: Settings, has_reg: bool) -> Objective:
     """L_CC + prior_loss_weight ||(x'_1 - x'_0) - v(x'_t | y_class)||^2."""
+    from library.objectives import Objective
+
     return Objective(concept(settings), prior(settings, has_reg))
 
 
-METHOD = Method(objective)
+register(
+    Method(
+        name="prior_preservation",
+        trains="a LoRA on the pictures, and on pictures of the class that the pretrained model drew",
+        reads=RIVAL | REPLAYED,
+        defaults={"prior_loss_weight": 1.0, "replay_prompts": CLASS_PROMPTS},
+        student=objective,
+    )
+)

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
-from library.methods.method import Method
-from library.objectives import concept_error, extractor_objective, student_objective
+from typing import TYPE_CHECKING
 
-METHOD = Method(
-    student=lambda settings, has_reg: student_objective(settings.pure_learning, has_reg, concept_error(settings.loss)),
-    extractor=lambda settings: extractor_objective(settings.pure_learning, concept_error(settings.loss)),
+from library.config.method_settings import PURECC
+from library.config.settings import Settings
+from library.methods.method import Method, register
+from library.methods.reads import OF_SOME
+
+if TYPE_CHECKING:
+    from library.objectives import Objective
+
+
+def student(settings: Settings, has_reg: bool) -> Objective:
+    """Stage 2: L_CC + eta L_PureCC, with our ties."""
+    from library.objectives import concept_error, student_objective
+
+    return student_objective(settings.pure_learning, has_reg, concept_error(settings.loss))
+
+
+def extractor(settings: Settings) -> Objective:
+    """Stage 1: L_CC, with our ties."""
+    from library.objectives import concept_error, extractor_objective
+
+    return extractor_objective(settings.pure_learning, concept_error(settings.loss))
+
+
+register(
+    Method(
+        name=PURECC,
+        trains="an extractor, then a student beside it: PureCC",
+        reads=OF_SOME,
+        starts_from={},
+        student=student,
+        extractor=extractor,
+        anchors_styles=False,
+    )
 )

@@ -13,6 +13,15 @@ The port:
 from __future__ import annotations
 
 from library.methods.lora import objective
-from library.methods.method import Method
+from library.methods.method import Method, register
+from library.methods.reads import LOSS
 
-METHOD = Method(objective, student_weights="words")
+register(
+    Method(
+        name="textual_inversion",
+        trains="the concept's words alone, in front of both CLIPs",
+        reads=LOSS | {"embedding_lr"},
+        student=objective,
+        student_weights="words",
+    )
+)

@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from library.adapters.files import load_lora
 from library.config.settings import Settings
 from library.dual_branch_scheduler import DualBranchScheduler
-from library.methods import METHODS
-from library.methods.penalties import FisherChange, Overlap, Penalty, SquaredChange
+from library.methods import method_of
+from library.methods.method import PenaltyTerm, Student
 from library.objectives import EXTRACTOR, REPLAYED, Objective
 from library.parts.context import Context
 from library.parts.parts import STUDENT_ADAPTER, Parts, extractor_adapter
+from library.penalties import Penalty
 
 
 def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:
     """What a stage minimises, with or without regularisation pictures."""
-    method = METHODS[settings.method.method]
+    method = method_of(settings)
     return method.extractor(settings) if stage == EXTRACTOR else method.student(settings, has_reg)
 
 
@@ -30,48 +30,36 @@ def penalties_of(
     Args:
         fisher: see `library.prepare.fisher`; None if no penalty needs it.
     """
-    if stage == EXTRACTOR or not _weighted(settings):
+    wanted = [] if stage == EXTRACTOR else _weighted(settings)
+    if not wanted:
         return []
     layers = {name: layer.adapters[STUDENT_ADAPTER] for name, layer in parts.network.layers.items()}
-    kinds = {
-        "l2_anchor": lambda: SquaredChange(layers),
-        "ewc": lambda: FisherChange(layers, fisher),
-        "orthogonal": lambda: Overlap(layers, _earlier(settings, len(parts.model.blocks))),
-    }
-    return [(name, weight, kinds[name]()) for name, weight in _weighted(settings).items()]
-
-
-def _earlier(settings: Settings, blocks: int) -> dict[str, list[Tensor]]:
-    """For each layer, the input-side matrices of earlier concepts' LoRAs."""
-    found: dict[str, list[Tensor]] = {}
-    for path in settings.method.previous_loras:
-        for name, weights in load_lora(path, blocks).items():
-            found.setdefault(name, []).append(weights.down.float())
-    return found
+    student = Student(layers, len(parts.model.blocks), fisher or {})
+    return [(one.name, one.weight, one.of(student)) for one in wanted]
 
 
 def needs_fisher(settings: Settings) -> bool:
     """Whether a penalty reads the Fisher information."""
-    return "ewc" in _weighted(settings)
+    return any(one.reads_fisher for one in _weighted(settings))
 
 
-def _weighted(settings: Settings) -> dict[str, float]:
-    return {name: one for name, one in METHODS[settings.method.method].penalties(settings).items() if one > 0}
+def _weighted(settings: Settings) -> list[PenaltyTerm]:
+    return [one for one in method_of(settings).penalties(settings) if one.weight > 0]
 
 
 def learns_whole_weights(settings: Settings) -> bool:
     """Whether the student is a change of whole weights, and no LoRA."""
-    return METHODS[settings.method.method].student_weights == "full"
+    return method_of(settings).student_weights == "full"
 
 
 def makes_fused_steps(settings: Settings) -> bool:
     """Whether weights make their steps inside the backward pass."""
-    return learns_whole_weights(settings) and settings.method.fused_backward_pass
+    return method_of(settings).fuses_steps(settings)
 
 
 def has_extractor(settings: Settings) -> bool:
     """Whether the method knows an extractor, trained or not."""
-    return METHODS[settings.method.method].extractor is not None
+    return method_of(settings).extractor is not None
 
 
 def reads_replay(settings: Settings, stages: Iterable[str], has_reg: bool) -> bool:

@@ -12,18 +12,16 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from library.adapters.files import load_lora
 from library.errors import (
     ConfigError,
-    ModelError,
     PureCCError,
     StorageError,
     all_of,
-    naming,
     why_not_written,
 )
 from library.files.atomic import TEMPORARY, try_writing
 from library.files.checkpoint import TENSORS
+from library.methods import method_of
 from library.objectives import STUDENT
 from library.parts.branching import makes_fused_steps
 from library.parts.network_weights import start_from_weights
@@ -154,19 +152,10 @@ def network_weights_fit(parts: Parts) -> None:
     start_from_weights(parts, tell=lambda _: None)
 
 
-def earlier_loras_fit(parts: Parts) -> None:
-    """What `previous_loras` names reads what the layers read."""
-    for path in parts.settings.method.previous_loras:
-        with naming("previous_loras"):
-            for name, given in load_lora(path, len(parts.model.blocks)).items():
-                layer = parts.network.layers.get(name)
-                if layer is not None and given.down.shape[1] != layer.base.in_features:
-                    raise ModelError(
-                        f"{path}: the LoRA of {name} reads {given.down.shape[1]} numbers, the model's layer "
-                        f"{layer.base.in_features}.",
-                        "It was trained for another model.",
-                    )
+def the_methods_files_fit(parts: Parts) -> None:
+    """What the method's own settings name fits the layers."""
+    method_of(parts.settings).check_fit(parts.settings, parts.network, len(parts.model.blocks))
 
 
-FITTING: tuple[Callable[[Parts], None], ...] = (extractor_fits, network_weights_fit, earlier_loras_fit)
+FITTING: tuple[Callable[[Parts], None], ...] = (extractor_fits, network_weights_fit, the_methods_files_fit)
 """Of what learns: the parts of stage 2 without numbers."""

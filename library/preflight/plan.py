@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from library.config.dataset import DatasetConfig
-from library.config.methods import PURECC, RULES
 from library.config.settings import SavingSettings, Settings
 from library.data.folder import LeftOut, left_out_of, named
 from library.data.pictures import Picture, PictureOrder, find_pictures, split_validation
 from library.drawing.sample_prompts import SamplePrompt, default_prompts, read_samples
 from library.errors import ConfigError
+from library.methods import method_of
 from library.objectives import EXTRACTOR, STUDENT
 from library.optim import check_optimizer
 from library.parts.branching import reads_replay
@@ -177,7 +177,7 @@ def for_kinds(settings: Settings, config: DatasetConfig) -> Settings:
         return settings
     pure = replace(settings.pure_learning, surroundings_weight=0.0)
     has_reg = any(subset.is_reg for dataset in config.datasets for subset in dataset.subsets)
-    if settings.method.method == PURECC and not has_reg:
+    if not method_of(settings).anchors_styles and not has_reg:
         pure = replace(pure, anchor_weight=0.0)
     return replace(settings, context=replace(settings.context, context_vectors=0), pure_learning=pure)
 
@@ -235,7 +235,7 @@ def _check_steps(settings: Settings, validation: Sequence[Picture]) -> None:
 
 def _check_ties(settings: Settings, datasets: list[list[Picture]]) -> None:
     only_tie = any(picture.subset.diff_output_preservation for pictures in datasets for picture in pictures)
-    tied = settings.pure_learning.anchor_weight or settings.method.method == "prior_prediction"
+    tied = settings.pure_learning.anchor_weight or method_of(settings).ties_others
     if only_tie and not tied:
         raise ConfigError(
             "diff_output_preservation ties the student on these pictures by the anchor, but anchor_weight is 0.",
@@ -245,8 +245,8 @@ def _check_ties(settings: Settings, datasets: list[list[Picture]]) -> None:
 
 def describe_plan(plan: Plan) -> str:
     """The plan in words: pictures and buckets, what each caption became, what is cut off, and the steps."""
-    method = plan.settings.method.method
-    lines = [f"Method: {method}, which trains {RULES[method].trains}.", "Concepts"]
+    method = method_of(plan.settings)
+    lines = [f"Method: {method.name}, which trains {method.trains}.", "Concepts"]
     for concept in plan.config.concepts:
         layout = plan.parts.layouts[concept.name]
         lines.append(

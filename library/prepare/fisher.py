@@ -16,6 +16,7 @@ from library.chance import generator_for
 from library.dual_branch_scheduler import Branch
 from library.files.fingerprint import of_key
 from library.flow import draw_sigma, interpolate
+from library.methods.ewc import EWCSettings
 from library.models import PromptBatch
 from library.parts.parts import Parts
 from library.prepare.replay import Replay
@@ -31,7 +32,7 @@ def fisher_of(parts: Parts, replay: Replay, progress: Callable[[Iterable], Itera
         replay: the pictures and prompts it is taken on.
         progress: wraps the loop that takes the time.
     """
-    seed, samples = parts.settings.optimizer.seed, parts.settings.method.ewc_fisher_samples
+    seed, samples = parts.settings.optimizer.seed, parts.settings.of_method(EWCSettings).ewc_fisher_samples
     key = {
         "transformer": parts.model.fingerprint(),
         "text": parts.model.text_fingerprint(),

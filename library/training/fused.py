@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from library.chance import seed_for
-from library.methods.penalties import Penalty
+from library.penalties import Penalty
 
 
 def stochastically_rounded(values: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from library.config.fields import default_of, name_of
-from library.config.settings import GROUPS
+from library.config.groups import groups
 from library.data.images import open_image
 from library.data.pictures import Picture
 from library.errors import DataError
@@ -236,7 +236,7 @@ def _cost(run: RunView) -> str:
 
 def _settings(run: RunView) -> str:
     sections = []
-    for section, group in GROUPS.items():
+    for section, group in groups().items():
         values = getattr(run.plan.settings, section)
         rows = [_setting(field, getattr(values, field.name)) for field in dataclasses.fields(group)]
         sections.append({"name": section, "rows": rows, "changed": sum(row["changed"] for row in rows)})

@@ -16,9 +16,9 @@ from library.chance import seed_for
 from library.config.settings import OptimizerSettings
 from library.dual_branch_scheduler import DualBranchScheduler
 from library.errors import TrainingError, lacks_memory
-from library.methods.penalties import Penalty
 from library.objectives import Losses, Objective
 from library.optim import build_lr_scheduler, build_optimizer, shown, take
+from library.penalties import Penalty
 from library.report.log import summary
 from library.training.fused import FusedSteps, stand_in_of
 from library.training.not_a_number import NotANumber, describe

@@ -14,11 +14,11 @@ from library.config.files import (
     as_tables,
     command_line_parser,
     read_settings,
-    setting_names,
     settings_given,
     to_toml,
 )
-from library.config.settings import GROUPS, DataSettings
+from library.config.groups import groups, setting_names
+from library.config.settings import DataSettings
 from library.errors import ConfigError
 from tests.helpers.places import ROOT
 
@@ -144,16 +144,16 @@ def test_any_text_survives_being_written(text):
 
 
 def test_every_setting_has_its_sentence_and_one_name():
-    names = [name_of(field) for group in GROUPS.values() for field in dataclasses.fields(group)]
+    names = [name_of(field) for group in groups().values() for field in dataclasses.fields(group)]
     assert len(names) == len(set(names)) == len(setting_names())
-    for group in GROUPS.values():
+    for group in groups().values():
         for field in dataclasses.fields(group):
             assert field.metadata["help"].strip().endswith((".", "?")), field.name
 
 
 def test_pure_is_the_default():
     settings = read_settings(TomlFile(ROOT / "presets" / "pure.toml"))
-    for section, group in GROUPS.items():
+    for section, group in groups().items():
         for field in dataclasses.fields(group):
             if name_of(field) in ("pretrained_model_name_or_path", "dataset_config", "sample_every_n_steps"):
                 continue

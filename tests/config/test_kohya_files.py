@@ -23,10 +23,10 @@ from library.config.files import (
     add_settings_to,
     command_line_parser,
     read_settings,
-    setting_names,
     settings_given,
     to_toml,
 )
+from library.config.groups import setting_names
 from library.config.kohya.data import concept_of_tokens, unsaid_concepts, what_is_missing
 from library.config.kohya.training import COUNTS_OVER, DEFAULTS_THAT_DIFFER, VALUES, known_names
 from library.config.methods import unread

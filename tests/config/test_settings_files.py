@@ -15,10 +15,10 @@ from library.config.files import (
     add_settings_to,
     command_line_parser,
     read_settings,
-    setting_names,
     settings_given,
 )
-from library.config.settings import GROUPS, DataSettings
+from library.config.groups import groups, setting_names
+from library.config.settings import DataSettings
 from library.errors import LONGEST_LINE, ConfigError, PureCCError
 from tests.helpers.places import ROOT
 
@@ -175,7 +175,7 @@ def numeric(hint) -> str | None:
 
 NUMERIC = {
     name_of(field): numeric(hints_of(group)[field.name])
-    for group in GROUPS.values()
+    for group in groups().values()
     for field in dataclasses.fields(group)
     if numeric(hints_of(group)[field.name])
 }
@@ -260,7 +260,7 @@ def test_texts_that_no_file_can_hold_are_refused(read, text):
 
 TEXTS = [
     name_of(field)
-    for group in GROUPS.values()
+    for group in groups().values()
     for field in dataclasses.fields(group)
     if not {bool, int, float, list} & {hints_of(group)[field.name], typing.get_origin(hints_of(group)[field.name])}
     and "pretrained" not in field.name

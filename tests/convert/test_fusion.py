@@ -8,12 +8,12 @@ from library.adapters.files import load_lora
 from library.adapters.network import LayerWeights
 from library.config.dataset import Concept
 from library.config.files import read_settings
+from library.convert.aggregation import aggregated, aggregation_weights
 from library.convert.fusing import Aggregation, Fusion, aggregate, fuse, target_texts, weighed
+from library.convert.gradient_fusion import fused, fused_by_lbfgs, fusion_loss
 from library.errors import ConfigError, ModelError
-from library.methods.aggregation import aggregated, aggregation_weights
-from library.methods.fusion import fused, fused_by_lbfgs, fusion_loss
-from library.methods.penalties import Overlap
 from library.parts.parts import build_parts
+from library.penalties import Overlap
 from library.training.run import Run
 from tests.conftest import DATASET
 from tests.helpers.tiny import BLOCKS

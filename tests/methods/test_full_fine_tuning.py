@@ -10,8 +10,8 @@ from library.adapters.extraction import extracted
 from library.config.files import read_settings
 from library.errors import ConfigError
 from library.flow import interpolate, velocity_target
-from library.methods.penalties import FisherChange, SquaredChange
 from library.objectives import COMPLETE, STUDENT, learned
+from library.penalties import FisherChange, SquaredChange
 from library.report.log import read_log
 from library.training.fused import stochastically_rounded
 from library.training.run import Run

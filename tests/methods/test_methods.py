@@ -2,17 +2,18 @@
 
 import ast
 import math
+import re
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from library.config.files import TomlFile, as_tables, read_settings, to_toml
-from library.config.methods import OF_SOME, PURECC, RULES
-from library.config.settings import GROUPS
+from library.config.method_settings import PURECC
 from library.methods import METHODS
-from library.methods.dco import PreferenceTerm
-from library.methods.prior_prediction import ConceptOrPrior
+from library.methods.dco import preference
+from library.methods.method import own_of_all
+from library.methods.reads import OF_SOME, WITH_EMBEDDINGS
 from library.models import PromptBatch
 from library.objectives import (
     BASE,
@@ -23,6 +24,7 @@ from library.objectives import (
     Prediction,
     Truth,
     Velocities,
+    given,
     learned,
 )
 from library.preflight.plan import describe_plan
@@ -70,9 +72,8 @@ def gradients(run: Run, loss: torch.Tensor) -> list[torch.Tensor]:
 # Settings
 
 
-def test_every_method_has_rules_a_file_and_a_preset():
-    assert set(RULES) == set(METHODS)
-    for name in RULES:
+def test_every_method_has_a_file_and_a_preset():
+    for name in METHODS:
         source = ROOT / "library" / "methods" / f"{name}.py"
         assert ast.get_docstring(ast.parse(source.read_text()))
         if name != PURECC:
@@ -80,6 +81,8 @@ def test_every_method_has_rules_a_file_and_a_preset():
             assert "The port:" in about or name == "lora", "it states where the port had to choose"
             preset = read_settings(TomlFile(ROOT / "presets" / "methods" / f"{name}.toml"))
             assert preset.method.method == name
+    table = (ROOT / "docs" / "methods.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == {"method", *METHODS}
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets" / "methods").glob("*.toml")), ids=lambda path: path.name)
@@ -101,7 +104,7 @@ def test_settings_that_a_method_does_not_use_are_said_in_one_sentence_and_change
     assert settings.pure_learning.anchor_weight == 3.0 and settings.pure_learning.eta == 0.0
 
 
-VECTORED = [name for name, rules in RULES.items() if "with_embeddings" in rules.reads]
+VECTORED = [name for name, method in METHODS.items() if method.may_have_vectors]
 
 
 @pytest.mark.parametrize("method", VECTORED)
@@ -138,12 +141,12 @@ def test_config_toml_of_a_method_holds_what_it_reads_and_reads_back_the_same(tmp
 
 def test_the_plan_names_the_method_and_what_it_trains(plan_of):
     first = describe_plan(plan_of(method="dop")).splitlines()[0]
-    assert first == f"Method: dop, which trains {RULES['dop'].trains}."
+    assert first == f"Method: dop, which trains {METHODS['dop'].trains}."
 
 
 def test_every_setting_of_a_rival_is_read_by_some_method():
-    assert set().union(*(rules.reads for rules in RULES.values())) == OF_SOME
-    assert "method" in GROUPS
+    read = set().union(*(method.all_reads for method in METHODS.values()))
+    assert read == OF_SOME | own_of_all() | {WITH_EMBEDDINGS}
 
 
 # Plain methods
@@ -204,7 +207,7 @@ def test_prior_predictions_target_on_other_pictures_is_the_pretrained_models(pla
     number = next(n for n in range(20) if len({d.picture.subset.is_reg for d in run.plan.order.batch(n)}) == 2)
     scene = stage.scenes.reference(number)
     v = stage.branches.predict(scene)
-    student, pretrained = v[learned(STUDENT, COMPLETE)], v[ConceptOrPrior(1.0).pretrained]
+    student, pretrained = v[learned(STUDENT, COMPLETE)], v[given(PRETRAINED, COMPLETE)]
     loss = stage.objective(v).parts["concept"]
     for row, draw in enumerate(run.plan.order.batch(number)):
         target = v.truth(learned(STUDENT, COMPLETE)).target
@@ -221,7 +224,7 @@ def test_without_other_pictures_prior_prediction_lets_the_pretrained_model_draw_
 
 def test_dco_starts_as_flow_matching_and_lets_go_of_what_is_learned():
     goal, pretrained = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
-    term = PreferenceTerm(beta=10.0)
+    term = preference(beta=10.0)
 
     def loss_and_gradient(student):
         student = student.clone().requires_grad_()

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from library.config.methods import RULES
 from library.errors import ConfigError, ModelError
 from library.hierarchical_embedding_injector import ConceptEmbeddings
+from library.methods import METHODS
 from library.objectives import EXTRACTOR, STUDENT
 from library.parts.learnable import learning_in, parameters_of
 from library.parts.parts import Parts
@@ -34,7 +34,7 @@ CASES = {
     "outer matrices faster": {"loraplus_lr_ratio": 4.0},
     "whole weights and vectors": {**FULL, "fused_backward_pass": False, "with_embeddings": True},
     "a LoRA and vectors": {"method": "ewc", "with_embeddings": True},
-    **{method: {"method": method} for method in RULES if method not in ("purecc", "dreambooth")},
+    **{method: {"method": method} for method in METHODS if method not in ("purecc", "dreambooth")},
     "dreambooth": FULL,
 }
 

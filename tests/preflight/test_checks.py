@@ -17,9 +17,9 @@ from library.adapters.files import load_lora
 from library.adapters.network import AdapterNetwork
 from library.config.dataset import Source
 from library.config.fields import hints_of, name_of
-from library.config.kohya.training import PATHS
+from library.config.groups import groups, paths
 from library.config.network_settings import ATTENTION_PROJECTIONS, KINDS
-from library.config.settings import GROUPS, ModelSettings
+from library.config.settings import ModelSettings
 from library.errors import ConfigError, ModelError, StorageError, exit_code_of
 from library.files.checkpoint import Position, SavedState, StateFolder
 from library.models import load_model
@@ -68,7 +68,7 @@ NAMES_NONE = {
     "log_with",
     "concept",
     "target_modules",
-} | {name_of(field) for field in dataclasses.fields(GROUPS["metadata"])} - {"metadata_thumbnail"}
+} | {name_of(field) for field in dataclasses.fields(groups()["metadata"])} - {"metadata_thumbnail"}
 """Settings that speak of files or folders and name none."""
 NOT_ROOT = pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="may read and write everything")
 
@@ -114,12 +114,12 @@ CASES = [
 
 
 def test_no_setting_of_a_file_is_forgotten():
-    assert PATHS - set(OF_THE_COMMAND_LINE) == set(WANTED)
-    for group in (*GROUPS.values(), Source):
+    assert paths() - set(OF_THE_COMMAND_LINE) == set(WANTED)
+    for group in (*groups().values(), Source):
         for field in dataclasses.fields(group):
             text = hints_of(group)[field.name] in (str, str | None, list[str])
             if text and re.search(r"\b(file|folder|picture)s?\b", field.metadata["help"], re.IGNORECASE):
-                assert name_of(field) in PATHS | NAMES_NONE, f"{name_of(field)}: is it a path?"
+                assert name_of(field) in paths() | NAMES_NONE, f"{name_of(field)}: is it a path?"
 
 
 @pytest.fixture

@@ -5,18 +5,15 @@ A setting of ours always comes first: what stands here is asked about only where
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from library.config.dataset import Source
-from library.config.fields import name_of
+from library.config.groups import paths
 from library.config.kohya.elsewhere import IGNORED, OF_ANOTHER_MODEL
 from library.config.kohya.network import network_args
-from library.config.settings import GROUPS
 from library.errors import ConfigError, PureCCError
 
 NEEDLESS = frozenset(
@@ -93,14 +90,6 @@ REFUSED = {
     "train_inpainting": "Only pictures from text are trained.",
 }
 """What would change the result and can't be done, with what to do instead."""
-
-PATHS = frozenset(
-    name_of(field)
-    for group in (*GROUPS.values(), Source)
-    for field in dataclasses.fields(group)
-    if field.metadata["holds"] == "path"
-)
-"""Settings in which ~ and environment variables are expanded."""
 
 DEFAULTS_THAT_DIFFER = {
     "learning_rate": "2e-6",
@@ -193,7 +182,7 @@ class Reading:
                 self.values[name], notice = mend(self.values[name])
                 if notice:
                     self.notices.append(notice)
-        for name in PATHS & set(self.values):
+        for name in paths() & set(self.values):
             self.values[name] = expanded(self.values[name])
         dim = self.values.get("network_dim")
         if isinstance(dim, int) and dim > 0 and "network_alpha" not in self.values:
