@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from library.config.fields import NOT_EMPTY, setting
+from library.config.fields import setting
 from library.errors import ConfigError
 
 PLACEHOLDER = "[V]"
@@ -54,7 +54,7 @@ class Concept:
 class Source:
     """What a subset alone may say."""
 
-    image_dir: str = setting(help="Folder of the pictures.", holds="path", must=NOT_EMPTY)
+    image_dir: str = setting(help="Folder of the pictures.", holds="path")
     concept: str | None = setting(None, "Name of the concept it shows. Unset: the only one.")
     is_reg: bool = setting(
         False, "Regularisation pictures, of the class and not of the concept; their captions get no [V]."

@@ -6,7 +6,7 @@ import ast
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar
 
@@ -17,7 +17,10 @@ T = TypeVar("T")
 Holds = Literal["path", "file name", "ending"]
 """What a text is to a file system: a path, the begin of a file's name, or the ending of one."""
 WHY_NOT = {
-    "path": (why_not_a_path, "In double quotes, a backslash starts such a character: use 'single quotes' or /."),
+    "path": (
+        why_not_a_path,
+        "Name a file or a folder. In double quotes, a backslash starts a control character: use 'single quotes' or /.",
+    ),
     "file name": (why_not_a_name, "Choose a name that works as a file name on Windows, Linux and macOS."),
     "ending": (why_not_an_ending, "Such as .txt."),
 }
@@ -32,7 +35,6 @@ def setting(
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
-    must: tuple[str, Callable[[str], bool]] | None = None,
     name: str | None = None,
     shapes_training: bool = True,
     holds: Holds | None = None,
@@ -43,7 +45,6 @@ def setting(
         default: its value when nobody says otherwise; left out, the setting must be given.
         help: one sentence on what it does.
         at_least, above, at_most: the range of a number.
-        must: what a text must do, such as "not be empty", and whether it does.
         name: its name in files, where Python can't use that name.
         shapes_training: whether another value makes another LoRA; a resumed run must keep such settings.
         holds: what a text, or each of a list, is to a file system, if anything.
@@ -53,7 +54,6 @@ def setting(
         "at_least": at_least,
         "above": above,
         "at_most": at_most,
-        "must": must,
         "name": name,
         "shapes_training": shapes_training,
         "holds": holds,
@@ -61,10 +61,6 @@ def setting(
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=about)
     return dataclasses.field(default=default, metadata=about)
-
-
-NOT_EMPTY = ("not be empty", lambda text: bool(text.strip()))
-"""What a text must be that means nothing where it is empty."""
 
 
 def name_of(field: dataclasses.Field) -> str:
@@ -175,8 +171,6 @@ def check(value: Any, field: dataclasses.Field, hint: Any, where: str, called: s
     check_sound(value, name, where)
     if not conforms(value, hint):
         raise ConfigError(f"{where}: {name} is {value!r}; it must be {describe(hint)}.", about["help"])
-    if isinstance(value, str) and about["must"] and not about["must"][1](value):
-        raise ConfigError(f"{where}: {name} is {value!r}; it must {about['must'][0]}.", about["help"])
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         limits = [
             ("at_least", lambda limit: value >= limit, "at least"),

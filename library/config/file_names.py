@@ -36,4 +36,6 @@ def why_not_an_ending(ending: str) -> str | None:
 def why_not_a_path(path: str) -> str | None:
     """Why `path` can't be a path; None if it may be one."""
     strange = next((letter for letter in path if unicodedata.category(letter) in ("Cc", "Cs")), None)
+    if path.isspace():
+        return "it must not be empty"
     return f"it contains the control character {strange!r}" if strange else None
