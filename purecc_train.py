@@ -115,12 +115,13 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
         card: bytes of the card; None: there is none.
     """
     from library.evaluation.quick import QuickAudit
+    from library.preflight.checks import longest_paths
     from library.preflight.doctor import findings
     from library.preflight.finding import describe_findings
     from library.preflight.fit import describe_fit, fitted
     from library.preflight.machine import machine_findings, this_machine
     from library.preflight.plan import describe_plan
-    from library.preflight.windows import path_findings, written_by
+    from library.preflight.windows import path_findings
     from library.training.run import Run
 
     # A state knows how many bits auto_fit has settled on; all else stops a run before its memory is counted.
@@ -131,7 +132,7 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
         print(describe_plan(plan))
     machine, blocks = this_machine(), plan.parts.model.transformer_config["num_layers"]
     found = [*machine_findings(machine, plan.settings.model, blocks), *findings(plan)]
-    print(describe_findings([*found, *path_findings(written_by(plan), machine.longest_path)]))
+    print(describe_findings([*found, *path_findings(longest_paths(plan), machine.longest_path)]))
     if arguments.doctor:
         return
     fitting, predicted, taken = fit or fitted(plan, card)

@@ -28,15 +28,17 @@ from library.parts.network_weights import start_from_weights
 from library.parts.parts import Parts
 from library.preflight.forecast import counted_parts
 from library.preflight.plan import Plan
+from library.preflight.windows import MAX_PATH
 from library.report.trackers import TRACKERS
 from library.report.tracking import events_of, tracking_of
+from library.saving.keeping import BEST
 from library.saving.metadata import own_thumbnail
 from library.saving.outputs import load_extractor
 
 UNFINISHED = f"{TEMPORARY}xxxxxxxx"
 """As long as the name of a file or folder that is not finished."""
-MOST_ON_WINDOWS = 259
-"""Characters of a path there, where long paths are not switched on; it says of longer ones that no folder is there."""
+KINDS_OF_FILES = ("diffusers", "onetrainer", "concept", "transformer", "embedding", "extractor")
+"""What the names of the student's files end in."""
 
 
 def check(plan: Plan) -> None:
@@ -71,8 +73,13 @@ def files_written(plan: Plan) -> dict[str, list[Path]]:
     """For each setting of a folder that is written to, that folder and files with the longest paths made there."""
     settings, saving, cache = plan.settings, plan.settings.saving, plan.parts.cache
     out, name = settings.output_dir, saving.output_name
-    longest = [f"{name}-best-step00000000_transformer.safetensors"]
-    longest.append(f"{name}-step00000000-state/{UNFINISHED}/{TENSORS}")
+    kind = max((*KINDS_OF_FILES, *(f"{one.name}_embedding" for one in plan.config.concepts)), key=len)
+    longest = [
+        f"{name}{BEST}00000000_{kind}.safetensors",
+        f"{name}-state/{UNFINISHED}/step-00000000/{TENSORS}",
+        "samples/student_000000.png",
+        "report.html",
+    ]
     files = {"output_dir": [out, *(out / file for file in longest)]}
     if "tensorboard" in TRACKERS[saving.log_with]:
         events = out / events_of(saving)
@@ -82,6 +89,11 @@ def files_written(plan: Plan) -> dict[str, list[Path]]:
     if not may_only_be_read(cache.folder):
         files["cache_dir"] = [cache.folder, cache.folder / cache.place("latents", {})]
     return files
+
+
+def longest_paths(plan: Plan) -> list[Path]:
+    """The longest path in each folder that a run writes into, absolute; nothing is touched."""
+    return [file.expanduser().absolute() for _, *files in files_written(plan).values() for file in files]
 
 
 def may_only_be_read(folder: Path) -> bool:
@@ -97,7 +109,7 @@ def folders_take_files(plan: Plan) -> None:
             try:
                 try_writing(file)
             except OSError as error:
-                too_long = len(str(file.absolute())) > MOST_ON_WINDOWS if os.name == "nt" else False
+                too_long = len(str(file.absolute())) > MAX_PATH if os.name == "nt" else False
                 why, remedy = why_not_written(OSError(errno.ENAMETOOLONG, "") if too_long else error)
                 what = f"a file as long as {file}" if error.errno == errno.ENAMETOOLONG or too_long else f"{folder}"
                 problems.append(StorageError(f"{setting}: {what} can't be written: {why}.", f"{remedy}."))

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from library.files.atomic import TEMPORARY
-from library.files.cache import Cache
-from library.files.checkpoint import TENSORS
 from library.preflight.finding import Finding
-from library.preflight.plan import Plan
-from library.report.tracking import tracking_of
-from library.saving.keeping import BEST
 
 SPILLS = (
     "Windows does not refuse a run that needs more: NVIDIA's driver moves what does not fit into the computer's "
@@ -26,10 +19,6 @@ POLICY = (
 """What the switch is called in the driver's panel."""
 MAX_PATH = 259
 """Letters of a path that Windows takes, unless long paths are switched on: MAX_PATH without its closing zero."""
-TEMPORARY_LETTERS = 8
-"""Letters that `tempfile` puts behind the begin of a name."""
-CACHED = "latents"
-"""A kind of what is cached; none has a longer name."""
 
 
 def spills(works: bool) -> bool:
@@ -71,22 +60,3 @@ def path_findings(paths: Sequence[Path], longest: int | None) -> Iterator[Findin
             "output_name; or switch long paths on: LongPathsEnabled = 1 in the registry, under "
             r"HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Control\FileSystem.",
         )
-
-
-def written_by(plan: Plan) -> list[Path]:
-    """The longest path in each folder that a run writes into, absolute; nothing is touched."""
-    settings, unfinished = plan.settings, TEMPORARY + TEMPORARY_LETTERS * "x"
-    output, saving = settings.output_dir.expanduser().absolute(), settings.saving
-    cache = Path(saving.cache_dir).expanduser().absolute()
-    kinds = ["diffusers", "onetrainer", "concept", "transformer", "embedding", "extractor"]
-    kinds += [f"{concept.name}_embedding" for concept in plan.config.concepts]
-    longest = max(kinds, key=len)
-    events = f"events.out.tfevents.{10 * '0'}.{socket.gethostname()}.{7 * '0'}.0"
-    return [
-        output / f"{saving.output_name}{BEST}{8 * '0'}_{longest}.safetensors",
-        output / f"{saving.output_name}-state" / unfinished / f"step-{8 * '0'}" / TENSORS,
-        output / "samples" / f"student_{6 * '0'}.png",
-        output / "report.html",
-        cache / Cache(cache).place(CACHED, {}),
-        output / tracking_of(settings).events / events,
-    ]

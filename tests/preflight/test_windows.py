@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from benchmarks.many_pictures import peak_mb
+from library.preflight.checks import longest_paths
 from library.preflight.finding import describe_findings
 from library.preflight.fit import _verdict, describe_fit
 from library.preflight.forecast import GIB, forecast
-from library.preflight.windows import MAX_PATH, longest_path, path_findings, spills, written_by
+from library.preflight.windows import MAX_PATH, longest_path, path_findings, spills
 from library.report import phases
 from library.report.page import render
 from library.report.phases import Phase, Phases
@@ -123,9 +124,9 @@ def test_a_peak_that_no_one_knows_is_shown_as_unknown(monkeypatch):
 
 def test_every_folder_that_is_written_to_counts(plan_of, tmp_path):
     deep = tmp_path / ("a" * 120) / ("b" * 120)
-    near = written_by(plan_of())
+    near = longest_paths(plan_of())
     for name, count in (("output_dir", 5), ("cache_dir", 1)):
-        far = written_by(plan_of(**{name: str(deep / name)}, log_with="tensorboard"))
+        far = longest_paths(plan_of(**{name: str(deep / name)}, log_with="tensorboard"))
         assert sum(str(path).startswith(str(deep)) for path in far) == count, name
         said = describe_findings(list(path_findings(far, MAX_PATH)))
         assert str(deep / name) in said and "output_dir, cache_dir" in said and "LongPathsEnabled" in said
@@ -143,7 +144,7 @@ def test_the_longest_path_counts_to_the_letter():
 def test_what_a_run_writes_is_no_longer_than_what_was_said(plan_of):
     """Wherever it writes; of each folder the longest path was named."""
     plan = plan_of(log_with="tensorboard", save_every_n_steps=1)
-    said = written_by(plan)
+    said = longest_paths(plan)
     Run(plan).train()
     for folder in (plan.settings.output_dir, Path(plan.settings.saving.cache_dir)):
         longest = max(len(str(path)) for path in said if folder in path.parents)
