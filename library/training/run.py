@@ -352,6 +352,8 @@ class Run:
             self._save_state(stage)
 
     def _save_extractor_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
+        if not asked & {SAMPLE, SAVE}:
+            return
         with stage.shown():
             if SAMPLE in asked:
                 self.observer.sheet_of_extractor(stage.done)
