@@ -42,12 +42,10 @@ ENDINGS = {
 KINDS = {"LoRA": ("down", "up"), "LoHa": ("hada",), "LoKr": ("lokr",), "full change": ("diff",)}
 """Kinds of updates, by the begins of what their parts are called."""
 
+DORA = ("is a DoRA", "what it does depends on the model's own weights, so that no LoRA does the same")
 OTHER_KINDS = {
-    ".dora_scale": ("is a DoRA", "what it does depends on the model's own weights, so that no LoRA does the same"),
-    ".lora_magnitude_vector": (
-        "is a DoRA",
-        "what it does depends on the model's own weights, so that no LoRA does the same",
-    ),
+    ".dora_scale": DORA,
+    ".lora_magnitude_vector": DORA,
     ".hada_t": ("is a LoHa of convolutions", "SD3 has no such layers"),
     ".lokr_t": ("is a LoKr of convolutions", "SD3 has no such layers"),
     ".lora_mid": ("is a LoCon", "SD3 has no such layers"),

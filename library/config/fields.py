@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from library.config.file_names import why_not_a_name, why_not_a_path, why_not_an_ending
 from library.errors import ConfigError, PureCCError
+from library.files.text_file import IN_NO_FILE
 
 T = TypeVar("T")
 Holds = Literal["path", "file name", "ending"]
@@ -153,7 +154,7 @@ def check_sound(value: Any, name: str, where: str) -> None:
         elif isinstance(one, float | int) and not abs(one) < BEYOND:
             shown = one if isinstance(one, float) else "too large"
             raise ConfigError(f"{where}: {name} is {shown}; numbers must be finite and smaller than 9.2e18.")
-        elif isinstance(one, str) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in one):
+        elif isinstance(one, str) and IN_NO_FILE.search(one):
             raise ConfigError(f"{where}: {name} is {one!r}; it contains a character that no file can hold.")
 
 

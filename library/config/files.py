@@ -39,6 +39,18 @@ OF_THE_COMMAND = frozenset({"config_file", "output_config"})
 """What sd-scripts counts among its settings, and here belongs to the command line alone."""
 
 
+def settings_text(path: Path) -> str:
+    """The text of a file of settings, which is there.
+
+    Raises:
+        ConfigError: it is too large to be one, or not a text.
+    """
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise ConfigError(f"{path} has {size / 1e6:.1f} MB; a file of settings has some kB.", "Is it the right file?")
+    return read_text(path)
+
+
 class TomlFile:
     """A TOML or JSON file that knows where its keys stand.
 
@@ -55,13 +67,8 @@ class TomlFile:
             near = [str(other) for other in folder.glob("*.toml")] if folder.is_dir() else []
             remedy = did_you_mean(str(self.path), near) if near else f"The folder {folder} holds no TOML file."
             raise ConfigError(f"There is no file {self.path}.", remedy)
-        if self.path.stat().st_size > LARGEST:
-            raise ConfigError(
-                f"{self.path} has {self.path.stat().st_size / 1e6:.1f} MB; a file of settings has some kB.",
-                "Is it the right file?",
-            )
         self.tables: dict[str, Any]
-        self.tables, self.places = parsed(read_text(self.path), self.path)
+        self.tables, self.places = parsed(settings_text(self.path), self.path)
         if isinstance(self.tables, list):
             self.tables = {"prompt": {"subset": self.tables}}  # a list is what sd-scripts writes sample prompts as
             self.places = self.places.inside(("prompt", "subset"))

@@ -10,6 +10,7 @@ from typing import Any
 
 from library.config.places import Place, Places, places_in
 from library.errors import ConfigError
+from library.files.text_file import HALF_OF_A_CHARACTER
 
 AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 """Where the parser puts the place of a mistake."""
@@ -65,7 +66,7 @@ def _check_texts(value: Any, place: Place, places: Places, path: Path) -> None:
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, one in inner:
         for text in (key, one):
-            if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
+            if isinstance(text, str) and HALF_OF_A_CHARACTER.search(text):
                 line = places.line_of((*place, key))
                 raise ConfigError(
                     f"{path}:{line}: {text!r} contains half of a character.", "Write the character itself."

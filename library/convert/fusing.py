@@ -28,7 +28,8 @@ from library.parts.parts import Parts, build_parts
 from library.parts.saved_vectors import embeddings_of
 from library.prepare.replay import CLASS, DEFAULT_PROMPTS
 from library.prompts import NULL_PROMPT, triggers_in, with_trigger
-from library.report.progress import bar_over, say
+from library.report.progress import bar_over
+from library.terminal import say
 
 MOST_NEUTRAL = 16
 """Prompts that stand for everything else."""

@@ -11,7 +11,7 @@ from library.data.latents import Latents
 from library.data.pictures import Picture
 from library.files import fingerprint
 from library.files.atomic import write_text
-from library.report.progress import say
+from library.terminal import say
 
 FILE = "pictures.json"
 NAMED = 4

@@ -17,7 +17,8 @@ from library.files.cache_limit import CacheUse
 from library.parts.parts import STUDENT_ADAPTER, Parts, build_parts
 from library.parts.saved_vectors import embeddings_of
 from library.prompts import NULL_PROMPT
-from library.report.progress import bar_over, say
+from library.report.progress import bar_over
+from library.terminal import say
 
 
 def as_concept(saved: SavedConcept) -> Concept:

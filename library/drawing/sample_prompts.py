@@ -14,7 +14,7 @@ from library.config.fields import conforms, describe
 from library.config.files import TomlFile
 from library.config.kohya.training import expanded
 from library.errors import ConfigError, ModelError, did_you_mean
-from library.files.text_file import read_text
+from library.files.text_file import HALF_OF_A_CHARACTER, read_text
 from library.prompts import NULL_PROMPT, PromptTriple, triggers_in, without_concept
 
 OPTIONS = {"w": int, "h": int, "d": int, "s": int, "l": float, "n": str, "g": float, "fs": float}
@@ -197,12 +197,11 @@ def _lines_of_tables(file: Path, setting_name: str) -> list[tuple[str, str]]:
         for entry, place in zip(entries, places, strict=True)
     ]
     for line, place in lines:
-        if _HALF.search(line):
+        if HALF_OF_A_CHARACTER.search(line):
             raise ConfigError(f"{setting_name}: {place} holds half of a character.", "Write the character itself.")
     return lines
 
 
-_HALF = re.compile("[\ud800-\udfff]")
 _SHAPES = {"prompt": "a table", "prompt.subset": "a list of tables"}
 
 

@@ -16,8 +16,9 @@ from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import PureCCError
 from library.models import PromptBatch
 from library.parts.parts import STUDENT_ADAPTER, Parts
-from library.report.progress import bar_over, say
+from library.report.progress import bar_over
 from library.report.sheet import SheetRow, as_image, save_sheet
+from library.terminal import say
 
 SHOWN_AT_STRENGTHS = {"concept": 3, "class": 1, "unrelated": 1}
 """Prompts of each kind on the sheet of strengths, at most."""

@@ -35,7 +35,8 @@ from library.models import PromptBatch
 from library.parts.parts import STUDENT_ADAPTER, Parts, build_parts
 from library.prepare.replay import pictures_at_once
 from library.prompts import NULL_PROMPT
-from library.report.progress import bar_over, say
+from library.report.progress import bar_over
+from library.terminal import say
 
 
 @dataclass(frozen=True)

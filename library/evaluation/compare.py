@@ -45,7 +45,8 @@ from library.objectives import EXTRACTOR, STUDENT
 from library.parts.parts import Parts, build_parts
 from library.preflight.plan import Plan, make_plan
 from library.prompts import NULL_PROMPT
-from library.report.progress import bar_over, say
+from library.report.progress import bar_over
+from library.terminal import say
 from library.training.run import Run
 
 DONE = "arm.json"

@@ -43,7 +43,8 @@ from library.files.cache_limit import CacheUse
 from library.files.fingerprint import of_large_file
 from library.parts.parts import Parts, build_parts
 from library.prompts import NULL_PROMPT
-from library.report.progress import bar_over, say
+from library.report.progress import bar_over
+from library.terminal import say
 
 FLOOR, OFF = APART, "strength 0"
 CONTROLS = (PRETRAINED, FLOOR, OFF)

@@ -20,7 +20,7 @@ from library.files.atomic import write_text
 from library.objectives import STUDENT
 from library.preflight.plan import Plan
 from library.report.page import Section
-from library.report.progress import say
+from library.terminal import say
 from library.training.run import Run
 
 SHARE = 0.08

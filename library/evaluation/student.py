@@ -23,7 +23,7 @@ from library.errors import ConfigError, ModelError
 from library.models import FlowModel
 from library.parts.parts import STUDENT_ADAPTER, Parts
 from library.parts.saved_vectors import embeddings_of
-from library.report.progress import say
+from library.terminal import say
 
 NO_LORA = ("_concept", "_extractor", "_transformer", "_embedding")
 """Ends of names of our files that are no LoRA."""

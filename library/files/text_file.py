@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 
 from library.errors import ConfigError, PureCCError
 
+HALF_OF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+"""Surrogates, which JSON can write and no encoding can."""
+IN_NO_FILE = re.compile("[\0\ud800-\udfff]")
+"""What neither a text nor a path can hold."""
 LONGEST = 1 << 20
 """Bytes of a text file; captions and prompts have some kB."""
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from library.config.files import LARGEST
+from library.config.files import settings_text
 from library.errors import ConfigError
-from library.files.text_file import read_text
+from library.files.text_file import IN_NO_FILE
 
 MOST_VALUES = 100_000
 """Values of a file of settings; a few lines of YAML can stand for billions."""
@@ -33,12 +33,8 @@ def read_data(path: Path) -> Any:
     """
     if not os.path.isfile(path):
         raise ConfigError(f"There is no file {path.absolute()}.", "Name a JSON or YAML file of another trainer.")
-    if path.stat().st_size > LARGEST:
-        raise ConfigError(
-            f"{path} has {path.stat().st_size / 1e6:.1f} MB; a file of settings has some kB.", "Is it the right file?"
-        )
+    text = settings_text(path)
     try:
-        text = read_text(path)
         return _Plain(path).of(_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text))
     except ConfigError:
         raise
@@ -80,7 +76,7 @@ class _Plain:
 
     def _text(self, value: Any) -> str:
         text = str(value)
-        if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        if IN_NO_FILE.search(text):
             raise ConfigError(f"{self.path} holds a character that no text may hold: {shown(text)}.", "Is it damaged?")
         return text
 

@@ -17,7 +17,7 @@ from library.methods import METHODS
 from library.parts.learnable import own_vectors
 from library.parts.parts import STUDENT_ADAPTER, Parts
 from library.parts.saved_vectors import embeddings_of
-from library.report.progress import say
+from library.terminal import say
 
 INTO_THE_MODEL = "put that LoRA into the pretrained model by base_weights, and train a fresh one on top of it."
 

@@ -21,8 +21,8 @@ from library.parts.parts import Parts, build_parts
 from library.prepare.class_states import class_text
 from library.prepare.replay import replay_texts
 from library.prompts import NULL_PROMPT, PromptTriple
-from library.report.progress import say
 from library.saving.outputs import check_model_is_kept
+from library.terminal import say
 
 SHOWN_VARIANTS = 3
 """Variants of a caption that the plan shows; a file of several captions may have more."""

@@ -8,10 +8,6 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from library.terminal import say
-
-__all__ = ["StageBar", "bar_over", "say"]
-
 SHOWN = {
     "concept": "cc",
     "pure": "pure",

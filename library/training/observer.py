@@ -23,12 +23,13 @@ from library.report.log import RunLog, mean_of_end, read_log, write_csv
 from library.report.page import Section, write_page
 from library.report.phases import Phases
 from library.report.plot import plot_log
-from library.report.progress import StageBar, bar_over, say
+from library.report.progress import StageBar, bar_over
 from library.report.sheet import SheetRow
 from library.report.status import Status, read_status
 from library.report.tracking import tracking_of
 from library.saving.keeping import saved_on_the_way
 from library.saving.reload import ReloadCheck
+from library.terminal import say
 from library.training.galleries import STRENGTHS, Gallery, galleries_of
 from library.training.pace import Pace, why_slow
 from library.training.sections import report_sections

@@ -16,7 +16,7 @@ from library.objectives import STUDENT
 from library.parts.base_weights import contents
 from library.parts.learnable import learning_in, states_of
 from library.preflight.plan import Plan
-from library.report.progress import say
+from library.terminal import say
 from library.training.average import Average
 from library.training.finished import MAY_GROW, Finished, finished, no_way_on
 from library.training.stage import Stage

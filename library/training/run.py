@@ -33,11 +33,11 @@ from library.prepare.context_vectors import learn_context
 from library.prepare.fisher import fisher_of
 from library.prepare.replay import Replay, draw_replay
 from library.report.log import RunLog, read_log
-from library.report.progress import say
 from library.report.status import end_of_killed
 from library.saving.keeping import AT_STEP, BEST, Keeping
 from library.saving.metadata import data_metadata, own_thumbnail
 from library.saving.outputs import load_extractor, save_extractor, save_preview, save_student
+from library.terminal import say
 from library.training.assembly import Ingredients, make_stage
 from library.training.average import Average
 from library.training.control import SAMPLE, SAVE, STOP, Control

@@ -27,8 +27,8 @@ from library.objectives import COMPLETE, REPLAY_COMPLETE, STUDENT
 from library.parts.learnable import freeze_all_but
 from library.parts.parts import Parts
 from library.parts.words import WordReader, made_words, save_words
-from library.report.progress import say
 from library.saving.outputs import WORDS_FILE
+from library.terminal import say
 from library.training.scenes import SceneMaker
 
 if TYPE_CHECKING:
