@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+import purecc_convert
 from library.config.dataset_file import read_dataset_config
 from library.config.files import TomlFile, read_settings
+from library.errors import exit_code_of
 from library.preflight.plan import Plan, make_plan
 from tests.helpers.tiny import LENGTH, save_tiny_model
 
@@ -104,3 +107,16 @@ def plan_of(tiny_model, pictures, tmp_path):
         return make_plan(read, read_dataset_config(TomlFile(file), read.data), processes)
 
     return make
+
+
+@pytest.fixture
+def convert(monkeypatch, capsys):
+    """purecc_convert.py in this process: exit code, what it printed, what it complained."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["purecc_convert.py", *map(str, words)])
+        code = exit_code_of(purecc_convert.main, lambda: None)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run

@@ -2,13 +2,11 @@
 
 import json
 import math
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import purecc_convert
 from library.adapters.changes import Kronecker, hadamard, kronecker
 from library.adapters.extraction import extracted
 from library.adapters.files import (
@@ -27,7 +25,7 @@ from library.adapters.network import AdapterNetwork, LayerWeights, check_fit
 from library.adapters.reading import LARGEST_LAYER, understood
 from library.convert.command import USUAL_RANK
 from library.convert.fusing import Fusion, aggregate, fuse
-from library.errors import ModelError, exit_code_of
+from library.errors import ModelError
 from library.evaluation.audit import run as audit
 from tests.adapters import test_hostile_loras
 from tests.adapters.test_adapters import velocity
@@ -253,19 +251,6 @@ def test_a_small_file_of_a_giant_layer_is_refused_before_it_is_made():
 
 
 # Commands
-
-
-@pytest.fixture
-def convert(monkeypatch, capsys):
-    """purecc_convert.py in this process: exit code, what it printed, what it complained."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["purecc_convert.py", *map(str, words)])
-        code = exit_code_of(purecc_convert.main, lambda: None)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 def saved(folder, tensors, name="foreign"):

@@ -17,6 +17,7 @@ from library.preflight.forecast import count_step, counted_parts
 from library.preflight.plan import Plan
 from library.training.resuming import state_of
 from library.training.run import Run
+from tests.conftest import DATASET
 
 SMALL = {"replay_images": 1, "replay_sample_steps": 1, "context_vectors": 0, "ewc_fisher_samples": 1, "audit": False}
 FULL = {"method": "dreambooth", "optimizer_type": "AdamW"}
@@ -186,19 +187,8 @@ def test_vectors_that_are_missing_or_do_not_fit_are_said(plan_of, tmp_path, caps
     with pytest.raises(ModelError, match=r"network_weights: .*dog.*tiny_concept\.safetensors") as error:
         built(plan_of(**start, concept_embeddings="first_block", output_dir=str(tmp_path / "other")))
     assert "concept_embeddings" in error.value.remedy
-    other = """
-[[concepts]]
-name = "cat"
-trigger = "sks"
-class_word = "dog"
-
-[[datasets]]
-resolution = 32
-batch_size = 2
-  [[datasets.subsets]]
-  image_dir = "{pictures}"
-"""
-    built(plan_of(other, **start, output_dir=str(tmp_path / "cat")))
+    cat = DATASET.replace('name = "dog"', 'name = "cat"')
+    built(plan_of(cat, **start, output_dir=str(tmp_path / "cat")))
     assert "has no vectors of cat" in capsys.readouterr().err
 
 
