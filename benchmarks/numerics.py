@@ -88,6 +88,7 @@ def trained(settings: Settings, config: Any) -> Run:
 
 def in_precision(base: Run, config: Any, model: dict[str, Any]) -> Run:
     """The same extractor and student on the same model in another precision."""
+    from library.parts.learned import student_of
     from library.parts.parts import STUDENT_ADAPTER
     from library.preflight.plan import make_plan
     from library.training.run import Run
@@ -104,7 +105,7 @@ def in_precision(base: Run, config: Any, model: dict[str, Any]) -> Run:
     run.prepare()
     run.build_extractor()
     run.parts.network.load(STUDENT_ADAPTER, base.parts.network.weights(STUDENT_ADAPTER), "the run in float32")
-    run.parts.student_embeddings = run.parts.copied(base.parts.student_embeddings)
+    run.student = student_of(run.parts, run.extractor, run.parts.copied(base.student.vectors))
     return run
 
 

@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from benchmarks.variants import AUTHORS, PLAIN, VARIANTS, settings_of
@@ -115,9 +114,9 @@ def main() -> None:
     stages, counts = {}, {}
     for name in VARIANTS:
         variant = copy.copy(run)
-        variant.settings = settings_of(settings, name)
+        variant.settle(settings_of(settings, name))
         stages[name] = variant.student_stage()
-        counts[name] = count_step(replace(run.plan, settings=variant.settings), STUDENT)
+        counts[name] = count_step(variant.plan, STUDENT)
     stages[AUTHORS] = AuthorsRun(run)
     model = run.parts.model
     rows = measure(stages, arguments.rounds, counts, lambda: measured_speed(model.device, model.dtype))

@@ -17,7 +17,6 @@ from library.evaluation.card import Card
 from library.evaluation.drift import SIGMAS, Probe
 from library.evaluation.probes import read_probes
 from library.files.atomic import write_text
-from library.objectives import STUDENT
 from library.preflight.plan import Plan
 from library.report.page import Section
 from library.report.progress import say
@@ -91,7 +90,7 @@ class QuickAudit:
         shown = [one for one in run.plan.pictures if one.concept.name == concept.name and not one.subset.is_reg]
         paths = list(dict.fromkeys(one.path for one in shown))[:REFERENCES]
         references = references_of(parts, [one for one in shown if one.path in paths], run.latents)
-        auditor, branch = Auditor(parts, probes, latents, references), parts.branches()[STUDENT]
+        auditor, branch = Auditor(parts, probes, latents, references), run.student.branch
         return auditor.card(concept.name, branch, auditor.shifts(branch), {})
 
 

@@ -15,9 +15,10 @@ from typing import Any
 from library.adapters.layouts.known import LAYOUTS
 from library.adapters.network import rank_in
 from library.drawing.sheets import SheetMaker
+from library.dual_branch_scheduler import Branch
 from library.errors import StorageError, in_words, lacks_memory, memory_error
-from library.objectives import EXTRACTOR, STUDENT
-from library.parts.parts import extractor_adapter
+from library.objectives import STUDENT
+from library.parts.parts import Attached
 from library.preflight.plan import Plan
 from library.report.log import RunLog, mean_of_end, read_log, write_csv
 from library.report.page import Section, write_page
@@ -160,27 +161,24 @@ class Observer:
 
     # Pictures
 
-    def attach(self) -> None:
+    def attach(self, parts: Attached) -> None:
         """The transformer is there: pictures can be drawn from now on."""
-        self.sheets = SheetMaker(self.parts, self.plan.samples, self.plan.size)
+        self.sheets = SheetMaker(parts, self.plan.samples, self.plan.size)
         shape = self.settings.network
-        for name in self.parts.network.layers if shape.network_verbose else ():
+        for name in parts.network.layers if shape.network_verbose else ():
             say(f"LoRA on {name}: rank {rank_in(shape.ranks, name)}, alpha {shape.network_alpha:g}")
 
-    def sheet_of_extractor(self, steps: int) -> None:
+    def sheet_of_extractor(self, branch: Branch, steps: int) -> None:
         """What stage 1 learned."""
-        branch = self.parts.branches()[EXTRACTOR]
         columns = {
-            f"extractor of {concept.name}": replace(branch, default=extractor_adapter(concept.name))
-            for concept in self.plan.config.concepts
+            f"extractor of {concept}": replace(branch, default=adapter) for concept, adapter in branch.adapters.items()
         }
         self._sheet("extractor", f"Stage 1: the extractor after {steps} steps", columns, "extractor.png")
 
-    def sheet_of_student(self, stage: Stage) -> list[SheetRow]:
+    def sheet_of_student(self, branch: Branch, stage: Stage) -> list[SheetRow]:
         """What the student has learned until now."""
         title = f"{self.name}: the student after {stage.done} of {stage.steps} steps"
-        columns = {"student": self.parts.branches()[STUDENT]}
-        return self._sheet("student", title, columns, f"student_{stage.done:06d}.png")
+        return self._sheet("student", title, {"student": branch}, f"student_{stage.done:06d}.png")
 
     def sheet_of_words(self, columns: Mapping[str, Any]) -> None:
         """The finished student with its vectors, and with the words that stand for them."""
@@ -206,14 +204,14 @@ class Observer:
         passed = (time.monotonic() - self._last_sheet) / 60
         return bool((steps and done % steps == 0) or (minutes and passed >= minutes))
 
-    def sheet_of_strengths(self) -> None:
+    def sheet_of_strengths(self, branch: Branch) -> None:
         """The finished student at several strengths of its LoRA."""
         strengths = self.settings.samples.sample_strengths
         if not strengths:
             return
         title, path = f"{self.name}: strengths of the LoRA", self.folder / "samples" / "strengths.png"
         with self._drawing(path.name) as drawing:
-            drawing.rows = self.sheets.strengths(path, title, self.parts.branches()[STUDENT], strengths)
+            drawing.rows = self.sheets.strengths(path, title, branch, strengths)
         if drawing.rows:
             columns = ["pretrained", *(f"{strength:g}" for strength in strengths)]
             self.galleries[STRENGTHS] = Gallery(title, columns, drawing.rows)
@@ -243,13 +241,13 @@ class Observer:
         """The run can go on from there."""
         self.status.set(saved_state=str(folder.relative_to(self.folder)), phases=self.measured())
 
-    def check(self, files: Mapping[Path, str]) -> None:
+    def check(self, files: Mapping[Path, str], parts: Attached) -> None:
         """Says of every LoRA file where it loads. Whatever goes wrong here, the files are saved."""
         if not set(files.values()) & set(LAYOUTS):
             return
         try:
             with self.phase("check of the files"):
-                check = ReloadCheck(self.parts, self.plan.samples[0].text)
+                check = ReloadCheck(parts, self.plan.samples[0].text)
                 for path, layout in files.items():
                     if layout in LAYOUTS:
                         self.loads[path] = check.of(path, layout).line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,20 @@ from torch import Tensor
 
 from library.config.dataset import Concept
 from library.config.in_force import in_force
+from library.config.settings import Settings
 from library.data.latents import Latents
 from library.data.same_pictures import note_pictures
 from library.drawing.sheets import preview_of
 from library.errors import Interrupted
 from library.files.atomic import write_text
 from library.files.checkpoint import FINAL, StateFolder
-from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.objectives import EXTRACTOR, STUDENT
-from library.parts.branching import extractor_adapters, needs_fisher, scheduler_of
+from library.parts.branching import needs_fisher, scheduler_of
 from library.parts.context import Context
-from library.parts.learnable import learning_in, restore
+from library.parts.learnable import restore
+from library.parts.learned import Extractor, Learned, Student, fresh_extractor, fresh_student
 from library.parts.network_weights import start_from_weights
-from library.parts.parts import STUDENT_ADAPTER, learns_words
-from library.parts.words import build_words
+from library.parts.parts import Attached
 from library.preflight.checks import check
 from library.preflight.plan import Plan
 from library.prepare.class_states import class_states, latents_of
@@ -61,6 +62,8 @@ class Run:
 
     Attributes:
         observer: what the user sees of it.
+        parts: with the transformer, once it is prepared.
+        extractor, student: once each is built.
         looks: what else is to look at the finished student, once its files are saved.
         done: what was noted when it was finished, if nothing of it is left to do.
 
@@ -71,9 +74,13 @@ class Run:
         ConfigError: an unfinished run is in the way, or the state to resume does not fit.
     """
 
+    parts: Attached
+    extractor: Extractor
+    student: Student
+
     def __init__(self, plan: Plan, processes: Processes = ALONE) -> None:
         self.processes = processes
-        self.plan, self.settings, self.parts = plan, plan.settings, plan.parts
+        self.plan = plan
         self.folder = self.settings.output_dir
         self.states = StateFolder(self.folder / f"{self.settings.saving.output_name}-state")
         with processes.main_first():
@@ -82,9 +89,9 @@ class Run:
             self.resumed = state_to_resume(plan, self.states)
         self.done = all_done(plan, self.states)
         prior = self.settings.pure_learning.prior_loss_weight
-        self.latents = Latents(self.parts.model, self.parts.cache, reg_weight=1.0 if prior is None else prior)
+        self.latents = Latents(plan.parts.model, plan.parts.cache, reg_weight=1.0 if prior is None else prior)
         batches = plan.order.batches_per_epoch
-        self.validation = ValidationLoss(self.parts, self.latents, plan.validation, self.settings, batches)
+        self.validation = ValidationLoss(self.latents, plan.validation, self.settings, batches)
         self.replay: Replay | None = None
         self.fisher: dict[str, Tensor] | None = None
         self.looks: list[Callable[[Run], None]] = []
@@ -128,6 +135,15 @@ class Run:
         self.build_student()
         return self.train_student()
 
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.plan.settings
+
+    def settle(self, settings: Settings) -> None:
+        """These settings are in force from now on, for everybody."""
+        self.plan, self.parts = self.plan.with_settings(settings), replace(self.parts, settings=settings)
+
     # Before training
 
     def _begin(self) -> None:
@@ -149,9 +165,9 @@ class Run:
 
     def prepare(self) -> None:
         """Text and latents once, then the encoders go and the transformer comes."""
-        parts, model, observer = self.parts, self.parts.model, self.observer
+        opened, model, observer = self.plan.parts, self.plan.parts.model, self.observer
         with observer.phase("text"), self.processes.main_first():
-            parts.texts.prepare(self.plan.texts(), self.progress("text"))
+            opened.texts.prepare(self.plan.texts(), self.progress("text"))
         with observer.phase("latents"), self.processes.main_first():
             self.latents.prepare(self.plan.pictures, self.progress("latents"))
         with self.processes.main_first():
@@ -159,7 +175,7 @@ class Run:
                 note_pictures(self.folder, self.plan.pictures, self.latents, resumed=self.resumed is not None)
         model.release_vae()
         with observer.phase("loading"):
-            parts.attach()
+            self.parts = parts = opened.attach()
         for notice in model.notices:
             say(notice)
         if self.plan.uses_replay:
@@ -173,46 +189,29 @@ class Run:
                 pictures, bar = self.plan.shown, self.progress("context")
                 self.context = learn_context(parts, self.latents, pictures, self.plan.batch_size, bar)
             observer.learned_context(self.context.seconds)
-        observer.attach()
+        observer.attach(parts)
 
     def build_extractor(self) -> None:
         """Fresh extractors and their embeddings, or those of another run."""
-        parts, pure = self.parts, self.settings.pure_learning
-        if pure.extractor:
-            load_extractor(parts, pure.extractor)
+        path = self.settings.pure_learning.extractor
+        if path:
+            self.extractor = load_extractor(self.parts, path)
             return
-        for adapter in extractor_adapters(self.settings, parts):
-            parts.add_adapter(adapter)
-        for concept in self.plan.config.concepts:
-            if self.settings.concept_embeddings.concept_embeddings != "none":
-                parts.extractor_embeddings[concept.name] = self._fresh(concept)
+        self.extractor = fresh_extractor(self.parts, self._start)
         if self.resumed and EXTRACTOR in self.plan.stage_steps:
-            restore(learning_in(EXTRACTOR, self.settings, parts), self.resumed.tree["weights"])
+            restore(self.extractor.learnables, self.resumed.tree["weights"])
 
-    def _fresh(self, concept: Concept) -> ConceptEmbeddings:
-        """Embeddings that stand for the class word, not yet for the concept."""
-        return self.parts.embeddings_from(
-            class_states(self.parts, concept, latents_of(concept, self.plan.pictures, self.latents))
-        )
+    def _start(self, concept: Concept) -> Tensor:
+        """Vectors that stand for the class word, not yet for the concept."""
+        return class_states(self.parts, concept, latents_of(concept, self.plan.pictures, self.latents))
 
     def build_student(self) -> None:
         """A fresh student; its embeddings start as the extractor's."""
-        parts, student_embeddings = self.parts, self.settings.concept_embeddings.student_embeddings
-        if learns_words(self.settings):
-            build_words(parts)
-        else:
-            parts.add_adapter(STUDENT_ADAPTER)
-        if student_embeddings == "own":
-            parts.student_embeddings = parts.copied(parts.extractor_embeddings)
-        elif student_embeddings == "fresh" and self.settings.concept_embeddings.concept_embeddings != "none":
-            parts.student_embeddings = {concept.name: self._fresh(concept) for concept in self.plan.config.concepts}
-        elif student_embeddings == "shared":
-            parts.student_embeddings = parts.extractor_embeddings
-        start_from_weights(parts)
-        learnables = learning_in(STUDENT, self.settings, parts)
+        self.student = student = fresh_student(self.parts, self.extractor, self._start)
+        start_from_weights(self.parts, student)
         if self.resumed and STUDENT in self.resumed.tree["stages"]:
-            restore(learnables, self.resumed.tree["weights"])
-        self.average = Average(learnables, self.settings.optimizer.ema_decay)
+            restore(student.learnables, self.resumed.tree["weights"])
+        self.average = Average(student.learnables, self.settings.optimizer.ema_decay)
         if self.resumed:
             self.average.load_state(self.resumed.tree.get("average"))
 
@@ -220,11 +219,11 @@ class Run:
 
     def extractor_stage(self) -> Stage:
         """Stage 1, ready to train or to go on."""
-        return self._stage(EXTRACTOR)
+        return self._stage(self.extractor)
 
     def student_stage(self) -> Stage:
         """Stage 2, ready to train or to go on."""
-        return self._stage(STUDENT)
+        return self._stage(self.student)
 
     def train_extractor(self) -> None:
         """Stage 1, if the run has it: trains it to its end, saves the extractor and shows what it learned."""
@@ -235,28 +234,28 @@ class Run:
         stage.take()
         with self.processes.main_first():
             if self.processes.main:
-                self.observer.saved({save_extractor(self.parts): EXTRACTOR}, stage.done)
+                self.observer.saved({save_extractor(self.parts, self.extractor): EXTRACTOR}, stage.done)
             if not (self.resumed and STUDENT in self.resumed.tree["stages"]):
-                self.observer.sheet_of_extractor(stage.steps)
+                self.observer.sheet_of_extractor(self.extractor.branch, stage.steps)
 
     def train_student(self) -> list[Path]:
         """Stage 2: trains it to its end; the main process saves the results. Returns their files."""
         stage, observer = self.student_stage(), self.observer
         if stage.done == stage.first:
             with self.processes.main_first():
-                observer.sheet_of_student(stage)
+                observer.sheet_of_student(self.student.branch, stage)
         self._run(stage)
         stage.take()
         if not self.processes.main:
             return []
         self.average.take()
-        files = save_student(self.parts, stage.done, about_data=self._about_data())
-        rows = observer.sheet_of_student(stage)
+        files = save_student(self.parts, self.student, stage.done, about_data=self._about_data())
+        rows = observer.sheet_of_student(self.student.branch, stage)
         picture = own_thumbnail(self.settings) or (preview_of(rows) if rows else None)
         beside = save_preview(self.parts, files, picture) if picture else []
         observer.say_if_weak()
-        observer.check(files)
-        observer.sheet_of_strengths()
+        observer.check(files, self.parts)
+        observer.sheet_of_strengths(self.student.branch)
         for look in self.looks:
             observer.look(look.what, lambda look=look: look(self))
         observer.saved(files, stage.done)
@@ -267,12 +266,10 @@ class Run:
     @property
     def ingredients(self) -> Ingredients:
         """What stages are made of, once the run is prepared."""
-        return Ingredients(
-            self.plan, self.settings, self.processes, self.latents, self.context, self.replay, self.fisher
-        )
+        return Ingredients(self.plan, self.parts, self.processes, self.latents, self.context, self.replay, self.fisher)
 
-    def _stage(self, name: str) -> Stage:
-        stage = make_stage(name, self.ingredients)
+    def _stage(self, learned: Learned) -> Stage:
+        stage, name = make_stage(learned, self.ingredients), learned.stage
         if self.resumed and name in self.resumed.tree["stages"]:
             stage.load_state(self.resumed.tree["stages"][name])
         elif self.resumed:
@@ -323,7 +320,7 @@ class Run:
         """
         if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
             with self._shown(stage):
-                row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
+                row["validation"] = self.validation.of(self.parts, self.student.branch)
         self.observer.step(row, time.perf_counter() - begin)
         if self.processes.main:
             self._save_on_the_way(stage, asked)
@@ -337,9 +334,14 @@ class Run:
             except OutOfMemory:
                 where = f"Stage {stage.name}, step {stage.done + 1}"
             # Outside of the handler, whose exception holds on to every tensor of the step that failed.
-            self.settings, taken = step_down(self.settings, self.parts.model, where)
-            stage.branches = scheduler_of(stage.objective, self.settings, self.parts, self.context)
+            settings, taken = step_down(self.settings, self.parts.model, where)
+            self.settle(settings)
+            stage.branches = scheduler_of(stage.objective, self.parts, self._learned(stage).branches, self.context)
             say(f"{where}: the card's memory did not suffice; going on with {taken}.")
+
+    def _learned(self, stage: Stage) -> Learned:
+        """What the stage is about."""
+        return self.student if stage.name == STUDENT else self.extractor
 
     def _save_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
         """What is due after a step; the state last, so that a run killed in between makes all the rest again."""
@@ -354,9 +356,9 @@ class Run:
     def _save_extractor_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
         with stage.shown():
             if SAMPLE in asked:
-                self.observer.sheet_of_extractor(stage.done)
+                self.observer.sheet_of_extractor(self.extractor.branch, stage.done)
             if SAVE in asked:
-                self.observer.saved({save_extractor(self.parts): EXTRACTOR}, stage.done)
+                self.observer.saved({save_extractor(self.parts, self.extractor): EXTRACTOR}, stage.done)
 
     def _save_student_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
         self._keep_if_best(stage)
@@ -364,10 +366,10 @@ class Run:
             return
         if SAMPLE in asked or (STOP not in asked and self.observer.sheet_due(stage.done)):
             with self._shown(stage):
-                self.observer.sheet_of_student(stage)
+                self.observer.sheet_of_student(self.student.branch, stage)
         if SAVE in asked or self.keeping.due(stage.done):
             self._save_student(stage, AT_STEP)
-            self.keeping.state(stage.done, state_of(self.plan, stage, self.average))
+            self.keeping.state(stage.done, state_of(self.plan, stage, self._learned(stage), self.average))
             self.keeping.drop_older(stage.done)
 
     def _keep_if_best(self, stage: Stage) -> None:
@@ -380,7 +382,7 @@ class Run:
     def _save_student(self, stage: Stage, kind: str) -> None:
         """Saves the student's files as they are after the last step; `kind` says in their names why."""
         with self._shown(stage):
-            files = save_student(self.parts, stage.done, f"{kind}{stage.done:08d}", self._about_data())
+            files = save_student(self.parts, self.student, stage.done, f"{kind}{stage.done:08d}", self._about_data())
         self.observer.saved(files, stage.done)
 
     def _about_data(self) -> dict[str, str]:
@@ -393,4 +395,4 @@ class Run:
             yield
 
     def _save_state(self, stage: Stage) -> None:
-        self.observer.saved_state(self.states.save(state_of(self.plan, stage, self.average)))
+        self.observer.saved_state(self.states.save(state_of(self.plan, stage, self._learned(stage), self.average)))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from library.dual_branch_scheduler import Branch
 from library.report.sheet import SheetRow
 from library.training.observer import Observer
 from library.training.stage import Stage
@@ -47,14 +48,14 @@ class Unseen(Observer):
     def step(self, row: dict[str, Any], seconds: float) -> None:
         """Not logged."""
 
-    def sheet_of_extractor(self, steps: int) -> None:
+    def sheet_of_extractor(self, branch: Branch, steps: int) -> None:
         """Not drawn."""
 
-    def sheet_of_student(self, stage: Stage) -> list[SheetRow]:
+    def sheet_of_student(self, branch: Branch, stage: Stage) -> list[SheetRow]:
         """Not drawn."""
         return []
 
-    def sheet_of_strengths(self) -> None:
+    def sheet_of_strengths(self, branch: Branch) -> None:
         """Not drawn."""
 
     def saved(self, files: Mapping[Path, str], step: int) -> None:

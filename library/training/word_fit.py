@@ -25,7 +25,7 @@ from library.models import PromptBatch
 from library.models.sd3.learned_words import LearnedWords
 from library.objectives import COMPLETE, REPLAY_COMPLETE, STUDENT
 from library.parts.learnable import freeze_all_but
-from library.parts.parts import Parts
+from library.parts.parts import Opened
 from library.parts.words import WordReader, made_words, save_words
 from library.report.progress import say
 from library.saving.outputs import WORDS_FILE
@@ -68,7 +68,7 @@ class WordFit:
         run.observer.saved(dict.fromkeys(self.files, WORDS_FILE), run.plan.stage_steps[STUDENT])
         for path in self.files:
             say(f"{path.name}: for UIs without our nodes; {_effect_of_words(share)}")
-        run.observer.sheet_of_words({"vectors": run.parts.branches()[STUDENT], "words": with_words})
+        run.observer.sheet_of_words({"vectors": run.student.branch, "words": with_words})
 
 
 def _effect_of_words(share: float) -> str:
@@ -84,9 +84,9 @@ def fit_words(run: Run) -> tuple[LearnedWords, Branch, float]:
         The words; the student with them and without vectors; and how much they do of what the vectors do, 1 all of it.
     """
     parts, steps = run.parts, run.settings.concept_embeddings.word_train_steps
-    freeze_all_but([], parts)
+    freeze_all_but([], run.student.held, parts.network)
     words, scenes = made_words(parts, rows_of(parts)), _scenes(run)
-    taught_by = parts.branches()[STUDENT]
+    taught_by = run.student.branch
     alone = replace(taught_by, embeddings={})
     with_words = replace(alone, reader=WordReader(parts, words))
     progress = run.progress("words")
@@ -95,7 +95,7 @@ def fit_words(run: Run) -> tuple[LearnedWords, Branch, float]:
     return words, with_words, share
 
 
-def rows_of(parts: Parts) -> int:
+def rows_of(parts: Opened) -> int:
     """Rows of each word."""
     return max([ROWS, *(layout.clip for layout in parts.layouts.values())])
 

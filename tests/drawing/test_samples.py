@@ -47,7 +47,7 @@ def test_a_mistake_in_changed_prompts_is_said_once_and_the_old_ones_go_on(plan_o
 
 def test_changed_prompts_are_encoded_away_from_the_device_that_the_transformer_is_on(plan_of, monkeypatch):
     run, where = short(plan_of), []
-    model = run.parts.model
+    model = run.plan.parts.model
     monkeypatch.setattr("library.models.sd3.model.encode_texts", lambda *given: where.append(given[3]) or [])
     model.device = torch.device("cuda")  # a stand-in: nothing is computed on it
     model.encode_text(["a dog"])
@@ -59,14 +59,14 @@ def test_changed_prompts_are_encoded_away_from_the_device_that_the_transformer_i
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("no kernel")])
 def test_changed_prompts_that_can_not_be_encoded_never_end_the_run(plan_of, monkeypatch, capsys, error):
     run = short(plan_of, max_train_steps=3)
-    file, prepare = run.settings.samples.sample_prompts, run.parts.texts.prepare
+    file, prepare = run.settings.samples.sample_prompts, run.plan.parts.texts.prepare
 
     def scarce(texts, *progress):
-        if run.parts.network is not None:
+        if hasattr(run, "parts"):  # the transformer is there
             raise error
         prepare(texts, *progress)
 
-    run.parts.texts.prepare = scarce
+    run.plan.parts.texts.prepare = scarce
     after_step(monkeypatch, 1, lambda: Path(file).write_text("a [V] city\n"))
     assert [row.prompt for row in _train(run)] == ["a sks dog", "a blue house"]
     assert capsys.readouterr().err.count("The prompts as they were go on.") == 1
@@ -123,7 +123,7 @@ def test_a_sheet_is_due_by_the_clock(plan_of, monkeypatch):
 def test_the_sheet_of_strengths_goes_from_nothing_to_the_student(plan_of):
     run = short(plan_of, student_embeddings="none", max_train_steps=2, learning_rate=0.1)
     student = _train(run)
-    branch = run.parts.branches()["student"]
+    branch = run.student.branch
     rows = run.observer.sheets.strengths(run.folder / "s.png", "t", branch, [0.0, 1.0])
     shown = next(row for row in rows if row.kind == "unrelated").pictures
     of_student = next(row for row in student if row.kind == "unrelated").pictures

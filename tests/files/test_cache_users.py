@@ -9,7 +9,7 @@ import purecc_evaluate
 import purecc_fuse
 import purecc_generate
 from library.files.cache_limit import CacheUse, entries
-from library.parts.parts import Parts
+from library.parts.parts import Opened
 from library.training.run import Run
 from tests.conftest import DATASET
 from tests.helpers.another_process import done_by_another_process
@@ -65,7 +65,7 @@ def test_what_a_command_has_put_into_the_cache_stays_while_it_needs_it(words, tm
         kept.append((before, len(entries(cache))))
         raise Seen
 
-    monkeypatch.setattr(Parts, "attach", attach)
+    monkeypatch.setattr(Opened, "attach", attach)
     for name, (program, told) in words.items():
         monkeypatch.setattr("sys.argv", ["program", *told])
         with pytest.raises(Seen):

@@ -411,8 +411,8 @@ def test_what_is_saved_drawn_and_measured_is_the_average_of_the_optimizer(quick,
     def weights() -> list[torch.Tensor]:
         return [weight.detach().clone() for weight in run.parts.network.parameters("student")]
 
-    monkeypatch.setattr(run.observer, "sheet_of_student", lambda stage: drawn.append(weights()))
-    monkeypatch.setattr(run.validation, "of", lambda branch: measured.append(weights()) or validation(branch))
+    monkeypatch.setattr(run.observer, "sheet_of_student", lambda branch, stage: drawn.append(weights()))
+    monkeypatch.setattr(run.validation, "of", lambda *given: measured.append(weights()) or validation(*given))
     mean = means(run, monkeypatch)
     for index, expected in enumerate(mean):
         for looked in (drawn[index + 1], measured[index]):
