@@ -223,7 +223,7 @@ def test_partial_checkpointing_quantisation_and_swapping_each_save_what_they_sho
 
 def lacking_memory(run: Run, enough) -> list[int]:
     """Makes the run's model run out of memory until `enough(run)`; returns where the number of failures is kept."""
-    failures, velocity = [0], run.parts.model.velocity
+    failures, velocity = [0], run.plan.parts.model.velocity
 
     def scarce(x_t, sigma, prompts, skipped=()):
         if torch.is_grad_enabled() and not enough(run):
@@ -231,7 +231,7 @@ def lacking_memory(run: Run, enough) -> list[int]:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return velocity(x_t, sigma, prompts, skipped)
 
-    run.parts.model.velocity = scarce
+    run.plan.parts.model.velocity = scarce
     return failures
 
 

@@ -90,7 +90,7 @@ def test_a_run_says_once_that_its_steps_take_long(plan_of, monkeypatch, capsys, 
     run = Run(plan_of(**PLAIN, max_train_steps=2))
     run.open_log()
     pretend(monkeypatch, platform)
-    monkeypatch.setattr(run.parts.model, "device", torch.device("cuda"))
+    monkeypatch.setattr(run.plan.parts.model, "device", torch.device("cuda"))
     for stage in ("extractor", "student"):
         run.observer._pace = Pace()
         monkeypatch.setattr(run.observer, "_bar", type("Bar", (), {"step": lambda self, row: None})())

@@ -71,7 +71,7 @@ def stopped_after(step: int, run: Run, monkeypatch) -> None:
 def test_the_files_of_the_steps_with_the_least_validation_loss_are_kept(quick, monkeypatch):
     losses = iter([5.0, 3.0, 4.0, 1.0, 2.0])
     run = quick(dataset=VALIDATED, max_train_steps=5, validate_every_n_steps=1, save_best_n=2)
-    monkeypatch.setattr(run.validation, "of", lambda branch: next(losses))
+    monkeypatch.setattr(run.validation, "of", lambda *_: next(losses))
     seen = []
     of_step = run._save_on_the_way
     run._save_on_the_way = lambda *of: (of_step(*of), seen.append(_best_of(run)))
