@@ -20,7 +20,8 @@ from library.models.memory.counting import Footprint
 from library.models.memory.live_memory import META, LiveMemory, fused_attention, held_by, storage_bytes
 from library.models.memory.residence import Residence
 from library.objectives import COMPLETE, EXTRACTOR, REPLAYED, STUDENT
-from library.parts.branching import makes_fused_steps, objective_of, scheduler_of
+from library.parts.assembled import assemble
+from library.parts.branching import makes_fused_steps
 from library.parts.learnable import freeze_all_but, parameters_of
 from library.parts.learned import Extractor, Learned, Student, fresh_extractor, fresh_student
 from library.parts.parts import Attached
@@ -139,9 +140,8 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     """
     settings, parts = plan.settings, counted_parts(plan, residence)
     learned = counted_extractor(parts) if stage == EXTRACTOR else counted_student(parts)
-    objective = objective_of(stage, settings, plan.has_reg)
-    freeze_all_but(learned.learnables, learned.held, parts.network)
-    learning = parameters_of(learned.learnables)
+    made = assemble(learned, parts, plan.has_reg)
+    learning = parameters_of(made.learnables)
     count = sum(weight.numel() for weight in learning)
     if settings.optimizer.gradient_accumulation_steps > 1:  # then gradients are there from the step's second batch on
         for weight in learning:
@@ -154,9 +154,8 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     state = count * OPTIMIZER_BYTES.get(settings.optimizer.optimizer_type.lower(), OPTIMIZER_BYTES["adamw"])
     if stage == STUDENT and settings.optimizer.ema_decay is not None:
         state += sum(weight.nbytes for weight in learning)
-    scheduler = scheduler_of(objective, parts, learned.branches)
     size, rows = heaviest_batch(plan)
-    wanted = {reading.prediction.prompt for reading in objective.readings}
+    wanted = made.prompts
     reference = _scene(plan, size, rows, wanted - REPLAYED)
     replay = _scene(plan, plan.size, rows, wanted & REPLAYED) if wanted & REPLAYED else None
     swap = parts.model.base.swap
@@ -164,7 +163,7 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
         read = {name: replace(one, context=_learning(one.context)) for name, one in reference.prompts.items()}
         reference = replace(reference, prompts=read)
     with fused_attention(), LiveMemory() as memory:
-        objective(scheduler.predict(reference, replay)).total.backward()
+        made.objective(made.branches.predict(reference, replay)).total.backward()
     moved = parts.model.base.bytes_offloaded + (0 if swap is None else swap.bytes_moved)
     return StepCount(Footprint(weights + state, memory.peak, memory.work), count, memory.flops, moved)
 

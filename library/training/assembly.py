@@ -12,9 +12,10 @@ from library.adapters.linear import LowRank
 from library.adapters.network import limit_norms
 from library.data.latents import Latents
 from library.objectives import STUDENT
-from library.parts.branching import makes_fused_steps, objective_of, penalties_of, scheduler_of
+from library.parts.assembled import assemble
+from library.parts.branching import makes_fused_steps, penalties_of
 from library.parts.context import Context
-from library.parts.learnable import Learnable, freeze_all_but
+from library.parts.learnable import Learnable
 from library.parts.learned import Learned
 from library.parts.parts import Attached
 from library.preflight.plan import Plan, stage_rates
@@ -62,19 +63,17 @@ class Ingredients:
 def make_stage(learned: Learned, made_of: Ingredients) -> Stage:
     """The extractor's or the student's stage before its first step; what does not learn in it is frozen."""
     plan, settings, parts, name = made_of.plan, made_of.parts.settings, made_of.parts, learned.stage
-    objective, learnables = objective_of(name, settings, plan.has_reg), learned.learnables
-    freeze_all_but(learnables, learned.held, parts.network)
-    wanted = {reading.prediction.prompt for reading in objective.readings}
+    made = assemble(learned, parts, plan.has_reg, made_of.context)
     initial, most = settings.optimizer.initial_step or 0, settings.network.scale_weight_norms
-    low_ranks = [one for learnable in learnables for one in learnable.modules.values() if isinstance(one, LowRank)]
+    low_ranks = [one for learnable in made.learnables for one in learnable.modules.values() if isinstance(one, LowRank)]
     dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
     return Stage(
         name,
         plan.stage_steps[name],
-        objective,
-        scheduler_of(objective, parts, learned.branches, made_of.context),
-        SceneMaker(name, wanted, made_of.sources, dropout),
-        learners_of(learnables, stage_rates(settings)[name]),
+        made.objective,
+        made.branches,
+        SceneMaker(name, made.prompts, made_of.sources, dropout),
+        learners_of(made.learnables, stage_rates(settings)[name]),
         settings.optimizer,
         first=initial if name == STUDENT else 0,
         data_anew=not settings.optimizer.skip_until_initial_step,

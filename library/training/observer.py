@@ -168,6 +168,11 @@ class Observer:
         for name in parts.network.layers if shape.network_verbose else ():
             say(f"LoRA on {name}: rank {rank_in(shape.ranks, name)}, alpha {shape.network_alpha:g}")
 
+    def settle(self, plan: Plan, parts: Attached) -> None:
+        """Other settings are in force from now on."""
+        self.plan, self.settings, self.parts = plan, plan.settings, plan.parts
+        self.sheets.parts = parts
+
     def sheet_of_extractor(self, branch: Branch, steps: int) -> None:
         """What stage 1 learned."""
         columns = {

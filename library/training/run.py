@@ -143,6 +143,7 @@ class Run:
     def settle(self, settings: Settings) -> None:
         """These settings are in force from now on, for everybody."""
         self.plan, self.parts = self.plan.with_settings(settings), replace(self.parts, settings=settings)
+        self.observer.settle(self.plan, self.parts)
 
     # Before training
 
@@ -152,6 +153,10 @@ class Run:
             self.states.remove()
         if self.settings.saving.resume != "auto":
             forget_finished(self.plan)
+        self._write_settings()
+
+    def _write_settings(self) -> None:
+        """Writes the settings in force as a file that runs as it is."""
         write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))
 
     def open_log(self) -> None:
@@ -336,6 +341,9 @@ class Run:
             # Outside of the handler, whose exception holds on to every tensor of the step that failed.
             settings, taken = step_down(self.settings, self.parts.model, where)
             self.settle(settings)
+            with self.processes.main_first():
+                if self.processes.main:
+                    self._write_settings()
             stage.branches = scheduler_of(stage.objective, self.parts, self._learned(stage).branches, self.context)
             say(f"{where}: the card's memory did not suffice; going on with {taken}.")
 

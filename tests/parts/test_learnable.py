@@ -11,6 +11,7 @@ from library.config.methods import RULES
 from library.errors import ConfigError, ModelError
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.objectives import STUDENT
+from library.parts.assembled import assemble
 from library.parts.learnable import parameters_of
 from library.preflight.forecast import count_step, counted_extractor, counted_parts, counted_student
 from library.preflight.plan import Plan
@@ -107,7 +108,12 @@ def test_what_learns_is_what_is_averaged_saved_restored_and_counted(plan_of, cac
         assert names and {weights[called] for called in names} == learning, "frozen, or nowhere in the run"
         parts = counted_parts(run.plan)
         counted = counted_student(parts) if name == STUDENT else counted_extractor(parts)
-        assert [shapes(one) for one in counted.learnables] == [shapes(one) for one in about.learnables]
+        made = assemble(counted, parts, run.plan.has_reg)
+        assert [shapes(one) for one in made.learnables] == [shapes(one) for one in about.learnables]
+        assert [held(one) for one in counted.held] == [held(one) for one in about.held]
+        assert passes(made.branches) == passes(stage.branches)
+        count = count_step(run.plan, name)
+        assert count.learning == sum(one.numel() for one in learning)
         learned |= names
         moved = values(run)
         if name == STUDENT:
@@ -128,6 +134,16 @@ def test_what_learns_is_what_is_averaged_saved_restored_and_counted(plan_of, cac
 
 def shapes(learnable) -> tuple:
     return learnable.name, {name: (one.shape, learnable.rate_of(name)) for name, one in learnable.weights.items()}
+
+
+def held(learnable) -> tuple:
+    """Its tensors, those that do not learn as well, and their bytes."""
+    tensors = learnable.state().items()
+    return learnable.name, {name: (one.shape, one.dtype, one.nbytes, one.requires_grad) for name, one in tensors}
+
+
+def passes(branches) -> tuple:
+    return branches.with_gradient, branches.without_gradient
 
 
 @pytest.mark.parametrize("name", ["fresh", "textual_inversion", "merged, shared", "dreambooth"])
