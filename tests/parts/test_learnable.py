@@ -92,7 +92,7 @@ def test_what_learns_is_what_is_averaged_saved_restored_and_counted(plan_of, cac
     run.average.step()
     for name in run.plan.stage_steps:
         stage = run.extractor_stage() if name == EXTRACTOR else run.student_stage()
-        weights, learning = every_weight(run.parts), {one for each in stage.learners for one in each.parameters}
+        weights, learning = every_weight(run.parts), {one for each in stage.update.learners for one in each.parameters}
         names = {called for called, one in weights.items() if one.requires_grad}
         assert names and {weights[called] for called in names} == learning, "frozen, or nowhere in the run"
         counted = learning_in(name, run.settings, counted_parts(run.plan, name, None))

@@ -388,7 +388,7 @@ def means(run: Run, monkeypatch, stage: str = "student") -> list[list[torch.Tens
     def step(self):
         row = made(self)
         if self.name == stage:
-            seen.append([weight.detach().clone() for one in self.learners for weight in one.parameters])
+            seen.append([weight.detach().clone() for one in self.update.learners for weight in one.parameters])
         return row
 
     with monkeypatch.context() as patch:
