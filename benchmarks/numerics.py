@@ -72,10 +72,8 @@ def trained(settings: Settings, config: Any) -> Run:
     """A whole run in float32."""
     from library.preflight.plan import make_plan
     from library.training.run import Run
-    from library.training.unseen import Unseen
 
     run = Run(make_plan(settings, config))
-    run.observer = Unseen(run.plan)
     run.prepare()
     run.build_extractor()
     run.train_extractor()
@@ -92,7 +90,6 @@ def in_precision(base: Run, config: Any, model: dict[str, Any]) -> Run:
     from library.parts.parts import STUDENT_ADAPTER
     from library.preflight.plan import make_plan
     from library.training.run import Run
-    from library.training.unseen import Unseen
 
     extractor = str(base.folder / f"{base.settings.saving.output_name}_extractor.safetensors")
     settings = replace(
@@ -101,7 +98,6 @@ def in_precision(base: Run, config: Any, model: dict[str, Any]) -> Run:
         pure_learning=replace(base.settings.pure_learning, extractor=extractor),
     )
     run = Run(make_plan(settings, config))
-    run.observer = Unseen(run.plan)
     run.prepare()
     run.build_extractor()
     run.parts.network.load(STUDENT_ADAPTER, base.parts.network.weights(STUDENT_ADAPTER), "the run in float32")

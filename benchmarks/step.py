@@ -104,10 +104,8 @@ def main() -> None:
     from library.preflight.plan import make_plan
     from library.preflight.times import measured_speed
     from library.training.run import Run
-    from library.training.unseen import Unseen
 
     run = Run(make_plan(settings, config))
-    run.observer = Unseen(run.plan)
     run.prepare()
     run.build_extractor()
     run.build_student()

@@ -20,6 +20,7 @@ from library.files.atomic import write_text
 from library.preflight.plan import Plan
 from library.report.page import Section
 from library.report.progress import say
+from library.training.listeners import Listener
 from library.training.run import Run
 
 SHARE = 0.08
@@ -81,7 +82,7 @@ class QuickAudit:
         found = {"definition": DEFINITION, "quick": True, "concepts": [card.as_dict() for card in cards]}
         write_text(file, json.dumps(found, indent=1))
         section = Section("drift", "Drift report card", lambda pictures: fragment(cards, pictures))
-        run.observer.sections.insert(1, section)
+        run.listeners.tell(Listener.section_made, section)
 
     def _card(self, run: Run, concept: Concept) -> Card:
         parts, probes = run.parts, self.probes[concept.name]

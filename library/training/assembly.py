@@ -22,7 +22,8 @@ from library.preflight.plan import Plan, stage_rates
 from library.prepare.replay import Replay
 from library.training.processes import Processes
 from library.training.scenes import SceneMaker, Sources
-from library.training.stage import Learner, Stage
+from library.training.stage import Stage
+from library.training.update import Learner, make_update
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,24 @@ def make_stage(learned: Learned, made_of: Ingredients) -> Stage:
     initial, most = settings.optimizer.initial_step or 0, settings.network.scale_weight_norms
     low_ranks = [one for learnable in made.learnables for one in learnable.modules.values() if isinstance(one, LowRank)]
     dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
+    update = make_update(
+        learners_of(made.learnables, stage_rates(settings)[name]),
+        settings.optimizer,
+        penalties_of(name, settings, parts, made_of.fisher),
+        device=parts.model.device,
+        fp16=settings.model.mixed_precision == "fp16",
+        fused=name == STUDENT and makes_fused_steps(settings),
+    )
     return Stage(
         name,
         plan.stage_steps[name],
         made.objective,
         made.branches,
         SceneMaker(name, made.prompts, made_of.sources, dropout),
-        learners_of(made.learnables, stage_rates(settings)[name]),
+        update,
         settings.optimizer,
         first=initial if name == STUDENT else 0,
         data_anew=not settings.optimizer.skip_until_initial_step,
-        fp16=settings.model.mixed_precision == "fp16",
-        penalties=penalties_of(name, settings, parts, made_of.fisher),
-        fused=name == STUDENT and makes_fused_steps(settings),
         after_step=partial(limit_norms, low_ranks, most) if most and low_ranks else dict,
     )
 

@@ -34,7 +34,7 @@ from library.prepare.context_vectors import learn_context
 from library.prepare.fisher import fisher_of
 from library.prepare.replay import Replay, draw_replay
 from library.report.log import RunLog, read_log
-from library.report.progress import say
+from library.report.progress import bar_over, say
 from library.report.status import end_of_killed
 from library.saving.keeping import AT_STEP, BEST, Keeping
 from library.saving.metadata import data_metadata, own_thumbnail
@@ -44,12 +44,12 @@ from library.training.average import Average
 from library.training.control import SAMPLE, SAVE, STOP, Control
 from library.training.finished import forget_finished, note_finished, what_to_do
 from library.training.interrupt import StopRequest
-from library.training.observer import Observer
+from library.training.listeners import Listener, Listeners
+from library.training.monitor import Monitor
 from library.training.out_of_memory import step_down
 from library.training.processes import ALONE, Processes
 from library.training.resuming import all_done, shaping, state_of, state_to_resume
 from library.training.stage import OutOfMemory, Stage
-from library.training.unseen import Unseen
 from library.training.validation import ValidationLoss
 
 
@@ -61,7 +61,8 @@ class Run:
         processes: those that make its steps together; only the main one writes files.
 
     Attributes:
-        observer: what the user sees of it.
+        listeners, monitor: who is told of it and shows it; nobody, but in the main process once the log is open.
+        planned: seconds of a step of each stage, where they were predicted for the card that makes them.
         parts: with the transformer, once it is prepared.
         extractor, student: once each is built.
         looks: what else is to look at the finished student, once its files are saved.
@@ -98,8 +99,11 @@ class Run:
         self.context = Context()
         self.average: Average | None = None
         self.keeping = Keeping(self.settings.saving, self.folder)
-        self.observer = Observer(plan) if processes.main else Unseen(plan)
-        self.stop, self.control = StopRequest(), Control(self.folder)
+        self.listeners = Listeners()
+        self.monitor: Monitor | None = None
+        self.planned: dict[str, float] = {}
+        self.stop = StopRequest()
+        self.control = Control(self.folder)
 
     def train(self) -> list[Path]:
         """Runs what is left of the run; returns the files of the student.
@@ -120,7 +124,7 @@ class Run:
             if self.processes.main:
                 self._begin()
             self.open_log()
-        with self.observer.to_the_end():
+        with self.listeners.to_the_end():
             try:
                 return self._train()
             except KeyboardInterrupt as stop:
@@ -143,7 +147,7 @@ class Run:
     def settle(self, settings: Settings) -> None:
         """These settings are in force from now on, for everybody."""
         self.plan, self.parts = self.plan.with_settings(settings), replace(self.parts, settings=settings)
-        self.observer.settle(self.plan, self.parts)
+        self.listeners.tell(Listener.settled, self.plan, self.parts)
 
     # Before training
 
@@ -160,41 +164,44 @@ class Run:
         write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))
 
     def open_log(self) -> None:
-        """Begins the log, or goes on with it where the state to resume ends."""
-        self.observer.open(self.resumed.position.done if self.resumed else None)
+        """The main process begins the log, or goes on with it where the state to resume ends; now somebody listens."""
+        done = self.resumed.position.done if self.resumed else None
+        if self.processes.main:
+            self.monitor = Monitor(self.plan, self.listeners, done, self.planned)
 
     @property
     def log(self) -> RunLog:
-        """The log, once it is open."""
-        return self.observer.log
+        """The log of the main process, once it is open."""
+        assert self.monitor is not None
+        return self.monitor.log
 
     def prepare(self) -> None:
         """Text and latents once, then the encoders go and the transformer comes."""
-        opened, model, observer = self.plan.parts, self.plan.parts.model, self.observer
-        with observer.phase("text"), self.processes.main_first():
+        opened, model, listeners = self.plan.parts, self.plan.parts.model, self.listeners
+        with listeners.phase("text"), self.processes.main_first():
             opened.texts.prepare(self.plan.texts(), self.progress("text"))
-        with observer.phase("latents"), self.processes.main_first():
+        with listeners.phase("latents"), self.processes.main_first():
             self.latents.prepare(self.plan.pictures, self.progress("latents"))
         with self.processes.main_first():
             if self.processes.main:
                 note_pictures(self.folder, self.plan.pictures, self.latents, resumed=self.resumed is not None)
         model.release_vae()
-        with observer.phase("loading"):
+        with listeners.phase("loading"):
             self.parts = parts = opened.attach()
         for notice in model.notices:
             say(notice)
         if self.plan.uses_replay:
-            with observer.phase("replayed pictures"), self.processes.main_first():
+            with listeners.phase("replayed pictures"), self.processes.main_first():
                 self.replay = draw_replay(parts, self.plan.size, self.progress("replayed pictures"))
         if needs_fisher(self.settings):
-            with observer.phase("Fisher information"), self.processes.main_first():
+            with listeners.phase("Fisher information"), self.processes.main_first():
                 self.fisher = fisher_of(parts, self.replay, self.progress("Fisher information"))
         if self.settings.context.context_vectors:
-            with observer.phase("context"), self.processes.main_first():
+            with listeners.phase("context"), self.processes.main_first():
                 pictures, bar = self.plan.shown, self.progress("context")
                 self.context = learn_context(parts, self.latents, pictures, self.plan.batch_size, bar)
-            observer.learned_context(self.context.seconds)
-        observer.attach(parts)
+            listeners.tell(Listener.context_learned, self.context.seconds)
+        listeners.tell(Listener.prepared, parts)
 
     def build_extractor(self) -> None:
         """Fresh extractors and their embeddings, or those of another run."""
@@ -239,31 +246,32 @@ class Run:
         stage.take()
         with self.processes.main_first():
             if self.processes.main:
-                self.observer.saved({save_extractor(self.parts, self.extractor): EXTRACTOR}, stage.done)
-            if not (self.resumed and STUDENT in self.resumed.tree["stages"]):
-                self.observer.sheet_of_extractor(self.extractor.branch, stage.steps)
+                files = {save_extractor(self.parts, self.extractor): EXTRACTOR}
+                self.listeners.tell(Listener.saved, files, stage.done)
+            if self.monitor and not (self.resumed and STUDENT in self.resumed.tree["stages"]):
+                self.monitor.sheets.extractor(self.extractor.branch, stage.steps)
 
     def train_student(self) -> list[Path]:
         """Stage 2: trains it to its end; the main process saves the results. Returns their files."""
-        stage, observer = self.student_stage(), self.observer
+        stage = self.student_stage()
         if stage.done == stage.first:
             with self.processes.main_first():
-                observer.sheet_of_student(self.student.branch, stage)
+                self.listeners.tell(Listener.student_begins, self.student.branch, stage)
         self._run(stage)
         stage.take()
         if not self.processes.main:
             return []
         self.average.take()
-        files = save_student(self.parts, self.student, stage.done, about_data=self._about_data())
-        rows = observer.sheet_of_student(self.student.branch, stage)
+        about_data = data_metadata(self.plan.pictures, self.plan.size)
+        files = save_student(self.parts, self.student, stage.done, about_data=about_data)
+        rows = self.monitor.sheets.student(self.student.branch, stage) if self.monitor else []
         picture = own_thumbnail(self.settings) or (preview_of(rows) if rows else None)
         beside = save_preview(self.parts, files, picture) if picture else []
-        observer.say_if_weak()
-        observer.check(files, self.parts)
-        observer.sheet_of_strengths(self.student.branch)
+        self.listeners.tell(Listener.student_finished, self.parts, self.student.branch, files)
         for look in self.looks:
-            observer.look(look.what, lambda look=look: look(self))
-        observer.saved(files, stage.done)
+            with self.listeners.harmless(look.what.removeprefix("the "), f"{look.what} could not be made"):
+                look(self)
+        self.listeners.tell(Listener.saved, files, stage.done)
         note_finished(self.plan, shaping(self.plan), [*files, *beside])
         self.states.finish(self.settings.saving.save_state or self.settings.saving.save_state_on_train_end)
         return [*files, *beside]
@@ -283,10 +291,9 @@ class Run:
 
     def progress(self, name: str) -> Callable[[Iterable], Iterable]:
         """A bar over what is going to take its time; the command `stop` ends it after any of its rounds."""
-        bar = self.observer.progress(name)
 
         def over(items: Iterable) -> Iterator:
-            for item in bar(items):
+            for item in bar_over(name)(items) if self.monitor else items:
                 yield item
                 if STOP in self._asked():
                     raise KeyboardInterrupt
@@ -299,7 +306,7 @@ class Run:
 
     def _run(self, stage: Stage) -> None:
         """Trains the stage to its end, saving on the way."""
-        with self.stop.at_end_of_step(), self.observer.stage(stage):
+        with self.stop.at_end_of_step(), self.listeners.stage(stage):
             while stage.done < stage.steps:
                 begin = time.perf_counter()
                 row = self._step(stage)
@@ -326,7 +333,8 @@ class Run:
         if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
             with self._shown(stage):
                 row["validation"] = self.validation.of(self.parts, self.student.branch)
-        self.observer.step(row, time.perf_counter() - begin)
+        row["it_s"] = 1 / (seconds := time.perf_counter() - begin)
+        self.listeners.tell(Listener.step_made, row, seconds)
         if self.processes.main:
             self._save_on_the_way(stage, asked)
             self.control.obeyed(asked)
@@ -363,18 +371,19 @@ class Run:
 
     def _save_extractor_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
         with stage.shown():
-            if SAMPLE in asked:
-                self.observer.sheet_of_extractor(self.extractor.branch, stage.done)
+            if SAMPLE in asked and self.monitor:
+                self.monitor.sheets.extractor(self.extractor.branch, stage.done)
             if SAVE in asked:
-                self.observer.saved({save_extractor(self.parts, self.extractor): EXTRACTOR}, stage.done)
+                files = {save_extractor(self.parts, self.extractor): EXTRACTOR}
+                self.listeners.tell(Listener.saved, files, stage.done)
 
     def _save_student_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
         self._keep_if_best(stage)
         if stage.done == stage.steps:
             return
-        if SAMPLE in asked or (STOP not in asked and self.observer.sheet_due(stage.done)):
+        if self.monitor and (SAMPLE in asked or (STOP not in asked and self.monitor.sheets.due(stage.done))):
             with self._shown(stage):
-                self.observer.sheet_of_student(self.student.branch, stage)
+                self.monitor.sheets.student(self.student.branch, stage)
         if SAVE in asked or self.keeping.due(stage.done):
             self._save_student(stage, AT_STEP)
             self.keeping.state(stage.done, state_of(self.plan, stage, self._learned(stage), self.average))
@@ -389,12 +398,10 @@ class Run:
 
     def _save_student(self, stage: Stage, kind: str) -> None:
         """Saves the student's files as they are after the last step; `kind` says in their names why."""
+        about_data = data_metadata(self.plan.pictures, self.plan.size)
         with self._shown(stage):
-            files = save_student(self.parts, self.student, stage.done, f"{kind}{stage.done:08d}", self._about_data())
-        self.observer.saved(files, stage.done)
-
-    def _about_data(self) -> dict[str, str]:
-        return data_metadata(self.plan.pictures, self.plan.size)
+            files = save_student(self.parts, self.student, stage.done, f"{kind}{stage.done:08d}", about_data)
+        self.listeners.tell(Listener.saved, files, stage.done)
 
     @contextmanager
     def _shown(self, stage: Stage) -> Iterator[None]:
@@ -403,4 +410,5 @@ class Run:
             yield
 
     def _save_state(self, stage: Stage) -> None:
-        self.observer.saved_state(self.states.save(state_of(self.plan, stage, self._learned(stage), self.average)))
+        state = state_of(self.plan, stage, self._learned(stage), self.average)
+        self.listeners.tell(Listener.state_saved, self.states.save(state))

@@ -77,7 +77,7 @@ WHERE = {
 
 
 class RunView(Protocol):
-    """What the report shows of a run; see `library.training.observer.Observer`."""
+    """What the report shows of a run; see `library.training.report_page.Report`."""
 
     plan: Plan
     parts: Opened

@@ -29,6 +29,7 @@ from library.parts.parts import Opened
 from library.parts.words import WordReader, made_words, save_words
 from library.report.progress import say
 from library.saving.outputs import WORDS_FILE
+from library.training.listeners import Listener
 from library.training.scenes import SceneMaker
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ LOSS_SCALE = 1024.0
 BATCHES_OF_MEASURE = 8
 """Batches, never learned from, on which the words are compared with the vectors."""
 
-Seen = tuple[Tensor, Tensor, PromptBatch]
+Pass = tuple[Tensor, Tensor, PromptBatch]
 """Noisy latents, their noise levels and the prompts of one pass."""
 
 
@@ -65,10 +66,12 @@ class WordFit:
             return
         words, with_words, share = fit_words(run)
         self.files = save_words(run.parts, words, run.settings.saving.output_name)
-        run.observer.saved(dict.fromkeys(self.files, WORDS_FILE), run.plan.stage_steps[STUDENT])
+        files = dict.fromkeys(self.files, WORDS_FILE)
+        run.listeners.tell(Listener.saved, files, run.plan.stage_steps[STUDENT])
         for path in self.files:
             say(f"{path.name}: for UIs without our nodes; {_effect_of_words(share)}")
-        run.observer.sheet_of_words({"vectors": run.student.branch, "words": with_words})
+        columns = {"vectors": run.student.branch, "words": with_words}
+        run.listeners.tell(Listener.words_learned, columns)
 
 
 def _effect_of_words(share: float) -> str:
@@ -105,7 +108,7 @@ def _scenes(run: Run) -> SceneMaker:
     return SceneMaker("words", wanted, replace(run.ingredients.sources, in_context=None))
 
 
-def _seen(scenes: SceneMaker, step: int) -> Iterator[Seen]:
+def _seen(scenes: SceneMaker, step: int) -> Iterator[Pass]:
     """What a step looks at, as far as there is a trigger in it."""
     for scene, name in ((scenes.reference(step), COMPLETE), (scenes.replay(step), REPLAY_COMPLETE)):
         if scene is not None and any(scene.prompts[name].tokens):
@@ -117,7 +120,7 @@ def _learn(
     words: LearnedWords,
     taught_by: Branch,
     with_words: Branch,
-    seen: Callable[[int], Iterable[Seen]],
+    seen: Callable[[int], Iterable[Pass]],
     steps: int,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> None:
@@ -148,7 +151,7 @@ def _share(
     taught_by: Branch,
     with_words: Branch,
     alone: Branch,
-    seen: Callable[[int], Iterable[Seen]],
+    seen: Callable[[int], Iterable[Pass]],
 ) -> float:
     """How much of the vectors' change of the velocity the words make: 1 all of it, 0 none."""
     left = all_of_it = 0.0

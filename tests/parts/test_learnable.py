@@ -103,7 +103,8 @@ def test_what_learns_is_what_is_averaged_saved_restored_and_counted(plan_of, cac
             run.average.step()
         about = run.student if name == STUDENT else run.extractor
         stage = run.student_stage() if name == STUDENT else run.extractor_stage()
-        weights, learning = every_weight(run), {one for each in stage.learners for one in each.parameters}
+        weights = every_weight(run)
+        learning = {one for each in stage.update.learners for one in each.parameters}
         names = {called for called, one in weights.items() if one.requires_grad}
         assert names and {weights[called] for called in names} == learning, "frozen, or nowhere in the run"
         parts = counted_parts(run.plan)

@@ -262,7 +262,7 @@ def test_with_auto_fit_a_run_that_runs_out_of_memory_goes_on_to_the_same_result(
     assert failures == [3] and run.parts.model.base.swapped == 1
     for name, one in run.parts.network.weights("student").items():
         assert torch.equal(one.down, expected[name])
-    holders = (run, run.plan, run.parts, run.ingredients.parts, run.observer, run.observer.sheets.parts)
+    holders = (run, run.plan, run.parts, run.ingredients.parts, run.monitor.report.plan, run.monitor.sheets.maker.parts)
     assert all(one.settings is run.settings for one in holders)
     saved = read_settings(TomlFile(run.folder / "config.toml"))
     for found in (run.settings, saved):
