@@ -156,12 +156,10 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
         state += sum(weight.nbytes for weight in learning)
     size, rows = heaviest_batch(plan)
     wanted = made.prompts
-    reference = _scene(plan, size, rows, wanted - REPLAYED)
+    words = isinstance(learned, Student) and learned.words is not None
+    reference = _scene(plan, size, rows, wanted - REPLAYED, text_learns=words)
     replay = _scene(plan, plan.size, rows, wanted & REPLAYED) if wanted & REPLAYED else None
     swap = parts.model.base.swap
-    if isinstance(learned, Student) and learned.words is not None:  # the gradient goes all the way to the text
-        read = {name: replace(one, context=_learning(one.context)) for name, one in reference.prompts.items()}
-        reference = replace(reference, prompts=read)
     with fused_attention(), LiveMemory() as memory:
         made.objective(made.branches.predict(reference, replay)).total.backward()
     moved = parts.model.base.bytes_offloaded + (0 if swap is None else swap.bytes_moved)
@@ -252,12 +250,17 @@ def _held(parts: Attached, learned: Learned) -> list[Tensor]:
     return [*held_by(parts.model.transformer), *beside]
 
 
-def _scene(plan: Plan, size: tuple[int, int], rows: int, prompts: set[str]) -> Scene:
-    """Zeros on the CPU, in the shapes of a scene, each prompt with its concept's trigger at the begin."""
+def _scene(plan: Plan, size: tuple[int, int], rows: int, prompts: set[str], text_learns: bool = False) -> Scene:
+    """Zeros on the CPU, in the shapes of a scene, each prompt with its concept's trigger at the begin.
+
+    Args:
+        text_learns: the gradient goes all the way to the text.
+    """
     model, concept = plan.parts.model, plan.config.concepts[0]
     vectors = range(plan.parts.layouts[concept.name].vectors)
+    text = torch.zeros(rows, text_length(model), model.transformer_config["joint_attention_dim"], dtype=model.dtype)
     batch = PromptBatch(
-        torch.zeros(rows, text_length(model), model.transformer_config["joint_attention_dim"], dtype=model.dtype),
+        _learning(text) if text_learns else text,
         torch.zeros(rows, model.transformer_config["pooled_projection_dim"], dtype=model.dtype),
         (tuple(ConceptToken(index, concept.name, index) for index in vectors),) * rows,
         (concept.name,) * rows,
