@@ -422,11 +422,11 @@ def test_a_gradient_beyond_float16_is_skipped_said_and_scaled_less_next_time(qui
     run.prepare()
     run.build_extractor()
     stage = run.extractor_stage()
-    stage.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    stage.update.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = [weight.detach().clone() for weight in stage._parameters()]
     assert f"loss scale of fp16 from now on: {2.0**59:g}" in stage.step()["skipped"] and stage.skipped == 1
     assert all(torch.equal(a, b) for a, b in zip(before, stage._parameters(), strict=True))
-    stage.scaler = torch.amp.GradScaler("cpu")
+    stage.update.scaler = torch.amp.GradScaler("cpu")
     assert "skipped" not in stage.step() and stage.skipped == 0
     assert not all(torch.equal(a, b) for a, b in zip(before, stage._parameters(), strict=True))
 
