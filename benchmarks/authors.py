@@ -39,9 +39,14 @@ PROMPTS = 4
 class AuthorsRun:
     """Their step on the pictures of a run, one batch after the other.
 
+    Attributes:
+        passes: predictions with gradient and without.
+
     Args:
         run: of ours; its pictures, captions and settings are used.
     """
+
+    passes = "2 + 2"
 
     def __init__(self, run: Run) -> None:
         settings, model = run.settings, run.parts.model

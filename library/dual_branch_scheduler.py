@@ -124,6 +124,19 @@ def _on_device(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device)
 
 
+@dataclass(frozen=True)
+class Passes:
+    """The passes of a step: each is one batch of predictions."""
+
+    with_gradient: tuple[tuple[Prediction, ...], ...]
+    without_gradient: tuple[tuple[Prediction, ...], ...]
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many predictions are made with gradient and without."""
+        return sum(map(len, self.with_gradient)), sum(map(len, self.without_gradient))
+
+
 class DualBranchScheduler:
     """Runs the passes of a step.
 
@@ -132,7 +145,7 @@ class DualBranchScheduler:
         network: its adapters.
         injector: puts concept vectors into its blocks.
         branches: by the name that predictions use.
-        readings: everything that the stage's terms read; nothing else is predicted.
+        readings: everything that the stage's terms read, of which a step may read a part; nothing else is predicted.
         together: predictions of a kind in one batch, or one after the other with less memory.
     """
 
@@ -149,36 +162,43 @@ class DualBranchScheduler:
         self.network = network
         self.injector = injector
         self.branches = branches
-        learned = {reading.prediction for reading in readings if reading.gradient}
-        taken = {reading.prediction for reading in readings} - learned
-        self.with_gradient = self._passes(learned, together)
-        self.without_gradient = self._passes(taken, together)
+        self.readings = frozenset(readings)
+        self.together = together
 
-    def predict(self, reference: Scene, replay: Scene | None = None, seed: int | None = None) -> Velocities:
-        """Every velocity that the terms read.
+    def passes(self, readings: Collection[Reading] | None = None) -> Passes:
+        """The passes that make what is read.
+
+        Args:
+            readings: of the stage's; None: all of them.
+        """
+        wanted = self.readings if readings is None else readings
+        learned = {reading.prediction for reading in wanted if reading.gradient}
+        taken = {reading.prediction for reading in wanted} - learned
+        return Passes(_batched(learned, self.together), _batched(taken, self.together))
+
+    def predict(
+        self,
+        reference: Scene,
+        replay: Scene | None = None,
+        seed: int | None = None,
+        readings: Collection[Reading] | None = None,
+    ) -> Velocities:
+        """The velocities of a step.
 
         Args:
             reference: the user's pictures.
-            replay: pictures of the pretrained model's own, if a term reads them.
+            replay: pictures of the pretrained model's own, if any are read.
             seed: of what adapters drop, alike in every pass, so that differences are of one network. None: nothing.
+            readings: what is read of the stage's; None: all of it.
         """
-        predictions: dict[Prediction, Tensor] = {}
+        passes, predictions = self.passes(readings), {}
         with torch.no_grad():
-            for one in self.without_gradient:
+            for one in passes.without_gradient:
                 predictions.update(self._run(one, reference, replay, seed))
-        for one in self.with_gradient:
+        for one in passes.with_gradient:
             predictions.update(self._run(one, reference, replay, seed))
         device = self.model.device
         return Velocities(predictions, reference.truth(device), replay.truth(device) if replay else None)
-
-    @staticmethod
-    def _passes(predictions: Collection[Prediction], together: bool) -> list[tuple[Prediction, ...]]:
-        ordered = tuple(sorted(predictions, key=lambda prediction: (prediction.branch, prediction.prompt)))
-        if not together:
-            return [(prediction,) for prediction in ordered]
-        # Replayed pictures may have another size, so they make a batch of their own.
-        groups = [tuple(p for p in ordered if (p.prompt in REPLAYED) == replayed) for replayed in (False, True)]
-        return [group for group in groups if group]
 
     def _run(
         self, predictions: Sequence[Prediction], reference: Scene, replay: Scene | None, seed: int | None
@@ -198,6 +218,15 @@ class DualBranchScheduler:
             thinned=seed is not None,
         )
         return dict(zip(predictions, velocity.split([len(scene.image) for scene in scenes]), strict=True))
+
+
+def _batched(predictions: Collection[Prediction], together: bool) -> tuple[tuple[Prediction, ...], ...]:
+    ordered = tuple(sorted(predictions, key=lambda prediction: (prediction.branch, prediction.prompt)))
+    if not together:
+        return tuple((prediction,) for prediction in ordered)
+    # Replayed pictures may have another size, so they make a batch of their own.
+    groups = [tuple(p for p in ordered if (p.prompt in REPLAYED) == replayed) for replayed in (False, True)]
+    return tuple(group for group in groups if group)
 
 
 def _scene_of(prediction: Prediction, reference: Scene, replay: Scene | None) -> Scene:

@@ -1,21 +1,23 @@
 """What a stage learns: a sum of terms, each of which names the predictions it reads.
 
-A term is one loss of one equation. Which terms a run has is decided here, once, from its settings; the training step
-only adds them up. Other methods are other sums of terms over the same step.
+A term is one loss of one equation. Which terms a run has is decided here, once, from its settings, and which of them a
+batch has if they take turns; the training step only adds them up. Other methods are other sums of terms over the same
+step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from library.chance import generator_for
 from library.concept_error import SQUARED, ConceptError
 from library.config.loss_settings import LossSettings
-from library.config.settings import PureLearningSettings
+from library.config.settings import PureLearningSettings, Settings
 from library.flow import mse
 from library.lambda_star_loss import AdaptiveScale, FixedScale, concept_guidance, focused, measure_guidance, pure_loss
 
@@ -256,20 +258,72 @@ class Losses:
     """lambda*, cosine and lengths of each image, (B,)."""
 
 
+@dataclass(frozen=True)
+class Turns:
+    """Terms that take turns: each batch has one of them, and every round of as many batches has each of them once.
+
+    The order is drawn anew for every round, so that no term always meets the same pictures.
+
+    Args:
+        names: of the terms.
+        seed, stage: what the order follows from.
+    """
+
+    names: frozenset[str]
+    seed: int
+    stage: str
+
+    def of_batch(self, number: int, names: Sequence[str]) -> str:
+        """The one of these names whose turn it is in the batch of that number."""
+        turn, place = divmod(number, len(names))
+        order = torch.randperm(len(names), generator=generator_for(self.seed, self.stage, "turns", turn))
+        return names[order[place]]
+
+
 class Objective:
     """A weighted sum of terms.
 
     Args:
         terms: (name, weight, term). Terms of weight 0 are left out, so their predictions are never made.
+        turns: which of them take turns; None: every batch has all terms.
     """
 
-    def __init__(self, *terms: tuple[str, float, Term]) -> None:
+    def __init__(self, *terms: tuple[str, float, Term], turns: Turns | None = None) -> None:
         self.terms = tuple((name, weight, term) for name, weight, term in terms if weight > 0)
+        self.turns = turns
+        self._turning = [name for name, _, _ in self.terms if turns and name in turns.names]
 
     @property
     def readings(self) -> frozenset[Reading]:
         """Everything that the terms read."""
         return frozenset(reading for _, _, term in self.terms for reading in term.readings)
+
+    @property
+    def replays(self) -> bool:
+        """Whether a term looks at replayed pictures."""
+        return any(reading.prediction.prompt in REPLAYED for reading in self.readings)
+
+    @property
+    def kinds(self) -> tuple[Objective, ...]:
+        """The objectives that batches have: one for each term that takes turns, in all equally many batches."""
+        return tuple(map(self._with, self._turning)) or (self,)
+
+    def in_batch(self, number: int) -> Objective:
+        """The objective of the batch of that number in its stage."""
+        if self.turns is None or not self._turning:
+            return self
+        return self._with(self.turns.of_batch(number, self._turning))
+
+    def _with(self, chosen: str) -> Objective:
+        """The terms of every batch, and the one whose turn it is, which then counts for all of its round."""
+        count = len(self._turning)
+        return Objective(
+            *(
+                (name, count * weight if name == chosen else weight, term)
+                for name, weight, term in self.terms
+                if name == chosen or name not in self._turning
+            )
+        )
 
     def __call__(self, v: Velocities) -> Losses:
         parts = {name: term(v) for name, _, term in self.terms}
@@ -284,9 +338,16 @@ def concept_error(loss: LossSettings) -> ConceptError:
     return ConceptError(loss.loss_type, loss.huber_schedule, loss.huber_c, loss.huber_scale)
 
 
-def extractor_objective(pure: PureLearningSettings, error: ConceptError = SQUARED) -> Objective:
+TEACHING = frozenset({"concept", "extractor"})
+"""The terms of every batch: what is to be learned. All others keep it from being more than that, and may take turns."""
+
+
+def extractor_objective(settings: Settings) -> Objective:
     """Stage 1: the extractor learns the concept; our ties keep it from learning it under other names."""
-    return Objective(
+    pure, error = settings.pure_learning, concept_error(settings.loss)
+    return _with_ties(
+        settings,
+        EXTRACTOR,
         ("concept", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE), error)),
         ("anchor", pure.extractor_anchor_weight, TieTerm(learned(EXTRACTOR, BASE), given(PRETRAINED, BASE))),
         (
@@ -297,13 +358,13 @@ def extractor_objective(pure: PureLearningSettings, error: ConceptError = SQUARE
     )
 
 
-def student_objective(pure: PureLearningSettings, has_reg: bool = False, error: ConceptError = SQUARED) -> Objective:
+def student_objective(settings: Settings, has_reg: bool = False) -> Objective:
     """Stage 2: L_CC + eta L_PureCC (PureCC, Eq. 15), with our anchor and replay.
 
     Args:
         has_reg: there are regularisation pictures, so prior preservation is theirs and not the replayed pictures'.
-        error: how errors count in the concept loss.
     """
+    pure, error = settings.pure_learning, concept_error(settings.loss)
     prior = 0.0 if has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
     replayed = 1.0 if pure.replay_images else 0.0
     terms: list[tuple[str, float, Term]] = [
@@ -327,7 +388,15 @@ def student_objective(pure: PureLearningSettings, has_reg: bool = False, error: 
         terms.append(("extractor", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE), error)))
         tie = TieTerm(learned(EXTRACTOR, BASE), given(PRETRAINED, BASE))
         terms.append(("extractor_anchor", pure.extractor_anchor_weight, tie))
-    return Objective(*terms)
+    return _with_ties(settings, STUDENT, *terms)
+
+
+def _with_ties(settings: Settings, stage: str, *terms: tuple[str, float, Term]) -> Objective:
+    """The sum of a stage's terms; ties take turns if the settings say so."""
+    if settings.pure_learning.ties == "all":
+        return Objective(*terms)
+    ties = frozenset(name for name, _, _ in terms) - TEACHING
+    return Objective(*terms, turns=Turns(ties, settings.optimizer.seed, stage))
 
 
 def _pure_term(pure: PureLearningSettings, complete: str, base: str, target: str, against: dict[str, str]) -> PureTerm:

@@ -82,6 +82,7 @@ def tiny_settings(model: Path, folder: Path) -> dict[str, Any]:
         "max_train_steps": 2,
         "learning_rate": 1e-2,
         "replay_images": 4,
+        "ties": "all",
         "context_train_steps": 2,
         "replay_sample_steps": 2,
         "sample_steps": 2,

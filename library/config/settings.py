@@ -111,6 +111,11 @@ class PureLearningSettings:
         "outside of where the class is (ours). 0 turns it off. For subjects.",
         at_least=0,
     )
+    ties: Literal["turns", "all"] = setting(
+        "turns",
+        "What a step has beside the concept loss: one of the other losses, in turns, weighted so that steps learn on "
+        "average what they learn from all of them (ours), or all of them.",
+    )
     prior_loss_weight: float | None = setting(
         None,
         "Weight of DreamBooth's prior preservation, plain flow matching: on regularisation pictures (is_reg; unset: 1) "

@@ -20,14 +20,14 @@ from library.models.memory.counting import Footprint
 from library.models.memory.live_memory import META, LiveMemory, fused_attention, held_by, storage_bytes
 from library.models.memory.residence import Residence
 from library.objectives import COMPLETE, EXTRACTOR, REPLAYED, STUDENT
-from library.parts.assembled import assemble
+from library.parts.assembled import Assembled, assemble
 from library.parts.branching import makes_fused_steps
 from library.parts.learnable import freeze_all_but, parameters_of
 from library.parts.learned import Extractor, Learned, Student, fresh_extractor, fresh_student
 from library.parts.parts import Attached
 from library.preflight.plan import Plan
 from library.prepare.replay import pictures_at_once
-from library.roofline import BUS, Speed
+from library.roofline import BUS, Speed, Work
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.55 * GIB)
@@ -46,14 +46,18 @@ TEXT, ENCODE, DECODE, SAMPLING, WORDS = "text encoders", "VAE", "decoding", "sam
 
 @dataclass(frozen=True)
 class StepCount:
-    """One step of a stage."""
+    """One step of a stage: memory at its heaviest batch, arithmetic and traffic as the mean of all kinds of batches.
+
+    Args:
+        learning: numbers that learn.
+        moved: bytes that travel between the device and the computer's memory: swapped blocks, and what blocks begin
+            from.
+    """
 
     footprint: Footprint
     learning: int
-    """Numbers that learn."""
-    flops: int
-    moved: int
-    """Bytes that travel between the device and the computer's memory: swapped blocks, and what blocks begin from."""
+    flops: float
+    moved: float
 
     def seconds(self, speed: Speed) -> float:
         """How long it takes; what travels does so meanwhile."""
@@ -160,10 +164,27 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     reference = _scene(plan, size, rows, wanted - REPLAYED, text_learns=words)
     replay = _scene(plan, plan.size, rows, wanted & REPLAYED) if wanted & REPLAYED else None
     swap = parts.model.base.swap
-    with fused_attention(), LiveMemory() as memory:
-        made.objective(made.branches.predict(reference, replay)).total.backward()
+    peak, work, flops = _count_batches(made, reference, replay)
     moved = parts.model.base.bytes_offloaded + (0 if swap is None else swap.bytes_moved)
-    return StepCount(Footprint(weights + state, memory.peak, memory.work), count, memory.flops, moved)
+    return StepCount(Footprint(weights + state, peak, work), count, flops, moved / work.batches)
+
+
+def _count_batches(made: Assembled, reference: Scene, replay: Scene | None) -> tuple[int, Work, float]:
+    """A batch of each kind: bytes at the worst moment, all of the work, and the mean of its floating-point operations.
+
+    What has gradients already when it comes to a batch has them in each.
+    """
+    kinds, peak, flops = made.objective.kinds, 0, 0
+    work, before = Work(batches=len(kinds)), [(one, one.grad) for one in parameters_of(made.learnables)]
+    for kind in kinds:
+        for weight, gradient in before:
+            weight.grad = gradient
+        with fused_attention(), LiveMemory() as memory:
+            kind(made.branches.predict(reference, replay, readings=kind.readings)).total.backward()
+        work.operations.update(memory.work.operations)
+        peak = max(peak, memory.peak)
+        flops += memory.flops
+    return peak, work, flops / len(kinds)
 
 
 def _let_go(weight: Tensor) -> None:

@@ -97,7 +97,7 @@ def test_regularisation_pictures_come_as_often_and_with_their_weight(plan_of, re
     dog, red = plan.pictures[0], next(picture for picture in plan.pictures if picture.subset.is_reg)
     emphasis = run.latents.emphasis([Draw(dog, dog.prompts[0], False), Draw(red, red.prompts[0], False)])
     assert emphasis.flatten(1).unique(dim=1).flatten().tolist() == [1.0, 0.25]
-    assert "prior" not in {name for name, *_ in student_objective(plan.settings.pure_learning, plan.has_reg).terms}
+    assert "prior" not in {name for name, *_ in student_objective(plan.settings, plan.has_reg).terms}
 
 
 def test_regularisation_pictures_are_not_guided_and_not_measured(plan_of, reg):

@@ -12,7 +12,6 @@ from markupsafe import Markup
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from library.config.settings import PureLearningSettings
 from library.errors import (
     EXIT_FAULT,
     EXIT_INTERRUPTED,
@@ -173,8 +172,8 @@ def test_the_strengths_of_the_lora_stand_in_a_row_behind_the_sliders(report):
     assert places == sorted(places)
 
 
-def test_every_loss_of_purecc_has_words_in_the_legend():
-    everything = PureLearningSettings(merged=True, replay_eta=1.0, prior_loss_weight=1.0)
+def test_every_loss_of_purecc_has_words_in_the_legend(plan_of):
+    everything = plan_of(merged=True, replay_eta=1.0, prior_loss_weight=1.0).settings
     names = {name for name, _, _ in student_objective(everything).terms}
     assert names >= {"surroundings", "prior", "extractor"} and names <= LOSSES.keys()
 
