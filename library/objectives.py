@@ -23,6 +23,8 @@ from library.lambda_star_loss import AdaptiveScale, FixedScale, concept_guidance
 
 STUDENT, EXTRACTOR, PRETRAINED = "student", "extractor", "pretrained"
 """The branches: whose weights predict. The extractor while guidance is computed may run without its LoRA."""
+WORD = "word"
+"""The student without its vectors: its LoRA and the trigger word alone."""
 GUIDE = "guide"
 """The extractor as it is used for R(target)."""
 
@@ -207,7 +209,8 @@ class PureTerm:
 class TieTerm:
     """||v_learned(y) - v_pretrained(y)||^2: keeps a branch where the pretrained model is, for one prompt (ours).
 
-    On a picture and prompt of the pretrained model's own it is replay.
+    On a picture and prompt of the pretrained model's own it is replay. Of the student without vectors to the same with
+    them, for a prompt with [V], it teaches the trigger word what the vectors have learned.
     """
 
     tied: Reading
@@ -280,6 +283,26 @@ class Turns:
         return names[order[place]]
 
 
+@dataclass(frozen=True)
+class Growing:
+    """A weight that grows evenly over a stage, from a tenth of what it is at its end.
+
+    Args:
+        end: the weight at the last step.
+    """
+
+    end: float
+
+    def at(self, progress: float) -> float:
+        """The weight when so much of the stage is done, 0 to 1."""
+        return self.end * (BEGIN + (1 - BEGIN) * progress)
+
+
+BEGIN = 0.1
+"""The share of a growing weight that a stage begins with."""
+Weight = float | Growing
+
+
 class Objective:
     """A weighted sum of terms.
 
@@ -288,8 +311,8 @@ class Objective:
         turns: which of them take turns; None: every batch has all terms.
     """
 
-    def __init__(self, *terms: tuple[str, float, Term], turns: Turns | None = None) -> None:
-        self.terms = tuple((name, weight, term) for name, weight, term in terms if weight > 0)
+    def __init__(self, *terms: tuple[str, Weight, Term], turns: Turns | None = None) -> None:
+        self.terms = tuple((name, weight, term) for name, weight, term in terms if _at(weight, 1.0) > 0)
         self.turns = turns
         self._turning = [name for name, _, _ in self.terms if turns and name in turns.names]
 
@@ -305,21 +328,25 @@ class Objective:
 
     @property
     def kinds(self) -> tuple[Objective, ...]:
-        """The objectives that batches have: one for each term that takes turns, in all equally many batches."""
-        return tuple(map(self._with, self._turning)) or (self,)
+        """The objectives that batches have in the end: one for each term that takes turns, equally often."""
+        return tuple(self._with(name, 1.0) for name in self._turning or (None,))
 
-    def in_batch(self, number: int) -> Objective:
-        """The objective of the batch of that number in its stage."""
-        if self.turns is None or not self._turning:
-            return self
-        return self._with(self.turns.of_batch(number, self._turning))
+    def in_batch(self, number: int, progress: float) -> Objective:
+        """The objective of one batch.
 
-    def _with(self, chosen: str) -> Objective:
+        Args:
+            number: of the batch in its stage.
+            progress: how much of the stage is done, 0 to 1.
+        """
+        chosen = self.turns.of_batch(number, self._turning) if self.turns and self._turning else None
+        return self._with(chosen, progress)
+
+    def _with(self, chosen: str | None, progress: float) -> Objective:
         """The terms of every batch, and the one whose turn it is, which then counts for all of its round."""
-        count = len(self._turning)
+        count = {chosen: len(self._turning)}
         return Objective(
             *(
-                (name, count * weight if name == chosen else weight, term)
+                (name, count.get(name, 1) * _at(weight, progress), term)
                 for name, weight, term in self.terms
                 if name == chosen or name not in self._turning
             )
@@ -327,10 +354,15 @@ class Objective:
 
     def __call__(self, v: Velocities) -> Losses:
         parts = {name: term(v) for name, _, term in self.terms}
-        first, *others = (weight * parts[name].mean() for name, weight, _ in self.terms)
+        first, *others = (_at(weight, 1.0) * parts[name].mean() for name, weight, _ in self.terms)
         total = sum(others, first)
         measures = [term.measure(v) for name, _, term in self.terms if name == "pure" and isinstance(term, Measured)]
         return Losses(total, {name: loss.detach() for name, loss in parts.items()}, *measures)
+
+
+def _at(weight: Weight, progress: float) -> float:
+    """A weight when so much of a stage is done."""
+    return weight.at(progress) if isinstance(weight, Growing) else weight
 
 
 def concept_error(loss: LossSettings) -> ConceptError:
@@ -359,7 +391,7 @@ def extractor_objective(settings: Settings) -> Objective:
 
 
 def student_objective(settings: Settings, has_reg: bool = False) -> Objective:
-    """Stage 2: L_CC + eta L_PureCC (PureCC, Eq. 15), with our anchor and replay.
+    """Stage 2: L_CC + eta L_PureCC (PureCC, Eq. 15), with our anchor and replay; and the word learns what vectors do.
 
     Args:
         has_reg: there are regularisation pictures, so prior preservation is theirs and not the replayed pictures'.
@@ -367,7 +399,8 @@ def student_objective(settings: Settings, has_reg: bool = False) -> Objective:
     pure, error = settings.pure_learning, concept_error(settings.loss)
     prior = 0.0 if has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
     replayed = 1.0 if pure.replay_images else 0.0
-    terms: list[tuple[str, float, Term]] = [
+    word = pure.word_weight if settings.teaches_word else 0.0
+    terms: list[tuple[str, Weight, Term]] = [
         ("concept", pure.concept_loss_weight, ConceptTerm(learned(STUDENT, COMPLETE), error)),
         ("pure", pure.eta, _pure_term(pure, COMPLETE, BASE, TARGET, {"class": CLASS, "null": NULL})),
         ("anchor", pure.anchor_weight, AnchorTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))),
@@ -383,6 +416,12 @@ def student_objective(settings: Settings, has_reg: bool = False) -> Objective:
             SurroundingsTerm(learned(STUDENT, REPLAY_COMPLETE), given(PRETRAINED, REPLAY)),
         ),
         ("prior", replayed * prior, ConceptTerm(learned(STUDENT, REPLAY), error)),
+        ("word", Growing(word), TieTerm(learned(WORD, COMPLETE), given(STUDENT, COMPLETE))),
+        (
+            "word_replayed",
+            Growing(replayed * word),
+            TieTerm(learned(WORD, REPLAY_COMPLETE), given(STUDENT, REPLAY_COMPLETE)),
+        ),
     ]
     if pure.merged:
         terms.append(("extractor", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE), error)))
@@ -391,7 +430,7 @@ def student_objective(settings: Settings, has_reg: bool = False) -> Objective:
     return _with_ties(settings, STUDENT, *terms)
 
 
-def _with_ties(settings: Settings, stage: str, *terms: tuple[str, float, Term]) -> Objective:
+def _with_ties(settings: Settings, stage: str, *terms: tuple[str, Weight, Term]) -> Objective:
     """The sum of a stage's terms; ties take turns if the settings say so."""
     if settings.pure_learning.ties == "all":
         return Objective(*terms)

@@ -83,6 +83,7 @@ def tiny_settings(model: Path, folder: Path) -> dict[str, Any]:
         "learning_rate": 1e-2,
         "replay_images": 4,
         "ties": "all",
+        "word_weight": 0.0,
         "context_train_steps": 2,
         "replay_sample_steps": 2,
         "sample_steps": 2,

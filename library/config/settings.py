@@ -111,6 +111,13 @@ class PureLearningSettings:
         "outside of where the class is (ours). 0 turns it off. For subjects.",
         at_least=0,
     )
+    word_weight: float = setting(
+        3.0,
+        "Teaches the LoRA to do by the trigger word alone what it does with the student's vectors: weight, at the end "
+        "of stage 2, of a tie between the two predictions; it grows from a tenth (ours). The LoRA alone is then shown "
+        "and measured. 0: the vectors carry the concept.",
+        at_least=0,
+    )
     ties: Literal["turns", "all"] = setting(
         "turns",
         "What a step has beside the concept loss: one of the other losses, in turns, weighted so that steps learn on "
@@ -311,6 +318,17 @@ class Settings:
     def output_dir(self) -> Path:
         """Folder of all results."""
         return Path(self.saving.output_dir)
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether the student has vectors in the blocks."""
+        kinds = self.concept_embeddings
+        return "none" not in (kinds.concept_embeddings, kinds.student_embeddings)
+
+    @property
+    def teaches_word(self) -> bool:
+        """Whether the trigger word learns to do what the student's vectors do."""
+        return self.has_vectors and self.pure_learning.word_weight > 0
 
     @property
     def fits_words(self) -> bool:

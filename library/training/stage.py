@@ -160,7 +160,7 @@ class Stage:
 
     def _gradient_of(self, number: int, batches: int) -> Seen | None:
         """Adds the gradient of this process's share of a batch; None if it has none of a small one."""
-        objective = self.objective.in_batch(number)
+        objective = self.objective.in_batch(number, self.done / self.steps)
         reference, replay = self.scenes.reference(number), self.scenes.replay(number) if objective.replays else None
         weight = len(reference.image) / self.scenes.rows(number) / batches
         if not weight:

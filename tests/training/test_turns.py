@@ -1,6 +1,5 @@
 """Ties in turns: one a batch, by seed, stage and number, and over a round the sum of all."""
 
-import itertools
 from collections import Counter
 
 import pytest
@@ -26,14 +25,14 @@ def names(objective) -> set[str]:
 
 def turns_of(settings, batches: int) -> list[str]:
     objective = student_objective(settings)
-    return [(names(objective.in_batch(number)) - {"concept"}).pop() for number in range(batches)]
+    return [(names(objective.in_batch(number, 0.0)) - {"concept"}).pop() for number in range(batches)]
 
 
 def test_a_batch_has_the_concept_loss_and_one_tie_and_a_round_has_each_tie_once(plan_of):
     settings = plan_of(ties="turns").settings
     objective = student_objective(settings)
     for number in range(8):
-        assert len(objective.in_batch(number).terms) == 2 and "concept" in names(objective.in_batch(number))
+        assert len(objective.in_batch(number, 0.0).terms) == 2 and "concept" in names(objective.in_batch(number, 0.0))
     turns = turns_of(settings, 12 * len(TIES))
     rounds = [tuple(turns[begin : begin + len(TIES)]) for begin in range(0, len(turns), len(TIES))]
     assert all(set(one) == TIES for one in rounds)
@@ -47,13 +46,13 @@ def test_whose_turn_it_is_follows_from_seed_stage_and_number(plan_of):
     tied = plan_of(ties="turns", extractor_replay_weight=1.0).settings
     stages = [
         [
-            [weight for name, weight, _ in objective.in_batch(number).terms if name == "anchor"]
+            [weight for name, weight, _ in objective.in_batch(number, 0.0).terms if name == "anchor"]
             for number in range(0, 24)
         ]
         for objective in (extractor_objective(tied), student_objective(tied))
     ]
     assert stages[0] != stages[1]
-    assert {frozenset(names(extractor_objective(tied).in_batch(number))) for number in range(6)} == {
+    assert {frozenset(names(extractor_objective(tied).in_batch(number, 0.0))) for number in range(6)} == {
         frozenset({"concept", "anchor"}),
         frozenset({"concept", "replay"}),
     }
@@ -68,7 +67,7 @@ def test_over_a_round_the_weights_are_those_of_all_terms_together(plan_of, prese
     assert len(everything.kinds) == 1 and count > 1
     sums: Counter[str] = Counter()
     for number in range(count):
-        for name, weight, _ in turning.in_batch(number).terms:
+        for name, weight, _ in turning.in_batch(number, 0.0).terms:
             sums[name] += weight / count
     assert sums == pytest.approx({name: weight for name, weight, _ in everything.terms})
 
@@ -169,4 +168,4 @@ def test_rivals_do_not_know_turns(plan_of):
     for method in ("lora", "dop", "prior_preservation"):
         settings = plan_of(method=method, ties="turns").settings
         objective = method_of(settings).student(settings, False)
-        assert all(kind is objective for kind in itertools.chain(objective.kinds, [objective.in_batch(3)]))
+        assert [one.terms for one in (*objective.kinds, objective.in_batch(3, 0.0))] == [objective.terms] * 2
