@@ -89,19 +89,18 @@ def execute(
 
     from library.files.cache_limit import CacheUse
     from library.files.folder_lock import FolderLock
-    from library.training.word_fit import WordFit
 
     log.append(settings.output_dir / "log.jsonl")
     begin = time.monotonic()
-    audit, words = QuickAudit.of(plan), WordFit()
+    audit = QuickAudit.of(plan)
     cache = CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes, arguments.clear_cache)
     with processes.main_holds(FolderLock(settings.output_dir)), processes.main_holds(cache):
         if arguments.clear_cache and processes.main:
             print(f"Cleared {cache.cleared / 1e6:.0f} MB of {settings.saving.cache_dir}.")
         run = Run(audit.planned(plan), processes)
-        run.looks += [words, audit]
+        run.looks.append(audit)
         run.planned |= planned
-        files = [*run.train(), *words.files]
+        files = run.train()
     if run.done:
         return
     print(f"Done in {time.monotonic() - begin:.0f} s. Look at {settings.output_dir / 'samples'} first. Saved:")

@@ -23,7 +23,7 @@ from library.hierarchical_embedding_injector import (
     placements_of,
 )
 from library.models.interface import FlowModel, PromptBatch
-from library.objectives import REPLAYED, STUDENT, Prediction, Reading, Truth, Velocities
+from library.objectives import REPLAYED, Prediction, Reading, Truth, Velocities
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,6 @@ class Scene:
         shows_concept: whether each picture's complete prompt names the concept, (B,); None: all do.
         anchored: whether the anchor holds each picture, (B,); None: all.
         region: 1 where the class is in each replayed picture and 0 elsewhere, (B, 1, H, W); None: nobody asks.
-        word_alone: whether the student sees each picture without its concept embeddings, (B,); None: none.
     """
 
     image: Tensor
@@ -74,14 +73,6 @@ class Scene:
     shows_concept: Tensor | None = None
     anchored: Tensor | None = None
     region: Tensor | None = None
-    word_alone: Tensor | None = None
-
-    def prompts_of(self, prediction: Prediction) -> PromptBatch:
-        """The prompts that a prediction reads; all of the student's alike, so that no difference mixes the two."""
-        prompts = self.prompts[prediction.prompt]
-        if self.word_alone is None or prediction.branch != STUDENT:
-            return prompts
-        return prompts.without_tokens(self.word_alone)
 
     @cached_property
     def x_t(self) -> Tensor:
@@ -101,7 +92,6 @@ class Scene:
             shows_concept=_part(self.shows_concept, rows),
             anchored=_part(self.anchored, rows),
             region=_part(self.region, rows),
-            word_alone=_part(self.word_alone, rows),
         )
 
     def truth(self, device: torch.device) -> Truth:
@@ -206,7 +196,7 @@ class DualBranchScheduler:
         if seed is not None:
             torch.manual_seed(seed)
         scenes = [_scene_of(prediction, reference, replay) for prediction in predictions]
-        prompts = [scene.prompts_of(p) for scene, p in zip(scenes, predictions, strict=True)]
+        prompts = [scene.prompts[p.prompt] for scene, p in zip(scenes, predictions, strict=True)]
         velocity = branch_velocity(
             self.model,
             self.network,

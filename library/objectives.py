@@ -7,19 +7,19 @@ step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from library.chance import generator_for
 from library.concept_error import SQUARED, ConceptError
 from library.config.loss_settings import LossSettings
 from library.config.settings import PureLearningSettings, Settings
 from library.flow import mse
 from library.lambda_star_loss import AdaptiveScale, FixedScale, concept_guidance, focused, measure_guidance, pure_loss
+from library.turns import Growing, Turns, Weight, at
 
 STUDENT, EXTRACTOR, PRETRAINED = "student", "extractor", "pretrained"
 """The branches: whose weights predict. The extractor while guidance is computed may run without its LoRA."""
@@ -261,48 +261,6 @@ class Losses:
     """lambda*, cosine and lengths of each image, (B,)."""
 
 
-@dataclass(frozen=True)
-class Turns:
-    """Terms that take turns: each batch has one of them, and every round of as many batches has each of them once.
-
-    The order is drawn anew for every round, so that no term always meets the same pictures.
-
-    Args:
-        names: of the terms.
-        seed, stage: what the order follows from.
-    """
-
-    names: frozenset[str]
-    seed: int
-    stage: str
-
-    def of_batch(self, number: int, names: Sequence[str]) -> str:
-        """The one of these names whose turn it is in the batch of that number."""
-        turn, place = divmod(number, len(names))
-        order = torch.randperm(len(names), generator=generator_for(self.seed, self.stage, "turns", turn))
-        return names[order[place]]
-
-
-@dataclass(frozen=True)
-class Growing:
-    """A weight that grows evenly over a stage, from a tenth of what it is at its end.
-
-    Args:
-        end: the weight at the last step.
-    """
-
-    end: float
-
-    def at(self, progress: float) -> float:
-        """The weight when so much of the stage is done, 0 to 1."""
-        return self.end * (BEGIN + (1 - BEGIN) * progress)
-
-
-BEGIN = 0.1
-"""The share of a growing weight that a stage begins with."""
-Weight = float | Growing
-
-
 class Objective:
     """A weighted sum of terms.
 
@@ -312,7 +270,7 @@ class Objective:
     """
 
     def __init__(self, *terms: tuple[str, Weight, Term], turns: Turns | None = None) -> None:
-        self.terms = tuple((name, weight, term) for name, weight, term in terms if _at(weight, 1.0) > 0)
+        self.terms = tuple((name, weight, term) for name, weight, term in terms if at(weight, 1.0) > 0)
         self.turns = turns
         self._turning = [name for name, _, _ in self.terms if turns and name in turns.names]
 
@@ -343,26 +301,16 @@ class Objective:
 
     def _with(self, chosen: str | None, progress: float) -> Objective:
         """The terms of every batch, and the one whose turn it is, which then counts for all of its round."""
-        count = {chosen: len(self._turning)}
-        return Objective(
-            *(
-                (name, count.get(name, 1) * _at(weight, progress), term)
-                for name, weight, term in self.terms
-                if name == chosen or name not in self._turning
-            )
-        )
+        now, count = [(name, at(weight, progress), term) for name, weight, term in self.terms], len(self._turning)
+        turn = [(name, count * weight, term) for name, weight, term in now if name == chosen]
+        return Objective(*(one for one in now if one[0] not in self._turning), *turn)
 
     def __call__(self, v: Velocities) -> Losses:
         parts = {name: term(v) for name, _, term in self.terms}
-        first, *others = (_at(weight, 1.0) * parts[name].mean() for name, weight, _ in self.terms)
+        first, *others = (at(weight, 1.0) * parts[name].mean() for name, weight, _ in self.terms)
         total = sum(others, first)
         measures = [term.measure(v) for name, _, term in self.terms if name == "pure" and isinstance(term, Measured)]
         return Losses(total, {name: loss.detach() for name, loss in parts.items()}, *measures)
-
-
-def _at(weight: Weight, progress: float) -> float:
-    """A weight when so much of a stage is done."""
-    return weight.at(progress) if isinstance(weight, Growing) else weight
 
 
 def concept_error(loss: LossSettings) -> ConceptError:
@@ -398,7 +346,7 @@ def student_objective(settings: Settings, has_reg: bool = False) -> Objective:
     """
     pure, error = settings.pure_learning, concept_error(settings.loss)
     prior = 0.0 if has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
-    replayed = 1.0 if pure.replay_images else 0.0
+    replayed, on_replayed = (1.0 if pure.replay_images else 0.0), REPLAY_COMPLETE
     word = pure.word_weight if settings.teaches_word else 0.0
     terms: list[tuple[str, Weight, Term]] = [
         ("concept", pure.concept_loss_weight, ConceptTerm(learned(STUDENT, COMPLETE), error)),
@@ -413,15 +361,11 @@ def student_objective(settings: Settings, has_reg: bool = False) -> Objective:
         (
             "surroundings",
             replayed * pure.surroundings_weight,
-            SurroundingsTerm(learned(STUDENT, REPLAY_COMPLETE), given(PRETRAINED, REPLAY)),
+            SurroundingsTerm(learned(STUDENT, on_replayed), given(PRETRAINED, REPLAY)),
         ),
         ("prior", replayed * prior, ConceptTerm(learned(STUDENT, REPLAY), error)),
         ("word", Growing(word), TieTerm(learned(WORD, COMPLETE), given(STUDENT, COMPLETE))),
-        (
-            "word_replayed",
-            Growing(replayed * word),
-            TieTerm(learned(WORD, REPLAY_COMPLETE), given(STUDENT, REPLAY_COMPLETE)),
-        ),
+        ("word_replayed", Growing(replayed * word), TieTerm(learned(WORD, on_replayed), given(STUDENT, on_replayed))),
     ]
     if pure.merged:
         terms.append(("extractor", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE), error)))

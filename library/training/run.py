@@ -265,7 +265,8 @@ class Run:
         self.average.take()
         about_data = data_metadata(self.plan.pictures, self.plan.size)
         files = save_student(self.parts, self.student, stage.done, about_data=about_data)
-        rows = self.monitor.sheets.student(self.student.shown, stage) if self.monitor else []
+        vectors = {"with its vectors": self.student.branch} if self.student.taught_word else {}
+        rows = self.monitor.sheets.student(self.student.shown, stage, vectors) if self.monitor else []
         picture = own_thumbnail(self.settings) or (preview_of(rows) if rows else None)
         beside = save_preview(self.parts, files, picture) if picture else []
         self.listeners.tell(Listener.student_finished, self.parts, self.student.shown, files)
