@@ -115,7 +115,7 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
     """
     from library.evaluation.quick import QuickAudit
     from library.preflight.checks import longest_paths
-    from library.preflight.doctor import findings
+    from library.preflight.doctor import findings, hidden_triggers
     from library.preflight.finding import describe_findings
     from library.preflight.fit import describe_fit, fitted
     from library.preflight.machine import machine_findings, this_machine
@@ -131,7 +131,9 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
         print(describe_plan(plan))
     machine, blocks = this_machine(), plan.parts.model.transformer_config["num_layers"]
     found = [*machine_findings(machine, plan.settings.model, blocks), *findings(plan)]
-    print(describe_findings([*found, *path_findings(longest_paths(plan), machine.longest_path)]))
+    found += path_findings(longest_paths(plan), machine.longest_path)
+    found += hidden_triggers(plan) if arguments.doctor else []
+    print(describe_findings(found))
     if arguments.doctor:
         return
     fitting, predicted, taken = fit or fitted(plan, card)

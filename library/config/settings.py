@@ -73,7 +73,7 @@ class PureLearningSettings:
         1.0, "Weight of the concept loss, L_CC, in stage 2. 0 learns from the guidance alone.", at_least=0
     )
     anchor_weight: float = setting(
-        2.0, "Ties the student on base prompts of a subject to the pretrained model (ours). 0: no tie.", at_least=0
+        3.0, "Ties the student on base prompts of a subject to the pretrained model (ours). 0: no tie.", at_least=0
     )
     extractor_anchor_weight: float = setting(
         1.0, "The same tie for the extractor in stage 1, which keeps its guidance clean (ours).", at_least=0
@@ -82,7 +82,7 @@ class PureLearningSettings:
         96, "Pictures that the pretrained model draws once, for the student to stay faithful to (ours).", at_least=0
     )
     replay_weight: float = setting(
-        3.0, "Weight of that tie to the pretrained model on replayed pictures. 0 turns replay off.", at_least=0
+        5.0, "Weight of that tie to the pretrained model on replayed pictures. 0 turns replay off.", at_least=0
     )
     replay_eta: float = setting(
         0.0,

@@ -17,6 +17,7 @@ from library.placeholders import foreign_placeholders
 from library.preflight.checks import may_only_be_read
 from library.preflight.finding import Finding
 from library.preflight.plan import Plan, cut_off, shortened
+from library.prepare.visibility import measured_visibility
 from library.prompts import triggers_in
 from library.report.progress import bar_over
 
@@ -170,6 +171,23 @@ def _trigger(plan: Plan, concept: Concept) -> Iterator[Finding]:
         yield Finding(
             f'The trigger "{concept.trigger}" is part of the class word "{concept.class_word}".', "Choose another one."
         )
+
+
+def hidden_triggers(plan: Plan) -> list[Finding]:
+    """Triggers that the model hardly sees, if the LoRA is to do by them alone. Loads the model."""
+    if not plan.settings.teaches_word:
+        return []
+    seen = measured_visibility(plan.parts, plan.size, bar_over("trigger"))
+    triggers = {concept.name: concept.trigger for concept in plan.config.concepts}
+    return [
+        Finding(
+            f'The model hardly sees the trigger "{triggers[name]}": it moves the prediction by {one.trigger:.1%}, a '
+            f"colour by {one.colour:.0%}. The LoRA tells the concept from its class by that word alone.",
+            f'Choose another one, for instance "{one.best}", which moves it by {one.others[one.best]:.1%}.',
+        )
+        for name, one in seen.items()
+        if one.hardly
+    ]
 
 
 def _captions(pictures: list[Picture], concept: Concept) -> Iterator[Finding]:
