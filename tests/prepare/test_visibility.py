@@ -19,8 +19,7 @@ def test_a_word_is_tried_where_the_trigger_stands(plan_of):
 def test_every_word_moves_the_velocity_by_a_share_of_it(plan_of):
     plan = plan_of(DATASET.replace("sks", "red"))
     (seen,) = measured_visibility(plan.parts, plan.size).values()
-    again = measured_visibility(plan.parts, plan.size)["dog"]
-    assert seen == again and 0 < seen.colour < 1 and all(0 < one < 1 for one in seen.others.values())
+    assert 0 < seen.colour < 1 and all(0 < one < 1 for one in seen.others.values())
     assert seen.trigger > 0 and not seen.hardly, "a trigger that is a colour moves it as colours do"
 
 
