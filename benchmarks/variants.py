@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from library.config.settings import Settings
 
-NOTHING = {"eta": 0.0, "anchor_weight": 0.0, "replay_weight": 0.0, "surroundings_weight": 0.0, "ties": "all"}
+NOTHING = {
+    "eta": 0.0,
+    "anchor_weight": 0.0,
+    "replay_weight": 0.0,
+    "surroundings_weight": 0.0,
+    "word_weight": 0.0,
+    "ties": "all",
+}
 TIES = {"anchor_weight": 1.0, "replay_weight": 1.0, "surroundings_weight": 3.0}
+TURNS = {"word_weight": 3.0, "ties": "turns"}
+"""What the presets have since: the tie for the word, and one tie a step."""
 PLAIN = "plain LoRA"
 AUTHORS = "the authors' release"
 PEER = "diffusers + PEFT, plain LoRA"
@@ -23,8 +32,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "PureCC + anchor + replay": {**NOTHING, "eta": 0.5, "anchor_weight": 1.0, "replay_weight": 1.0},
     "lean: without PureCC, + surroundings": {**NOTHING, **TIES},
     "pure: all of it": {**NOTHING, **TIES, "eta": 0.5},
-    "lean, in turns": {**NOTHING, **TIES, "ties": "turns"},
-    "pure, in turns": {**NOTHING, **TIES, "eta": 0.5, "ties": "turns"},
+    "lean, with the word, in turns": {**NOTHING, **TIES, **TURNS},
+    "pure, with the word, in turns": {**NOTHING, **TIES, **TURNS, "eta": 0.5},
 }
 """Settings of [pure_learning] by what they are called in the tables."""
 
