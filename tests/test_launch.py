@@ -42,6 +42,11 @@ def test_the_best_card_decides_which_build_of_pytorch_it_gets(found, system, bui
     assert launch.torch_build(found, system) == build
 
 
+def test_the_table_of_builds_is_for_the_pytorch_that_is_installed():
+    """Another one has other builds: https://github.com/pytorch/pytorch/blob/main/RELEASE.md."""
+    assert launch.torch_version().startswith("2.13.")
+
+
 def executable(folder: Path, name: str, text: str) -> None:
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(f"#!{BASH}\n{text}\n")
