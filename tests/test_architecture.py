@@ -31,7 +31,7 @@ FLOORS = [
     ["drawing", "saving"],
     ["prepare"],
     ["preflight", "convert"],
-    ["training"],
+    ["training", "captions"],
     ["evaluation"],
 ]
 """Rooms of `library/`, and files that stand apart from theirs; each imports from floors below its own only."""
