@@ -26,7 +26,15 @@ torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much wh
 
 
 def pytest_addoption(parser) -> None:
-    parser.addoption("--kills", type=int, default=20, help="How often tests/training/test_killed.py kills a run.")
+    parser.addoption("--kills", type=int, default=12, help="How often tests/training/test_killed.py kills a run.")
+
+
+LONGEST = ("test_demo.py", "test_command_line.py", "test_forecast.py", "test_method_bench.py")
+"""Files that take longest: they come first, so that workers that take a file each end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
