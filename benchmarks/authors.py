@@ -22,7 +22,8 @@ from library.models import FlowModel
 from library.models.loading.model_files import TEXT_ENCODERS
 from library.models.loading.weights import fill
 from library.models.memory.counting import as_skeleton
-from library.models.memory.live_memory import META, held_by
+from library.models.memory.live_memory import held_by
+from library.models.memory.operations import META
 from library.models.modules import blank
 from library.prompts import NULL_PROMPT
 

@@ -17,7 +17,8 @@ from library.dual_branch_scheduler import PRETRAINED_BRANCH, Scene
 from library.hierarchical_embedding_injector import ConceptToken
 from library.models import FlowModel, PromptBatch
 from library.models.memory.counting import Footprint
-from library.models.memory.live_memory import META, LiveMemory, fused_attention, held_by, storage_bytes
+from library.models.memory.live_memory import LiveMemory, fused_attention, held_by, storage_bytes
+from library.models.memory.operations import META
 from library.models.memory.residence import Residence
 from library.objectives import EXTRACTOR, REPLAYED, STUDENT
 from library.parts.assembled import Assembled, assemble

@@ -23,6 +23,8 @@ from tests.training.test_stages import (
     student_file,
 )
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 
 def low_rank(rank: int = 4, dropout: Dropout = Dropout()) -> LowRank:  # noqa: B008
     generator = torch.Generator().manual_seed(0)

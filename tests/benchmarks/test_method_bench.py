@@ -229,15 +229,17 @@ def test_a_report_has_every_method_a_plot_and_a_table_of_differences(tmp_path):
 
 
 def test_a_trial_on_the_bundled_model_is_scored_and_shares_its_extractor(tmp_path, monkeypatch):
-    short = {"extractor_train_steps": 2, "replay_images": 4, "replay_sample_steps": 2}
+    for name, few in (("concepts.PROBES", 4), ("drawing.STEPS", 3)):
+        monkeypatch.setattr(f"benchmarks.method.{name}", few)
+    short = {"extractor_train_steps": 2, "replay_images": 4, "replay_sample_steps": 2, "context_train_steps": 4}
     bench = Bench(tmp_path, "pocket/model", short)
     first, controls = bench.run(Trial("pure", "bib", 0, checkpoints=(1, 3))), bench.controls(CONCEPTS["bib"]())
     assert [checkpoint["steps"] for checkpoint in first["checkpoints"]] == [1, 3]
     (extractor,) = tmp_path.glob("extractors/*")
-    monkeypatch.setattr(Run, "extractor_stage", lambda self: pytest.fail("trained again"))
-    again = bench.run(Trial("pure, eta 2", "bib", 0, checkpoints=(1,)))
+    with monkeypatch.context() as untrained:
+        untrained.setattr(Run, "extractor_stage", lambda self: pytest.fail("trained again"))
+        again = bench.run(Trial("pure, eta 2", "bib", 0, checkpoints=(1,)))
     assert [*tmp_path.glob("extractors/*")] == [extractor]
-    monkeypatch.undo()
     assert [checkpoint["steps"] for checkpoint in first["with_vectors"]] == [1, 3]
     assert first["with_vectors"][1]["probes"]["concept"] != first["checkpoints"][1]["probes"]["concept"]
     drifts = [of["probes"]["class"]["drift"] for of in (first["with_vectors"][1], first["checkpoints"][1])]

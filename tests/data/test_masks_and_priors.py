@@ -14,6 +14,8 @@ from library.report.log import read_log, summary
 from library.training.run import Run
 from tests.training.test_stages import stopped_after
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 HEAD = (
     '[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n[[datasets]]\nresolution = 32\nbatch_size = 2\n'
 )

@@ -18,6 +18,8 @@ from library.training.update import stochastically_rounded
 from tests.helpers.tiny import tiny_transformer
 from tests.methods.test_methods import disturb, ready, student_layers
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 MODEL = {"pretrained_model_name_or_path": "m"}
 
 

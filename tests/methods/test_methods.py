@@ -34,6 +34,8 @@ from tests.data.test_masks_and_priors import DOGS, HEAD, reg  # noqa: F401
 from tests.helpers.places import ROOT
 from tests.training.test_stages import PLAIN_LORA, assert_equal_files, stopped_after, student_file
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 MODEL = {"pretrained_model_name_or_path": "m"}
 
 

@@ -23,6 +23,8 @@ from tests.conftest import DATASET
 from tests.training.test_faults import content_of
 from tests.training.test_stages import PLAIN_LORA, assert_equal_files, student_file
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 QUICK = {
     **PLAIN_LORA,
     "extractor_train_steps": 0,

@@ -36,6 +36,8 @@ from library.training.run import Run
 from tests.conftest import DATASET
 from tests.helpers.tiny import tiny_transformer
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 NOTHING_OF_OURS = {
     "context_vectors": 0,
     "surroundings_weight": 0.0,

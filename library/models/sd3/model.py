@@ -19,7 +19,7 @@ from library.models.interface import BaseChange, Progress, PromptBatch, TextStat
 from library.models.loading.model_files import TEXT_ENCODERS, ModelFiles
 from library.models.loading.weights import fill, needed_by, put
 from library.models.memory.counting import Footprint, as_skeleton, count_decode, count_encode, count_text
-from library.models.memory.live_memory import META
+from library.models.memory.operations import META
 from library.models.memory.residence import Residence, ResidentBase
 from library.models.modules import blank
 from library.models.sd3.bundled_tokenizers import counted
