@@ -137,7 +137,7 @@ def report(tmp_path_factory):
 
 def test_the_report_has_every_section_and_links_to_it(report):
     parsed = Page(report[1])
-    names = ["samples", "curves", "pictures", "files", "cost", "settings", "more"]
+    names = ["samples", "more", "curves", "pictures", "files", "cost", "settings"]
     assert [section["id"] for section in parsed.all("section")] == names
     assert [link["href"] for link in parsed.all("a")] == [f"#{name}" for name in names]
 
