@@ -161,7 +161,7 @@ class Bench:
             },
         )
         run = Run(make_plan(settings, read_concepts_and_pictures(None, settings)))
-        run.parts.texts.prepare(texts)
+        run.plan.parts.texts.prepare(texts)
         run.open_log()
         run.prepare()
         return run
