@@ -63,10 +63,10 @@ def _config_of(
         if trigger or class_word:
             raise ConfigError("Command line: --trigger and --class_word stand in the --dataset_config.", "Leave them.")
         return read_dataset_config(TomlFile(dataset_config), DataSettings(dataset_config=dataset_config), notices)
-    if trigger is None:
+    if not trigger:
         raise ConfigError("Command line: --trigger is missing.", 'Choose a rare word, for instance "--trigger ohwx".')
     said = {"name": "concept", "trigger": trigger, "class_word": class_word, "kind": kind}
-    concept = Concept(**{name: value for name, value in said.items() if value is not None})
+    concept = Concept(**{name: value for name, value in said.items() if value})
     of_concept = {name: value for name, value in vars(concept).items() if value is not None}
     tables = {"concepts": [of_concept], "datasets": [{"subsets": [{"image_dir": folder}]}]}
     return read_dataset_config(TomlFile.of_tables(Path(str(folder)), tables), DataSettings(), notices)

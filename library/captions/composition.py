@@ -94,11 +94,14 @@ def _said_once(parts: Sequence[_Part]) -> list[_Part]:
 
 def without_names(text: str, concept: Concept) -> str:
     """A phrase without trigger and class word: "the dog sitting" is "sitting"."""
-    for word in (concept.trigger, concept.class_word or ""):
-        if triggers_in(text, word):
-            text = re.sub(rf"(?:\b(?:a|an|the) )?(?<!\w){re.escape(word)}(?!\w)(?:['’]s\b)?", "", text, flags=re.I)
+    text = _without_word(_without_word(text, concept.trigger), concept.class_word or "")
     text = " ".join(text.split()).replace(" ,", ",").strip(" ,")
     return text.removeprefix("is ").removeprefix("are ")
+
+
+def _without_word(text: str, word: str) -> str:
+    """The text without a word, its article and its "'s"."""
+    return re.sub(rf"(?:\b(?:a|an|the) )?(?<!\w){re.escape(word)}(?!\w)(?:['’]s\b)?", "", text, flags=re.I)
 
 
 def _subject(parts: Sequence[_Part], facts: Facts, concept: Concept) -> str:
