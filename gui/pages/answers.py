@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from gui import machine, projects, runs
@@ -140,11 +140,21 @@ def _http(request: Request, error: Exception) -> Response:
     return PlainTextResponse(said, code) if _is_part(request) else _failed(request, said, code)
 
 
+def _cut_off(request: Request, error: Exception) -> Response:
+    return PlainTextResponse("It was too large, or the connection was lost.", 413)
+
+
 def _failed(request: Request, sentence: str, status: int) -> Response:
     return show(request, "failed.html", status, sentence=sentence)
 
 
-ON_ERRORS = {NotHere: _not_here, PureCCError: _mistake, OSError: _of_the_system, HTTPException: _http}
+ON_ERRORS = {
+    NotHere: _not_here,
+    PureCCError: _mistake,
+    OSError: _of_the_system,
+    HTTPException: _http,
+    ClientDisconnect: _cut_off,
+}
 """What becomes of an error of each kind."""
 
 

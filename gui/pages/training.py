@@ -12,23 +12,11 @@ from starlette.routing import Route
 from gui import curves, machine, runs, waiting
 from gui.pages.answers import field, house_of, posted, project_of, refresh, run_of, show
 from gui.places import NotHere, existing
+from gui.progress import Progress
 from gui.runs import Run
 
-ACTIVITIES = {
-    "start": "Starting",
-    "text": "Reading the captions",
-    "latents": "Looking at the pictures",
-    "loading": "Loading the model",
-    "replayed pictures": "Drawing what must stay as it is",
-    "context": "Learning what is around the subject",
-    "extractor": "Stage 1: finding what is special",
-    "student": "Stage 2: learning it",
-    "sheets": "Drawing the contact sheet",
-    "check of the files": "Checking the files",
-    "words for UIs without our nodes": "Fitting words for other programs",
-    "report card": "Measuring what else has changed",
-}
-"""What the trainer is doing, in plain words."""
+LITTLE_DISK = 2_000_000_000
+"""Free bytes below which a run is likely to fill the disk."""
 PARTS = ("progress", "actions", "sheets", "curves", "log")
 
 
@@ -53,11 +41,16 @@ def _page(request: Request, run: Run) -> Response:
 def _values(request: Request, run: Run, part: str) -> dict[str, Any]:
     """What a part of the page shows, and `mark`, which changes when that does."""
     if part == "progress":
-        status, queue = run.status, waiting.read(house_of(request).root)
+        queue = waiting.read(house_of(request).root)
         place = next((n for n, one in enumerate(queue, 1) if (one.project, one.run) == (run.project.slug, run.name)), 0)
-        entry = queue[place - 1] if place else None
-        return {"mark": f"{run.state}-{status.get('updated_at')}-{place}", "place": place, "entry": entry,
-                "status": status, "activities": ACTIVITIES, "disk": machine.free_disk(run.folder)}  # fmt: skip
+        return {
+            "mark": f"{run.state}-{run.status.get('updated_at')}-{place}",
+            "place": place,
+            "entry": queue[place - 1] if place else None,
+            "progress": Progress.of(run),
+            "disk": machine.free_disk(run.folder),
+            "little": LITTLE_DISK,
+        }
     if part == "actions":
         return {"mark": run.state}
     if part == "sheets":

@@ -40,7 +40,7 @@ class Browser:
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
         while True:
-            said = json.loads(self._socket.recv(timeout=60))
+            said = json.loads(self._socket.recv(timeout=300))
             if said.get("id") == self._number:
                 if "error" in said:
                     raise RuntimeError(f"{method}: {said['error']}")
@@ -76,7 +76,7 @@ class Browser:
         """Waits until an expression is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            value = self.js(expression)
+            value = self.js(f"(found => found instanceof Node || found)({expression})")
             if value:
                 return value
             time.sleep(0.05)
@@ -93,8 +93,9 @@ class Browser:
             f".find(e => e.innerText.includes({json.dumps(words)}) && !e.disabled)"
         )
         where = self.wait(
-            f"(() => {{ const e = {found}; if (!e) return null; e.scrollIntoView({{block: 'center', behavior: 'instant'}});"
-            " const b = e.getBoundingClientRect(); return b.width ? [b.x + b.width / 2, b.y + b.height / 2] : null; })()"
+            f"(() => {{ const e = {found}; if (!e) return null;"
+            " e.scrollIntoView({block: 'center', behavior: 'instant'}); const b = e.getBoundingClientRect();"
+            " return b.width ? [b.x + b.width / 2, b.y + b.height / 2] : null; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1)
@@ -125,9 +126,7 @@ class Browser:
     def look(self, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """A screen of this size, in light or dark colours."""
         mobile = width < 600
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
 
@@ -146,7 +145,7 @@ def browser(folder: Path) -> Iterator[Browser]:
     words += ["--no-first-run", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
     process = subprocess.Popen([*words, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        with connect(_address(folder), max_size=None) as socket:
+        with connect(_address(folder), max_size=None, ping_interval=None) as socket:
             yield Browser(socket)
     finally:
         process.terminate()
