@@ -77,6 +77,13 @@ class Forecasts:
             remove(folder / name)
         return Forecast(tables, problem)
 
+    def drop(self, project: Project) -> None:
+        """Ends the one that is being made for a project, whose card and processor something else needs now."""
+        with self._lock:
+            _, child = self._running.pop(project.folder, ("", None))
+            if child is not None:
+                child.kill()
+
     def close(self) -> None:
         """Ends those that are being made."""
         for _, child in self._running.values():

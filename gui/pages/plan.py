@@ -69,6 +69,7 @@ def start(request: Request, form: FormData) -> Response:
     """Makes a run and starts it, or puts it behind the one that trains now."""
     house = house_of(request)
     run = runs.create(project_of(request), house.machine, house.cache)
+    house.forecasts.drop(run.project)
     waiting.add(house.root, run)
     return to(f"/p/{run.project.slug}/runs/{run.name}")
 

@@ -1,4 +1,4 @@
-"""Stands in for purecc_train.py and purecc_generate.py: it obeys control/ and writes status.json, and trains nothing."""
+"""Stands in for purecc_train.py and purecc_generate.py: it obeys control/, writes status.json and trains nothing."""
 
 import json
 import os
