@@ -30,9 +30,10 @@ def charts_of(run: Run) -> Charts:
     rows = list(rows_of(run))
     stage = rows[-1].get("stage", "") if rows else ""
     own = [row for row in rows if row.get("stage") == stage and "step" in row]
+    shown = own if len(own) > 1 else []
     return Charts(
         mark=f"{stage}-{len(own) // EVERY}-{run.state}",
         stage=stage,
-        loss=chart("Loss by step", curves_of(own, LOSSES)),
-        scale=chart("Scale of the guidance by step", curves_of(own, SCALES)),
+        loss=chart("Loss by step", curves_of(shown, LOSSES)),
+        scale=chart("Scale of the guidance by step", curves_of(shown, SCALES)),
     )

