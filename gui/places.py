@@ -13,6 +13,10 @@ POCKET_MODEL = ROOT / "pocket" / "model"
 POCKET_PICTURES = ROOT / "pocket" / "subject-creature"
 
 
+LONGEST = 255
+"""Bytes of a file's name."""
+
+
 class NotHere(Exception):
     """A page asks for something that is not there, or not its to see."""
 
@@ -23,7 +27,7 @@ def inside(folder: Path, name: str) -> Path:
     Raises:
         NotHere: the name is a path, no name for a file, or a link that leads out of the folder.
     """
-    if why_not_a_name(name):
+    if why_not_a_name(name) or len(name.encode("utf-8", "replace")) > LONGEST:
         raise NotHere(name)
     path = folder / name
     if path.resolve() != folder.resolve() / name:

@@ -58,7 +58,8 @@ def settings_before_changes(project: Project, machine: Machine) -> dict[str, Any
     values |= _model(project, machine)
     share = LENGTHS[project.effort]
     values |= {name: max(1, round(share * values[name])) for name in STEPS if name in values}
-    every = max(1, values["max_train_steps"] // SHEETS)
+    steps = project.changed.get("max_train_steps", values["max_train_steps"])
+    every = max(1, steps // SHEETS)
     values |= {"sample_every_n_steps": every, "save_every_n_steps": every}
     values["resolution"] = POCKET_SIDE if project.model == "pocket" else project.resolution
     values.pop("dataset_config", None)

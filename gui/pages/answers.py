@@ -127,6 +127,8 @@ def _mistake(request: Request, error: Exception) -> Response:
 
 
 def _of_the_system(request: Request, error: Exception) -> Response:
+    if isinstance(error, FileNotFoundError):  # it went while it was being looked at
+        return _not_here(request, error)
     why, remedy = why_not_written(error if isinstance(error, OSError) else OSError(str(error)))
     sentence = f"It could not be written: {why}. {remedy}."
     return PlainTextResponse(sentence, 507) if _is_part(request) else _failed(request, sentence, 507)

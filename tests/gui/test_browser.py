@@ -36,6 +36,8 @@ sample_seeds = 1
 sample_strengths = []
 extractor_train_steps = 2
 max_train_steps = 4
+sample_every_n_steps = 2
+save_every_n_steps = 2
 """
 """What makes the run small; no other value of the window's own way is changed."""
 SIZES = ((1280, 900), (420, 900))
@@ -222,6 +224,7 @@ def result(page: Browser, window: Window, comfyui: Path, folder: Path) -> None:
     loaded(page, "/runs/001")
     page.click("a.button", "See the result")
     loaded(page, "/result")
+    assert page.js("document.querySelectorAll('[name=step]').length") == 2  # step 2, and the end
     page.click("button", "Put it into ComfyUI")
     page.wait("document.querySelector('#delivered').innerText.includes('ohwx creature')", LONG)
     copied = comfyui / "models" / "loras" / "Mein-Bär.safetensors"
