@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from argparse import Namespace
@@ -31,6 +32,7 @@ def main(log: list[Path]) -> None:
     """Reads the settings, makes the plan and runs it."""
     parser = command_line_parser("Learns a concept from a few pictures, and nothing else.")
     parser.add_argument("--dry_run", action="store_true", help="Check everything and show the plan, without training.")
+    parser.add_argument("--json", action="store_true", help="With --dry_run: say it as JSON, for another program.")
     parser.add_argument("--doctor", action="store_true", help="Say what is likely to go wrong, without training.")
     parser.add_argument("--clear_cache", action="store_true", help="Throw all of cache_dir away before training.")
     parser.add_argument(
@@ -40,6 +42,8 @@ def main(log: list[Path]) -> None:
     arguments = parser.parse_args()
     if arguments.clear_cache and (arguments.dry_run or arguments.doctor):
         raise ConfigError("--clear_cache has nothing to do here: nothing is computed.", "Leave it out.")
+    if arguments.json and (arguments.doctor or not arguments.dry_run):
+        raise ConfigError("--json is for --dry_run alone.", "Add --dry_run, or leave --json out.")
     target = output_config_of(arguments)
     file = config_file_of(arguments)
     notices: list[str] = []
@@ -58,7 +62,7 @@ def main(log: list[Path]) -> None:
     from library.training.processes import joined
 
     with joined(settings, notices) as processes:
-        for notice in dict.fromkeys(notices):
+        for notice in dict.fromkeys(notices if not arguments.json else ()):
             print(notice)
         execute(arguments, settings, config, processes, log)
 
@@ -116,6 +120,7 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
     from library.evaluation.quick import QuickAudit
     from library.preflight.checks import longest_paths
     from library.preflight.doctor import findings, hidden_triggers
+    from library.preflight.dry_run import dry_run_tables
     from library.preflight.finding import describe_findings
     from library.preflight.fit import describe_fit, fitted
     from library.preflight.machine import machine_findings, this_machine
@@ -127,17 +132,21 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
     fit = fitted(plan, card) if plan.settings.model.auto_fit else None
     fitting = fit[0] if fit else plan
     Run(QuickAudit.of(fitting).planned(fitting))
-    if arguments.dry_run:
+    if arguments.dry_run and not arguments.json:
         print(describe_plan(plan))
     machine, blocks = this_machine(), plan.parts.model.transformer_config["num_layers"]
     found = [*machine_findings(machine, plan.settings.model, blocks), *findings(plan)]
     found += path_findings(longest_paths(plan), machine.longest_path)
     found += hidden_triggers(plan) if arguments.doctor else []
-    print(describe_findings(found))
+    if not arguments.json:
+        print(describe_findings(found))
     if arguments.doctor:
         return
     fitting, predicted, taken = fit or fitted(plan, card)
-    print(describe_fit(fitting, predicted, taken, card))
+    if arguments.json:
+        print(json.dumps(dry_run_tables(fitting, found, predicted, taken, card)))
+    else:
+        print(describe_fit(fitting, predicted, taken, card))
     if card is not None and not predicted.fits(card):
         raise SystemExit(EXIT_DOES_NOT_FIT)
 

@@ -230,7 +230,8 @@ def _preset(plan: Plan, card: int | None) -> Iterator[str]:
         yield f"The preset for such a card is presets/sd35m_{presets[-1]}gb.toml."
 
 
-def _disk(plan: Plan, predicted: Forecast) -> Iterator[str]:
+def disk_use(plan: Plan, predicted: Forecast) -> tuple[int, int]:
+    """Bytes of the cache, and about how many of results and saved state."""
     model, settings = plan.parts.model, plan.settings
     width, pooled = (model.transformer_config[f"{name}_dim"] for name in ("joint_attention", "pooled_projection"))
     texts = len(plan.texts()) * (text_length(model) * width + pooled) * model.dtype.itemsize
@@ -238,8 +239,12 @@ def _disk(plan: Plan, predicted: Forecast) -> Iterator[str]:
     latents = sum(8 * n * _numbers(model.latent_shape(*size)) for size, n in ways)  # mean and deviation, 4 bytes each
     replayed = settings.pure_learning.replay_images if plan.uses_replay else 0
     cache = texts + latents + 4 * replayed * _numbers(model.latent_shape(*plan.size))
-    learning = sum(step.learning for step in predicted.steps.values())
-    yield f"Disk: {cache / 1e6:.0f} MB of cache, about {24 * learning / 1e6:.0f} MB of results and saved state."
+    return cache, 24 * sum(step.learning for step in predicted.steps.values())
+
+
+def _disk(plan: Plan, predicted: Forecast) -> Iterator[str]:
+    cache, results = disk_use(plan, predicted)
+    yield f"Disk: {cache / 1e6:.0f} MB of cache, about {results / 1e6:.0f} MB of results and saved state."
 
 
 def _numbers(shape: tuple[int, ...]) -> int:

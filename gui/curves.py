@@ -1,0 +1,39 @@
+"""The curves of a run, drawn as its report draws them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from gui.runs import Run, rows_of
+from library.report.charts import chart, curves_of
+
+LOSSES = {"loss": "all that is minimised", "concept": "how well the pictures are learned"}
+SCALES = {"lambda_star": "how much of the difference is taken over (lambda*)"}
+EVERY = 5
+"""Steps between two drawings."""
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Charts of the stage that a run is in; "" for those that have no values."""
+
+    mark: str
+    stage: str
+    loss: Markup
+    scale: Markup
+
+
+def charts_of(run: Run) -> Charts:
+    """The charts of a run's last stage."""
+    rows = list(rows_of(run))
+    stage = rows[-1].get("stage", "") if rows else ""
+    own = [row for row in rows if row.get("stage") == stage and "step" in row]
+    shown = own if len(own) > 1 else []
+    return Charts(
+        mark=f"{stage}-{len(own) // EVERY}-{run.state}",
+        stage=stage,
+        loss=chart("Loss by step", curves_of(shown, LOSSES)),
+        scale=chart("Scale of the guidance by step", curves_of(shown, SCALES)),
+    )

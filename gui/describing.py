@@ -1,0 +1,63 @@
+"""Captions by a model that looks at the pictures: `purecc_caption.py` in a process of its own, where it is there."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from gui import children
+from gui.forecasts import sentence_of
+from gui.places import CAPTION
+from gui.projects import Project
+from library.errors import ConfigError
+from library.files.atomic import remove, write_text
+
+FILE, LOG = "describing.json", "describing.log"
+
+
+@dataclass(frozen=True)
+class Describing:
+    """A call of the command: whether it still works, and the mistake that it has ended with, if any."""
+
+    works: bool
+    problem: str | None
+
+
+def is_there() -> bool:
+    """Whether the command comes with this trainer."""
+    return CAPTION.is_file()
+
+
+def begin(project: Project) -> None:
+    """Starts it, for pictures without a caption alone.
+
+    Raises:
+        ConfigError: trigger or class word lack, or it works already.
+    """
+    concept = project.concept()
+    found = state_of(project)
+    if not is_there() or (found is not None and found.works):
+        raise ConfigError(
+            "The pictures are being described already." if is_there() else "purecc_caption.py is missing."
+        )
+    words = [project.pictures, "--kind", concept.kind, f"--trigger={concept.trigger}"]
+    words += [f"--class_word={concept.class_word}"] if concept.kind == "subject" else []
+    remove(project.folder / LOG)
+    at = time.time()
+    child = children.start(children.command_of(CAPTION, *words), project.folder / LOG)
+    write_text(project.folder / FILE, json.dumps({"pid": child.pid, "at": at}))
+
+
+def state_of(project: Project) -> Describing | None:
+    """How the last call stands; None if there is none, or it has ended well."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        call = json.loads((project.folder / FILE).read_text(encoding="utf-8"))
+        if children.lives(call["pid"], call["at"]):
+            return Describing(True, None)
+        said = sentence_of(project.folder / LOG)
+        with suppress(OSError):
+            text = (project.folder / LOG).read_text(encoding="utf-8", errors="replace")
+            return Describing(False, said) if "error: " in text or "Traceback" in text else None
+    return None

@@ -1,0 +1,104 @@
+"""The page of captions."""
+
+from __future__ import annotations
+
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gui import captions, describing, pictures, tokens
+from gui.pages.answers import field, posted, project_of, refresh, show
+from gui.projects import Project
+from library.errors import ConfigError
+
+
+def page(request: Request) -> Response:
+    """All captions."""
+    project = project_of(request)
+    found = captions.captions_of(project)
+    return show(
+        request,
+        "captions.html",
+        project=project,
+        captions=found,
+        common=captions.said_by_all(found, project.class_word),
+        undoable=len(captions.history(project)),
+        empty=sum(not one.text for one in found),
+        fallback=captions.fallback(project),
+        can_describe=describing.is_there(),
+        describing=describing.state_of(project),
+        tab="captions",
+    )
+
+
+def save(request: Request, form: FormData) -> Response:
+    """Saves one caption, and shows what it becomes."""
+    project = project_of(request)
+    picture = pictures.picture_named(project, request.path_params["name"])
+    captions.write(project, {picture: field(form, "text")})
+    return texts(request)
+
+
+def texts(request: Request) -> Response:
+    """The three texts of one caption, and their lengths."""
+    project = project_of(request)
+    picture = pictures.picture_named(project, request.path_params["name"])
+    caption = captions.caption_of(project, picture)
+    return show(request, "texts.html", project=project, caption=caption, length=_length(project, caption))
+
+
+def _length(project: Project, caption: captions.Caption) -> dict | None:
+    if caption.triple is None:
+        return None
+    ((clip, t5),), (most_clip, most_t5) = tokens.counts(project, [caption.triple.complete]), tokens.limits(project)
+    return {"clip": clip, "t5": t5, "most_clip": most_clip, "most_t5": most_t5}
+
+
+def undo(request: Request, form: FormData) -> Response:
+    """Takes the last change back."""
+    captions.undo(project_of(request))
+    return refresh()
+
+
+def replace(request: Request, form: FormData) -> Response:
+    """Puts one text in the place of another, in all captions."""
+    project = project_of(request)
+    changed = captions.replaced(project, field(form, "find"), field(form, "by"))
+    if not changed:
+        raise ConfigError("No caption holds this text.", "Capital letters count.")
+    captions.write(project, changed)
+    return refresh()
+
+
+def fill(request: Request, form: FormData) -> Response:
+    """Writes the plainest caption where there is none."""
+    project = project_of(request)
+    project.concept()
+    captions.write(project, dict.fromkeys(captions.empty_ones(project), captions.fallback(project)))
+    return refresh()
+
+
+def describe(request: Request, form: FormData) -> Response:
+    """Lets a model write captions where there are none."""
+    describing.begin(project_of(request))
+    return refresh()
+
+
+def progress(request: Request) -> Response:
+    """How far that is."""
+    project = project_of(request)
+    state = describing.state_of(project)
+    return refresh() if state is None else show(request, "describing.html", project=project, describing=state)
+
+
+ROUTES = [
+    Route("/p/{slug}/captions", page),
+    Route("/p/{slug}/captions/undo", posted(undo), methods=["POST"]),
+    Route("/p/{slug}/captions/replace", posted(replace), methods=["POST"]),
+    Route("/p/{slug}/captions/fill", posted(fill), methods=["POST"]),
+    Route("/p/{slug}/captions/describe", posted(describe), methods=["POST"]),
+    Route("/p/{slug}/captions/progress", progress),
+    Route("/p/{slug}/captions/of/{name}", posted(save), methods=["POST"]),
+    Route("/p/{slug}/captions/of/{name}", texts),
+]

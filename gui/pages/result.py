@@ -1,0 +1,134 @@
+"""The page of a result: which step, into which UI, and what it draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.routing import Route
+
+from gui import delivery, projects, runs, trials
+from gui.pages.answers import field, house_of, posted, project_of, run_of, show, whole_number
+from gui.places import NotHere, existing
+from gui.runs import Run
+from library.errors import ConfigError
+
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
+    "frame-ancestors 'self'; sandbox allow-scripts"
+)
+"""The report is one file with its own script; in a sandbox it reaches nothing of the window."""
+DOWNLOADS = (".safetensors", ".json", ".png", ".toml")
+
+
+def newest(request: Request) -> Response:
+    """The newest run that has saved something."""
+    project = project_of(request)
+    run = next((one for one in runs.runs_of(project) if one.files()), None)
+    return _page(request, run) if run else show(request, "no_run.html", project=project, tab="result")
+
+
+def page(request: Request) -> Response:
+    """The result of one run."""
+    return _page(request, run_of(request))
+
+
+def _page(request: Request, run: Run) -> Response:
+    files, house = run.files(), house_of(request)
+    steps = sorted(files, key=lambda step: (step is None, step or 0))
+    last = max((step for step, _ in run.sheets()), default=None)
+    sheets = {None if step == last and None in files else step: name for step, name in run.sheets()}
+    return show(
+        request,
+        "result.html",
+        project=run.project,
+        run=run,
+        others=[one for one in runs.runs_of(run.project) if one.files()],
+        files=files,
+        steps=steps,
+        sheets=sheets,
+        machine=house.machine,
+        has_report=(run.folder / "report.html").is_file(),
+        has_strengths=(run.folder / "samples" / "strengths.png").is_file(),
+        prompt=run.project.concept().target,
+        trials=_trials(run),
+        tab="result",
+    )
+
+
+def _trials(run: Run) -> list[tuple[trials.Trial, str, str | None]]:
+    return [(one, *trials.state_of(run, one)) for one in trials.trials_of(run)]
+
+
+def report(request: Request) -> Response:
+    """report.html, locked in."""
+    path = existing(run_of(request).folder, "report.html")
+    return HTMLResponse(path.read_bytes(), headers={"content-security-policy": REPORT_POLICY})
+
+
+def deliver(request: Request, form: FormData) -> Response:
+    """Puts a step's files into a UI's folders."""
+    run, house = run_of(request), house_of(request)
+    done = delivery.deliver(run, house.machine, field(form, "ui"), _step(form))
+    return show(request, "delivered.html", delivered=done)
+
+
+def _step(form: FormData) -> int | None:
+    given = field(form, "step")
+    step = whole_number(given)
+    if given not in ("", "end") and step is None:
+        raise ConfigError(f"{given[:20]!r} is no step.")
+    return step
+
+
+def try_prompt(request: Request, form: FormData) -> Response:
+    """Draws a prompt."""
+    run = run_of(request)
+    if runs.live_runs(projects.all_in(house_of(request).root)):
+        raise ConfigError("The card is busy with training.", "Try it when the run has ended.")
+    try:
+        strength = float(field(form, "strength") or 1)
+    except ValueError as error:
+        raise ConfigError("The strength is no number.") from error
+    trials.begin(run, field(form, "prompt"), strength, _step(form))
+    return show(request, "trials.html", project=run.project, run=run, trials=_trials(run))
+
+
+def all_trials(request: Request) -> Response:
+    """What was tried, with what is ready by now."""
+    run = run_of(request)
+    return show(request, "trials.html", project=run.project, run=run, trials=_trials(run))
+
+
+def trial(request: Request) -> Response:
+    """The picture of a trial."""
+    folder = existing(run_of(request).folder, trials.FOLDER)
+    return _file(folder, request.path_params["name"], (".png",), None)
+
+
+def download(request: Request) -> Response:
+    """One of a run's files."""
+    name = request.path_params["name"]
+    return _file(run_of(request).folder, name, DOWNLOADS, name)
+
+
+def _file(folder: Path, name: str, endings: tuple[str, ...], save_as: str | None) -> Response:
+    path = existing(folder, name)
+    if not path.is_file() or not name.endswith(endings):
+        raise NotHere(name)
+    media = "image/png" if name.endswith(".png") else "application/octet-stream"
+    return FileResponse(path, filename=save_as, media_type=media)
+
+
+ROUTES = [
+    Route("/p/{slug}/result", newest),
+    Route("/p/{slug}/runs/{run}/result", page),
+    Route("/p/{slug}/runs/{run}/report", report),
+    Route("/p/{slug}/runs/{run}/deliver", posted(deliver), methods=["POST"]),
+    Route("/p/{slug}/runs/{run}/trials", posted(try_prompt), methods=["POST"]),
+    Route("/p/{slug}/runs/{run}/trials", all_trials),
+    Route("/p/{slug}/runs/{run}/trials/{name}", trial),
+    Route("/p/{slug}/runs/{run}/files/{name}", download),
+]

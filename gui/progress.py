@@ -1,0 +1,73 @@
+"""How far a run is, in numbers that a page can rely on, whatever its status.json holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from gui.runs import RUNNING, Run
+
+ACTIVITIES = {
+    "start": "Starting",
+    "text": "Reading the captions",
+    "latents": "Looking at the pictures",
+    "loading": "Loading the model",
+    "replayed pictures": "Drawing what must stay as it is",
+    "context": "Learning what is around the subject",
+    "extractor": "Stage 1: finding what is special",
+    "student": "Stage 2: learning it",
+    "sheets": "Drawing the contact sheet",
+    "check of the files": "Checking the files",
+    "words for UIs without our nodes": "Fitting words for other programs",
+    "report card": "Measuring what else has changed",
+}
+"""What the trainer is doing, in plain words; others are shown by the trainer's own."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run's numbers; None for what is not known.
+
+    Args:
+        activity: what it does now, in plain words.
+        step, steps: made, and to be made, over both stages.
+        seconds_left, seconds_a_step: as the trainer predicts them.
+        peak: largest memory of all phases, in bytes.
+        phases: what it has done, and for how many seconds.
+    """
+
+    activity: str | None
+    step: int
+    steps: int | None
+    seconds_left: float | None
+    seconds_a_step: float | None
+    peak: float | None
+    phases: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def of(cls, run: Run) -> Progress:
+        """Read from the run's status.json."""
+        status = run.status
+        given, speed = status.get("phases"), _number(status.get("steps_per_second"))
+        phases = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+        peaks = [peak for one in phases if (peak := _number(one.get("peak_bytes"))) is not None]
+        steps = _number(status.get("total_steps"))
+        return cls(
+            activity=_in_words(status.get("activity")) if run.state == RUNNING else None,
+            step=int(_number(status.get("total_step")) or 0),
+            steps=None if steps is None else int(steps),
+            seconds_left=_number(status.get("seconds_left")),
+            seconds_a_step=1 / speed if speed else None,
+            peak=max(peaks, default=None),
+            phases=tuple((_in_words(one.get("name")) or "", _number(one.get("seconds")) or 0.0) for one in phases),
+        )
+
+
+def _number(value: Any) -> float | None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return float(value) if good else None
+
+
+def _in_words(activity: Any) -> str | None:
+    return ACTIVITIES.get(activity, activity) if isinstance(activity, str) else None

@@ -1,0 +1,181 @@
+"""From a project to the trainer's settings: a preset, what the project says, and what its owner has changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gui import captions
+from gui.machine import FILES, Machine
+from gui.pictures import pictures_of
+from gui.places import POCKET_MODEL, ROOT
+from gui.projects import Project
+from library.config.dataset import PLACEHOLDER
+from library.config.dataset_file import read_concepts_and_pictures
+from library.config.files import TomlFile, read_settings, to_toml
+from library.config.groups import paths, setting_names
+from library.errors import ConfigError
+from library.files.atomic import write_text
+
+PRESETS = {
+    ("anywhere", "quick"): "stock",
+    ("anywhere", "normal"): "stock",
+    ("anywhere", "thorough"): "stock",
+    ("nodes", "quick"): "lean",
+    ("nodes", "normal"): "pure",
+    ("nodes", "thorough"): "pure",
+}
+"""The preset for where a LoRA is used and how long it may take; the pocket model has one of its own."""
+POCKET_PRESET = "demo"
+LENGTHS = {"quick": 0.5, "normal": 1.0, "thorough": 2.0}
+"""Steps, as a share of the preset's."""
+STEPS = ("extractor_train_steps", "max_train_steps")
+SHEETS = 4
+"""Contact sheets of a run, after each of which the LoRA is kept, so that the best of them can be chosen."""
+OWN = frozenset({"output_dir", "output_name", "cache_dir", "dataset_config", "resume", "overwrite", "sample_prompts"})
+"""Settings that the window itself sets."""
+POCKET_SIDE = 64
+PLAN = "plan.toml"
+
+
+def preset_of(project: Project) -> Path:
+    """The preset that a project starts from."""
+    name = POCKET_PRESET if project.model == "pocket" else PRESETS[project.use, project.effort]
+    return ROOT / "presets" / f"{name}.toml"
+
+
+def settings_before_changes(project: Project, machine: Machine) -> dict[str, Any]:
+    """Settings by name, of preset and project, without what the owner has changed."""
+    values: dict[str, Any] = {}
+    for name, value in TomlFile(preset_of(project)).tables.items():
+        values |= value if isinstance(value, dict) else {name: value}
+    known = paths()
+    for name in known & values.keys():
+        values[name] = str(ROOT / values[name]) if (ROOT / values[name]).exists() else values[name]
+    values |= _model(project, machine)
+    share = LENGTHS[project.effort]
+    values |= {name: max(1, round(share * values[name])) for name in STEPS if name in values}
+    steps = project.changed.get("max_train_steps", values["max_train_steps"])
+    every = max(1, steps // SHEETS)
+    values |= {"sample_every_n_steps": every, "save_every_n_steps": every}
+    values["resolution"] = POCKET_SIDE if project.model == "pocket" else project.resolution
+    values.pop("dataset_config", None)
+    return values
+
+
+def _model(project: Project, machine: Machine) -> dict[str, Any]:
+    if project.model == "pocket":
+        return {"pretrained_model_name_or_path": str(POCKET_MODEL)}
+    files = {name: getattr(machine, name) for name in FILES if getattr(machine, name)}
+    return {"pretrained_model_name_or_path": machine.model, **files} if machine.model else files
+
+
+def tables_of(project: Project, machine: Machine, cache: Path, output: Path, prompts: Path | None) -> dict[str, Any]:
+    """One TOML file's tables with all that a run needs.
+
+    Args:
+        cache: folder of what is computed once.
+        output: folder of the run's results.
+        prompts: file of the pictures to draw on the way; None: the trainer's own choice.
+    """
+    values = settings_before_changes(project, machine)
+    values.pop("sample_prompts", None)
+    values |= {name: value for name, value in project.changed.items() if name not in OWN}
+    values |= {"output_dir": str(output), "output_name": project.slug, "cache_dir": str(cache)}
+    if prompts is not None:
+        values["sample_prompts"] = str(prompts)
+    size = values.pop("resolution")
+    sections, tables = setting_names(), dict[str, Any]()
+    for name, value in values.items():
+        tables.setdefault(sections.get(name, "data"), {})[name] = value
+    return tables | _what_to_learn(project, size)
+
+
+def _what_to_learn(project: Project, size: Any) -> dict[str, Any]:
+    concept = {key: value for key, value in dataclasses.asdict(project.concept()).items() if value is not None}
+    subset = {
+        "image_dir": str(project.pictures),
+        "concept": concept["name"],
+        "num_repeats": 10,
+        "class_tokens": captions.fallback(project),
+    }
+    dataset: dict[str, Any] = {"resolution": size, "subsets": [subset]}
+    if project.model == "pocket":
+        dataset["batch_size"] = subset["num_repeats"] = 8
+    else:
+        dataset |= {"enable_bucket": True, "min_bucket_reso": 256, "max_bucket_reso": 1536, "bucket_reso_steps": 64}
+    return {"concepts": [concept], "datasets": [dataset]}
+
+
+def write(target: Path, tables: Mapping[str, Any]) -> Path:
+    """Writes a run's settings, and reads them as the trainer will.
+
+    Raises:
+        ConfigError: names every mistake, as the trainer would.
+    """
+    write_text(target, to_toml(dict(tables)))
+    file = TomlFile(target)
+    read_concepts_and_pictures(file, read_settings(file))
+    return target
+
+
+def plan_of(project: Project, machine: Machine, cache: Path) -> Path:
+    """The project's plan.toml, written anew: what a run started now would do.
+
+    Raises:
+        ConfigError: something lacks: pictures, class word, the model's files.
+    """
+    check_ready(project, machine)
+    return write(project.folder / PLAN, tables_of(project, machine, cache, project.runs / "next", None))
+
+
+def check_ready(project: Project, machine: Machine) -> None:
+    """Refuses a plan of what can't be planned yet.
+
+    Raises:
+        ConfigError: see `plan_of`.
+    """
+    if not pictures_of(project):
+        raise ConfigError("There are no pictures yet.", "Add 3 to 10 on the first page.")
+    project.concept()
+    if project.model == "sd35" and "pretrained_model_name_or_path" not in project.changed:
+        if not machine.model:
+            raise ConfigError("The model is not chosen yet.", "Name ComfyUI's folder on the home page.")
+        if not Path(machine.model).exists():
+            raise ConfigError(f"The model {machine.model} is no longer there.", "Choose it again on the home page.")
+
+
+def digest_of(project: Project, plan: Path) -> str:
+    """Changes whenever a forecast made of the plan would: with settings, pictures or captions."""
+    digest = hashlib.sha256(plan.read_bytes())
+    for picture in pictures_of(project):
+        digest.update(
+            f"{picture.name} {picture.stat().st_mtime_ns} {captions.caption_of(project, picture).text}".encode()
+        )
+    return digest.hexdigest()
+
+
+def prompts_for(project: Project) -> str:
+    """What a run draws on its way, one prompt a line: with the concept, of its class without it, and unrelated."""
+    word, own = (
+        project.class_word or "house",
+        [one.text for one in captions.captions_of(project) if PLACEHOLDER in one.text],
+    )
+    if project.model == "pocket":
+        lines = [
+            f"a {PLACEHOLDER} {word} in the snow by day",
+            f"a {word} on the beach by day",
+            "a blue house in the forest",
+        ]
+    elif project.kind == "style":
+        lines = [f"a lighthouse on a cliff, in {PLACEHOLDER} style", "a lighthouse on a cliff", "a red car in a street"]
+    else:
+        lines = [
+            f"a photo of a {PLACEHOLDER} {word} on a beach",
+            f"a photo of a {word} on a beach",
+            "a red car in a street",
+        ]
+    return "\n".join([*dict.fromkeys([*own[:1], *lines])]) + "\n"
