@@ -20,15 +20,8 @@ from library.config.groups import paths, setting_names
 from library.errors import ConfigError
 from library.files.atomic import write_text
 
-PRESETS = {
-    ("anywhere", "quick"): "stock",
-    ("anywhere", "normal"): "stock",
-    ("anywhere", "thorough"): "stock",
-    ("nodes", "quick"): "lean",
-    ("nodes", "normal"): "pure",
-    ("nodes", "thorough"): "pure",
-}
-"""The preset for where a LoRA is used and how long it may take; the pocket model has one of its own."""
+PRESETS = {"quick": "lean", "normal": "pure", "thorough": "pure"}
+"""The preset for how long a training may take; the pocket model has one of its own."""
 POCKET_PRESET = "demo"
 LENGTHS = {"quick": 0.5, "normal": 1.0, "thorough": 2.0}
 """Steps, as a share of the preset's."""
@@ -43,7 +36,7 @@ PLAN = "plan.toml"
 
 def preset_of(project: Project) -> Path:
     """The preset that a project starts from."""
-    name = POCKET_PRESET if project.model == "pocket" else PRESETS[project.use, project.effort]
+    name = POCKET_PRESET if project.model == "pocket" else PRESETS[project.effort]
     return ROOT / "presets" / f"{name}.toml"
 
 
