@@ -21,9 +21,9 @@ from library.errors import ConfigError
 from library.files.atomic import write_text
 
 PRESETS = {
-    ("anywhere", "quick"): "stock",
-    ("anywhere", "normal"): "stock",
-    ("anywhere", "thorough"): "stock",
+    ("anywhere", "quick"): "lean",
+    ("anywhere", "normal"): "pure",
+    ("anywhere", "thorough"): "pure",
     ("nodes", "quick"): "lean",
     ("nodes", "normal"): "pure",
     ("nodes", "thorough"): "pure",
