@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from library.adapters.extraction import extracted
-from library.adapters.files import SavedConcept, concept_file_of, load_concepts, load_lora, save_concepts, save_lora
+from library.adapters.files import ConceptFile, SavedConcept, concept_file_of, load_lora, save_concepts, save_lora
 from library.adapters.linear import AdapterLinear
 from library.adapters.network import LayerWeights, LowRankWeights, check_fit
 from library.config.dataset import Concept
@@ -185,7 +185,7 @@ def _save(
     name, saving = settings.saving.output_name, settings.saving
     for path in save_lora(settings.output_dir, name, layers, saving.save_precision, about, saving.save_formats):
         say(f"Saved {path}")
-    if vectors:
+    if saved:
         save_concepts(settings.output_dir / f"{name}_concept.safetensors", vectors, saved)
 
 
@@ -205,8 +205,8 @@ def _fitting(parts: Opened, loras: Sequence[Path]) -> list[dict[str, LayerWeight
 def _concepts_of(loras: Sequence[Path]) -> tuple[dict[str, Tensor], list[SavedConcept]]:
     vectors, saved = {}, []
     for file in filter(None, map(concept_file_of, loras)):
-        tensors, concepts = load_concepts(file)
-        twice = set(tensors) & set(vectors)
+        tensors, concepts = ConceptFile(file).load()
+        twice = {one.name for one in concepts} & {one.name for one in saved}
         if twice:
             raise ConfigError(f'Two of the LoRAs have a concept named "{min(twice)}".', "Rename one of them.")
         vectors |= tensors

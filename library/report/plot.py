@@ -13,7 +13,10 @@ SMOOTHING = 0.9
 PANELS = (
     (
         "losses (before their weights)",
-        ("concept", "pure", "anchor", "replay", "replay_pure", "prior", "extractor", "extractor_anchor"),
+        (
+            *("concept", "pure", "anchor", "replay", "replay_pure", "surroundings", "word", "word_replayed", "prior"),
+            *("extractor", "extractor_anchor"),
+        ),
         True,
     ),
     ("lambda* and cos(R_s, R_t)", ("lambda_star", "cosine", "lambda_negative"), False),

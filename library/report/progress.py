@@ -13,6 +13,7 @@ SHOWN = {
     "pure": "pure",
     "anchor": "anchor",
     "replay": "replay",
+    "word": "word",
     "lambda_star": "lambda*",
     "cosine": "cos",
 }
@@ -61,11 +62,12 @@ class StageBar:
 
     def __init__(self, stage: str, steps: int, done: int) -> None:
         self._bar = _bar(total=steps, initial=done, desc=stage, unit="it", smoothing=0.1, dynamic_ncols=True)
+        self._shown: dict[str, str] = {}
 
     def step(self, row: dict[str, Any]) -> None:
-        """Moves on by one step and shows its losses."""
-        shown = {short: f"{row[name]:.3g}" for name, short in SHOWN.items() if name in row}
-        self._bar.set_postfix(shown, refresh=False)
+        """Moves on by one step and shows its losses; one that the step does not have stays as it last was."""
+        self._shown |= {short: f"{row[name]:.3g}" for name, short in SHOWN.items() if name in row}
+        self._bar.set_postfix(self._shown, refresh=False)
         self._bar.update()
 
     def close(self) -> None:

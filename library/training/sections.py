@@ -41,6 +41,8 @@ LOSSES = {
     "replay": "replayed pictures stay as they were",
     "replay_pure": "the concept on replayed pictures",
     "surroundings": "what [V] adds stays where the class is",
+    "word": "how far the trigger word alone is from the vectors",
+    "word_replayed": "the same on replayed pictures",
     "prior": "regularisation pictures",
     "extractor": "the concept loss of the extractor",
     "extractor_anchor": "the extractor's base prompts stay as they were",

@@ -32,7 +32,7 @@ from benchmarks.method.together.recipes import (
     trial_file,
 )
 from benchmarks.method.trial import BASE, Bench, Turns, all_at_once, as_bytes, drawn, rounded
-from library.adapters.files import concept_file_of, load_concepts, load_lora
+from library.adapters.files import ConceptFile, concept_file_of, load_lora
 from library.adapters.network import LowRankWeights
 from library.config.dataset import Concept
 from library.config.files import TomlFile, read_settings
@@ -165,7 +165,7 @@ class Together:
         """The model of these LoRAs and of all vectors beside them, and which prompts it draws at once."""
         vectors = {}
         for file in filter(None, map(concept_file_of, loras)):
-            vectors |= load_concepts(file)[0]
+            vectors |= ConceptFile(file).load()[0]
         branch = Branch({}, embeddings_of(self.parts, vectors, "the concept files"), default=STUDENT_ADAPTER)
         weights = [load_lora(path, len(self.parts.model.blocks)) for path in loras]
         if way == AGGREGATED:
