@@ -353,7 +353,8 @@ class Run:
             with self.processes.main_first():
                 if self.processes.main:
                     self._write_settings()
-            stage.branches = scheduler_of(stage.objective, self.parts, self._learned(stage).branches, self.context)
+            branches = self._learned(stage).branches
+            stage.settle(settings.optimizer, scheduler_of(stage.objective, self.parts, branches, self.context))
             say(f"{where}: the card's memory did not suffice; going on with {taken}.")
 
     def _learned(self, stage: Stage) -> Learned:
