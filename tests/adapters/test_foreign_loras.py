@@ -2,13 +2,11 @@
 
 import json
 import math
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import purecc_convert
 from library.adapters.changes import Kronecker, hadamard, kronecker
 from library.adapters.extraction import extracted
 from library.adapters.files import (
@@ -27,14 +25,11 @@ from library.adapters.network import AdapterNetwork, LayerWeights, check_fit
 from library.adapters.reading import LARGEST_LAYER, understood
 from library.convert.command import USUAL_RANK
 from library.convert.fusing import Fusion, aggregate, fuse
-from library.errors import ModelError, exit_code_of
+from library.errors import ModelError
 from library.evaluation.audit import run as audit
-from tests.adapters import test_hostile_loras
-from tests.adapters.test_adapters import velocity
-from tests.adapters.test_layouts import layer, whole_lora
-from tests.helpers.tiny import BLOCKS, tiny_transformer
+from tests.helpers.loras import layer, whole_lora
+from tests.helpers.tiny import BLOCKS, tiny_transformer, velocity
 
-call, generate = test_hostile_loras.call, test_hostile_loras.generate
 FF = "transformer_blocks.0.ff.net.2"
 PATCHES = "pos_embed.proj"
 CLIP_L = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
@@ -253,19 +248,6 @@ def test_a_small_file_of_a_giant_layer_is_refused_before_it_is_made():
 
 
 # Commands
-
-
-@pytest.fixture
-def convert(monkeypatch, capsys):
-    """purecc_convert.py in this process: exit code, what it printed, what it complained."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["purecc_convert.py", *map(str, words)])
-        code = exit_code_of(purecc_convert.main, lambda: None)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 def saved(folder, tensors, name="foreign"):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 
-import purecc_convert
 from library.adapters.files import read_lora, read_safetensors, save_lora
 from library.adapters.layouts.known import LAYOUTS
 from library.adapters.network import LayerWeights
@@ -18,25 +16,8 @@ from library.adapters.uis.apply import delta, read_file
 from library.adapters.uis.rules import RULES
 from library.adapters.uis.shape import INSIDE, shape_of
 from library.convert.resize import resized
-from library.errors import exit_code_of
-from tests.adapters.test_adapters import network_on, velocity
-from tests.adapters.test_layouts import assert_same, kohya_file, layer, whole_lora
-from tests.helpers.tiny import tiny_transformer
-
-NAME = "transformer_blocks.0.ff.net.2"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """The command in this process: exit code, what it printed, what it complained."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["purecc_convert.py", *map(str, words)])
-        code = exit_code_of(purecc_convert.main, lambda: None)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+from tests.helpers.loras import PART, assert_same, kohya_file, layer, network_on, whole_lora
+from tests.helpers.tiny import tiny_transformer, velocity
 
 
 def saved(folder: Path, name: str, weights, layout="kohya", precision="fp16", metadata=None) -> Path:
@@ -46,10 +27,10 @@ def saved(folder: Path, name: str, weights, layout="kohya", precision="fp16", me
 @pytest.mark.parametrize("alpha", [4.0, 2.0])
 @pytest.mark.parametrize("there", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_there_and_back_is_bit_for_bit(call, tmp_path, layout, there, alpha):
+def test_there_and_back_is_bit_for_bit(convert, tmp_path, layout, there, alpha):
     first = saved(tmp_path, "dog", whole_lora(alpha=alpha), layout, metadata={"modelspec.title": "Dog"})
-    assert call("--lora", first, "--to", there, "--output", tmp_path / "there.safetensors")[0] == 0
-    code, said, _ = call(
+    assert convert("--lora", first, "--to", there, "--output", tmp_path / "there.safetensors")[0] == 0
+    code, said, _ = convert(
         "--lora", tmp_path / "there.safetensors", "--to", layout, "--output", tmp_path / "b.safetensors"
     )
     assert code == 0 and "Exact" in said
@@ -59,41 +40,41 @@ def test_there_and_back_is_bit_for_bit(call, tmp_path, layout, there, alpha):
     assert metadata == now
 
 
-def test_the_result_lies_beside_the_lora_under_its_layouts_name(call, tmp_path):
-    first = saved(tmp_path, "dog", {NAME: layer(0, 32, 128)})
+def test_the_result_lies_beside_the_lora_under_its_layouts_name(convert, tmp_path):
+    first = saved(tmp_path, "dog", {PART: layer(0, 32, 128)})
     for layout, name in (("diffusers", "dog_diffusers"), ("onetrainer", "dog_onetrainer")):
-        code, said, _ = call("--lora", first, "--to", layout)
+        code, said, _ = convert("--lora", first, "--to", layout)
         assert code == 0 and f"Saved {tmp_path / name}.safetensors" in said
-    code, _, error = call("--lora", tmp_path / "dog_diffusers.safetensors", "--to", "kohya")
+    code, _, error = convert("--lora", tmp_path / "dog_diffusers.safetensors", "--to", "kohya")
     assert code == 2 and "dog.safetensors is already there" in error
-    assert call("--lora", tmp_path / "dog_diffusers.safetensors", "--to", "kohya", "--overwrite")[0] == 0
+    assert convert("--lora", tmp_path / "dog_diffusers.safetensors", "--to", "kohya", "--overwrite")[0] == 0
 
 
-def test_rounding_is_said_where_there_is_some(call, tmp_path):
-    first = saved(tmp_path, "dog", {NAME: layer(0, 32, 128, alpha=3.0)})
-    code, said, _ = call("--lora", first, "--to", "diffusers")
+def test_rounding_is_said_where_there_is_some(convert, tmp_path):
+    first = saved(tmp_path, "dog", {PART: layer(0, 32, 128, alpha=3.0)})
+    code, said, _ = convert("--lora", first, "--to", "diffusers")
     assert code == 0 and "Rounding: the update of" in said
-    code, said, _ = call("--lora", first, "--to", "diffusers", "--save_precision", "float", "--overwrite")
+    code, said, _ = convert("--lora", first, "--to", "diffusers", "--save_precision", "float", "--overwrite")
     assert code == 0 and "Exact" in said
 
 
-def test_pefts_alpha_moves_from_the_metadata_into_the_weights(call, tmp_path):
+def test_pefts_alpha_moves_from_the_metadata_into_the_weights(convert, tmp_path):
     one = layer(0, 32, 128)
-    peft = {f"transformer.{NAME}.lora_A.weight": one.down, f"transformer.{NAME}.lora_B.weight": one.up}
+    peft = {f"transformer.{PART}.lora_A.weight": one.down, f"transformer.{PART}.lora_B.weight": one.up}
     config = json.dumps({"transformer.r": 4, "transformer.lora_alpha": 1})
     save_file(peft, tmp_path / "peft.safetensors", {"lora_adapter_metadata": config})
     for layout in LAYOUTS:
         output = tmp_path / f"{layout}.safetensors"
-        assert call("--lora", tmp_path / "peft.safetensors", "--to", layout, "--output", output)[0] == 0
+        assert convert("--lora", tmp_path / "peft.safetensors", "--to", layout, "--output", output)[0] == 0
         file, metadata = read_file(output)
         assert "lora_adapter_metadata" not in metadata
-        found = delta(RULES["ComfyUI"](file, metadata, shape_of(tiny_transformer())).patches[NAME], file)
+        found = delta(RULES["ComfyUI"](file, metadata, shape_of(tiny_transformer())).patches[PART], file)
         torch.testing.assert_close(found, 0.25 * one.up @ one.down)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("strengths", "alphas"), [((1, 1), (4.0, 4.0)), ((1, 0.5), (4.0, 3.0)), ((-1, 2), (2.0, 4.0))])
-def test_merging_adds_up_exactly(call, tmp_path, layout, strengths, alphas):
+def test_merging_adds_up_exactly(convert, tmp_path, layout, strengths, alphas):
     transformer = tiny_transformer()
     loras = []
     for seed, alpha in enumerate(alphas):
@@ -108,7 +89,7 @@ def test_merging_adds_up_exactly(call, tmp_path, layout, strengths, alphas):
     files = [saved(tmp_path, f"lora{index}", one, precision="float") for index, one in enumerate(loras)]
     output = tmp_path / "sum.safetensors"
     words = ["--lora_scale", *strengths, "--to", layout, "--output", output]
-    code, said, _ = call("--lora", *files, *words)
+    code, said, _ = convert("--lora", *files, *words)
     assert code == 0 and "Exact" in said
     back = read_lora(output)
     for name, one in back.layers.items():
@@ -118,13 +99,13 @@ def test_merging_adds_up_exactly(call, tmp_path, layout, strengths, alphas):
     assert back.metadata["modelspec.merged_from"] == "lora0.safetensors, lora1.safetensors"
 
 
-def test_loras_of_different_models_are_not_merged(call, tmp_path):
-    one = saved(tmp_path, "one", {NAME: layer(0, 32, 128)}, metadata={"modelspec.architecture": "stable-diffusion-3"})
-    two = saved(tmp_path, "two", {NAME: layer(0, 32, 128)}, metadata={"modelspec.architecture": "flux"})
-    code, _, error = call("--lora", one, two, "--to", "kohya", "--output", tmp_path / "sum.safetensors")
+def test_loras_of_different_models_are_not_merged(convert, tmp_path):
+    one = saved(tmp_path, "one", {PART: layer(0, 32, 128)}, metadata={"modelspec.architecture": "stable-diffusion-3"})
+    two = saved(tmp_path, "two", {PART: layer(0, 32, 128)}, metadata={"modelspec.architecture": "flux"})
+    code, _, error = convert("--lora", one, two, "--to", "kohya", "--output", tmp_path / "sum.safetensors")
     assert code == 2 and "can't be added up" in error
-    three = saved(tmp_path, "three", {NAME: layer(0, 48, 128)})
-    code, _, error = call("--lora", one, three, "--to", "kohya", "--output", tmp_path / "sum.safetensors")
+    three = saved(tmp_path, "three", {PART: layer(0, 48, 128)})
+    code, _, error = convert("--lora", one, three, "--to", "kohya", "--output", tmp_path / "sum.safetensors")
     assert code == 2 and "can't be merged" in error
     assert not (tmp_path / "sum.safetensors").exists()
 
@@ -150,12 +131,14 @@ def test_a_rank_that_is_enough_loses_nothing():
     assert lost.overall == lost.worst == 0
 
 
-def test_the_rank_of_a_dense_fused_layer_is_cut_as_a_whole(call, tmp_path):
+def test_the_rank_of_a_dense_fused_layer_is_cut_as_a_whole(convert, tmp_path):
     base, dense = "lora_unet_joint_blocks_0_x_block_attn_qkv", layer(0, 96, 32, rank=8, alpha=8.0)
     tensors = {f"{base}.lora_down.weight": dense.down, f"{base}.lora_up.weight": dense.up}
     save_file(tensors, tmp_path / "sd.safetensors")
     output = tmp_path / "small.safetensors"
-    code, said, _ = call("--lora", tmp_path / "sd.safetensors", "--network_dim", 3, "--to", "kohya", "--output", output)
+    code, said, _ = convert(
+        "--lora", tmp_path / "sd.safetensors", "--network_dim", 3, "--to", "kohya", "--output", output
+    )
     assert code == 0 and "Rank 3:" in said and "is lost" in said
     small = load_file(output)
     assert small[f"{base}.lora_down.weight"].shape == (3, 32)
@@ -164,29 +147,29 @@ def test_the_rank_of_a_dense_fused_layer_is_cut_as_a_whole(call, tmp_path):
     torch.testing.assert_close(left[0], torch.linalg.svdvals(dense.delta())[3], rtol=1e-3, atol=1e-3)
 
 
-def test_metadata_is_shown_harmlessly_and_extracted_whole(call, tmp_path):
+def test_metadata_is_shown_harmlessly_and_extracted_whole(convert, tmp_path):
     metadata = {"title": "a\x1b[31mred\n" + "y" * 1000, "purecc": "{}"}
-    path = saved(tmp_path, "dog", {NAME: layer(0, 32, 128)}, metadata=metadata)
-    code, said, _ = call("--lora", path, "--metadata")
+    path = saved(tmp_path, "dog", {PART: layer(0, 32, 128)}, metadata=metadata)
+    code, said, _ = convert("--lora", path, "--metadata")
     assert code == 0 and "\x1b" not in said and "(1010 characters)" in said
-    code, _, _ = call("--lora", path, "--metadata", tmp_path / "said.json")
+    code, _, _ = convert("--lora", path, "--metadata", tmp_path / "said.json")
     assert code == 0 and json.loads((tmp_path / "said.json").read_text())["title"] == metadata["title"]
 
 
-def test_the_text_encoders_part_can_be_left_out(call, tmp_path):
+def test_the_text_encoders_part_can_be_left_out(convert, tmp_path):
     t5 = "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q"
-    path = saved(tmp_path, "dog", {NAME: layer(0, 32, 128), t5: layer(1, 16, 16)})
-    code, said, error = call("--lora", path, "--to", "diffusers")
+    path = saved(tmp_path, "dog", {PART: layer(0, 32, 128), t5: layer(1, 16, 16)})
+    code, said, error = convert("--lora", path, "--to", "diffusers")
     assert code == 2 and "T5" in error and not (tmp_path / "dog_diffusers.safetensors").exists()
-    code, said, _ = call("--lora", path, "--to", "diffusers", "--transformer_only")
+    code, said, _ = convert("--lora", path, "--to", "diffusers", "--transformer_only")
     assert code == 0 and "1 of them in the text encoders" in said
-    assert set(read_lora(tmp_path / "dog_diffusers.safetensors").layers) == {NAME}
+    assert set(read_lora(tmp_path / "dog_diffusers.safetensors").layers) == {PART}
 
 
-def test_learned_vectors_that_are_lost_are_named(call, tmp_path):
+def test_learned_vectors_that_are_lost_are_named(convert, tmp_path):
     tensors = {**kohya_file(), "bundle_emb.dog.clip_l": torch.zeros(1, 768)}
     save_file(tensors, tmp_path / "ot.safetensors")
-    code, said, _ = call("--lora", tmp_path / "ot.safetensors", "--to", "onetrainer")
+    code, said, _ = convert("--lora", tmp_path / "ot.safetensors", "--to", "onetrainer")
     assert code == 0 and "lost are 1 learned vectors, such as bundle_emb.dog.clip_l" in said
 
 
@@ -235,9 +218,9 @@ def with_lora(lora: Path) -> torch.Tensor:
         return velocity(transformer)
 
 
-def test_a_baked_folder_draws_as_the_adapter_does(call, tmp_path, tiny_model, lora_on_blocks):
+def test_a_baked_folder_draws_as_the_adapter_does(convert, tmp_path, tiny_model, lora_on_blocks):
     output = tmp_path / "baked"
-    code, said, error = call("--lora", lora_on_blocks, "--bake", tiny_model, "--output", output)
+    code, said, error = convert("--lora", lora_on_blocks, "--bake", tiny_model, "--output", output)
     assert code == 0, error
     assert "weights changed" in said
     baked = SD3Transformer2DModel.from_pretrained(output, subfolder="transformer")
@@ -248,10 +231,10 @@ def test_a_baked_folder_draws_as_the_adapter_does(call, tmp_path, tiny_model, lo
 
 
 @pytest.mark.parametrize("begin", ["model.diffusion_model.", ""])
-def test_a_baked_checkpoint_has_every_update_in_its_place(call, tmp_path, lora_on_blocks, begin):
+def test_a_baked_checkpoint_has_every_update_in_its_place(convert, tmp_path, lora_on_blocks, begin):
     before = original_state(tiny_transformer(), begin) | {"first_stage_model.x": torch.randn(5)}
     save_file(before, tmp_path / "model.safetensors", {"modelspec.title": "tiny"})
-    code, _, error = call(
+    code, _, error = convert(
         "--lora", lora_on_blocks, "--bake", tmp_path / "model.safetensors", "--output", tmp_path / "out.safetensors"
     )
     assert code == 0, error
@@ -267,10 +250,10 @@ def test_a_baked_checkpoint_has_every_update_in_its_place(call, tmp_path, lora_o
         torch.testing.assert_close(after[name], tensor)
 
 
-def test_what_a_coarse_checkpoint_swallows_is_measured(call, tmp_path, lora_on_blocks):
+def test_what_a_coarse_checkpoint_swallows_is_measured(convert, tmp_path, lora_on_blocks):
     save_file(half(original_state(tiny_transformer(), "")), tmp_path / "model.safetensors")
     words = ["--bake", tmp_path / "model.safetensors", "--output", tmp_path / "out.safetensors", "--lora_scale", 0.001]
-    code, said, _ = call("--lora", lora_on_blocks, *words)
+    code, said, _ = convert("--lora", lora_on_blocks, *words)
     lost = float(said.split("lost ")[1].split("%")[0])
     assert code == 0 and lost > 5
     assert {tensor.dtype for tensor in load_file(tmp_path / "out.safetensors").values()} == {torch.bfloat16}
@@ -288,12 +271,12 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("name", UNFIT)
-def test_an_unfit_checkpoint_is_refused_and_nothing_written(call, tmp_path, lora_on_blocks, name):
+def test_an_unfit_checkpoint_is_refused_and_nothing_written(convert, tmp_path, lora_on_blocks, name):
     change, said = UNFIT[name]
     save_file(change(original_state(tiny_transformer(), "")), tmp_path / "model.safetensors")
     before = sorted(tmp_path.iterdir())
     words = ["--bake", tmp_path / "model.safetensors", "--output", tmp_path / "out.safetensors"]
-    code, _, error = call("--lora", lora_on_blocks, *words)
+    code, _, error = convert("--lora", lora_on_blocks, *words)
     assert code == 2 and said in error, error
     assert sorted(tmp_path.iterdir()) == before
 
@@ -332,10 +315,10 @@ def no_header(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [cut, nan, half_missing, heavy, other_model, names_paths, no_header])
 @pytest.mark.parametrize("words", [["--to", "diffusers"], ["--to", "kohya", "--network_dim", "2"]])
-def test_bad_input_gets_a_sentence_and_leaves_nothing(call, tmp_path, harm, words):
-    path = saved(tmp_path, "dog", {NAME: layer(0, 32, 128)})
+def test_bad_input_gets_a_sentence_and_leaves_nothing(convert, tmp_path, harm, words):
+    path = saved(tmp_path, "dog", {PART: layer(0, 32, 128)})
     harm(path)
-    code, said, error = call("--lora", path, *words, "--output", tmp_path / "out.safetensors")
+    code, said, error = convert("--lora", path, *words, "--output", tmp_path / "out.safetensors")
     assert code == 2 and said == "" and error.startswith("error: ") and "Traceback" not in error
     assert [one.name for one in tmp_path.iterdir()] == ["dog.safetensors"]
 
@@ -358,17 +341,17 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_gets_a_sentence(call, tmp_path, name, monkeypatch):
+def test_a_mistake_gets_a_sentence(convert, tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = saved(tmp_path, "dog", {NAME: LayerWeights(torch.ones(4, 128), torch.ones(32, 4), 4.0)})
+    path = saved(tmp_path, "dog", {PART: LayerWeights(torch.ones(4, 128), torch.ones(32, 4), 4.0)})
     words, said = MISTAKES[name]
-    code, _, error = call(*[word.format(lora=path) for word in words])
+    code, _, error = convert(*[word.format(lora=path) for word in words])
     assert code == 2 and said in error and "Traceback" not in error, error
     assert [one.name for one in tmp_path.iterdir()] == ["dog.safetensors"]
 
 
-def test_a_folder_is_not_baked_into_itself(call, tmp_path, tiny_model, lora_on_blocks):
+def test_a_folder_is_not_baked_into_itself(convert, tmp_path, tiny_model, lora_on_blocks):
     for output in (tiny_model, tiny_model / "baked", tiny_model.parent):
-        code, _, error = call("--lora", lora_on_blocks, "--bake", tiny_model, "--output", output)
+        code, _, error = convert("--lora", lora_on_blocks, "--bake", tiny_model, "--output", output)
         assert code == 2 and "error" in error
     assert (tiny_model / "model_index.json").is_file() and not (tiny_model / "baked").exists()

@@ -11,8 +11,8 @@ import purecc_generate
 from library.files.cache_limit import CacheUse, entries
 from library.parts.parts import Parts
 from library.training.run import Run
-from tests.conftest import DATASET
 from tests.helpers.another_process import done_by_another_process
+from tests.helpers.datasets import DATASET
 
 CAT = DATASET.replace('name = "dog"', 'name = "cat"').replace("sks", "ohwx")
 QUICK = {"max_train_steps": 1, "extractor_train_steps": 1, "context_vectors": 0, "replay_images": 0, "audit": False}

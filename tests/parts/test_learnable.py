@@ -14,9 +14,9 @@ from library.objectives import EXTRACTOR, STUDENT
 from library.parts.learnable import learning_in, parameters_of
 from library.parts.parts import Parts
 from library.preflight.forecast import count_step, counted_parts
-from library.preflight.plan import Plan
 from library.training.resuming import state_of
 from library.training.run import Run
+from tests.helpers.runs import ready
 
 SMALL = {"replay_images": 1, "replay_sample_steps": 1, "context_vectors": 0, "ewc_fisher_samples": 1, "audit": False}
 FULL = {"method": "dreambooth", "optimizer_type": "AdamW"}
@@ -43,16 +43,6 @@ CASES = {
 def cache(tmp_path_factory):
     """Kept from test to test: what is cached is the same for all."""
     return str(tmp_path_factory.mktemp("cache"))
-
-
-def built(plan: Plan) -> Run:
-    """A run that is ready for its stages and has trained none."""
-    run = Run(plan)
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
-    run.build_student()
-    return run
 
 
 def every_weight(parts: Parts) -> dict[str, nn.Parameter]:
@@ -86,7 +76,7 @@ def move_all(parts: Parts) -> None:
 @pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
 def test_what_learns_is_what_is_averaged_saved_restored_and_counted(plan_of, cache, settings):
     given = {**SMALL, "cache_dir": cache, "ema_decay": 0.9, **settings}
-    run, learned, names = built(plan_of(**given)), set(), set()
+    run, learned, names = ready(plan_of(**given)), set(), set()
     run.average.step()  # the first one forgets where it began
     move_all(run.parts)
     run.average.step()
@@ -106,7 +96,7 @@ def test_what_learns_is_what_is_averaged_saved_restored_and_counted(plan_of, cac
             assert names_where(differ, averaged, moved) == names
         stage.done = 1
         run.states.save(state_of(run.plan, stage, run.average))
-        resumed = built(plan_of(**given, resume="auto"))
+        resumed = ready(plan_of(**given, resume="auto"))
         restored = values(resumed.parts)
         found = names_where(torch.equal, moved, restored)
         assert (found == learned) if name == STUDENT else (learned <= found)
@@ -184,7 +174,7 @@ def test_vectors_that_are_missing_or_do_not_fit_are_said(plan_of, tmp_path, caps
     capsys.readouterr()
     start = {**given, "network_weights": str(first.folder / "tiny.safetensors")}
     with pytest.raises(ModelError, match=r"network_weights: .*dog.*tiny_concept\.safetensors") as error:
-        built(plan_of(**start, concept_embeddings="first_block", output_dir=str(tmp_path / "other")))
+        ready(plan_of(**start, concept_embeddings="first_block", output_dir=str(tmp_path / "other")))
     assert "concept_embeddings" in error.value.remedy
     other = """
 [[concepts]]
@@ -198,12 +188,12 @@ batch_size = 2
   [[datasets.subsets]]
   image_dir = "{pictures}"
 """
-    built(plan_of(other, **start, output_dir=str(tmp_path / "cat")))
+    ready(plan_of(other, **start, output_dir=str(tmp_path / "cat")))
     assert "has no vectors of cat" in capsys.readouterr().err
 
 
 def test_a_state_that_does_not_fit_is_said(plan_of, cache):
-    run = built(plan_of(**SMALL, cache_dir=cache))
+    run = ready(plan_of(**SMALL, cache_dir=cache))
     (lora, vectors) = learning_in(STUDENT, run.settings, run.parts)
     with pytest.raises(ModelError, match=r"resume: .*student_dog vectors.*moved"):
         vectors.load_state({"vectors.start": vectors.modules["vectors"].start})

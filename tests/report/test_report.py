@@ -35,7 +35,8 @@ from library.report.status import Status, read_status
 from library.training.run import Run
 from library.training.sections import LOSSES
 from library.training.stage import Stage
-from tests.conftest import DATASET, tiny_settings
+from tests.helpers.datasets import DATASET
+from tests.helpers.tiny import tiny_settings
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> \"' & </style>"
