@@ -1,4 +1,4 @@
-"""The ComfyUI nodes on stand-ins for ComfyUI; `test_comfyui_checkout.py` has the same on its real code."""
+"""The ComfyUI nodes on stand-ins for ComfyUI; `test_checkout.py` has the same on its real code."""
 
 from __future__ import annotations
 
