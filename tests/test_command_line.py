@@ -21,26 +21,8 @@ from library.files.cache import Cache
 from library.models import PromptBatch
 from library.parts.parts import build_parts
 from library.report.log import mean_of_end, read_log
+from tests.helpers.commands import DEMO, QUICK, environment, folders, run
 from tests.helpers.places import ROOT
-
-DEMO = ["--config_file", "presets/demo.toml"]
-QUICK = [
-    *("--extractor_train_steps", "4", "--max_train_steps", "8", "--save_state_every_n_steps", "3"),
-    *("--replay_images", "4", "--replay_sample_steps", "2", "--sample_steps", "2", "--sample_seeds", "1"),
-    *("--context_train_steps", "4", "--word_train_steps", "2", "--no_audit"),
-]
-
-
-def command(script: str, *words: str) -> list[str]:
-    return [sys.executable, script, *words]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1"}
-
-
-def run(script: str, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(script, *words), cwd=ROOT, env=environment(), capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -57,10 +39,6 @@ def run_here(monkeypatch, capsys):
         return subprocess.CompletedProcess(words, code, said.out, said.err)
 
     return call
-
-
-def folders(tmp_path: Path, name: str) -> list[str]:
-    return ["--output_dir", str(tmp_path / name), "--cache_dir", str(tmp_path / "cache")]
 
 
 @pytest.fixture(scope="module")

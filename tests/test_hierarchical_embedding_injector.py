@@ -16,8 +16,7 @@ from library.hierarchical_embedding_injector import (
 )
 from library.models import load_model
 from library.per_pass import recompute_contexts
-from tests.adapters.test_adapters import inputs, velocity
-from tests.helpers.tiny import BLOCKS, LENGTH, WIDTH, tiny_transformer
+from tests.helpers.tiny import BLOCKS, LENGTH, WIDTH, inputs, tiny_transformer, velocity
 
 CPU = torch.device("cpu")
 

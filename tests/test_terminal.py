@@ -12,8 +12,8 @@ import pytest
 from library.report import progress
 from library.report.progress import StageBar, bar_over
 from library.terminal import Dropping
+from tests.helpers.commands import DEMO, QUICK, environment, folders
 from tests.helpers.places import ROOT
-from tests.test_command_line import DEMO, QUICK, environment, folders
 
 ENTRY_POINTS = sorted(ROOT.glob("purecc_*.py"))
 PRINTS = """

@@ -15,10 +15,10 @@ from library.errors import ConfigError, ModelError
 from library.parts.parts import build_parts
 from library.penalties import Overlap
 from library.training.run import Run
-from tests.conftest import DATASET
+from tests.helpers.datasets import DATASET
+from tests.helpers.penalties import total
+from tests.helpers.runs import layers_by_name, ready
 from tests.helpers.tiny import BLOCKS
-from tests.methods.test_full_fine_tuning import layers_by_name, total
-from tests.methods.test_methods import MODEL, ready
 
 
 def problem(ranks=(2, 3), inputs=12, outputs=8):
@@ -213,7 +213,7 @@ def test_the_gradient_of_the_overlap(plan_of):
 
 def test_with_one_concept_cifc_equals_mix_of_show_and_says_so(plan_of, tmp_path):
     notices = []
-    read_settings(None, {**MODEL, "method": "cifc"}, notices)
+    read_settings(None, {"pretrained_model_name_or_path": "m", "method": "cifc"}, notices)
     assert any("equals mix_of_show" in notice for notice in notices)
     files = []
     for method in ("cifc", "mix_of_show"):

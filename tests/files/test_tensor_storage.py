@@ -35,14 +35,13 @@ from library.files.tensor_storage import owned, read_tensors
 from library.preflight.plan import make_plan
 from library.saving.outputs import check_model_is_kept
 from library.training.run import Run
-from tests.adapters.test_layouts import layer
-from tests.comfyui import test_nodes as test_comfyui_nodes
+from tests.helpers.loras import layer
+from tests.helpers.mapped_files import is_mapped
 from tests.helpers.places import ROOT
 from tools.pocket import pictures as pocket_pictures
 from tools.pocket.pen import SIDE
 from tools.single_file import single_file
 
-comfy = test_comfyui_nodes.comfy
 CODE = [
     path
     for folder in ("library", "comfyui_purecc", "tools", "benchmarks")
@@ -144,11 +143,6 @@ def test_a_fused_layer_of_sd_scripts_is_written_in_every_layout(tmp_path, layout
 # Windows replaces no file that is mapped.
 
 
-def is_mapped(path: Path) -> bool:
-    """Whether this process has a file mapped into memory."""
-    return str(path.resolve()) in Path("/proc/self/maps").read_text()
-
-
 @pytest.fixture
 def replaced(monkeypatch):
     """What is replaced while the test runs, none of it mapped at that moment."""
@@ -233,12 +227,6 @@ def test_a_resumed_run_replaces_no_mapped_file(plan_of, replaced):
     run.train()
     Run(plan_of(save_state=True, max_train_steps=3, resume="auto", overwrite=False)).train()
     assert any(path.name == "tiny.safetensors" for path in replaced)
-
-
-def test_the_node_leaves_its_files_free(comfy):
-    kept = comfy.load(lora="dog.safetensors")
-    files = [comfy.folder / "loras" / name for name in ("dog.safetensors", "dog_concept.safetensors")]
-    assert kept and all(file.is_file() and not is_mapped(file) for file in files)
 
 
 def test_a_file_that_is_saved_while_the_test_holds_it_would_be_noticed(lora, replaced):

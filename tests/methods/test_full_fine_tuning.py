@@ -15,18 +15,11 @@ from library.penalties import FisherChange, SquaredChange
 from library.report.log import read_log
 from library.training.run import Run
 from library.training.update import stochastically_rounded
+from tests.helpers.penalties import total
+from tests.helpers.runs import disturb, layers_by_name, ready, student_layers
 from tests.helpers.tiny import tiny_transformer
-from tests.methods.test_methods import disturb, ready, student_layers
 
 MODEL = {"pretrained_model_name_or_path": "m"}
-
-
-def layers_by_name(run: Run) -> dict:
-    return {name: layer.adapters["student"] for name, layer in run.parts.network.layers.items()}
-
-
-def total(penalty) -> torch.Tensor:
-    return sum(penalty.of_layer(name) for name in penalty.layers)
 
 
 def assert_gradient(penalty, expected: torch.Tensor, factor: float = 3.0) -> None:

@@ -11,8 +11,7 @@ from library.errors import ConfigError, ModelError
 from library.models import PromptBatch
 from library.training.resuming import shaping
 from library.training.run import Run
-from tests.methods.test_methods import ready
-from tests.training.test_stages import PLAIN_LORA, student_file
+from tests.helpers.runs import PLAIN_LORA, ready, student_file
 
 LAYERS = ("transformer_blocks.0.attn.to_q", "transformer_blocks.1.ff.net.2", "transformer_blocks.2.attn.add_v_proj")
 

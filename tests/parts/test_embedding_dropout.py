@@ -8,16 +8,12 @@ import torch
 from library.dual_branch_scheduler import Branch
 from library.errors import ConfigError
 from library.objectives import BASE, COMPLETE, EXTRACTOR, GUIDE, STUDENT, TARGET, Prediction, given
-from library.training.run import Run
+from tests.helpers.runs import before_stage_1, ready
 
 
 def student_stage(plan):
     """A stage 2 whose vectors have moved away from the class word's states, so that they have an effect."""
-    run = Run(plan)
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
-    run.build_student()
+    run = ready(plan)
     for embeddings in run.student.branch.embeddings.values():
         embeddings.moved.data.add_(1.0)
     return run.student_stage()
@@ -33,10 +29,7 @@ def test_without_dropout_no_picture_is_shown_without_vectors(plan_of):
 
 
 def test_stage_1_never_leaves_its_vectors_out(plan_of):
-    run = Run(plan_of(embedding_dropout=0.5))
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
+    run = before_stage_1(plan_of(embedding_dropout=0.5))
     assert run.extractor_stage().scenes.reference(0).word_alone is None
 
 

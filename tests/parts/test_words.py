@@ -10,6 +10,7 @@ from library.parts.parts import STUDENT_ADAPTER
 from library.parts.words import WordReader, made_words
 from library.training.run import Run
 from library.training.word_fit import WordFit, _effect_of_words, _learn, _scenes, _seen, _share
+from tests.helpers.runs import ready
 
 QUICK = {"extractor_train_steps": 1, "max_train_steps": 1, "eta": 0.0, "sample_seeds": 1}
 
@@ -43,11 +44,7 @@ def test_the_words_are_saved_shown_and_compared_with_the_vectors(plan_of, capsys
 
 def test_words_learn_what_words_can_do(plan_of):
     """Taught by other words instead of vectors, they come to do the same."""
-    run = Run(plan_of(**QUICK))
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
-    run.build_student()
+    run = ready(plan_of(**QUICK))
     parts = run.parts
     goal, words = made_words(parts), made_words(parts)
     for row in goal.parameters():

@@ -19,7 +19,7 @@ from library.report.page import render
 from library.report.phases import Phase, Phases
 from library.training.pace import BEYOND_FORECAST, MANY_TIMES, STEPS, Pace, PaceWarning
 from library.training.run import Run
-from tests.preflight.test_doctor import said_of
+from tests.helpers.machines import said_of
 
 PANEL = "CUDA - Sysmem Fallback Policy"
 PLAIN = {"extractor_train_steps": 0, "concept_embeddings": "none", "student_embeddings": "none"}

@@ -26,16 +26,9 @@ from library.objectives import (
 )
 from library.parts.context import Context, name_of, places
 from library.prepare.regions import class_region, split
-from library.training.run import Run
+from tests.helpers.runs import prepared
 
 VECTORS = {"context_vectors": 2, "context_train_steps": 3}
-
-
-def prepared(plan) -> Run:
-    run = Run(plan)
-    run.open_log()
-    run.prepare()
-    return run
 
 
 def test_values_in_two_heaps_are_split_between_them():

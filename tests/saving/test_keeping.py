@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from library.adapters.layouts.known import LAYOUTS
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
-from library.errors import ConfigError, Interrupted, ModelError
+from library.errors import ConfigError, ModelError
 from library.files.checkpoint import load_state
 from library.preflight.forecast import count_step
 from library.preflight.plan import make_plan
@@ -19,9 +19,9 @@ from library.training.contact_sheets import ContactSheets
 from library.training.resuming import shaping
 from library.training.run import Run
 from library.training.stage import Stage
-from tests.conftest import DATASET
-from tests.training.test_faults import content_of
-from tests.training.test_stages import PLAIN_LORA, assert_equal_files, student_file
+from tests.helpers.datasets import DATASET
+from tests.helpers.places import content_of
+from tests.helpers.runs import PLAIN_LORA, assert_equal_files, stopped_after, student_file, trained
 
 QUICK = {
     **PLAIN_LORA,
@@ -43,27 +43,6 @@ def quick(plan_of, tmp_path):
         return Run(plan_of(dataset, **{**QUICK, "output_dir": str(tmp_path / folder), **settings}))
 
     return make
-
-
-def trained(run: Run) -> Run:
-    run.train()
-    return run
-
-
-def stopped_after(step: int, run: Run, monkeypatch) -> None:
-    """Trains a run that is stopped after a step of stage 2."""
-    made = Stage.step
-
-    def stops(self):
-        row = made(self)
-        if (self.name, self.done) == ("student", step):
-            raise KeyboardInterrupt
-        return row
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stage, "step", stops)
-        with pytest.raises(Interrupted):
-            run.train()
 
 
 # The best

@@ -24,10 +24,11 @@ from library.report.plot import plot_log
 from library.report.status import Status, read_status
 from library.training.run import Run
 from library.training.stage import Stage
-from tests.conftest import DATASET
 from tests.helpers.another_process import held_by_another_process
+from tests.helpers.datasets import DATASET
+from tests.helpers.places import content_of
+from tests.helpers.runs import assert_equal_files, before_stage_1, prepared, stopped_after, student_file
 from tests.helpers.small_disk import fill_up, remount, small_disk
-from tests.training.test_stages import assert_equal_files, stopped_after, student_file
 
 QUICK = {"extractor_train_steps": 1, "max_train_steps": 3, "save_state_every_n_steps": 1, "replay_images": 2}
 undisturbed: dict[str, dict] = {}
@@ -43,10 +44,6 @@ def quick_plan(plan_of, tmp_path):
     return lambda **settings: plan_of(**{**QUICK, **settings})
 
 
-def content_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def ends_undisturbed(plan) -> None:
     run = Run(plan)
     run.train()
@@ -58,7 +55,7 @@ def ends_undisturbed(plan) -> None:
 
 def test_a_disk_that_is_full_while_saving_costs_no_state(quick_plan, monkeypatch, tmp_path):
     with small_disk(tmp_path / "disk", 4000) as disk:
-        run = stopped_after(1, quick_plan(output_dir=str(disk)), monkeypatch)
+        run = stopped_after(1, Run(quick_plan(output_dir=str(disk))), monkeypatch)
         before = content_of(run.states.folder)
         filler = fill_up(disk)
         again = Run(quick_plan(output_dir=str(disk), resume="auto"))
@@ -203,7 +200,7 @@ def test_a_state_of_another_version_is_said(tmp_path, monkeypatch):
 
 
 def test_a_run_goes_on_from_the_state_before_a_damaged_one_and_says_so(quick_plan, monkeypatch, capsys):
-    run = stopped_after(2, quick_plan(), monkeypatch)
+    run = stopped_after(2, Run(quick_plan()), monkeypatch)
     assert [path.name for path in run.states.all()] == ["step-00000002", "step-00000003"]
     damage_tensors(run.states.newest())
     ends_undisturbed(quick_plan(resume="auto"))
@@ -213,7 +210,7 @@ def test_a_run_goes_on_from_the_state_before_a_damaged_one_and_says_so(quick_pla
 
 
 def test_a_state_can_be_named_or_its_folder(quick_plan, monkeypatch, tmp_path):
-    run = stopped_after(2, quick_plan(), monkeypatch)
+    run = stopped_after(2, Run(quick_plan()), monkeypatch)
     older, newer = run.states.all()
     assert Run(quick_plan(resume=str(older))).resumed.position.done["student"] == 1
     assert Run(quick_plan(resume=str(run.states.folder))).resumed.position.done["student"] == 2
@@ -315,16 +312,14 @@ def test_pictures_that_are_harmed_while_a_run_goes_on_do_not_change_it(
 def test_a_run_that_goes_on_with_other_pictures_says_which(quick_plan, pictures, monkeypatch, tmp_path, capsys):
     own = shutil.copytree(pictures, tmp_path / "own")
     dataset = {"dataset": DATASET.replace("{pictures}", str(own))}
-    stopped_after(1, quick_plan(**dataset), monkeypatch)
+    stopped_after(1, Run(quick_plan(**dataset)), monkeypatch)
     (own / "0.png").write_bytes((own / "1.png").read_bytes())
     (own / "2.txt").write_text("a [V] dog in a house")
     (own / "3.png").rename(own / "4.png")
     (own / "3.txt").rename(own / "4.txt")
 
     def go_on() -> str:
-        run = Run(quick_plan(**dataset, resume="auto"))
-        run.open_log()
-        run.prepare()
+        run = prepared(quick_plan(**dataset, resume="auto"))
         run.log.close()
         return capsys.readouterr().err
 
@@ -404,10 +399,7 @@ def test_weights_that_are_no_numbers_end_the_run_at_once(quick_plan, monkeypatch
 
 
 def test_a_skipped_step_changes_no_weight(quick_plan):
-    run = Run(quick_plan(extractor_train_steps=3))
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
+    run = before_stage_1(quick_plan(extractor_train_steps=3))
     stage = run.extractor_stage()
     before = [weight.detach().clone() for weight in stage._parameters()]
     for name in ("0.png", "1.png", "2.png", "3.png"):
@@ -417,10 +409,7 @@ def test_a_skipped_step_changes_no_weight(quick_plan):
 
 
 def test_a_gradient_beyond_float16_is_skipped_said_and_scaled_less_next_time(quick_plan):
-    run = Run(quick_plan(mixed_precision="fp16", extractor_train_steps=3))
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
+    run = before_stage_1(quick_plan(mixed_precision="fp16", extractor_train_steps=3))
     stage = run.extractor_stage()
     stage.update.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = [weight.detach().clone() for weight in stage._parameters()]
