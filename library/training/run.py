@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +15,12 @@ from library.config.dataset import Concept
 from library.config.in_force import in_force
 from library.config.settings import Settings
 from library.data.latents import Latents
-from library.data.same_pictures import note_pictures
 from library.drawing.sheets import preview_of
 from library.errors import Interrupted
 from library.files.atomic import write_text
 from library.files.checkpoint import FINAL, StateFolder
 from library.objectives import EXTRACTOR, STUDENT
-from library.parts.branching import needs_fisher, scheduler_of
+from library.parts.branching import scheduler_of
 from library.parts.context import Context
 from library.parts.learnable import restore
 from library.parts.learned import Extractor, Learned, Student, fresh_extractor, fresh_student
@@ -30,9 +29,7 @@ from library.parts.parts import Attached
 from library.preflight.checks import check
 from library.preflight.plan import Plan
 from library.prepare.class_states import class_states, latents_of
-from library.prepare.context_vectors import learn_context
-from library.prepare.fisher import fisher_of
-from library.prepare.replay import Replay, draw_replay
+from library.prepare.replay import Replay
 from library.report.log import RunLog, read_log
 from library.report.progress import bar_over
 from library.report.status import end_of_killed
@@ -48,6 +45,7 @@ from library.training.interrupt import StopRequest
 from library.training.listeners import Listener, Listeners
 from library.training.monitor import Monitor
 from library.training.out_of_memory import step_down
+from library.training.preparation import prepare
 from library.training.processes import ALONE, Processes
 from library.training.resuming import all_done, shaping, state_of, state_to_resume
 from library.training.stage import OutOfMemory, Stage
@@ -64,7 +62,7 @@ class Run:
     Attributes:
         listeners, monitor: who is told of it and shows it; nobody, but in the main process once the log is open.
         planned: seconds of a step of each stage, where they were predicted for the card that makes them.
-        parts: with the transformer, once it is prepared.
+        parts, context, replay, fisher: once they are prepared.
         extractor, student: once each is built.
         looks: what else is to look at the finished student, once its files are saved.
         done: what was noted when it was finished, if nothing of it is left to do.
@@ -77,6 +75,9 @@ class Run:
     """
 
     parts: Attached
+    context: Context
+    replay: Replay | None
+    fisher: Mapping[str, Tensor] | None
     extractor: Extractor
     student: Student
 
@@ -94,10 +95,7 @@ class Run:
         self.latents = Latents(plan.parts.model, plan.parts.cache, reg_weight=1.0 if prior is None else prior)
         batches = plan.order.batches_per_epoch
         self.validation = ValidationLoss(self.latents, plan.validation, self.settings, batches)
-        self.replay: Replay | None = None
-        self.fisher: dict[str, Tensor] | None = None
         self.looks: list[Callable[[Run], None]] = []
-        self.context = Context()
         self.average: Average | None = None
         self.keeping = Keeping(self.settings.saving, self.folder)
         self.listeners = Listeners()
@@ -178,31 +176,9 @@ class Run:
 
     def prepare(self) -> None:
         """Text and latents once, then the encoders go and the transformer comes."""
-        opened, model, listeners = self.plan.parts, self.plan.parts.model, self.listeners
-        with listeners.phase("text"), self.processes.main_first():
-            opened.texts.prepare(self.plan.texts(), self.progress("text"))
-        with listeners.phase("latents"), self.processes.main_first():
-            self.latents.prepare(self.plan.pictures, self.progress("latents"))
-        with self.processes.main_first():
-            if self.processes.main:
-                note_pictures(self.folder, self.plan.pictures, self.latents, resumed=self.resumed is not None)
-        model.release_vae()
-        with listeners.phase("loading"):
-            self.parts = parts = opened.attach()
-        for notice in model.notices:
-            say(notice)
-        if self.plan.uses_replay:
-            with listeners.phase("replayed pictures"), self.processes.main_first():
-                self.replay = draw_replay(parts, self.plan.size, self.progress("replayed pictures"))
-        if needs_fisher(self.settings):
-            with listeners.phase("Fisher information"), self.processes.main_first():
-                self.fisher = fisher_of(parts, self.replay, self.progress("Fisher information"))
-        if self.settings.context.context_vectors:
-            with listeners.phase("context"), self.processes.main_first():
-                pictures, bar = self.plan.shown, self.progress("context")
-                self.context = learn_context(parts, self.latents, pictures, self.plan.batch_size, bar)
-            listeners.tell(Listener.context_learned, self.context.seconds)
-        listeners.tell(Listener.prepared, parts)
+        resumed = self.resumed is not None
+        made = prepare(self.plan, self.latents, self.processes, self.listeners, self.progress, resumed)
+        self.parts, self.context, self.replay, self.fisher = made.parts, made.context, made.replay, made.fisher
 
     def build_extractor(self) -> None:
         """Fresh extractors and their embeddings, or those of another run."""

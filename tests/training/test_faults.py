@@ -434,7 +434,7 @@ def test_memory_that_does_not_suffice_is_a_sentence_wherever_it_happens(quick_pl
     assert exit_code_of(scarce, lambda: "the log") == EXIT_TRAINING_ERROR
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "the memory does not suffice" in said and "Traceback" not in said
-    monkeypatch.setattr("library.training.run.draw_replay", scarce)
+    monkeypatch.setattr("library.training.preparation.draw_replay", scarce)
     with pytest.raises(TrainingError, match="replayed pictures: the memory does not suffice"):
         Run(quick_plan()).train()
 
