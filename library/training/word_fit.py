@@ -69,12 +69,13 @@ class WordFit:
         files = dict.fromkeys(self.files, WORDS_FILE)
         run.listeners.tell(Listener.saved, files, run.plan.stage_steps[STUDENT])
         for path in self.files:
-            say(f"{path.name}: for UIs without our nodes; {_effect_of_words(share)}")
+            say(f"{path.name}: for UIs without our nodes; {effect_of_words(share)}")
         columns = {"vectors": run.student.branch, "words": with_words}
         run.listeners.tell(Listener.words_learned, columns)
 
 
-def _effect_of_words(share: float) -> str:
+def effect_of_words(share: float) -> str:
+    """What the words do beside the LoRA, for the user; see `share_of`."""
     if share > 0:
         return f"beside the LoRA it does {share:.0%} of what the vectors do"
     return "it does nothing yet of what the vectors do: more steps of the student or more word_train_steps may help"
@@ -88,13 +89,13 @@ def fit_words(run: Run) -> tuple[LearnedWords, Branch, float]:
     """
     parts, steps = run.parts, run.settings.concept_embeddings.word_train_steps
     freeze_all_but([], run.student.held, parts.network)
-    words, scenes = made_words(parts, rows_of(parts)), _scenes(run)
+    words, scenes = made_words(parts, rows_of(parts)), scenes_of(run)
     taught_by = run.student.branch
     alone = replace(taught_by, embeddings={})
     with_words = replace(alone, reader=WordReader(parts, words))
     progress = run.progress("words")
-    _learn(parts.velocity, words, taught_by, with_words, lambda step: _seen(scenes, step), steps, progress)
-    share = _share(parts.velocity, taught_by, with_words, alone, lambda step: _seen(scenes, steps + step))
+    learn_words(parts.velocity, words, taught_by, with_words, lambda step: passes_of(scenes, step), steps, progress)
+    share = share_of(parts.velocity, taught_by, with_words, alone, lambda step: passes_of(scenes, steps + step))
     return words, with_words, share
 
 
@@ -103,19 +104,20 @@ def rows_of(parts: Opened) -> int:
     return max([ROWS, *(layout.clip for layout in parts.layouts.values())])
 
 
-def _scenes(run: Run) -> SceneMaker:
+def scenes_of(run: Run) -> SceneMaker:
+    """What the words are learned on: the pictures and, where there are some, the replayed ones."""
     wanted = {COMPLETE} | ({REPLAY_COMPLETE} if run.replay else set())
     return SceneMaker("words", wanted, replace(run.ingredients.sources, in_context=None))
 
 
-def _seen(scenes: SceneMaker, step: int) -> Iterator[Pass]:
+def passes_of(scenes: SceneMaker, step: int) -> Iterator[Pass]:
     """What a step looks at, as far as there is a trigger in it."""
     for scene, name in ((scenes.reference(step), COMPLETE), (scenes.replay(step), REPLAY_COMPLETE)):
         if scene is not None and any(scene.prompts[name].tokens):
             yield scene.x_t, scene.sigma, scene.prompts[name]
 
 
-def _learn(
+def learn_words(
     velocity: Callable[..., Tensor],
     words: LearnedWords,
     taught_by: Branch,
@@ -124,6 +126,12 @@ def _learn(
     steps: int,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> None:
+    """Brings what a student does with the words closer to what it does with its vectors.
+
+    Args:
+        taught_by: the branch with the vectors.
+        seen: what a step looks at.
+    """
     rows = list(words.parameters())
     starts = [row.detach().clone() for row in rows]
     sizes = [start.square().mean(1, keepdim=True).sqrt() for start in starts]
@@ -146,7 +154,7 @@ def _learn(
 
 
 @torch.no_grad()
-def _share(
+def share_of(
     velocity: Callable[..., Tensor],
     taught_by: Branch,
     with_words: Branch,

@@ -189,8 +189,8 @@ def test_t5s_begin_of_a_word_belongs_to_the_word(comfy, begin_of_word):
 
     wrapped = SimpleNamespace(tokenizer=Tokenizer(), tokens_start=0, tokenizer_adds_end_token=True)
     positions = sys.modules[comfy.nodes.find_trigger.__module__]
-    assert positions._tokens_of(wrapped, "a sks dog", (2, 5)) == [1, 2, 3]
-    assert positions._tokens_of(wrapped, "a sks dog", (6, 9)) == [4]
+    assert positions.tokens_of(wrapped, "a sks dog", (2, 5)) == [1, 2, 3]
+    assert positions.tokens_of(wrapped, "a sks dog", (6, 9)) == [4]
 
 
 def without(key):

@@ -15,7 +15,11 @@ from library.adapters.network import LayerWeights
 from library.adapters.uis.apply import delta, read_file
 from library.adapters.uis.rules import RULES
 from library.adapters.uis.shape import INSIDE, shape_of
+from library.convert.command import Request
+from library.convert.command import convert as converted
+from library.convert.merge import merged
 from library.convert.resize import resized
+from library.errors import ConfigError, ModelError
 from tests.helpers.loras import PART, assert_same, kohya_file, layer, network_on, whole_lora
 from tests.helpers.tiny import tiny_transformer, velocity
 
@@ -108,6 +112,21 @@ def test_loras_of_different_models_are_not_merged(convert, tmp_path):
     code, _, error = convert("--lora", one, three, "--to", "kohya", "--output", tmp_path / "sum.safetensors")
     assert code == 2 and "can't be merged" in error
     assert not (tmp_path / "sum.safetensors").exists()
+
+
+def test_a_sum_of_loras_is_the_sum_of_their_updates_and_its_rank_that_of_their_ranks():
+    one, two = layer(0, 32, 128, alpha=2.0), layer(1, 32, 128, rank=3)
+    both = merged([{PART: one}, {PART: two, "another": two}], [0.5, -1.0])
+    torch.testing.assert_close(both[PART].delta(), 0.5 * one.delta() - two.delta(), rtol=1e-5, atol=1e-5)
+    assert both[PART].rank == 7 and torch.equal(both["another"].delta(), -two.delta())
+    with pytest.raises(ModelError, match=f"{PART} is 32 x 128 in one and 32 x 64 in another"):
+        merged([{PART: one}, {PART: layer(2, 32, 64)}], [1.0, 1.0])
+
+
+def test_a_request_that_contradicts_itself_is_refused_before_a_file_is_read(tmp_path):
+    nowhere = tmp_path / "nowhere.safetensors"
+    with pytest.raises(ConfigError, match="--output"):
+        converted(Request([nowhere, nowhere], [1.0, 1.0], to="kohya"))
 
 
 def test_a_lower_rank_keeps_the_best_of_each_update_and_says_the_rest():

@@ -270,5 +270,5 @@ def trainer_tokenizing_like(clip: Any) -> SD3Model:
     )
     tokenizers = [copy.deepcopy(getattr(clip.tokenizer, name).tokenizer) for name in ("clip_l", "clip_g", "t5xxl")]
     tokenizers[0].model_max_length = 77  # as in SD 3.5's folder
-    trainer.__dict__["_tokenizers"] = tokenizers
+    trainer.__dict__["tokenizers"] = tokenizers
     return trainer

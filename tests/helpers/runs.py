@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from library.errors import Interrupted
 from library.preflight.plan import Plan
+from library.training.listeners import Listener
 from library.training.run import Run
 from library.training.stage import Stage
 
@@ -23,6 +24,15 @@ NOTHING_OF_OURS = {
     "guidance_against": "null",
 }
 PLAIN_LORA = {**NOTHING_OF_OURS, "eta": 0.0, "concept_embeddings": "none"}
+
+
+class Calling(Listener):
+    """A listener with these hooks: `Calling(stage_begun=stages.append)`."""
+
+    def __init__(self, **hooks) -> None:
+        for name, hook in hooks.items():
+            assert hasattr(Listener, name), name
+            setattr(self, name, hook)
 
 
 def prepared(plan: Plan) -> Run:

@@ -249,7 +249,7 @@ def test_learned_words_that_are_the_triggers_own_rows_read_as_the_encoders_do(pl
     with torch.no_grad():
         for index, name in enumerate(("clip_l", "clip_g")):
             ids = words.tokenizers[index]("sks", add_special_tokens=False)["input_ids"]
-            words.rows["dog"][name].copy_(words._table(index).weight[torch.tensor(ids)])
+            words.rows["dog"][name].copy_(words.table_of(index).weight[torch.tensor(ids)])
     read = run.student.branch.reader(PromptBatch.of([parts.texts[text]], ["dog"]))
     clips = parts.model.clip_length
     torch.testing.assert_close(read.context[0, :clips], parts.texts[text].states.context[:clips])
@@ -279,5 +279,5 @@ def test_an_embedding_file_is_what_comfyui_loads_and_starts_from_the_class_word(
         "clip_g": (run.parts.layouts["dog"].clip, 16),
     }
     ids = torch.tensor(run.student.words.tokenizers[0]("dog", add_special_tokens=False)["input_ids"])
-    start = run.student.words._table(0).weight[ids].mean(0)
+    start = run.student.words.table_of(0).weight[ids].mean(0)
     torch.testing.assert_close(saved["clip_l"], start.expand_as(saved["clip_l"]))

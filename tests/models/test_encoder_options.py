@@ -23,7 +23,7 @@ def test_masked_encoders_read_as_transformers_own_do(tiny_model):
     model = opened(tiny_model, apply_lg_attn_mask=True, apply_t5_attn_mask=True)
     read = [
         one(TEXTS, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
-        for one in model._tokenizers
+        for one in model.tokenizers
     ]
     with torch.no_grad():
         clips = [

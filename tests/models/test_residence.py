@@ -126,7 +126,7 @@ def test_swapping_changes_nothing_to_the_bit(plan_of, deep_model, tmp_path, swap
     assert_same(plain, swapping)
     swap = run.parts.model.base.swap
     assert len(swap.places) <= 2 and len(swap.resident) <= 2 and swap.bytes_moved > 0
-    base = [tensor for block in run.parts.model.base._weights[:swapped] for tensor in block]
+    base = [tensor for block in run.parts.model.base.weights[:swapped] for tensor in block]
     assert storage_bytes(base) <= storage_bytes(swap.places)
 
 
@@ -146,7 +146,7 @@ def test_a_step_moves_each_swapped_block_once_a_pass(plan_of, deep_model):
     )
     stage = run.student_stage()
     stage.step()
-    swap, size = run.parts.model.base.swap, {layout.size for layout in run.parts.model.base.swap._layouts}
+    swap, size = run.parts.model.base.swap, {layout.size for layout in run.parts.model.base.swap.layouts}
     before = swap.bytes_moved
     stage.step()
     most = max(size)

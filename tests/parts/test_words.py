@@ -9,7 +9,7 @@ from safetensors import safe_open
 from library.parts.parts import STUDENT_ADAPTER
 from library.parts.words import WordReader, made_words
 from library.training.run import Run
-from library.training.word_fit import WordFit, _effect_of_words, _learn, _scenes, _seen, _share
+from library.training.word_fit import WordFit, effect_of_words, learn_words, passes_of, scenes_of, share_of
 from tests.helpers.runs import ready
 
 QUICK = {"extractor_train_steps": 1, "max_train_steps": 1, "eta": 0.0, "sample_seeds": 1}
@@ -51,19 +51,19 @@ def test_words_learn_what_words_can_do(plan_of):
         row.data += row.square().mean().sqrt() * torch.randn(row.shape, generator=torch.Generator().manual_seed(4))
     alone = replace(run.student.branch, embeddings={})
     taught_by, with_words = (replace(alone, reader=WordReader(parts, one)) for one in (goal, words))
-    scenes, steps = _scenes(run), 60
+    scenes, steps = scenes_of(run), 60
 
     def share():
-        return _share(parts.velocity, taught_by, with_words, alone, lambda step: _seen(scenes, steps + step))
+        return share_of(parts.velocity, taught_by, with_words, alone, lambda step: passes_of(scenes, steps + step))
 
     before = share()
-    _learn(parts.velocity, words, taught_by, with_words, lambda step: _seen(scenes, step), steps)
+    learn_words(parts.velocity, words, taught_by, with_words, lambda step: passes_of(scenes, step), steps)
     assert share() > max(0.8, before)
 
 
 def test_words_that_do_less_than_nothing_are_not_said_in_percent():
-    assert "26%" in _effect_of_words(0.26)
-    assert "it does nothing yet" in _effect_of_words(-4.2) and "%" not in _effect_of_words(-4.2)
+    assert "26%" in effect_of_words(0.26)
+    assert "it does nothing yet" in effect_of_words(-4.2) and "%" not in effect_of_words(-4.2)
 
 
 def test_nothing_else_learns(plan_of):

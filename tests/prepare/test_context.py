@@ -78,7 +78,7 @@ def test_a_second_run_finds_its_context_in_the_cache_and_another_caption_does_no
     monkeypatch.setattr("library.prepare.context_vectors.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     run = prepared(plan_of(**VECTORS))
     first, seconds = run.context.vectors["dog"].vectors(), spent(run.folder)["context"]
-    monkeypatch.setattr("library.prepare.context_vectors._learn", lambda *_: pytest.fail("learned again"))
+    monkeypatch.setattr("library.prepare.context_vectors.learn_vectors", lambda *_: pytest.fail("learned again"))
     again = prepared(plan_of(overwrite=True, **VECTORS))
     assert torch.equal(again.context.vectors["dog"].vectors(), first)
     assert spent(again.folder)["context"] == seconds == 7, "what a comparison of methods counts is no luck of the cache"

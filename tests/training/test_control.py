@@ -33,11 +33,11 @@ def given_after(monkeypatch, stage: str, step: int, *commands: str) -> None:
 
     def give(*names: str) -> None:
         for name in names:
-            (folders[0] / "control" / name).touch()
+            (folders[0] / name).touch()
 
     folders: list = []
-    begin = Run._begin
-    monkeypatch.setattr(Run, "_begin", lambda self: (begin(self), folders.append(self.folder))[0])
+    listening = Control.listening
+    monkeypatch.setattr(Control, "listening", lambda self: (folders.append(self.folder), listening(self))[1])
     monkeypatch.setattr(Stage, "step", during)
 
 

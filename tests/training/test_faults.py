@@ -4,7 +4,6 @@ After each of them, what was saved before is intact, and the run that goes on en
 """
 
 import csv
-import json
 import os
 import re
 import shutil
@@ -19,12 +18,10 @@ from library.errors import ConfigError, Interrupted, ModelError, StorageError, T
 from library.files.checkpoint import Position, SavedState, StateFolder
 from library.files.folder_lock import FolderLock
 from library.models.sd3.model import SD3Model
-from library.report.log import read_log, write_csv
-from library.report.plot import plot_log
+from library.report.log import read_log
 from library.report.status import Status, read_status
 from library.training.run import Run
 from library.training.stage import Stage
-from tests.helpers.another_process import held_by_another_process
 from tests.helpers.datasets import DATASET
 from tests.helpers.places import content_of
 from tests.helpers.runs import assert_equal_files, before_stage_1, prepared, stopped_after, student_file
@@ -113,26 +110,6 @@ def test_a_limit_on_the_size_of_files_is_said(quick_plan, tmp_path):
 
 
 # One run in a folder
-
-
-def test_two_runs_in_one_folder_are_refused_and_a_killed_one_leaves_no_lock(tmp_path):
-    with (
-        held_by_another_process(lambda: FolderLock(tmp_path)) as child,
-        pytest.raises(ConfigError, match=rf"is in use by another run \(process {child} on .*, since "),
-        FolderLock(tmp_path),
-    ):
-        pass
-    with FolderLock(tmp_path):
-        assert json.loads((tmp_path / ".lock.json").read_text())["process"] == os.getpid()
-    assert not (tmp_path / ".lock.json").exists()
-
-
-def test_what_a_killed_run_left_half_written_is_removed_by_the_next_one(tmp_path):
-    for name in (".part-abc.safetensors", "samples/.part-abc.png", "tiny-state/.part-abc/state.json", "mine.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("half")
-    with FolderLock(tmp_path):
-        assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {".lock", ".lock.json", "mine.png"}
 
 
 # States
@@ -360,17 +337,6 @@ def test_a_step_without_a_number_is_skipped_and_says_where(quick_plan, capsys):
     assert read_status(run.folder)["state"] == "done"
 
 
-def test_a_log_of_nothing_but_skipped_steps_can_be_drawn(tmp_path):
-    rows = [{"stage": "student", "step": step, "skipped": "the loss is nan", "it_s": 1.0} for step in (1, 2)]
-    plot_log(rows, tmp_path / "training.png")
-    write_csv(rows, tmp_path / "log.csv")
-    assert (tmp_path / "log.csv").read_text().splitlines()[1] == "student,1,the loss is nan,1.0"
-    status = Status(tmp_path, "run", {"student": 2})
-    for row in rows:
-        status.step(row, 1.0)
-    assert read_status(tmp_path)["last"] == {"it_s": 1.0}
-
-
 def test_a_full_disk_costs_the_status_and_not_the_run(tmp_path):
     with small_disk(tmp_path / "disk", 16) as disk:
         fill_up(disk)
@@ -390,7 +356,7 @@ def test_weights_that_are_no_numbers_end_the_run_at_once(quick_plan, monkeypatch
 
     def harmed(self):
         with torch.no_grad():
-            self._parameters()[0][0, 0] = float("nan")
+            self.update.parameters[0][0, 0] = float("nan")
         return step(self)
 
     monkeypatch.setattr(Stage, "step", harmed)
@@ -401,23 +367,23 @@ def test_weights_that_are_no_numbers_end_the_run_at_once(quick_plan, monkeypatch
 def test_a_skipped_step_changes_no_weight(quick_plan):
     run = before_stage_1(quick_plan(extractor_train_steps=3))
     stage = run.extractor_stage()
-    before = [weight.detach().clone() for weight in stage._parameters()]
+    before = [weight.detach().clone() for weight in stage.update.parameters]
     for name in ("0.png", "1.png", "2.png", "3.png"):
         spoil(run, name)
     assert "skipped" in stage.step() and stage.done == 1
-    assert all((a == b).all() for a, b in zip(before, stage._parameters(), strict=True))
+    assert all((a == b).all() for a, b in zip(before, stage.update.parameters, strict=True))
 
 
 def test_a_gradient_beyond_float16_is_skipped_said_and_scaled_less_next_time(quick_plan):
     run = before_stage_1(quick_plan(mixed_precision="fp16", extractor_train_steps=3))
     stage = run.extractor_stage()
     stage.update.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
-    before = [weight.detach().clone() for weight in stage._parameters()]
+    before = [weight.detach().clone() for weight in stage.update.parameters]
     assert f"loss scale of fp16 from now on: {2.0**59:g}" in stage.step()["skipped"] and stage.skipped == 1
-    assert all(torch.equal(a, b) for a, b in zip(before, stage._parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, stage.update.parameters, strict=True))
     stage.update.scaler = torch.amp.GradScaler("cpu")
     assert "skipped" not in stage.step() and stage.skipped == 0
-    assert not all(torch.equal(a, b) for a, b in zip(before, stage._parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(before, stage.update.parameters, strict=True))
 
 
 @pytest.mark.parametrize(

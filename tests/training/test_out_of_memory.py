@@ -5,24 +5,13 @@ import weakref
 
 import torch
 
-from library.training.listeners import Listener
 from library.training.run import Run
-from library.training.stage import Stage
-
-
-class Trained(Listener):
-    """Keeps the stages that trained."""
-
-    def __init__(self) -> None:
-        self.stages: list[Stage] = []
-
-    def stage_begun(self, stage: Stage) -> None:
-        self.stages.append(stage)
+from tests.helpers.runs import Calling
 
 
 def test_after_a_step_down_nobody_holds_the_settings_that_it_replaced(plan_of, monkeypatch):
-    run, trained = Run(plan_of(method="lora", auto_fit=True)), Trained()
-    run.listeners.add([trained])
+    run, stages = Run(plan_of(method="lora", auto_fit=True)), []
+    run.listeners.add([Calling(stage_begun=stages.append)])
     model, held = run.plan.parts.model, run.settings
     before = [weakref.ref(one) for one in (held, held.model, held.optimizer)]
     del held
@@ -35,7 +24,7 @@ def test_after_a_step_down_nobody_holds_the_settings_that_it_replaced(plan_of, m
 
     monkeypatch.setattr(model, "velocity", scarce)
     run.train()
-    (stage,) = trained.stages
+    (stage,) = stages
     assert run.settings.model.checkpointed_blocks == "all"
     assert stage.settings is run.settings.optimizer
     gc.collect()

@@ -38,6 +38,7 @@ from tests.helpers.runs import (
     PLAIN_LORA,
     assert_equal_files,
     before_stage_1,
+    prepared,
     ready,
     ready_for_stage_2,
     stopped_after,
@@ -506,8 +507,7 @@ def replayed_rows(stage) -> list[tuple[int, int]]:
 
 
 def test_the_concept_is_put_into_replayed_prompts_of_its_class_alone(plan_of):
-    stage = ready_for_stage_2(plan_of(replay_eta=1.0, replay_images=3)).student_stage()
-    triples = stage.scenes._replay.triples
+    triples = prepared(plan_of(replay_eta=1.0, replay_images=3)).replay.triples
     assert [triple.complete for triple in triples] == ["a red sks dog", "", "a red sks dog"]
     assert [triple.target for triple in triples] == ["sks dog", "dog", "sks dog"]
     assert [triple.base for triple in triples] == ["a red dog", "", "a red dog"]

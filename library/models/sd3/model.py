@@ -160,14 +160,14 @@ class SD3Model:
     # Text
 
     @cached_property
-    def _tokenizers(self) -> list[Any]:
+    def tokenizers(self) -> list[Any]:
         """CLIP-L's, CLIP-G's and T5's."""
         return self.files.tokenizers()
 
     @property
     def clip_length(self) -> int:
         """Tokens that CLIP reads of each prompt."""
-        return self._tokenizers[0].model_max_length
+        return self.tokenizers[0].model_max_length
 
     @property
     def _lengths(self) -> list[int]:
@@ -176,7 +176,7 @@ class SD3Model:
     def encode_text(self, texts: Sequence[str], progress: Progress = iter) -> list[TextStates]:
         read = [
             tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-            for tokenizer, length in zip(self._tokenizers, self._lengths, strict=True)
+            for tokenizer, length in zip(self.tokenizers, self._lengths, strict=True)
         ]
         ids = [one.input_ids for one in read]
         masks = [one.attention_mask if alone else None for one, alone in zip(read, self.masked, strict=True)]
@@ -203,20 +203,18 @@ class SD3Model:
         # On the CPU, as in `encode_text`. Beside a card in float32, the one precision that every processor is quick in.
         dtype = self.dtype if self.device.type == "cpu" else torch.float32
         encoders = [self._load(part, "cpu", dtype) for part in TEXT_ENCODERS[:2]]
-        return LearnedWords(
-            encoders, self._tokenizers[:2], self.clip_length, starts, self.device, masked=self.masked[0]
-        )
+        return LearnedWords(encoders, self.tokenizers[:2], self.clip_length, starts, self.device, masked=self.masked[0])
 
     def count_tokens(self, texts: Sequence[str]) -> list[list[TokenCount]]:
         counts = []
-        for name, tokenizer, limit in zip(["CLIP-L", "CLIP-G", "T5"], self._tokenizers, self._lengths, strict=True):
+        for name, tokenizer, limit in zip(["CLIP-L", "CLIP-G", "T5"], self.tokenizers, self._lengths, strict=True):
             ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
             counts.append([TokenCount(name, len(tokens), limit) for tokens in ids])
         return [list(of_text) for of_text in zip(*counts, strict=True)]
 
     def token_positions(self, text: str, span: tuple[int, int]) -> tuple[list[int], list[int]]:
         found = []
-        for tokenizer, length in zip(self._tokenizers, self._lengths, strict=True):
+        for tokenizer, length in zip(self.tokenizers, self._lengths, strict=True):
             encoded = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
             offsets = enumerate(encoded["offset_mapping"])
             found.append(
@@ -308,7 +306,7 @@ class SD3Model:
     @cached_property
     def _text_fingerprint(self) -> str:
         weights = [self.files.weights(part).fingerprint() for part in TEXT_ENCODERS]
-        tokenizers = [json.loads(tokenizer.backend_tokenizer.to_str()) for tokenizer in self._tokenizers]
+        tokenizers = [json.loads(tokenizer.backend_tokenizer.to_str()) for tokenizer in self.tokenizers]
         for tokenizer in tokenizers:
             # These two are no more than what the last call happened to ask for.
             del tokenizer["truncation"], tokenizer["padding"]

@@ -1,0 +1,31 @@
+"""The modules of the library, and what they import."""
+
+import ast
+from pathlib import Path
+
+from tests.helpers.places import ROOT
+
+FILES = sorted((ROOT / "library").rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "library").parts[0].removesuffix(".py")
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported_by(path: Path) -> set[str]:
+    """The modules of the library that a file imports anywhere, if only for a type."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    found = names & set(MODULES)
+    return {name for name in found if not any(other.startswith(f"{name}.") for other in found)} - {module_of(path)}
