@@ -18,7 +18,8 @@ def main() -> None:
     parser.add_argument(
         "--concept",
         metavar="FILE",
-        help='Its concept embeddings; default: NAME_concept.safetensors beside it, "none": without.',
+        help="Its concept embeddings. Default: NAME_concept.safetensors beside it, if the LoRA can't do without them; "
+        '"none": without.',
     )
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="What to draw; [V] stands for the trigger.")
     parser.add_argument("--lora_scale", type=float, default=1.0, help="How strongly the LoRA acts. Default: 1.")
@@ -30,17 +31,16 @@ def main() -> None:
     file = config_file_of(arguments)
     settings = read_settings(file, settings_given(arguments))
 
-    from library.adapters.files import concept_file_of  # after the settings: slow to import
+    from library.adapters.files import concept_file_for  # after the settings: slow to import
     from library.drawing.generation import generate
 
     lora = Path(arguments.lora).expanduser()
-    concept = None if arguments.concept == "none" else arguments.concept or concept_file_of(lora)
     concepts, size = [], as_size(settings.data.resolution, "resolution")
     if settings.data.dataset_config or (file and "concepts" in file.tables):
         config = read_concepts_and_pictures(file, settings)
         concepts, size = config.concepts, config.datasets[0].resolution
     output = Path(arguments.output).expanduser() if arguments.output else settings.output_dir / "generated.png"
-    concept_file = Path(concept).expanduser() if concept else None
+    concept_file = concept_file_for(lora, arguments.concept)
     generate(settings, lora, concept_file, concepts, arguments.prompt, arguments.lora_scale, size, output)
     print(f"Saved {output}")
 

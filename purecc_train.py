@@ -89,19 +89,18 @@ def execute(
 
     from library.files.cache_limit import CacheUse
     from library.files.folder_lock import FolderLock
-    from library.training.word_fit import WordFit
 
     log.append(settings.output_dir / "log.jsonl")
     begin = time.monotonic()
-    audit, words = QuickAudit.of(plan), WordFit()
+    audit = QuickAudit.of(plan)
     cache = CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes, arguments.clear_cache)
     with processes.main_holds(FolderLock(settings.output_dir)), processes.main_holds(cache):
         if arguments.clear_cache and processes.main:
             print(f"Cleared {cache.cleared / 1e6:.0f} MB of {settings.saving.cache_dir}.")
         run = Run(audit.planned(plan), processes)
-        run.looks += [words, audit]
+        run.looks.append(audit)
         run.planned |= planned
-        files = [*run.train(), *words.files]
+        files = run.train()
     if run.done:
         return
     print(f"Done in {time.monotonic() - begin:.0f} s. Look at {settings.output_dir / 'samples'} first. Saved:")
@@ -116,7 +115,7 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
     """
     from library.evaluation.quick import QuickAudit
     from library.preflight.checks import longest_paths
-    from library.preflight.doctor import findings
+    from library.preflight.doctor import findings, hidden_triggers
     from library.preflight.finding import describe_findings
     from library.preflight.fit import describe_fit, fitted
     from library.preflight.machine import machine_findings, this_machine
@@ -132,7 +131,9 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
         print(describe_plan(plan))
     machine, blocks = this_machine(), plan.parts.model.transformer_config["num_layers"]
     found = [*machine_findings(machine, plan.settings.model, blocks), *findings(plan)]
-    print(describe_findings([*found, *path_findings(longest_paths(plan), machine.longest_path)]))
+    found += path_findings(longest_paths(plan), machine.longest_path)
+    found += hidden_triggers(plan) if arguments.doctor else []
+    print(describe_findings(found))
     if arguments.doctor:
         return
     fitting, predicted, taken = fit or fitted(plan, card)

@@ -119,7 +119,8 @@ def count_authors(plan: Plan) -> tuple[int, Any]:
     import torch
 
     from benchmarks.authors import PROMPTS, AuthorsStep
-    from library.models.memory.live_memory import META, LiveMemory, fused_attention, storage_bytes
+    from library.models.memory.live_memory import LiveMemory, fused_attention, storage_bytes
+    from library.models.memory.operations import META
 
     settings, model = plan.settings, plan.parts.model.counted()
     step = AuthorsStep(model, settings.network.network_dim, settings.model.gradient_checkpointing)

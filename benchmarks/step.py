@@ -1,7 +1,7 @@
 """What a step of stage 2 costs, against a plain LoRA step: python -m benchmarks.step --config_file presets/demo.toml
 
 All variants share one model, one set of pictures and one run, and take turns, so that whatever else the machine does
-hits them alike.
+hits them alike. A plain LoRA step as diffusers' scripts make it, with PEFT, is among them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.variants import AUTHORS, PLAIN, VARIANTS, settings_of
+from benchmarks.variants import AUTHORS, PEER, PLAIN, VARIANTS, settings_of
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
 from library.environment import prepare_process
 from library.errors import exit_code_of
 
 WARM_UP = 3
+MOST_KINDS = 8
+"""Kinds of steps that a variant has at most."""
 COLUMNS = {
     "variant": "step",
     "passes": "predictions: learned + given",
@@ -34,18 +36,24 @@ COLUMNS = {
 
 
 def passes(stage: Any) -> str:
-    """How many predictions with gradient and without a step makes."""
-    if not hasattr(stage, "branches"):
-        return "2 + 2"
-    return " + ".join(
-        str(sum(map(len, kind))) for kind in (stage.branches.with_gradient, stage.branches.without_gradient)
-    )
+    """How many predictions with gradient and without a step makes; the mean, where ties take turns."""
+    if not hasattr(stage, "objective"):
+        return stage.passes
+    counts = [stage.branches.passes(kind.readings).counts for kind in stage.objective.kinds]
+    return " + ".join(f"{statistics.mean(kind):.3g}" for kind in zip(*counts, strict=True))
+
+
+def steps_of_round(stage: Any) -> int:
+    """How many steps of a variant make every kind of batch once."""
+    return len(stage.objective.kinds) if hasattr(stage, "objective") else 1
 
 
 def measure(
     stages: dict[str, Any], rounds: int, counts: dict[str, Any], speed: Callable[[], Any]
 ) -> list[dict[str, Any]]:
     """Time of each variant's step over the rounds: median, quartiles, ratio, and peak memory on an NVIDIA card.
+
+    Where ties take turns, a round has a step of each kind, of which the mean counts.
 
     The ratio is the median over the rounds of the ratio within a round, so what slows a whole round down cancels.
 
@@ -63,13 +71,14 @@ def measure(
             if cuda:
                 torch.cuda.synchronize()
                 torch.cuda.reset_peak_memory_stats()
-            begin = time.perf_counter()
-            stage.step()
+            begin, steps = time.perf_counter(), steps_of_round(stage)
+            for _ in range(steps):
+                stage.step()
             if cuda:
                 torch.cuda.synchronize()
                 peak[name] = max(peak[name], torch.cuda.max_memory_allocated())
             if turn >= WARM_UP:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append((time.perf_counter() - begin) / steps)
         now = speed()
         for name, count in counts.items():
             predicted[name].append(count.seconds(now))
@@ -94,10 +103,11 @@ def main() -> None:
     arguments = parser.parse_args()
     file = config_file_of(arguments)
     given = {"output_dir": "output/benchmark", "log_with": "none", **settings_given(arguments), "overwrite": True}
-    settings = read_settings(file, {**given, "max_train_steps": WARM_UP + arguments.rounds})
+    settings = read_settings(file, {**given, "max_train_steps": MOST_KINDS * (WARM_UP + arguments.rounds)})
     config = read_concepts_and_pictures(file, settings)
 
     from benchmarks.authors import AuthorsRun
+    from benchmarks.peer import PeerRun
     from benchmarks.record import table, write
     from library.objectives import STUDENT
     from library.preflight.forecast import count_step
@@ -116,6 +126,7 @@ def main() -> None:
         stages[name] = variant.student_stage()
         counts[name] = count_step(variant.plan, STUDENT)
     stages[AUTHORS] = AuthorsRun(run)
+    stages[PEER] = PeerRun(run, stages[PLAIN].scenes)
     model = run.parts.model
     rows = measure(stages, arguments.rounds, counts, lambda: measured_speed(model.device, model.dtype))
     size, batch = run.plan.size, len(run.plan.order.batch(0))

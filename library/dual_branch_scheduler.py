@@ -23,7 +23,7 @@ from library.hierarchical_embedding_injector import (
     placements_of,
 )
 from library.models.interface import FlowModel, PromptBatch
-from library.objectives import REPLAYED, STUDENT, Prediction, Reading, Truth, Velocities
+from library.objectives import REPLAYED, Prediction, Reading, Truth, Velocities
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,6 @@ class Scene:
         shows_concept: whether each picture's complete prompt names the concept, (B,); None: all do.
         anchored: whether the anchor holds each picture, (B,); None: all.
         region: 1 where the class is in each replayed picture and 0 elsewhere, (B, 1, H, W); None: nobody asks.
-        word_alone: whether the student sees each picture without its concept embeddings, (B,); None: none.
     """
 
     image: Tensor
@@ -74,14 +73,6 @@ class Scene:
     shows_concept: Tensor | None = None
     anchored: Tensor | None = None
     region: Tensor | None = None
-    word_alone: Tensor | None = None
-
-    def prompts_of(self, prediction: Prediction) -> PromptBatch:
-        """The prompts that a prediction reads; all of the student's alike, so that no difference mixes the two."""
-        prompts = self.prompts[prediction.prompt]
-        if self.word_alone is None or prediction.branch != STUDENT:
-            return prompts
-        return prompts.without_tokens(self.word_alone)
 
     @cached_property
     def x_t(self) -> Tensor:
@@ -101,7 +92,6 @@ class Scene:
             shows_concept=_part(self.shows_concept, rows),
             anchored=_part(self.anchored, rows),
             region=_part(self.region, rows),
-            word_alone=_part(self.word_alone, rows),
         )
 
     def truth(self, device: torch.device) -> Truth:
@@ -124,6 +114,19 @@ def _on_device(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device)
 
 
+@dataclass(frozen=True)
+class Passes:
+    """The passes of a step: each is one batch of predictions."""
+
+    with_gradient: tuple[tuple[Prediction, ...], ...]
+    without_gradient: tuple[tuple[Prediction, ...], ...]
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many predictions are made with gradient and without."""
+        return sum(map(len, self.with_gradient)), sum(map(len, self.without_gradient))
+
+
 class DualBranchScheduler:
     """Runs the passes of a step.
 
@@ -132,7 +135,7 @@ class DualBranchScheduler:
         network: its adapters.
         injector: puts concept vectors into its blocks.
         branches: by the name that predictions use.
-        readings: everything that the stage's terms read; nothing else is predicted.
+        readings: everything that the stage's terms read, of which a step may read a part; nothing else is predicted.
         together: predictions of a kind in one batch, or one after the other with less memory.
     """
 
@@ -149,36 +152,43 @@ class DualBranchScheduler:
         self.network = network
         self.injector = injector
         self.branches = branches
-        learned = {reading.prediction for reading in readings if reading.gradient}
-        taken = {reading.prediction for reading in readings} - learned
-        self.with_gradient = self._passes(learned, together)
-        self.without_gradient = self._passes(taken, together)
+        self.readings = frozenset(readings)
+        self.together = together
 
-    def predict(self, reference: Scene, replay: Scene | None = None, seed: int | None = None) -> Velocities:
-        """Every velocity that the terms read.
+    def passes(self, readings: Collection[Reading] | None = None) -> Passes:
+        """The passes that make what is read.
+
+        Args:
+            readings: of the stage's; None: all of them.
+        """
+        wanted = self.readings if readings is None else readings
+        learned = {reading.prediction for reading in wanted if reading.gradient}
+        taken = {reading.prediction for reading in wanted} - learned
+        return Passes(_batched(learned, self.together), _batched(taken, self.together))
+
+    def predict(
+        self,
+        reference: Scene,
+        replay: Scene | None = None,
+        seed: int | None = None,
+        readings: Collection[Reading] | None = None,
+    ) -> Velocities:
+        """The velocities of a step.
 
         Args:
             reference: the user's pictures.
-            replay: pictures of the pretrained model's own, if a term reads them.
+            replay: pictures of the pretrained model's own, if any are read.
             seed: of what adapters drop, alike in every pass, so that differences are of one network. None: nothing.
+            readings: what is read of the stage's; None: all of it.
         """
-        predictions: dict[Prediction, Tensor] = {}
+        passes, predictions = self.passes(readings), {}
         with torch.no_grad():
-            for one in self.without_gradient:
+            for one in passes.without_gradient:
                 predictions.update(self._run(one, reference, replay, seed))
-        for one in self.with_gradient:
+        for one in passes.with_gradient:
             predictions.update(self._run(one, reference, replay, seed))
         device = self.model.device
         return Velocities(predictions, reference.truth(device), replay.truth(device) if replay else None)
-
-    @staticmethod
-    def _passes(predictions: Collection[Prediction], together: bool) -> list[tuple[Prediction, ...]]:
-        ordered = tuple(sorted(predictions, key=lambda prediction: (prediction.branch, prediction.prompt)))
-        if not together:
-            return [(prediction,) for prediction in ordered]
-        # Replayed pictures may have another size, so they make a batch of their own.
-        groups = [tuple(p for p in ordered if (p.prompt in REPLAYED) == replayed) for replayed in (False, True)]
-        return [group for group in groups if group]
 
     def _run(
         self, predictions: Sequence[Prediction], reference: Scene, replay: Scene | None, seed: int | None
@@ -186,7 +196,7 @@ class DualBranchScheduler:
         if seed is not None:
             torch.manual_seed(seed)
         scenes = [_scene_of(prediction, reference, replay) for prediction in predictions]
-        prompts = [scene.prompts_of(p) for scene, p in zip(scenes, predictions, strict=True)]
+        prompts = [scene.prompts[p.prompt] for scene, p in zip(scenes, predictions, strict=True)]
         velocity = branch_velocity(
             self.model,
             self.network,
@@ -198,6 +208,15 @@ class DualBranchScheduler:
             thinned=seed is not None,
         )
         return dict(zip(predictions, velocity.split([len(scene.image) for scene in scenes]), strict=True))
+
+
+def _batched(predictions: Collection[Prediction], together: bool) -> tuple[tuple[Prediction, ...], ...]:
+    ordered = tuple(sorted(predictions, key=lambda prediction: (prediction.branch, prediction.prompt)))
+    if not together:
+        return tuple((prediction,) for prediction in ordered)
+    # Replayed pictures may have another size, so they make a batch of their own.
+    groups = [tuple(p for p in ordered if (p.prompt in REPLAYED) == replayed) for replayed in (False, True)]
+    return tuple(group for group in groups if group)
 
 
 def _scene_of(prediction: Prediction, reference: Scene, replay: Scene | None) -> Scene:

@@ -1,7 +1,8 @@
 """What a stage learns: a sum of terms, each of which names the predictions it reads.
 
-A term is one loss of one equation. Which terms a run has is decided here, once, from its settings; the training step
-only adds them up. Other methods are other sums of terms over the same step.
+A term is one loss of one equation. Which terms a run has is decided here, once, from its settings, and which of them a
+batch has if they take turns; the training step only adds them up. Other methods are other sums of terms over the same
+step.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from torch import Tensor
 
 from library.concept_error import SQUARED, ConceptError
 from library.config.loss_settings import LossSettings
-from library.config.settings import PureLearningSettings
+from library.config.settings import PureLearningSettings, Settings
 from library.flow import mse
 from library.lambda_star_loss import AdaptiveScale, FixedScale, concept_guidance, focused, measure_guidance, pure_loss
+from library.turns import Growing, Turns, Weight, at
 
 STUDENT, EXTRACTOR, PRETRAINED = "student", "extractor", "pretrained"
 """The branches: whose weights predict. The extractor while guidance is computed may run without its LoRA."""
+WORD = "word"
+"""The student without its vectors: its LoRA and the trigger word alone."""
 GUIDE = "guide"
 """The extractor as it is used for R(target)."""
 
@@ -205,7 +209,8 @@ class PureTerm:
 class TieTerm:
     """||v_learned(y) - v_pretrained(y)||^2: keeps a branch where the pretrained model is, for one prompt (ours).
 
-    On a picture and prompt of the pretrained model's own it is replay.
+    On a picture and prompt of the pretrained model's own it is replay. Of the student without vectors to the same with
+    them, for a prompt with [V], it teaches the trigger word what the vectors have learned.
     """
 
     tied: Reading
@@ -261,19 +266,48 @@ class Objective:
 
     Args:
         terms: (name, weight, term). Terms of weight 0 are left out, so their predictions are never made.
+        turns: which of them take turns; None: every batch has all terms.
     """
 
-    def __init__(self, *terms: tuple[str, float, Term]) -> None:
-        self.terms = tuple((name, weight, term) for name, weight, term in terms if weight > 0)
+    def __init__(self, *terms: tuple[str, Weight, Term], turns: Turns | None = None) -> None:
+        self.terms = tuple((name, weight, term) for name, weight, term in terms if at(weight, 1.0) > 0)
+        self.turns = turns
+        self._turning = [name for name, _, _ in self.terms if turns and name in turns.names]
 
     @property
     def readings(self) -> frozenset[Reading]:
         """Everything that the terms read."""
         return frozenset(reading for _, _, term in self.terms for reading in term.readings)
 
+    @property
+    def replays(self) -> bool:
+        """Whether a term looks at replayed pictures."""
+        return any(reading.prediction.prompt in REPLAYED for reading in self.readings)
+
+    @property
+    def kinds(self) -> tuple[Objective, ...]:
+        """The objectives that batches have in the end: one for each term that takes turns, equally often."""
+        return tuple(self._with(name, 1.0) for name in self._turning or (None,))
+
+    def in_batch(self, number: int, progress: float) -> Objective:
+        """The objective of one batch.
+
+        Args:
+            number: of the batch in its stage.
+            progress: how much of the stage is done, 0 to 1.
+        """
+        chosen = self.turns.of_batch(number, self._turning) if self.turns and self._turning else None
+        return self._with(chosen, progress)
+
+    def _with(self, chosen: str | None, progress: float) -> Objective:
+        """The terms of every batch, and the one whose turn it is, which then counts for all of its round."""
+        now, count = [(name, at(weight, progress), term) for name, weight, term in self.terms], len(self._turning)
+        turn = [(name, count * weight, term) for name, weight, term in now if name == chosen]
+        return Objective(*(one for one in now if one[0] not in self._turning), *turn)
+
     def __call__(self, v: Velocities) -> Losses:
         parts = {name: term(v) for name, _, term in self.terms}
-        first, *others = (weight * parts[name].mean() for name, weight, _ in self.terms)
+        first, *others = (at(weight, 1.0) * parts[name].mean() for name, weight, _ in self.terms)
         total = sum(others, first)
         measures = [term.measure(v) for name, _, term in self.terms if name == "pure" and isinstance(term, Measured)]
         return Losses(total, {name: loss.detach() for name, loss in parts.items()}, *measures)
@@ -284,9 +318,16 @@ def concept_error(loss: LossSettings) -> ConceptError:
     return ConceptError(loss.loss_type, loss.huber_schedule, loss.huber_c, loss.huber_scale)
 
 
-def extractor_objective(pure: PureLearningSettings, error: ConceptError = SQUARED) -> Objective:
+TEACHING = frozenset({"concept", "extractor"})
+"""The terms of every batch: what is to be learned. All others keep it from being more than that, and may take turns."""
+
+
+def extractor_objective(settings: Settings) -> Objective:
     """Stage 1: the extractor learns the concept; our ties keep it from learning it under other names."""
-    return Objective(
+    pure, error = settings.pure_learning, concept_error(settings.loss)
+    return _with_ties(
+        settings,
+        EXTRACTOR,
         ("concept", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE), error)),
         ("anchor", pure.extractor_anchor_weight, TieTerm(learned(EXTRACTOR, BASE), given(PRETRAINED, BASE))),
         (
@@ -297,16 +338,17 @@ def extractor_objective(pure: PureLearningSettings, error: ConceptError = SQUARE
     )
 
 
-def student_objective(pure: PureLearningSettings, has_reg: bool = False, error: ConceptError = SQUARED) -> Objective:
-    """Stage 2: L_CC + eta L_PureCC (PureCC, Eq. 15), with our anchor and replay.
+def student_objective(settings: Settings, has_reg: bool = False) -> Objective:
+    """Stage 2: L_CC + eta L_PureCC (PureCC, Eq. 15), with our anchor and replay; and the word learns what vectors do.
 
     Args:
         has_reg: there are regularisation pictures, so prior preservation is theirs and not the replayed pictures'.
-        error: how errors count in the concept loss.
     """
+    pure, error = settings.pure_learning, concept_error(settings.loss)
     prior = 0.0 if has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
-    replayed = 1.0 if pure.replay_images else 0.0
-    terms: list[tuple[str, float, Term]] = [
+    replayed, on_replayed = (1.0 if pure.replay_images else 0.0), REPLAY_COMPLETE
+    word = pure.word_weight if settings.teaches_word else 0.0
+    terms: list[tuple[str, Weight, Term]] = [
         ("concept", pure.concept_loss_weight, ConceptTerm(learned(STUDENT, COMPLETE), error)),
         ("pure", pure.eta, _pure_term(pure, COMPLETE, BASE, TARGET, {"class": CLASS, "null": NULL})),
         ("anchor", pure.anchor_weight, AnchorTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))),
@@ -319,15 +361,25 @@ def student_objective(pure: PureLearningSettings, has_reg: bool = False, error: 
         (
             "surroundings",
             replayed * pure.surroundings_weight,
-            SurroundingsTerm(learned(STUDENT, REPLAY_COMPLETE), given(PRETRAINED, REPLAY)),
+            SurroundingsTerm(learned(STUDENT, on_replayed), given(PRETRAINED, REPLAY)),
         ),
         ("prior", replayed * prior, ConceptTerm(learned(STUDENT, REPLAY), error)),
+        ("word", Growing(word), TieTerm(learned(WORD, COMPLETE), given(STUDENT, COMPLETE))),
+        ("word_replayed", Growing(replayed * word), TieTerm(learned(WORD, on_replayed), given(STUDENT, on_replayed))),
     ]
     if pure.merged:
         terms.append(("extractor", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE), error)))
         tie = TieTerm(learned(EXTRACTOR, BASE), given(PRETRAINED, BASE))
         terms.append(("extractor_anchor", pure.extractor_anchor_weight, tie))
-    return Objective(*terms)
+    return _with_ties(settings, STUDENT, *terms)
+
+
+def _with_ties(settings: Settings, stage: str, *terms: tuple[str, Weight, Term]) -> Objective:
+    """The sum of a stage's terms; ties take turns if the settings say so."""
+    if settings.pure_learning.ties == "all":
+        return Objective(*terms)
+    ties = frozenset(name for name, _, _ in terms) - TEACHING
+    return Objective(*terms, turns=Turns(ties, settings.optimizer.seed, stage))
 
 
 def _pure_term(pure: PureLearningSettings, complete: str, base: str, target: str, against: dict[str, str]) -> PureTerm:

@@ -29,7 +29,15 @@ torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much wh
 
 
 def pytest_addoption(parser) -> None:
-    parser.addoption("--kills", type=int, default=20, help="How often tests/training/test_killed.py kills a run.")
+    parser.addoption("--kills", type=int, default=12, help="How often tests/training/test_killed.py kills a run.")
+
+
+LONGEST = ("test_demo.py", "test_command_line.py", "test_forecast.py", "test_method_bench.py")
+"""Files that take longest: they come first, so that workers that take a file each end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
@@ -56,18 +64,27 @@ def no_plots(request, monkeypatch):
         monkeypatch.setattr("library.training.report_page.plot_log", lambda rows, path: None)
 
 
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory) -> Path:
+    """The cache of all tests that ask for this and do not look at what fills one: a third of a tiny run's time."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def plan_of(tiny_model, pictures, tmp_path):
+def plan_of(tiny_model, pictures, tmp_path, request):
     """Makes plans on the tiny model: `plan_of(eta=0.0, ...)`; anything not named is small and quick."""
     file = tmp_path / "dataset.toml"
     file.write_text(DATASET.format(pictures=pictures))
+    common = tiny_settings(tiny_model, tmp_path)
+    if "shared_cache" in request.fixturenames:
+        common["cache_dir"] = str(request.getfixturevalue("shared_cache"))
 
     def make(dataset: str | None = None, processes: int = 1, **settings) -> Plan:
         (tmp_path / "replay.txt").write_text('a red {class}\n""\na blue house\n')
         (tmp_path / "samples.txt").write_text("a [V] dog\na blue house\n")
         if dataset is not None:
             file.write_text(dataset.format(pictures=pictures))
-        read = read_settings(None, {**tiny_settings(tiny_model, tmp_path), **settings})
+        read = read_settings(None, {**common, **settings})
         return make_plan(read, read_dataset_config(TomlFile(file), read.data), processes)
 
     return make

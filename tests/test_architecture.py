@@ -21,7 +21,7 @@ READING = [
 """Files of `config` that know every method, whose settings they read."""
 FLOORS = [
     ["errors", "terminal", "chance", "flow", "per_pass", "roofline"],
-    ["environment", "files", "concept_error", "lambda_star_loss", "hierarchical_embedding_injector"],
+    ["environment", "files", "turns", "concept_error", "lambda_star_loss", "hierarchical_embedding_injector"],
     ["config", "adapters"],
     ["prompts", "placeholders", "objectives", "penalties", "optim", "models"],
     ["dual_branch_scheduler", "methods"],
@@ -32,7 +32,7 @@ FLOORS = [
     ["drawing", "saving"],
     ["prepare"],
     ["preflight", "convert"],
-    ["training"],
+    ["training", "captions"],
     ["evaluation"],
 ]
 """Rooms of `library/`, and files that stand apart from theirs; each imports from floors below its own only."""

@@ -98,6 +98,7 @@ def test_a_run_outlives_its_terminal_and_its_letters(no_reader, tmp_path):
     """Both streams piped away, an ASCII locale and a prompt with an accent."""
     (tmp_path / "prompts.txt").write_text("a [V] creature at a café\n", encoding="utf-8")
     words = [*DEMO, *QUICK, *folders(tmp_path, "out"), "--sample_prompts", str(tmp_path / "prompts.txt")]
+    words += ["--method", "lora"]
     done = subprocess.run(
         [sys.executable, "purecc_train.py", *words],
         cwd=ROOT,

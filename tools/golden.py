@@ -31,7 +31,6 @@ from library.files import fingerprint
 from library.preflight.plan import make_plan
 from library.report.log import read_log
 from library.training.run import Run
-from library.training.word_fit import WordFit
 from tests.helpers.datasets import DATASET
 from tests.helpers.places import ROOT
 from tests.helpers.tiny import save_tiny_model, tiny_settings
@@ -77,10 +76,10 @@ class Case:
 KEPT = {"save_state_on_train_end": True, "lr_scheduler": "constant"}
 CASES = {
     "own": Case({"student_embeddings": "own"}),
-    "fresh": Case({"student_embeddings": "fresh", "word_train_steps": 2}),
+    "fresh": Case({"student_embeddings": "fresh"}),
     "shared": Case({"student_embeddings": "shared"}),
     "no vectors": Case({"concept_embeddings": "none", "student_embeddings": "none"}),
-    "merged": Case({"merged": True, "embedding_dropout": 0.5}),
+    "merged": Case({"merged": True}),
     "lean": Case(preset="lean", settings={"mixed_precision": "bf16", "gradient_checkpointing": True}),
     "paper": Case(preset="paper"),
     "lora": Case({"network_dropout": 0.1, "gradient_accumulation_steps": 2}, "methods/lora"),
@@ -140,7 +139,6 @@ class Workshop:
             "output_dir": str(folder),
             "max_train_steps": 3,
             "sample_steps": 1,
-            "word_train_steps": 0,
             "audit": False,
             **case.settings,
         }
@@ -155,9 +153,7 @@ class Workshop:
         file.write_text(case.dataset.format(**self.pictures))
         preset = TomlFile(ROOT / "presets" / f"{case.preset}.toml") if case.preset else None
         read = read_settings(preset, settings)
-        run = Run(make_plan(read, read_dataset_config(TomlFile(file), read.data)))
-        run.looks = [WordFit()] if read.fits_words else []
-        run.train()
+        Run(make_plan(read, read_dataset_config(TomlFile(file), read.data))).train()
 
 
 @contextlib.contextmanager

@@ -8,8 +8,10 @@ from typing import Any
 CHECKPOINTS = (10, 20, 40, 80, 160)
 """Steps of stage 2 after which the student is scored, where an arm names no others."""
 FEW = (20, 40, 80, 160)
-VECTORS_OFF = ", vectors off"
-"""What an arm is called where its students were scored without their vectors, as UIs without our nodes have them."""
+WITH_VECTORS = ", with vectors"
+"""What an arm is called where its students, which are scored by the word alone, were scored with their vectors, too."""
+RANK_4 = {"network_dim": 4, "network_alpha": 4.0}
+RANK_16 = {"network_dim": 16, "network_alpha": 16.0}
 OFF = {
     "eta": 0.0,
     "anchor_weight": 0.0,
@@ -19,8 +21,11 @@ OFF = {
     "student_embeddings": "own",
     "context_vectors": 0,
     "surroundings_weight": 0.0,
+    "word_weight": 0.0,
+    "ties": "all",
+    **RANK_4,
 }
-"""Nothing but the concept loss."""
+"""Nothing but the concept loss, and the paper's rank."""
 NO_EMBEDDINGS = {"concept_embeddings": "none", "student_embeddings": "none"}
 VECTORS = {"with_embeddings": True}
 DREAMBOOTH = {"method": "dreambooth", "learning_rate": 3e-4}
@@ -30,14 +35,17 @@ PURE = {
     "eta": 0.5,
     "v_original": "detached",
     "guidance_against": "class",
-    "anchor_weight": 1.0,
+    "anchor_weight": 3.0,
     "extractor_anchor_weight": 1.0,
     "replay_images": 96,
-    "replay_weight": 1.0,
+    "replay_weight": 5.0,
     "student_embeddings": "fresh",
     "context_vectors": 2,
-    "surroundings_weight": 3.0,
+    "surroundings_weight": 2.0,
+    "word_weight": 3.0,
+    "ties": "turns",
     "learning_rate": 2e-3,
+    **RANK_16,
 }
 """The preset's objective; the arms called `pure, ...` change one thing of it."""
 LEAN = {**PURE, "eta": 0.0}
@@ -54,9 +62,7 @@ class Arm:
         extractor: whether stage 1 is trained; without it, embeddings start as the class word's own states.
         captions, pictures: what the user gives: how much the captions tell, and how many reference pictures there are.
         about: what it stands for in the table.
-        vectors_off: whether its students are scored without their vectors, too.
-        words: whether its students are scored with words in front of both CLIPs instead of their vectors; the words
-            learn after the last step, so these students are scored only then.
+        with_vectors: whether its students, which are scored by the word alone, are scored with their vectors, too.
         checkpoints: steps of stage 2 after which they are scored; the last is its length.
     """
 
@@ -65,8 +71,7 @@ class Arm:
     extractor: bool = True
     captions: str = "partial"
     pictures: int = 5
-    vectors_off: bool = False
-    words: bool = False
+    with_vectors: bool = False
     checkpoints: tuple[int, ...] = CHECKPOINTS
 
 
@@ -78,27 +83,11 @@ def _lean(
     about: str,
     captions: str = "partial",
     pictures: int = 5,
-    vectors_off: bool = False,
-    words: bool = False,
+    with_vectors: bool = False,
     checkpoints: tuple[int, ...] = CHECKPOINTS,
     **changes: Any,
 ) -> Arm:
-    return Arm({**LEAN, **changes}, about, False, captions, pictures, vectors_off, words, checkpoints)
-
-
-TAUGHT = {
-    **PURE,
-    "student_embeddings": "none",
-    "concept_loss_weight": 0.0,
-    "eta": 1.0,
-    "lambda": 1.0,
-    "replay_eta": 1.0,
-    "extractor_replay_weight": 1.0,
-    "context_vectors": 0,
-    "surroundings_weight": 0.0,
-    "learning_rate": 5e-3,
-}
-"""For UIs that know no vectors: the extractor's guidance teaches the word, on replayed pictures as well."""
+    return Arm({**LEAN, **changes}, about, False, captions, pictures, with_vectors, checkpoints)
 
 
 ARMS: dict[str, Arm] = {
@@ -153,9 +142,11 @@ ARMS: dict[str, Arm] = {
     # ours and the controls that decide whether the pure term earns its cost
     "pure": Arm(
         PURE,
-        "the preset: lambda*, eta 0.5, anchor, replay, clean extractor, R against the class, context, surroundings",
+        "the preset: lambda*, eta 0.5, anchor, replay, clean extractor, R against the class, context, surroundings, "
+        "all in turns, and the word",
+        with_vectors=True,
     ),
-    "lean": _lean("control: `pure` without stage 1 and without L_PureCC"),
+    "lean": _lean("control: `pure` without stage 1 and without L_PureCC", with_vectors=True),
     "lean, twice as long": _lean("", checkpoints=(*CHECKPOINTS, 320)),
     "pure, lambda 0": _pure("control: an L2 tie to the base prediction", **{"lambda": 0.0}),
     "pure, lambda 1": _pure("a fixed lambda", **{"lambda": 1.0}),
@@ -183,14 +174,18 @@ ARMS: dict[str, Arm] = {
     "lean, slow vectors": _lean("", embedding_lr=2e-3),
     "lean, fast LoRA": _lean("", learning_rate=5e-3),
     # one thing at a time: ties
+    "pure, all ties": _pure("every loss in every step", ties="all"),
+    "lean, all ties": _lean("", ties="all"),
+    "lean, rank 4": _lean("", **RANK_4),
+    "lean, vectors alone": _lean("no tie for the word: the vectors carry the concept", word_weight=0.0),
     "lean, no context": _lean("", context_vectors=0),
-    "lean, surroundings 1": _lean("", surroundings_weight=1.0),
+    "lean, surroundings 3": _lean("", surroundings_weight=3.0),
     "lean, no surroundings": _lean("", surroundings_weight=0.0),
     "lean, neither": _lean("neither context nor surroundings", context_vectors=0, surroundings_weight=0.0),
     "lean, no anchor": _lean("", anchor_weight=0.0),
-    "lean, anchor 3": _lean("", anchor_weight=3.0),
+    "lean, anchor 2, replay 3": _lean("", anchor_weight=2.0, replay_weight=3.0),
     "lean, no replay": _lean("no surroundings either", replay_images=0, replay_weight=0.0),
-    "lean, replay 3": _lean("", replay_weight=3.0),
+    "lean, replay 1": _lean("", replay_weight=1.0),
     "lean, 24 replayed": _lean("", replay_images=24),
     "plain LoRA + context": Arm(
         {**OFF, **NO_EMBEDDINGS, "context_vectors": 2}, "a plain LoRA with our context vectors", extractor=False
@@ -202,31 +197,8 @@ ARMS: dict[str, Arm] = {
     "plain LoRA, full captions": Arm({**OFF, **NO_EMBEDDINGS}, "", extractor=False, captions="full"),
     "lean, 2 pictures": _lean("", pictures=2),
     "lean, 1 picture": _lean("", pictures=1),
-    # for UIs that know no vectors
-    "stock": Arm(
-        {**TAUGHT, "context_vectors": 2, "surroundings_weight": 3.0},
-        "presets/stock.toml: the plain LoRA and the word alone, from here on", checkpoints=FEW,
-    ),
-    "stock, no surroundings": Arm({**TAUGHT, "context_vectors": 2}, "", checkpoints=FEW),
-    "stock, no context": Arm({**TAUGHT, "surroundings_weight": 3.0}, "", checkpoints=FEW),
-    "earlier stock": Arm(TAUGHT, "as it was before both", checkpoints=FEW),
-    "earlier stock, L_CC 0.25": Arm({**TAUGHT, "concept_loss_weight": 0.25}, "", checkpoints=FEW),
-    "earlier stock, focus 0.3": Arm({**TAUGHT, "guidance_focus": 0.3}, "", checkpoints=FEW),
-    "stock, L_CC alone": _lean("no guidance", student_embeddings="none", learning_rate=5e-3, checkpoints=FEW),
-    "stock, L_CC alone, anchor 0": _lean(
-        "", student_embeddings="none", learning_rate=5e-3, anchor_weight=0.0, checkpoints=FEW
-    ),
-    "lean, words": _lean("words that were fitted to its vectors", words=True, checkpoints=(160,)),
-    "lean, dropout 0.5": _lean(
-        "half of the pictures without vectors", embedding_dropout=0.5, vectors_off=True, checkpoints=FEW
-    ),
-    "lean, dropout 0.25": _lean("a quarter of them", embedding_dropout=0.25, vectors_off=True, checkpoints=FEW),
-    "taught, dropout 0.5": Arm(
-        {**TAUGHT, "student_embeddings": "fresh", "embedding_dropout": 0.5}, "the same, taught", vectors_off=True,
-        checkpoints=FEW,
-    ),
     "lean, first block": _lean(
-        "the most that a textual inversion could do", concept_embeddings="first_block", checkpoints=FEW
+        "the most that a textual inversion could do", concept_embeddings="first_block", word_weight=0.0, checkpoints=FEW
     ),
 }  # fmt: skip
 
@@ -234,6 +206,9 @@ STAGE_1 = (
     "extractor_anchor_weight",
     "extractor_replay_weight",
     "extractor_train_steps",
+    "ties",
+    "network_dim",
+    "network_alpha",
     "learning_rate",
     "concept_embeddings",
     "embedding_positions",
@@ -241,7 +216,5 @@ STAGE_1 = (
 )
 """Settings that shape the extractor; arms that agree in them share one."""
 
-ABLATIONS = frozenset(
-    name for name in ARMS if name.startswith(("pure, ", "lean, ", "plain LoRA, ", "stock, ", "earlier"))
-)
+ABLATIONS = frozenset(name for name in ARMS if name.startswith(("pure, ", "lean, ", "plain LoRA, ")))
 """The arms that change one thing of another."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.method.arms import VECTORS_OFF
+from benchmarks.method.arms import WITH_VECTORS
 from library.evaluation.measures.statistics import Estimate
 
 DRAWS = 400
@@ -78,9 +78,9 @@ class Comparison:
         by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for result in results:
             by_arm[result["arm"]].append(result)
-            if "vectors_off" in result:
-                bare = {"arm": result["arm"] + VECTORS_OFF, "checkpoints": result["vectors_off"], "strengths": []}
-                by_arm[bare["arm"]].append({**result, **bare})
+            if "with_vectors" in result:
+                beside = {"arm": result["arm"] + WITH_VECTORS, "checkpoints": result["with_vectors"], "strengths": []}
+                by_arm[beside["arm"]].append({**result, **beside})
         controls = {name: by_arm.pop(name, []) for name in CONTROLS}
         self.start, drawn = (
             {result["concept"]: result["checkpoints"][0] for result in controls[name]}

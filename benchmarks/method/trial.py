@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from library.prompts import NULL_PROMPT
 from library.report.log import mean_of_end
 from library.saving.outputs import save_extractor
 from library.training.run import Run
-from library.training.word_fit import fit_words
 from tools.pocket.pen import OBJECT, SIDE
 from tools.pocket.scorer import load_scorer
 from tools.pocket.world import draw as draw_scene
@@ -101,20 +100,17 @@ class Bench:
         begin = time.perf_counter()
         run.build_extractor()
         run.build_student()
-        stage, rows, checkpoints, bare = run.student_stage(), [], [], []
+        stage, rows, checkpoints, beside = run.student_stage(), [], [], []
         for steps in trial.scored_after:
             while stage.done < steps:
                 rows.append(stage.step())
             paused = time.perf_counter()
-            student = run.student.branch
-            if arm.vectors_off:
-                bare.append({"steps": steps, **self.score(run.parts, concept, replace(student, embeddings={}))})
-            checkpoints.append(
-                {"steps": steps, **self.score(run.parts, concept, fit_words(run)[1] if arm.words else student)}
-            )
+            if arm.with_vectors:
+                beside.append({"steps": steps, **self.score(run.parts, concept, run.student.branch)})
+            checkpoints.append({"steps": steps, **self.score(run.parts, concept, run.student.shown)})
             begin += time.perf_counter() - paused
         strengths = [
-            {"strength": one, **self.score(run.parts, concept, run.student.branch, one)} for one in trial.strengths
+            {"strength": one, **self.score(run.parts, concept, run.student.shown, one)} for one in trial.strengths
         ]
         seconds["student"] = time.perf_counter() - begin
         log = {name: mean_of_end(rows, name) for name in MEASURED} | self.guidance(run, concept)
@@ -126,7 +122,7 @@ class Bench:
             "log": {name: round(value, 4) for name, value in log.items() if value is not None},
             "checkpoints": checkpoints,
             "strengths": strengths,
-            **({"vectors_off": bare} if bare else {}),
+            **({"with_vectors": beside} if beside else {}),
         }
 
     def _run(self, arm: Arm, concept: BenchConcept, trial: Trial, given: dict[str, Any]) -> Run:
@@ -165,7 +161,7 @@ class Bench:
             },
         )
         run = Run(make_plan(settings, read_concepts_and_pictures(None, settings)))
-        run.parts.texts.prepare(texts)
+        run.plan.parts.texts.prepare(texts)
         run.open_log()
         run.prepare()
         return run

@@ -39,7 +39,11 @@ LAYOUT_ENDINGS = tuple(layout.ending for layout in LAYOUTS.values())
 
 @dataclass(frozen=True)
 class SavedConcept:
-    """What one needs to know to use a concept's vectors."""
+    """What one needs to know to use a concept's vectors.
+
+    Args:
+        optional: the LoRA does by the trigger word alone what it does with them.
+    """
 
     name: str
     trigger: str
@@ -50,6 +54,7 @@ class SavedConcept:
     t5_tokens: int
     every_block: bool
     t5_length: int
+    optional: bool = False
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -235,9 +240,42 @@ def load_concepts(path: str | Path) -> tuple[dict[str, Tensor], list[SavedConcep
 
 def _check_described(concept: SavedConcept, path: str | Path) -> None:
     texts = (concept.name, concept.trigger, concept.class_word, concept.kind, concept.target)
-    counts = (concept.clip_tokens, concept.t5_tokens)
-    if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n >= 0 for n in counts):
+    counts, flag = (concept.clip_tokens, concept.t5_tokens), concept.optional
+    whole = all(type(n) is int and n >= 0 for n in counts) and isinstance(flag, bool)
+    if not whole or not all(isinstance(text, str) for text in texts):
         raise ModelError(f"{path}: the description of its concepts is damaged.", "Copy the file again.")
+
+
+@dataclass(frozen=True)
+class ConceptFile:
+    """The concept file that a LoRA is used with.
+
+    Args:
+        named: somebody asks for its vectors; else they are left out where the LoRA does without them.
+    """
+
+    path: Path
+    named: bool = False
+
+    def load(self) -> tuple[dict[str, Tensor], list[SavedConcept]]:
+        """The vectors that act, and what the file says of its concepts.
+
+        Raises:
+            ModelError: not such a file, or its parts contradict each other.
+        """
+        vectors, saved = load_concepts(self.path)
+        acting = {one.name for one in saved if self.named or not one.optional}
+        return {name: tensor for name, tensor in vectors.items() if name in acting}, saved
+
+
+def concept_file_for(lora: Path, given: str | None) -> ConceptFile | None:
+    """The concept file that goes with a LoRA: as `--concept` says, by default the one beside it."""
+    if given == "none":
+        return None
+    if given:
+        return ConceptFile(Path(given).expanduser(), named=True)
+    beside = concept_file_of(lora)
+    return None if beside is None else ConceptFile(beside)
 
 
 def concept_file_of(lora: Path) -> Path | None:

@@ -36,8 +36,8 @@ def _dim_of(what: str) -> int | None:
 class NetworkSettings:
     """[network]: the LoRA adapters, one shape for extractor and student."""
 
-    network_dim: int = setting(4, "Rank of the LoRA.", at_least=1)
-    network_alpha: float = setting(4.0, "Scale of the LoRA: it acts with network_alpha / network_dim.", above=0)
+    network_dim: int = setting(16, "Rank of the LoRA.", at_least=1)
+    network_alpha: float = setting(16.0, "Scale of the LoRA: it acts with network_alpha / network_dim.", above=0)
     network_dropout: float = setting(
         0.0,
         "Share of the numbers between the LoRA's two matrices that are dropped in training.",

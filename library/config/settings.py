@@ -41,19 +41,6 @@ class ConceptEmbeddingSettings:
         "The student's concept embeddings: its own copy of the extractor's that keeps learning, its own from the class "
         "word's states, the extractor's frozen ones, or none (the plain LoRA and the trigger word carry the concept).",
     )
-    embedding_dropout: float = setting(
-        0.0,
-        "How often a picture of stage 2 is shown to the student without its concept embeddings, so that the plain LoRA "
-        "and the trigger word learn to carry the concept as well (ours).",
-        at_least=0,
-        at_most=0.95,
-    )
-    word_train_steps: int = setting(
-        100,
-        "Steps after stage 2 in which words in front of both CLIPs learn to stand for the student's vectors, for UIs "
-        "without our nodes: NAME_embedding.safetensors (ours). 0: none.",
-        at_least=0,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +73,7 @@ class PureLearningSettings:
         1.0, "Weight of the concept loss, L_CC, in stage 2. 0 learns from the guidance alone.", at_least=0
     )
     anchor_weight: float = setting(
-        1.0, "Ties the student on base prompts of a subject to the pretrained model (ours). 0: no tie.", at_least=0
+        3.0, "Ties the student on base prompts of a subject to the pretrained model (ours). 0: no tie.", at_least=0
     )
     extractor_anchor_weight: float = setting(
         1.0, "The same tie for the extractor in stage 1, which keeps its guidance clean (ours).", at_least=0
@@ -95,7 +82,7 @@ class PureLearningSettings:
         96, "Pictures that the pretrained model draws once, for the student to stay faithful to (ours).", at_least=0
     )
     replay_weight: float = setting(
-        1.0, "Weight of that tie to the pretrained model on replayed pictures. 0 turns replay off.", at_least=0
+        5.0, "Weight of that tie to the pretrained model on replayed pictures. 0 turns replay off.", at_least=0
     )
     replay_eta: float = setting(
         0.0,
@@ -106,10 +93,22 @@ class PureLearningSettings:
         0.0, "The same tie as replay_weight for the extractor in stage 1 (ours).", at_least=0
     )
     surroundings_weight: float = setting(
-        3.0,
+        2.0,
         "Keeps what [V] adds to replayed pictures of the class inside of it: weight of a tie to the pretrained model "
         "outside of where the class is (ours). 0 turns it off. For subjects.",
         at_least=0,
+    )
+    word_weight: float = setting(
+        3.0,
+        "Teaches the LoRA to do by the trigger word alone what it does with the student's vectors: weight, at the end "
+        "of stage 2, of a tie between the two predictions; it grows from a tenth (ours). The LoRA alone is then shown "
+        "and measured. 0: the vectors carry the concept.",
+        at_least=0,
+    )
+    ties: Literal["turns", "all"] = setting(
+        "turns",
+        "What a step has beside the concept loss: one of the other losses, in turns, weighted so that steps learn on "
+        "average what they learn from all of them (ours), or all of them.",
     )
     prior_loss_weight: float | None = setting(
         None,
@@ -275,12 +274,6 @@ class Settings:
                 'pure_learning: guidance_lora = false and concept_embeddings = "none" leave nothing of the extractor.',
                 'Set guidance_lora = true, or concept_embeddings = "per_block".',
             )
-        if embeddings.embedding_dropout and "none" in (embeddings.concept_embeddings, embeddings.student_embeddings):
-            raise ConfigError(
-                f"concept_embeddings: embedding_dropout is {embeddings.embedding_dropout}, but the student has no "
-                "embeddings to leave out.",
-                'Take embedding_dropout out, or set student_embeddings = "fresh".',
-            )
         if not self.trains_anything:
             raise ConfigError(
                 "pure_learning: eta and concept_loss_weight are both 0, so stage 2 would learn nothing.",
@@ -308,10 +301,15 @@ class Settings:
         return Path(self.saving.output_dir)
 
     @property
-    def fits_words(self) -> bool:
-        """Whether words are fitted at the end: there are vectors for them to stand for."""
+    def has_vectors(self) -> bool:
+        """Whether the student has vectors in the blocks."""
         kinds = self.concept_embeddings
-        return kinds.word_train_steps > 0 and "none" not in (kinds.concept_embeddings, kinds.student_embeddings)
+        return "none" not in (kinds.concept_embeddings, kinds.student_embeddings)
+
+    @property
+    def teaches_word(self) -> bool:
+        """Whether the trigger word learns to do what the student's vectors do."""
+        return self.has_vectors and self.pure_learning.word_weight > 0
 
     @property
     def needs_extractor(self) -> bool:

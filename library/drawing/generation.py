@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from library.adapters.files import SavedConcept, load_changes, load_concepts
+from library.adapters.files import ConceptFile, SavedConcept, load_changes
 from library.adapters.network import check_fit
 from library.config.dataset import Concept
 from library.config.settings import Settings
@@ -31,7 +31,7 @@ def as_concept(saved: SavedConcept) -> Concept:
 def generate(
     settings: Settings,
     lora: Path,
-    concept_file: Path | None,
+    concept_file: ConceptFile | None,
     concepts: list[Concept],
     prompts: Sequence[str],
     strength: float,
@@ -50,8 +50,9 @@ def generate(
     Raises:
         ModelError: a file does not fit the model.
     """
-    vectors, saved = load_concepts(concept_file) if concept_file else ({}, [])
-    positions = {concept.name: concept for concept in saved}
+    vectors, saved = concept_file.load() if concept_file else ({}, [])
+    source = concept_file.path if concept_file else lora
+    positions = {concept.name: concept for concept in saved if concept.name in vectors}
     concepts = [as_concept(concept) for concept in saved] or concepts
     opened = build_parts(settings, concepts)
     samples = [parse(prompt, concepts, "--prompt") for prompt in prompts]
@@ -63,7 +64,7 @@ def generate(
     for sentence in dict.fromkeys(sentence for sample in samples for sentence in sample.passed_over):
         say(f"WARNING: {sentence}")
     for name, concept in positions.items():
-        check_layout(opened, name, concept, concept_file)
+        check_layout(opened, name, concept, source)
     title = f"{lora.name} at strength {strength:g}"
     with CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes):
         texts = [text for sample in samples for text in (sample.text, sample.base, sample.negative)]
@@ -73,7 +74,7 @@ def generate(
             say(notice)
         parts.network.load(STUDENT_ADAPTER, changes, str(lora))
         parts.network.set_strength(STUDENT_ADAPTER, strength)
-        branch = Branch({}, embeddings_of(parts, vectors, str(concept_file)), default=STUDENT_ADAPTER)
+        branch = Branch({}, embeddings_of(parts, vectors, str(source)), default=STUDENT_ADAPTER)
         SheetMaker(parts, samples, size).make(output, title, {"with the LoRA": branch}, bar_over("sheet"))
 
 

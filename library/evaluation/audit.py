@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from library.adapters.files import ConceptFile, concept_file_for
 from library.config.dataset import DatasetConfig
 from library.config.dataset_file import as_size, read_concepts_and_pictures, read_dataset_config
 from library.config.files import (
@@ -28,7 +29,7 @@ from library.evaluation.card import Card, card_of
 from library.evaluation.drift import Probe, Shift, learned, rounding_floor, shifts
 from library.evaluation.options import only_concept, settings_in
 from library.evaluation.probes import read_probes
-from library.evaluation.student import Students, concept_file_for, concept_of_lora, loras_in, read_layers
+from library.evaluation.student import Students, concept_of_lora, loras_in, read_layers
 from library.files.cache_limit import CacheUse
 from library.files.fingerprint import of_file
 from library.models import PromptBatch
@@ -127,7 +128,9 @@ def run(words: list[str]) -> str:
     """Audits the LoRAs that are named; returns what there is to say."""
     parser = command_line_parser("Says what a LoRA, whoever trained it, changes that it should not.")
     parser.add_argument("loras", nargs="*", metavar="LORA", help="LoRA files in any layout, or a run's folder.")
-    parser.add_argument("--concept", metavar="FILE", help='Concept embeddings; default: those beside it; "none".')
+    parser.add_argument(
+        "--concept", metavar="FILE", help='Concept embeddings; default: those beside it, where needed; "none".'
+    )
     parser.add_argument("--pictures", metavar="DIR", help="What it was to learn, with captions. Default: the config's.")
     parser.add_argument("--lora_scale", type=float, default=1.0, help="How strongly the LoRA acts. Default: 1.")
     parser.add_argument("--out", metavar="DIR", help="Where the results go. Default: OUTPUT_DIR/audit.")
@@ -144,7 +147,7 @@ def run(words: list[str]) -> str:
 
 
 def _config_of(
-    given: Namespace, file: TomlFile | None, settings: Settings, lora: Path, concept_file: Path | None
+    given: Namespace, file: TomlFile | None, settings: Settings, lora: Path, concept_file: ConceptFile | None
 ) -> DatasetConfig:
     """The concept, and the reference pictures if any are known."""
     has_data = settings.data.dataset_config or settings.data.train_data_dir or (file and file.has_pictures)
@@ -159,7 +162,9 @@ def _config_of(
     return read_dataset_config(TomlFile.of_tables(Path(given.pictures), tables), settings.data)
 
 
-def _audit(given: Namespace, settings: Settings, config: DatasetConfig, concept_files: dict[Path, Path | None]) -> str:
+def _audit(
+    given: Namespace, settings: Settings, config: DatasetConfig, concept_files: dict[Path, ConceptFile | None]
+) -> str:
     concept = only_concept(config.concepts, "An audit")
     opened = build_parts(settings, config.concepts)
     layers = {lora: read_layers(lora, opened.model) for lora in concept_files}
@@ -186,7 +191,7 @@ def _audit(given: Namespace, settings: Settings, config: DatasetConfig, concept_
         pictures = Shown(pixels, _decoded(parts, after))
         card = auditor.card(lora.name, branch, found, pictures.changes(probes))
         facts = {"file": str(lora), "sha256": of_file(lora), "strength": given.lora_scale}
-        facts["concept_file"] = None if concept_file is None else str(concept_file)
+        facts["concept_file"] = None if concept_file is None else str(concept_file.path)
         audits.append(Audit(card, probes, found, pictures, facts))
     about = {
         "model": settings.model.pretrained_model_name_or_path,

@@ -7,7 +7,7 @@ of a method that looks at other prompts and at the pretrained model's prediction
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from typing import Literal
 from library.config.settings import Settings
 from library.errors import ConfigError
 from library.files.atomic import write_text
-from library.objectives import EXTRACTOR, STUDENT
+from library.objectives import EXTRACTOR, STUDENT, Reading
 from library.parts.branching import objective_of
 from library.preflight.plan import Plan
 from library.preflight.times import CONTEXT, passes_of_context
@@ -80,12 +80,17 @@ def passes_of(plan: Plan) -> Cost:
     """What a method costs in passes of a batch."""
     settings = plan.settings
     shares = shares_of(settings)
-    each = {stage: float(_passes_of_step(stage, settings, plan.has_reg)) for stage in shares}
+    each = {stage: _passes_of_step(stage, settings, plan.has_reg) for stage in shares}
     return Cost(shares, each, passes_of_context(plan) / plan.batch_size)
 
 
-def _passes_of_step(stage: str, settings: Settings, has_reg: bool) -> int:
-    readings = objective_of(stage, settings, has_reg).readings
+def _passes_of_step(stage: str, settings: Settings, has_reg: bool) -> float:
+    """The mean of all kinds of batches."""
+    kinds = objective_of(stage, settings, has_reg).kinds
+    return sum(_passes_of_batch(kind.readings) for kind in kinds) / len(kinds)
+
+
+def _passes_of_batch(readings: Collection[Reading]) -> int:
     learned = {reading.prediction for reading in readings if reading.gradient}
     return GRADIENT * len(learned) + len({reading.prediction for reading in readings} - learned)
 

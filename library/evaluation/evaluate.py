@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from library.adapters.files import ConceptFile, concept_file_for
 from library.config.dataset import Concept
 from library.config.dataset_file import as_size, read_concepts_and_pictures
 from library.config.files import (
@@ -38,7 +39,7 @@ from library.evaluation.prompts import EvaluationPrompt
 from library.evaluation.results import Results
 from library.evaluation.scorers.catalogue import Entry, check_all, entries_of
 from library.evaluation.scorers.pixels import as_tensor
-from library.evaluation.student import Students, concept_file_for, concept_of_lora, read_layers
+from library.evaluation.student import Students, concept_of_lora, read_layers
 from library.files.cache_limit import CacheUse
 from library.files.fingerprint import of_large_file
 from library.parts.parts import Attached, build_parts
@@ -94,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lora", nargs="+", metavar="FILE", help="LoRAs in any layout; the others are compared with the first."
     )
-    parser.add_argument("--concept", metavar="FILE", help='Concept embeddings; default: those beside each; "none".')
+    parser.add_argument(
+        "--concept", metavar="FILE", help='Concept embeddings; default: those beside each, where needed; "none".'
+    )
     parser.add_argument("--lora_scale", type=float, default=1.0, help="How strongly the LoRAs act. Default: 1.")
     add_prompts_to(parser)
     parser.add_argument("--references", metavar="DIR", help="Pictures of the concept. Default: the config's.")
@@ -132,7 +135,7 @@ class Evaluation:
         self.size = size
         self.drifts: dict[Measure, dict[str, dict[Key, float | None]]] = {}
 
-    def draw(self, loras: dict[str, tuple[Path, Path | None]], strength: float) -> list[Arm]:
+    def draw(self, loras: dict[str, tuple[Path, ConceptFile | None]], strength: float) -> list[Arm]:
         """Draws every arm, the controls first, and measures the velocity drift of each LoRA."""
         parts = self.parts
         layers = {lora: read_layers(lora, parts.model) for lora, _ in loras.values()}
@@ -158,9 +161,10 @@ class Evaluation:
         parts.model.release_vae()
         return [base, other, off, *arms]
 
-    def _key(self, lora: Path, concept_file: Path | None, strength: float) -> dict:
-        files = [of_large_file(file) if file else None for file in (lora, concept_file)]
-        return {"lora": files, "strength": strength}
+    def _key(self, lora: Path, concept_file: ConceptFile | None, strength: float) -> dict:
+        concept = None if concept_file is None else of_large_file(concept_file.path)
+        named = concept_file is not None and concept_file.named
+        return {"lora": [of_large_file(lora), concept], "named": named, "strength": strength}
 
     def _arm(self, gallery: Gallery, name: str, key: dict, branch, paired: str | None, base=False, shift=0) -> Arm:
         made: list[Branch] = []
@@ -189,7 +193,7 @@ class Evaluation:
             measure = Measure(f"velocity drift, {group}", group, "down", DRIFT)
             self.drifts.setdefault(measure, {})[name] = values
 
-    def about(self, names: dict[str, Path], concept_files: dict[Path, Path | None], strength: float) -> dict:
+    def about(self, names: dict[str, Path], concept_files: dict[Path, ConceptFile | None], strength: float) -> dict:
         """What the results were made of."""
         model = self.parts.model
         return {
@@ -212,7 +216,7 @@ class Evaluation:
                 name: {
                     "file": str(lora),
                     "sha256": of_large_file(lora),
-                    "concept_file_sha256": of_large_file(concept_files[lora]) if concept_files[lora] else None,
+                    "concept_file_sha256": of_large_file(file.path) if (file := concept_files[lora]) else None,
                 }
                 for name, lora in names.items()
             },

@@ -91,7 +91,7 @@ class QuickAudit:
         shown = [one for one in run.plan.pictures if one.concept.name == concept.name and not one.subset.is_reg]
         paths = list(dict.fromkeys(one.path for one in shown))[:REFERENCES]
         references = references_of(parts, [one for one in shown if one.path in paths], run.latents)
-        auditor, branch = Auditor(parts, probes, latents, references), run.student.branch
+        auditor, branch = Auditor(parts, probes, latents, references), run.student.shown
         return auditor.card(concept.name, branch, auditor.shifts(branch), {})
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from library.adapters.files import ConceptFile, concept_file_for
 from library.evaluation.audit import Auditor, draw
 from library.evaluation.audit_files import Shown
 from library.evaluation.card import Card
@@ -30,7 +31,7 @@ from library.evaluation.measures.distances import mean_cosine
 from library.evaluation.measures.statistics import Estimate, mean_over_clusters
 from library.evaluation.pictures import opened
 from library.evaluation.scorers.interface import ImageEncoder
-from library.evaluation.student import Students, concept_file_for
+from library.evaluation.student import Students
 from library.files.atomic import write_text
 from library.files.fingerprint import of_key, of_large_file
 from library.report.sheet import as_image
@@ -144,7 +145,7 @@ class Scoring:
     def score(self, lora: Path, strength: float) -> Score:
         """Of a LoRA at a strength."""
         concept_file = concept_file_for(lora, None)
-        sums = [of_large_file(file) if file else None for file in (lora, concept_file)]
+        sums = [of_large_file(lora), of_large_file(concept_file.path) if concept_file else None]
         file = self.folder / f"{of_key({**self.about, 'files': sums, 'strength': strength})}.json"
         if not file.is_file():
             write_text(file, json.dumps(self._scored(lora, concept_file, strength).as_dict()))
@@ -156,7 +157,7 @@ class Scoring:
         shown, seeds = [probe.shown for probe in self.probes], [probe.seed for probe in self.probes]
         return self._decoded(draw(self.auditor.parts, branch, shown, seeds, self.size, name))
 
-    def _scored(self, lora: Path, concept_file: Path | None, strength: float) -> Score:
+    def _scored(self, lora: Path, concept_file: ConceptFile | None, strength: float) -> Score:
         branch = self.students.branch(lora, concept_file, strength)
         found = self.auditor.shifts(branch)
         if self.likeness is None:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from library.adapters.files import (
     LAYOUT_ENDINGS,
+    ConceptFile,
     SavedConcept,
-    concept_file_of,
     load_changes,
-    load_concepts,
     read_changes,
 )
 from library.adapters.network import Change, check_fit
@@ -77,14 +76,14 @@ def read_layers(path: Path, model: FlowModel) -> FileOnModel:
     return FileOnModel(changes, tuple(left_out))
 
 
-def concept_of_lora(lora: Path, concept_file: Path | None, settings: Settings) -> Concept:
+def concept_of_lora(lora: Path, concept_file: ConceptFile | None, settings: Settings) -> Concept:
     """What a LoRA was trained for: as the command line says, else as its concept file or its metadata says.
 
     Raises:
         ConfigError: the trigger, or the class word, stands nowhere.
     """
     data = settings.data
-    saved = load_concepts(concept_file)[1] if concept_file else []
+    saved = concept_file.load()[1] if concept_file else []
     if len(saved) == 1 and not data.trigger and not data.class_word:
         return as_concept(saved[0])
     metadata = read_changes(lora).metadata
@@ -117,7 +116,7 @@ class Students:
         self._layers = layers
         self.parts = opened.attach(sorted(set().union(*(file.changes for file in layers.values()))))
 
-    def branch(self, lora: Path, concept_file: Path | None, strength: float = 1.0) -> Branch:
+    def branch(self, lora: Path, concept_file: ConceptFile | None, strength: float = 1.0) -> Branch:
         """The student of one file; the one before is gone.
 
         Raises:
@@ -125,11 +124,13 @@ class Students:
         """
         self.parts.network.load(STUDENT_ADAPTER, self._layers[lora].changes, str(lora))
         self.parts.network.set_strength(STUDENT_ADAPTER, strength)
-        vectors, saved = load_concepts(concept_file) if concept_file else ({}, [])
-        embeddings = embeddings_of(self.parts, self._named(vectors, saved, concept_file), str(concept_file))
-        return Branch({}, embeddings, default=STUDENT_ADAPTER)
+        if concept_file is None:
+            return Branch({}, {}, default=STUDENT_ADAPTER)
+        vectors, saved = concept_file.load()
+        named = self._named(vectors, saved, concept_file.path)
+        return Branch({}, embeddings_of(self.parts, named, str(concept_file.path)), default=STUDENT_ADAPTER)
 
-    def _named(self, vectors: dict, saved: list[SavedConcept], source: Path | None) -> dict:
+    def _named(self, vectors: dict, saved: list[SavedConcept], source: Path) -> dict:
         """The vectors by the name that the concept of the same trigger has here."""
         names = {concept.trigger.lower(): concept.name for concept in self.parts.concepts}
         here = {}
@@ -144,12 +145,3 @@ class Students:
                 check_layout(self.parts, name, one, source)
                 here[name] = vectors[one.name]
         return here
-
-
-def concept_file_for(lora: Path, given: str | None) -> Path | None:
-    """The concept file that goes with a LoRA: as `--concept` says, by default the one beside it."""
-    if given == "none":
-        return None
-    if given:
-        return Path(given).expanduser()
-    return concept_file_of(lora)

@@ -30,6 +30,7 @@ OFF: Mapping[str, Any] = {
     "concept_embeddings": "none",
     "student_embeddings": "none",
     "surroundings_weight": 0.0,
+    "word_weight": 0.0,
     "context_vectors": 0,
 }
 """PureCC and our additions turned off: what every other method starts from."""

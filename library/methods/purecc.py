@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 def student(settings: Settings, has_reg: bool) -> Objective:
     """Stage 2: L_CC + eta L_PureCC, with our ties."""
-    from library.objectives import concept_error, student_objective
+    from library.objectives import student_objective
 
-    return student_objective(settings.pure_learning, has_reg, concept_error(settings.loss))
+    return student_objective(settings, has_reg)
 
 
 def extractor(settings: Settings) -> Objective:
     """Stage 1: L_CC, with our ties."""
-    from library.objectives import concept_error, extractor_objective
+    from library.objectives import extractor_objective
 
-    return extractor_objective(settings.pure_learning, concept_error(settings.loss))
+    return extractor_objective(settings)
 
 
 register(

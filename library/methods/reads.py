@@ -36,7 +36,7 @@ RIVAL = LORA | LOSS | {WITH_EMBEDDINGS}
 REPLAYED = frozenset({"replay_images", "replay_prompts", "replay_sample_steps"})
 """Settings of pictures that the pretrained model draws."""
 STAGE_1 = frozenset({"extractor_train_steps", "extractor_learning_rate", "extractor_embedding_lr"})
-VECTORS = frozenset({"embedding_lr", "concept_embeddings", "embedding_positions", "word_train_steps"})
+VECTORS = frozenset({"embedding_lr", "concept_embeddings", "embedding_positions"})
 """Settings of vectors in the blocks."""
 ED_LORA = LORA | LOSS | VECTORS
 WITH_VECTORS: Mapping[str, Any] = {"concept_embeddings": "per_block", "student_embeddings": "fresh"}

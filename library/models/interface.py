@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -63,14 +63,6 @@ class PromptBatch:
             tuple(concepts),
             tuple(prompt.text for prompt in prompts),
         )
-
-    def without_tokens(self, rows: Tensor) -> PromptBatch:
-        """The same, where the chosen rows, (B,) bool, keep the trigger's own hidden states."""
-        tokens = tuple(
-            tuple(token for token in own if not (bare and token.of_trigger))
-            for own, bare in zip(self.tokens, rows.tolist(), strict=True)
-        )
-        return replace(self, tokens=tokens)
 
     @classmethod
     def joined(cls, batches: Sequence[PromptBatch]) -> PromptBatch:

@@ -12,17 +12,18 @@ from torch import nn
 def blank(part: str, config: Mapping[str, Any]) -> nn.Module:
     """The module of a part; its parameters, and buffers that files hold, are on the meta device."""
     from accelerate import init_empty_weights
+    from transformers.initialization import no_init_weights  # most of the time goes into it, for no numbers at all
 
     if part in ("transformer", "vae"):
         from diffusers import AutoencoderKL, SD3Transformer2DModel
 
         kind = SD3Transformer2DModel if part == "transformer" else AutoencoderKL
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             return kind.from_config(dict(config))
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
     # Only parameters: CLIP counts its positions in a buffer that files don't hold.
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), no_init_weights():
         if part == "text_encoder_3":
             return T5EncoderModel(T5Config.from_dict(dict(config)))
         return CLIPTextModelWithProjection(CLIPTextConfig.from_dict(dict(config)))

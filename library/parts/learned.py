@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from library.config.dataset import Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.models.sd3.learned_words import LearnedWords
-from library.objectives import EXTRACTOR, GUIDE, PRETRAINED, STUDENT
+from library.objectives import EXTRACTOR, GUIDE, PRETRAINED, STUDENT, WORD
 from library.parts.branching import has_extractor
 from library.parts.learnable import Learnable
 from library.parts.parts import STUDENT_ADAPTER, Attached, extractor_adapter, learns_words
@@ -58,6 +58,7 @@ class Student:
         own: what it has for itself.
         extractor: its vectors are the student's, too, where both share them.
         merged: the extractor learns in the same stage.
+        taught_word: the trigger word learns to do without the vectors.
         vectors: those of `own`, by concept.
         words: those of `own`, of a method that learns words; None of any other.
     """
@@ -66,6 +67,7 @@ class Student:
     own: tuple[Learnable, ...]
     extractor: Extractor
     merged: bool
+    taught_word: bool
     vectors: Mapping[str, ConceptEmbeddings]
     words: LearnedWords | None
 
@@ -74,7 +76,17 @@ class Student:
     @property
     def branches(self) -> dict[str, Branch]:
         """The branches of stage 2, by the name that predictions use."""
-        return {STUDENT: self.branch, **self.extractor.branches}
+        return {STUDENT: self.branch, WORD: self.word, **self.extractor.branches}
+
+    @property
+    def word(self) -> Branch:
+        """Without its vectors: what the LoRA's file does by the trigger word alone."""
+        return replace(self.branch, embeddings={})
+
+    @property
+    def shown(self) -> Branch:
+        """What is drawn, measured and compared: the word alone where it has learned the concept, else all of it."""
+        return self.word if self.taught_word else self.branch
 
     @property
     def learnables(self) -> tuple[Learnable, ...]:
@@ -144,7 +156,8 @@ def student_of(
         main = Learnable("words", {"words": words}, "embedding_lr")
         branch = Branch({}, embeddings, reader=WordReader(parts, words))
     own = (main, *(_vectors(f"{STUDENT_ADAPTER}_{name}", one) for name, one in vectors.items()))
-    return Student(branch, own, extractor, parts.settings.pure_learning.merged, vectors, words)
+    settings = parts.settings
+    return Student(branch, own, extractor, settings.pure_learning.merged, settings.teaches_word, vectors, words)
 
 
 def _fresh_vectors(parts: Attached, start: Start) -> dict[str, ConceptEmbeddings]:

@@ -80,6 +80,7 @@ class Opened:
                 t5_tokens=self.layouts[concept.name].t5,
                 every_block=every,
                 t5_length=self.settings.model.t5xxl_max_token_length,
+                optional=self.settings.teaches_word,
             )
             for concept in self.concepts
         ]

@@ -70,14 +70,9 @@ def _spans(tokens: Sequence[ConceptToken], clip_length: int) -> list[tuple[int, 
     return spans
 
 
-def made_words(parts: Opened, rows: int | None = None) -> LearnedWords:
-    """Loads the encoders and gives every concept its rows, which are the class word's.
-
-    Args:
-        rows: of each concept; None: as many as its trigger has tokens.
-    """
-    layouts = parts.layouts
-    starts = {one.name: (one.class_word, rows or layouts[one.name].clip) for one in parts.concepts}
+def made_words(parts: Opened) -> LearnedWords:
+    """Loads the encoders and gives every concept its rows: the class word's, as many as its trigger has tokens."""
+    starts = {one.name: (one.class_word, parts.layouts[one.name].clip) for one in parts.concepts}
     return parts.model.learned_words(starts)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -14,9 +12,11 @@ from library.data.folder import named
 from library.data.inspection import Look, look_at, nearly_same, same_files, surroundings_differ
 from library.data.pictures import Picture
 from library.placeholders import foreign_placeholders
+from library.preflight.caption_words import described, said_by_all
 from library.preflight.checks import may_only_be_read
 from library.preflight.finding import Finding
 from library.preflight.plan import Plan, cut_off, shortened
+from library.prepare.visibility import measured_visibility
 from library.prompts import triggers_in
 from library.report.progress import bar_over
 
@@ -42,12 +42,6 @@ MOST_LOOKED_AT = 300
 """Pictures of a concept that are decoded; of more, so many that lie evenly among them."""
 MOST_PAIRS = 12
 """Pairs of alike pictures that are named."""
-STOP_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "a an the this that of in on at by to with and or is are its his her photo picture image drawing painting",
-    )
-)
 
 
 def findings(plan: Plan) -> list[Finding]:
@@ -172,6 +166,23 @@ def _trigger(plan: Plan, concept: Concept) -> Iterator[Finding]:
         )
 
 
+def hidden_triggers(plan: Plan) -> list[Finding]:
+    """Triggers that the model hardly sees, if the LoRA is to do by them alone. Loads the model."""
+    if not plan.settings.teaches_word:
+        return []
+    seen = measured_visibility(plan.parts, plan.size, bar_over("trigger"))
+    triggers = {concept.name: concept.trigger for concept in plan.config.concepts}
+    return [
+        Finding(
+            f'The model hardly sees the trigger "{triggers[name]}": it moves the prediction by {one.trigger:.1%}, a '
+            f"colour by {one.colour:.0%}. The LoRA tells the concept from its class by that word alone.",
+            f'Choose another one, for instance "{one.best}", which moves it by {one.others[one.best]:.1%}.',
+        )
+        for name, one in seen.items()
+        if one.hardly
+    ]
+
+
 def _captions(pictures: list[Picture], concept: Concept) -> Iterator[Finding]:
     raw = {picture.path: captions_of(picture.path, picture.subset)[0] for picture in pictures}
     bare = [picture for picture in pictures if not caption_file_of(picture.path, picture.subset)]
@@ -198,47 +209,12 @@ def _captions(pictures: list[Picture], concept: Concept) -> Iterator[Finding]:
                 f'{len(classless)} captions lack the class word "{concept.class_word}": {_names(classless)}.',
                 f'Write "{PLACEHOLDER} {concept.class_word}", so that the base text still says what is there.',
             )
-        yield from _described(raw, concept)
-    yield from _said_by_all(pictures, concept)
+        yield from described(raw, concept)
+    yield from said_by_all([picture.prompts[0].base for picture in pictures], concept)
 
 
 def _names_concept(text: str, concept: Concept) -> bool:
     return PLACEHOLDER in text or bool(triggers_in(text, concept.trigger))
-
-
-def _described(raw: dict[Path, list[str]], concept: Concept) -> Iterator[Finding]:
-    """Words inside the noun phrase of the concept, such as "red" in "a red [V] dog" or "[V] red dog"."""
-    mark = rf"(?:{re.escape(PLACEHOLDER)}|{re.escape(concept.trigger)})"
-    inside = re.compile(
-        rf"(?:\b(?:a|an|the)\s+((?:[\w-]+\s+){{1,2}}))?{mark}\s+((?:[\w-]+\s+){{0,2}}){re.escape(concept.class_word)}\b",
-        flags=re.IGNORECASE,
-    )
-    own = {}
-    for path, texts in raw.items():
-        match = next((found for text in texts if (found := inside.search(text))), None)
-        words = [word for word in f"{match[1] or ''} {match[2]}".split() if word not in STOP_WORDS] if match else []
-        if words:
-            own[path.name] = " ".join(words)
-    if own:
-        yield Finding(
-            f"{len(own)} captions describe the concept itself: "
-            + ", ".join(f'"{words}" in {name}' for name, words in list(own.items())[:3])
-            + ".",
-            "Take such words out unless they change from picture to picture: what a caption names is not learned.",
-        )
-
-
-def _said_by_all(pictures: list[Picture], concept: Concept) -> Iterator[Finding]:
-    if len({picture.prompts[0].base for picture in pictures}) < FEW_PICTURES:
-        return
-    sets = [set(re.findall(r"[^\W\d_]{3,}", picture.prompts[0].base.lower())) for picture in pictures]
-    common = set.intersection(*sets) - STOP_WORDS - set(concept.class_word.lower().split())
-    if common:
-        words = ", ".join(f'"{word}"' for word in sorted(common))
-        yield Finding(
-            f"Every caption of {concept.name} says {words}, so that is learned as meant by these words.",
-            "Right for what is around the concept in every picture; take out what belongs to the concept itself.",
-        )
 
 
 def _looks(pictures: list[Picture], concept: Concept, in_context: bool) -> Iterator[Finding]:

@@ -17,17 +17,18 @@ from library.dual_branch_scheduler import PRETRAINED_BRANCH, Scene
 from library.hierarchical_embedding_injector import ConceptToken
 from library.models import FlowModel, PromptBatch
 from library.models.memory.counting import Footprint
-from library.models.memory.live_memory import META, LiveMemory, fused_attention, held_by, storage_bytes
+from library.models.memory.live_memory import LiveMemory, fused_attention, held_by, storage_bytes
+from library.models.memory.operations import META
 from library.models.memory.residence import Residence
-from library.objectives import COMPLETE, EXTRACTOR, REPLAYED, STUDENT
-from library.parts.assembled import assemble
+from library.objectives import EXTRACTOR, REPLAYED, STUDENT
+from library.parts.assembled import Assembled, assemble
 from library.parts.branching import makes_fused_steps
-from library.parts.learnable import freeze_all_but, parameters_of
+from library.parts.learnable import parameters_of
 from library.parts.learned import Extractor, Learned, Student, fresh_extractor, fresh_student
 from library.parts.parts import Attached
 from library.preflight.plan import Plan
 from library.prepare.replay import pictures_at_once
-from library.roofline import BUS, Speed
+from library.roofline import BUS, Speed, Work
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.55 * GIB)
@@ -41,19 +42,23 @@ PRESETS = (6, 8, 12, 16, 24)
 """Cards there are presets for, in GB."""
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "pagedadamw8bit": 2, "prodigy": 16}
 """Bytes that an optimizer keeps for each number that learns; others are counted as AdamW."""
-TEXT, ENCODE, DECODE, SAMPLING, WORDS = "text encoders", "VAE", "decoding", "sampling", "words"
+TEXT, ENCODE, DECODE, SAMPLING = "text encoders", "VAE", "decoding", "sampling"
 
 
 @dataclass(frozen=True)
 class StepCount:
-    """One step of a stage."""
+    """One step of a stage: memory at its heaviest batch, arithmetic and traffic as the mean of all kinds of batches.
+
+    Args:
+        learning: numbers that learn.
+        moved: bytes that travel between the device and the computer's memory: swapped blocks, and what blocks begin
+            from.
+    """
 
     footprint: Footprint
     learning: int
-    """Numbers that learn."""
-    flops: int
-    moved: int
-    """Bytes that travel between the device and the computer's memory: swapped blocks, and what blocks begin from."""
+    flops: float
+    moved: float
 
     def seconds(self, speed: Speed) -> float:
         """How long it takes; what travels does so meanwhile."""
@@ -70,7 +75,6 @@ class Forecast:
         sampling: one pass of sampling, and of how many pictures, guidance included.
         parts: text encoders and VAE, each at its largest.
         transformer: bytes of its weights before they are made fewer.
-        words: one pass of the fit of words; None if the run has no such words.
     """
 
     phases: dict[str, int]
@@ -78,7 +82,6 @@ class Forecast:
     sampling: tuple[StepCount, int]
     parts: dict[str, Footprint]
     transformer: int
-    words: StepCount | None = None
 
     @property
     def peak(self) -> int:
@@ -106,21 +109,17 @@ def forecast(plan: Plan) -> Forecast:
     phases |= {phase_of(name): step.footprint.total for name, step in steps.items()}
     resident = steps[STUDENT].footprint.weights
     phases |= {SAMPLING: sampling.footprint.total, DECODE: resident + parts_of["decode"].total}
-    words = count_words(plan) if settings.fits_words else None
-    phases |= {WORDS: words.footprint.total} if words else {}
     with_overhead = {name: size + OVERHEAD for name, size in phases.items()}
     parts = {TEXT: parts_of["text"], ENCODE: parts_of["encode"], DECODE: parts_of["decode"]}
     whole = storage_bytes(held_by(model.counted(Residence()).transformer))
-    return Forecast(with_overhead, steps, (sampling, rows[size]), parts, whole, words)
+    return Forecast(with_overhead, steps, (sampling, rows[size]), parts, whole)
 
 
 def recounted(plan: Plan, predicted: Forecast) -> Forecast:
     """The same with other blocks recomputed, which changes what has a gradient alone."""
     steps = _steps(plan)
     learned = {phase_of(name): step.footprint.total + OVERHEAD for name, step in steps.items()}
-    words = count_words(plan) if predicted.words else None
-    learned |= {WORDS: words.footprint.total + OVERHEAD} if words else {}
-    return replace(predicted, phases={**predicted.phases, **learned}, steps=steps, words=words)
+    return replace(predicted, phases={**predicted.phases, **learned}, steps=steps)
 
 
 def _steps(plan: Plan) -> dict[str, StepCount]:
@@ -160,10 +159,27 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     reference = _scene(plan, size, rows, wanted - REPLAYED, text_learns=words)
     replay = _scene(plan, plan.size, rows, wanted & REPLAYED) if wanted & REPLAYED else None
     swap = parts.model.base.swap
-    with fused_attention(), LiveMemory() as memory:
-        made.objective(made.branches.predict(reference, replay)).total.backward()
+    peak, work, flops = _count_batches(made, reference, replay)
     moved = parts.model.base.bytes_offloaded + (0 if swap is None else swap.bytes_moved)
-    return StepCount(Footprint(weights + state, memory.peak, memory.work), count, memory.flops, moved)
+    return StepCount(Footprint(weights + state, peak, work), count, flops, moved / work.batches)
+
+
+def _count_batches(made: Assembled, reference: Scene, replay: Scene | None) -> tuple[int, Work, float]:
+    """A batch of each kind: bytes at the worst moment, all of the work, and the mean of its floating-point operations.
+
+    What has gradients already when it comes to a batch has them in each.
+    """
+    kinds, peak, flops = made.objective.kinds, 0, 0
+    work, before = Work(batches=len(kinds)), [(one, one.grad) for one in parameters_of(made.learnables)]
+    for kind in kinds:
+        for weight, gradient in before:
+            weight.grad = gradient
+        with fused_attention(), LiveMemory() as memory:
+            kind(made.branches.predict(reference, replay, readings=kind.readings)).total.backward()
+        work.operations.update(memory.work.operations)
+        peak = max(peak, memory.peak)
+        flops += memory.flops
+    return peak, work, flops / len(kinds)
 
 
 def _let_go(weight: Tensor) -> None:
@@ -183,25 +199,6 @@ def count_sampling(plan: Plan, size: tuple[int, int], rows: int) -> StepCount:
     scene = _scene(plan, size, rows, {"prompt"})
     with fused_attention(), LiveMemory() as memory:
         parts.velocity(PRETRAINED_BRANCH, scene.x_t, scene.sigma, [scene.prompts["prompt"]])
-    moved = 0 if parts.model.base.swap is None else parts.model.base.swap.bytes_moved
-    return StepCount(Footprint(storage_bytes(_held(parts, student)), memory.peak, memory.work), 0, memory.flops, moved)
-
-
-def count_words(plan: Plan) -> StepCount:
-    """A pass of the fit of words for one batch, without gradient and then with, all the way to the text.
-
-    What the CLIPs take is not in it: they stay on the CPU.
-    """
-    parts = counted_parts(plan)
-    student = counted_student(parts)
-    freeze_all_but([], student.held, parts.network)
-    scene = _scene(plan, *heaviest_batch(plan), {COMPLETE})
-    prompts = scene.prompts[COMPLETE]
-    read = replace(prompts, context=_learning(prompts.context), pooled=_learning(prompts.pooled))
-    with fused_attention(), LiveMemory() as memory:
-        with torch.no_grad():
-            parts.velocity(student.branch, scene.x_t, scene.sigma, [prompts])
-        parts.velocity(student.branch, scene.x_t, scene.sigma, [read]).sum().backward()
     moved = 0 if parts.model.base.swap is None else parts.model.base.swap.bytes_moved
     return StepCount(Footprint(storage_bytes(_held(parts, student)), memory.peak, memory.work), 0, memory.flops, moved)
 

@@ -11,7 +11,7 @@ from library.config.settings import Settings
 from library.models import FlowModel
 from library.models.sd3.text_encoders import TEXT_BATCH
 from library.objectives import EXTRACTOR, STUDENT
-from library.preflight.forecast import DECODE, ENCODE, GIB, TEXT, WORDS, Forecast, phase_of
+from library.preflight.forecast import DECODE, ENCODE, GIB, TEXT, Forecast, phase_of
 from library.preflight.plan import Plan
 from library.prepare.context_vectors import PICTURES_A_STEP
 from library.prepare.regions import PASSES
@@ -83,9 +83,6 @@ def phase_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, fl
         seconds[CONTEXT] = passes * drawing
     of_step = step_seconds(plan, predicted, speed)
     seconds |= {phase_of(name): steps * of_step[name] for name, steps in plan.stage_steps.items()}
-    if predicted.words:
-        scenes = 2 if plan.uses_replay else 1
-        seconds[WORDS] = settings.concept_embeddings.word_train_steps * scenes * predicted.words.seconds(speed)
     columns, sheets = _pictures_of_sheets(plan)
     steps = sum(prompt.steps or settings.samples.sample_steps for prompt in plan.samples)
     seconds[SHEETS] = settings.samples.sample_seeds * (
@@ -120,9 +117,10 @@ def passes_of_context(plan: Plan) -> int:
 def _pictures_of_sheets(plan: Plan) -> tuple[int, int]:
     """For each prompt and seed, how many pictures are drawn for all sheets, and how many decoded."""
     every, steps = plan.settings.samples.sample_every_n_steps, plan.stage_steps[STUDENT]
-    students = 2 + (-(-steps // every) - 1 if every else 0) + (2 if plan.settings.fits_words else 0)
+    students = 2 + (-(-steps // every) - 1 if every else 0)
+    vectors = 1 if plan.settings.teaches_word else 0
     extractors = len(plan.config.concepts) if EXTRACTOR in plan.stage_steps else 0
-    return 1 + students + extractors, 2 * students + (1 + extractors if extractors else 0)
+    return 1 + students + vectors + extractors, 2 * students + vectors + (1 + extractors if extractors else 0)
 
 
 def describe_times(plan: Plan, predicted: Forecast, speed: Speed) -> Iterator[str]:

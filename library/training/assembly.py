@@ -67,7 +67,6 @@ def make_stage(learned: Learned, made_of: Ingredients) -> Stage:
     made = assemble(learned, parts, plan.has_reg, made_of.context)
     initial, most = settings.optimizer.initial_step or 0, settings.network.scale_weight_norms
     low_ranks = [one for learnable in made.learnables for one in learnable.modules.values() if isinstance(one, LowRank)]
-    dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
     update = make_update(
         learners_of(made.learnables, stage_rates(settings)[name]),
         settings.optimizer,
@@ -81,7 +80,7 @@ def make_stage(learned: Learned, made_of: Ingredients) -> Stage:
         plan.stage_steps[name],
         made.objective,
         made.branches,
-        SceneMaker(name, made.prompts, made_of.sources, dropout),
+        SceneMaker(name, made.prompts, made_of.sources),
         update,
         settings.optimizer,
         first=initial if name == STUDENT else 0,

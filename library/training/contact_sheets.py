@@ -58,18 +58,19 @@ class ContactSheets(Listener):
         }
         self._sheet("extractor", f"Stage 1: the extractor after {steps} steps", columns, "extractor.png")
 
-    def student(self, branch: Branch, stage: Stage) -> list[SheetRow]:
-        """What the student has learned until now; no rows if it can't be drawn."""
+    def student(self, branch: Branch, stage: Stage, beside: Mapping[str, Branch] | None = None) -> list[SheetRow]:
+        """What the student has learned until now; no rows if it can't be drawn.
+
+        Args:
+            beside: other columns, by their headings.
+        """
         title = f"{self.name}: the student after {stage.done} of {stage.steps} steps"
-        return self._sheet("student", title, {"student": branch}, f"student_{stage.done:06d}.png")
+        columns = {"student": branch, **(beside or {})}
+        return self._sheet("student", title, columns, f"student_{stage.done:06d}.png")
 
     def student_begins(self, branch: Branch, stage: Stage) -> None:
         """Draws the student before it has learned."""
         self.student(branch, stage)
-
-    def words_learned(self, columns: Mapping[str, Branch]) -> None:
-        """Draws the finished student with its vectors, and with the words that stand for them."""
-        self._sheet("words", f"{self.name}: with our nodes, and with the words in their place", columns, "words.png")
 
     def student_finished(self, parts: Attached, branch: Branch, files: Mapping[Path, str]) -> None:
         """Draws the finished student at several strengths of its LoRA."""

@@ -71,9 +71,6 @@ class Listener:
     def file_checked(self, path: Path, line: str) -> None:
         """A saved file was read again; the line says where it loads."""
 
-    def words_learned(self, columns: Mapping[str, Branch]) -> None:
-        """The finished student has words in the place of its vectors; it is to be drawn with either."""
-
     def section_made(self, section: Section) -> None:
         """Something has more to show in the report."""
 

@@ -233,7 +233,7 @@ class Run:
         stage = self.student_stage()
         if stage.done == stage.first:
             with self.processes.main_first():
-                self.listeners.tell(Listener.student_begins, self.student.branch, stage)
+                self.listeners.tell(Listener.student_begins, self.student.shown, stage)
         self._run(stage)
         stage.take()
         if not self.processes.main:
@@ -241,10 +241,11 @@ class Run:
         self.average.take()
         about_data = data_metadata(self.plan.pictures, self.plan.size)
         files = save_student(self.parts, self.student, stage.done, about_data=about_data)
-        rows = self.monitor.sheets.student(self.student.branch, stage) if self.monitor else []
+        vectors = {"with its vectors": self.student.branch} if self.student.taught_word else {}
+        rows = self.monitor.sheets.student(self.student.shown, stage, vectors) if self.monitor else []
         picture = own_thumbnail(self.settings) or (preview_of(rows) if rows else None)
         beside = save_preview(self.parts, files, picture) if picture else []
-        self.listeners.tell(Listener.student_finished, self.parts, self.student.branch, files)
+        self.listeners.tell(Listener.student_finished, self.parts, self.student.shown, files)
         for look in self.looks:
             with self.listeners.harmless(look.what.removeprefix("the "), f"{look.what} could not be made"):
                 look(self)
@@ -309,7 +310,7 @@ class Run:
         """
         if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
             with self._shown(stage):
-                row["validation"] = self.validation.of(self.parts, self.student.branch)
+                row["validation"] = self.validation.of(self.parts, self.student.shown)
         row["it_s"] = 1 / (seconds := time.perf_counter() - begin)
         self.listeners.tell(Listener.step_made, row, seconds)
         if self.processes.main:
@@ -363,7 +364,7 @@ class Run:
             return
         if self.monitor and (SAMPLE in asked or (STOP not in asked and self.monitor.sheets.due(stage.done))):
             with self._shown(stage):
-                self.monitor.sheets.student(self.student.branch, stage)
+                self.monitor.sheets.student(self.student.shown, stage)
         if SAVE in asked or self.keeping.due(stage.done):
             self._save_student(stage, AT_STEP)
             self.keeping.state(stage.done, state_of(self.plan, stage, self._learned(stage), self.average))

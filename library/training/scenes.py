@@ -66,11 +66,10 @@ class SceneMaker:
     Args:
         stage: its name, so that the stages do not see the same noise.
         wanted: the prompts that the stage's predictions read.
-        embedding_dropout: how often the student sees a picture without its concept embeddings.
     """
 
-    def __init__(self, stage: str, wanted: Iterable[str], sources: Sources, embedding_dropout: float = 0.0) -> None:
-        self.stage, self.wanted, self.embedding_dropout = stage, frozenset(wanted), embedding_dropout
+    def __init__(self, stage: str, wanted: Iterable[str], sources: Sources) -> None:
+        self.stage, self.wanted = stage, frozenset(wanted)
         self.seed, self.noise, self.processes = sources.seed, sources.noise, sources.processes
         self.order, self.latents, self.texts = sources.order, sources.latents, sources.texts
         self._replay, self.in_context = sources.replay, sources.in_context
@@ -96,7 +95,7 @@ class SceneMaker:
                 name: self.in_context(prompts[name], texts[name], shows.tolist()) for name in IN_CONTEXT & self.wanted
             }
         prompts = self._with_some_encoders(prompts, "reference", number)
-        scene = self._scene(image, prompts, generator, self._word_alone(len(draws), "reference", number))
+        scene = self._scene(image, prompts, generator)
         anchored = torch.tensor(
             [draw.picture.concept.kind == "subject" or draw.picture.subset.is_reg for draw in draws]
         )
@@ -124,11 +123,8 @@ class SceneMaker:
         prompts = {
             name: PromptBatch.of([self.texts[text] for text in of_row], concepts) for name, of_row in texts.items()
         }
-        prompts, word_alone = (
-            self._with_some_encoders(prompts, REPLAY, number),
-            self._word_alone(len(draws), REPLAY, number),
-        )
-        scene = self._scene(self._replay.latents[chosen], prompts, generator, word_alone)
+        prompts = self._with_some_encoders(prompts, REPLAY, number)
+        scene = self._scene(self._replay.latents[chosen], prompts, generator)
         if self._replay.regions is not None:
             scene = replace(scene, region=self._replay.regions[chosen])
         return scene.part(self.processes.share(len(draws)))
@@ -142,16 +138,7 @@ class SceneMaker:
         dropped = torch.rand(count, 3, generator=generator) < self._rates
         return {name: self.texts.model.without_encoders(batch, dropped) for name, batch in prompts.items()}
 
-    def _word_alone(self, count: int, which: str, number: int) -> Tensor | None:
-        """Which pictures the student sees without embeddings; drawn apart, so that all else stays as it is."""
-        if not self.embedding_dropout:
-            return None
-        generator = generator_for(self.seed, self.stage, "embedding dropout", which, number)
-        return torch.rand(count, generator=generator) < self.embedding_dropout
-
-    def _scene(
-        self, image: Tensor, prompts: dict[str, PromptBatch], generator: torch.Generator, word_alone: Tensor | None
-    ) -> Scene:
+    def _scene(self, image: Tensor, prompts: dict[str, PromptBatch], generator: torch.Generator) -> Scene:
         noise, levels = torch.randn(image.shape, generator=generator), self.noise
         sigma = draw_sigma(
             len(image),
@@ -164,7 +151,7 @@ class SceneMaker:
             least=levels.min_timestep / 1000,
             most=levels.max_timestep / 1000,
         )
-        return Scene(image, noise, sigma, prompts, word_alone=word_alone)
+        return Scene(image, noise, sigma, prompts)
 
 
 def _text_of(prompts: PromptTriple, name: str) -> str:

@@ -165,13 +165,14 @@ class Stage:
 
     def _gradient_of(self, number: int, batches: int) -> Seen | None:
         """Adds the gradient of this process's share of a batch; None if it has none of a small one."""
-        reference, replay = self.scenes.reference(number), self.scenes.replay(number)
+        objective = self.objective.in_batch(number, self.done / self.steps)
+        reference, replay = self.scenes.reference(number), self.scenes.replay(number) if objective.replays else None
         weight = len(reference.image) / self.scenes.rows(number) / batches
         if not weight:
             return None
         own = () if self.processes.main else (self.processes.number,)
-        v = self.branches.predict(reference, replay, seed_for(self.settings.seed, self.name, "dropout", number, *own))
-        losses = self.objective(v)
+        seed = seed_for(self.settings.seed, self.name, "dropout", number, *own)
+        losses = objective(self.branches.predict(reference, replay, seed, objective.readings))
         if not torch.isfinite(losses.total):
             mine = self.processes.share(self.scenes.rows(number))
             raise NotANumber(describe(losses, reference, replay, self.scenes.shown(number)[mine]))
@@ -252,7 +253,14 @@ def _seen(weight: float, sigma: Tensor, losses: Losses) -> Seen:
 
 def _row(seen: list[Seen]) -> dict[str, Any]:
     """What is logged of the batches that make one step."""
-    parts = {name: torch.cat([one.parts[name] for one in seen]) for name in seen[0].parts}
-    measures = {name: torch.cat([one.measures[name] for one in seen]) for name in seen[0].measures}
+    parts = _joined(seen, [one.parts for one in seen])
+    measures = _joined(seen, [one.measures for one in seen])
     loss = sum(one.weight * one.loss for one in seen)
     return {"loss": loss, **summary(torch.cat([one.sigma for one in seen]), parts, measures)}
+
+
+def _joined(seen: list[Seen], values: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The values of all images of a step, by name; NaN for those of a batch that lacks them."""
+    names = dict.fromkeys(name for one in values for name in one)
+    missing = [torch.full_like(one.sigma, torch.nan) for one in seen]
+    return {name: torch.cat([one.get(name, none) for one, none in zip(values, missing, strict=True)]) for name in names}

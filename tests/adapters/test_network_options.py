@@ -25,6 +25,8 @@ from tests.helpers.runs import (
     trained,
 )
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 
 def low_rank(rank: int = 4, dropout: Dropout = Dropout()) -> LowRank:  # noqa: B008
     generator = torch.Generator().manual_seed(0)

@@ -57,6 +57,8 @@ BUDGETS = {
     "PureCC + anchor": (None, 3.05),
     "PureCC + anchor + replay": (4.95, 4.35),
     "pure: all of it": (6.0, 5.3),
+    "lean, with the word, in turns": (None, 2.45),
+    "pure, with the word, in turns": (None, 2.45),
 }
 """At most so many times a plain step's arithmetic: without recomputing, and with."""
 

@@ -108,15 +108,6 @@ def test_every_arm_is_made_of_settings(name):
     assert settings.needs_extractor or not arm.extractor or settings.pure_learning.eta == 0
 
 
-def test_the_stock_arm_is_the_stock_preset():
-    preset, arm = (
-        read_settings(TomlFile(Path("presets/stock.toml"))),
-        read_settings(TomlFile(BASE), ARMS["stock"].settings),
-    )
-    assert preset.pure_learning == replace(arm.pure_learning, replay_sample_steps=28)
-    assert preset.concept_embeddings == arm.concept_embeddings
-
-
 def test_arms_with_one_extractor_agree_on_stage_1():
     settings = {name for arm in ARMS.values() for name in arm.settings}
     assert set(STAGE_1) <= settings
@@ -173,13 +164,23 @@ def test_the_pretrained_model_and_drawn_pictures_are_the_scale():
     assert comparison.rows(0.75)[0].steps == pytest.approx(15)
 
 
-def test_students_scored_without_their_vectors_are_a_method_of_their_own(tmp_path):
-    arm = result("lean, dropout 0.5", {10: 0.8})
-    arm["vectors_off"] = result("", {10: 0.4})["checkpoints"]
+@pytest.mark.parametrize("name", ["pure", "lean"])
+def test_an_arm_is_the_preset_of_its_name(name):
+    preset, arm = (
+        read_settings(TomlFile(Path(f"presets/{name}.toml"))),
+        read_settings(TomlFile(BASE), ARMS[name].settings),
+    )
+    assert preset.pure_learning == replace(arm.pure_learning, replay_sample_steps=28)
+    assert (preset.concept_embeddings, preset.network) == (arm.concept_embeddings, arm.network)
+
+
+def test_students_scored_with_their_vectors_are_a_method_of_their_own(tmp_path):
+    arm = result("lean", {10: 0.4})
+    arm["with_vectors"] = result("", {10: 0.8})["checkpoints"]
     rows = {row.arm: row for row in Comparison([*CONTROLS, arm]).rows(0.6)}
-    assert rows["lean, dropout 0.5"].reached == 1 and rows["lean, dropout 0.5, vectors off"].reached == 0
+    assert rows["lean"].reached == 0 and rows["lean, with vectors"].reached == 1
     text = write(Comparison([*CONTROLS, arm]), tmp_path, tmp_path / "out", (0.3,), "pure", 0)
-    assert "| lean, dropout 0.5, vectors off | 1 of 1 |" in text
+    assert "| lean, with vectors | 1 of 1 |" in text
 
 
 def test_a_difference_is_of_the_trials_that_both_reach():
@@ -228,19 +229,20 @@ def test_a_report_has_every_method_a_plot_and_a_table_of_differences(tmp_path):
 
 
 def test_a_trial_on_the_bundled_model_is_scored_and_shares_its_extractor(tmp_path, monkeypatch):
-    short = {"extractor_train_steps": 2, "replay_images": 4, "replay_sample_steps": 2}
+    for name, few in (("concepts.PROBES", 4), ("drawing.STEPS", 3)):
+        monkeypatch.setattr(f"benchmarks.method.{name}", few)
+    short = {"extractor_train_steps": 2, "replay_images": 4, "replay_sample_steps": 2, "context_train_steps": 4}
     bench = Bench(tmp_path, "pocket/model", short)
     first, controls = bench.run(Trial("pure", "bib", 0, checkpoints=(1, 3))), bench.controls(CONCEPTS["bib"]())
     assert [checkpoint["steps"] for checkpoint in first["checkpoints"]] == [1, 3]
     (extractor,) = tmp_path.glob("extractors/*")
-    monkeypatch.setattr(Run, "extractor_stage", lambda self: pytest.fail("trained again"))
-    again = bench.run(Trial("pure, eta 2", "bib", 0, checkpoints=(1,)))
+    with monkeypatch.context() as untrained:
+        untrained.setattr(Run, "extractor_stage", lambda self: pytest.fail("trained again"))
+        again = bench.run(Trial("pure, eta 2", "bib", 0, checkpoints=(1,)))
     assert [*tmp_path.glob("extractors/*")] == [extractor]
-    monkeypatch.undo()
-    bare = bench.run(Trial("lean, dropout 0.5", "bib", 0, checkpoints=(1, 3)))
-    assert [checkpoint["steps"] for checkpoint in bare["vectors_off"]] == [1, 3]
-    assert bare["vectors_off"][1]["probes"]["concept"] != bare["checkpoints"][1]["probes"]["concept"]
-    drifts = [of["probes"]["class"]["drift"] for of in (bare["vectors_off"][1], bare["checkpoints"][1])]
+    assert [checkpoint["steps"] for checkpoint in first["with_vectors"]] == [1, 3]
+    assert first["with_vectors"][1]["probes"]["concept"] != first["checkpoints"][1]["probes"]["concept"]
+    drifts = [of["probes"]["class"]["drift"] for of in (first["with_vectors"][1], first["checkpoints"][1])]
     assert drifts[0] == drifts[1], "prompts without the concept have no vectors"
     comparison = Comparison([*controls, first, again])
     assert 0 <= comparison.scales["bib"].floor < comparison.scales["bib"].ceiling <= 1

@@ -13,31 +13,31 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
 from library.drawing.sampling import initial_noise, sample
+from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.models import PromptBatch
-from library.parts.words import WordReader, made_words
 from library.preflight.plan import make_plan
 from library.prompts import NULL_PROMPT
 from library.training.run import Run
-from library.training.word_fit import WordFit, rows_of
 from tests.helpers import comfy_checkout as real
 from tests.helpers import comfy_pocket as pocket
 from tests.helpers.places import ROOT
 
 pytestmark = pytest.mark.skipif(not real.CHECKOUT, reason=real.WHY_NOT)
 
-TEXTS = ["a sks creature in the snow by day in clay", "a sks creature on the beach", "a blue house in the city by day"]
-WORDS = "a embedding:demo_embedding creature in the snow by day in clay"
+TRIGGER = "qx"
+"""The demo's."""
+TEXTS = [f"a {TRIGGER} creature in the snow by day in clay", f"a {TRIGGER} creature on the beach"]
+TEXTS += ["a blue house in the city by day"]
 STEPS, GUIDANCE, SHIFT = 12, 4.0, 1.0
 AGREE = 1e-4
 """Of latents whose values reach 4."""
 SHORT = {
     "eta": 0.0, "max_train_steps": 60, "context_train_steps": 20, "replay_images": 8, "replay_sample_steps": 6,
-    "word_train_steps": 30, "sample_steps": 2, "sample_seeds": 1, "sample_strengths": [], "save_precision": "float",
+    "sample_steps": 2, "sample_seeds": 1, "sample_strengths": [], "save_precision": "float",
     "log_with": "none",
 }  # fmt: skip
 
@@ -51,7 +51,6 @@ def world(tmp_path_factory):
         settings = read_settings(TomlFile(Path("presets/demo.toml")), given)
         plan = make_plan(settings, read_concepts_and_pictures(None, settings))
         run = Run(replace(plan, also=tuple(TEXTS)))
-        run.looks = [WordFit()]
         run.train()
     parts = run.parts
     with contextlib.chdir(ROOT):
@@ -64,7 +63,13 @@ def world(tmp_path_factory):
         folder_paths.add_model_folder_path(kind, str(folder / "out"), is_default=True)
     model, clip = pocket.model_of_pocket(folder), pocket.clip_of_pocket(folder / "out")
     yield SimpleNamespace(
-        parts=parts, student=run.student.branch, nodes=nodes, model=model, clip=clip, folder=folder / "out"
+        parts=parts,
+        student=run.student,
+        shape=parts.model.latent_shape(*plan.size),
+        nodes=nodes,
+        model=model,
+        clip=clip,
+        folder=folder / "out",
     )
     import comfy.model_management
 
@@ -74,22 +79,21 @@ def world(tmp_path_factory):
 def ours(world, text: str, branch, seed: int) -> torch.Tensor:
     """The trainer's latents, as its sheets draw."""
     parts = world.parts
-    shape = parts.model.latent_shape(64, 64)
     prompts, null = (PromptBatch.of([parts.texts[one]], [None]) for one in (text, NULL_PROMPT))
     scheduler = parts.model.sampling_scheduler(SHIFT)
     return sample(
-        lambda *given: parts.velocity(branch, *given), scheduler, initial_noise(shape, seed)[None], prompts, null,
+        lambda *given: parts.velocity(branch, *given), scheduler, initial_noise(world.shape, seed)[None], prompts, null,
         STEPS, GUIDANCE, "simple",
     )  # fmt: skip
 
 
-def theirs(model, positive, negative, seed: int) -> torch.Tensor:
+def theirs(world, model, positive, negative, seed: int) -> torch.Tensor:
     """ComfyUI's latents, scaled as the trainer has them."""
     import comfy.sample
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
     (model,) = ModelSamplingSD3().patch(model, SHIFT)
-    empty = torch.zeros(1, 16, 8, 8)
+    empty = torch.zeros(1, *world.shape)
     noise = comfy.sample.prepare_noise(empty, seed)
     found = comfy.sample.sample(
         model, noise, STEPS, GUIDANCE, "euler", "simple", positive, negative, empty, disable_pbar=True
@@ -124,26 +128,22 @@ def test_pictures_with_the_node_are_the_trainers(world, text, lora):
     loader, prompt = world.nodes.PureCCConceptLoader(), world.nodes.PureCCPrompt()
     model, clip, positive = loader.load(world.model, world.clip, lora, "demo_concept.safetensors", text, 1.0, 1.0)
     (negative,) = prompt.encode(clip, "")
-    student = world.student
-    wanted = ours(world, text, student, seed=5)
-    compare(world, f"{lora}, {text!r}", theirs(model, positive, negative, 5), wanted)
-    if "sks" in text:
-        assert (ours(world, text, replace(student, embeddings={}), 5) - wanted).abs().max() > 100 * AGREE
+    wanted = ours(world, text, world.student.branch, seed=5)
+    compare(world, f"{lora}, {text!r}", theirs(world, model, positive, negative, 5), wanted)
+    if TRIGGER in text:
+        assert (ours(world, text, world.student.word, 5) - wanted).abs().max() > 100 * AGREE
 
 
-def test_pictures_with_the_words_are_the_trainers(world):
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("lora", ["demo.safetensors", "demo_diffusers.safetensors"])
+def test_a_lora_loader_and_the_trigger_give_what_the_trainer_shows(world, text, lora):
     """ComfyUI's own nodes alone: load a LoRA, encode a prompt, sample."""
     import nodes as comfy_nodes
 
-    model, _ = comfy_nodes.LoraLoader().load_lora(world.model, world.clip, "demo.safetensors", 1.0, 0.0)
+    model, _ = comfy_nodes.LoraLoader().load_lora(world.model, world.clip, lora, 1.0, 0.0)
     encode = comfy_nodes.CLIPTextEncode()
-    (positive,), (negative,) = encode.encode(world.clip, WORDS), encode.encode(world.clip, "")
-    words = made_words(world.parts, rows_of(world.parts))
-    saved = load_file(world.folder / "demo_embedding.safetensors")
-    (rows,) = words.rows.values()
-    for name, row in rows.items():
-        row.data.copy_(saved[name])
-    alone = replace(world.student, embeddings={})
-    wanted = ours(world, TEXTS[0], replace(alone, reader=WordReader(world.parts, words)), 7)
-    compare(world, "words", theirs(model, positive, negative, 7), wanted)
-    assert (ours(world, TEXTS[0], alone, 7) - wanted).abs().max() > 100 * AGREE
+    (positive,), (negative,) = encode.encode(world.clip, text), encode.encode(world.clip, "")
+    wanted = ours(world, text, world.student.shown, 7)
+    compare(world, f"word alone, {lora}, {text!r}", theirs(world, model, positive, negative, 7), wanted)
+    if TRIGGER in text:
+        assert (ours(world, text, PRETRAINED_BRANCH, 7) - wanted).abs().max() > 100 * AGREE

@@ -177,7 +177,7 @@ def test_the_paper_is_the_paper_and_the_release_the_release():
     from library.objectives import student_objective
 
     paper = read_settings(TomlFile(ROOT / "presets" / "paper.toml"))
-    assert [(name, weight) for name, weight, _ in student_objective(paper.pure_learning).terms] == [
+    assert [(name, weight) for name, weight, _ in student_objective(paper).terms] == [
         ("concept", 1.0),
         ("pure", 1.0),
     ]

@@ -15,6 +15,8 @@ from library.training.run import Run
 from tests.helpers.datasets import DOGS, HEAD
 from tests.helpers.runs import ready, stopped_after
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 
 def test_what_a_mask_takes_out_does_not_count():
     prediction, goal = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
@@ -83,7 +85,7 @@ def test_regularisation_pictures_come_as_often_and_with_their_weight(plan_of, re
     dog, red = plan.pictures[0], next(picture for picture in plan.pictures if picture.subset.is_reg)
     emphasis = run.latents.emphasis([Draw(dog, dog.prompts[0], False), Draw(red, red.prompts[0], False)])
     assert emphasis.flatten(1).unique(dim=1).flatten().tolist() == [1.0, 0.25]
-    assert "prior" not in {name for name, *_ in student_objective(plan.settings.pure_learning, plan.has_reg).terms}
+    assert "prior" not in {name for name, *_ in student_objective(plan.settings, plan.has_reg).terms}
 
 
 def test_regularisation_pictures_are_not_guided_and_not_measured(plan_of, reg):

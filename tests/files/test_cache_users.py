@@ -9,7 +9,7 @@ import purecc_evaluate
 import purecc_fuse
 import purecc_generate
 from library.files.cache_limit import CacheUse, entries
-from library.models.memory.live_memory import META
+from library.models.memory.operations import META
 from library.parts.parts import Opened
 from library.training.run import Run
 from tests.helpers.another_process import done_by_another_process

@@ -19,6 +19,8 @@ from tests.helpers.penalties import total
 from tests.helpers.runs import layers_by_name, ready
 from tests.helpers.tiny import tiny_transformer
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 MODEL = {"pretrained_model_name_or_path": "m"}
 
 

@@ -34,6 +34,8 @@ from tests.helpers.datasets import DOGS, HEAD
 from tests.helpers.places import ROOT
 from tests.helpers.runs import PLAIN_LORA, assert_equal_files, disturb, ready, stopped_after, student_file
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 MODEL = {"pretrained_model_name_or_path": "m"}
 
 

@@ -174,7 +174,7 @@ def test_vectors_of_each_block_are_none_that_all_blocks_share():
 @pytest.mark.parametrize("kind", ["per_block", "shared", "first_block"])
 @pytest.mark.parametrize("own", ["own", "fresh"])
 def test_network_weights_bring_their_vectors_along(plan_of, tmp_path, kind, own):
-    given = {"eta": 0.0, "context_vectors": 0, "audit": False, "word_train_steps": 0, "save_precision": "float"}
+    given = {"eta": 0.0, "context_vectors": 0, "audit": False, "save_precision": "float"}
     given |= {"extractor_train_steps": 0, "concept_embeddings": kind, "sample_steps": 1, "replay_images": 1}
     first = Run(plan_of(**given, student_embeddings="fresh", output_dir=str(tmp_path / "first")))
     first.train()
@@ -194,7 +194,7 @@ def test_network_weights_bring_their_vectors_along(plan_of, tmp_path, kind, own)
 
 
 def test_vectors_that_are_missing_or_do_not_fit_are_said(plan_of, tmp_path, capsys):
-    given = {**SMALL, "eta": 0.0, "max_train_steps": 1, "word_train_steps": 0, "extractor_train_steps": 0}
+    given = {**SMALL, "eta": 0.0, "max_train_steps": 1, "extractor_train_steps": 0}
     first = Run(plan_of(**given, output_dir=str(tmp_path / "first")))
     first.train()
     capsys.readouterr()

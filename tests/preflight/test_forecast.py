@@ -8,7 +8,8 @@ from library.config.dataset_file import read_dataset_config
 from library.config.files import TomlFile, read_settings
 from library.errors import ConfigError, TrainingError
 from library.models import load_model
-from library.models.memory.live_memory import META, LiveMemory
+from library.models.memory.live_memory import LiveMemory
+from library.models.memory.operations import META
 from library.models.memory.residence import Residence
 from library.objectives import STUDENT
 from library.preflight.fit import (
@@ -26,7 +27,6 @@ from library.preflight.forecast import (
     OVERHEAD,
     StepCount,
     count_step,
-    count_words,
     forecast,
 )
 from library.preflight.plan import make_plan
@@ -64,6 +64,24 @@ def test_live_memory_counts_what_is_saved_for_the_backward_pass_and_the_arithmet
         out.sum().backward()
     assert memory.flops == 3 * 2 * 64 * 1024 * 256
     assert memory.now >= x.grad.nbytes + layer.weight.grad.nbytes
+
+
+def test_an_operation_that_is_known_by_now_gives_and_counts_what_it_did_the_first_time():
+    layer = nn.Linear(24, 12, device=META)
+
+    def seen(x) -> list:
+        with LiveMemory() as memory:
+            parts = [layer(x), layer(x).sigmoid(), x.t() * 2, x + 1, *nn.functional.layer_norm(x, (24,)).chunk(2)]
+            described = [(one.shape, one.stride(), one.dtype, one.requires_grad) for one in parts]
+            of_their_own = len({one.untyped_storage()._cdata for one in parts[:4]})
+        return [described, of_their_own, memory.now, memory.peak, memory.flops, memory.work.operations]
+
+    wide, half = torch.zeros(40, 24, device=META), torch.zeros(40, 24, device=META, dtype=torch.float16)
+    assert seen(wide) == seen(wide) and seen(wide)[1] == 4
+    layer.half()
+    assert seen(half)[0] != seen(wide[:20].half())[0] and seen(half)[0][0][2] == torch.float16
+    strided = torch.zeros(24, 40, device=META, dtype=torch.float16).t()
+    assert seen(strided)[0][2] != seen(half)[0][2], "the stride counts as well"
 
 
 # At full size
@@ -148,7 +166,7 @@ def test_the_preset_of_each_card_fits_it(gigabytes, full_plan, counted):
     size = plan.size
     others = plan.parts.model.footprints([size], [size])
     assert step.footprint.weights + others["decode"].total <= room
-    assert max(others["text"].total, others["encode"].total, count_words(plan).footprint.total) <= room
+    assert max(others["text"].total, others["encode"].total) <= room
     assert plan.parts.model.t5_length == 77 and max(size) <= 1024 and plan.settings.model.quantization == "none"
 
 

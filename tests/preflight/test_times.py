@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from library.errors import ConfigError
-from library.models.memory.live_memory import META, LiveMemory
+from library.models.memory.live_memory import LiveMemory
+from library.models.memory.operations import META
 from library.preflight.fit import card_of
 from library.preflight.forecast import GIB, forecast
 from library.preflight.times import COPIED, SIDE, STARTED, describe_times, phase_seconds, planned_steps, speed_for

@@ -12,7 +12,6 @@ from markupsafe import Markup
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from library.config.settings import PureLearningSettings
 from library.errors import (
     EXIT_FAULT,
     EXIT_INTERRUPTED,
@@ -139,7 +138,7 @@ def report(tmp_path_factory):
 
 def test_the_report_has_every_section_and_links_to_it(report):
     parsed = Page(report[1])
-    names = ["samples", "curves", "pictures", "files", "cost", "settings", "more"]
+    names = ["samples", "more", "curves", "pictures", "files", "cost", "settings"]
     assert [section["id"] for section in parsed.all("section")] == names
     assert [link["href"] for link in parsed.all("a")] == [f"#{name}" for name in names]
 
@@ -174,8 +173,8 @@ def test_the_strengths_of_the_lora_stand_in_a_row_behind_the_sliders(report):
     assert places == sorted(places)
 
 
-def test_every_loss_of_purecc_has_words_in_the_legend():
-    everything = PureLearningSettings(merged=True, replay_eta=1.0, prior_loss_weight=1.0)
+def test_every_loss_of_purecc_has_words_in_the_legend(plan_of):
+    everything = plan_of(merged=True, replay_eta=1.0, prior_loss_weight=1.0).settings
     names = {name for name, _, _ in student_objective(everything).terms}
     assert names >= {"surroundings", "prior", "extractor"} and names <= LOSSES.keys()
 

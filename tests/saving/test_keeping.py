@@ -26,6 +26,8 @@ from tests.helpers.datasets import DATASET
 from tests.helpers.places import content_of
 from tests.helpers.runs import PLAIN_LORA, Calling, assert_equal_files, stopped_after, student_file, trained
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 QUICK = {
     **PLAIN_LORA,
     "extractor_train_steps": 0,

@@ -23,6 +23,8 @@ from library.saving.reload import ReloadCheck
 from library.training.run import Run
 from tools.single_file import single_file
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 PLAIN = {"extractor_train_steps": 1, "eta": 0.0, "concept_embeddings": "none", "replay_images": 0, "anchor_weight": 0.0}
 NO_WORK = {**PLAIN, "max_train_steps": 1}
 

@@ -18,7 +18,7 @@ from tests.helpers.runs import assert_equal_files, student_file
 
 QUICK = {"extractor_train_steps": 2, "max_train_steps": 3, "replay_images": 2, "context_vectors": 0}
 PLAIN = {**QUICK, "extractor_train_steps": 0, "concept_embeddings": "none", "student_embeddings": "none"}
-VECTORS = {**QUICK, "context_vectors": 2, "context_train_steps": 3, "word_train_steps": 3}
+VECTORS = {**QUICK, "context_vectors": 2, "context_train_steps": 3}
 
 
 def given_after(monkeypatch, stage: str, step: int, *commands: str) -> None:
@@ -146,13 +146,9 @@ def test_sample_and_save_do_so_and_change_nothing(plan_of, monkeypatch, tmp_path
 
 
 def test_stop_is_heard_wherever_there_are_rounds(plan_of, monkeypatch):
-    """While caching, in the context's steps and in the words'; nothing of what is there already is lost."""
-    for phase in ("latents", "context", "words"):
+    """While caching and in the context's steps; nothing of what is there already is lost."""
+    for phase in ("latents", "context"):
         run = Run(plan_of(**VECTORS, overwrite=True))
-        if phase == "words":
-            from library.training.word_fit import WordFit
-
-            run.looks.append(WordFit())
         rounds = []
 
         def counted(name, phase=phase, run=run, rounds=rounds):

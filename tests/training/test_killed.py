@@ -2,7 +2,7 @@
 
 A moment is a call or return of any function, Python's or C's, counted in a process of its own: forked, so that nothing
 is imported twice. A run is killed over and over, once in each of its phases, and each time goes on where it was killed;
-`--kills N` kills N times instead of 20.
+`--kills N` kills N times instead of 12.
 """
 
 import json

@@ -9,7 +9,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file
 
 from library.config.network_settings import ATTENTION_PROJECTIONS
-from library.config.settings import PureLearningSettings
+from library.dual_branch_scheduler import Passes
 from library.errors import ConfigError, ModelError, TrainingError
 from library.flow import interpolate, velocity_target
 from library.objectives import (
@@ -45,6 +45,8 @@ from tests.helpers.runs import (
     student_file,
 )
 from tests.helpers.tiny import tiny_transformer
+
+pytestmark = pytest.mark.usefixtures("shared_cache")
 
 
 def hash_of(tensors) -> str:
@@ -196,13 +198,13 @@ def test_eta_0_and_nothing_of_ours_is_plain_lora_training_step_for_step(plan_of)
 def test_what_no_term_reads_is_not_predicted(plan_of):
     run = ready_for_stage_2(plan_of(**PLAIN_LORA))
     branches = run.student_stage().branches
-    assert branches.without_gradient == [] and branches.with_gradient == [(Prediction(STUDENT, COMPLETE),)]
+    assert branches.passes() == Passes(((Prediction(STUDENT, COMPLETE),),), ())
 
 
 def test_the_passes_of_a_full_step(plan_of):
     branches = ready_for_stage_2(plan_of()).student_stage().branches
-    with_gradient = {prediction for group in branches.with_gradient for prediction in group}
-    without = {prediction for group in branches.without_gradient for prediction in group}
+    with_gradient = {prediction for group in branches.passes().with_gradient for prediction in group}
+    without = {prediction for group in branches.passes().without_gradient for prediction in group}
     assert with_gradient == {Prediction(STUDENT, name) for name in (COMPLETE, BASE, REPLAY, REPLAY_COMPLETE)}
     assert without == {
         Prediction(GUIDE, TARGET),
@@ -211,7 +213,8 @@ def test_the_passes_of_a_full_step(plan_of):
         Prediction(PRETRAINED, REPLAY),
     }
     assert any(
-        {Prediction(GUIDE, TARGET), Prediction(GUIDE, CLASS)} <= set(group) for group in branches.without_gradient
+        {Prediction(GUIDE, TARGET), Prediction(GUIDE, CLASS)} <= set(group)
+        for group in branches.passes().without_gradient
     )
 
 
@@ -221,7 +224,7 @@ def test_passes_together_or_one_by_one_give_the_same_velocities(plan_of):
     one_by_one = ready_for_stage_2(plan_of(batch_passes="one_by_one", overwrite=True)).student_stage()
     scenes = together.scenes.reference(0), together.scenes.replay(0)
     one, two = together.branches.predict(*scenes), one_by_one.branches.predict(*scenes)
-    assert len(one_by_one.branches.without_gradient) == 4
+    assert len(one_by_one.branches.passes().without_gradient) == 4
     for reading in together.objective.readings:
         torch.testing.assert_close(one[reading], two[reading], rtol=1e-3, atol=1e-4)
 
@@ -230,10 +233,10 @@ def test_passes_together_or_one_by_one_give_the_same_velocities(plan_of):
 def test_the_gradient_through_the_base_prompt(plan_of, v_original, live):
     settings = {**NOTHING_OF_OURS, "v_original": v_original, "eta": 1.0}
     run = ready_for_stage_2(plan_of(**settings))
-    with_gradient = {p for group in run.student_stage().branches.with_gradient for p in group}
+    with_gradient = {p for group in run.student_stage().branches.passes().with_gradient for p in group}
     assert (Prediction(STUDENT, BASE) in with_gradient) is live
     base = Prediction(PRETRAINED if v_original == "frozen" else STUDENT, BASE)
-    readings = {reading.prediction for reading in student_objective(run.settings.pure_learning).readings}
+    readings = {reading.prediction for reading in student_objective(run.settings).readings}
     assert readings == {Prediction(STUDENT, COMPLETE), base, Prediction(GUIDE, TARGET), Prediction(GUIDE, NULL)}
 
 
@@ -445,9 +448,10 @@ def test_two_concepts_train_jointly_each_with_its_own_extractor(plan_of, picture
 
 def test_a_style_alone_pays_for_no_tie_that_only_subjects_have(plan_of):
     style = plan_of(DATASET.replace('class_word = "dog"', 'kind = "style"'))
-    terms = {name for name, *_ in student_objective(style.settings.pure_learning).terms}
+    terms = {name for name, *_ in student_objective(style.settings).terms}
     assert terms == {"concept", "pure", "replay"}
-    assert terms | {"anchor", "surroundings"} == {name for name, *_ in student_objective(PureLearningSettings()).terms}
+    subject = plan_of(DATASET)
+    assert terms | {"anchor", "surroundings"} == {name for name, *_ in student_objective(subject.settings).terms}
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_with_a_sentence(plan_of):
@@ -488,7 +492,7 @@ def test_accumulated_batches_give_the_mean_gradient(plan_of):
 def test_an_extractor_is_the_branch_of_stage_1(plan_of):
     run = before_stage_1(plan_of())
     stage = run.extractor_stage()
-    assert {p for group in stage.branches.with_gradient for p in group} == {
+    assert {p for group in stage.branches.passes().with_gradient for p in group} == {
         Prediction(EXTRACTOR, COMPLETE),
         Prediction(EXTRACTOR, BASE),
     }

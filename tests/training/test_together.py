@@ -34,7 +34,6 @@ PLAIN = {
     "extractor_train_steps": 1,
     "max_train_steps": STEPS,
     "sample_steps": 1,
-    "word_train_steps": 0,
     "audit": False,
     "save_formats": ["diffusers"],
     "save_precision": "float",

@@ -14,7 +14,6 @@ from library.evaluation.scorers import clip, encoders, lpips, onnx, sam
 from library.evaluation.scorers.download import fetch
 from library.evaluation.scorers.folders import (
     WEIGHTS,
-    check_model_type,
     check_shapes,
     missing_files,
     missing_packages,
@@ -22,6 +21,7 @@ from library.evaluation.scorers.folders import (
     sha256_of,
 )
 from library.evaluation.scorers.interface import Identity, Scorer
+from library.models.loading.pretrained import check_model_type
 
 SCORERS_OPTION = "--scorers"
 TOKENIZER = ("tokenizer.json",)

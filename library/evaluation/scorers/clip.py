@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from library.evaluation.scorers.folders import load_into, load_pretrained, read_weights
+from library.evaluation.scorers.folders import load_into, read_weights
 from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.pixels import CLIP_MEAN, CLIP_STD, Preprocess, in_batches
-from library.models.sd3.bundled_tokenizers import bundled_tokenizers
+from library.models.loading.pretrained import load_pretrained
+from library.models.sd3.bundled_tokenizers import BUNDLED, bundled_tokenizers
 
 AT_ONCE = 16
-BUNDLED = Path(__file__).parents[2] / "models" / "sd3" / "sd35_medium" / "tokenizers"
 VISION_NAMES = {
     "conv1.": "embeddings.patch_embedding.",
     "class_embedding": "embeddings.class_embedding",

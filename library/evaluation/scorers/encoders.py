@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from library.evaluation.scorers.clip import vision_from_openai
 from library.evaluation.scorers.efficientnet_lite import EfficientNetLite0
-from library.evaluation.scorers.folders import WEIGHTS, load_into, load_pretrained, read_weights
+from library.evaluation.scorers.folders import WEIGHTS, load_into, read_weights
 from library.evaluation.scorers.inception import FidInception, fid_input
 from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess, in_batches
+from library.models.loading.pretrained import load_pretrained
 
 AT_ONCE = 16
 DINO_INPUT = Preprocess(256, 224, IMAGENET_MEAN, IMAGENET_STD)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,23 +33,6 @@ def missing_packages(packages: Sequence[str]) -> list[str]:
     return [name for name in packages if find_spec(name) is None]
 
 
-def check_model_type(folder: Path, wanted: Sequence[str]) -> None:
-    """Looks whether the folder's config.json is of the right kind of model.
-
-    Raises:
-        ModelError: it is not.
-    """
-    file = folder / "config.json"
-    try:
-        said = json.loads(file.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{file} can't be read: {error}.") from error
-    if said not in wanted:
-        raise ModelError(
-            f'{folder} holds a model of the type "{said}"; needed is "{wanted[0]}".', "Look at the folder."
-        )
-
-
 def check_shapes(file: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Looks whether a weights file has these tensors in these shapes, without reading them.
 
@@ -74,30 +55,6 @@ def check_shapes(file: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
 def sha256_of(folder: Path, files: Sequence[str]) -> dict[str, str]:
     """SHA-256 of each file."""
     return {name: of_large_file(folder / name) for name in files}
-
-
-def load_pretrained(kind: type, folder: Path, **options: Any) -> torch.nn.Module:
-    """A model of `transformers` from its folder, float32, in evaluation mode; nothing is ever downloaded.
-
-    Raises:
-        ModelError: weights are missing or do not fit.
-    """
-    try:
-        model, said = kind.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **options,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{folder} does not load as {kind.__name__}: {reason}") from error
-    lost = sorted({*said["missing_keys"], *(str(key) for key in said.get("mismatched_keys", ()))})
-    if lost:
-        raise ModelError(f"{folder / WEIGHTS} lacks {len(lost)} tensors of a {kind.__name__}, such as {lost[0]}.")
-    return model.eval().requires_grad_(False)
 
 
 def load_into(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path) -> torch.nn.Module:

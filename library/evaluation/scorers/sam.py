@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from library.evaluation.measures.segmentation import pairwise_iou
-from library.evaluation.scorers.folders import load_pretrained
 from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.pixels import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from library.models.loading.pretrained import load_pretrained
 
 SIDE = 1024
 """Side of SAM 2's input."""

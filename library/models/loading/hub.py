@@ -17,6 +17,7 @@ SMALL_FILES += [f"{name}/*.{ending}" for name in TOKENIZERS for ending in ("json
 """Configurations and tokenizers: all that a dry run downloads."""
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 """A name that ends so is a file's."""
+SETTING = "pretrained_model_name_or_path"
 OTHER_PRECISIONS = ["*.fp16*", "*.bf16*"]
 """Files that hold a part a second time."""
 
@@ -51,29 +52,55 @@ class HubFiles(FolderFiles):
         if not any((folder / part).glob("*.safetensors")):
             self._download([f"{part}/*.safetensors"])
             if self._is_offline and not any((folder / part).glob("*.safetensors")):
-                raise _in_words(self._id, FileNotFoundError(part), offline=True)
+                raise _in_words(self._id, FileNotFoundError(part), True, SETTING)
         return super().weights(part)
 
     @property
     def _is_offline(self) -> bool:
-        from huggingface_hub import constants
-
-        return self._offline or constants.HF_HUB_OFFLINE
+        return is_offline(self._offline)
 
     def _download(self, files: Sequence[str], but: Sequence[str] = ()) -> Path:
-        from huggingface_hub import snapshot_download
-
-        options: dict[str, Any] = {"revision": self._commit, "local_files_only": self._is_offline}
-        try:
-            return Path(snapshot_download(self._id, allow_patterns=list(files), ignore_patterns=list(but), **options))
-        except Exception as error:  # the hub's own errors, those of three network libraries, and a full disk
-            raise _in_words(self._id, error, self._is_offline) from error
+        return snapshot(self._id, SETTING, files, but, revision=self._commit, offline=self._offline)
 
 
-def _in_words(hub_id: str, error: Exception, offline: bool) -> ModelError:
+def is_offline(asked: bool = False) -> bool:
+    """Whether nothing is downloaded: it was asked for, or the environment says so."""
+    from huggingface_hub import constants
+
+    return asked or constants.HF_HUB_OFFLINE
+
+
+def snapshot(
+    hub_id: str,
+    setting: str,
+    files: Sequence[str],
+    but: Sequence[str] = (),
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+) -> Path:
+    """Files of a model on the hub, downloaded unless they were before; their folder.
+
+    Args:
+        setting: that names the model, for messages.
+        files, but: patterns of what is wanted, and of what is not.
+
+    Raises:
+        ModelError: see `HubFiles`.
+    """
+    from huggingface_hub import snapshot_download
+
+    options: dict[str, Any] = {"revision": revision, "local_files_only": is_offline(offline)}
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(files), ignore_patterns=list(but), **options))
+    except Exception as error:  # the hub's own errors, those of three network libraries, and a full disk
+        raise _in_words(hub_id, error, is_offline(offline), setting) from error
+
+
+def _in_words(hub_id: str, error: Exception, offline: bool, setting: str) -> ModelError:
     from huggingface_hub import errors
 
-    what = f"pretrained_model_name_or_path: {hub_id}"
+    what = f"{setting}: {hub_id}"
     if isinstance(error, errors.GatedRepoError):
         return ModelError(
             f"{what} is only for people who have accepted its licence.",

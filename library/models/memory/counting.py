@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from library.models.memory.live_memory import META, LiveMemory, fused_attention, held_by, storage_bytes
+from library.models.memory.live_memory import LiveMemory, fused_attention, held_by, storage_bytes
+from library.models.memory.operations import META
 from library.roofline import Work
 
 if TYPE_CHECKING:

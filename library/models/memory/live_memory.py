@@ -14,17 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
+from library.models.memory.operations import outcome_of, storages_of
 from library.roofline import Work
-
-META = torch.device("meta")
-FREE = frozenset(
-    getattr(torch.ops.aten, name)
-    for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "detach")
-)
-"""Operations that neither read nor write numbers, besides views."""
 
 
 class LiveMemory(TorchDispatchMode):
@@ -46,19 +38,15 @@ class LiveMemory(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        count = flop_registry.get(func._overloadpacket)
-        flops = 0 if count is None else count(*args, **kwargs, out_val=out)
-        self.flops += flops
-        if not (func.is_view or func._overloadpacket in FREE):
-            traffic = sum(_bytes_of(leaf) for leaf in tree_leaves((args, kwargs, out)))
-            if traffic:
-                self.work.add(flops, traffic, "attention" in func.__name__)
-        made = [storage for storage in _storages(out) if storage._cdata not in self._alive]
+        outcome = outcome_of(func, args, kwargs)
+        out = outcome.result
+        self.flops += outcome.flops
+        if outcome.traffic:
+            self.work.add(outcome.flops, outcome.traffic, "attention" in func.__name__)
+        made = [storage for storage in storages_of(out) if storage._cdata not in self._alive]
         if made:
-            given = {
-                storage._cdata for storage in _storages((args, kwargs))
-            }  # such as a weight, of which this is a view
+            # Such as a weight, of which this is a view.
+            given = {storage._cdata for storage in storages_of((args, kwargs))}
             for storage in made:
                 if storage._cdata not in given and storage._cdata not in self._alive:
                     self._follow(storage)
@@ -74,19 +62,6 @@ class LiveMemory(TorchDispatchMode):
         self._alive[key] = weakref.ref(storage, gone)
         self.now += size
         self.peak = max(self.peak, self.now)
-
-
-def _bytes_of(leaf: Any) -> int:
-    """Bytes that reading or writing a meta tensor moves; what is only repeated is read once."""
-    if not isinstance(leaf, Tensor) or leaf.device.type != "meta":
-        return 0
-    return min(leaf.numel() * leaf.element_size(), leaf.untyped_storage().nbytes())
-
-
-def _storages(tree: Any) -> list[torch.UntypedStorage]:
-    """The storages of the meta tensors in a nest of arguments or results."""
-    leaves = tree_leaves(tree)
-    return [leaf.untyped_storage() for leaf in leaves if isinstance(leaf, Tensor) and leaf.device.type == "meta"]
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from library.models.interface import TokenCount
+
+BUNDLED = Path(__file__).parent / "sd35_medium" / "tokenizers"
 CLIP_LENGTH = 77
 CLIP_L_PAD, CLIP_G_PAD = "<|endoftext|>", "!"
 """The two CLIPs cut texts alike, and fill them up differently."""
+ENCODERS = ("CLIP-L", "CLIP-G", "T5")
 
 
 def bundled_tokenizers(folder: Path) -> list[Any]:
@@ -45,3 +50,16 @@ def clip_vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
     letters = [chr(byte) for byte in printing] + [chr(256 + index) for index in range(256 - len(printing))]
     tokens = [*letters, *(letter + "</w>" for letter in letters), *(left + right for left, right in merges)]
     return {token: number for number, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
+
+
+def counted(tokenizers: Sequence[Any], lengths: Sequence[int], texts: Sequence[str]) -> list[list[TokenCount]]:
+    """For each text, how many tokens each of the three encoders needs, begin and end included.
+
+    Args:
+        lengths: how many each of them takes.
+    """
+    counts = []
+    for name, tokenizer, limit in zip(ENCODERS, tokenizers, lengths, strict=True):
+        ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
+        counts.append([TokenCount(name, len(tokens), limit) for tokens in ids])
+    return [list(of_text) for of_text in zip(*counts, strict=True)]

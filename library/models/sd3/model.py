@@ -19,9 +19,10 @@ from library.models.interface import BaseChange, Progress, PromptBatch, TextStat
 from library.models.loading.model_files import TEXT_ENCODERS, ModelFiles
 from library.models.loading.weights import fill, needed_by, put
 from library.models.memory.counting import Footprint, as_skeleton, count_decode, count_encode, count_text
-from library.models.memory.live_memory import META
+from library.models.memory.operations import META
 from library.models.memory.residence import Residence, ResidentBase
 from library.models.modules import blank
+from library.models.sd3.bundled_tokenizers import counted
 from library.models.sd3.learned_words import LearnedWords
 from library.models.sd3.text_encoders import TEXT_BATCH, encode_texts
 from library.per_pass import PerPass, recompute_contexts
@@ -206,11 +207,7 @@ class SD3Model:
         return LearnedWords(encoders, self.tokenizers[:2], self.clip_length, starts, self.device, masked=self.masked[0])
 
     def count_tokens(self, texts: Sequence[str]) -> list[list[TokenCount]]:
-        counts = []
-        for name, tokenizer, limit in zip(["CLIP-L", "CLIP-G", "T5"], self.tokenizers, self._lengths, strict=True):
-            ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
-            counts.append([TokenCount(name, len(tokens), limit) for tokens in ids])
-        return [list(of_text) for of_text in zip(*counts, strict=True)]
+        return counted(self.tokenizers, self._lengths, texts)
 
     def token_positions(self, text: str, span: tuple[int, int]) -> tuple[list[int], list[int]]:
         found = []

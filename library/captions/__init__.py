@@ -1,0 +1,1 @@
+"""Captions by a vision-language model, composed by one rule: name everything but the concept."""

@@ -1,0 +1,176 @@
+"""The vision-language model that looks at pictures: Qwen3-VL, by transformers' own classes and no code of the model's.
+
+Its inputs are put together here: transformers' processor for it needs torchvision, which nothing else of ours does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from library.errors import ModelError
+from library.models.loading.hub import is_hub_id, is_offline, snapshot
+from library.models.loading.pretrained import check_model_type, load_pretrained
+from library.terminal import say
+
+MODEL_TYPE = "qwen3_vl"
+FILES = ["*.safetensors", "*.json", "*.txt"]
+"""All that is downloaded of a model."""
+MOST_TOKENS = 320
+"""Of an answer; facts in JSON have about 120."""
+LONGEST_SIDE = 512
+"""Pixels at which pictures are looked at."""
+BESIDE_WEIGHTS = 2e9
+"""Bytes that are left for pictures, attention and the driver; not measured."""
+IMAGE = "<|image_pad|>"
+END_OF_TURN = "<|im_end|>"
+
+
+class Viewer(Protocol):
+    """Whoever answers questions about pictures."""
+
+    name: str
+    """Changes when another one would answer."""
+
+    def answer(self, images: Sequence[Image], question: str) -> str:
+        """The answer to a question about some pictures, as it comes."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model on huggingface.co, and bytes of its weights in bf16, counted from its published configuration."""
+
+    hub_id: str
+    size: float
+
+    @property
+    def needs(self) -> float:
+        """Bytes that it takes on a card."""
+        return self.size + BESIDE_WEIGHTS
+
+
+KNOWN = (
+    Known("Qwen/Qwen3-VL-8B-Instruct", 17.5e9),
+    Known("Qwen/Qwen3-VL-4B-Instruct", 8.9e9),
+    Known("Qwen/Qwen3-VL-2B-Instruct", 4.3e9),
+)
+"""The largest first."""
+
+
+def best_for(free: float) -> Known:
+    """The largest model that fits into a card's free memory; without a card, or on a small one, the smallest.
+
+    Args:
+        free: bytes.
+    """
+    return next((one for one in KNOWN if one.needs <= free), KNOWN[-1])
+
+
+def device_for(free: float) -> torch.device:
+    """The card, if the smallest model fits into what is free of it, else the processor."""
+    return torch.device("cuda" if free >= KNOWN[-1].needs else "cpu")
+
+
+def free_memory() -> float:
+    """Free bytes of the card; 0 without one."""
+    return float(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else 0.0
+
+
+def folder_of(model: str) -> Path:
+    """Where a model lies: its folder, or what was downloaded of one on the hub.
+
+    Raises:
+        ModelError: it is neither, or can't be downloaded.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if not is_hub_id(model):
+        raise ModelError(
+            f"--model: there is no folder {folder.absolute()}.",
+            f"Name a folder with Qwen3-VL in it, or a model on huggingface.co such as {KNOWN[1].hub_id}.",
+        )
+    if not is_offline():
+        size = next((f", {one.size / 1e9:.1f} GB," for one in KNOWN if one.hub_id == model), "")
+        say(f"{model}{size} is downloaded from huggingface.co, unless it was before.")
+    return snapshot(model, "--model", FILES)
+
+
+def open_viewer(model: str | None) -> Viewer:
+    """The model that is named, or else the best one for what is free of the card.
+
+    Raises:
+        ModelError: see `folder_of` and `QwenViewer`.
+    """
+    free = free_memory()
+    named = model or best_for(free).hub_id
+    return QwenViewer(folder_of(named), named, device_for(free))
+
+
+class QwenViewer:
+    """Qwen3-VL in bf16.
+
+    Args:
+        folder: as on huggingface.co, or a copy of it.
+        name: see `Viewer`.
+
+    Raises:
+        ModelError: another model's folder, or an incomplete one.
+    """
+
+    def __init__(self, folder: Path, name: str, device: torch.device) -> None:
+        from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+        check_model_type(folder, (MODEL_TYPE,))
+        self.name, self._device = name, device
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            self._patches: Any = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # of damaged files, transformers and tokenizers raise errors of every kind
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"{folder} has no tokenizer and picture settings of Qwen3-VL: {reason}") from error
+        model: Any = load_pretrained(Qwen3VLForConditionalGeneration, folder, torch.bfloat16)
+        self._image_token = model.config.image_token_id
+        if self._tokenizer.convert_tokens_to_ids(IMAGE) != self._image_token:
+            raise ModelError(f"{folder}: the tokenizer is another model's: its {IMAGE} is not {self._image_token}.")
+        self._model = model.to(device)
+
+    @torch.no_grad()
+    def answer(self, images: Sequence[Image], question: str) -> str:
+        """See `Viewer`. Always the most likely words, so that an answer is the same the next time."""
+        from transformers import GenerationConfig
+
+        given = self.inputs(images, question)
+        end = self._tokenizer.convert_tokens_to_ids(END_OF_TURN)
+        greedy = GenerationConfig(do_sample=False, max_new_tokens=MOST_TOKENS, eos_token_id=end, pad_token_id=end)
+        made = self._model.generate(**given, generation_config=greedy)
+        return self._tokenizer.decode(made[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    def inputs(self, images: Sequence[Image], question: str) -> dict[str, Tensor]:
+        """What the model reads: a turn of the user's with pictures and a question, and the begin of its own."""
+        seen = self._patches([shrunk(image) for image in images], return_tensors="pt")
+        merged = seen["image_grid_thw"].prod(1) // self._patches.merge_size**2
+        pictures = "".join(f"<|vision_start|>{IMAGE * int(count)}<|vision_end|>" for count in merged)
+        turn = f"<|im_start|>user\n{pictures}{question}{END_OF_TURN}\n<|im_start|>assistant\n"
+        ids = self._tokenizer(turn, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        return {
+            "input_ids": ids.to(self._device),
+            "attention_mask": torch.ones_like(ids).to(self._device),
+            "mm_token_type_ids": (ids == self._image_token).int().to(self._device),
+            "pixel_values": seen["pixel_values"].to(self._device, torch.bfloat16),
+            "image_grid_thw": seen["image_grid_thw"].to(self._device),
+        }
+
+
+def shrunk(image: Image) -> Image:
+    """A picture with its longest side at `LONGEST_SIDE` pixels at most."""
+    small = image.copy()
+    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return small

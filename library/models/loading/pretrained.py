@@ -1,0 +1,53 @@
+"""Models of `transformers` from folders: safetensors alone, complete, and by a named class, not their own code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from library.errors import ModelError
+
+
+def check_model_type(folder: Path, wanted: Sequence[str]) -> None:
+    """Looks whether the folder's config.json is of the right kind of model.
+
+    Raises:
+        ModelError: it is not.
+    """
+    file = folder / "config.json"
+    try:
+        said = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{file} can't be read: {error}.") from error
+    if said not in wanted:
+        raise ModelError(
+            f'{folder} holds a model of the type "{said}"; needed is "{wanted[0]}".', "Look at the folder."
+        )
+
+
+def load_pretrained(kind: type, folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> torch.nn.Module:
+    """A model of `transformers` from its folder, in evaluation mode; nothing is ever downloaded.
+
+    Raises:
+        ModelError: weights are missing or do not fit.
+    """
+    try:
+        model, said = kind.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=dtype,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{folder} does not load as {kind.__name__}: {reason}") from error
+    lost = sorted({*said["missing_keys"], *(str(key) for key in said.get("mismatched_keys", ()))})
+    if lost:
+        raise ModelError(f"{folder} lacks {len(lost)} tensors of a {kind.__name__}, such as {lost[0]}.")
+    return model.eval().requires_grad_(False)

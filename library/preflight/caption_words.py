@@ -1,0 +1,63 @@
+"""What the words of captions say of a concept: what is named of it, and what every caption says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from library.config.dataset import PLACEHOLDER, Concept
+from library.preflight.finding import Finding
+
+FEW_CAPTIONS = 3
+"""Of fewer different captions, it says nothing that a word stands in all."""
+STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the this that of in on at by to with and or is are its his her photo picture image drawing painting",
+    )
+)
+
+
+def words_of(text: str) -> set[str]:
+    """The words of a text that say what is to be seen, in small letters."""
+    return set(re.findall(r"[^\W\d_]{3,}", text.lower())) - STOP_WORDS
+
+
+def described(raw: Mapping[Path, Sequence[str]], concept: Concept) -> Iterator[Finding]:
+    """Words inside the noun phrase of the concept, such as "red" in "a red [V] dog" or "[V] red dog"."""
+    mark = rf"(?:{re.escape(PLACEHOLDER)}|{re.escape(concept.trigger)})"
+    inside = re.compile(
+        rf"(?:\b(?:a|an|the)\s+((?:[\w-]+\s+){{1,2}}))?{mark}\s+((?:[\w-]+\s+){{0,2}}){re.escape(concept.class_word)}\b",
+        flags=re.IGNORECASE,
+    )
+    own = {}
+    for path, texts in raw.items():
+        match = next((found for text in texts if (found := inside.search(text))), None)
+        words = [word for word in f"{match[1] or ''} {match[2]}".split() if word not in STOP_WORDS] if match else []
+        if words:
+            own[path.name] = " ".join(words)
+    if own:
+        yield Finding(
+            f"{len(own)} captions describe the concept itself: "
+            + ", ".join(f'"{words}" in {name}' for name, words in list(own.items())[:3])
+            + ".",
+            "Take such words out unless they change from picture to picture: what a caption names is not learned.",
+        )
+
+
+def said_by_all(bases: Sequence[str], concept: Concept) -> Iterator[Finding]:
+    """Words that every caption says.
+
+    Args:
+        bases: the captions without the concept.
+    """
+    if len(set(bases)) < FEW_CAPTIONS:
+        return
+    common = set.intersection(*map(words_of, bases)) - set(concept.class_word.lower().split())
+    if common:
+        words = ", ".join(f'"{word}"' for word in sorted(common))
+        yield Finding(
+            f"Every caption of {concept.name} says {words}, so that is learned as meant by these words.",
+            "Right for what is around the concept in every picture; take out what belongs to the concept itself.",
+        )

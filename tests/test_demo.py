@@ -1,0 +1,83 @@
+"""The README's demo, trained as it stands there: it learns what it is shown, and nothing else."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from library.adapters.files import load_lora
+from library.config.dataset_file import find_dataset_file, read_dataset_config
+from library.config.files import TomlFile, read_settings
+from library.dual_branch_scheduler import Branch
+from library.models import PromptBatch
+from library.parts.parts import build_parts
+from library.report.log import mean_of_end, read_log
+from tests.helpers.commands import DEMO, run
+from tests.helpers.places import ROOT
+
+FEWER_SHEETS = ["--sample_every_n_steps", "1000", "--sample_seeds", "1"]
+"""Nothing that the steps learn depends on these."""
+
+
+def readme_commands() -> list[str]:
+    """Every command of the README that trains or draws on the bundled model."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith("python purecc_") and "demo" in line]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Path:
+    """The README's commands, run as they stand there but for fewer sheets; gives the demo's output folder."""
+    commands = readme_commands()
+    assert len(commands) >= 2
+    for line in commands:
+        words = shlex.split(line)[1:]
+        extra = ["--overwrite", *FEWER_SHEETS] if words[0] == "purecc_train.py" else []
+        done = run(*words, *extra)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    return ROOT / "output" / "demo"
+
+
+def test_the_demo_learns(demo):
+    rows = [row for row in read_log(demo / "log.jsonl") if row["stage"] == "student"]
+    first = rows[: len(rows) // 5]
+    assert mean_of_end(rows, "lambda_star") > mean_of_end(first, "lambda_star", 1.0) + 0.3
+    assert mean_of_end(rows, "cosine") > 0.6
+    assert mean_of_end(rows, "concept") < 0.8 * mean_of_end(first, "concept", 1.0)
+    assert all(-0.5 < row["lambda_star"] < 2 for row in rows)
+
+
+def drift(opened, lora: Path, texts: list[str]) -> float:
+    """How far the LoRA moves the velocity for prompts without the concept, as a share of the velocity."""
+    opened.texts.prepare(texts)
+    parts = opened.attach()
+    parts.network.load("lora", load_lora(lora, len(parts.model.blocks)), str(lora))
+    prompts = PromptBatch.of([parts.texts[text] for text in texts], [None] * len(texts))
+    x_t = torch.randn(len(texts), *parts.model.latent_shape(64, 64), generator=torch.Generator().manual_seed(0))
+    sigma = torch.linspace(0.6, 0.95, len(texts))
+    with torch.no_grad():
+        before = parts.velocity(Branch({}, {}), x_t, sigma, [prompts])
+        after = parts.velocity(Branch({}, {}, default="lora"), x_t, sigma, [prompts])
+    return float((after - before).norm() / before.norm())
+
+
+def test_the_demo_learns_nothing_else(demo, tmp_path):
+    """Against a plain LoRA of as many steps on the same pictures."""
+    plain = ["--eta", "0", "--anchor_weight", "0", "--replay_weight", "0", "--concept_embeddings", "none"]
+    plain += ["--surroundings_weight", "0", "--context_vectors", "0"]
+    plain += [*FEWER_SHEETS, "--sample_steps", "1"]
+    done = run("purecc_train.py", *DEMO, *plain, "--output_dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    file = TomlFile(ROOT / "output" / "demo" / "config.toml")
+    settings = read_settings(file)
+    concepts = read_dataset_config(find_dataset_file(file, settings.data), settings.data).concepts
+    texts = ["a blue house in the forest by day", "a red boat at left on the beach by day"]
+    texts += ["a creature in the snow by day in clay", "a pink car in the city by day", ""]
+    pure, lora = (
+        drift(build_parts(settings, concepts), folder / "demo.safetensors", texts) for folder in (demo, tmp_path)
+    )
+    print(f"velocity drift without the concept: PureCC {pure:.3f}, plain LoRA {lora:.3f}")
+    assert pure < 0.6 * lora, f"PureCC moved them by {pure:.3f}, the plain LoRA by {lora:.3f}"
