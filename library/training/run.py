@@ -287,7 +287,7 @@ class Run:
         with self.stop.at_end_of_step(), self.listeners.stage(stage):
             while stage.done < stage.steps:
                 begin = time.perf_counter()
-                row = self._step(stage)
+                row = self.step(stage)
                 if stage.name == STUDENT and "skipped" not in row:
                     self.average.step()
                 asked = self._asked()
@@ -317,7 +317,7 @@ class Run:
             self._save_on_the_way(stage, asked)
             self.control.obeyed(asked)
 
-    def _step(self, stage: Stage) -> dict[str, Any]:
+    def step(self, stage: Stage) -> dict[str, Any]:
         """A step of the stage; if memory runs out, with auto_fit once more in less of it."""
         while True:
             try:

@@ -1,6 +1,7 @@
 """The modules of the library, and what they import."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 from tests.helpers.places import ROOT
@@ -19,6 +20,7 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): path for path in FILES}
 
 
+@cache
 def imported_by(path: Path) -> set[str]:
     """The modules of the library that a file imports anywhere, if only for a type."""
     names = set()

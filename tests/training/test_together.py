@@ -158,8 +158,8 @@ class Watched(Run):
         super().build_student()
         self.begin, self.seen = weights(self), []
 
-    def _step(self, stage: Stage) -> dict:
-        row = super()._step(stage)
+    def step(self, stage: Stage) -> dict:
+        row = super().step(stage)
         if stage.name == "student" and "skipped" not in row:
             self.seen.append(weights(self))
         return row
@@ -168,8 +168,8 @@ class Watched(Run):
 class Stops(Run):
     """Is stopped after step 2 of the student, as by Ctrl-C."""
 
-    def _step(self, stage: Stage) -> dict:
-        row = super()._step(stage)
+    def step(self, stage: Stage) -> dict:
+        row = super().step(stage)
         if (stage.name, stage.done) == ("student", 2):
             raise KeyboardInterrupt
         return row
