@@ -32,7 +32,7 @@ def start(tmp_path):
 def test_rank_alpha_and_layers_come_from_the_file_if_that_is_wished_for(start):
     network = with_dim(start(dim_from_weights=True), "transformer_blocks").network
     assert (network.network_dim, network.network_alpha) == (6, 3.0)
-    assert network.target_modules == ["attn.to_q", "ff.net.2"]
+    assert network.target_modules == ["to_q", "ff.net.2"]
     chosen = [*ATTENTION_PROJECTIONS, "ff.net.2"]
     kept = with_dim(start(dim_from_weights=True, target_modules=chosen), "transformer_blocks").network
     assert kept.target_modules == chosen, "the user's own choice stays"
