@@ -88,7 +88,7 @@ def _occurrences(tokenizer: Any, chunks: Sequence[Sequence], text: str, trigger:
     found = []
     for piece, tokens in _pieces(tokenizer, _by_word(chunks), text):
         for span in triggers_in(piece, trigger):
-            found.append([tokens[index] for index in _tokens_of(tokenizer, piece, span) if index < len(tokens)])
+            found.append([tokens[index] for index in tokens_of(tokenizer, piece, span) if index < len(tokens)])
     return [occurrence for occurrence in found if occurrence]
 
 
@@ -141,19 +141,19 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(ids[tokenizer.tokens_start : -1 if tokenizer.tokenizer_adds_end_token else None])
 
 
-def _tokens_of(tokenizer: Any, text: str, span: tuple[int, int]) -> list[int]:
+def tokens_of(tokenizer: Any, text: str, span: tuple[int, int]) -> list[int]:
     """Which tokens of a text, counted without begin and end, hold characters of a part of it."""
-    return [index for index, (begin, end) in enumerate(_spans(tokenizer, text)) if begin < span[1] and end > span[0]]
+    return [index for index, (begin, end) in enumerate(spans_of(tokenizer, text)) if begin < span[1] and end > span[0]]
 
 
-def _spans(tokenizer: Any, text: str) -> list[tuple[int, int]]:
+def spans_of(tokenizer: Any, text: str) -> list[tuple[int, int]]:
     """The characters of each token.
 
     T5 may have a token of its own for "a word begins here". Versions of transformers differ on whether it holds the
     space before the word or the word's first letter; here it holds the letter, as in training.
     """
     if not getattr(tokenizer.tokenizer, "is_fast", False):
-        return _spans_by_bytes(tokenizer, text)
+        return spans_by_bytes(tokenizer, text)
     encoded = tokenizer.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     spans = []
     for begin, end in encoded[tokenizer.tokens_start : -1 if tokenizer.tokenizer_adds_end_token else None]:
@@ -163,7 +163,7 @@ def _spans(tokenizer: Any, text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _spans_by_bytes(tokenizer: Any, text: str) -> list[tuple[int, int]]:
+def spans_by_bytes(tokenizer: Any, text: str) -> list[tuple[int, int]]:
     """The same for CLIP's older tokenizers, whose tokens spell the bytes of the text in lower case without spaces."""
     ids = _ids(tokenizer, text)
     lengths = [len(piece.removesuffix("</w>")) for piece in tokenizer.tokenizer.convert_ids_to_tokens(ids)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # commands that tests start share the cores with the other workers
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from functools import partial
 
 import pytest
 import torch
@@ -18,9 +19,11 @@ from PIL import Image
 import purecc_convert
 from library.config.dataset_file import read_dataset_config
 from library.config.files import TomlFile, read_settings
-from library.errors import exit_code_of
+from library.errors import Interrupted, exit_code_of
 from library.preflight.plan import Plan, make_plan
-from tests.helpers.tiny import LENGTH, save_tiny_model
+from library.training.processes import Processes
+from tests.helpers.datasets import DATASET
+from tests.helpers.tiny import save_tiny_model, tiny_settings
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where cores are shared
 
@@ -61,52 +64,6 @@ def no_plots(request, monkeypatch):
         monkeypatch.setattr("library.training.report_page.plot_log", lambda rows, path: None)
 
 
-DATASET = """
-[[concepts]]
-name = "dog"
-trigger = "sks"
-class_word = "dog"
-
-[[datasets]]
-resolution = 32
-batch_size = 2
-  [[datasets.subsets]]
-  image_dir = "{pictures}"
-"""
-
-
-def tiny_settings(model: Path, folder: Path) -> dict[str, Any]:
-    """Settings of a small and quick run of the tiny model, all of whose files lie in a folder."""
-    return {
-        "pretrained_model_name_or_path": str(model),
-        "t5xxl_max_token_length": LENGTH,
-        "mixed_precision": "no",
-        "gradient_checkpointing": False,
-        "output_dir": str(folder / "output"),
-        "cache_dir": str(folder / "cache"),
-        "output_name": "tiny",
-        "log_with": "none",
-        "extractor_train_steps": 2,
-        "max_train_steps": 2,
-        "learning_rate": 1e-2,
-        "replay_images": 4,
-        "network_dim": 4,
-        "network_alpha": 4.0,
-        "anchor_weight": 1.0,
-        "replay_weight": 1.0,
-        "surroundings_weight": 3.0,
-        "ties": "all",
-        "word_weight": 0.0,
-        "context_train_steps": 2,
-        "replay_sample_steps": 2,
-        "sample_steps": 2,
-        "sample_seeds": 1,
-        "sample_strengths": [],
-        "replay_prompts": str(folder / "replay.txt"),
-        "sample_prompts": str(folder / "samples.txt"),
-    }
-
-
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory) -> Path:
     """The cache of all tests that ask for this and do not look at what fills one: a third of a tiny run's time."""
@@ -134,13 +91,59 @@ def plan_of(tiny_model, pictures, tmp_path, request):
 
 
 @pytest.fixture
-def convert(monkeypatch, capsys):
-    """purecc_convert.py in this process: exit code, what it printed, what it complained."""
+def reg(tmp_path):
+    """A folder of regularisation pictures, and the subset that names it."""
+    folder = tmp_path / "class"
+    folder.mkdir()
+    for index in range(3):
+        Image.new("RGB", (32, 32), ["red", "green", "blue"][index]).save(folder / f"r{index}.png")
+    return f'[[datasets.subsets]]\nimage_dir = "{folder}"\nis_reg = true\nclass_tokens = "a dog"\n'
 
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["purecc_convert.py", *map(str, words)])
-        code = exit_code_of(purecc_convert.main, lambda: None)
+
+@pytest.fixture
+def in_two(tmp_path):
+    """`in_two(work)`: calls `work(processes)` in two forked processes that talk by gloo; returns their exit codes."""
+    calls = iter(range(9))
+
+    def run(work) -> list[int]:
+        meeting, children = f"file://{tmp_path}/meeting{next(calls)}", []
+        for number in range(2):
+            child = os.fork()
+            if not child:
+                code = 1
+                try:
+                    torch.distributed.init_process_group("gloo", init_method=meeting, rank=number, world_size=2)
+                    work(Processes(2, number))
+                    torch.distributed.barrier()
+                    code = 0
+                except Interrupted:
+                    code = 130
+                except BaseException:
+                    import traceback
+
+                    traceback.print_exc()
+                finally:
+                    os._exit(code)
+            children.append(child)
+        return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+    return run
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """A program in this process: exit code, what it printed, what it complained."""
+
+    def run(program, *words):
+        monkeypatch.setattr(sys, "argv", [f"{program.__name__}.py", *map(str, words)])
+        code = exit_code_of(program.main, lambda: None)
         said = capsys.readouterr()
         return code, said.out, said.err
 
     return run
+
+
+@pytest.fixture
+def convert(call):
+    """purecc_convert.py by `call`."""
+    return partial(call, purecc_convert)

@@ -21,27 +21,8 @@ import purecc_train
 from library.errors import exit_code_of
 from library.files.cache import Cache
 from library.report.log import read_log
+from tests.helpers.commands import DEMO, QUICK, environment, folders, run
 from tests.helpers.places import ROOT
-
-DEMO = ["--config_file", "presets/demo.toml"]
-QUICK = [
-    *("--extractor_train_steps", "2", "--max_train_steps", "4", "--save_state_every_n_steps", "3"),
-    *("--replay_images", "4", "--replay_sample_steps", "2", "--sample_steps", "1", "--sample_seeds", "1"),
-    *("--context_train_steps", "2", "--no_audit"),
-]
-
-
-def command(script: str, *words: str) -> list[str]:
-    return [sys.executable, script, *words]
-
-
-def environment() -> dict[str, str]:
-    """With as many threads as there are here, so that numbers are the same to the bit."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
-
-
-def run(script: str, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(script, *words), cwd=ROOT, env=environment(), capture_output=True, text=True)
 
 
 def run_here(*words: str, main: Callable[[], None] = lambda: purecc_train.main([])) -> subprocess.CompletedProcess:
@@ -52,10 +33,6 @@ def run_here(*words: str, main: Callable[[], None] = lambda: purecc_train.main([
         patch.setattr(sys, "argv", ["a command", *words])
         code = exit_code_of(main, lambda: None)
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
-
-
-def folders(tmp_path: Path, name: str) -> list[str]:
-    return ["--output_dir", str(tmp_path / name), "--cache_dir", str(tmp_path / "cache")]
 
 
 @pytest.fixture(scope="module")

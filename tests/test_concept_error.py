@@ -9,8 +9,7 @@ from library.concept_error import ConceptError
 from library.flow import mse
 from library.objectives import COMPLETE, EXTRACTOR, STUDENT, ConceptTerm, concept_error, learned
 from library.parts.branching import objective_of
-from library.training.run import Run
-from tests.methods.test_methods import disturb, ready
+from tests.helpers.runs import disturb, ready
 
 SIGMA = torch.tensor([0.0, 0.3, 1.0])
 
@@ -104,11 +103,7 @@ def test_only_the_concept_loss_asks_for_it(plan_of):
 def test_the_validation_loss_counts_errors_as_training_does(plan_of):
     measured = {}
     for kind in ("l2", "l1"):
-        run = Run(plan_of(loss_type=kind, validation_split=0.5, overwrite=True, method="lora"))
-        run.open_log()
-        run.prepare()
-        run.build_extractor()
-        run.build_student()
+        run = ready(plan_of(loss_type=kind, validation_split=0.5, overwrite=True, method="lora"))
         assert run.validation.error == concept_error(run.settings.loss) == ConceptError(kind)
         measured[kind] = run.validation.of(run.parts, run.student.branch)
     assert measured["l1"] != measured["l2"]

@@ -14,8 +14,8 @@ from library.dual_branch_scheduler import Branch
 from library.models import PromptBatch
 from library.parts.parts import build_parts
 from library.report.log import mean_of_end, read_log
+from tests.helpers.commands import DEMO, run
 from tests.helpers.places import ROOT
-from tests.test_command_line import DEMO, run
 
 FEWER_SHEETS = ["--sample_every_n_steps", "1000", "--sample_seeds", "1"]
 """Nothing that the steps learn depends on these."""

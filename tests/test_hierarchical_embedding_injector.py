@@ -16,8 +16,7 @@ from library.hierarchical_embedding_injector import (
 )
 from library.models import load_model
 from library.per_pass import recompute_contexts
-from tests.adapters.test_adapters import inputs, velocity
-from tests.helpers.tiny import BLOCKS, LENGTH, WIDTH, tiny_transformer
+from tests.helpers.tiny import BLOCKS, LENGTH, WIDTH, inputs, tiny_transformer, velocity
 
 CPU = torch.device("cpu")
 
@@ -132,7 +131,7 @@ def test_places_of_a_trigger_of_one_token(model):
 
 
 def test_places_of_a_trigger_of_several_tokens(model):
-    clip, t5 = model._tokenizers[0], model._tokenizers[2]
+    clip, t5 = model.tokenizers[0], model.tokenizers[2]
     clip_ids, t5_ids = clip("foobar")["input_ids"][1:-1], t5("foobar")["input_ids"][:-1]
     assert len(clip_ids) == 4 and len(t5_ids) == 7
     found = places(model, "a foobar dog", trigger="foobar")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from library.config.dataset import Concept
 from library.data.variants import drawn
 from library.evaluation.probes import without_class
 from library.placeholders import with_our_placeholder
 from library.prompts import derive, derive_without_concept
+from tests.helpers.datasets import DOG, INK
 from tests.helpers.growth import worst_growth
 from tests.helpers.places import ROOT
 
@@ -133,14 +133,12 @@ def test_one_that_backtracks_is_seen(pattern, method):
 # Texts on which trying each place with each other takes hours
 
 LONG = 1 << 18
-STYLE = Concept(name="ink", trigger="ohwx", kind="style")
-DOG = Concept(name="dog", trigger="sks", class_word="dog")
 
 
 @pytest.mark.parametrize("between", [" ", "\n", " ,", "a ", "in the ", "sks ", "[V] ", "style ", "{", "[[ "])
 def test_a_very_long_caption_is_read(between):
     text = f"a [V] dog {between * (LONG // len(between))}, at night"
-    for concept in (STYLE, DOG):
+    for concept in (INK, DOG):
         assert "[V]" not in derive(text, concept, "a.txt").base
         derive_without_concept(text, concept)
     assert "dog" not in without_class(text, DOG)

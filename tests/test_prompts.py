@@ -6,10 +6,8 @@ from library.config.dataset import Concept
 from library.drawing.sample_prompts import parse
 from library.errors import ConfigError, DataError
 from library.prompts import derive, triggers_in, without_concept
+from tests.helpers.datasets import DOG, INK
 from tests.helpers.places import ROOT
-
-DOG = Concept(name="dog", trigger="sks", class_word="dog")
-STYLE = Concept(name="ink", trigger="ohwx", kind="style")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +37,7 @@ def test_a_subjects_texts(caption, complete, base):
     ],
 )
 def test_a_styles_texts_lose_the_whole_phrase(caption, complete, base):
-    triple = derive(caption, STYLE, "file.txt")
+    triple = derive(caption, INK, "file.txt")
     assert (triple.complete, triple.base, triple.target) == (complete, base, "ohwx style")
 
 
@@ -90,5 +88,5 @@ def test_the_table_in_the_docs_is_true():
     rows = [row for row in rows if len(row) == 5]
     assert len(rows) == 8
     for name, caption, complete, base, target in rows:
-        triple = derive(caption, {"dog": DOG, "ink": STYLE}[name], "docs")
+        triple = derive(caption, {"dog": DOG, "ink": INK}[name], "docs")
         assert (triple.complete, triple.base, triple.target) == (complete, base, target)

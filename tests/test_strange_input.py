@@ -9,7 +9,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from library.adapters.files import load_concepts, read_lora
-from library.config.dataset import Concept
 from library.config.files import TomlFile, read_settings
 from library.data.captions import captions_of, read_caption
 from library.errors import ConfigError, DataError, ModelError, StorageError
@@ -20,9 +19,9 @@ from library.files.text_file import LONGEST
 from library.preflight.plan import describe_plan
 from library.saving.outputs import check_extractor
 from library.training.run import Run
+from tests.helpers.datasets import CONCEPT, DOG
 
-DOG = Concept(name="dog", trigger="sks", class_word="dog")
-ONE = '[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n[[datasets]]\nresolution = 32\n'
+ONE = f"{CONCEPT}[[datasets]]\nresolution = 32\n"
 
 
 @pytest.fixture

@@ -3,17 +3,14 @@
 import ast
 import json
 import os
-import re
 import subprocess
 import sys
 
 import pytest
 
-from library.report import progress
-from library.report.progress import StageBar, bar_over
 from library.terminal import Dropping
+from tests.helpers.commands import DEMO, QUICK, environment, folders
 from tests.helpers.places import ROOT
-from tests.test_command_line import DEMO, QUICK, environment, folders
 
 ENTRY_POINTS = sorted(ROOT.glob("purecc_*.py"))
 PRINTS = """
@@ -116,29 +113,3 @@ def test_a_run_outlives_its_terminal_and_its_letters(no_reader, tmp_path):
 
 
 # Bars
-
-
-def test_a_bar_is_a_line_now_and_then_where_nothing_can_be_drawn_over(capsys, monkeypatch):
-    def lines_of_500_steps(seconds_between: float) -> list[str]:
-        monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", seconds_between)
-        bar = StageBar("extractor", 500, 0)
-        for _ in range(500):
-            bar.step({"concept": 0.5})
-        bar.close()
-        assert [*bar_over("latents")(range(500))] == [*range(500)]
-        said = capsys.readouterr().err
-        assert "\r" not in said and "\x1b" not in said
-        return said.splitlines()
-
-    begin, end = lines_of_500_steps(1e9)
-    assert "extractor:   0% 0/500 " in begin and re.search(r"extractor: 100% 500/500 .*cc=0\.5", end)
-    every = lines_of_500_steps(0.0)
-    assert all(f" {step}/500 " in line for step, line in zip(range(501), every, strict=False))
-
-
-def test_a_bar_is_drawn_over_on_a_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    bar = StageBar("extractor", 5, 0)
-    bar.step({})
-    bar.close()
-    assert "\r" in capsys.readouterr().err

@@ -31,9 +31,9 @@ from library.files import fingerprint
 from library.preflight.plan import make_plan
 from library.report.log import read_log
 from library.training.run import Run
-from tests.conftest import DATASET, tiny_settings
+from tests.helpers.datasets import DATASET
 from tests.helpers.places import ROOT
-from tests.helpers.tiny import save_tiny_model
+from tests.helpers.tiny import save_tiny_model, tiny_settings
 
 CAPTIONS = {
     "dog": ["a [V] dog city", "a [V] dog beach", "a dog", "a red [V] dog"],

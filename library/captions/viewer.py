@@ -140,7 +140,7 @@ class QwenViewer:
         self._image_token = model.config.image_token_id
         if self._tokenizer.convert_tokens_to_ids(IMAGE) != self._image_token:
             raise ModelError(f"{folder}: the tokenizer is another model's: its {IMAGE} is not {self._image_token}.")
-        self._model = model.to(device)
+        self.model = model.to(device)
 
     @torch.no_grad()
     def answer(self, images: Sequence[Image], question: str) -> str:
@@ -150,7 +150,7 @@ class QwenViewer:
         given = self.inputs(images, question)
         end = self._tokenizer.convert_tokens_to_ids(END_OF_TURN)
         greedy = GenerationConfig(do_sample=False, max_new_tokens=MOST_TOKENS, eos_token_id=end, pad_token_id=end)
-        made = self._model.generate(**given, generation_config=greedy)
+        made = self.model.generate(**given, generation_config=greedy)
         return self._tokenizer.decode(made[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
 
     def inputs(self, images: Sequence[Image], question: str) -> dict[str, Tensor]:

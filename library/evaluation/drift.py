@@ -141,9 +141,9 @@ def _shifts(parts: Attached, branch: Branch, probes: Sequence[Probe], latents: T
     lengths, outside_of, outside_before = torch.zeros(len(probes)), torch.zeros(len(probes)), torch.zeros(len(probes))
     for sigma in SIGMAS:
         x_t, levels = _noisy(latents, seeds, sigma)
-        before = _velocity(parts, PRETRAINED_BRANCH, x_t, levels, base)
-        moved = _velocity(parts, branch, x_t, levels, base) - before
-        asked = _velocity(parts, branch, x_t, levels, complete) - before
+        before = velocity_of(parts, PRETRAINED_BRANCH, x_t, levels, base)
+        moved = velocity_of(parts, branch, x_t, levels, base) - before
+        asked = velocity_of(parts, branch, x_t, levels, complete) - before
         drifts.append(_length(moved) / _length(before))
         scales.append(_length(asked) / _length(before))
         leaked.append((moved * asked).flatten(1).sum(1))
@@ -173,9 +173,9 @@ def subject_at(parts: Attached, probes: Sequence[Probe], latents: Tensor) -> Ten
     difference of two noise predictions as a mask: DiffEdit, arXiv 2210.11427.)
     """
     x_t, levels = _noisy(latents, [probe.seed for probe in probes], SUBJECT_SIGMA)
-    base = _velocity(parts, PRETRAINED_BRANCH, x_t, levels, [probe.base for probe in probes])
+    base = velocity_of(parts, PRETRAINED_BRANCH, x_t, levels, [probe.base for probe in probes])
     without = [probe.base if probe.classless is None else probe.classless for probe in probes]
-    matters = (base - _velocity(parts, PRETRAINED_BRANCH, x_t, levels, without)).square().sum(1, keepdim=True)
+    matters = (base - velocity_of(parts, PRETRAINED_BRANCH, x_t, levels, without)).square().sum(1, keepdim=True)
     height, width = matters.shape[-2:]
     part = min(1.0, SUBJECT_GRID / max(height, width))
     coarse = F.adaptive_avg_pool2d(matters, (max(1, round(height * part)), max(1, round(width * part))))
@@ -200,8 +200,8 @@ def rounding_floor(parts: Attached, texts: Sequence[str], latents: Tensor) -> fl
     for sigma in SIGMAS:
         x_t, levels = _noisy(latents, range(len(latents)), sigma)
         signs = torch.randint(0, 2, x_t.shape, generator=generator_for(0, "rounding", str(sigma))) * 2.0 - 1
-        before = _velocity(parts, PRETRAINED_BRANCH, x_t, levels, texts)
-        rounded = _velocity(parts, PRETRAINED_BRANCH, x_t * (1 + step * signs), levels, texts)
+        before = velocity_of(parts, PRETRAINED_BRANCH, x_t, levels, texts)
+        rounded = velocity_of(parts, PRETRAINED_BRANCH, x_t * (1 + step * signs), levels, texts)
         worst = max(worst, float((_length(rounded - before) / _length(before)).mean()))
     return worst
 
@@ -222,8 +222,8 @@ def learned(
         noise = torch.randn(rows.shape, generator=generator_for(0, "reference", number))
         sigma = torch.tensor(REFERENCE_SIGMAS)
         x_t, goal = interpolate(rows, noise, sigma), velocity_target(rows, noise)
-        before = _velocity(parts, PRETRAINED_BRANCH, x_t, sigma, [base] * len(sigma))
-        now = _velocity(parts, branch, x_t, sigma, [text] * len(sigma))
+        before = velocity_of(parts, PRETRAINED_BRANCH, x_t, sigma, [base] * len(sigma))
+        now = velocity_of(parts, branch, x_t, sigma, [text] * len(sigma))
         before_all.append(mse(before, goal))
         now_all.append(mse(now, goal))
         right = ((now - before) * (goal - before)).flatten(1).sum(1)
@@ -244,7 +244,8 @@ def _noisy(latents: Tensor, seeds: Iterable[int], sigma: float) -> tuple[Tensor,
     return interpolate(latents, torch.stack(noise), levels), levels
 
 
-def _velocity(parts: Attached, branch: Branch, x_t: Tensor, sigma: Tensor, texts: Sequence[str]) -> Tensor:
+def velocity_of(parts: Attached, branch: Branch, x_t: Tensor, sigma: Tensor, texts: Sequence[str]) -> Tensor:
+    """A pass of one branch over a text for each row, (B, C, H, W) float32 on the CPU."""
     prompts = PromptBatch.of([parts.texts[text] for text in texts], [None] * len(texts))
     return parts.velocity(branch, x_t, sigma, [prompts]).cpu()
 

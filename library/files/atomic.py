@@ -29,7 +29,7 @@ PATIENCE = (0.02, 0.05, 0.1, 0.2, 0.3, 0.6, 0.8)
 """Seconds between tries to move a file that another program has open, about two together."""
 MAPPED = 1224
 """Windows' ERROR_USER_MAPPED_FILE, for which Python has no class of its own: another program has the file mapped."""
-_beside: dict[Path, Path] = {}
+saved_beside: dict[Path, Path] = {}
 """Where this process has saved what another program kept from its place, so that it is one file and not many."""
 
 
@@ -67,7 +67,7 @@ def move(source: Path, target: Path, patience: Sequence[float] = PATIENCE) -> No
 
 def saved_at(path: Path) -> Path:
     """Where this process has saved what was to go to `path`: there, unless another program has kept it from there."""
-    return _beside.get(path, path)
+    return saved_beside.get(path, path)
 
 
 def _move_beside(source: Path, path: Path) -> None:
@@ -76,15 +76,15 @@ def _move_beside(source: Path, path: Path) -> None:
     Raises:
         InUse: that can't be, either.
     """
-    if path in _beside:
+    if path in saved_beside:
         with suppress(InUse):
-            move(source, _beside[path])
+            move(source, saved_beside[path])
             return
     names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     free = next(name for name in names if not name.exists())
     move(source, free)
     say(f"WARNING: {path} can't be replaced: another program has it open. Saved as {free.name} beside it.")
-    _beside[path] = free
+    saved_beside[path] = free
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def written(path: Path, durable: bool = True, patience: Sequence[float] = PATIEN
                     raise
                 _move_beside(temporary, path)
             else:
-                _beside.pop(path, None)
+                saved_beside.pop(path, None)
         finally:
             remove(temporary)
 

@@ -186,7 +186,7 @@ def describe_fit(plan: Plan, predicted: Forecast, taken: list[StepDown], card: i
         f"{_blocks_in_words(plan)}"
     )
     lines += [f"  {name + ':':<20}{size / GIB:6.2f} GiB" for name, size in predicted.phases.items()]
-    lines += [*_verdict(plan, predicted, card), *_preset(plan, card), *_disk(plan, predicted)]
+    lines += [*verdict(plan, predicted, card), *_preset(plan, card), *_disk(plan, predicted)]
     lines += describe_times(plan, predicted, speed_for(plan.settings, plan.parts.model))
     return "\n".join(lines)
 
@@ -198,7 +198,8 @@ def _blocks_in_words(plan: Plan) -> str:
     return f"{recomputed} of {blocks} blocks recomputed{swapped}"
 
 
-def _verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]:
+def verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]:
+    """Whether the run fits the card, or which cards it fits; what to do where it does not."""
     fitting = [size for size in PRESETS if predicted.fits(size * GIB)]
     desktop = f"with {DESKTOP / GIB:.1f} GiB left for a desktop"
     if card is None:

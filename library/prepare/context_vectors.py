@@ -65,7 +65,7 @@ def learn_context(
         own = [one for one in pictures if one.concept.name == concept.name and not one.subset.is_reg]
         if concept.kind == "subject" and own:
             key = _key(parts, latents, concept, own)
-            learn = partial(_learn, parts, latents, concept, own, at_once, progress)
+            learn = partial(learn_vectors, parts, latents, concept, own, at_once, progress)
             try:
                 learned = parts.cache.get("context", key, learn)
             except torch.OutOfMemoryError as error:
@@ -93,7 +93,7 @@ def _key(parts: Attached, latents: Latents, concept: Concept, pictures: Sequence
     }
 
 
-def _learn(
+def learn_vectors(
     parts: Attached,
     latents: Latents,
     concept: Concept,

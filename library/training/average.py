@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diffusers.training_utils import EMAModel
+from torch import nn
 
 from library.parts.learnable import Learnable, parameters_of
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 
 class Average:
@@ -22,7 +25,7 @@ class Average:
 
     def __init__(self, learnables: Iterable[Learnable], decay: float | None) -> None:
         self.parameters = parameters_of(learnables)
-        self._kept = None if decay is None or not self.parameters else EMAModel(self.parameters, decay=decay)
+        self._kept = None if decay is None or not self.parameters else _kept_of(self.parameters, decay)
 
     def step(self) -> None:
         """After a step that has changed the weights."""
@@ -56,3 +59,9 @@ class Average:
         if self._kept and state:
             self._kept.load_state_dict(state)
             self._kept.to(self.parameters[0].device)
+
+
+def _kept_of(parameters: list[nn.Parameter], decay: float) -> EMAModel:
+    from diffusers.training_utils import EMAModel  # imports most of diffusers: only where there is an average
+
+    return EMAModel(parameters, decay=decay)

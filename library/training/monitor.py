@@ -23,12 +23,9 @@ from library.training.student_checks import FileCheck, WeakStudent
 class NetworkLayers(Listener):
     """Says which layers have a LoRA, for `network_verbose`."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-
     def prepared(self, parts: Attached) -> None:
         """Says it, if that is wished for."""
-        shape = self.plan.settings.network
+        shape = parts.settings.network
         for name in parts.network.layers if shape.network_verbose else ():
             say(f"LoRA on {name}: rank {rank_in(shape.ranks, name)}, alpha {shape.network_alpha:g}")
 
@@ -66,9 +63,9 @@ class Monitor:
                 ProgressBar(),
                 SkippedSteps(),
                 PaceWarning(planned, on_card=device.type == "cuda"),
-                NetworkLayers(plan),
+                NetworkLayers(),
                 WeakStudent(self.log),
-                FileCheck(plan, listeners),
+                FileCheck(plan.samples[0].text, listeners),
                 self.sheets,
                 self.report,
             ]

@@ -35,7 +35,6 @@ class Report(Listener):
 
     def __init__(self, plan: Plan, log: RunLog, status: Status, phases: Phases, done: dict[str, int] | None) -> None:
         self.plan = plan
-        self.parts = plan.parts
         self.folder = plan.settings.output_dir
         self.name = plan.settings.saving.output_name
         self.log = log

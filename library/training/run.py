@@ -287,7 +287,7 @@ class Run:
         with self.stop.at_end_of_step(), self.listeners.stage(stage):
             while stage.done < stage.steps:
                 begin = time.perf_counter()
-                row = self._step(stage)
+                row = self.step(stage)
                 if stage.name == STUDENT and "skipped" not in row:
                     self.average.step()
                 asked = self._asked()
@@ -317,7 +317,7 @@ class Run:
             self._save_on_the_way(stage, asked)
             self.control.obeyed(asked)
 
-    def _step(self, stage: Stage) -> dict[str, Any]:
+    def step(self, stage: Stage) -> dict[str, Any]:
         """A step of the stage; if memory runs out, with auto_fit once more in less of it."""
         while True:
             try:
@@ -330,7 +330,8 @@ class Run:
             with self.processes.main_first():
                 if self.processes.main:
                     self._write_settings()
-            stage.branches = scheduler_of(stage.objective, self.parts, self._learned(stage).branches, self.context)
+            branches = self._learned(stage).branches
+            stage.settle(settings.optimizer, scheduler_of(stage.objective, self.parts, branches, self.context))
             say(f"{where}: the card's memory did not suffice; going on with {taken}.")
 
     def _learned(self, stage: Stage) -> Learned:

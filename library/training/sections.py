@@ -14,7 +14,6 @@ from library.data.images import open_image
 from library.data.pictures import Picture
 from library.errors import DataError
 from library.objectives import STUDENT
-from library.parts.parts import Opened
 from library.preflight.plan import Plan
 from library.report.charts import chart, curves_of
 from library.report.log import RunLog, read_log
@@ -82,7 +81,6 @@ class RunView(Protocol):
     """What the report shows of a run; see `library.training.report_page.Report`."""
 
     plan: Plan
-    parts: Opened
     log: RunLog
     phases: Phases
     galleries: dict[str, Gallery]
@@ -217,9 +215,9 @@ def _files(run: RunView) -> str:
                 "checked": run.loads.get(path),
             }
         )
-    concepts = [{"name": one.name, "kind": one.kind, "trigger": one.trigger} for one in run.parts.concepts]
+    concepts = [{"name": one.name, "kind": one.kind, "trigger": one.trigger} for one in run.plan.parts.concepts]
     return render(
-        "files.html", files=found, validated=bool(losses), concepts=concepts, prompt=activation_text(run.parts)
+        "files.html", files=found, validated=bool(losses), concepts=concepts, prompt=activation_text(run.plan.parts)
     )
 
 
@@ -233,7 +231,7 @@ def _cost(run: RunView) -> str:
     phases = run.phases.measured()
     whole = sum(phase.seconds for phase in phases)
     rows = [{"phase": phase, "share": phase.seconds / whole if whole else 0} for phase in phases]
-    return render("cost.html", rows=rows, whole=whole, memory=kind_of_memory(run.parts.model.device))
+    return render("cost.html", rows=rows, whole=whole, memory=kind_of_memory(run.plan.parts.model.device))
 
 
 def _settings(run: RunView) -> str:

@@ -91,6 +91,11 @@ class Stage:
         """Of the update."""
         return self.update.optimizer
 
+    def settle(self, settings: OptimizerSettings, branches: DualBranchScheduler) -> None:
+        """From the next step on, these settings are in force and these branches predict."""
+        self.settings = settings
+        self.branches = branches
+
     def step(self) -> dict[str, Any]:
         """One step; returns what is logged of it. A step whose loss or gradient is NaN or infinite changes no weight.
 

@@ -9,7 +9,6 @@ from library.adapters.layouts.known import LAYOUTS
 from library.dual_branch_scheduler import Branch
 from library.objectives import STUDENT
 from library.parts.parts import Attached
-from library.preflight.plan import Plan
 from library.report.log import RunLog, mean_of_end, read_log
 from library.saving.reload import ReloadCheck
 from library.terminal import say
@@ -37,10 +36,14 @@ class WeakStudent(Listener):
 
 
 class FileCheck(Listener):
-    """Reads every saved LoRA file again."""
+    """Reads every saved LoRA file again.
 
-    def __init__(self, plan: Plan, listeners: Listeners) -> None:
-        self.plan = plan
+    Args:
+        prompt: of the pass that compares its student with the one that was saved.
+    """
+
+    def __init__(self, prompt: str, listeners: Listeners) -> None:
+        self.prompt = prompt
         self.listeners = listeners
 
     def student_finished(self, parts: Attached, branch: Branch, files: Mapping[Path, str]) -> None:
@@ -49,7 +52,7 @@ class FileCheck(Listener):
             return
         failed = "the saved files could not be checked"
         with self.listeners.harmless("check of the files", failed, "They are kept."):
-            check = ReloadCheck(parts, self.plan.samples[0].text)
+            check = ReloadCheck(parts, self.prompt)
             for path, layout in files.items():
                 if layout in LAYOUTS:
                     line = check.of(path, layout).line

@@ -13,36 +13,11 @@ from library.adapters.reading import understood
 from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.errors import ConfigError, ModelError
 from library.per_pass import recompute_contexts
-from tests.helpers.tiny import BLOCKS, tiny_transformer
+from tests.helpers.loras import all_layers, network_on
+from tests.helpers.tiny import BLOCKS, inputs, tiny_transformer, velocity
 
 LOOKS_AT_NOTHING = f"transformer_blocks.{BLOCKS - 1}.attn.add_q_proj"
 """The last block throws its text stream away, so its text queries have no effect, in the real model, too."""
-
-
-def inputs(rows: int = 2) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return {
-        "hidden_states": torch.randn(rows, 4, 8, 8, generator=generator),
-        "timestep": torch.linspace(100, 900, rows),
-        "encoder_hidden_states": torch.randn(rows, 6, 48, generator=generator),
-        "pooled_projections": torch.randn(rows, 32, generator=generator),
-    }
-
-
-def velocity(transformer: SD3Transformer2DModel, **given: torch.Tensor) -> torch.Tensor:
-    return transformer(**(given or inputs()), return_dict=False)[0]
-
-
-def network_on(transformer: SD3Transformer2DModel, *adapters: str, targets=ATTENTION_PROJECTIONS) -> AdapterNetwork:
-    """A network with adapters that have an effect."""
-    transformer.requires_grad_(False)
-    network = AdapterNetwork(transformer.transformer_blocks, "transformer_blocks", targets)
-    for seed, adapter in enumerate(adapters):
-        generator = torch.Generator().manual_seed(seed)
-        network.add(adapter, 4, 6.0, generator)
-        for layer in network.layers.values():
-            torch.nn.init.normal_(layer.adapters[adapter].up, std=0.2, generator=generator)
-    return network
 
 
 def test_every_attention_projection_of_both_streams_has_one():
@@ -145,12 +120,6 @@ def test_checkpointing_does_not_change_the_gradient():
 def test_a_target_that_matches_nothing_is_named():
     with pytest.raises(ConfigError, match='no linear layer of the model ends in "to_qq"'):
         AdapterNetwork(tiny_transformer().transformer_blocks, "transformer_blocks", ["to_q", "to_qq"])
-
-
-def all_layers() -> list[str]:
-    """Every linear layer of a block, feed-forward and modulation included."""
-    ff = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
-    return [*ATTENTION_PROJECTIONS, *ff, "norm1.linear", "norm1_context.linear"]
 
 
 def weights_of(targets=ATTENTION_PROJECTIONS) -> dict[str, LayerWeights]:

@@ -27,12 +27,9 @@ from library.convert.command import USUAL_RANK
 from library.convert.fusing import Fusion, aggregate, fuse
 from library.errors import ModelError
 from library.evaluation.audit import run as audit
-from tests.adapters import test_hostile_loras
-from tests.adapters.test_adapters import velocity
-from tests.adapters.test_layouts import layer, whole_lora
-from tests.helpers.tiny import BLOCKS, tiny_transformer
+from tests.helpers.loras import layer, whole_lora
+from tests.helpers.tiny import BLOCKS, tiny_transformer, velocity
 
-call, generate = test_hostile_loras.call, test_hostile_loras.generate
 FF = "transformer_blocks.0.ff.net.2"
 PATCHES = "pos_embed.proj"
 CLIP_L = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"

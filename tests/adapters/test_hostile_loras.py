@@ -2,118 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
-import struct
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import purecc_convert
-import purecc_generate
-from library.adapters.files import read_lora, save_lora
+from library.adapters.files import read_lora
 from library.adapters.layouts.known import LAYOUTS
-from library.errors import ModelError, exit_code_of
-from tests.adapters.test_layouts import layer
-from tests.comfyui import test_nodes as test_comfyui_nodes
-from tests.helpers.comfy_stand_ins import BASE as PLACE
-from tests.helpers.tiny import LENGTH
-
-comfy = test_comfyui_nodes.comfy
-NAME = "transformer_blocks.0.ff.net.2"
-
-
-def tensors_of(change):
-    """A harm that changes the tensors."""
-
-    def harm(path: Path) -> None:
-        save_file(change(load_file(path)), path)
-
-    return harm
-
-
-def metadata_of(**metadata):
-    def harm(path: Path) -> None:
-        save_file(load_file(path), path, metadata)
-
-    return harm
-
-
-def bytes_of(change):
-    def harm(path: Path) -> None:
-        path.write_bytes(change(path.read_bytes()))
-
-    return harm
-
-
-def ending(end, change):
-    """Changes the tensors whose names end so."""
-    return tensors_of(lambda file: {key: change(one) if key.endswith(end) else one for key, one in file.items()})
-
-
-def with_nan(tensor):
-    return torch.cat([torch.full_like(tensor[:1], float("nan")), tensor[1:]])
-
-
-def renamed(name):
-    """All layers as one of another model."""
-    return tensors_of(
-        lambda file: {name + key[key.index(".lora") :]: one for key, one in file.items() if ".lora" in key}
-    )
-
-
-EVERYWHERE = {
-    "cut": bytes_of(lambda data: data[:-20]),
-    "cut in the header": bytes_of(lambda data: data[:40]),
-    "empty": bytes_of(lambda data: b""),
-    "no header": bytes_of(lambda data: b"\xff" * 8 + b"{" * 100),
-    "a lying header": bytes_of(lambda data: struct.pack("<Q", 1 << 40) + data[8:]),
-    "pickled": bytes_of(lambda data: pickle.dumps({"a": 1})),
-    "NaN": ending("lora_up.weight", with_nan),
-    "infinite": ending("lora_down.weight", lambda one: one * float("inf")),
-    "without its ups": tensors_of(lambda file: {key: one for key, one in file.items() if "lora_up" not in key}),
-    "without its downs": tensors_of(lambda file: {key: one for key, one in file.items() if "lora_down" not in key}),
-    "mixed ranks": ending("lora_up.weight", lambda one: torch.cat([one, one[:, :1]], dim=1)),
-    "of Flux": renamed("lora_unet_double_blocks_0_img_attn_qkv"),
-    "of SDXL": renamed("lora_unet_down_blocks_0_attentions_0_proj_in"),
-    "names like paths": renamed("../../../etc/passwd"),
-    "10 MiB of text": metadata_of(ss_comment="x" * (10 << 20)),
-    "nothing": tensors_of(lambda file: {}),
-}
-"""What every program refuses. No harm keeps the file from being one of safetensors by its name."""
-FOR_ONE_MODEL = {
-    "of a larger model": renamed("lora_unet_joint_blocks_37_x_block_mlp_fc2"),
-    "of a wider model": tensors_of(
-        lambda file: {
-            key: torch.cat([one, one], dim=one.ndim - 1) if "down" in key else one for key, one in file.items()
-        }
-    ),
-}
-"""What only shows where the model is at hand."""
-DEEP = "[" * 200_000
-
-
-def written(folder: Path, harm=None, layout: str = "kohya") -> Path:
-    folder.mkdir(exist_ok=True)
-    (path,) = save_lora(folder, "dog", {NAME: layer(0, 32, 128)}, "float", {}, [layout])
-    if harm:
-        harm(path)
-    return path
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """A program in this process: exit code, what it printed, what it complained."""
-
-    def run(program, *words):
-        monkeypatch.setattr(sys, "argv", [f"{program.__name__}.py", *map(str, words)])
-        code = exit_code_of(program.main, lambda: None)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+from library.errors import ModelError
+from tests.helpers.harmed_loras import DEEP, EVERYWHERE, FOR_ONE_MODEL, metadata_of, written
 
 
 def assert_refused(answer, source: str = "dog") -> None:
@@ -168,19 +65,6 @@ def test_metadata_like_paths_names_no_file(call, tmp_path):
     assert sorted(one.name for one in tmp_path.rglob("*")) == ["dog.safetensors", "dog_diffusers.safetensors", "in"]
 
 
-@pytest.fixture
-def generate(call, tmp_path, tiny_model):
-    """purecc_generate.py with this LoRA; its cache lies in `cache`, its sheet would in `out`."""
-
-    def run(path: Path, *more: str):
-        model = ["--pretrained_model_name_or_path", tiny_model, "--t5xxl_max_token_length", LENGTH]
-        folders = ["--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "out"]
-        small = ["--mixed_precision", "no", "--resolution", "32", "--sample_steps", "1", "--sample_seeds", "1"]
-        return call(purecc_generate, *model, *folders, *small, "--lora", path, "--prompt", "a red dog", *more)
-
-    return run
-
-
 @pytest.mark.parametrize("harm", [*EVERYWHERE, *FOR_ONE_MODEL])
 def test_generate_refuses_it_before_anything_is_encoded(generate, tmp_path, harm):
     path = written(tmp_path / "in", {**EVERYWHERE, **FOR_ONE_MODEL}[harm])
@@ -201,31 +85,6 @@ def test_the_same_file_unharmed_is_drawn_with(generate, tmp_path, layout):
     code, said, error = generate(written(tmp_path / "in", layout=layout))
     assert code == 0, error
     assert (tmp_path / "out" / "generated.png").is_file() and "Saved" in said
-
-
-def for_the_node(comfy, harm=None) -> str:
-    """A LoRA for the stand-in's one layer, in its folder."""
-    path = comfy.folder / "loras" / "dog.safetensors"
-    halves = {"lora_up.weight": torch.ones(32, 4), "lora_down.weight": torch.ones(4, 128), "alpha": torch.tensor(4.0)}
-    save_file({f"{PLACE}.{end}": one for end, one in halves.items()}, path)
-    if harm:
-        harm(path)
-    return path.name
-
-
-@pytest.mark.parametrize("harm", [*EVERYWHERE, *FOR_ONE_MODEL])
-def test_the_node_refuses_it(comfy, harm):
-    name = for_the_node(comfy, {**EVERYWHERE, **FOR_ONE_MODEL}[harm])
-    with pytest.raises(ValueError, match=r"^dog\.safetensors") as refused:
-        comfy.load(lora=name)
-    assert len(str(refused.value)) < 500 and "\n" not in str(refused.value)
-
-
-def test_the_node_loads_it_unharmed(comfy):
-    model, _, _ = comfy.load(lora=for_the_node(comfy))
-    assert [names for names, _ in model.loras] == [
-        [f"{PLACE}.{e}" for e in ("alpha", "lora_down.weight", "lora_up.weight")]
-    ]
 
 
 def test_an_embedding_is_told_from_a_lora(tmp_path):

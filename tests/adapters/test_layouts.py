@@ -10,47 +10,11 @@ from safetensors.torch import save_file
 
 from library.adapters.files import load_lora, read_lora, read_safetensors, save_lora
 from library.adapters.layouts.known import LAYOUTS
-from library.adapters.network import LayerWeights
 from library.adapters.reading import understood
 from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.errors import ModelError
-from tests.adapters.test_adapters import all_layers, network_on
+from tests.helpers.loras import PART, all_layers, assert_same, kohya_file, layer, network_on, whole_lora
 from tests.helpers.tiny import BLOCKS, tiny_transformer
-
-OUTSIDE = {
-    "context_embedder": (32, 48),
-    "time_text_embed.timestep_embedder.linear_1": (32, 16),
-    "time_text_embed.text_embedder.linear_2": (32, 32),
-    "norm_out.linear": (64, 32),
-    "proj_out": (16, 32),
-    "pos_embed.proj": (32, 16),
-}
-"""Layers outside the blocks and what they are: (outputs, inputs)."""
-
-
-def layer(seed: int, outputs: int, inputs: int, rank: int = 4, alpha: float = 4.0) -> LayerWeights:
-    generator = torch.Generator().manual_seed(seed)
-    down, up = torch.randn(rank, inputs, generator=generator), torch.randn(outputs, rank, generator=generator)
-    return LayerWeights(down.half().float(), up.half().float(), alpha)
-
-
-def whole_lora(rank: int = 4, alpha: float = 4.0) -> dict[str, LayerWeights]:
-    """A LoRA on every linear layer of the tiny model, and on its patch embedding."""
-    weights = {}
-    for seed, (name, one) in enumerate(network_on(tiny_transformer(), targets=all_layers()).layers.items()):
-        weights[name] = layer(seed, one.base.out_features, one.base.in_features, rank, alpha)
-    for seed, (name, shape) in enumerate(OUTSIDE.items(), start=1000):
-        weights[name] = layer(seed, *shape, rank, alpha)
-    return weights
-
-
-def assert_same(one: dict[str, LayerWeights], two: dict[str, LayerWeights]) -> None:
-    """Bit for bit."""
-    assert set(one) == set(two)
-    for name, weights in one.items():
-        other = two[name]
-        assert torch.equal(weights.down, other.down) and torch.equal(weights.up, other.up), name
-        assert weights.alpha == other.alpha, name
 
 
 @pytest.mark.parametrize("alpha", [4.0, 2.0, 16.0])
@@ -104,7 +68,6 @@ def test_diffusers_gets_no_t5(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-PART = "transformer_blocks.0.ff.net.2"
 SPELT = [
     "diffusion_model.joint_blocks.0.x_block.mlp.fc2",
     "lora_unet_joint_blocks_0_x_block_mlp_fc2",
@@ -157,11 +120,6 @@ def test_the_hashes_are_those_of_sd_scripts(tmp_path):
     save_file(tensors, tmp_path / "ss.safetensors", {"ss_output_name": "dog"})
     piece = (tmp_path / "ss.safetensors").read_bytes()[1 << 20 : (1 << 20) + (1 << 16)]
     assert piece and said["sshs_legacy_hash"] == hashlib.sha256(piece).hexdigest()[:8]
-
-
-def kohya_file(**changes) -> dict[str, torch.Tensor]:
-    tensors = LAYOUTS["kohya"].write({PART: layer(0, 32, 128)})
-    return {**tensors, **{key: value for key, value in changes.items() if value is not None}}
 
 
 BASE = "lora_unet_joint_blocks_0_x_block_mlp_fc2"

@@ -12,8 +12,8 @@ from library.adapters.network import LayerWeights
 from library.adapters.uis.apply import delta, patched, read_file
 from library.adapters.uis.rules import RULES
 from library.adapters.uis.shape import shape_of
-from tests.adapters.test_adapters import all_layers, network_on, velocity
-from tests.helpers.tiny import sd3_medium_transformer, tiny_transformer
+from tests.helpers.loras import all_layers, network_on
+from tests.helpers.tiny import sd3_medium_transformer, tiny_transformer, velocity
 
 LOADS = {
     "kohya": {"ComfyUI", "reForge", "Forge"},

@@ -14,13 +14,15 @@ from library.errors import ConfigError
 from library.objectives import BASE, COMPLETE, EXTRACTOR, STUDENT, Prediction
 from library.report.log import read_log
 from library.training.run import Run
-from tests.methods.test_methods import ready, student_layers
-from tests.training.test_stages import (
+from tests.helpers.runs import (
     PLAIN_LORA,
     assert_equal_files,
+    ready,
     ready_for_stage_2,
     stopped_after,
     student_file,
+    student_layers,
+    trained,
 )
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
@@ -259,17 +261,11 @@ def test_both_stages_keep_the_limit_in_every_step_and_log_it(plan_of):
     assert {row["stage"] for row in rows} == {EXTRACTOR, STUDENT}
     assert all(row["max_key_norm"] <= 0.01 * (1 + 1e-5) and row["keys_scaled"] > 0 for row in rows)
     assert all(one.norm() <= 0.01 * (1 + 1e-5) for one in student_layers(run))
-    assert "max_key_norm" not in read_log(trained(plan_of).folder / "log.jsonl")[-1]
-
-
-def trained(plan_of) -> Run:
-    run = Run(plan_of(**PLAIN_LORA, overwrite=True))
-    run.train()
-    return run
+    assert "max_key_norm" not in read_log(trained(Run(plan_of(**PLAIN_LORA, overwrite=True))).folder / "log.jsonl")[-1]
 
 
 def test_a_limit_that_nothing_reaches_changes_nothing(plan_of):
-    without = trained(plan_of)
+    without = trained(Run(plan_of(**PLAIN_LORA, overwrite=True)))
     weights = without.parts.network.weights("student")
     run = Run(plan_of(**PLAIN_LORA, overwrite=True, scale_weight_norms=1e9))
     run.train()
@@ -300,7 +296,7 @@ def test_with_all_options_a_stopped_run_ends_as_one_that_never_was(plan_of, monk
     whole.train()
     expected = student_file(whole)
     losses = [row["loss"] for row in read_log(whole.folder / "log.jsonl")]
-    stopped_after(2, plan_of(**settings), monkeypatch)
+    stopped_after(2, Run(plan_of(**settings)), monkeypatch)
     resumed = Run(plan_of(**settings, resume="auto"))
     resumed.train()
     assert_equal_files(expected, student_file(resumed))

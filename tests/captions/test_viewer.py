@@ -70,9 +70,9 @@ def test_an_answer_is_bounded_the_same_again_and_about_the_picture(folder, monke
     assert qwen.answer([picture("red")], "what is here") == qwen.answer([picture("red")], "what is here")
     given = [qwen.inputs([picture(colour)], "what is here") for colour in ("red", "green")]
     with torch.no_grad():
-        red, green = (qwen._model(**one).logits[0, -1] for one in given)
+        red, green = (qwen.model(**one).logits[0, -1] for one in given)
     assert not torch.equal(red, green)
-    made = qwen._model.generate(**given[0], max_new_tokens=8, do_sample=False)
+    made = qwen.model.generate(**given[0], max_new_tokens=8, do_sample=False)
     assert made.shape[1] <= given[0]["input_ids"].shape[1] + 8
 
 

@@ -123,11 +123,11 @@ def test_clip_tokens_without_offsets_are_the_same(world):
         "sks's\nsks",
         "\u00dcber caf\u00e9 \u732b sks \U0001f436!",
     ):
-        assert trigger_positions._spans_by_bytes(tokenizer, text) == trigger_positions._spans(tokenizer, text), text
+        assert trigger_positions.spans_by_bytes(tokenizer, text) == trigger_positions.spans_of(tokenizer, text), text
 
 
 def test_signs_that_a_tokenizer_changes_are_named(world):
     from purecc_in_comfyui import trigger_positions
 
     with pytest.raises(ValueError, match="plain signs"):
-        trigger_positions._spans_by_bytes(world.clip.tokenizer.clip_l, "cafe\u0301 sks")
+        trigger_positions.spans_by_bytes(world.clip.tokenizer.clip_l, "cafe\u0301 sks")

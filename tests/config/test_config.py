@@ -20,6 +20,7 @@ from library.config.files import (
 from library.config.groups import groups, setting_names
 from library.config.settings import DataSettings
 from library.errors import ConfigError
+from tests.helpers.datasets import CONCEPT
 from tests.helpers.places import ROOT
 
 MODEL = 'pretrained_model_name_or_path = "m"\n'
@@ -184,9 +185,6 @@ def test_the_paper_is_the_paper_and_the_release_the_release():
     assert (pure.lambda_, pure.v_original, pure.guidance_against, pure.lambda_min) == ("adaptive", "live", "null", None)
     release = read_settings(TomlFile(ROOT / "presets" / "release.toml")).pure_learning
     assert (release.eta, release.lambda_, release.guidance_lora) == (2.0, 1.0, False)
-
-
-CONCEPT = '[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n'
 
 
 @pytest.fixture

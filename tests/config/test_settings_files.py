@@ -20,10 +20,10 @@ from library.config.files import (
 from library.config.groups import groups, setting_names
 from library.config.settings import DataSettings
 from library.errors import LONGEST_LINE, ConfigError, PureCCError
+from tests.helpers.datasets import CONCEPT
 from tests.helpers.places import ROOT
 
 MODEL = 'pretrained_model_name_or_path = "m"\n'
-CONCEPT = '[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n'
 SUBSET = "[[datasets.subsets]]\nimage_dir = 'a'\n"
 
 

@@ -15,12 +15,13 @@ from library.adapters.network import LayerWeights
 from library.adapters.uis.apply import delta, read_file
 from library.adapters.uis.rules import RULES
 from library.adapters.uis.shape import INSIDE, shape_of
+from library.convert.command import Request
+from library.convert.command import convert as converted
+from library.convert.merge import merged
 from library.convert.resize import resized
-from tests.adapters.test_adapters import network_on, velocity
-from tests.adapters.test_layouts import assert_same, kohya_file, layer, whole_lora
-from tests.helpers.tiny import tiny_transformer
-
-NAME = "transformer_blocks.0.ff.net.2"
+from library.errors import ConfigError, ModelError
+from tests.helpers.loras import PART, assert_same, kohya_file, layer, network_on, whole_lora
+from tests.helpers.tiny import tiny_transformer, velocity
 
 
 def saved(folder: Path, name: str, weights, layout="kohya", precision="fp16", metadata=None) -> Path:
@@ -44,7 +45,7 @@ def test_there_and_back_is_bit_for_bit(convert, tmp_path, layout, there, alpha):
 
 
 def test_the_result_lies_beside_the_lora_under_its_layouts_name(convert, tmp_path):
-    first = saved(tmp_path, "dog", {NAME: layer(0, 32, 128)})
+    first = saved(tmp_path, "dog", {PART: layer(0, 32, 128)})
     for layout, name in (("diffusers", "dog_diffusers"), ("onetrainer", "dog_onetrainer")):
         code, said, _ = convert("--lora", first, "--to", layout)
         assert code == 0 and f"Saved {tmp_path / name}.safetensors" in said
@@ -54,7 +55,7 @@ def test_the_result_lies_beside_the_lora_under_its_layouts_name(convert, tmp_pat
 
 
 def test_rounding_is_said_where_there_is_some(convert, tmp_path):
-    first = saved(tmp_path, "dog", {NAME: layer(0, 32, 128, alpha=3.0)})
+    first = saved(tmp_path, "dog", {PART: layer(0, 32, 128, alpha=3.0)})
     code, said, _ = convert("--lora", first, "--to", "diffusers")
     assert code == 0 and "Rounding: the update of" in said
     code, said, _ = convert("--lora", first, "--to", "diffusers", "--save_precision", "float", "--overwrite")
@@ -63,7 +64,7 @@ def test_rounding_is_said_where_there_is_some(convert, tmp_path):
 
 def test_pefts_alpha_moves_from_the_metadata_into_the_weights(convert, tmp_path):
     one = layer(0, 32, 128)
-    peft = {f"transformer.{NAME}.lora_A.weight": one.down, f"transformer.{NAME}.lora_B.weight": one.up}
+    peft = {f"transformer.{PART}.lora_A.weight": one.down, f"transformer.{PART}.lora_B.weight": one.up}
     config = json.dumps({"transformer.r": 4, "transformer.lora_alpha": 1})
     save_file(peft, tmp_path / "peft.safetensors", {"lora_adapter_metadata": config})
     for layout in LAYOUTS:
@@ -71,7 +72,7 @@ def test_pefts_alpha_moves_from_the_metadata_into_the_weights(convert, tmp_path)
         assert convert("--lora", tmp_path / "peft.safetensors", "--to", layout, "--output", output)[0] == 0
         file, metadata = read_file(output)
         assert "lora_adapter_metadata" not in metadata
-        found = delta(RULES["ComfyUI"](file, metadata, shape_of(tiny_transformer())).patches[NAME], file)
+        found = delta(RULES["ComfyUI"](file, metadata, shape_of(tiny_transformer())).patches[PART], file)
         torch.testing.assert_close(found, 0.25 * one.up @ one.down)
 
 
@@ -103,14 +104,29 @@ def test_merging_adds_up_exactly(convert, tmp_path, layout, strengths, alphas):
 
 
 def test_loras_of_different_models_are_not_merged(convert, tmp_path):
-    one = saved(tmp_path, "one", {NAME: layer(0, 32, 128)}, metadata={"modelspec.architecture": "stable-diffusion-3"})
-    two = saved(tmp_path, "two", {NAME: layer(0, 32, 128)}, metadata={"modelspec.architecture": "flux"})
+    one = saved(tmp_path, "one", {PART: layer(0, 32, 128)}, metadata={"modelspec.architecture": "stable-diffusion-3"})
+    two = saved(tmp_path, "two", {PART: layer(0, 32, 128)}, metadata={"modelspec.architecture": "flux"})
     code, _, error = convert("--lora", one, two, "--to", "kohya", "--output", tmp_path / "sum.safetensors")
     assert code == 2 and "can't be added up" in error
-    three = saved(tmp_path, "three", {NAME: layer(0, 48, 128)})
+    three = saved(tmp_path, "three", {PART: layer(0, 48, 128)})
     code, _, error = convert("--lora", one, three, "--to", "kohya", "--output", tmp_path / "sum.safetensors")
     assert code == 2 and "can't be merged" in error
     assert not (tmp_path / "sum.safetensors").exists()
+
+
+def test_a_sum_of_loras_is_the_sum_of_their_updates_and_its_rank_that_of_their_ranks():
+    one, two = layer(0, 32, 128, alpha=2.0), layer(1, 32, 128, rank=3)
+    both = merged([{PART: one}, {PART: two, "another": two}], [0.5, -1.0])
+    torch.testing.assert_close(both[PART].delta(), 0.5 * one.delta() - two.delta(), rtol=1e-5, atol=1e-5)
+    assert both[PART].rank == 7 and torch.equal(both["another"].delta(), -two.delta())
+    with pytest.raises(ModelError, match=f"{PART} is 32 x 128 in one and 32 x 64 in another"):
+        merged([{PART: one}, {PART: layer(2, 32, 64)}], [1.0, 1.0])
+
+
+def test_a_request_that_contradicts_itself_is_refused_before_a_file_is_read(tmp_path):
+    nowhere = tmp_path / "nowhere.safetensors"
+    with pytest.raises(ConfigError, match="--output"):
+        converted(Request([nowhere, nowhere], [1.0, 1.0], to="kohya"))
 
 
 def test_a_lower_rank_keeps_the_best_of_each_update_and_says_the_rest():
@@ -152,7 +168,7 @@ def test_the_rank_of_a_dense_fused_layer_is_cut_as_a_whole(convert, tmp_path):
 
 def test_metadata_is_shown_harmlessly_and_extracted_whole(convert, tmp_path):
     metadata = {"title": "a\x1b[31mred\n" + "y" * 1000, "purecc": "{}"}
-    path = saved(tmp_path, "dog", {NAME: layer(0, 32, 128)}, metadata=metadata)
+    path = saved(tmp_path, "dog", {PART: layer(0, 32, 128)}, metadata=metadata)
     code, said, _ = convert("--lora", path, "--metadata")
     assert code == 0 and "\x1b" not in said and "(1010 characters)" in said
     code, _, _ = convert("--lora", path, "--metadata", tmp_path / "said.json")
@@ -161,12 +177,12 @@ def test_metadata_is_shown_harmlessly_and_extracted_whole(convert, tmp_path):
 
 def test_the_text_encoders_part_can_be_left_out(convert, tmp_path):
     t5 = "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q"
-    path = saved(tmp_path, "dog", {NAME: layer(0, 32, 128), t5: layer(1, 16, 16)})
+    path = saved(tmp_path, "dog", {PART: layer(0, 32, 128), t5: layer(1, 16, 16)})
     code, said, error = convert("--lora", path, "--to", "diffusers")
     assert code == 2 and "T5" in error and not (tmp_path / "dog_diffusers.safetensors").exists()
     code, said, _ = convert("--lora", path, "--to", "diffusers", "--transformer_only")
     assert code == 0 and "1 of them in the text encoders" in said
-    assert set(read_lora(tmp_path / "dog_diffusers.safetensors").layers) == {NAME}
+    assert set(read_lora(tmp_path / "dog_diffusers.safetensors").layers) == {PART}
 
 
 def test_learned_vectors_that_are_lost_are_named(convert, tmp_path):
@@ -319,7 +335,7 @@ def no_header(path: Path) -> None:
 @pytest.mark.parametrize("harm", [cut, nan, half_missing, heavy, other_model, names_paths, no_header])
 @pytest.mark.parametrize("words", [["--to", "diffusers"], ["--to", "kohya", "--network_dim", "2"]])
 def test_bad_input_gets_a_sentence_and_leaves_nothing(convert, tmp_path, harm, words):
-    path = saved(tmp_path, "dog", {NAME: layer(0, 32, 128)})
+    path = saved(tmp_path, "dog", {PART: layer(0, 32, 128)})
     harm(path)
     code, said, error = convert("--lora", path, *words, "--output", tmp_path / "out.safetensors")
     assert code == 2 and said == "" and error.startswith("error: ") and "Traceback" not in error
@@ -346,7 +362,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_gets_a_sentence(convert, tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = saved(tmp_path, "dog", {NAME: LayerWeights(torch.ones(4, 128), torch.ones(32, 4), 4.0)})
+    path = saved(tmp_path, "dog", {PART: LayerWeights(torch.ones(4, 128), torch.ones(32, 4), 4.0)})
     words, said = MISTAKES[name]
     code, _, error = convert(*[word.format(lora=path) for word in words])
     assert code == 2 and said in error and "Traceback" not in error, error

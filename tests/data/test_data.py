@@ -15,15 +15,14 @@ from library.data.latents import Latents
 from library.data.pictures import PictureOrder, find_pictures
 from library.errors import ConfigError, DataError
 from library.files.cache import Cache
-
-HEAD = '[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n'
+from tests.helpers.datasets import CONCEPT
 
 
 @pytest.fixture
 def config_of(tmp_path):
     def make(dataset: str = "", subset: str = "", folder: str = "photos"):
         file = tmp_path / "data.toml"
-        text = f'{HEAD}[[datasets]]\n{dataset}\n[[datasets.subsets]]\nimage_dir = "{tmp_path / folder}"\n{subset}\n'
+        text = f'{CONCEPT}[[datasets]]\n{dataset}\n[[datasets.subsets]]\nimage_dir = "{tmp_path / folder}"\n{subset}\n'
         file.write_text(text)
         return read_dataset_config(TomlFile(file), DataSettings())
 

@@ -16,9 +16,7 @@ from library.data.pictures import Draw, PictureOrder, find_pictures, split_valid
 from library.errors import ConfigError, DataError
 from library.files.cache import Cache
 from library.prompts import NULL_PROMPT
-from tests.data.test_captions import prompts  # noqa: F401 (a fixture)
-
-HEAD = '[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n'
+from tests.helpers.datasets import CONCEPT
 
 
 @pytest.fixture
@@ -41,7 +39,7 @@ def pictures_of(photos, tmp_path):
 
     def make(subset: str = "", dataset: str = "resolution = 32\nbatch_size = 2\n", more: str = "", **settings):
         file = tmp_path / "data.toml"
-        text = f'{HEAD}[[datasets]]\n{dataset}[[datasets.subsets]]\nimage_dir = "{photos}"\n{subset}\n{more}'
+        text = f'{CONCEPT}[[datasets]]\n{dataset}[[datasets.subsets]]\nimage_dir = "{photos}"\n{subset}\n{more}'
         file.write_text(text)
         config = read_dataset_config(TomlFile(file), DataSettings(**settings))
         return config, find_pictures(config, 8)
@@ -182,7 +180,7 @@ def test_an_epoch_draws_one_of_a_captions_variants(pictures_of):
     assert drawn == every and len(every) > 10, "all of them were encoded, and no other comes by"
 
 
-def test_tags_before_and_after_the_separator_stay_and_those_between_move(prompts):  # noqa: F811
+def test_tags_before_and_after_the_separator_stay_and_those_between_move(prompts):
     caption = "a dog, head ||| one, two, three ||| tail, end"
     variants = [
         triple.base.split(", ") for triple in prompts(caption, shuffle_caption=True, keep_tokens_separator="|||")
@@ -192,7 +190,7 @@ def test_tags_before_and_after_the_separator_stay_and_those_between_move(prompts
     assert all(sorted(tags[2:5]) == ["one", "three", "two"] for tags in variants)
 
 
-def test_tags_that_belong_together_move_and_are_dropped_together(prompts):  # noqa: F811
+def test_tags_that_belong_together_move_and_are_dropped_together(prompts):
     ways = {"shuffle_caption": True, "secondary_separator": ";;;", "caption_tag_dropout_rate": 0.4}
     texts = [triple.base for triple in prompts("a dog, red;;;ball, day, city, house", count=60, **ways)]
     assert all(("red, ball" in text) == ("red" in text) == ("ball" in text) for text in texts)
@@ -201,10 +199,10 @@ def test_tags_that_belong_together_move_and_are_dropped_together(prompts):  # no
     assert len({"red" in text for text in texts}) == 2
 
 
-def test_another_separator_tells_tags_apart(prompts):  # noqa: F811
+def test_another_separator_tells_tags_apart(prompts):
     variants = [triple.base for triple in prompts("a dog; by a, b; day", shuffle_caption=True, caption_separator=";")]
     assert all("by a, b" in text for text in variants) and len(set(variants)) > 1
 
 
-def test_as_many_variants_as_asked_are_made(prompts):  # noqa: F811
+def test_as_many_variants_as_asked_are_made(prompts):
     assert len(prompts("a dog, b, c, d, e", count=5, shuffle_caption=True)) == 5

@@ -22,8 +22,9 @@ from library.evaluation.prompts import EvaluationPrompt
 from library.files.picture_files import is_hidden, is_picture, pictures_in, reads_heif
 from library.preflight.doctor import findings
 from library.preflight.plan import describe_plan
+from tests.helpers.datasets import CONCEPT
 
-HEAD = '[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n[[datasets]]\nresolution = 32\n'
+HEAD = f"{CONCEPT}[[datasets]]\nresolution = 32\n"
 HIDDEN = ["._0.png", ".DS_Store", "Thumbs.db", "desktop.ini", ".hidden.jpg", "._0.txt"]
 
 

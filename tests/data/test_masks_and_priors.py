@@ -12,24 +12,10 @@ from library.objectives import COMPLETE, STUDENT, Prediction, Truth, Velocities,
 from library.preflight.plan import in_steps
 from library.report.log import read_log, summary
 from library.training.run import Run
-from tests.training.test_stages import stopped_after
+from tests.helpers.datasets import DOGS, HEAD
+from tests.helpers.runs import ready, stopped_after
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
-
-HEAD = (
-    '[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n[[datasets]]\nresolution = 32\nbatch_size = 2\n'
-)
-DOGS = '[[datasets.subsets]]\nimage_dir = "{pictures}"\n'
-
-
-@pytest.fixture
-def reg(tmp_path):
-    """A folder of regularisation pictures, and the subset that names it."""
-    folder = tmp_path / "class"
-    folder.mkdir()
-    for index in range(3):
-        Image.new("RGB", (32, 32), ["red", "green", "blue"][index]).save(folder / f"r{index}.png")
-    return f'[[datasets.subsets]]\nimage_dir = "{folder}"\nis_reg = true\nclass_tokens = "a dog"\n'
 
 
 def test_what_a_mask_takes_out_does_not_count():
@@ -105,11 +91,7 @@ def test_regularisation_pictures_come_as_often_and_with_their_weight(plan_of, re
 def test_regularisation_pictures_are_not_guided_and_not_measured(plan_of, reg):
     """Even a fixed lambda and guidance against the empty prompt give them no pure loss."""
     pure = {"lambda": 1.0, "guidance_against": "null", "replay_images": 0, "v_original": "detached"}
-    run = Run(plan_of(HEAD + DOGS + reg, **pure))
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
-    run.build_student()
+    run = ready(plan_of(HEAD + DOGS + reg, **pure))
     stage = run.student_stage()
     number = next(n for n in range(20) if len({d.picture.subset.is_reg for d in run.plan.order.batch(n)}) == 2)
     draws, scene = run.plan.order.batch(number), stage.scenes.reference(number)
@@ -212,7 +194,7 @@ def test_a_stopped_run_with_all_of_it_ends_as_one_that_never_was(plan_of, reg, m
     whole = Run(plan_of(text, **settings, validate_every_n_steps=1))
     whole.train()
     expected = load_file(whole.folder / "tiny.safetensors")
-    stopped_after(3, plan_of(text, **settings), monkeypatch)
+    stopped_after(3, Run(plan_of(text, **settings)), monkeypatch)
     resumed = Run(plan_of(text, **settings, resume="auto"))
     resumed.train()
     found = load_file(resumed.folder / "tiny.safetensors")

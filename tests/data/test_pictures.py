@@ -19,6 +19,7 @@ from library.data.pictures import Draw, find_pictures
 from library.data.whole import png_chunks
 from library.errors import DataError
 from library.files.cache import Cache
+from tests.helpers.datasets import CONCEPT
 
 CORNERS = {(0, 0): (255, 0, 0), (39, 0): (0, 255, 0), (0, 23): (0, 0, 255), (39, 23): (255, 255, 255)}
 """Colours at the corners of a picture that is the right way up."""
@@ -192,7 +193,7 @@ def config_of(tmp_path):
     def make(folder: Path, subset: str = "", dataset: str = ""):
         file = tmp_path / "data.toml"
         file.write_text(
-            '[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n[[datasets]]\nresolution = 32\n'
+            f"{CONCEPT}[[datasets]]\nresolution = 32\n"
             f'{dataset}[[datasets.subsets]]\nimage_dir = "{folder}"\nclass_tokens = "a dog"\n{subset}'
         )
         return read_dataset_config(TomlFile(file), DataSettings(masked_loss=True))

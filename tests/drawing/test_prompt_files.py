@@ -5,12 +5,11 @@ import random
 
 import pytest
 
-from library.config.dataset import Concept
 from library.drawing.sample_prompts import parse, read_prompt_lines, read_samples
 from library.errors import ConfigError, PureCCError
 from library.evaluation.probes import read_probes
+from tests.helpers.datasets import DOG
 
-DOG = Concept(name="dog", trigger="sks", class_word="dog")
 PROMPTS = "a [V] dog, café\na house --w 64 --d 7\n"
 
 

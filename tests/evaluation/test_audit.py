@@ -38,7 +38,7 @@ def velocities(monkeypatch):
             of = pretrained if branch is PRETRAINED_BRANCH else student
             return torch.cat([of(text).expand(1, *x_t.shape[1:]) for text in texts])
 
-        monkeypatch.setattr(drift, "_velocity", velocity)
+        monkeypatch.setattr(drift, "velocity_of", velocity)
 
     return set_to
 
@@ -87,7 +87,7 @@ def test_a_student_that_predicts_the_pictures_exactly_has_all_of_the_gain(monkey
         noise = (x_t - (1 - sigma) * image) / sigma
         return velocity_target(image, noise)
 
-    monkeypatch.setattr(drift, "_velocity", velocity)
+    monkeypatch.setattr(drift, "velocity_of", velocity)
     found = learned(None, STUDENT, [image], ["a sks dog"], ["a dog"])
     assert found.gain == pytest.approx(1, abs=1e-4) and found.better == 1 and found.toward > 1
 

@@ -16,7 +16,7 @@ from library.evaluation.scorers.catalogue import Entry
 from library.evaluation.scoring import Score, harmonic_mean
 from library.objectives import EXTRACTOR, STUDENT
 from library.training.run import Run
-from tests.evaluation.test_evaluate import Plain
+from tests.helpers.scorers import Plain
 
 DOG = Concept(name="rex", trigger="sks", class_word="dog")
 

@@ -11,48 +11,7 @@ from safetensors.torch import load_file, save_file
 from library.errors import DataError, ModelError, PureCCError
 from library.evaluation import prompt_export
 from library.evaluation.evaluate import CONTROLS, run
-from library.evaluation.scorers.catalogue import Entry
-from library.evaluation.scorers.interface import Identity
-from library.evaluation.scorers.pixels import as_tensor
 from library.training.run import Run
-
-
-class Plain:
-    """Every interface, of plain pixels."""
-
-    def __init__(self, identity: Identity) -> None:
-        self.identity = identity
-
-    def embed(self, images):
-        return torch.stack([as_tensor(image).flatten() for image in images])
-
-    def score(self, images, texts):
-        return torch.tensor([float(as_tensor(i).mean()) + len(t) for i, t in zip(images, texts, strict=True)])
-
-    def masks(self, image):
-        return torch.stack([as_tensor(image)[channel] > 0 for channel in range(3)])
-
-    def subject(self, image):
-        return as_tensor(image)[0] > 0
-
-    def distance(self, one, other):
-        return torch.stack([(as_tensor(a) - as_tensor(b)).square().mean() for a, b in zip(one, other, strict=True)])
-
-
-class Blind(Plain):
-    def embed(self, images):
-        raise DataError("I see nothing.")
-
-
-def _entry(kind: type) -> Entry:
-    roles = {"text": "text", "fidelity": "likeness", "layout": "Seg-Cons", "subject": "subject"}
-    roles |= {"pair": "LPIPS", "distribution": "KID"}
-    return Entry(
-        "plain", "pixels", "0", "", (), roles, lambda identity, folder, device: kind(identity), stands_in_for="all"
-    )
-
-
-PLAIN, BLIND = _entry(Plain), _entry(Blind)
 
 
 @pytest.fixture
@@ -71,7 +30,7 @@ def results(tmp_path: Path) -> dict:
 
 
 def test_an_evaluation_says_everything_and_strength_0_is_the_pretrained_model(words, tmp_path, monkeypatch):
-    report = run([*words, "--scorers", "tests.evaluation.test_evaluate:PLAIN"])
+    report = run([*words, "--scorers", "tests.helpers.scorers:PLAIN"])
     said = results(tmp_path)
     off = {name: arms["strength 0"]["value"] for name, arms in said["aggregates"].items() if "strength 0" in arms}
     assert off["delta text"] == 0 and off["leak, likeness"] == 0 and off["Seg-Cons"] == 100
@@ -103,7 +62,7 @@ def test_pictures_made_elsewhere_have_no_paired_numbers_without_their_own_base(w
             Image.new("RGB", (32, 32), (number * 5, 90, 200)).save(folder / line.split(",")[2])
     external = [
         "--scorers",
-        "tests.evaluation.test_evaluate:PLAIN",
+        "tests.helpers.scorers:PLAIN",
         "--references",
         str(out[0]),
         "--external",
@@ -151,7 +110,7 @@ def test_everything_is_checked_before_a_picture_is_made(words, tmp_path, monkeyp
 
 def test_what_was_measured_before_a_scorer_failed_is_kept(words, tmp_path):
     with pytest.raises(DataError) as error:
-        run([*words, "--scorers", "tests.evaluation.test_evaluate:PLAIN", "tests.evaluation.test_evaluate:BLIND"])
+        run([*words, "--scorers", "tests.helpers.scorers:PLAIN", "tests.helpers.scorers:BLIND"])
     assert "I see nothing" in str(error.value) and str(tmp_path / "out") in str(error.value)
     said = results(tmp_path)
     assert said["status"] == "partial, 1 of 2 scorers" and "Seg-Cons" in said["aggregates"]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
+from transformers import ViTConfig, ViTModel
 
 from library.errors import ConfigError, ModelError
 from library.evaluation.measures.distances import kid, mean_cosine
@@ -21,22 +21,10 @@ from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.lpips import Lpips
 from library.evaluation.scorers.pixels import CLIP_MEAN, CLIP_STD, Preprocess
 from library.evaluation.scorers.sam import GridMasks, without_doubles
+from tests.helpers.scorers import CPU, SHAPE, picture, random_clip
 from tools.pocket.judging import POCKET, asked_in
 
-CPU, IDENTITY = torch.device("cpu"), Identity("test", "random")
-SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
-def picture(seed: int, size=(40, 32)) -> Image.Image:
-    pixels = torch.randint(0, 255, (size[1], size[0], 3), generator=torch.Generator().manual_seed(seed)).byte()
-    return Image.fromarray(pixels.numpy())
-
-
-def random_clip() -> CLIPModel:
-    torch.manual_seed(0)
-    text = {**SHAPE, "vocab_size": 50, "max_position_embeddings": 8, "bos_token_id": 48, "eos_token_id": 49}
-    vision = {**SHAPE, "image_size": 16, "patch_size": 4}
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
+IDENTITY = Identity("test", "random")
 
 
 class Letters:

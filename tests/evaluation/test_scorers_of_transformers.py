@@ -14,7 +14,7 @@ from library.evaluation.scorers import clip, encoders, sam
 from library.evaluation.scorers.catalogue import SCORERS
 from library.evaluation.scorers.pixels import CLIP_MEAN, CLIP_STD, Preprocess
 from library.models.sd3.bundled_tokenizers import bundled_tokenizers
-from tests.evaluation.test_scorers import CPU, SHAPE, picture, random_clip
+from tests.helpers.scorers import CPU, SHAPE, picture, random_clip
 
 TEXTS = ["a dog in the snow", "two red cups", "a dog in the snow"]
 WORDS = {word: number for number, word in enumerate(["a", "dog", "in", "the", "snow", "two", "red", "cups"])}

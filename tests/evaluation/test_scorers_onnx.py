@@ -11,7 +11,7 @@ from library.errors import ModelError
 from library.evaluation.scorers.catalogue import SCORERS, check_all, entries_of
 from library.evaluation.scorers.onnx import check_inputs
 from library.evaluation.scorers.pixels import CLIP_MEAN, CLIP_STD, Preprocess
-from tests.evaluation.test_scorers import CPU, picture
+from tests.helpers.scorers import CPU, picture
 
 FLOAT, OPSET, IR = 1, 13, 8
 

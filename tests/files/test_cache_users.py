@@ -12,8 +12,8 @@ from library.files.cache_limit import CacheUse, entries
 from library.models.memory.operations import META
 from library.parts.parts import Opened
 from library.training.run import Run
-from tests.conftest import DATASET
 from tests.helpers.another_process import done_by_another_process
+from tests.helpers.datasets import DATASET
 
 CAT = DATASET.replace('name = "dog"', 'name = "cat"').replace("sks", "ohwx")
 QUICK = {"max_train_steps": 1, "extractor_train_steps": 1, "context_vectors": 0, "replay_images": 0, "audit": False}

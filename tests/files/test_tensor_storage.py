@@ -3,7 +3,6 @@
 import ast
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,23 +25,18 @@ from library.adapters.layouts.known import LAYOUTS
 from library.adapters.reading import understood
 from library.adapters.uis.apply import read_file
 from library.convert.resize import resized
-from library.errors import ConfigError
 from library.evaluation.scorers.folders import read_weights
 from library.files.atomic import write_tensors
 from library.files.cache import Cache
 from library.files.checkpoint import Position, SavedState, load_state, write_state
 from library.files.tensor_storage import owned, read_tensors
-from library.preflight.plan import make_plan
-from library.saving.outputs import check_model_is_kept
 from library.training.run import Run
-from tests.adapters.test_layouts import layer
-from tests.comfyui import test_nodes as test_comfyui_nodes
+from tests.helpers.loras import layer
+from tests.helpers.mapped_files import is_mapped
 from tests.helpers.places import ROOT
 from tools.pocket import pictures as pocket_pictures
 from tools.pocket.pen import SIDE
-from tools.single_file import single_file
 
-comfy = test_comfyui_nodes.comfy
 CODE = [
     path
     for folder in ("library", "comfyui_purecc", "tools", "benchmarks")
@@ -144,11 +138,6 @@ def test_a_fused_layer_of_sd_scripts_is_written_in_every_layout(tmp_path, layout
 # Windows replaces no file that is mapped.
 
 
-def is_mapped(path: Path) -> bool:
-    """Whether this process has a file mapped into memory."""
-    return str(path.resolve()) in Path("/proc/self/maps").read_text()
-
-
 @pytest.fixture
 def replaced(monkeypatch):
     """What is replaced while the test runs, none of it mapped at that moment."""
@@ -195,7 +184,7 @@ def test_drawn_pictures_are_not_mapped_when_they_get_their_names(tmp_path, monke
     def drawn(seed, taught, total, side):
         yield 0, np.zeros((total, SIDE, SIDE, 3), np.uint8), np.ones((total, SIDE, SIDE), np.uint8)
 
-    monkeypatch.setattr(pocket_pictures, "_drawn", drawn)
+    monkeypatch.setattr(pocket_pictures, "drawn", drawn)
     found = pocket_pictures.draw_pictures(tmp_path, 2, 0, SIDE)
     assert len(replaced) == 2 and found.regions.all()
 
@@ -235,32 +224,9 @@ def test_a_resumed_run_replaces_no_mapped_file(plan_of, replaced):
     assert any(path.name == "tiny.safetensors" for path in replaced)
 
 
-def test_the_node_leaves_its_files_free(comfy):
-    kept = comfy.load(lora="dog.safetensors")
-    files = [comfy.folder / "loras" / name for name in ("dog.safetensors", "dog_concept.safetensors")]
-    assert kept and all(file.is_file() and not is_mapped(file) for file in files)
-
-
 def test_a_file_that_is_saved_while_the_test_holds_it_would_be_noticed(lora, replaced):
     held = load_file(lora)
     with pytest.raises(AssertionError, match="while it is mapped"):
         write_tensors(lora, {"a": torch.ones(2)})
     assert held
     save_file({"a": torch.ones(2)}, lora.with_name("other.safetensors"))
-
-
-@pytest.mark.parametrize(
-    ("name", "refused"), [("tiny_transformer", True), ("tiny", True), ("other_transformer", False), ("tiny2", False)]
-)
-def test_a_run_never_writes_over_its_model(plan_of, tiny_model, tmp_path, name, refused):
-    model = tmp_path / "output" / f"{name}.safetensors"
-    model.parent.mkdir()
-    save_file(single_file(tiny_model), model)
-    plan = plan_of()
-    settings = replace(plan.settings, model=replace(plan.settings.model, pretrained_model_name_or_path=str(model)))
-    if not refused:
-        check_model_is_kept(settings)
-        return
-    with pytest.raises(ConfigError, match="pretrained_model_name_or_path") as error:
-        make_plan(settings, plan.config)
-    assert str(model) in str(error.value) and "output_name" in str(error.value)

@@ -75,7 +75,6 @@ def import_comfyui() -> None:
     """Imports ComfyUI's modules, on the CPU; torchvision and torchaudio are not used here and may be missing."""
     if CHECKOUT not in sys.path:
         sys.path.append(CHECKOUT)
-    from transformers import CLIPTokenizer, CLIPVisionModelWithProjection  # noqa: F401  # looks for torchvision itself
 
     missing = [name for name in ("torchvision", "torchaudio") if importlib.util.find_spec(name) is None]
     finder = _Stubs(missing)
@@ -86,8 +85,6 @@ def import_comfyui() -> None:
         comfy.cli_args.args.cpu = True
         import comfy.sample
         import comfy.sd
-        import nodes  # noqa: F401
-        from comfy_extras import nodes_custom_sampler, nodes_sd3  # noqa: F401
     finally:
         sys.meta_path.remove(finder)
         for name in [name for name in sys.modules if name.partition(".")[0] in missing]:
@@ -273,5 +270,5 @@ def trainer_tokenizing_like(clip: Any) -> SD3Model:
     )
     tokenizers = [copy.deepcopy(getattr(clip.tokenizer, name).tokenizer) for name in ("clip_l", "clip_g", "t5xxl")]
     tokenizers[0].model_max_length = 77  # as in SD 3.5's folder
-    trainer.__dict__["_tokenizers"] = tokenizers
+    trainer.__dict__["tokenizers"] = tokenizers
     return trainer

@@ -16,6 +16,9 @@ from transformers import AutoTokenizer
 
 from tests.helpers.tiny import LENGTH, TOKENIZERS
 
+BLOCKS, WIDTH = 3, 8
+TEXT = "a sks dog city"
+CLIP_TOKENS, T5_TOKENS = 1, 1
 CONTEXT = 16
 BASE = "lora_unet_joint_blocks_0_x_block_mlp_fc2"
 """What kohya calls the one layer of the stand-in's transformer."""

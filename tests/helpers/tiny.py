@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -41,6 +42,20 @@ def tiny_transformer(seed: int = 0, dual_attention_layers=(0, 1), qk_norm="rms_n
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
     return transformer
+
+
+def inputs(rows: int = 2) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "hidden_states": torch.randn(rows, 4, 8, 8, generator=generator),
+        "timestep": torch.linspace(100, 900, rows),
+        "encoder_hidden_states": torch.randn(rows, 6, 48, generator=generator),
+        "pooled_projections": torch.randn(rows, 32, generator=generator),
+    }
+
+
+def velocity(transformer: SD3Transformer2DModel, **given: torch.Tensor) -> torch.Tensor:
+    return transformer(**(given or inputs()), return_dict=False)[0]
 
 
 def save_tiny_model(folder: Path) -> Path:
@@ -89,3 +104,35 @@ def save_tiny_model(folder: Path) -> Path:
         shutil.rmtree(folder)
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def tiny_settings(model: Path, folder: Path) -> dict[str, Any]:
+    """Settings of a small and quick run of the tiny model, all of whose files lie in a folder."""
+    return {
+        "pretrained_model_name_or_path": str(model),
+        "t5xxl_max_token_length": LENGTH,
+        "mixed_precision": "no",
+        "gradient_checkpointing": False,
+        "output_dir": str(folder / "output"),
+        "cache_dir": str(folder / "cache"),
+        "output_name": "tiny",
+        "log_with": "none",
+        "extractor_train_steps": 2,
+        "max_train_steps": 2,
+        "learning_rate": 1e-2,
+        "replay_images": 4,
+        "network_dim": 4,
+        "network_alpha": 4.0,
+        "anchor_weight": 1.0,
+        "replay_weight": 1.0,
+        "surroundings_weight": 3.0,
+        "ties": "all",
+        "word_weight": 0.0,
+        "context_train_steps": 2,
+        "replay_sample_steps": 2,
+        "sample_steps": 2,
+        "sample_seeds": 1,
+        "sample_strengths": [],
+        "replay_prompts": str(folder / "replay.txt"),
+        "sample_prompts": str(folder / "samples.txt"),
+    }

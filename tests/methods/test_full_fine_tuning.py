@@ -15,40 +15,13 @@ from library.penalties import FisherChange, SquaredChange
 from library.report.log import read_log
 from library.training.run import Run
 from library.training.update import stochastically_rounded
+from tests.helpers.penalties import total
+from tests.helpers.runs import layers_by_name, ready
 from tests.helpers.tiny import tiny_transformer
-from tests.methods.test_methods import disturb, ready, student_layers
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
 
 MODEL = {"pretrained_model_name_or_path": "m"}
-
-
-def layers_by_name(run: Run) -> dict:
-    return {name: layer.adapters["student"] for name, layer in run.parts.network.layers.items()}
-
-
-def total(penalty) -> torch.Tensor:
-    return sum(penalty.of_layer(name) for name in penalty.layers)
-
-
-def assert_gradient(penalty, expected: torch.Tensor, factor: float = 3.0) -> None:
-    """The penalty's own gradients are those of the same number by autograd."""
-    weights = [w for one in penalty.layers.values() for w in one.parameters()]
-    wanted = torch.autograd.grad(factor * expected, weights)
-    for name in penalty.layers:
-        penalty.add_gradient(name, factor)
-    for weight, other in zip(weights, wanted, strict=True):
-        torch.testing.assert_close(weight.grad, other, rtol=1e-4, atol=1e-6)
-
-
-def test_the_l2_anchor_is_the_squared_length_of_the_change(plan_of):
-    run = ready(plan_of(method="l2_anchor", network_alpha=2.0))
-    penalty = SquaredChange(layers_by_name(run))
-    assert total(penalty) == 0, "a fresh LoRA changes nothing"
-    disturb(run)
-    expected = sum((one.scale * one.up @ one.down).square().sum() for one in student_layers(run))
-    torch.testing.assert_close(total(penalty), expected, rtol=1e-5, atol=0)
-    assert_gradient(penalty, expected)
 
 
 def test_a_stronger_l2_anchor_gives_a_shorter_change(plan_of, tmp_path):
@@ -63,68 +36,6 @@ def test_a_stronger_l2_anchor_gives_a_shorter_change(plan_of, tmp_path):
 
 
 # Elastic weight consolidation
-
-
-def test_the_fisher_information_is_of_mean_1_from_the_cache_and_leaves_nothing_behind(plan_of):
-    run = ready(plan_of(method="ewc", ewc_fisher_samples=3, replay_images=1))
-    mean = sum(float(one.float().sum()) for one in run.fisher.values())
-    assert mean / sum(one.numel() for one in run.fisher.values()) == pytest.approx(1.0, rel=1e-2)
-    assert not any("fisher" in layer.adapters for layer in run.parts.network.layers.values())
-    again = ready(plan_of(method="ewc", ewc_fisher_samples=3, replay_images=1, overwrite=True))
-    assert all(torch.equal(run.fisher[name], again.fisher[name]) for name in run.fisher)
-    assert len(list((run.parts.cache.folder / "fisher").rglob("*.safetensors"))) == 1
-
-
-def test_the_fisher_information_says_how_far_the_velocity_moves(plan_of):
-    """E over directions of (xi . dv)^2 is |dv|^2: the numbers with the most Fisher move the velocity most."""
-    run = ready(plan_of(method="dreambooth", ewc_lambda=1.0, ewc_fisher_samples=40, replay_images=1))
-    name, layer = next(iter(layers_by_name(run).items()))
-    order = run.fisher[name].flatten().float().argsort()
-    stage = run.student_stage()
-    scene = stage.scenes.replay(0)
-
-    def moved(which: torch.Tensor) -> float:
-        velocities = []
-        for size in (0.0, 0.01):
-            with torch.no_grad():
-                layer.weight.zero_().view(-1)[which] = size
-                velocities.append(stage.branches.predict(stage.scenes.reference(0), scene))
-        reading = next(r for r in stage.objective.readings if r.prediction.prompt == "replay")
-        return float((velocities[1][reading] - velocities[0][reading]).norm())
-
-    most, least = [moved(one[None]) for one in order[-5:]], [moved(one[None]) for one in order[:5]]
-    assert sum(most) > 3 * sum(least)
-
-
-def test_the_ewc_penalty_is_0_at_the_start_and_quadratic_along_one_weight_with_its_fisher(plan_of):
-    run = ready(plan_of(method="dreambooth", ewc_lambda=1.0, ewc_fisher_samples=3))
-    layers = layers_by_name(run)
-    penalty = FisherChange(layers, run.fisher)
-    assert total(penalty) == 0
-    name = next(iter(layers))
-    for change in (0.1, -0.2):
-        with torch.no_grad():
-            layers[name].weight.zero_()[3, 5] = change
-        expected = float(run.fisher[name][3, 5]) * change**2 / 2
-        assert float(total(penalty)) == pytest.approx(expected, rel=1e-5) and expected > 0
-
-
-@pytest.mark.parametrize("method", ["ewc", "dreambooth"])
-def test_the_gradient_of_the_ewc_penalty(plan_of, method):
-    run = ready(plan_of(method=method, ewc_lambda=1.0, ewc_fisher_samples=3))
-    layers = layers_by_name(run)
-    with torch.no_grad():
-        for one in layers.values():
-            for weight in one.parameters():
-                weight.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
-    run.student_stage()
-    expected = sum((run.fisher[name].float() * one.change().square()).sum() / 2 for name, one in layers.items())
-    if method == "ewc":
-        assert_gradient(FisherChange(layers, run.fisher), expected)
-    else:
-        penalty, (name, one) = FisherChange(layers, run.fisher), next(iter(layers.items()))
-        penalty.add_gradient(name, 3.0)
-        torch.testing.assert_close(one.weight.grad, 3.0 * run.fisher[name].float() * one.weight.detach())
 
 
 def test_ewc_keeps_what_the_pretrained_pictures_depend_on(plan_of, tmp_path):

@@ -30,35 +30,13 @@ from library.objectives import (
 from library.preflight.plan import describe_plan
 from library.report.log import read_log
 from library.training.run import Run
-from tests.data.test_masks_and_priors import DOGS, HEAD, reg  # noqa: F401
+from tests.helpers.datasets import DOGS, HEAD
 from tests.helpers.places import ROOT
-from tests.training.test_stages import PLAIN_LORA, assert_equal_files, stopped_after, student_file
+from tests.helpers.runs import PLAIN_LORA, assert_equal_files, disturb, ready, stopped_after, student_file
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
 
 MODEL = {"pretrained_model_name_or_path": "m"}
-
-
-def ready(plan) -> Run:
-    """A run that stands before its first step."""
-    run = Run(plan)
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
-    run.build_student()
-    return run
-
-
-def student_layers(run: Run) -> list:
-    return [layer.adapters["student"] for layer in run.parts.network.layers.values()]
-
-
-def disturb(run: Run, std: float = 0.05) -> None:
-    """Gives the student an effect."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for one in student_layers(run):
-            one.up.normal_(std=std, generator=generator)
 
 
 def result_file(run: Run) -> dict[str, torch.Tensor]:
@@ -178,7 +156,7 @@ def test_a_method_trains_saves_and_goes_on_where_it_was_stopped(plan_of, monkeyp
     whole.train()
     expected, rows = result_file(whole), read_log(whole.log.path)
     assert [row["stage"] for row in rows] == ["student"] * 3, "no stage 1"
-    stopped_after(2, plan_of(**settings), monkeypatch)
+    stopped_after(2, Run(plan_of(**settings)), monkeypatch)
     resumed = Run(plan_of(**settings, resume="auto"))
     resumed.train()
     assert_equal_files(expected, result_file(resumed))
@@ -201,7 +179,7 @@ def test_dop_pulls_at_the_base_prompt_alone_and_towards_the_pretrained_model(pla
     assert tie(fresh).max() < 1e-10, "a fresh LoRA predicts what the pretrained model does"
 
 
-def test_prior_predictions_target_on_other_pictures_is_the_pretrained_models(plan_of, reg):  # noqa: F811
+def test_prior_predictions_target_on_other_pictures_is_the_pretrained_models(plan_of, reg):
     run = ready(plan_of(HEAD + DOGS + reg, method="prior_prediction", prior_loss_weight=0.5))
     stage = run.student_stage()
     assert REPLAY not in {reading.prediction.prompt for reading in stage.objective.readings}
@@ -273,7 +251,7 @@ def test_learned_words_that_are_the_triggers_own_rows_read_as_the_encoders_do(pl
     with torch.no_grad():
         for index, name in enumerate(("clip_l", "clip_g")):
             ids = words.tokenizers[index]("sks", add_special_tokens=False)["input_ids"]
-            words.rows["dog"][name].copy_(words._table(index).weight[torch.tensor(ids)])
+            words.rows["dog"][name].copy_(words.table_of(index).weight[torch.tensor(ids)])
     read = run.student.branch.reader(PromptBatch.of([parts.texts[text]], ["dog"]))
     clips = parts.model.clip_length
     torch.testing.assert_close(read.context[0, :clips], parts.texts[text].states.context[:clips])
@@ -303,5 +281,5 @@ def test_an_embedding_file_is_what_comfyui_loads_and_starts_from_the_class_word(
         "clip_g": (run.parts.layouts["dog"].clip, 16),
     }
     ids = torch.tensor(run.student.words.tokenizers[0]("dog", add_special_tokens=False)["input_ids"])
-    start = run.student.words._table(0).weight[ids].mean(0)
+    start = run.student.words.table_of(0).weight[ids].mean(0)
     torch.testing.assert_close(saved["clip_l"], start.expand_as(saved["clip_l"]))

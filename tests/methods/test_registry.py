@@ -22,7 +22,7 @@ from library.preflight.plan import describe_plan
 from library.report.log import read_log
 from library.training.run import Run
 from tests.helpers.places import ROOT
-from tests.training.test_stages import assert_equal_files, stopped_after, student_file
+from tests.helpers.runs import assert_equal_files, stopped_after, student_file
 
 MODEL = {"pretrained_model_name_or_path": "m"}
 

@@ -7,8 +7,8 @@ from transformers import CLIPTextModelWithProjection, T5EncoderModel
 from library.config.files import read_settings
 from library.models import PromptBatch, load_model
 from library.objectives import BASE, COMPLETE, TARGET
+from tests.helpers.runs import ready
 from tests.helpers.tiny import LENGTH
-from tests.methods.test_methods import ready
 
 TEXTS = ["a dog", "a red dog in a city by a house", ""]
 EVERY = {"clip_l_dropout_rate": 1.0, "clip_g_dropout_rate": 1.0, "t5_dropout_rate": 1.0}
@@ -23,7 +23,7 @@ def test_masked_encoders_read_as_transformers_own_do(tiny_model):
     model = opened(tiny_model, apply_lg_attn_mask=True, apply_t5_attn_mask=True)
     read = [
         one(TEXTS, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
-        for one in model._tokenizers
+        for one in model.tokenizers
     ]
     with torch.no_grad():
         clips = [

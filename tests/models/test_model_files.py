@@ -23,6 +23,7 @@ from library.models.sd3.bundled_tokenizers import bundled_tokenizers
 from library.models.sd3.single_file import CONFIGURATIONS, SETTINGS, SingleFile, weights_in
 from library.models.sd3.text_encoders import encode_texts
 from library.training.run import Run
+from tests.helpers.runs import prepared
 from tools.single_file import PREFIXES, single_file, transformer_for_comfyui, vae_for_comfyui
 
 SD35_MEDIUM = CONFIGURATIONS[0]
@@ -131,9 +132,7 @@ def test_training_from_a_single_file_gives_the_same_lora_and_finds_the_folders_c
     lora = load_file(run.folder / "tiny.safetensors")
     parts_read, read = set(), TensorFile.read
     monkeypatch.setattr(TensorFile, "read", lambda this, key: parts_read.add(key.split(".")[0]) or read(this, key))
-    run = Run(plan_of(pretrained_model_name_or_path=str(file), replay_images=0, overwrite=True))
-    run.open_log()
-    run.prepare()
+    run = prepared(plan_of(pretrained_model_name_or_path=str(file), replay_images=0, overwrite=True))
     assert parts_read == {"model"}
     monkeypatch.undo()
     monkeypatch.setattr(models, "CONFIGURATIONS", (SD35_MEDIUM, tiny_model))

@@ -18,6 +18,7 @@ from library.models.loading.tensor_file import TensorFile
 from library.preflight.plan import describe_plan
 from library.training.run import Run
 from tests.helpers.places import ROOT
+from tests.helpers.runs import prepared
 from tests.helpers.tiny import LENGTH
 
 
@@ -141,9 +142,7 @@ def test_a_dry_run_and_a_warm_start_read_no_weights(plan_of, tiny_model, tmp_pat
     monkeypatch.setattr(TensorFile, "read", lambda file, key: parts_read.add(file.path.parent.name) or read(file, key))
     plan = plan_of(pretrained_model_name_or_path=str(folder), overwrite=True)
     assert "Nothing is cut off" in describe_plan(plan) and not parts_read
-    run = Run(plan)
-    run.open_log()
-    run.prepare()
+    prepared(plan)
     assert parts_read == {"transformer"}
 
 

@@ -18,6 +18,7 @@ from library.models.memory.quantised import QuantisedLinear
 from library.models.sd3.position_table import PositionTable
 from library.preflight.forecast import count_step
 from library.training.run import Run
+from tests.helpers.runs import before_stage_1, prepared, ready
 from tests.helpers.tiny import tiny_transformer
 
 DEEP = 6
@@ -97,9 +98,7 @@ def test_a_quantised_base_trains(kind, plan_of):
 
 def test_student_pretrained_and_extractor_share_the_quantised_base(plan_of):
     """A fresh student predicts what the pretrained model does, to the bit: it has no weights of its own below it."""
-    run = Run(plan_of(base_quantization="nf4"))
-    run.open_log()
-    run.prepare()
+    run = prepared(plan_of(base_quantization="nf4"))
     run.parts.add_adapter("student")
     layer = next(iter(run.parts.network.layers.values()))
     x = torch.randn(1, 4, layer.base.in_features)
@@ -128,13 +127,13 @@ def test_swapping_changes_nothing_to_the_bit(plan_of, deep_model, tmp_path, swap
     assert_same(plain, swapping)
     swap = run.parts.model.base.swap
     assert len(swap.places) <= 2 and len(swap.resident) <= 2 and swap.bytes_moved > 0
-    base = [tensor for block in run.parts.model.base._weights[:swapped] for tensor in block]
+    base = [tensor for block in run.parts.model.base.weights[:swapped] for tensor in block]
     assert storage_bytes(base) <= storage_bytes(swap.places)
 
 
 def test_a_step_moves_each_swapped_block_once_a_pass(plan_of, deep_model):
     """The backward pass finds the last two blocks still there."""
-    run = Run(
+    run = ready(
         plan_of(
             pretrained_model_name_or_path=str(deep_model),
             gradient_checkpointing=True,
@@ -146,13 +145,9 @@ def test_a_step_moves_each_swapped_block_once_a_pass(plan_of, deep_model):
             concept_embeddings="none",
         )
     )
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
-    run.build_student()
     stage = run.student_stage()
     stage.step()
-    swap, size = run.parts.model.base.swap, {layout.size for layout in run.parts.model.base.swap._layouts}
+    swap, size = run.parts.model.base.swap, {layout.size for layout in run.parts.model.base.swap.layouts}
     before = swap.bytes_moved
     stage.step()
     most = max(size)
@@ -161,10 +156,7 @@ def test_a_step_moves_each_swapped_block_once_a_pass(plan_of, deep_model):
 
 @pytest.mark.parametrize("count", [0, 2, 3])
 def test_blocks_recomputed_are_those_that_were_asked_for(plan_of, count):
-    run = Run(plan_of(gradient_checkpointing=True, checkpointed_blocks=count, replay_weight=0.0))
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
+    run = before_stage_1(plan_of(gradient_checkpointing=True, checkpointed_blocks=count, replay_weight=0.0))
     calls = [0] * len(run.parts.model.blocks)
     for index, block in enumerate(run.parts.model.blocks):
 

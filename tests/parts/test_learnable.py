@@ -14,10 +14,10 @@ from library.objectives import STUDENT
 from library.parts.assembled import assemble
 from library.parts.learnable import parameters_of
 from library.preflight.forecast import count_step, counted_extractor, counted_parts, counted_student
-from library.preflight.plan import Plan
 from library.training.resuming import state_of
 from library.training.run import Run
-from tests.conftest import DATASET
+from tests.helpers.datasets import DATASET
+from tests.helpers.runs import before_stage_1, ready
 
 SMALL = {"replay_images": 1, "replay_sample_steps": 1, "context_vectors": 0, "ewc_fisher_samples": 1, "audit": False}
 FULL = {"method": "dreambooth", "optimizer_type": "AdamW"}
@@ -44,16 +44,6 @@ CASES = {
 def cache(tmp_path_factory):
     """Kept from test to test: what is cached is the same for all."""
     return str(tmp_path_factory.mktemp("cache"))
-
-
-def built(plan: Plan) -> Run:
-    """A run that is ready for its stages and has trained none."""
-    run = Run(plan)
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
-    run.build_student()
-    return run
 
 
 def every_weight(run: Run) -> dict[str, nn.Parameter]:
@@ -91,10 +81,7 @@ def move_all(run: Run) -> None:
 @pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
 def test_what_learns_is_what_is_averaged_saved_restored_and_counted(plan_of, cache, settings):
     given = {**SMALL, "cache_dir": cache, "ema_decay": 0.9, **settings}
-    run, learned = Run(plan_of(**given)), set()
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
+    run, learned = before_stage_1(plan_of(**given)), set()
     for name in run.plan.stage_steps:
         if name == STUDENT:
             run.build_student()
@@ -124,7 +111,7 @@ def test_what_learns_is_what_is_averaged_saved_restored_and_counted(plan_of, cac
             assert names_where(differ, averaged, moved) == names
         stage.done = 1
         run.states.save(state_of(run.plan, stage, about, run.average))
-        resumed = built(plan_of(**given, resume="auto"))
+        resumed = ready(plan_of(**given, resume="auto"))
         restored = values(resumed)
         found = names_where(torch.equal, moved, restored)
         assert (found == learned) if name == STUDENT else (learned <= found)
@@ -213,15 +200,15 @@ def test_vectors_that_are_missing_or_do_not_fit_are_said(plan_of, tmp_path, caps
     capsys.readouterr()
     start = {**given, "network_weights": str(first.folder / "tiny.safetensors")}
     with pytest.raises(ModelError, match=r"network_weights: .*dog.*tiny_concept\.safetensors") as error:
-        built(plan_of(**start, concept_embeddings="first_block", output_dir=str(tmp_path / "other")))
+        ready(plan_of(**start, concept_embeddings="first_block", output_dir=str(tmp_path / "other")))
     assert "concept_embeddings" in error.value.remedy
     cat = DATASET.replace('name = "dog"', 'name = "cat"')
-    built(plan_of(cat, **start, output_dir=str(tmp_path / "cat")))
+    ready(plan_of(cat, **start, output_dir=str(tmp_path / "cat")))
     assert "has no vectors of cat" in capsys.readouterr().err
 
 
 def test_a_state_that_does_not_fit_is_said(plan_of, cache):
-    run = built(plan_of(**SMALL, cache_dir=cache))
+    run = ready(plan_of(**SMALL, cache_dir=cache))
     (lora, vectors) = run.student.learnables
     with pytest.raises(ModelError, match=r"resume: .*student_dog vectors.*moved"):
         vectors.load_state({"vectors.start": vectors.modules["vectors"].start})

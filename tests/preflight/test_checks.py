@@ -26,9 +26,9 @@ from library.models import load_model
 from library.preflight.checks import check, files_written
 from library.preflight.doctor import findings
 from library.training.run import Run
-from tests.conftest import DATASET, tiny_settings
-from tests.helpers.tiny import BLOCKS
-from tests.methods.test_methods import ready
+from tests.helpers.datasets import DATASET
+from tests.helpers.runs import ready
+from tests.helpers.tiny import BLOCKS, tiny_settings
 
 SAFETENSORS = ".safetensors"
 READ = {

@@ -1,6 +1,5 @@
 """What the doctor finds, each in a data set that has just that, and nothing in one that is well."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,12 @@ import torch
 from PIL import Image, ImageFilter
 
 from benchmarks.counts import full_size_plan
-from library.config.settings import ModelSettings
 from library.data.inspection import look_at
 from library.data.pictures import Picture
 from library.preflight.doctor import findings
 from library.preflight.finding import describe_findings
-from library.preflight.machine import Machine, machine_findings, this_machine
+from library.preflight.machine import this_machine
+from tests.helpers.machines import said_of
 from tests.helpers.places import ROOT
 
 DATASET = (
@@ -180,24 +179,6 @@ def test_one_background_is_found(found):
 
 
 # The computer
-
-GOOD = Machine(
-    card="RTX 3060",
-    driver="580.10",
-    cuda="13.0",
-    works=True,
-    capability=(8, 6),
-    architectures=("sm_80", "sm_86", "sm_120"),
-    free=11 * 2**30,
-    total=12 * 2**30,
-    packages={"torch": ("2.13.0", "2.13.0")},
-)
-FULL_SIZE = 24
-
-
-def said_of(machine: dict, blocks: int = FULL_SIZE, **settings) -> str:
-    model = ModelSettings(pretrained_model_name_or_path="m", **settings)
-    return describe_findings(machine_findings(dataclasses.replace(GOOD, **machine), model, blocks))
 
 
 def test_nothing_is_found_on_a_good_computer():

@@ -32,6 +32,7 @@ from library.preflight.forecast import (
 from library.preflight.plan import make_plan
 from library.training.resuming import shaping
 from library.training.run import Run
+from tests.helpers.datasets import CONCEPT
 from tests.helpers.full_size import write_full_size
 from tests.helpers.places import ROOT
 
@@ -97,10 +98,7 @@ def full_plan(full_size, pictures, tmp_path):
 
     def make(preset: str, **settings):
         file, dataset = TomlFile(ROOT / preset), tmp_path / "dataset.toml"
-        dataset.write_text(
-            f'[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n[[datasets]]\n[[datasets.subsets]]\n'
-            f'image_dir = "{pictures}"\n'
-        )
+        dataset.write_text(f'{CONCEPT}[[datasets]]\n[[datasets.subsets]]\nimage_dir = "{pictures}"\n')
         given = {"pretrained_model_name_or_path": str(full_size), "device": "cpu", "cache_dir": str(tmp_path)}
         read = read_settings(file, {**given, **settings})
         return make_plan(read, read_dataset_config(TomlFile(dataset), read.data))

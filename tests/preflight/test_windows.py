@@ -11,7 +11,7 @@ import torch
 from benchmarks.many_pictures import peak_mb
 from library.preflight.checks import longest_paths
 from library.preflight.finding import describe_findings
-from library.preflight.fit import _verdict, describe_fit
+from library.preflight.fit import describe_fit, verdict
 from library.preflight.forecast import GIB, forecast
 from library.preflight.windows import MAX_PATH, longest_path, path_findings, spills
 from library.report import phases
@@ -19,7 +19,7 @@ from library.report.page import render
 from library.report.phases import Phase, Phases
 from library.training.pace import BEYOND_FORECAST, MANY_TIMES, STEPS, Pace, PaceWarning
 from library.training.run import Run
-from tests.preflight.test_doctor import said_of
+from tests.helpers.machines import said_of
 
 PANEL = "CUDA - Sysmem Fallback Policy"
 PLAIN = {"extractor_train_steps": 0, "concept_embeddings": "none", "student_embeddings": "none"}
@@ -53,10 +53,10 @@ def test_a_plan_that_does_not_fit_says_what_windows_does_about_it(plan_of, windo
     assert PANEL not in describe_fit(plan, predicted, [], 24 * GIB)
     assert PANEL not in describe_fit(plan, predicted, [], GIB), "it is planned on a processor"
     plan.parts.model.device = torch.device("cuda")
-    described = "\n".join(_verdict(plan, predicted, GIB))
+    described = "\n".join(verdict(plan, predicted, GIB))
     assert PANEL in described and "many times as long" in described and "3.0 of 4.0 GiB are free now" in described
     planned.parts.model.device = torch.device("cuda")
-    described = "\n".join(_verdict(planned, predicted, GIB))
+    described = "\n".join(verdict(planned, predicted, GIB))
     assert PANEL in described and "free now" not in described
 
 

@@ -26,16 +26,9 @@ from library.objectives import (
 )
 from library.parts.context import Context, name_of, places
 from library.prepare.regions import class_region, split
-from library.training.run import Run
+from tests.helpers.runs import prepared
 
 VECTORS = {"context_vectors": 2, "context_train_steps": 3}
-
-
-def prepared(plan) -> Run:
-    run = Run(plan)
-    run.open_log()
-    run.prepare()
-    return run
 
 
 def test_values_in_two_heaps_are_split_between_them():
@@ -85,7 +78,7 @@ def test_a_second_run_finds_its_context_in_the_cache_and_another_caption_does_no
     monkeypatch.setattr("library.prepare.context_vectors.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     run = prepared(plan_of(**VECTORS))
     first, seconds = run.context.vectors["dog"].vectors(), spent(run.folder)["context"]
-    monkeypatch.setattr("library.prepare.context_vectors._learn", lambda *_: pytest.fail("learned again"))
+    monkeypatch.setattr("library.prepare.context_vectors.learn_vectors", lambda *_: pytest.fail("learned again"))
     again = prepared(plan_of(overwrite=True, **VECTORS))
     assert torch.equal(again.context.vectors["dog"].vectors(), first)
     assert spent(again.folder)["context"] == seconds == 7, "what a comparison of methods counts is no luck of the cache"

@@ -4,7 +4,7 @@ import pytest
 
 from library.preflight.doctor import hidden_triggers
 from library.prepare.visibility import COLOURS, SUGGESTED, Visibility, measured_visibility, texts_for
-from tests.conftest import DATASET
+from tests.helpers.datasets import DATASET
 
 
 def test_a_word_is_tried_where_the_trigger_stands(plan_of):

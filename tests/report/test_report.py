@@ -36,7 +36,8 @@ from library.training.listeners import Listener
 from library.training.run import Run
 from library.training.sections import LOSSES
 from library.training.stage import Stage
-from tests.conftest import DATASET, tiny_settings
+from tests.helpers.datasets import DATASET
+from tests.helpers.tiny import tiny_settings
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
 

@@ -10,18 +10,21 @@ from safetensors.torch import load_file
 from library.adapters.layouts.known import LAYOUTS
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
-from library.errors import ConfigError, Interrupted, ModelError
+from library.config.saving_settings import SavingSettings
+from library.errors import ConfigError, ModelError
 from library.files.checkpoint import load_state
 from library.preflight.forecast import count_step
 from library.preflight.plan import make_plan
 from library.report.log import read_log
+from library.saving.keeping import Keeping, saved_on_the_way
 from library.training.contact_sheets import ContactSheets
 from library.training.resuming import shaping
 from library.training.run import Run
+from library.training.scenes import SceneMaker
 from library.training.stage import Stage
-from tests.conftest import DATASET
-from tests.training.test_faults import content_of
-from tests.training.test_stages import PLAIN_LORA, assert_equal_files, student_file
+from tests.helpers.datasets import DATASET
+from tests.helpers.places import content_of
+from tests.helpers.runs import PLAIN_LORA, Calling, assert_equal_files, stopped_after, student_file, trained
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
 
@@ -47,28 +50,23 @@ def quick(plan_of, tmp_path):
     return make
 
 
-def trained(run: Run) -> Run:
-    run.train()
-    return run
-
-
-def stopped_after(step: int, run: Run, monkeypatch) -> None:
-    """Trains a run that is stopped after a step of stage 2."""
-    made = Stage.step
-
-    def stops(self):
-        row = made(self)
-        if (self.name, self.done) == ("student", step):
-            raise KeyboardInterrupt
-        return row
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stage, "step", stops)
-        with pytest.raises(Interrupted):
-            run.train()
-
-
 # The best
+
+
+def test_the_best_are_those_of_the_least_loss_and_of_equal_ones_the_earlier(tmp_path):
+    losses = {1: 0.5, 2: 0.2, 3: 0.2, 4: 0.9}
+    rows = [{"stage": "student", "step": step, "validation": loss} for step, loss in losses.items()]
+    rows += [{"stage": "student", "step": 5}, {"stage": "extractor", "step": 6, "validation": 0.0}]
+    for count, steps in ((None, []), (1, [2]), (3, [2, 3, 1])):
+        assert Keeping(SavingSettings(save_best_n=count), tmp_path).best(rows) == steps
+
+
+def test_what_was_saved_on_the_way_is_known_by_its_name(tmp_path):
+    for name in ("a-step00000002", "a-best-step00000001_concept", "a", "ab-step00000002", "a-step2"):
+        (tmp_path / f"{name}.safetensors").touch()
+    found = {path.stem: step for path, step in saved_on_the_way(tmp_path, "a").items()}
+    assert found == {"a-step00000002": 2, "a-best-step00000001_concept": 1}
+    assert saved_on_the_way(tmp_path / "nowhere", "a") == {}
 
 
 def test_the_files_of_the_steps_with_the_least_validation_loss_are_kept(quick, monkeypatch):
@@ -76,10 +74,9 @@ def test_the_files_of_the_steps_with_the_least_validation_loss_are_kept(quick, m
     run = quick(dataset=VALIDATED, max_train_steps=5, validate_every_n_steps=1, save_best_n=2)
     monkeypatch.setattr(run.validation, "of", lambda *_: next(losses))
     seen = []
-    of_step = run._save_on_the_way
-    run._save_on_the_way = lambda *of: (of_step(*of), seen.append(_best_of(run)))
+    run.listeners.add([Calling(step_made=lambda *_: seen.append(_best_of(run)))])
     run.train()
-    assert seen == [[1], [1, 2], [2, 3], [2, 4], [4, 5]]
+    assert [*seen, _best_of(run)] == [[], [1], [1, 2], [2, 3], [2, 4], [4, 5]]
     report = (run.folder / "report.html").read_text()
     assert "validation loss" in report and "tiny-best-step00000004.safetensors" in report
 
@@ -232,14 +229,14 @@ def test_only_how_long_and_from_where_may_differ_from_a_state(quick):
 
 def seen_by(run: Run, monkeypatch) -> list[int]:
     """The numbers of the batches that every step of stage 2 looks at."""
-    seen, gradient_of = [], Stage._gradient_of
+    seen, reference = [], SceneMaker.reference
 
-    def noting(self, number, batches):
+    def noting(self, number):
         seen.append(number)
-        return gradient_of(self, number, batches)
+        return reference(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stage, "_gradient_of", noting)
+        patch.setattr(SceneMaker, "reference", noting)
         run.train()
     return seen
 
@@ -326,10 +323,11 @@ def test_an_average_does_not_change_what_is_trained(quick, monkeypatch):
     plain, averaged = quick("plain"), quick("averaged", ema_decay=0.9, save_every_n_steps=1, sample_every_n_steps=1)
     ends = []
     for run in (plain, averaged):
-        save = run._save_state
-        run._save_state = lambda stage, save=save: (ends.append(stage.state()["optimizer"]["state"]), save(stage))
+        stages = []
+        run.listeners.add([Calling(stage_begun=stages.append)])
         run.train()
-    for one, two in zip(ends[0].values(), ends[-1].values(), strict=True):
+        ends.append(stages[-1].state()["optimizer"]["state"])
+    for one, two in zip(ends[0].values(), ends[1].values(), strict=True):
         assert torch.equal(one["exp_avg"], two["exp_avg"])
     losses = [[row["loss"] for row in read_log(run.log.path)] for run in (plain, averaged)]
     assert losses[0] == losses[1]

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -13,11 +14,14 @@ from library.adapters.files import add_thumbnail, read_safetensors, save_lora
 from library.adapters.layouts.known import LAYOUTS
 from library.adapters.network import LayerWeights
 from library.config.files import TomlFile, read_settings
-from library.errors import DataError
+from library.errors import ConfigError, DataError
 from library.parts.parts import STUDENT_ADAPTER
+from library.preflight.plan import make_plan
 from library.saving.metadata import family_of
+from library.saving.outputs import check_model_is_kept
 from library.saving.reload import ReloadCheck
 from library.training.run import Run
+from tools.single_file import single_file
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
 
@@ -228,3 +232,20 @@ def test_a_thumbnail_leaves_tensors_and_hash_alone(tmp_path):
 )
 def test_the_model_is_known_by_how_it_is_built(config, family):
     assert family_of(config) == family
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"), [("tiny_transformer", True), ("tiny", True), ("other_transformer", False), ("tiny2", False)]
+)
+def test_a_run_never_writes_over_its_model(plan_of, tiny_model, tmp_path, name, refused):
+    model = tmp_path / "output" / f"{name}.safetensors"
+    model.parent.mkdir()
+    save_file(single_file(tiny_model), model)
+    plan = plan_of()
+    settings = replace(plan.settings, model=replace(plan.settings.model, pretrained_model_name_or_path=str(model)))
+    if not refused:
+        check_model_is_kept(settings)
+        return
+    with pytest.raises(ConfigError, match="pretrained_model_name_or_path") as error:
+        make_plan(settings, plan.config)
+    assert str(model) in str(error.value) and "output_name" in str(error.value)

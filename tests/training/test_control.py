@@ -13,8 +13,8 @@ from library.training.control import COMMANDS, SAMPLE, SAVE, STOP, Control
 from library.training.interrupt import StopRequest
 from library.training.run import Run
 from library.training.stage import Stage
-from tests.training.test_processes import in_batches_of, in_two  # noqa: F401
-from tests.training.test_stages import assert_equal_files, student_file
+from tests.helpers.datasets import in_batches_of
+from tests.helpers.runs import assert_equal_files, student_file
 
 QUICK = {"extractor_train_steps": 2, "max_train_steps": 3, "replay_images": 2, "context_vectors": 0}
 PLAIN = {**QUICK, "extractor_train_steps": 0, "concept_embeddings": "none", "student_embeddings": "none"}
@@ -33,11 +33,11 @@ def given_after(monkeypatch, stage: str, step: int, *commands: str) -> None:
 
     def give(*names: str) -> None:
         for name in names:
-            (folders[0] / "control" / name).touch()
+            (folders[0] / name).touch()
 
     folders: list = []
-    begin = Run._begin
-    monkeypatch.setattr(Run, "_begin", lambda self: (begin(self), folders.append(self.folder))[0])
+    listening = Control.listening
+    monkeypatch.setattr(Control, "listening", lambda self: (folders.append(self.folder), listening(self))[1])
     monkeypatch.setattr(Stage, "step", during)
 
 
@@ -169,7 +169,7 @@ def test_stop_is_heard_wherever_there_are_rounds(plan_of, monkeypatch):
             assert (run.folder / "tiny.safetensors").is_file()
 
 
-def test_all_processes_stop_after_the_same_step(plan_of, in_two, monkeypatch):  # noqa: F811
+def test_all_processes_stop_after_the_same_step(plan_of, in_two, monkeypatch):
     plan = plan_of(in_batches_of(1), 2, **PLAIN)
     given_after(monkeypatch, "student", 2, STOP)
     folder = plan.settings.output_dir
@@ -188,7 +188,7 @@ Stage_step = Stage.step
 
 def test_the_other_process_stops_as_the_main_one_while_that_one_alone_has_something_to_do(
     plan_of,
-    in_two,  # noqa: F811
+    in_two,
     monkeypatch,
 ):
     plan = plan_of(in_batches_of(1), 2, **PLAIN)

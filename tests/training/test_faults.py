@@ -4,7 +4,6 @@ After each of them, what was saved before is intact, and the run that goes on en
 """
 
 import csv
-import json
 import os
 import re
 import shutil
@@ -19,15 +18,14 @@ from library.errors import ConfigError, Interrupted, ModelError, StorageError, T
 from library.files.checkpoint import Position, SavedState, StateFolder
 from library.files.folder_lock import FolderLock
 from library.models.sd3.model import SD3Model
-from library.report.log import read_log, write_csv
-from library.report.plot import plot_log
+from library.report.log import read_log
 from library.report.status import Status, read_status
 from library.training.run import Run
 from library.training.stage import Stage
-from tests.conftest import DATASET
-from tests.helpers.another_process import held_by_another_process
+from tests.helpers.datasets import DATASET
+from tests.helpers.places import content_of
+from tests.helpers.runs import assert_equal_files, before_stage_1, prepared, stopped_after, student_file
 from tests.helpers.small_disk import fill_up, remount, small_disk
-from tests.training.test_stages import assert_equal_files, stopped_after, student_file
 
 QUICK = {"extractor_train_steps": 1, "max_train_steps": 3, "save_state_every_n_steps": 1, "replay_images": 2}
 undisturbed: dict[str, dict] = {}
@@ -43,10 +41,6 @@ def quick_plan(plan_of, tmp_path):
     return lambda **settings: plan_of(**{**QUICK, **settings})
 
 
-def content_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def ends_undisturbed(plan) -> None:
     run = Run(plan)
     run.train()
@@ -58,7 +52,7 @@ def ends_undisturbed(plan) -> None:
 
 def test_a_disk_that_is_full_while_saving_costs_no_state(quick_plan, monkeypatch, tmp_path):
     with small_disk(tmp_path / "disk", 4000) as disk:
-        run = stopped_after(1, quick_plan(output_dir=str(disk)), monkeypatch)
+        run = stopped_after(1, Run(quick_plan(output_dir=str(disk))), monkeypatch)
         before = content_of(run.states.folder)
         filler = fill_up(disk)
         again = Run(quick_plan(output_dir=str(disk), resume="auto"))
@@ -116,26 +110,6 @@ def test_a_limit_on_the_size_of_files_is_said(quick_plan, tmp_path):
 
 
 # One run in a folder
-
-
-def test_two_runs_in_one_folder_are_refused_and_a_killed_one_leaves_no_lock(tmp_path):
-    with (
-        held_by_another_process(lambda: FolderLock(tmp_path)) as child,
-        pytest.raises(ConfigError, match=rf"is in use by another run \(process {child} on .*, since "),
-        FolderLock(tmp_path),
-    ):
-        pass
-    with FolderLock(tmp_path):
-        assert json.loads((tmp_path / ".lock.json").read_text())["process"] == os.getpid()
-    assert not (tmp_path / ".lock.json").exists()
-
-
-def test_what_a_killed_run_left_half_written_is_removed_by_the_next_one(tmp_path):
-    for name in (".part-abc.safetensors", "samples/.part-abc.png", "tiny-state/.part-abc/state.json", "mine.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("half")
-    with FolderLock(tmp_path):
-        assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {".lock", ".lock.json", "mine.png"}
 
 
 # States
@@ -203,7 +177,7 @@ def test_a_state_of_another_version_is_said(tmp_path, monkeypatch):
 
 
 def test_a_run_goes_on_from_the_state_before_a_damaged_one_and_says_so(quick_plan, monkeypatch, capsys):
-    run = stopped_after(2, quick_plan(), monkeypatch)
+    run = stopped_after(2, Run(quick_plan()), monkeypatch)
     assert [path.name for path in run.states.all()] == ["step-00000002", "step-00000003"]
     damage_tensors(run.states.newest())
     ends_undisturbed(quick_plan(resume="auto"))
@@ -213,7 +187,7 @@ def test_a_run_goes_on_from_the_state_before_a_damaged_one_and_says_so(quick_pla
 
 
 def test_a_state_can_be_named_or_its_folder(quick_plan, monkeypatch, tmp_path):
-    run = stopped_after(2, quick_plan(), monkeypatch)
+    run = stopped_after(2, Run(quick_plan()), monkeypatch)
     older, newer = run.states.all()
     assert Run(quick_plan(resume=str(older))).resumed.position.done["student"] == 1
     assert Run(quick_plan(resume=str(run.states.folder))).resumed.position.done["student"] == 2
@@ -315,16 +289,14 @@ def test_pictures_that_are_harmed_while_a_run_goes_on_do_not_change_it(
 def test_a_run_that_goes_on_with_other_pictures_says_which(quick_plan, pictures, monkeypatch, tmp_path, capsys):
     own = shutil.copytree(pictures, tmp_path / "own")
     dataset = {"dataset": DATASET.replace("{pictures}", str(own))}
-    stopped_after(1, quick_plan(**dataset), monkeypatch)
+    stopped_after(1, Run(quick_plan(**dataset)), monkeypatch)
     (own / "0.png").write_bytes((own / "1.png").read_bytes())
     (own / "2.txt").write_text("a [V] dog in a house")
     (own / "3.png").rename(own / "4.png")
     (own / "3.txt").rename(own / "4.txt")
 
     def go_on() -> str:
-        run = Run(quick_plan(**dataset, resume="auto"))
-        run.open_log()
-        run.prepare()
+        run = prepared(quick_plan(**dataset, resume="auto"))
         run.log.close()
         return capsys.readouterr().err
 
@@ -365,17 +337,6 @@ def test_a_step_without_a_number_is_skipped_and_says_where(quick_plan, capsys):
     assert read_status(run.folder)["state"] == "done"
 
 
-def test_a_log_of_nothing_but_skipped_steps_can_be_drawn(tmp_path):
-    rows = [{"stage": "student", "step": step, "skipped": "the loss is nan", "it_s": 1.0} for step in (1, 2)]
-    plot_log(rows, tmp_path / "training.png")
-    write_csv(rows, tmp_path / "log.csv")
-    assert (tmp_path / "log.csv").read_text().splitlines()[1] == "student,1,the loss is nan,1.0"
-    status = Status(tmp_path, "run", {"student": 2})
-    for row in rows:
-        status.step(row, 1.0)
-    assert read_status(tmp_path)["last"] == {"it_s": 1.0}
-
-
 def test_a_full_disk_costs_the_status_and_not_the_run(tmp_path):
     with small_disk(tmp_path / "disk", 16) as disk:
         fill_up(disk)
@@ -395,7 +356,7 @@ def test_weights_that_are_no_numbers_end_the_run_at_once(quick_plan, monkeypatch
 
     def harmed(self):
         with torch.no_grad():
-            self._parameters()[0][0, 0] = float("nan")
+            self.update.parameters[0][0, 0] = float("nan")
         return step(self)
 
     monkeypatch.setattr(Stage, "step", harmed)
@@ -404,31 +365,25 @@ def test_weights_that_are_no_numbers_end_the_run_at_once(quick_plan, monkeypatch
 
 
 def test_a_skipped_step_changes_no_weight(quick_plan):
-    run = Run(quick_plan(extractor_train_steps=3))
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
+    run = before_stage_1(quick_plan(extractor_train_steps=3))
     stage = run.extractor_stage()
-    before = [weight.detach().clone() for weight in stage._parameters()]
+    before = [weight.detach().clone() for weight in stage.update.parameters]
     for name in ("0.png", "1.png", "2.png", "3.png"):
         spoil(run, name)
     assert "skipped" in stage.step() and stage.done == 1
-    assert all((a == b).all() for a, b in zip(before, stage._parameters(), strict=True))
+    assert all((a == b).all() for a, b in zip(before, stage.update.parameters, strict=True))
 
 
 def test_a_gradient_beyond_float16_is_skipped_said_and_scaled_less_next_time(quick_plan):
-    run = Run(quick_plan(mixed_precision="fp16", extractor_train_steps=3))
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
+    run = before_stage_1(quick_plan(mixed_precision="fp16", extractor_train_steps=3))
     stage = run.extractor_stage()
     stage.update.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
-    before = [weight.detach().clone() for weight in stage._parameters()]
+    before = [weight.detach().clone() for weight in stage.update.parameters]
     assert f"loss scale of fp16 from now on: {2.0**59:g}" in stage.step()["skipped"] and stage.skipped == 1
-    assert all(torch.equal(a, b) for a, b in zip(before, stage._parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, stage.update.parameters, strict=True))
     stage.update.scaler = torch.amp.GradScaler("cpu")
     assert "skipped" not in stage.step() and stage.skipped == 0
-    assert not all(torch.equal(a, b) for a, b in zip(before, stage._parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(before, stage.update.parameters, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from library.report.log import read_log
 from library.training import run as run_module
 from library.training.run import Run
 from library.training.stage import Stage
-from tests.training.test_stages import assert_equal_files
+from tests.helpers.runs import assert_equal_files
 
 PHASES = {
     "caching": (Run, "prepare"),

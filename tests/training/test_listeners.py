@@ -8,8 +8,8 @@ from library.errors import StorageError, TrainingError
 from library.report.log import read_log
 from library.training.listeners import Listener, Listeners
 from library.training.run import Run
-from tests.training.test_processes import in_batches_of, in_two  # noqa: F401
-from tests.training.test_stages import assert_equal_files, student_file
+from tests.helpers.datasets import in_batches_of
+from tests.helpers.runs import assert_equal_files, student_file
 
 QUICK = {"extractor_train_steps": 1, "max_train_steps": 2, "replay_images": 0, "context_vectors": 0}
 HOOKS = {name for name in vars(Listener) if not name.startswith("_")}
@@ -50,7 +50,7 @@ def test_what_is_harmless_is_said_and_costs_nothing(capsys, error):
     assert "WARNING: it could not be looked at" in capsys.readouterr().err
 
 
-def test_a_hook_that_is_added_does_nothing_in_other_processes(plan_of, in_two):  # noqa: F811
+def test_a_hook_that_is_added_does_nothing_in_other_processes(plan_of, in_two):
     """Without anybody having to think of them."""
     plan = plan_of(in_batches_of(1), 2, **QUICK)
 

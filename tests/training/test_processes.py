@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from library.errors import ConfigError, Interrupted, StorageError
+from library.errors import ConfigError, StorageError
 from library.files.folder_lock import FolderLock
 from library.report.log import read_log
 from library.report.status import read_status
@@ -22,10 +22,11 @@ from library.training.interrupt import StopRequest
 from library.training.processes import Lost, MainStopped, Processes, joined, left_out
 from library.training.run import Run
 from library.training.stage import Stage
-from tests.conftest import DATASET
+from tests.helpers.commands import DEMO, QUICK, environment, folders
+from tests.helpers.datasets import in_batches_of
 from tests.helpers.places import ROOT
+from tests.helpers.runs import difference
 from tests.helpers.small_disk import fill_up, small_disk
-from tests.test_command_line import DEMO, QUICK, environment, folders
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 PATIENCE = 1800
@@ -35,53 +36,12 @@ FOR_EVER = "1000000"
 LAUNCH = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
 
 
-@pytest.fixture
-def in_two(tmp_path):
-    """`in_two(work)`: calls `work(processes)` in two forked processes that talk by gloo; returns their exit codes."""
-    calls = iter(range(9))
-
-    def run(work) -> list[int]:
-        meeting, children = f"file://{tmp_path}/meeting{next(calls)}", []
-        for number in range(2):
-            child = os.fork()
-            if not child:
-                code = 1
-                try:
-                    torch.distributed.init_process_group("gloo", init_method=meeting, rank=number, world_size=2)
-                    work(Processes(2, number))
-                    torch.distributed.barrier()
-                    code = 0
-                except Interrupted:
-                    code = 130
-                except BaseException:
-                    import traceback
-
-                    traceback.print_exc()
-                finally:
-                    os._exit(code)
-            children.append(child)
-        return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-
-    return run
-
-
-def in_batches_of(size: int) -> str:
-    """A dataset: three pictures to train on, so many at a time, and one for the validation loss."""
-    return DATASET.replace("batch_size = 2", f"batch_size = {size}\nvalidation_split = 0.25")
-
-
 def student_in(folder) -> dict[str, torch.Tensor]:
     return load_file(folder / "tiny.safetensors") | load_file(folder / "tiny_concept.safetensors")
 
 
 def images_of(row) -> dict[str, int]:
     return {level: measures["images"] for level, measures in row["by_sigma"].items()}
-
-
-def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """The largest, against the size of what is compared."""
-    assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).abs().max() / other[name].abs().max().clamp_min(1e-9)) for name in one)
 
 
 # Arithmetic

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.dual_branch_scheduler import Passes
-from library.errors import ConfigError, Interrupted, ModelError, TrainingError
+from library.errors import ConfigError, ModelError, TrainingError
 from library.flow import interpolate, velocity_target
 from library.objectives import (
     BASE,
@@ -30,23 +30,23 @@ from library.objectives import (
     learned,
     student_objective,
 )
-from library.preflight.plan import Plan
 from library.report.log import read_log
 from library.training.run import Run
-from tests.conftest import DATASET
+from tests.helpers.datasets import DATASET
+from tests.helpers.runs import (
+    NOTHING_OF_OURS,
+    PLAIN_LORA,
+    assert_equal_files,
+    before_stage_1,
+    prepared,
+    ready,
+    ready_for_stage_2,
+    stopped_after,
+    student_file,
+)
 from tests.helpers.tiny import tiny_transformer
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
-
-NOTHING_OF_OURS = {
-    "context_vectors": 0,
-    "surroundings_weight": 0.0,
-    "anchor_weight": 0.0,
-    "extractor_anchor_weight": 0.0,
-    "replay_images": 0,
-    "guidance_against": "null",
-}
-PLAIN_LORA = {**NOTHING_OF_OURS, "eta": 0.0, "concept_embeddings": "none"}
 
 
 def hash_of(tensors) -> str:
@@ -54,26 +54,6 @@ def hash_of(tensors) -> str:
     for tensor in tensors:
         digest.update(tensor.detach().numpy().tobytes())
     return digest.hexdigest()
-
-
-def student_file(run: Run) -> dict[str, torch.Tensor]:
-    return load_file(run.folder / "tiny.safetensors")
-
-
-def assert_equal_files(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
-    assert set(one) == set(two)
-    assert [name for name in one if not torch.equal(one[name], two[name])] == []
-
-
-def ready_for_stage_2(plan) -> Run:
-    """A run that has done stage 1 and stands before stage 2."""
-    run = Run(plan)
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
-    run.train_extractor()
-    run.build_student()
-    return run
 
 
 @pytest.mark.plots
@@ -145,11 +125,7 @@ def test_stage_2_changes_the_student_alone(plan_of):
 
 
 def test_stage_1_changes_the_extractor_alone(plan_of):
-    run = Run(plan_of(extractor_train_steps=2))
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
-    run.build_student()
+    run = ready(plan_of(extractor_train_steps=2))
     before = hash_of(run.parts.network.parameters("student")), hash_of(run.parts.network.parameters("extractor_dog"))
     run.train_extractor()
     after = hash_of(run.parts.network.parameters("student")), hash_of(run.parts.network.parameters("extractor_dog"))
@@ -346,7 +322,7 @@ def test_a_stopped_run_ends_as_one_that_never_was(plan_of, monkeypatch, stage, s
     expected, vectors = student_file(whole), load_file(whole.folder / "tiny_concept.safetensors")
     log = [(row["stage"], row["step"], row["loss"]) for row in read_log(whole.folder / "log.jsonl")]
 
-    stopped_after(step, plan_of(**settings), monkeypatch, stage)
+    stopped_after(step, Run(plan_of(**settings)), monkeypatch, stage)
     resumed = Run(plan_of(**settings, resume="auto"))
     resumed.train()
     assert_equal_files(expected, student_file(resumed))
@@ -355,36 +331,8 @@ def test_a_stopped_run_ends_as_one_that_never_was(plan_of, monkeypatch, stage, s
     assert resumed.states.newest() is None
 
 
-def press_ctrl_c_after(monkeypatch, stage: str, step: int) -> None:
-    """Has the user press Ctrl-C during that step."""
-    import os
-    import signal
-
-    from library.training.stage import Stage
-
-    step_of = Stage.step
-
-    def pressed(self):
-        row = step_of(self)
-        if (self.name, self.done) == (stage, step):
-            os.kill(os.getpid(), signal.SIGINT)
-        return row
-
-    monkeypatch.setattr(Stage, "step", pressed)
-
-
-def stopped_after(step: int, plan: Plan, monkeypatch, stage: str = "student") -> Run:
-    """A run that Ctrl-C stopped after a step, and that said how to go on."""
-    press_ctrl_c_after(monkeypatch, stage, step)
-    run = Run(plan)
-    with pytest.raises(Interrupted, match="resume auto"):
-        run.train()
-    monkeypatch.undo()
-    return run
-
-
 def test_an_unfinished_run_is_not_overwritten_unless_asked(plan_of, monkeypatch):
-    stopped_after(1, plan_of(), monkeypatch)
+    stopped_after(1, Run(plan_of()), monkeypatch)
     with pytest.raises(ConfigError, match="unfinished run"):
         Run(plan_of())
     with pytest.raises(ConfigError, match=r"learning_rate was 0\.01 .* 0\.02 now"):
@@ -411,11 +359,7 @@ def test_stage_2_from_a_saved_extractor_equals_stage_2_after_stage_1(plan_of):
 
 
 def test_merged_trains_the_extractor_beside_the_student(plan_of):
-    run = Run(plan_of(merged=True))
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
-    run.build_student()
+    run = ready(plan_of(merged=True))
     before = hash_of(run.parts.network.parameters("extractor_dog"))
     run.train_student()
     assert hash_of(run.parts.network.parameters("extractor_dog")) != before
@@ -546,10 +490,7 @@ def test_accumulated_batches_give_the_mean_gradient(plan_of):
 
 
 def test_an_extractor_is_the_branch_of_stage_1(plan_of):
-    run = Run(plan_of())
-    run.open_log()
-    run.prepare()
-    run.build_extractor()
+    run = before_stage_1(plan_of())
     stage = run.extractor_stage()
     assert {p for group in stage.branches.passes().with_gradient for p in group} == {
         Prediction(EXTRACTOR, COMPLETE),
@@ -570,8 +511,7 @@ def replayed_rows(stage) -> list[tuple[int, int]]:
 
 
 def test_the_concept_is_put_into_replayed_prompts_of_its_class_alone(plan_of):
-    stage = ready_for_stage_2(plan_of(replay_eta=1.0, replay_images=3)).student_stage()
-    triples = stage.scenes._replay.triples
+    triples = prepared(plan_of(replay_eta=1.0, replay_images=3)).replay.triples
     assert [triple.complete for triple in triples] == ["a red sks dog", "", "a red sks dog"]
     assert [triple.target for triple in triples] == ["sks dog", "dog", "sks dog"]
     assert [triple.base for triple in triples] == ["a red dog", "", "a red dog"]
@@ -627,10 +567,7 @@ def test_fresh_vectors_start_from_the_class_word_and_not_from_the_extractor(plan
     own, extractors = first("own")
     assert torch.equal(own, extractors) and not torch.equal(fresh, learned_ones)
     assert fresh.requires_grad and not learned_ones.requires_grad
-    untrained = Run(plan_of(overwrite=True))
-    untrained.open_log()
-    untrained.prepare()
-    untrained.build_extractor()
+    untrained = before_stage_1(plan_of(overwrite=True))
     assert torch.equal(fresh, untrained.extractor.branch.embeddings["dog"].vectors())
 
 

@@ -22,10 +22,9 @@ from library.preflight.plan import Plan, make_plan
 from library.report.log import read_log
 from library.training.run import Run
 from library.training.stage import Stage
-from tests.conftest import DATASET, tiny_settings
-from tests.training.test_processes import difference, in_batches_of, in_two
-
-__all__ = ["in_two"]  # a fixture
+from tests.helpers.datasets import DATASET, in_batches_of
+from tests.helpers.runs import difference
+from tests.helpers.tiny import tiny_settings
 
 DECAY, STEPS = 0.9, 3
 PLAIN = {
@@ -159,8 +158,8 @@ class Watched(Run):
         super().build_student()
         self.begin, self.seen = weights(self), []
 
-    def _step(self, stage: Stage) -> dict:
-        row = super()._step(stage)
+    def step(self, stage: Stage) -> dict:
+        row = super().step(stage)
         if stage.name == "student" and "skipped" not in row:
             self.seen.append(weights(self))
         return row
@@ -169,8 +168,8 @@ class Watched(Run):
 class Stops(Run):
     """Is stopped after step 2 of the student, as by Ctrl-C."""
 
-    def _step(self, stage: Stage) -> dict:
-        row = super()._step(stage)
+    def step(self, stage: Stage) -> dict:
+        row = super().step(stage)
         if (stage.name, stage.done) == ("student", 2):
             raise KeyboardInterrupt
         return row

@@ -13,7 +13,7 @@ from library.report.charts import curves_of
 from library.report.log import read_log
 from library.roofline import CARDS
 from library.training.run import Run
-from tests.training.test_stages import ready_for_stage_2
+from tests.helpers.runs import ready_for_stage_2
 
 TIES = {"pure", "anchor", "replay", "surroundings"}
 """Of the tiny run."""

@@ -21,7 +21,7 @@ from library.parts.parts import STUDENT_ADAPTER
 from library.training.listeners import Listener
 from library.training.run import Run
 from library.turns import Growing
-from tests.training.test_stages import ready_for_stage_2
+from tests.helpers.runs import ready_for_stage_2
 
 TAUGHT = {"ties": "turns", "word_weight": 3.0, "eta": 0.0}
 

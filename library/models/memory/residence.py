@@ -87,6 +87,9 @@ class ResidentBase:
         transformer: frozen, on the CPU or, without numbers, on the meta device.
         device: where it computes.
 
+    Attributes:
+        weights: of each block the tensors that travel.
+
     Raises:
         ModelError: more blocks to swap than there are, or nf4 without bitsandbytes.
     """
@@ -104,7 +107,7 @@ class ResidentBase:
         if residence.quantization != "none":
             for block in self.blocks:
                 quantise(block, residence.quantization, device)
-        self._weights = [held_by(block) for block in self.blocks]
+        self.weights = [held_by(block) for block in self.blocks]
         self.swap_blocks(residence.blocks_to_swap)
         transformer.to(device)
         self.recompute(residence.recomputed)
@@ -118,7 +121,7 @@ class ResidentBase:
         """The first `count` blocks live in the computer's memory from now on. Can be said once."""
         self._check_swap(count)
         if count:
-            self.swap = BlockSwap(self.blocks[:count], self._weights[:count], self.device)
+            self.swap = BlockSwap(self.blocks[:count], self.weights[:count], self.device)
             self.swapped = count
 
     def recompute(self, count: int | None) -> None:

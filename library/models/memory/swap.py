@@ -46,17 +46,20 @@ class BlockSwap:
         weights: of each block the tensors that travel, on the CPU or on the device; what else a block holds, such as
             adapters, stays where it is. Afterwards the device holds two places for all of them.
         device: where they compute.
+
+    Attributes:
+        layouts: how each block lies in a place.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], weights: Sequence[list[Tensor]], device: torch.device) -> None:
         self.bytes_moved = 0
-        self._layouts = [_Layout(tensors) for tensors in weights]
+        self.layouts = [_Layout(tensors) for tensors in weights]
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._copied = [torch.cuda.Event() for _ in range(min(2, len(blocks)) if self._stream else 0)]
-        self._host = [self._to_host(layout, device) for layout in self._layouts]
-        largest, count = max(layout.size for layout in self._layouts), min(2, len(blocks))
+        self._host = [self._to_host(layout, device) for layout in self.layouts]
+        largest, count = max(layout.size for layout in self.layouts), min(2, len(blocks))
         self.places = [torch.empty(largest, dtype=torch.uint8, device=device) for _ in range(count)]
-        self._views = [[layout.views(place) for place in self.places] for layout in self._layouts]
+        self._views = [[layout.views(place) for place in self.places] for layout in self.layouts]
         self._holds: list[int | None] = [None] * count
         self._last = 0
         for index, block in enumerate(blocks):
@@ -94,7 +97,7 @@ class BlockSwap:
 
     def _following(self, block: int) -> int | None:
         """The block that is likely to run next: the way is up in a forward pass, down in a backward pass."""
-        end = len(self._layouts) - 1
+        end = len(self.layouts) - 1
         if end == 0:
             return None
         if block == 0:
@@ -104,7 +107,7 @@ class BlockSwap:
         return block + 1 if block > self._last else block - 1
 
     def _copy(self, block: int, place: int) -> None:
-        host, size = self._host[block], self._layouts[block].size
+        host, size = self._host[block], self.layouts[block].size
         if self._stream:
             # Whatever was queued so far may still read this place.
             self._stream.wait_stream(torch.cuda.current_stream(self.places[place].device))
@@ -118,5 +121,5 @@ class BlockSwap:
         self._point(block, place)
 
     def _point(self, block: int, place: int) -> None:
-        for tensor, view in zip(self._layouts[block].tensors, self._views[block][place], strict=True):
+        for tensor, view in zip(self.layouts[block].tensors, self._views[block][place], strict=True):
             tensor.data = view

@@ -48,11 +48,12 @@ class LearnedWords(nn.Module):
 
     def _start(self, index: int, word: str, count: int) -> nn.Parameter:
         ids = self.tokenizers[index](word, add_special_tokens=False)["input_ids"]
-        table = self._table(index).weight
+        table = self.table_of(index).weight
         mean = table[torch.tensor(ids, device=table.device)].detach().float().mean(0)
         return nn.Parameter(mean.expand(count, -1).clone().to(self.device))
 
-    def _table(self, index: int) -> nn.Embedding:
+    def table_of(self, index: int) -> nn.Embedding:
+        """The vectors of all tokens of CLIP-L or CLIP-G."""
         return cast("CLIPTextModelWithProjection", self.encoders[index]).text_model.embeddings.token_embedding
 
     def encode(self, text: str, spans: Sequence[tuple[int, int, str]], plain: TextStates) -> tuple[Tensor, Tensor]:
@@ -71,7 +72,7 @@ class LearnedWords(nn.Module):
         return torch.cat([wide, t5]).to(self.device), torch.cat(pooled, dim=-1).to(self.device)
 
     def _clip(self, index: int, text: str, spans: Sequence[tuple[int, int, str]]) -> tuple[Tensor, Tensor]:
-        table = self._table(index)
+        table = self.table_of(index)
         read, positions, rows = self._read(index, text, spans)
         padding = [self.tokenizers[index].pad_token_id] * (self.length - len(read))
         ids = torch.tensor([read + padding], device=table.weight.device)

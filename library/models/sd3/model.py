@@ -161,14 +161,14 @@ class SD3Model:
     # Text
 
     @cached_property
-    def _tokenizers(self) -> list[Any]:
+    def tokenizers(self) -> list[Any]:
         """CLIP-L's, CLIP-G's and T5's."""
         return self.files.tokenizers()
 
     @property
     def clip_length(self) -> int:
         """Tokens that CLIP reads of each prompt."""
-        return self._tokenizers[0].model_max_length
+        return self.tokenizers[0].model_max_length
 
     @property
     def _lengths(self) -> list[int]:
@@ -177,7 +177,7 @@ class SD3Model:
     def encode_text(self, texts: Sequence[str], progress: Progress = iter) -> list[TextStates]:
         read = [
             tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-            for tokenizer, length in zip(self._tokenizers, self._lengths, strict=True)
+            for tokenizer, length in zip(self.tokenizers, self._lengths, strict=True)
         ]
         ids = [one.input_ids for one in read]
         masks = [one.attention_mask if alone else None for one, alone in zip(read, self.masked, strict=True)]
@@ -204,16 +204,14 @@ class SD3Model:
         # On the CPU, as in `encode_text`. Beside a card in float32, the one precision that every processor is quick in.
         dtype = self.dtype if self.device.type == "cpu" else torch.float32
         encoders = [self._load(part, "cpu", dtype) for part in TEXT_ENCODERS[:2]]
-        return LearnedWords(
-            encoders, self._tokenizers[:2], self.clip_length, starts, self.device, masked=self.masked[0]
-        )
+        return LearnedWords(encoders, self.tokenizers[:2], self.clip_length, starts, self.device, masked=self.masked[0])
 
     def count_tokens(self, texts: Sequence[str]) -> list[list[TokenCount]]:
-        return counted(self._tokenizers, self._lengths, texts)
+        return counted(self.tokenizers, self._lengths, texts)
 
     def token_positions(self, text: str, span: tuple[int, int]) -> tuple[list[int], list[int]]:
         found = []
-        for tokenizer, length in zip(self._tokenizers, self._lengths, strict=True):
+        for tokenizer, length in zip(self.tokenizers, self._lengths, strict=True):
             encoded = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
             offsets = enumerate(encoded["offset_mapping"])
             found.append(
@@ -305,7 +303,7 @@ class SD3Model:
     @cached_property
     def _text_fingerprint(self) -> str:
         weights = [self.files.weights(part).fingerprint() for part in TEXT_ENCODERS]
-        tokenizers = [json.loads(tokenizer.backend_tokenizer.to_str()) for tokenizer in self._tokenizers]
+        tokenizers = [json.loads(tokenizer.backend_tokenizer.to_str()) for tokenizer in self.tokenizers]
         for tokenizer in tokenizers:
             # These two are no more than what the last call happened to ask for.
             del tokenizer["truncation"], tokenizer["padding"]
