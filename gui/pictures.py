@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 from typing import BinaryIO
 
-from gui.places import existing, inside
+from gui.places import NotHere, existing, inside
 from gui.projects import Project
 from library.config.file_names import why_not_a_name
 from library.data.images import image_size, open_image
@@ -84,7 +84,9 @@ def picture_named(project: Project, name: str) -> Path:
         NotHere: there is none of this name.
     """
     path = existing(project.pictures, name)
-    return path if path in pictures_of(project) else existing(project.pictures, "")
+    if path not in pictures_of(project):
+        raise NotHere(name)
+    return path
 
 
 def take_out(project: Project, name: str) -> None:

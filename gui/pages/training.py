@@ -33,6 +33,7 @@ def page(request: Request) -> Response:
 
 
 def _page(request: Request, run: Run) -> Response:
+    house_of(request).forecasts.drop(run.project)  # nobody looks at the plan any more
     others = runs.runs_of(run.project)
     parts = {f"{name}_part": _values(request, run, name) for name in PARTS}
     return show(request, "training.html", project=run.project, run=run, others=others, tab="training", **parts)

@@ -5,10 +5,11 @@ import itertools
 import json
 import struct
 import sys
+import time
 
 import pytest
 
-from gui import declared, machine, projects, recipes
+from gui import children, declared, machine, projects, recipes
 from gui.forecasts import Forecasts
 from gui.machine import Machine
 from gui.places import ROOT
@@ -189,6 +190,17 @@ def test_the_trainers_mistake_is_shown_as_it_says_it(client, project, trainer, m
     made = Forecasts()
     assert until(lambda: made.of(project, plan, "digest")).problem == "no setting etta."
     made.close()
+
+
+def test_a_forecast_that_nobody_waits_for_is_ended(client, project, monkeypatch, tmp_path, new_run):
+    slow, noted = tmp_path / "slow.py", tmp_path / "pid"
+    slow.write_text(f"import os, time\nopen({str(noted)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n")
+    monkeypatch.setattr("gui.forecasts.TRAIN", slow)
+    assert client.get("/p/My-dog/forecast").status_code == 200
+    began = until(lambda: noted.exists() and noted.read_text())
+    new_run()
+    client.get("/p/My-dog/runs/001")
+    until(lambda: not children.lives(int(began), time.time()))
 
 
 # What this computer has

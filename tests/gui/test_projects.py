@@ -121,7 +121,14 @@ def test_three_hundred_pictures_have_a_page(client, project):
     for number in range(300):
         draw(project.pictures / f"p{number:03d}.png", number, (16, 16))
     assert client.get("/p/My-dog/captions").text.count("<textarea") == 303
-    assert "are many" in client.get("/p/My-dog/notes").text
+    assert client.get("/p/My-dog").text.count("<li>") == 303
+    assert client.get("/p/My-dog/pictures/p299.png?side=96").status_code == 200
+
+
+def test_many_pictures_are_said_to_be_many(client, project):
+    for number in range(8):
+        draw(project.pictures / f"p{number}.png", number)
+    assert "11 pictures are many" in client.get("/p/My-dog/notes").text
 
 
 def test_the_doctor_speaks_under_each_picture(client, project):
