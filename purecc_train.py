@@ -100,7 +100,7 @@ def execute(
             print(f"Cleared {cache.cleared / 1e6:.0f} MB of {settings.saving.cache_dir}.")
         run = Run(audit.planned(plan), processes)
         run.looks += [words, audit]
-        run.observer.planned |= planned
+        run.planned |= planned
         files = [*run.train(), *words.files]
     if run.done:
         return

@@ -10,7 +10,6 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +105,7 @@ def count_variant(plan: Plan, variant: str) -> dict[str, Any]:
         row = {"resident_gib": held / GIB, "peak_gib": memory.peak / GIB, "tflop": memory.flops / 1e12}
         work = memory.work
     else:
-        step = count_step(replace(plan, settings=settings_of(settings, variant)), STUDENT)
+        step = count_step(plan.with_settings(settings_of(settings, variant)), STUDENT)
         work = step.footprint.work
         row = {"resident_gib": step.footprint.weights / GIB, "peak_gib": step.footprint.transient / GIB}
         row |= {"tflop": step.flops / 1e12, "learning": step.learning}

@@ -72,10 +72,8 @@ def trained(settings: Settings, config: Any) -> Run:
     """A whole run in float32."""
     from library.preflight.plan import make_plan
     from library.training.run import Run
-    from library.training.unseen import Unseen
 
     run = Run(make_plan(settings, config))
-    run.observer = Unseen(run.plan)
     run.prepare()
     run.build_extractor()
     run.train_extractor()
@@ -88,10 +86,10 @@ def trained(settings: Settings, config: Any) -> Run:
 
 def in_precision(base: Run, config: Any, model: dict[str, Any]) -> Run:
     """The same extractor and student on the same model in another precision."""
+    from library.parts.learned import student_of
     from library.parts.parts import STUDENT_ADAPTER
     from library.preflight.plan import make_plan
     from library.training.run import Run
-    from library.training.unseen import Unseen
 
     extractor = str(base.folder / f"{base.settings.saving.output_name}_extractor.safetensors")
     settings = replace(
@@ -100,11 +98,10 @@ def in_precision(base: Run, config: Any, model: dict[str, Any]) -> Run:
         pure_learning=replace(base.settings.pure_learning, extractor=extractor),
     )
     run = Run(make_plan(settings, config))
-    run.observer = Unseen(run.plan)
     run.prepare()
     run.build_extractor()
     run.parts.network.load(STUDENT_ADAPTER, base.parts.network.weights(STUDENT_ADAPTER), "the run in float32")
-    run.parts.student_embeddings = run.parts.copied(base.parts.student_embeddings)
+    run.student = student_of(run.parts, run.extractor, run.parts.copied(base.student.vectors))
     return run
 
 

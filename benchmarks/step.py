@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from benchmarks.variants import AUTHORS, PLAIN, VARIANTS, settings_of
@@ -105,19 +104,17 @@ def main() -> None:
     from library.preflight.plan import make_plan
     from library.preflight.times import measured_speed
     from library.training.run import Run
-    from library.training.unseen import Unseen
 
     run = Run(make_plan(settings, config))
-    run.observer = Unseen(run.plan)
     run.prepare()
     run.build_extractor()
     run.build_student()
     stages, counts = {}, {}
     for name in VARIANTS:
         variant = copy.copy(run)
-        variant.settings = settings_of(settings, name)
+        variant.settle(settings_of(settings, name))
         stages[name] = variant.student_stage()
-        counts[name] = count_step(replace(run.plan, settings=variant.settings), STUDENT)
+        counts[name] = count_step(variant.plan, STUDENT)
     stages[AUTHORS] = AuthorsRun(run)
     model = run.parts.model
     rows = measure(stages, arguments.rounds, counts, lambda: measured_speed(model.device, model.dtype))

@@ -50,7 +50,7 @@ def pictures(tmp_path_factory) -> Path:
 def no_plots(request, monkeypatch):
     """Leaves out `training.png`, the slowest part of a tiny run, but for tests that are marked `plots`."""
     if "plots" not in request.keywords:
-        monkeypatch.setattr("library.training.observer.plot_log", lambda rows, path: None)
+        monkeypatch.setattr("library.training.report_page.plot_log", lambda rows, path: None)
 
 
 DATASET = """

@@ -271,10 +271,10 @@ def test_the_demo_learns(demo):
     assert all(-0.5 < row["lambda_star"] < 2 for row in rows)
 
 
-def drift(parts, lora: Path, texts: list[str]) -> float:
+def drift(opened, lora: Path, texts: list[str]) -> float:
     """How far the LoRA moves the velocity for prompts without the concept, as a share of the velocity."""
-    parts.texts.prepare(texts)
-    parts.attach()
+    opened.texts.prepare(texts)
+    parts = opened.attach()
     parts.network.load("lora", load_lora(lora, len(parts.model.blocks)), str(lora))
     prompts = PromptBatch.of([parts.texts[text] for text in texts], [None] * len(texts))
     x_t = torch.randn(len(texts), *parts.model.latent_shape(64, 64), generator=torch.Generator().manual_seed(0))

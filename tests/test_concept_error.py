@@ -107,7 +107,8 @@ def test_the_validation_loss_counts_errors_as_training_does(plan_of):
         run = Run(plan_of(loss_type=kind, validation_split=0.5, overwrite=True, method="lora"))
         run.open_log()
         run.prepare()
+        run.build_extractor()
         run.build_student()
         assert run.validation.error == concept_error(run.settings.loss) == ConceptError(kind)
-        measured[kind] = run.validation.of(run.parts.branches()[STUDENT])
+        measured[kind] = run.validation.of(run.parts, run.student.branch)
     assert measured["l1"] != measured["l2"]

@@ -157,9 +157,9 @@ def test_the_class_word_gives_the_first_states(plan_of):
 
     plan = plan_of()
     plan.parts.texts.prepare(plan.texts())
-    plan.parts.attach()
+    parts = plan.parts.attach()
     concept = plan.config.concepts[0]
-    states = class_states(plan.parts, concept, torch.randn(2, 4, 8, 8))
+    states = class_states(parts, concept, torch.randn(2, 4, 8, 8))
     assert states.shape == (BLOCKS, 2, WIDTH)
     embedder = plan.parts.model.transformer.context_embedder
     clip, t5 = plan.parts.model.token_positions("dog", (0, 3))

@@ -76,7 +76,7 @@ def test_captions_that_can_not_be_used_name_the_file_and_what_to_do(captioned, c
 
 def test_a_caption_of_100_kb_is_cut_off_and_shown_in_a_line(captioned):
     plan = captioned(b"a [V] dog " + b"on a wooden bench " * 5600)
-    Run(plan).parts.texts.prepare(plan.texts())
+    Run(plan).plan.parts.texts.prepare(plan.texts())
     assert plan.parts.texts[plan.triples[0].complete].states.context.isfinite().all()
     said = describe_plan(plan)
     assert "tokens of 'a sks dog on a wooden bench" in said and max(map(len, said.splitlines())) < 400

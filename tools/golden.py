@@ -164,7 +164,7 @@ class Workshop:
 def quiet() -> Iterator[None]:
     """Inside, runs neither talk nor draw plots, and work with one thread."""
     torch.set_num_threads(1)
-    talk, plot = io.StringIO(), mock.patch("library.training.observer.plot_log", lambda rows, path: None)
+    talk, plot = io.StringIO(), mock.patch("library.training.report_page.plot_log", lambda rows, path: None)
     try:
         with plot, contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
             yield

@@ -13,7 +13,7 @@ from library.drawing.sampling import initial_noise, sample
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.flow import interpolate
 from library.models import PromptBatch
-from library.parts.parts import Parts
+from library.parts.parts import Attached
 from library.prompts import NULL_PROMPT
 from tools.pocket.stage import autocast
 
@@ -28,7 +28,9 @@ def texts_of(probes: Sequence[Probe]) -> list[str]:
     return list(dict.fromkeys([NULL_PROMPT, *(text for probe in probes for text in (probe.text, probe.base))]))
 
 
-def draw(parts: Parts, branch: Branch, texts: Sequence[str], seeds: Sequence[int], side: int) -> tuple[Tensor, Tensor]:
+def draw(
+    parts: Attached, branch: Branch, texts: Sequence[str], seeds: Sequence[int], side: int
+) -> tuple[Tensor, Tensor]:
     """Pictures of these texts: latents (N, C, h, w) and pixels (N, 3, side, side) in -1..1, float32.
 
     In bfloat16 where the machine is quick at it; the pretrained model and students alike.
@@ -54,7 +56,7 @@ def draw(parts: Parts, branch: Branch, texts: Sequence[str], seeds: Sequence[int
 
 
 @torch.no_grad()
-def drift(parts: Parts, branch: Branch, probes: Sequence[Probe], latents: Tensor) -> list[float]:
+def drift(parts: Attached, branch: Branch, probes: Sequence[Probe], latents: Tensor) -> list[float]:
     """||v_branch - v_pretrained|| / ||v_pretrained|| for each prompt without the concept, mean over noise levels.
 
     Args:
@@ -74,7 +76,7 @@ def drift(parts: Parts, branch: Branch, probes: Sequence[Probe], latents: Tensor
 
 @torch.no_grad()
 def guidance_inside(
-    parts: Parts, guide: Branch, prompts: Sequence[tuple[str, str | None]], latents: Tensor, masks: Tensor
+    parts: Attached, guide: Branch, prompts: Sequence[tuple[str, str | None]], latents: Tensor, masks: Tensor
 ) -> dict[str, float]:
     """Where R(target) is long, on the pretrained model's pictures: is it about the subject, or about all around it?
 

@@ -21,8 +21,7 @@ from library.config.files import TomlFile, read_settings
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.files.atomic import write_tensors, write_text
 from library.files.fingerprint import of_key
-from library.objectives import GUIDE, STUDENT
-from library.parts.parts import STUDENT_ADAPTER, Parts
+from library.parts.parts import STUDENT_ADAPTER, Attached
 from library.preflight.plan import make_plan
 from library.prompts import NULL_PROMPT
 from library.report.log import mean_of_end
@@ -107,7 +106,7 @@ class Bench:
             while stage.done < steps:
                 rows.append(stage.step())
             paused = time.perf_counter()
-            student = run.parts.branches()[STUDENT]
+            student = run.student.branch
             if arm.vectors_off:
                 bare.append({"steps": steps, **self.score(run.parts, concept, replace(student, embeddings={}))})
             checkpoints.append(
@@ -115,8 +114,7 @@ class Bench:
             )
             begin += time.perf_counter() - paused
         strengths = [
-            {"strength": one, **self.score(run.parts, concept, run.parts.branches()[STUDENT], one)}
-            for one in trial.strengths
+            {"strength": one, **self.score(run.parts, concept, run.student.branch, one)} for one in trial.strengths
         ]
         seconds["student"] = time.perf_counter() - begin
         log = {name: mean_of_end(rows, name) for name in MEASURED} | self.guidance(run, concept)
@@ -193,10 +191,10 @@ class Bench:
             stage = run.extractor_stage()
             while stage.done < stage.steps:
                 stage.step()
-            save_extractor(run.parts)
+            save_extractor(run.parts, run.extractor)
         return path
 
-    def pretrained(self, parts: Parts, concept: BenchConcept) -> tuple[Tensor, Tensor]:
+    def pretrained(self, parts: Attached, concept: BenchConcept) -> tuple[Tensor, Tensor]:
         """The pretrained model's pictures of the probes' base texts: latents and pixels."""
         if concept.name not in self._pretrained:
             probes = concept.probes()
@@ -216,14 +214,14 @@ class Bench:
         against = triple.class_only if pure.guidance_against == "class" else NULL_PROMPT
         return guidance_inside(
             run.parts,
-            run.parts.branches()[GUIDE],
+            run.extractor.guide,
             [(triple.target, concept.name), (against, concept.name)],
             latents[rows],
             F.adaptive_avg_pool2d(masks, latents.shape[-2:]).squeeze(1),
         )
 
     def score(
-        self, parts: Parts, concept: BenchConcept, branch: Branch, strength: float = 1.0, turns: Turns = all_at_once
+        self, parts: Attached, concept: BenchConcept, branch: Branch, strength: float = 1.0, turns: Turns = all_at_once
     ) -> dict[str, Any]:
         """All measures of a student as it stands; pictures are kept for the sheet.
 

@@ -24,7 +24,7 @@ from library.drawing.sampling import initial_noise, sample
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError, ModelError
 from library.models import PromptBatch
-from library.parts.parts import Parts, build_parts
+from library.parts.parts import Attached, Opened, build_parts
 from library.parts.saved_vectors import embeddings_of
 from library.prepare.replay import CLASS, DEFAULT_PROMPTS
 from library.prompts import NULL_PROMPT, triggers_in, with_trigger
@@ -66,12 +66,12 @@ def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size
             f"There are {len(loras)} LoRAs and {len(prompts)} prompts.", "Give two or more, each a prompt."
         )
     vectors, saved = _concepts_of(loras)
-    parts = build_parts(settings, [as_concept(one) for one in saved])
-    weights = _fitting(parts, loras)
+    opened = build_parts(settings, [as_concept(one) for one in saved])
+    weights = _fitting(opened, loras)
     neutral = _neutral_prompts(settings, [one.class_word for one in saved])
-    parts.texts.prepare([NULL_PROMPT, *prompts, *neutral], bar_over("text"))
+    opened.texts.prepare([NULL_PROMPT, *prompts, *neutral], bar_over("text"))
     layers = sorted(set().union(*weights))
-    parts.attach(layers)
+    parts = opened.attach(layers)
     for index, (path, one) in enumerate(zip(loras, weights, strict=True)):
         parts.network.load(f"concept_{index}", one, str(path))
     embeddings = embeddings_of(parts, vectors, "the concept files")
@@ -105,17 +105,17 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
     concepts = [as_concept(one) for one in saved]
     if len({one.trigger for one in concepts}) < len(concepts):
         raise ConfigError(f'Two of the concepts have the trigger "{concepts[0].trigger}".', "Train one with another.")
-    parts = build_parts(settings, concepts)
-    layers = _fitting(parts, loras)
+    opened = build_parts(settings, concepts)
+    layers = _fitting(opened, loras)
     for path, one in zip(loras, layers, strict=True):
-        outside = [name for name in one if not name.startswith(f"{parts.model.blocks_name}.")]
+        outside = [name for name in one if not name.startswith(f"{opened.model.blocks_name}.")]
         if outside:
             raise ModelError(
                 f"{path} changes layers outside the transformer blocks, such as {outside[0]}.",
                 "Elastic weight aggregation weighs the layers of each block, and has no weight for these.",
             )
-    parts.texts.prepare([prompt, *target_texts(concepts)], bar_over("text"))
-    parts.attach()
+    opened.texts.prepare([prompt, *target_texts(concepts)], bar_over("text"))
+    parts = opened.attach()
     weights = Aggregation(parts, vectors, size).weights(prompt)
     found = weighed(layers, weights)
     _save(settings, found, vectors, saved, {"purecc_aggregated_for": prompt})
@@ -136,7 +136,7 @@ class Aggregation:
         size: width and height of the picture at whose first noise prompts are read.
     """
 
-    def __init__(self, parts: Parts, vectors: Mapping[str, Tensor], size: tuple[int, int]) -> None:
+    def __init__(self, parts: Attached, vectors: Mapping[str, Tensor], size: tuple[int, int]) -> None:
         self.parts = parts
         self._branch = Branch({}, embeddings_of(parts, dict(vectors), "the concept files"))
         noise = initial_noise(parts.model.latent_shape(*size), parts.settings.optimizer.seed)[None]
@@ -189,7 +189,7 @@ def _save(
         save_concepts(settings.output_dir / f"{name}_concept.safetensors", vectors, saved)
 
 
-def _fitting(parts: Parts, loras: Sequence[Path]) -> list[dict[str, LayerWeights]]:
+def _fitting(parts: Opened, loras: Sequence[Path]) -> list[dict[str, LayerWeights]]:
     """The layers of each LoRA, looked at on a model without numbers before minutes are spent on the real one.
 
     Raises:
@@ -240,7 +240,7 @@ def _fused_layer(
 
 @torch.no_grad()
 def _seen(
-    parts: Parts, branch: Branch, prompts: Sequence[str], size: tuple[int, int], how: Fusion
+    parts: Attached, branch: Branch, prompts: Sequence[str], size: tuple[int, int], how: Fusion
 ) -> dict[str, Tensor]:
     """E[x x^T] of each layer's inputs over a sampling run of every prompt, without guidance; on the CPU, float32."""
     shape, seed = parts.model.latent_shape(*size), parts.settings.optimizer.seed
@@ -259,7 +259,7 @@ def _seen(
 
 
 @contextmanager
-def _collecting(parts: Parts) -> Iterator[dict[str, tuple[Tensor, int]]]:
+def _collecting(parts: Attached) -> Iterator[dict[str, tuple[Tensor, int]]]:
     """Inside, the products of every layer's inputs are added up."""
     sums: dict[str, tuple[Tensor, int]] = {}
 

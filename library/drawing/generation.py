@@ -14,7 +14,7 @@ from library.drawing.sheets import SheetMaker
 from library.dual_branch_scheduler import Branch
 from library.errors import ModelError
 from library.files.cache_limit import CacheUse
-from library.parts.parts import STUDENT_ADAPTER, Parts, build_parts
+from library.parts.parts import STUDENT_ADAPTER, Opened, build_parts
 from library.parts.saved_vectors import embeddings_of
 from library.prompts import NULL_PROMPT
 from library.report.progress import bar_over
@@ -53,22 +53,22 @@ def generate(
     vectors, saved = load_concepts(concept_file) if concept_file else ({}, [])
     positions = {concept.name: concept for concept in saved}
     concepts = [as_concept(concept) for concept in saved] or concepts
-    parts = build_parts(settings, concepts)
+    opened = build_parts(settings, concepts)
     samples = [parse(prompt, concepts, "--prompt") for prompt in prompts]
-    changes, left_out = load_changes(lora, parts.model.transformer_config["num_layers"])
+    changes, left_out = load_changes(lora, opened.model.transformer_config["num_layers"])
     # On a model without numbers, before minutes are spent on texts and the real one.
-    check_fit(parts.model.counted().transformer, changes, str(lora))
+    check_fit(opened.model.counted().transformer, changes, str(lora))
     for line in left_out:
         say(line)
     for sentence in dict.fromkeys(sentence for sample in samples for sentence in sample.passed_over):
         say(f"WARNING: {sentence}")
     for name, concept in positions.items():
-        check_layout(parts, name, concept, concept_file)
+        check_layout(opened, name, concept, concept_file)
     title = f"{lora.name} at strength {strength:g}"
     with CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes):
         texts = [text for sample in samples for text in (sample.text, sample.base, sample.negative)]
-        parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
-        parts.attach(changes)
+        opened.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
+        parts = opened.attach(changes)
         for notice in parts.model.notices:
             say(notice)
         parts.network.load(STUDENT_ADAPTER, changes, str(lora))
@@ -77,7 +77,7 @@ def generate(
         SheetMaker(parts, samples, size).make(output, title, {"with the LoRA": branch}, bar_over("sheet"))
 
 
-def check_layout(parts: Parts, name: str, saved: SavedConcept, source: Path) -> None:
+def check_layout(parts: Opened, name: str, saved: SavedConcept, source: Path) -> None:
     """Looks whether this model splits the trigger into as many tokens as in training.
 
     Raises:

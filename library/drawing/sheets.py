@@ -15,7 +15,7 @@ from library.drawing.sampling import SkipLayerGuidance, initial_noise, sample
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import PureCCError
 from library.models import PromptBatch
-from library.parts.parts import STUDENT_ADAPTER, Parts
+from library.parts.parts import STUDENT_ADAPTER, Attached
 from library.report.progress import bar_over
 from library.report.sheet import SheetRow, as_image, save_sheet
 from library.terminal import say
@@ -32,7 +32,7 @@ class SheetMaker:
         size: width and height of pictures whose prompt names no other.
     """
 
-    def __init__(self, parts: Parts, prompts: Sequence[SamplePrompt], size: tuple[int, int]) -> None:
+    def __init__(self, parts: Attached, prompts: Sequence[SamplePrompt], size: tuple[int, int]) -> None:
         self.parts, self.prompts, self.size = parts, prompts, size
         self._refused: str | None = None
 

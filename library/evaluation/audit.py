@@ -32,7 +32,7 @@ from library.evaluation.student import Students, concept_file_for, concept_of_lo
 from library.files.cache_limit import CacheUse
 from library.files.fingerprint import of_file
 from library.models import PromptBatch
-from library.parts.parts import STUDENT_ADAPTER, Parts, build_parts
+from library.parts.parts import STUDENT_ADAPTER, Attached, Opened, build_parts
 from library.prepare.replay import pictures_at_once
 from library.prompts import NULL_PROMPT
 from library.report.progress import bar_over
@@ -56,7 +56,7 @@ class Auditor:
         latents: of the pretrained model's picture of each probe, (C, h, w) each.
     """
 
-    def __init__(self, parts: Parts, probes: Sequence[Probe], latents: Sequence[Tensor], references: References):
+    def __init__(self, parts: Attached, probes: Sequence[Probe], latents: Sequence[Tensor], references: References):
         self.parts, self.probes, self.latents, self.references = parts, list(probes), list(latents), references
 
     def shifts(self, branch: Branch) -> list[Shift]:
@@ -92,7 +92,7 @@ class Auditor:
 
 
 def draw(
-    parts: Parts,
+    parts: Attached,
     branch: Branch,
     texts: Sequence[str],
     seeds: Sequence[int],
@@ -161,18 +161,19 @@ def _config_of(
 
 def _audit(given: Namespace, settings: Settings, config: DatasetConfig, concept_files: dict[Path, Path | None]) -> str:
     concept = only_concept(config.concepts, "An audit")
-    parts = build_parts(settings, config.concepts)
-    layers = {lora: read_layers(lora, parts.model) for lora in concept_files}
+    opened = build_parts(settings, config.concepts)
+    layers = {lora: read_layers(lora, opened.model) for lora in concept_files}
     seeds = [settings.optimizer.seed + number for number in range(settings.samples.sample_seeds)]
     probes = read_probes(settings.samples.audit_prompts, concept, seeds)
     size = config.datasets[0].resolution if config.datasets else as_size(settings.data.resolution, "resolution")
-    parts.model.latent_shape(*size)
-    shown = [one for some in reference_pictures(config, parts, settings) for one in some]
+    opened.model.latent_shape(*size)
+    shown = [one for some in reference_pictures(config, opened, settings) for one in some]
     texts = [text for probe in probes for text in probe.texts]
     texts += [text for one in shown for text in (one.prompts[0].complete, one.prompts[0].base)]
-    parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
-    references = references_of(parts, shown)
-    students = Students(parts, layers)
+    opened.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
+    references = references_of(opened, shown)
+    students = Students(opened, layers)
+    parts = students.parts
     for notice in parts.model.notices:
         say(notice)
     before = draw(parts, PRETRAINED_BRANCH, [p.base for p in probes], [p.seed for p in probes], size, "before")
@@ -201,7 +202,7 @@ def _audit(given: Namespace, settings: Settings, config: DatasetConfig, concept_
     return write_audit(folder, audits, about)
 
 
-def reference_pictures(config: DatasetConfig, parts: Parts, settings: Settings) -> list[list[Picture]]:
+def reference_pictures(config: DatasetConfig, parts: Opened, settings: Settings) -> list[list[Picture]]:
     """The pictures that are to be learned, of each dataset; none if the config names none."""
     if not config.datasets:
         return []
@@ -209,7 +210,7 @@ def reference_pictures(config: DatasetConfig, parts: Parts, settings: Settings) 
     return [[one for one in some if not one.subset.is_reg] for some in found]
 
 
-def references_of(parts: Parts, pictures: Sequence[Picture], latents: Latents | None = None) -> References:
+def references_of(parts: Opened, pictures: Sequence[Picture], latents: Latents | None = None) -> References:
     """Reference pictures, each once, by their first caption.
 
     Args:
@@ -225,7 +226,7 @@ def references_of(parts: Parts, pictures: Sequence[Picture], latents: Latents | 
     return References(means, [one.complete for one in prompts], [one.base for one in prompts])
 
 
-def _decoded(parts: Parts, latents: Sequence[Tensor]) -> list[Tensor]:
+def _decoded(parts: Opened, latents: Sequence[Tensor]) -> list[Tensor]:
     pixels = [parts.model.decode(one[None])[0] for one in latents]
     parts.model.release_vae()
     return pixels

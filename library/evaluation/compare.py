@@ -42,7 +42,7 @@ from library.files.cache_limit import CacheUse
 from library.files.fingerprint import of_key, of_large_file
 from library.methods import METHODS, in_order
 from library.objectives import EXTRACTOR, STUDENT
-from library.parts.parts import Parts, build_parts
+from library.parts.parts import Attached, build_parts
 from library.preflight.plan import Plan, make_plan
 from library.prompts import NULL_PROMPT
 from library.report.progress import bar_over
@@ -298,20 +298,21 @@ def _scored(
     given: Namespace,
 ) -> tuple[list[Result], dict[str, Any]]:
     """Chooses rate and length of every method, and judges it; and what has to be said of how."""
-    parts, concept = build_parts(settings, config.concepts), only_concept(config.concepts, "A comparison")
+    opened, concept = build_parts(settings, config.concepts), only_concept(config.concepts, "A comparison")
     likeness, label = None, None
     if encoder[0] is not None:
-        scorer = encoder[0].open(Path(given.weights_dir).expanduser(), parts.model.device)
+        scorer = encoder[0].open(Path(given.weights_dir).expanduser(), opened.model.device)
         likeness, label = Likeness(scorer, encoder[1]), scorer.identity.label
     first = settings.optimizer.seed
     choosing, judging = halves(read_probes(settings.samples.audit_prompts, concept, [first, first + 1]))
-    shown = [one for some in reference_pictures(config, parts, settings) for one in some]
+    shown = [one for some in reference_pictures(config, opened, settings) for one in some]
     texts = [text for probe in (*choosing, *judging) for text in probe.texts]
     texts += [text for one in shown for text in (one.prompts[0].complete, one.prompts[0].base)]
-    parts.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
-    references = references_of(parts, shown)
+    opened.texts.prepare([NULL_PROMPT, *texts], bar_over("text"))
+    references = references_of(opened, shown)
     files = {arm: loras_in([str(trained.folder / arm.name)]) for arm in trained.arms}
-    students = Students(parts, {path: read_layers(path, parts.model) for some in files.values() for path in some})
+    students = Students(opened, {path: read_layers(path, opened.model) for some in files.values() for path in some})
+    parts = students.parts
     size = config.datasets[0].resolution
     made_of = {
         "model": parts.model.fingerprint(), "concept": vars(concept), "seed": first, "size": list(size),
@@ -375,6 +376,6 @@ def halves(probes: Sequence[Probe]) -> tuple[list[Probe], list[Probe]]:
     return first, [probe for probe in probes if probe not in first] or first
 
 
-def _drawn(parts: Parts, probes: Sequence[Probe], size: tuple[int, int]) -> list:
+def _drawn(parts: Attached, probes: Sequence[Probe], size: tuple[int, int]) -> list:
     texts, seeds = [probe.base for probe in probes], [probe.seed for probe in probes]
     return draw(parts, PRETRAINED_BRANCH, texts, seeds, size, "before")

@@ -30,7 +30,7 @@ from library.chance import generator_for
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.flow import interpolate, mse, velocity_target
 from library.models import PromptBatch
-from library.parts.parts import Parts
+from library.parts.parts import Attached
 from library.prepare.replay import pictures_at_once
 
 SIGMAS = (0.3, 0.6, 0.9)
@@ -112,7 +112,7 @@ class Learned:
 
 
 def shifts(
-    parts: Parts,
+    parts: Attached,
     branch: Branch,
     probes: Sequence[Probe],
     latents: Sequence[Tensor],
@@ -133,7 +133,7 @@ def shifts(
 
 
 @torch.no_grad()
-def _shifts(parts: Parts, branch: Branch, probes: Sequence[Probe], latents: Tensor) -> list[Shift]:
+def _shifts(parts: Attached, branch: Branch, probes: Sequence[Probe], latents: Tensor) -> list[Shift]:
     base, seeds = [probe.base for probe in probes], [probe.seed for probe in probes]
     complete = [probe.complete or probe.base for probe in probes]
     subject = subject_at(parts, probes, latents)
@@ -166,7 +166,7 @@ def _shifts(parts: Parts, branch: Branch, probes: Sequence[Probe], latents: Tens
 
 
 @torch.no_grad()
-def subject_at(parts: Parts, probes: Sequence[Probe], latents: Tensor) -> Tensor:
+def subject_at(parts: Attached, probes: Sequence[Probe], latents: Tensor) -> Tensor:
     """Where the subject is in the pretrained model's pictures, (N, h, w) bool; nowhere without a class word.
 
     It is where v_0(base) differs from v_0(base without the class word), parted in two by Otsu's threshold. (The
@@ -194,7 +194,7 @@ def otsu(values: Tensor) -> float:
 
 
 @torch.no_grad()
-def rounding_floor(parts: Parts, texts: Sequence[str], latents: Tensor) -> float:
+def rounding_floor(parts: Attached, texts: Sequence[str], latents: Tensor) -> float:
     """Drift of the pretrained model from itself when its input is off by one rounding in its own precision."""
     worst, step = 0.0, torch.finfo(parts.model.dtype).eps / 2
     for sigma in SIGMAS:
@@ -208,7 +208,7 @@ def rounding_floor(parts: Parts, texts: Sequence[str], latents: Tensor) -> float
 
 @torch.no_grad()
 def learned(
-    parts: Parts, branch: Branch, images: Sequence[Tensor], texts: Sequence[str], base_texts: Sequence[str]
+    parts: Attached, branch: Branch, images: Sequence[Tensor], texts: Sequence[str], base_texts: Sequence[str]
 ) -> Learned:
     """How much better reference pictures are predicted, always at the same noise.
 
@@ -244,7 +244,7 @@ def _noisy(latents: Tensor, seeds: Iterable[int], sigma: float) -> tuple[Tensor,
     return interpolate(latents, torch.stack(noise), levels), levels
 
 
-def _velocity(parts: Parts, branch: Branch, x_t: Tensor, sigma: Tensor, texts: Sequence[str]) -> Tensor:
+def _velocity(parts: Attached, branch: Branch, x_t: Tensor, sigma: Tensor, texts: Sequence[str]) -> Tensor:
     prompts = PromptBatch.of([parts.texts[text] for text in texts], [None] * len(texts))
     return parts.velocity(branch, x_t, sigma, [prompts]).cpu()
 

@@ -41,7 +41,7 @@ from library.evaluation.scorers.pixels import as_tensor
 from library.evaluation.student import Students, concept_file_for, concept_of_lora, read_layers
 from library.files.cache_limit import CacheUse
 from library.files.fingerprint import of_large_file
-from library.parts.parts import Parts, build_parts
+from library.parts.parts import Attached, build_parts
 from library.prompts import NULL_PROMPT
 from library.report.progress import bar_over
 from library.terminal import say
@@ -128,7 +128,7 @@ class Evaluation:
         out: Path,
     ) -> None:
         self.settings, self.concept, self.prompts, self.seeds, self.out = settings, concept, prompts, tuple(seeds), out
-        self.parts: Parts = build_parts(settings, [concept])
+        self.parts = build_parts(settings, [concept])
         self.size = size
         self.drifts: dict[Measure, dict[str, dict[Key, float | None]]] = {}
 
@@ -141,7 +141,7 @@ class Evaluation:
         students = Students(parts, layers)
         for notice in parts.model.notices:
             say(notice)
-        gallery = Gallery(parts, self.out / "pictures", self.size)
+        gallery = Gallery(students.parts, self.out / "pictures", self.size)
         base = self._arm(gallery, PRETRAINED, {}, lambda: PRETRAINED_BRANCH, None, base=True)
         other = self._arm(gallery, FLOOR, {}, lambda: PRETRAINED_BRANCH, PRETRAINED, base=True, shift=OTHER_NOISE)
         arms, first = [], next(iter(loras.values()))
@@ -153,8 +153,8 @@ class Evaluation:
             arms.append(
                 self._arm(gallery, name, key, lambda f=(lora, concept_file): students.branch(*f, strength), PRETRAINED)
             )
-            self._drift(name, students.branch(lora, concept_file, strength), base)
-        self._drift(OFF, students.branch(*first, 0.0), base)
+            self._drift(students.parts, name, students.branch(lora, concept_file, strength), base)
+        self._drift(students.parts, OFF, students.branch(*first, 0.0), base)
         parts.model.release_vae()
         return [base, other, off, *arms]
 
@@ -175,7 +175,7 @@ class Evaluation:
             files |= gallery.files(Wanted(name, prompt, self.seeds, key, base, shift), once)
         return Arm(name, files, paired)
 
-    def _drift(self, name: str, branch: Branch, base: Arm) -> None:
+    def _drift(self, parts: Attached, name: str, branch: Branch, base: Arm) -> None:
         for group in ("class", "unrelated"):
             prompts = [prompt for prompt in self.prompts if prompt.group == group]
             if not prompts:
@@ -183,8 +183,8 @@ class Evaluation:
             seed = self.seeds[0]
             probes = [Probe(group, prompt.base, None, None, seed) for prompt in prompts]
             pixels = [as_tensor(open_image(base.files[prompt.id, seed])) for prompt in prompts]
-            latents = [self.parts.model.encode_image(one)[0] for one in pixels]
-            found = shifts(self.parts, branch, probes, latents, bar_over("drift"))
+            latents = [parts.model.encode_image(one)[0] for one in pixels]
+            found = shifts(parts, branch, probes, latents, bar_over("drift"))
             values = {(p.id, seed): shift.mean_drift for p, shift in zip(prompts, found, strict=True)}
             measure = Measure(f"velocity drift, {group}", group, "down", DRIFT)
             self.drifts.setdefault(measure, {})[name] = values

@@ -20,7 +20,7 @@ from library.evaluation.prompts import EvaluationPrompt
 from library.files.atomic import written
 from library.files.fingerprint import of_key
 from library.models import PromptBatch
-from library.parts.parts import Parts
+from library.parts.parts import Attached
 from library.prompts import NULL_PROMPT
 from library.report.sheet import as_image
 
@@ -67,7 +67,7 @@ class Gallery:
     All seeds of a prompt are one batch in every arm, so that arms that are the same are the same to the bit.
     """
 
-    def __init__(self, parts: Parts, folder: Path, size: tuple[int, int]) -> None:
+    def __init__(self, parts: Attached, folder: Path, size: tuple[int, int]) -> None:
         self.parts, self.folder, self.size = parts, folder, size
         samples = parts.settings.samples
         self.how = {

@@ -17,10 +17,10 @@ from library.evaluation.card import Card
 from library.evaluation.drift import SIGMAS, Probe
 from library.evaluation.probes import read_probes
 from library.files.atomic import write_text
-from library.objectives import STUDENT
 from library.preflight.plan import Plan
 from library.report.page import Section
 from library.terminal import say
+from library.training.listeners import Listener
 from library.training.run import Run
 
 SHARE = 0.08
@@ -82,7 +82,7 @@ class QuickAudit:
         found = {"definition": DEFINITION, "quick": True, "concepts": [card.as_dict() for card in cards]}
         write_text(file, json.dumps(found, indent=1))
         section = Section("drift", "Drift report card", lambda pictures: fragment(cards, pictures))
-        run.observer.sections.insert(1, section)
+        run.listeners.tell(Listener.section_made, section)
 
     def _card(self, run: Run, concept: Concept) -> Card:
         parts, probes = run.parts, self.probes[concept.name]
@@ -91,7 +91,7 @@ class QuickAudit:
         shown = [one for one in run.plan.pictures if one.concept.name == concept.name and not one.subset.is_reg]
         paths = list(dict.fromkeys(one.path for one in shown))[:REFERENCES]
         references = references_of(parts, [one for one in shown if one.path in paths], run.latents)
-        auditor, branch = Auditor(parts, probes, latents, references), parts.branches()[STUDENT]
+        auditor, branch = Auditor(parts, probes, latents, references), run.student.branch
         return auditor.card(concept.name, branch, auditor.shifts(branch), {})
 
 

@@ -21,7 +21,7 @@ from library.drawing.generation import as_concept, check_layout
 from library.dual_branch_scheduler import Branch
 from library.errors import ConfigError, ModelError
 from library.models import FlowModel
-from library.parts.parts import STUDENT_ADAPTER, Parts
+from library.parts.parts import STUDENT_ADAPTER, Opened
 from library.parts.saved_vectors import embeddings_of
 from library.terminal import say
 
@@ -106,13 +106,16 @@ class Students:
     """Puts LoRAs on the model.
 
     Args:
-        parts: not yet attached.
+        opened: without the transformer.
         layers: of every file that will be put on, as `read_layers` gives them.
+
+    Attributes:
+        parts: with the transformer.
     """
 
-    def __init__(self, parts: Parts, layers: dict[Path, FileOnModel]) -> None:
-        self.parts, self._layers = parts, layers
-        parts.attach(sorted(set().union(*(file.changes for file in layers.values()))))
+    def __init__(self, opened: Opened, layers: dict[Path, FileOnModel]) -> None:
+        self._layers = layers
+        self.parts = opened.attach(sorted(set().union(*(file.changes for file in layers.values()))))
 
     def branch(self, lora: Path, concept_file: Path | None, strength: float = 1.0) -> Branch:
         """The student of one file; the one before is gone.

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from library.config.settings import Settings
-from library.dual_branch_scheduler import DualBranchScheduler
+from library.dual_branch_scheduler import Branch, DualBranchScheduler
 from library.methods import method_of
 from library.methods.method import PenaltyTerm, Student
 from library.objectives import EXTRACTOR, REPLAYED, Objective
 from library.parts.context import Context
-from library.parts.parts import STUDENT_ADAPTER, Parts, extractor_adapter
+from library.parts.parts import STUDENT_ADAPTER, Attached
 from library.penalties import Penalty
 
 
@@ -23,7 +23,7 @@ def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:
 
 
 def penalties_of(
-    stage: str, settings: Settings, parts: Parts, fisher: Mapping[str, Tensor] | None
+    stage: str, settings: Settings, parts: Attached, fisher: Mapping[str, Tensor] | None
 ) -> list[tuple[str, float, Penalty]]:
     """What a stage adds to its objective for the weights themselves, each with name and weight.
 
@@ -70,22 +70,17 @@ def reads_replay(settings: Settings, stages: Iterable[str], has_reg: bool) -> bo
     return any(reading.prediction.prompt in REPLAYED for reading in readings)
 
 
-def extractor_adapters(settings: Settings, parts: Parts) -> list[str]:
-    """The adapters of all concepts' extractors; none if the method has no extractor."""
-    return [extractor_adapter(concept.name) for concept in parts.concepts] if has_extractor(settings) else []
-
-
 def scheduler_of(
-    objective: Objective, settings: Settings, parts: Parts, context: Context | None = None
+    objective: Objective, parts: Attached, branches: Mapping[str, Branch], context: Context | None = None
 ) -> DualBranchScheduler:
     """Runs the passes that the objective reads.
 
     Args:
+        branches: of the stage.
         context: its vectors stand in prompts that have places for them, whichever branch predicts.
     """
-    branches = parts.branches()
     if context is not None:
         branches = {name: context.beside(branch) for name, branch in branches.items()}
-    together = settings.optimizer.batch_passes == "together"
+    together = parts.settings.optimizer.batch_passes == "together"
     readings = objective.readings
     return DualBranchScheduler(parts.model, parts.network, parts.injector, branches, readings, together)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from library.dual_branch_scheduler import Branch
 from library.hierarchical_embedding_injector import ConceptEmbeddings, ConceptToken
 from library.models import PromptBatch
-from library.parts.parts import Parts
+from library.parts.parts import Opened
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Context:
         own = {name_of(concept): vectors for concept, vectors in self.vectors.items()}
         return replace(branch, embeddings={**branch.embeddings, **own})
 
-    def add_to(self, batch: PromptBatch, texts: Sequence[str], rows: Sequence[bool], parts: Parts) -> PromptBatch:
+    def add_to(self, batch: PromptBatch, texts: Sequence[str], rows: Sequence[bool], parts: Opened) -> PromptBatch:
         """The prompts with places for the vectors of each row's concept.
 
         Args:
@@ -47,7 +47,7 @@ def name_of(concept: str) -> str:
     return f"context of\n{concept}"
 
 
-def places(parts: Parts, concept: str, text: str) -> tuple[ConceptToken, ...]:
+def places(parts: Opened, concept: str, text: str) -> tuple[ConceptToken, ...]:
     """The last tokens of a text in CLIP's and in T5's part of the stream, as far as they are padding."""
     count, model = parts.settings.context.context_vectors, parts.model
     needed = {"clip": 0, "t5": 0}

@@ -11,12 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from library.config.settings import Settings
+from library.adapters.network import AdapterNetwork
 from library.errors import ModelError
-from library.hierarchical_embedding_injector import ConceptEmbeddings
-from library.objectives import EXTRACTOR
-from library.parts.branching import extractor_adapters
-from library.parts.parts import STUDENT_ADAPTER, Parts, extractor_adapter, learns_words
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,11 @@ class Learnable:
         for module in self.modules.values():
             module.requires_grad_(True).train()
 
+    def freeze(self) -> None:
+        """It does not learn."""
+        for module in self.modules.values():
+            module.requires_grad_(False)
+
     def state(self) -> dict[str, Tensor]:
         """Weights and buffers as they are, by name; not copied."""
         named = {f"{name}.{end}": one for name, held in self.modules.items() for end, one in held.named_buffers()}
@@ -73,53 +74,23 @@ class Learnable:
             tensor.copy_(saved[name])
 
 
-def learning_in(stage: str, settings: Settings, parts: Parts) -> list[Learnable]:
-    """All that learns in a stage."""
-    if stage == EXTRACTOR:
-        return _extractors(settings, parts)
-    if learns_words(settings):
-        student = [Learnable("words", {"words": parts.words}, "embedding_lr")]
-    else:
-        student = [_adapter(STUDENT_ADAPTER, settings, parts)]
-    own = own_vectors(settings, parts).items()
-    student += [_vectors(f"{STUDENT_ADAPTER}_{name}", one) for name, one in own]
-    return [*student, *_extractors(settings, parts)] if settings.pure_learning.merged else student
-
-
-def _extractors(settings: Settings, parts: Parts) -> list[Learnable]:
-    adapters = [_adapter(name, settings, parts) for name in extractor_adapters(settings, parts)]
-    return adapters + [_vectors(extractor_adapter(name), one) for name, one in parts.extractor_embeddings.items()]
-
-
-def own_vectors(settings: Settings, parts: Parts) -> dict[str, ConceptEmbeddings]:
-    """The student's vectors by concept; none if it shares the extractor's."""
-    return parts.student_embeddings if settings.concept_embeddings.student_embeddings in ("own", "fresh") else {}
-
-
-def _adapter(name: str, settings: Settings, parts: Parts) -> Learnable:
-    outer = {} if settings.network.loraplus_lr_ratio is None else {"up": "up_lr"}
-    layers = {layer: held.adapters[name] for layer, held in parts.network.layers.items()}
-    return Learnable(name, layers, "lr", outer)
-
-
-def _vectors(name: str, embeddings: ConceptEmbeddings) -> Learnable:
-    return Learnable(f"{name} vectors", {"vectors": embeddings}, "embedding_lr")
-
-
 def parameters_of(learnables: Iterable[Learnable]) -> list[nn.Parameter]:
     """All of their weights."""
     return [weight for one in learnables for weight in one.weights.values()]
 
 
-def freeze_all_but(learnables: Iterable[Learnable], parts: Parts) -> None:
-    """Exactly these learn."""
-    parts.network.train_only([])
-    for one in (*parts.extractor_embeddings.values(), *parts.student_embeddings.values()):
-        one.requires_grad_(False)
-    if parts.words is not None:
-        parts.words.requires_grad_(False)
-    for learnable in learnables:
-        learnable.learn()
+def freeze_all_but(learning: Iterable[Learnable], held: Iterable[Learnable], network: AdapterNetwork) -> None:
+    """Exactly these learn.
+
+    Args:
+        held: whatever could learn in the run.
+        network: all of its adapters are frozen as well.
+    """
+    network.train_only([])
+    for one in held:
+        one.freeze()
+    for one in learning:
+        one.learn()
 
 
 def states_of(learnables: Iterable[Learnable]) -> dict[str, dict[str, Tensor]]:

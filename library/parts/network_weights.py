@@ -14,8 +14,8 @@ from library.config.network_settings import ATTENTION_PROJECTIONS, KINDS, Networ
 from library.config.settings import Settings
 from library.errors import ConfigError, ModelError, naming
 from library.methods import METHODS
-from library.parts.learnable import own_vectors
-from library.parts.parts import STUDENT_ADAPTER, Parts
+from library.parts.learned import Student
+from library.parts.parts import STUDENT_ADAPTER, Attached
 from library.parts.saved_vectors import embeddings_of
 from library.terminal import say
 
@@ -81,8 +81,8 @@ def _how_they_learn(unknown: list[str], network: NetworkSettings, blocks_name: s
 
 
 @torch.no_grad()
-def start_from_weights(parts: Parts, tell: Callable[[str], None] = say) -> None:
-    """Puts `network_weights` into the fresh student, and vectors from `NAME_concept.safetensors` if that is beside.
+def start_from_weights(parts: Attached, student: Student, tell: Callable[[str], None] = say) -> None:
+    """Puts `network_weights` into a fresh student, and vectors from `NAME_concept.safetensors` if that is beside.
 
     A layer of a lower rank fills the first of the adapter's; what the file says of alpha goes into the weights, so
     that the student acts as the file does.
@@ -108,17 +108,17 @@ def start_from_weights(parts: Parts, tell: Callable[[str], None] = say) -> None:
         )
     for name, given in layers.items():
         _copy_into(parts.network.layers[name].adapters[STUDENT_ADAPTER], given, f"{source}: {name}")
-    _start_from_vectors(parts, concept_file_of(Path(path).expanduser()), tell)
+    _start_from_vectors(parts, student, concept_file_of(Path(path).expanduser()), tell)
 
 
-def _start_from_vectors(parts: Parts, beside: Path | None, tell: Callable[[str], None]) -> None:
+def _start_from_vectors(parts: Attached, student: Student, beside: Path | None, tell: Callable[[str], None]) -> None:
     """Puts vectors into the student's own; says which of them find none.
 
     Args:
         beside: the file of vectors beside the LoRA; None if there is none.
     """
     saved = embeddings_of(parts, load_concepts(beside)[0], str(beside)) if beside else {}
-    own = own_vectors(parts.settings, parts)
+    own = student.vectors
     for name in own.keys() & saved.keys():
         try:
             own[name].load_vectors(saved[name].per_block())
@@ -132,7 +132,7 @@ def _start_from_vectors(parts: Parts, beside: Path | None, tell: Callable[[str],
     elif own.keys() - saved.keys():
         fresh = ", ".join(sorted(own.keys() - saved.keys()))
         tell(f"network_weights: {beside} has no vectors of {fresh}, which start anew.")
-    elif saved and not own and parts.student_embeddings:
+    elif saved and not own and student.branch.embeddings:
         tell(f'network_weights: with student_embeddings = "shared", the vectors in {beside} are not used.')
 
 

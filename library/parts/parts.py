@@ -1,12 +1,12 @@
-"""The parts of a run: one pretrained model, the adapters and concept embeddings on it, and its branches."""
+"""The parts of a run: one pretrained model and what is opened beside it; then the network and the injector on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from library.adapters.files import SavedConcept
 from library.adapters.linear import Dropout
@@ -15,13 +15,12 @@ from library.chance import generator_for
 from library.config.dataset import Concept
 from library.config.settings import SampleSettings, Settings
 from library.data.texts import TextLibrary, TriggerLayout
-from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch, branch_velocity
+from library.dual_branch_scheduler import Branch, branch_velocity
 from library.errors import ConfigError
 from library.files.cache import Cache
 from library.hierarchical_embedding_injector import ConceptEmbeddings, HierarchicalEmbeddingInjector
-from library.methods import METHODS
+from library.methods import method_of
 from library.models import FlowModel, PromptBatch, load_model
-from library.objectives import EXTRACTOR, GUIDE, PRETRAINED, STUDENT
 from library.parts.base_weights import with_base_weights
 
 STUDENT_ADAPTER = "student"
@@ -36,29 +35,21 @@ def extractor_adapter(concept: str) -> str:
 
 def learns_words(settings: Settings) -> bool:
     """Whether the student is words that stand for the concept, and no change of weights."""
-    return METHODS[settings.method.method].student_weights == "words"
+    return method_of(settings).student_weights == "words"
 
 
-@dataclass
-class Parts:
-    """What a run, or a generation, works with."""
+@dataclass(frozen=True)
+class Opened:
+    """What a run, or a generation, works with before the transformer is loaded."""
 
     settings: Settings
     concepts: list[Concept]
     model: FlowModel
     cache: Cache
-    layouts: dict[str, TriggerLayout]
+    layouts: Mapping[str, TriggerLayout]
     texts: TextLibrary
-    network: AdapterNetwork | None = None
-    injector: HierarchicalEmbeddingInjector | None = None
-    extractor_embeddings: dict[str, ConceptEmbeddings] = field(default_factory=dict)
-    student_embeddings: dict[str, ConceptEmbeddings] = field(default_factory=dict)
-    words: nn.Module | None = None
-    """The learned words of a method that learns those."""
-    reader: Callable[[PromptBatch], PromptBatch] | None = None
-    """Reads prompts with them."""
 
-    def attach(self, layers: Iterable[str] | None = None) -> None:
+    def attach(self, layers: Iterable[str] | None = None) -> Attached:
         """Loads the transformer and puts the network and the injector on it; nothing changes until adapters are used.
 
         Args:
@@ -67,56 +58,13 @@ class Parts:
         blocks, shape = self.model.blocks, self.settings.network
         if layers is None:
             chosen = shape.chosen_blocks(len(blocks))
-            self.network = AdapterNetwork(blocks, self.model.blocks_name, shape.ranks, chosen)
+            network = AdapterNetwork(blocks, self.model.blocks_name, shape.ranks, chosen)
         else:
-            self.network = AdapterNetwork.on(self.model.transformer, layers)
-        self.injector = HierarchicalEmbeddingInjector(list(blocks))
-        self.model.keep_for_recompute(self.network.route, self.injector.placements)
-
-    def branches(self) -> dict[str, Branch]:
-        """The branches, as far as their adapters are there."""
-        extractors = {concept.name: extractor_adapter(concept.name) for concept in self.concepts}
-        guided = extractors if self.settings.pure_learning.guidance_lora else {}
-        return {
-            STUDENT: self._student(),
-            EXTRACTOR: Branch(extractors, self.extractor_embeddings),
-            GUIDE: Branch(guided, self.extractor_embeddings),
-            PRETRAINED: PRETRAINED_BRANCH,
-        }
-
-    def _student(self) -> Branch:
-        adapter = None if learns_words(self.settings) else STUDENT_ADAPTER
-        return Branch({}, self.student_embeddings, default=adapter, reader=self.reader)
-
-    def velocity(
-        self, branch: Branch, x_t: Tensor, sigma: Tensor, prompts: list[PromptBatch], skipped: Sequence[int] = ()
-    ) -> Tensor:
-        """A pass of one branch over the prompts' rows, (B, C, H, W) float32, without the blocks that are skipped."""
-        branches = [branch] * len(prompts)
-        return branch_velocity(self.model, self.network, self.injector, branches, x_t, sigma, prompts, skipped)
-
-    def add_adapter(self, name: str) -> None:
-        """A fresh adapter of the settings' shape, the same for the same seed and name.
-
-        The student of a method that learns whole weights is a change of these.
-        """
-        shape, method = self.settings.network, self.settings.method
-        dtype = torch.bfloat16 if shape.full_bf16 else torch.float32
-        if name == STUDENT_ADAPTER and METHODS[method.method].student_weights == "full":
-            self.network.add_full(name, dtype)
-            return
-        generator = generator_for(self.settings.optimizer.seed, "adapter", name)
-        dropout = Dropout(shape.network_dropout, shape.rank_dropout, shape.module_dropout)
-        self.network.add(name, shape.ranks, shape.network_alpha, generator, dropout, dtype)
-
-    def embeddings_from(self, vectors: Tensor) -> ConceptEmbeddings:
-        """Embeddings of the settings' kind with these vectors, on the model's device."""
-        every = self.settings.concept_embeddings.concept_embeddings != "first_block"
-        return ConceptEmbeddings(vectors.to(self.model.device), len(self.model.blocks), every)
-
-    def copied(self, embeddings: Mapping[str, ConceptEmbeddings]) -> dict[str, ConceptEmbeddings]:
-        """Copies that learn on their own."""
-        return {name: self.embeddings_from(one.vectors()) for name, one in embeddings.items()}
+            network = AdapterNetwork.on(self.model.transformer, layers)
+        injector = HierarchicalEmbeddingInjector(list(blocks))
+        self.model.keep_for_recompute(network.route, injector.placements)
+        held = {one.name: getattr(self, one.name) for one in fields(Opened)}
+        return Attached(**held, network=network, injector=injector)
 
     def saved_concepts(self) -> list[SavedConcept]:
         """What the concept files say about each concept."""
@@ -137,7 +85,45 @@ class Parts:
         ]
 
 
-def build_parts(settings: Settings, concepts: list[Concept]) -> Parts:
+@dataclass(frozen=True)
+class Attached(Opened):
+    """The same once the transformer is loaded, with the network and the injector on it."""
+
+    network: AdapterNetwork
+    injector: HierarchicalEmbeddingInjector
+
+    def velocity(
+        self, branch: Branch, x_t: Tensor, sigma: Tensor, prompts: list[PromptBatch], skipped: Sequence[int] = ()
+    ) -> Tensor:
+        """A pass of one branch over the prompts' rows, (B, C, H, W) float32, without the blocks that are skipped."""
+        branches = [branch] * len(prompts)
+        return branch_velocity(self.model, self.network, self.injector, branches, x_t, sigma, prompts, skipped)
+
+    def add_adapter(self, name: str) -> None:
+        """A fresh adapter of the settings' shape, the same for the same seed and name.
+
+        The student of a method that learns whole weights is a change of these.
+        """
+        shape = self.settings.network
+        dtype = torch.bfloat16 if shape.full_bf16 else torch.float32
+        if name == STUDENT_ADAPTER and method_of(self.settings).student_weights == "full":
+            self.network.add_full(name, dtype)
+            return
+        generator = generator_for(self.settings.optimizer.seed, "adapter", name)
+        dropout = Dropout(shape.network_dropout, shape.rank_dropout, shape.module_dropout)
+        self.network.add(name, shape.ranks, shape.network_alpha, generator, dropout, dtype)
+
+    def embeddings_from(self, vectors: Tensor) -> ConceptEmbeddings:
+        """Embeddings of the settings' kind with these vectors, on the model's device."""
+        every = self.settings.concept_embeddings.concept_embeddings != "first_block"
+        return ConceptEmbeddings(vectors.to(self.model.device), len(self.model.blocks), every)
+
+    def copied(self, embeddings: Mapping[str, ConceptEmbeddings]) -> dict[str, ConceptEmbeddings]:
+        """Copies that learn on their own."""
+        return {name: self.embeddings_from(one.vectors()) for name, one in embeddings.items()}
+
+
+def build_parts(settings: Settings, concepts: list[Concept]) -> Opened:
     """Opens the model; nothing heavy is loaded yet.
 
     Raises:
@@ -150,7 +136,7 @@ def build_parts(settings: Settings, concepts: list[Concept]) -> Parts:
     cache = Cache(settings.saving.cache_dir)
     positions = settings.concept_embeddings.embedding_positions
     layouts = {concept.name: TriggerLayout(concept, model, positions) for concept in concepts}
-    return Parts(settings, concepts, model, cache, layouts, TextLibrary(model, cache, list(layouts.values())))
+    return Opened(settings, concepts, model, cache, layouts, TextLibrary(model, cache, list(layouts.values())))
 
 
 def _check_skipped(samples: SampleSettings, blocks: int) -> None:

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from library.errors import ModelError
 from library.hierarchical_embedding_injector import ConceptEmbeddings
-from library.parts.parts import Parts
+from library.parts.parts import Opened
 
 
-def embeddings_of(parts: Parts, vectors: dict[str, Tensor], source: str) -> dict[str, ConceptEmbeddings]:
+def embeddings_of(parts: Opened, vectors: dict[str, Tensor], source: str) -> dict[str, ConceptEmbeddings]:
     """Frozen embeddings from saved vectors, for the concepts of this run.
 
     Raises:

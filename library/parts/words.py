@@ -12,7 +12,7 @@ from library.files.atomic import saved_at, write_tensors
 from library.hierarchical_embedding_injector import ConceptToken
 from library.models import PromptBatch
 from library.models.sd3.learned_words import LearnedWords
-from library.parts.parts import Parts
+from library.parts.parts import Opened
 from library.prompts import without_concept
 
 
@@ -24,7 +24,7 @@ class WordReader:
         words: those that are read.
     """
 
-    def __init__(self, parts: Parts, words: LearnedWords) -> None:
+    def __init__(self, parts: Opened, words: LearnedWords) -> None:
         self.parts, self.words, self._kept = parts, words, {}
 
     def __call__(self, batch: PromptBatch) -> PromptBatch:
@@ -70,7 +70,7 @@ def _spans(tokens: Sequence[ConceptToken], clip_length: int) -> list[tuple[int, 
     return spans
 
 
-def made_words(parts: Parts, rows: int | None = None) -> LearnedWords:
+def made_words(parts: Opened, rows: int | None = None) -> LearnedWords:
     """Loads the encoders and gives every concept its rows, which are the class word's.
 
     Args:
@@ -81,13 +81,7 @@ def made_words(parts: Parts, rows: int | None = None) -> LearnedWords:
     return parts.model.learned_words(starts)
 
 
-def build_words(parts: Parts) -> None:
-    """Words that the student learns, and a reader for them."""
-    parts.words = made_words(parts)
-    parts.reader = WordReader(parts, parts.words)
-
-
-def save_words(parts: Parts, words: LearnedWords, name: str) -> list[Path]:
+def save_words(parts: Opened, words: LearnedWords, name: str) -> list[Path]:
     """Writes a file for each concept, as ComfyUI loads it from `models/embeddings`: "clip_l" and "clip_g"."""
     paths = []
     for concept in parts.concepts:

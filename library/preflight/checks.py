@@ -22,11 +22,11 @@ from library.errors import (
 from library.files.atomic import TEMPORARY, try_writing
 from library.files.checkpoint import TENSORS
 from library.methods import method_of
-from library.objectives import STUDENT
 from library.parts.branching import makes_fused_steps
+from library.parts.learned import Student
 from library.parts.network_weights import start_from_weights
-from library.parts.parts import Parts
-from library.preflight.forecast import counted_parts
+from library.parts.parts import Attached
+from library.preflight.forecast import counted_parts, counted_student
 from library.preflight.plan import Plan
 from library.preflight.windows import MAX_PATH
 from library.report.trackers import TRACKERS
@@ -49,18 +49,19 @@ def check(plan: Plan) -> None:
     """
     problems = [error for one in CHECKS if (error := _error_of(one, plan))]
     try:
-        parts = counted_parts(plan, STUDENT, None)
+        parts = counted_parts(plan)
+        student = counted_student(parts)
     except PureCCError as error:
         problems.append(error)
     else:
-        problems += [error for one in FITTING if (error := _error_of(one, parts))]
+        problems += [error for one in FITTING if (error := _error_of(one, parts, student))]
     if problems:
         raise all_of(problems)
 
 
-def _error_of(check_one: Callable[..., object], given: object) -> PureCCError | None:
+def _error_of(check_one: Callable[..., object], *given: object) -> PureCCError | None:
     try:
-        check_one(given)
+        check_one(*given)
     except PureCCError as error:
         return error
     return None
@@ -171,22 +172,22 @@ CHECKS: tuple[Callable[[Plan], None], ...] = (
 # Of what learns
 
 
-def extractor_fits(parts: Parts) -> None:
+def extractor_fits(parts: Attached, _: Student) -> None:
     """What `extractor` names has every concept, and fits the layers."""
     path = parts.settings.pure_learning.extractor
     if path:
         load_extractor(parts, path)
 
 
-def network_weights_fit(parts: Parts) -> None:
+def network_weights_fit(parts: Attached, student: Student) -> None:
     """What `network_weights` names, and the vectors beside it, fit what learns."""
-    start_from_weights(parts, tell=lambda _: None)
+    start_from_weights(parts, student, tell=lambda _: None)
 
 
-def the_methods_files_fit(parts: Parts) -> None:
+def the_methods_files_fit(parts: Attached, _: Student) -> None:
     """What the method's own settings name fits the layers."""
     method_of(parts.settings).check_fit(parts.settings, parts.network, len(parts.model.blocks))
 
 
-FITTING: tuple[Callable[[Parts], None], ...] = (extractor_fits, network_weights_fit, the_methods_files_fit)
+FITTING: tuple[Callable[[Attached, Student], None], ...] = (extractor_fits, network_weights_fit, the_methods_files_fit)
 """Of what learns: the parts of stage 2 without numbers."""

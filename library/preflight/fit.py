@@ -83,8 +83,8 @@ def steps_down(settings: Settings, blocks: int) -> list[StepDown]:
 
 def with_settings(plan: Plan, settings: Settings) -> Plan:
     """The plan with other settings of [model] or [optimizer] that shape neither texts nor pictures."""
-    plan.parts.settings, plan.parts.model.residence = settings, Residence.of(settings.model)
-    return replace(plan, settings=settings)
+    plan.parts.model.residence = Residence.of(settings.model)
+    return plan.with_settings(settings)
 
 
 def card_of(settings: Settings, device: torch.device) -> int | None:

@@ -6,12 +6,13 @@ counted there come two numbers that are assumed, not measured: `CUDA_CONTEXT` an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from library.config.dataset import Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Scene
 from library.hierarchical_embedding_injector import ConceptToken
 from library.models import FlowModel, PromptBatch
@@ -19,15 +20,11 @@ from library.models.memory.counting import Footprint
 from library.models.memory.live_memory import META, LiveMemory, fused_attention, held_by, storage_bytes
 from library.models.memory.residence import Residence
 from library.objectives import COMPLETE, EXTRACTOR, REPLAYED, STUDENT
-from library.parts.branching import (
-    extractor_adapters,
-    makes_fused_steps,
-    objective_of,
-    scheduler_of,
-)
-from library.parts.learnable import freeze_all_but, learning_in, parameters_of
-from library.parts.parts import STUDENT_ADAPTER, Parts, learns_words
-from library.parts.words import build_words
+from library.parts.assembled import assemble
+from library.parts.branching import makes_fused_steps
+from library.parts.learnable import freeze_all_but, parameters_of
+from library.parts.learned import Extractor, Learned, Student, fresh_extractor, fresh_student
+from library.parts.parts import Attached
 from library.preflight.plan import Plan
 from library.prepare.replay import pictures_at_once
 from library.roofline import BUS, Speed
@@ -141,11 +138,10 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     Args:
         residence: another than the model's.
     """
-    settings, parts = plan.settings, counted_parts(plan, stage, residence)
-    objective = objective_of(stage, settings, plan.has_reg)
-    learnables = learning_in(stage, settings, parts)
-    freeze_all_but(learnables, parts)
-    learning = parameters_of(learnables)
+    settings, parts = plan.settings, counted_parts(plan, residence)
+    learned = counted_extractor(parts) if stage == EXTRACTOR else counted_student(parts)
+    made = assemble(learned, parts, plan.has_reg)
+    learning = parameters_of(made.learnables)
     count = sum(weight.numel() for weight in learning)
     if settings.optimizer.gradient_accumulation_steps > 1:  # then gradients are there from the step's second batch on
         for weight in learning:
@@ -153,21 +149,19 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     if stage == STUDENT and makes_fused_steps(settings):
         for weight in learning:
             weight.register_post_accumulate_grad_hook(_let_go)
-    weights = storage_bytes(_held(parts)) + sum(weight.grad.nbytes for weight in learning if weight.grad is not None)
+    gradients = sum(weight.grad.nbytes for weight in learning if weight.grad is not None)
+    weights = storage_bytes(_held(parts, learned)) + gradients
     state = count * OPTIMIZER_BYTES.get(settings.optimizer.optimizer_type.lower(), OPTIMIZER_BYTES["adamw"])
     if stage == STUDENT and settings.optimizer.ema_decay is not None:
         state += sum(weight.nbytes for weight in learning)
-    scheduler = scheduler_of(objective, settings, parts)
     size, rows = heaviest_batch(plan)
-    wanted = {reading.prediction.prompt for reading in objective.readings}
-    reference = _scene(plan, size, rows, wanted - REPLAYED)
+    wanted = made.prompts
+    words = isinstance(learned, Student) and learned.words is not None
+    reference = _scene(plan, size, rows, wanted - REPLAYED, text_learns=words)
     replay = _scene(plan, plan.size, rows, wanted & REPLAYED) if wanted & REPLAYED else None
     swap = parts.model.base.swap
-    if parts.words is not None:  # the gradient goes all the way to the text
-        for prompts in reference.prompts.values():
-            object.__setattr__(prompts, "context", _learning(prompts.context))
     with fused_attention(), LiveMemory() as memory:
-        objective(scheduler.predict(reference, replay)).total.backward()
+        made.objective(made.branches.predict(reference, replay)).total.backward()
     moved = parts.model.base.bytes_offloaded + (0 if swap is None else swap.bytes_moved)
     return StepCount(Footprint(weights + state, memory.peak, memory.work), count, memory.flops, moved)
 
@@ -184,12 +178,13 @@ def count_sampling(plan: Plan, size: tuple[int, int], rows: int) -> StepCount:
         size: width and height of the pictures.
         rows: of the batch, guidance included.
     """
-    parts = counted_parts(plan, STUDENT, None)
+    parts = counted_parts(plan)
+    student = counted_student(parts)
     scene = _scene(plan, size, rows, {"prompt"})
     with fused_attention(), LiveMemory() as memory:
         parts.velocity(PRETRAINED_BRANCH, scene.x_t, scene.sigma, [scene.prompts["prompt"]])
     moved = 0 if parts.model.base.swap is None else parts.model.base.swap.bytes_moved
-    return StepCount(Footprint(storage_bytes(_held(parts)), memory.peak, memory.work), 0, memory.flops, moved)
+    return StepCount(Footprint(storage_bytes(_held(parts, student)), memory.peak, memory.work), 0, memory.flops, moved)
 
 
 def count_words(plan: Plan) -> StepCount:
@@ -197,17 +192,18 @@ def count_words(plan: Plan) -> StepCount:
 
     What the CLIPs take is not in it: they stay on the CPU.
     """
-    parts = counted_parts(plan, STUDENT, None)
-    freeze_all_but([], parts)
+    parts = counted_parts(plan)
+    student = counted_student(parts)
+    freeze_all_but([], student.held, parts.network)
     scene = _scene(plan, *heaviest_batch(plan), {COMPLETE})
-    prompts, student = scene.prompts[COMPLETE], parts.branches()[STUDENT]
+    prompts = scene.prompts[COMPLETE]
     read = replace(prompts, context=_learning(prompts.context), pooled=_learning(prompts.pooled))
     with fused_attention(), LiveMemory() as memory:
         with torch.no_grad():
-            parts.velocity(student, scene.x_t, scene.sigma, [prompts])
-        parts.velocity(student, scene.x_t, scene.sigma, [read]).sum().backward()
+            parts.velocity(student.branch, scene.x_t, scene.sigma, [prompts])
+        parts.velocity(student.branch, scene.x_t, scene.sigma, [read]).sum().backward()
     moved = 0 if parts.model.base.swap is None else parts.model.base.swap.bytes_moved
-    return StepCount(Footprint(storage_bytes(_held(parts)), memory.peak, memory.work), 0, memory.flops, moved)
+    return StepCount(Footprint(storage_bytes(_held(parts, student)), memory.peak, memory.work), 0, memory.flops, moved)
 
 
 def _learning(states: Tensor) -> Tensor:
@@ -215,34 +211,30 @@ def _learning(states: Tensor) -> Tensor:
     return states.to(META).requires_grad_()
 
 
-def counted_parts(plan: Plan, stage: str, residence: Residence | None) -> Parts:
-    """The parts of a run in a stage, on the meta device: transformer, adapters, concept embeddings, words."""
-    settings = plan.settings
-    model = plan.parts.model.counted(residence)
-    parts = replace(
-        plan.parts, model=model, settings=settings, network=None, injector=None, extractor_embeddings={},
-        student_embeddings={}, words=None, reader=None,
-    )  # fmt: skip
-    parts.attach()
-    kind = settings.concept_embeddings
-    for adapter in extractor_adapters(settings, parts):
-        parts.add_adapter(adapter)
-    for concept in parts.concepts:
-        if kind.concept_embeddings != "none":
-            blocks = len(model.blocks) if kind.concept_embeddings == "per_block" else 1
-            width = model.transformer_config["caption_projection_dim"]
-            vectors = torch.zeros(blocks, parts.layouts[concept.name].vectors, width)
-            parts.extractor_embeddings[concept.name] = parts.embeddings_from(vectors)
-    if stage == STUDENT:
-        if learns_words(settings):
-            build_words(parts)
-        else:
-            parts.add_adapter(STUDENT_ADAPTER)
-        if kind.student_embeddings in ("own", "fresh"):
-            parts.student_embeddings = parts.copied(parts.extractor_embeddings)
-        elif kind.student_embeddings == "shared":
-            parts.student_embeddings = parts.extractor_embeddings
-    return parts
+def counted_parts(plan: Plan, residence: Residence | None = None) -> Attached:
+    """The parts of a run on the meta device: the transformer with nothing on it yet.
+
+    Args:
+        residence: another than the model's.
+    """
+    return replace(plan.parts, model=plan.parts.model.counted(residence)).attach()
+
+
+def counted_extractor(parts: Attached) -> Extractor:
+    """The extractor of a run, put on counted parts; one of another run in the shape that this run would give it."""
+    return fresh_extractor(parts, partial(_zeros, parts))
+
+
+def counted_student(parts: Attached) -> Student:
+    """The student of a run and its extractor, put on counted parts."""
+    return fresh_student(parts, counted_extractor(parts), partial(_zeros, parts))
+
+
+def _zeros(parts: Attached, concept: Concept) -> Tensor:
+    """What a concept's vectors start from, without numbers that mean anything."""
+    blocks = len(parts.model.blocks) if parts.settings.concept_embeddings.concept_embeddings == "per_block" else 1
+    width = parts.model.transformer_config["caption_projection_dim"]
+    return torch.zeros(blocks, parts.layouts[concept.name].vectors, width)
 
 
 def heaviest_batch(plan: Plan) -> tuple[tuple[int, int], int]:
@@ -252,18 +244,23 @@ def heaviest_batch(plan: Plan) -> tuple[tuple[int, int], int]:
     return max(found, key=lambda one: one[0][0] * one[0][1] * one[1])
 
 
-def _held(parts: Parts) -> Sequence[Tensor]:
-    embeddings = [*parts.extractor_embeddings.values(), *parts.student_embeddings.values()]
-    beside = [tensor for one in embeddings for tensor in one.state_dict().values()]
-    return [*held_by(parts.model.transformer), *beside, *(parts.words.parameters() if parts.words else [])]
+def _held(parts: Attached, learned: Learned) -> list[Tensor]:
+    """The transformer's tensors, with all adapters, and those of vectors and words."""
+    beside = [tensor for one in learned.held for tensor in one.state().values()]
+    return [*held_by(parts.model.transformer), *beside]
 
 
-def _scene(plan: Plan, size: tuple[int, int], rows: int, prompts: set[str]) -> Scene:
-    """Zeros on the CPU, in the shapes of a scene, each prompt with its concept's trigger at the begin."""
+def _scene(plan: Plan, size: tuple[int, int], rows: int, prompts: set[str], text_learns: bool = False) -> Scene:
+    """Zeros on the CPU, in the shapes of a scene, each prompt with its concept's trigger at the begin.
+
+    Args:
+        text_learns: the gradient goes all the way to the text.
+    """
     model, concept = plan.parts.model, plan.config.concepts[0]
     vectors = range(plan.parts.layouts[concept.name].vectors)
+    text = torch.zeros(rows, text_length(model), model.transformer_config["joint_attention_dim"], dtype=model.dtype)
     batch = PromptBatch(
-        torch.zeros(rows, text_length(model), model.transformer_config["joint_attention_dim"], dtype=model.dtype),
+        _learning(text) if text_learns else text,
         torch.zeros(rows, model.transformer_config["pooled_projection_dim"], dtype=model.dtype),
         (tuple(ConceptToken(index, concept.name, index) for index in vectors),) * rows,
         (concept.name,) * rows,

@@ -17,7 +17,7 @@ from library.objectives import EXTRACTOR, STUDENT
 from library.optim import check_optimizer
 from library.parts.branching import reads_replay
 from library.parts.network_weights import with_dim
-from library.parts.parts import Parts, build_parts
+from library.parts.parts import Opened, build_parts
 from library.prepare.class_states import class_text
 from library.prepare.replay import replay_texts
 from library.prompts import NULL_PROMPT, PromptTriple
@@ -38,9 +38,8 @@ COUNTED_AT_ONCE = 1000
 class Plan:
     """Everything that a run starts from."""
 
-    settings: Settings
     config: DatasetConfig
-    parts: Parts
+    parts: Opened
     datasets: list[list[Picture]]
     order: PictureOrder
     samples: list[SamplePrompt]
@@ -54,6 +53,15 @@ class Plan:
     """What lies in the data folders, looks meant and is not used."""
     counted_by: str = "max_train_steps"
     """The setting that says how long stage 2 is."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.parts.settings
+
+    def with_settings(self, settings: Settings) -> Plan:
+        """The plan with other settings, which change neither texts nor pictures nor steps."""
+        return replace(self, parts=replace(self.parts, settings=settings))
 
     @property
     def pictures(self) -> list[Picture]:
@@ -135,7 +143,7 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     """
     check_model_is_kept(settings)
     parts = build_parts(settings, config.concepts)
-    settings = parts.settings = with_dim(settings, parts.model.blocks_name)
+    settings = with_dim(settings, parts.model.blocks_name)
     check_optimizer(settings.optimizer, [list(rates.values()) for rates in stage_rates(settings).values()])
     seed, data = settings.optimizer.seed, settings.data
     found = find_pictures(config, parts.model.size_multiple, seed, data.caption_variants, data.random_crop_variants)
@@ -146,7 +154,7 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     datasets, validation = split_validation(config, found, seed)
     order = PictureOrder(datasets, batch_sizes, seed)
     counted_by = "max_train_steps" if settings.optimizer.max_train_epochs is None else "max_train_epochs"
-    settings = parts.settings = for_kinds(in_steps(settings, order.batches_per_epoch), config)
+    settings = for_kinds(in_steps(settings, order.batches_per_epoch), config)
     _check_steps(settings, validation)
     if settings.samples.sample_prompts:
         samples = read_samples(settings.samples.sample_prompts, config.concepts, parts.model.latent_shape)
@@ -158,9 +166,8 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
         samples = default_prompts(config.concepts, list(first.values()))
     left_out = tuple(left_out_of(config))
     return Plan(
-        settings,
         config,
-        parts,
+        replace(parts, settings=settings),
         datasets,
         order,
         samples,

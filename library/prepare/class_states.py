@@ -14,7 +14,7 @@ from library.data.pictures import Picture
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.flow import interpolate
 from library.models import PromptBatch
-from library.parts.parts import Parts
+from library.parts.parts import Attached
 from library.prompts import derive, triggers_in
 
 INIT_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -30,7 +30,7 @@ def class_text(concept: Concept) -> str:
 
 
 @torch.no_grad()
-def class_states(parts: Parts, concept: Concept, latents: Tensor) -> Tensor:
+def class_states(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
     """What the concept's vectors start from: the class word's hidden states at the input of each block.
 
     Averaged over noise levels, pictures and the word's own tokens; one mean for CLIP's places, one for T5's.

@@ -27,7 +27,7 @@ from library.flow import interpolate, mse, velocity_target
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.models import PromptBatch
 from library.parts.context import Context, name_of, places
-from library.parts.parts import Parts
+from library.parts.parts import Attached
 from library.prepare.class_states import INIT_SIGMAS
 from library.prepare.regions import class_region
 
@@ -41,13 +41,13 @@ LOSS_SCALE = 1024.0
 
 
 def learn_context(
-    parts: Parts,
+    parts: Attached,
     latents: Latents,
     pictures: Sequence[Picture],
     at_once: int,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Context:
-    """The context vectors of every subject, from the cache or learned now; `parts` must be attached.
+    """The context vectors of every subject, from the cache or learned now; `parts` has the transformer.
 
     Args:
         latents: of the pictures, prepared.
@@ -80,7 +80,7 @@ def learn_context(
     return Context(found, seconds)
 
 
-def _key(parts: Parts, latents: Latents, concept: Concept, pictures: Sequence[Picture]) -> dict:
+def _key(parts: Attached, latents: Latents, concept: Concept, pictures: Sequence[Picture]) -> dict:
     settings = parts.settings
     return {
         "pictures": [[latents.place(one), [triple.base for triple in one.prompts]] for one in pictures],
@@ -94,7 +94,7 @@ def _key(parts: Parts, latents: Latents, concept: Concept, pictures: Sequence[Pi
 
 
 def _learn(
-    parts: Parts,
+    parts: Attached,
     latents: Latents,
     concept: Concept,
     pictures: Sequence[Picture],
@@ -152,7 +152,7 @@ def _shown(pictures: Sequence[Picture], generator: torch.Generator) -> list[int]
 
 
 @torch.no_grad()
-def _padding_states(parts: Parts, text: str, latents: Tensor) -> Tensor:
+def _padding_states(parts: Attached, text: str, latents: Tensor) -> Tensor:
     """The padding's own states at the input of each block, (L, vectors, width): with these, nothing has changed."""
     prompts = PromptBatch.of([parts.texts[text]], [None])
     count, model = parts.settings.context.context_vectors, parts.model

@@ -18,14 +18,14 @@ from library.files.fingerprint import of_key
 from library.flow import draw_sigma, interpolate
 from library.methods.ewc import EWCSettings
 from library.models import PromptBatch
-from library.parts.parts import Parts
+from library.parts.parts import Attached
 from library.prepare.replay import Replay
 
 ADAPTER = "fisher"
 """Stands on every layer while its gradients are squared."""
 
 
-def fisher_of(parts: Parts, replay: Replay, progress: Callable[[Iterable], Iterable] = iter) -> dict[str, Tensor]:
+def fisher_of(parts: Attached, replay: Replay, progress: Callable[[Iterable], Iterable] = iter) -> dict[str, Tensor]:
     """The Fisher information of every layer of the network, (out, in) each, bf16 on the CPU; its mean over all is 1.
 
     Args:
@@ -47,7 +47,7 @@ def fisher_of(parts: Parts, replay: Replay, progress: Callable[[Iterable], Itera
 
 
 def _collected(
-    parts: Parts, replay: Replay, samples: int, progress: Callable[[Iterable], Iterable]
+    parts: Attached, replay: Replay, samples: int, progress: Callable[[Iterable], Iterable]
 ) -> dict[str, Tensor]:
     totals: dict[str, Tensor] = {}
     parts.network.add_full(ADAPTER, torch.float32)
@@ -76,7 +76,7 @@ def _squares_into(total: Tensor):
     return squared
 
 
-def _backward(parts: Parts, replay: Replay, number: int) -> None:
+def _backward(parts: Attached, replay: Replay, number: int) -> None:
     """The gradient of one noisy picture's velocity along a random direction."""
     generator, noise = generator_for(parts.settings.optimizer.seed, "fisher", number), parts.settings.noise
     row = number % len(replay.latents)

@@ -17,7 +17,7 @@ from library.config.dataset import Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.flow import interpolate
 from library.models import PromptBatch
-from library.parts.parts import Parts
+from library.parts.parts import Attached
 from library.prepare.class_states import class_text
 from library.prompts import NULL_PROMPT
 
@@ -32,7 +32,7 @@ PLACES_OF_EDGE = 32
 
 
 @torch.no_grad()
-def class_region(parts: Parts, concept: Concept, latents: Tensor) -> Tensor:
+def class_region(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
     """1 where the class is in a picture and 0 elsewhere, (1, h, w), from the cache or found now.
 
     Args:
@@ -47,7 +47,7 @@ def class_region(parts: Parts, concept: Concept, latents: Tensor) -> Tensor:
     return parts.cache.get("region", key, lambda: {"region": _region(parts, concept, latents)})["region"]
 
 
-def _region(parts: Parts, concept: Concept, latents: Tensor) -> Tensor:
+def _region(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
     texts = [class_text(concept), NULL_PROMPT]
     prompts = [PromptBatch.of([parts.texts[text]] * NOISES, [None] * NOISES) for text in texts]
     images, total = latents.expand(NOISES, *latents.shape), torch.zeros(1, *latents.shape[1:])

@@ -14,7 +14,7 @@ from library.drawing.sample_prompts import read_prompt_lines
 from library.drawing.sampling import initial_noise, sample
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.models import PromptBatch
-from library.parts.parts import Parts
+from library.parts.parts import Attached, Opened
 from library.prepare.regions import class_region
 from library.prompts import NULL_PROMPT, PromptTriple, derive, triggers_in
 
@@ -43,7 +43,7 @@ class Replay:
     regions: Tensor | None = None
 
 
-def replay_texts(parts: Parts) -> list[tuple[Concept, PromptTriple]]:
+def replay_texts(parts: Opened) -> list[tuple[Concept, PromptTriple]]:
     """The texts of each replayed picture and the concept they are about: the lists' lines over and over.
 
     Lines with a concept's class word and lines without take turns, so that half of the pictures show the class.
@@ -77,8 +77,8 @@ def pictures_at_once(shape: tuple[int, int, int]) -> int:
     return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (shape[1] * shape[2])))
 
 
-def draw_replay(parts: Parts, size: tuple[int, int], progress: Callable[[Iterable], Iterable] = iter) -> Replay:
-    """The replayed pictures, from the cache or drawn now; `parts` must be attached.
+def draw_replay(parts: Attached, size: tuple[int, int], progress: Callable[[Iterable], Iterable] = iter) -> Replay:
+    """The replayed pictures, from the cache or drawn now; `parts` has the transformer.
 
     Args:
         size: width and height in pixels.
@@ -95,7 +95,7 @@ def draw_replay(parts: Parts, size: tuple[int, int], progress: Callable[[Iterabl
     return replay
 
 
-def _regions(parts: Parts, replay: Replay) -> Tensor:
+def _regions(parts: Attached, replay: Replay) -> Tensor:
     """Where the class is in each picture, (N, 1, h, w); everywhere, if its prompt has no subject."""
     of = {concept.name: concept for concept in parts.concepts}
     found = []
@@ -105,7 +105,7 @@ def _regions(parts: Parts, replay: Replay) -> Tensor:
     return torch.stack(found)
 
 
-def _draw(parts: Parts, prompts: list[str], numbers: list[int], shape: tuple[int, int, int]) -> Tensor:
+def _draw(parts: Attached, prompts: list[str], numbers: list[int], shape: tuple[int, int, int]) -> Tensor:
     """Latents of some of the pictures, each found in the cache by its own prompt and seed."""
     settings = parts.settings
     keys = [

@@ -6,7 +6,7 @@ A section is a title and a function that makes its HTML. What the function is gi
     def drift(pictures: Pictures) -> Markup:
         return Markup("<p>{}</p>{}").format(sentence, pictures.tag(image, alt="what it shows"))
 
-    run.observer.sections.insert(1, Section("drift", "Drift", drift))
+    run.listeners.tell(Listener.section_made, Section("drift", "Drift", drift))
 
 Text goes in by `Markup.format`, by `escape` or by a template of `templates/`, all of which escape it.
 """

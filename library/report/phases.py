@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,19 +43,20 @@ class Phases:
     """
 
     def __init__(self, device: torch.device, before: Sequence[dict[str, Any]] = ()) -> None:
-        self.device, self._open, self._since = device, list[Phase](), time.monotonic()
+        self.device = device
+        self._open: list[Phase] = []
+        self._since = time.monotonic()
         self._phases = {phase["name"]: Phase(**phase) for phase in before}
 
-    @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """All that happens inside belongs to this phase."""
+    def begin(self, name: str) -> None:
+        """All that happens until its `end` belongs to this phase, but for what belongs to phases inside."""
         self._charge()
         self._open.append(self._phases.setdefault(name, Phase(name)))
-        try:
-            yield
-        finally:
-            self._charge()
-            self._open.pop()
+
+    def end(self) -> None:
+        """The phase that began last is over."""
+        self._charge()
+        self._open.pop()
 
     @property
     def now(self) -> str | None:

@@ -22,7 +22,7 @@ from library.data.images import open_image
 from library.data.pictures import Picture
 from library.errors import DataError
 from library.parts.branching import learns_whole_weights
-from library.parts.parts import Parts
+from library.parts.parts import Opened
 from library.prompts import with_trigger
 
 MOST_TAGS = 200
@@ -46,7 +46,7 @@ def family_of(transformer_config: dict[str, Any]) -> str:
     return "3-5-large" if transformer_config.get("qk_norm") else "3-medium"
 
 
-def metadata_of(parts: Parts, steps: int, about_data: Mapping[str, str] | None = None) -> dict[str, str]:
+def metadata_of(parts: Opened, steps: int, about_data: Mapping[str, str] | None = None) -> dict[str, str]:
     """What UIs and other trainers read in a LoRA file. SD.Next knows the model by `ss_base_model_version`.
 
     Args:
@@ -58,7 +58,7 @@ def metadata_of(parts: Parts, steps: int, about_data: Mapping[str, str] | None =
     return {name: text for name, text in whole.items() if name in NEEDED or name.startswith(MODELSPEC)}
 
 
-def _of_training(parts: Parts, steps: int) -> dict[str, str]:
+def _of_training(parts: Opened, steps: int) -> dict[str, str]:
     settings, saving, said = parts.settings, parts.settings.saving, parts.settings.metadata
     network, whole = settings.network, learns_whole_weights(settings)
     pure, family = settings.pure_learning, family_of(parts.model.transformer_config)
@@ -167,12 +167,12 @@ def own_thumbnail(settings: Settings) -> Image.Image | None:
         raise DataError(f"metadata_thumbnail: {getattr(error, 'what', error)}", "Name a PNG or JPEG file.") from error
 
 
-def activation_text(parts: Parts) -> str:
+def activation_text(parts: Opened) -> str:
     """What a prompt has to hold: every concept's target text."""
     return ", ".join(with_trigger(concept.target, concept) for concept in parts.concepts)
 
 
-def sidecar_of(parts: Parts) -> dict[str, Any]:
+def sidecar_of(parts: Opened) -> dict[str, Any]:
     """The JSON beside a LoRA from which Forge and A1111 take what a click on it puts into the prompt."""
     return {
         "description": parts.settings.metadata.metadata_description or "",

@@ -29,7 +29,8 @@ from library.errors import ConfigError, ModelError, naming
 from library.files.atomic import saved_at, write_tensors, write_text, written
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.parts.branching import learns_whole_weights
-from library.parts.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Parts, extractor_adapter, learns_words
+from library.parts.learned import Extractor, Student, extractor_adapters, extractor_of
+from library.parts.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Attached, Opened
 from library.parts.saved_vectors import embeddings_of
 from library.parts.words import save_words
 from library.saving.metadata import metadata_of, sidecar_of
@@ -46,7 +47,7 @@ THUMBNAIL_SIDE = 256
 
 
 def save_student(
-    parts: Parts, steps: int, suffix: str = "", about_data: Mapping[str, str] | None = None
+    parts: Attached, student: Student, steps: int, suffix: str = "", about_data: Mapping[str, str] | None = None
 ) -> dict[Path, str]:
     """Writes the LoRA in the layouts of `save_formats`, and the student's concept embeddings if it has them.
 
@@ -59,21 +60,21 @@ def save_student(
     """
     settings, saving = parts.settings, parts.settings.saving
     name = f"{saving.output_name}{suffix}"
-    if learns_words(settings):
-        return dict.fromkeys(save_words(parts, parts.words, name), WORDS_FILE)
+    if student.words is not None:
+        return dict.fromkeys(save_words(parts, student.words, name), WORDS_FILE)
     weights, metadata = shown_weights(parts), metadata_of(parts, steps, about_data)
     paths = save_lora(settings.output_dir, name, weights, saving.save_precision, metadata, saving.save_formats)
     files = dict(zip(paths, saving.save_formats, strict=True))
-    if parts.student_embeddings:
+    if student.branch.embeddings:
         path = settings.output_dir / f"{name}_concept.safetensors"
-        save_concepts(path, _vectors(parts.student_embeddings), parts.saved_concepts())
+        save_concepts(path, _vectors(student.branch.embeddings), parts.saved_concepts())
         files[saved_at(path)] = CONCEPT_FILE
     if learns_whole_weights(parts.settings):
         files[save_transformer(parts, settings.output_dir / f"{name}_transformer.safetensors")] = TRANSFORMER_FILE
     return files
 
 
-def shown_weights(parts: Parts) -> dict[str, LayerWeights]:
+def shown_weights(parts: Attached) -> dict[str, LayerWeights]:
     """The student as a LoRA; of whole weights, the largest singular directions of each layer's change."""
     if not learns_whole_weights(parts.settings):
         return parts.network.weights(STUDENT_ADAPTER)
@@ -85,7 +86,7 @@ def shown_weights(parts: Parts) -> dict[str, LayerWeights]:
 
 
 @torch.no_grad()
-def save_transformer(parts: Parts, path: Path) -> Path:
+def save_transformer(parts: Attached, path: Path) -> Path:
     """Writes the whole transformer with the student in it, by diffusers' names, in the precision of training."""
     changes = {f"{name}.weight": layer.adapters[STUDENT_ADAPTER].weight for name, layer in parts.network.layers.items()}
     tensors = {}
@@ -96,7 +97,7 @@ def save_transformer(parts: Parts, path: Path) -> Path:
     return saved_at(path)
 
 
-def save_preview(parts: Parts, files: Mapping[Path, str], picture: Image.Image) -> list[Path]:
+def save_preview(parts: Opened, files: Mapping[Path, str], picture: Image.Image) -> list[Path]:
     """What UIs show of a LoRA: a picture beside it and in it, and what to write in a prompt, for Forge.
 
     Args:
@@ -116,12 +117,12 @@ def save_preview(parts: Parts, files: Mapping[Path, str], picture: Image.Image) 
     return [saved_at(beside), saved_at(text)]
 
 
-def save_extractor(parts: Parts) -> Path:
+def save_extractor(parts: Attached, extractor: Extractor) -> Path:
     """Writes stage 1's result, float32: LoRA and concept embeddings of every concept, for `extractor = PATH`."""
-    tensors = {f"lora_concept.{name}": vectors for name, vectors in _vectors(parts.extractor_embeddings).items()}
-    for concept in parts.concepts:
-        for layer, weights in parts.network.weights(extractor_adapter(concept.name)).items():
-            begin = f"{EXTRACTOR}{concept.name}.{layer}"
+    tensors = {f"lora_concept.{name}": vectors for name, vectors in _vectors(extractor.branch.embeddings).items()}
+    for concept, adapter in extractor.branch.adapters.items():
+        for layer, weights in parts.network.weights(adapter).items():
+            begin = f"{EXTRACTOR}{concept}.{layer}"
             alpha = torch.tensor(weights.alpha)
             tensors |= {f"{begin}.down": weights.down, f"{begin}.up": weights.up, f"{begin}.alpha": alpha}
     path = parts.settings.output_dir / f"{parts.settings.saving.output_name}_extractor.safetensors"
@@ -178,7 +179,7 @@ def _extractor_in(tensors: Mapping[str, Tensor], concept: Concept, path: str) ->
     return {layer: pair_of(halves, layer, f"extractor: {path}") for layer, halves in layers.items()}
 
 
-def load_extractor(parts: Parts, path: str) -> None:
+def load_extractor(parts: Attached, path: str) -> Extractor:
     """Takes the extractor of another run: its adapters and embeddings, frozen.
 
     Raises:
@@ -187,10 +188,11 @@ def load_extractor(parts: Parts, path: str) -> None:
     with naming("extractor"):
         check_extractor(path, parts.concepts)
         tensors, _ = read_safetensors(path)
+        adapters = extractor_adapters(parts)
         for concept in parts.concepts:
-            parts.network.load(extractor_adapter(concept.name), _extractor_in(tensors, concept, path), path)
-        parts.extractor_embeddings = embeddings_of(parts, load_concepts(path)[0], path)
+            parts.network.load(adapters[concept.name], _extractor_in(tensors, concept, path), path)
+        return extractor_of(parts, adapters, embeddings_of(parts, load_concepts(path)[0], path))
 
 
-def _vectors(embeddings: dict[str, ConceptEmbeddings]) -> dict[str, Tensor]:
+def _vectors(embeddings: Mapping[str, ConceptEmbeddings]) -> dict[str, Tensor]:
     return {name: one.per_block().cpu() for name, one in embeddings.items()}

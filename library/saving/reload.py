@@ -22,7 +22,7 @@ from library.chance import generator_for
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.models import PromptBatch
 from library.parts.branching import learns_whole_weights
-from library.parts.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Parts
+from library.parts.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Attached
 
 PROMISED = {
     "kohya": ("ComfyUI", "reForge", "Forge"),
@@ -91,7 +91,7 @@ class ReloadCheck:
     """
 
     @torch.no_grad()
-    def __init__(self, parts: Parts, prompt: str) -> None:
+    def __init__(self, parts: Attached, prompt: str) -> None:
         self.parts, self.shape = parts, shape_of(parts.model.transformer)
         saved = EXTRACTED_ADAPTER if learns_whole_weights(parts.settings) else STUDENT_ADAPTER
         weights = parts.network.weights(saved)

@@ -10,17 +10,20 @@ from torch import Tensor, nn
 
 from library.adapters.linear import LowRank
 from library.adapters.network import limit_norms
-from library.config.settings import Settings
 from library.data.latents import Latents
 from library.objectives import STUDENT
-from library.parts.branching import makes_fused_steps, objective_of, penalties_of, scheduler_of
+from library.parts.assembled import assemble
+from library.parts.branching import makes_fused_steps, penalties_of
 from library.parts.context import Context
-from library.parts.learnable import Learnable, freeze_all_but, learning_in
+from library.parts.learnable import Learnable
+from library.parts.learned import Learned
+from library.parts.parts import Attached
 from library.preflight.plan import Plan, stage_rates
 from library.prepare.replay import Replay
 from library.training.processes import Processes
 from library.training.scenes import SceneMaker, Sources
-from library.training.stage import Learner, Stage
+from library.training.stage import Stage
+from library.training.update import Learner, make_update
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,12 @@ class Ingredients:
     """What the stages of a run are made of.
 
     Args:
-        settings: those in force, which may have changed since the plan.
+        parts: of the plan, with the transformer.
         replay, fisher, context: see the modules of these names; None if nobody asks for them.
     """
 
     plan: Plan
-    settings: Settings
+    parts: Attached
     processes: Processes
     latents: Latents
     context: Context
@@ -43,10 +46,11 @@ class Ingredients:
     @property
     def sources(self) -> Sources:
         """What the scenes of every stage are drawn from."""
-        parts, context, data = self.plan.parts, self.context, self.settings.data
+        parts, context, settings = self.parts, self.context, self.parts.settings
+        data = settings.data
         return Sources(
-            seed=self.settings.optimizer.seed,
-            noise=self.settings.noise,
+            seed=settings.optimizer.seed,
+            noise=settings.noise,
             order=self.plan.order,
             latents=self.latents,
             texts=parts.texts,
@@ -57,28 +61,31 @@ class Ingredients:
         )
 
 
-def make_stage(name: str, made_of: Ingredients) -> Stage:
-    """A stage before its first step; what does not learn in it is frozen."""
-    plan, settings, parts = made_of.plan, made_of.settings, made_of.plan.parts
-    objective, learnables = objective_of(name, settings, plan.has_reg), learning_in(name, settings, parts)
-    freeze_all_but(learnables, parts)
-    wanted = {reading.prediction.prompt for reading in objective.readings}
+def make_stage(learned: Learned, made_of: Ingredients) -> Stage:
+    """The extractor's or the student's stage before its first step; what does not learn in it is frozen."""
+    plan, settings, parts, name = made_of.plan, made_of.parts.settings, made_of.parts, learned.stage
+    made = assemble(learned, parts, plan.has_reg, made_of.context)
     initial, most = settings.optimizer.initial_step or 0, settings.network.scale_weight_norms
-    low_ranks = [one for learnable in learnables for one in learnable.modules.values() if isinstance(one, LowRank)]
+    low_ranks = [one for learnable in made.learnables for one in learnable.modules.values() if isinstance(one, LowRank)]
     dropout = settings.concept_embeddings.embedding_dropout if name == STUDENT else 0.0
+    update = make_update(
+        learners_of(made.learnables, stage_rates(settings)[name]),
+        settings.optimizer,
+        penalties_of(name, settings, parts, made_of.fisher),
+        device=parts.model.device,
+        fp16=settings.model.mixed_precision == "fp16",
+        fused=name == STUDENT and makes_fused_steps(settings),
+    )
     return Stage(
         name,
         plan.stage_steps[name],
-        objective,
-        scheduler_of(objective, settings, parts, made_of.context),
-        SceneMaker(name, wanted, made_of.sources, dropout),
-        learners_of(learnables, stage_rates(settings)[name]),
+        made.objective,
+        made.branches,
+        SceneMaker(name, made.prompts, made_of.sources, dropout),
+        update,
         settings.optimizer,
         first=initial if name == STUDENT else 0,
         data_anew=not settings.optimizer.skip_until_initial_step,
-        fp16=settings.model.mixed_precision == "fp16",
-        penalties=penalties_of(name, settings, parts, made_of.fisher),
-        fused=name == STUDENT and makes_fused_steps(settings),
         after_step=partial(limit_norms, low_ranks, most) if most and low_ranks else dict,
     )
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 from library.preflight.windows import POLICY, spills
+from library.terminal import say
+from library.training.listeners import Listener
+from library.training.stage import Stage
 
 STEPS = 10
 """Steps whose middle is compared; a single one may be long for any reason."""
@@ -23,7 +28,8 @@ class Pace:
     """
 
     def __init__(self, planned: float | None = None) -> None:
-        self.planned, self._first = planned, list[float]()
+        self.planned = planned
+        self._first: list[float] = []
         self._last: deque[float] = deque(maxlen=STEPS)
 
     def slower(self, seconds: float) -> str | None:
@@ -39,6 +45,31 @@ class Pace:
         if self.planned and now > BEYOND_FORECAST * self.planned:
             return f"{now / self.planned:.0f} times as long as planned ({now:.2g} s instead of {self.planned:.2g} s)"
         return None
+
+
+class PaceWarning(Listener):
+    """Says once in a run that its steps take many times as long as they should.
+
+    Args:
+        planned: seconds of a step of each stage, where they were predicted.
+    """
+
+    def __init__(self, planned: Mapping[str, float], on_card: bool) -> None:
+        self.planned = planned
+        self.on_card = on_card
+        self._pace = Pace()
+        self._said = False
+
+    def stage_begun(self, stage: Stage) -> None:
+        """Each stage has a pace of its own."""
+        self._pace = Pace(self.planned.get(stage.name))
+
+    def step_made(self, row: dict[str, Any], seconds: float) -> None:
+        """Says it after the first step of which it is true."""
+        slower = self._pace.slower(seconds)
+        if slower and not self._said:
+            self._said = True
+            say(f"WARNING: a step of the {row['stage']} takes {slower}. {why_slow(self.on_card)}")
 
 
 def why_slow(on_card: bool) -> str:

@@ -12,9 +12,10 @@ from library.config.files import as_tables
 from library.config.in_force import with_absolute_paths
 from library.errors import ConfigError
 from library.files.checkpoint import FINAL, Position, SavedState, StateFolder, load_state
-from library.objectives import STUDENT
+from library.objectives import EXTRACTOR, STUDENT
 from library.parts.base_weights import contents
-from library.parts.learnable import learning_in, states_of
+from library.parts.learnable import states_of
+from library.parts.learned import Learned, Student
 from library.preflight.plan import Plan
 from library.terminal import say
 from library.training.average import Average
@@ -115,18 +116,20 @@ def _counted_from(step: int | None, state: SavedState) -> SavedState:
     return replace(state, position=position, tree={**state.tree, "stages": {STUDENT: stage}})
 
 
-def state_of(plan: Plan, stage: Stage, average: Average | None) -> SavedState:
+def state_of(plan: Plan, stage: Stage, learned: Learned, average: Average | None) -> SavedState:
     """All that the run needs to go on after the last step of `stage`.
 
     Args:
+        learned: what the stage is about.
         average: of the student; None before there is one.
     """
     done, weights = dict.fromkeys(plan.stage_steps, 0), {}
     for name in itertools.takewhile(lambda name: name != stage.name, plan.stage_steps):
         done[name] = plan.stage_steps[name]
-        weights |= states_of(learning_in(name, plan.settings, plan.parts))
+    if isinstance(learned, Student) and EXTRACTOR in plan.stage_steps:
+        weights |= states_of(learned.extractor.learnables)
     done[stage.name] = stage.done
-    weights |= states_of(learning_in(stage.name, plan.settings, plan.parts))
+    weights |= states_of(learned.learnables)
     tree: dict[str, Any] = {"stages": {stage.name: stage.state()}, "weights": weights}
     if stage.name == STUDENT:
         tree["average"] = average.state() if average else None

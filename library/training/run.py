@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,25 @@ from torch import Tensor
 
 from library.config.dataset import Concept
 from library.config.in_force import in_force
+from library.config.settings import Settings
 from library.data.latents import Latents
-from library.data.same_pictures import note_pictures
 from library.drawing.sheets import preview_of
 from library.errors import Interrupted
 from library.files.atomic import write_text
 from library.files.checkpoint import FINAL, StateFolder
-from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.objectives import EXTRACTOR, STUDENT
-from library.parts.branching import extractor_adapters, needs_fisher, scheduler_of
+from library.parts.branching import scheduler_of
 from library.parts.context import Context
-from library.parts.learnable import learning_in, restore
+from library.parts.learnable import restore
+from library.parts.learned import Extractor, Learned, Student, fresh_extractor, fresh_student
 from library.parts.network_weights import start_from_weights
-from library.parts.parts import STUDENT_ADAPTER, learns_words
-from library.parts.words import build_words
+from library.parts.parts import Attached
 from library.preflight.checks import check
 from library.preflight.plan import Plan
 from library.prepare.class_states import class_states, latents_of
-from library.prepare.context_vectors import learn_context
-from library.prepare.fisher import fisher_of
-from library.prepare.replay import Replay, draw_replay
+from library.prepare.replay import Replay
 from library.report.log import RunLog, read_log
+from library.report.progress import bar_over
 from library.report.status import end_of_killed
 from library.saving.keeping import AT_STEP, BEST, Keeping
 from library.saving.metadata import data_metadata, own_thumbnail
@@ -43,12 +42,13 @@ from library.training.average import Average
 from library.training.control import SAMPLE, SAVE, STOP, Control
 from library.training.finished import forget_finished, note_finished, what_to_do
 from library.training.interrupt import StopRequest
-from library.training.observer import Observer
+from library.training.listeners import Listener, Listeners
+from library.training.monitor import Monitor
 from library.training.out_of_memory import step_down
+from library.training.preparation import prepare
 from library.training.processes import ALONE, Processes
 from library.training.resuming import all_done, shaping, state_of, state_to_resume
 from library.training.stage import OutOfMemory, Stage
-from library.training.unseen import Unseen
 from library.training.validation import ValidationLoss
 
 
@@ -60,7 +60,10 @@ class Run:
         processes: those that make its steps together; only the main one writes files.
 
     Attributes:
-        observer: what the user sees of it.
+        listeners, monitor: who is told of it and shows it; nobody, but in the main process once the log is open.
+        planned: seconds of a step of each stage, where they were predicted for the card that makes them.
+        parts, context, replay, fisher: once they are prepared.
+        extractor, student: once each is built.
         looks: what else is to look at the finished student, once its files are saved.
         done: what was noted when it was finished, if nothing of it is left to do.
 
@@ -71,9 +74,16 @@ class Run:
         ConfigError: an unfinished run is in the way, or the state to resume does not fit.
     """
 
+    parts: Attached
+    context: Context
+    replay: Replay | None
+    fisher: Mapping[str, Tensor] | None
+    extractor: Extractor
+    student: Student
+
     def __init__(self, plan: Plan, processes: Processes = ALONE) -> None:
         self.processes = processes
-        self.plan, self.settings, self.parts = plan, plan.settings, plan.parts
+        self.plan = plan
         self.folder = self.settings.output_dir
         self.states = StateFolder(self.folder / f"{self.settings.saving.output_name}-state")
         with processes.main_first():
@@ -82,17 +92,17 @@ class Run:
             self.resumed = state_to_resume(plan, self.states)
         self.done = all_done(plan, self.states)
         prior = self.settings.pure_learning.prior_loss_weight
-        self.latents = Latents(self.parts.model, self.parts.cache, reg_weight=1.0 if prior is None else prior)
+        self.latents = Latents(plan.parts.model, plan.parts.cache, reg_weight=1.0 if prior is None else prior)
         batches = plan.order.batches_per_epoch
-        self.validation = ValidationLoss(self.parts, self.latents, plan.validation, self.settings, batches)
-        self.replay: Replay | None = None
-        self.fisher: dict[str, Tensor] | None = None
+        self.validation = ValidationLoss(self.latents, plan.validation, self.settings, batches)
         self.looks: list[Callable[[Run], None]] = []
-        self.context = Context()
         self.average: Average | None = None
         self.keeping = Keeping(self.settings.saving, self.folder)
-        self.observer = Observer(plan) if processes.main else Unseen(plan)
-        self.stop, self.control = StopRequest(), Control(self.folder)
+        self.listeners = Listeners()
+        self.monitor: Monitor | None = None
+        self.planned: dict[str, float] = {}
+        self.stop = StopRequest()
+        self.control = Control(self.folder)
 
     def train(self) -> list[Path]:
         """Runs what is left of the run; returns the files of the student.
@@ -113,7 +123,7 @@ class Run:
             if self.processes.main:
                 self._begin()
             self.open_log()
-        with self.observer.to_the_end():
+        with self.listeners.to_the_end():
             try:
                 return self._train()
             except KeyboardInterrupt as stop:
@@ -128,6 +138,16 @@ class Run:
         self.build_student()
         return self.train_student()
 
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.plan.settings
+
+    def settle(self, settings: Settings) -> None:
+        """These settings are in force from now on, for everybody."""
+        self.plan, self.parts = self.plan.with_settings(settings), replace(self.parts, settings=settings)
+        self.listeners.tell(Listener.settled, self.plan, self.parts)
+
     # Before training
 
     def _begin(self) -> None:
@@ -136,83 +156,51 @@ class Run:
             self.states.remove()
         if self.settings.saving.resume != "auto":
             forget_finished(self.plan)
+        self._write_settings()
+
+    def _write_settings(self) -> None:
+        """Writes the settings in force as a file that runs as it is."""
         write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))
 
     def open_log(self) -> None:
-        """Begins the log, or goes on with it where the state to resume ends."""
-        self.observer.open(self.resumed.position.done if self.resumed else None)
+        """The main process begins the log, or goes on with it where the state to resume ends; now somebody listens."""
+        done = self.resumed.position.done if self.resumed else None
+        if self.processes.main:
+            self.monitor = Monitor(self.plan, self.listeners, done, self.planned)
 
     @property
     def log(self) -> RunLog:
-        """The log, once it is open."""
-        return self.observer.log
+        """The log of the main process, once it is open."""
+        assert self.monitor is not None
+        return self.monitor.log
 
     def prepare(self) -> None:
         """Text and latents once, then the encoders go and the transformer comes."""
-        parts, model, observer = self.parts, self.parts.model, self.observer
-        with observer.phase("text"), self.processes.main_first():
-            parts.texts.prepare(self.plan.texts(), self.progress("text"))
-        with observer.phase("latents"), self.processes.main_first():
-            self.latents.prepare(self.plan.pictures, self.progress("latents"))
-        with self.processes.main_first():
-            if self.processes.main:
-                note_pictures(self.folder, self.plan.pictures, self.latents, resumed=self.resumed is not None)
-        model.release_vae()
-        with observer.phase("loading"):
-            parts.attach()
-        for notice in model.notices:
-            say(notice)
-        if self.plan.uses_replay:
-            with observer.phase("replayed pictures"), self.processes.main_first():
-                self.replay = draw_replay(parts, self.plan.size, self.progress("replayed pictures"))
-        if needs_fisher(self.settings):
-            with observer.phase("Fisher information"), self.processes.main_first():
-                self.fisher = fisher_of(parts, self.replay, self.progress("Fisher information"))
-        if self.settings.context.context_vectors:
-            with observer.phase("context"), self.processes.main_first():
-                pictures, bar = self.plan.shown, self.progress("context")
-                self.context = learn_context(parts, self.latents, pictures, self.plan.batch_size, bar)
-            observer.learned_context(self.context.seconds)
-        observer.attach()
+        resumed = self.resumed is not None
+        made = prepare(self.plan, self.latents, self.processes, self.listeners, self.progress, resumed)
+        self.parts, self.context, self.replay, self.fisher = made.parts, made.context, made.replay, made.fisher
 
     def build_extractor(self) -> None:
         """Fresh extractors and their embeddings, or those of another run."""
-        parts, pure = self.parts, self.settings.pure_learning
-        if pure.extractor:
-            load_extractor(parts, pure.extractor)
+        path = self.settings.pure_learning.extractor
+        if path:
+            self.extractor = load_extractor(self.parts, path)
             return
-        for adapter in extractor_adapters(self.settings, parts):
-            parts.add_adapter(adapter)
-        for concept in self.plan.config.concepts:
-            if self.settings.concept_embeddings.concept_embeddings != "none":
-                parts.extractor_embeddings[concept.name] = self._fresh(concept)
+        self.extractor = fresh_extractor(self.parts, self._start)
         if self.resumed and EXTRACTOR in self.plan.stage_steps:
-            restore(learning_in(EXTRACTOR, self.settings, parts), self.resumed.tree["weights"])
+            restore(self.extractor.learnables, self.resumed.tree["weights"])
 
-    def _fresh(self, concept: Concept) -> ConceptEmbeddings:
-        """Embeddings that stand for the class word, not yet for the concept."""
-        return self.parts.embeddings_from(
-            class_states(self.parts, concept, latents_of(concept, self.plan.pictures, self.latents))
-        )
+    def _start(self, concept: Concept) -> Tensor:
+        """Vectors that stand for the class word, not yet for the concept."""
+        return class_states(self.parts, concept, latents_of(concept, self.plan.pictures, self.latents))
 
     def build_student(self) -> None:
         """A fresh student; its embeddings start as the extractor's."""
-        parts, student_embeddings = self.parts, self.settings.concept_embeddings.student_embeddings
-        if learns_words(self.settings):
-            build_words(parts)
-        else:
-            parts.add_adapter(STUDENT_ADAPTER)
-        if student_embeddings == "own":
-            parts.student_embeddings = parts.copied(parts.extractor_embeddings)
-        elif student_embeddings == "fresh" and self.settings.concept_embeddings.concept_embeddings != "none":
-            parts.student_embeddings = {concept.name: self._fresh(concept) for concept in self.plan.config.concepts}
-        elif student_embeddings == "shared":
-            parts.student_embeddings = parts.extractor_embeddings
-        start_from_weights(parts)
-        learnables = learning_in(STUDENT, self.settings, parts)
+        self.student = student = fresh_student(self.parts, self.extractor, self._start)
+        start_from_weights(self.parts, student)
         if self.resumed and STUDENT in self.resumed.tree["stages"]:
-            restore(learnables, self.resumed.tree["weights"])
-        self.average = Average(learnables, self.settings.optimizer.ema_decay)
+            restore(student.learnables, self.resumed.tree["weights"])
+        self.average = Average(student.learnables, self.settings.optimizer.ema_decay)
         if self.resumed:
             self.average.load_state(self.resumed.tree.get("average"))
 
@@ -220,11 +208,11 @@ class Run:
 
     def extractor_stage(self) -> Stage:
         """Stage 1, ready to train or to go on."""
-        return self._stage(EXTRACTOR)
+        return self._stage(self.extractor)
 
     def student_stage(self) -> Stage:
         """Stage 2, ready to train or to go on."""
-        return self._stage(STUDENT)
+        return self._stage(self.student)
 
     def train_extractor(self) -> None:
         """Stage 1, if the run has it: trains it to its end, saves the extractor and shows what it learned."""
@@ -235,31 +223,32 @@ class Run:
         stage.take()
         with self.processes.main_first():
             if self.processes.main:
-                self.observer.saved({save_extractor(self.parts): EXTRACTOR}, stage.done)
-            if not (self.resumed and STUDENT in self.resumed.tree["stages"]):
-                self.observer.sheet_of_extractor(stage.steps)
+                files = {save_extractor(self.parts, self.extractor): EXTRACTOR}
+                self.listeners.tell(Listener.saved, files, stage.done)
+            if self.monitor and not (self.resumed and STUDENT in self.resumed.tree["stages"]):
+                self.monitor.sheets.extractor(self.extractor.branch, stage.steps)
 
     def train_student(self) -> list[Path]:
         """Stage 2: trains it to its end; the main process saves the results. Returns their files."""
-        stage, observer = self.student_stage(), self.observer
+        stage = self.student_stage()
         if stage.done == stage.first:
             with self.processes.main_first():
-                observer.sheet_of_student(stage)
+                self.listeners.tell(Listener.student_begins, self.student.branch, stage)
         self._run(stage)
         stage.take()
         if not self.processes.main:
             return []
         self.average.take()
-        files = save_student(self.parts, stage.done, about_data=self._about_data())
-        rows = observer.sheet_of_student(stage)
+        about_data = data_metadata(self.plan.pictures, self.plan.size)
+        files = save_student(self.parts, self.student, stage.done, about_data=about_data)
+        rows = self.monitor.sheets.student(self.student.branch, stage) if self.monitor else []
         picture = own_thumbnail(self.settings) or (preview_of(rows) if rows else None)
         beside = save_preview(self.parts, files, picture) if picture else []
-        observer.say_if_weak()
-        observer.check(files)
-        observer.sheet_of_strengths()
+        self.listeners.tell(Listener.student_finished, self.parts, self.student.branch, files)
         for look in self.looks:
-            observer.look(look.what, lambda look=look: look(self))
-        observer.saved(files, stage.done)
+            with self.listeners.harmless(look.what.removeprefix("the "), f"{look.what} could not be made"):
+                look(self)
+        self.listeners.tell(Listener.saved, files, stage.done)
         note_finished(self.plan, shaping(self.plan), [*files, *beside])
         self.states.finish(self.settings.saving.save_state or self.settings.saving.save_state_on_train_end)
         return [*files, *beside]
@@ -267,12 +256,10 @@ class Run:
     @property
     def ingredients(self) -> Ingredients:
         """What stages are made of, once the run is prepared."""
-        return Ingredients(
-            self.plan, self.settings, self.processes, self.latents, self.context, self.replay, self.fisher
-        )
+        return Ingredients(self.plan, self.parts, self.processes, self.latents, self.context, self.replay, self.fisher)
 
-    def _stage(self, name: str) -> Stage:
-        stage = make_stage(name, self.ingredients)
+    def _stage(self, learned: Learned) -> Stage:
+        stage, name = make_stage(learned, self.ingredients), learned.stage
         if self.resumed and name in self.resumed.tree["stages"]:
             stage.load_state(self.resumed.tree["stages"][name])
         elif self.resumed:
@@ -281,10 +268,9 @@ class Run:
 
     def progress(self, name: str) -> Callable[[Iterable], Iterable]:
         """A bar over what is going to take its time; the command `stop` ends it after any of its rounds."""
-        bar = self.observer.progress(name)
 
         def over(items: Iterable) -> Iterator:
-            for item in bar(items):
+            for item in bar_over(name)(items) if self.monitor else items:
                 yield item
                 if STOP in self._asked():
                     raise KeyboardInterrupt
@@ -297,7 +283,7 @@ class Run:
 
     def _run(self, stage: Stage) -> None:
         """Trains the stage to its end, saving on the way."""
-        with self.stop.at_end_of_step(), self.observer.stage(stage):
+        with self.stop.at_end_of_step(), self.listeners.stage(stage):
             while stage.done < stage.steps:
                 begin = time.perf_counter()
                 row = self._step(stage)
@@ -323,8 +309,9 @@ class Run:
         """
         if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
             with self._shown(stage):
-                row["validation"] = self.validation.of(self.parts.branches()[STUDENT])
-        self.observer.step(row, time.perf_counter() - begin)
+                row["validation"] = self.validation.of(self.parts, self.student.branch)
+        row["it_s"] = 1 / (seconds := time.perf_counter() - begin)
+        self.listeners.tell(Listener.step_made, row, seconds)
         if self.processes.main:
             self._save_on_the_way(stage, asked)
             self.control.obeyed(asked)
@@ -337,9 +324,17 @@ class Run:
             except OutOfMemory:
                 where = f"Stage {stage.name}, step {stage.done + 1}"
             # Outside of the handler, whose exception holds on to every tensor of the step that failed.
-            self.settings, taken = step_down(self.settings, self.parts.model, where)
-            stage.branches = scheduler_of(stage.objective, self.settings, self.parts, self.context)
+            settings, taken = step_down(self.settings, self.parts.model, where)
+            self.settle(settings)
+            with self.processes.main_first():
+                if self.processes.main:
+                    self._write_settings()
+            stage.branches = scheduler_of(stage.objective, self.parts, self._learned(stage).branches, self.context)
             say(f"{where}: the card's memory did not suffice; going on with {taken}.")
+
+    def _learned(self, stage: Stage) -> Learned:
+        """What the stage is about."""
+        return self.student if stage.name == STUDENT else self.extractor
 
     def _save_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
         """What is due after a step; the state last, so that a run killed in between makes all the rest again."""
@@ -355,21 +350,22 @@ class Run:
         if not asked & {SAMPLE, SAVE}:
             return
         with stage.shown():
-            if SAMPLE in asked:
-                self.observer.sheet_of_extractor(stage.done)
+            if SAMPLE in asked and self.monitor:
+                self.monitor.sheets.extractor(self.extractor.branch, stage.done)
             if SAVE in asked:
-                self.observer.saved({save_extractor(self.parts): EXTRACTOR}, stage.done)
+                files = {save_extractor(self.parts, self.extractor): EXTRACTOR}
+                self.listeners.tell(Listener.saved, files, stage.done)
 
     def _save_student_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
         self._keep_if_best(stage)
         if stage.done == stage.steps:
             return
-        if SAMPLE in asked or (STOP not in asked and self.observer.sheet_due(stage.done)):
+        if self.monitor and (SAMPLE in asked or (STOP not in asked and self.monitor.sheets.due(stage.done))):
             with self._shown(stage):
-                self.observer.sheet_of_student(stage)
+                self.monitor.sheets.student(self.student.branch, stage)
         if SAVE in asked or self.keeping.due(stage.done):
             self._save_student(stage, AT_STEP)
-            self.keeping.state(stage.done, state_of(self.plan, stage, self.average))
+            self.keeping.state(stage.done, state_of(self.plan, stage, self._learned(stage), self.average))
             self.keeping.drop_older(stage.done)
 
     def _keep_if_best(self, stage: Stage) -> None:
@@ -381,12 +377,10 @@ class Run:
 
     def _save_student(self, stage: Stage, kind: str) -> None:
         """Saves the student's files as they are after the last step; `kind` says in their names why."""
+        about_data = data_metadata(self.plan.pictures, self.plan.size)
         with self._shown(stage):
-            files = save_student(self.parts, stage.done, f"{kind}{stage.done:08d}", self._about_data())
-        self.observer.saved(files, stage.done)
-
-    def _about_data(self) -> dict[str, str]:
-        return data_metadata(self.plan.pictures, self.plan.size)
+            files = save_student(self.parts, self.student, stage.done, f"{kind}{stage.done:08d}", about_data)
+        self.listeners.tell(Listener.saved, files, stage.done)
 
     @contextmanager
     def _shown(self, stage: Stage) -> Iterator[None]:
@@ -395,4 +389,5 @@ class Run:
             yield
 
     def _save_state(self, stage: Stage) -> None:
-        self.observer.saved_state(self.states.save(state_of(self.plan, stage, self.average)))
+        state = state_of(self.plan, stage, self._learned(stage), self.average)
+        self.listeners.tell(Listener.state_saved, self.states.save(state))

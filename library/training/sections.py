@@ -14,7 +14,7 @@ from library.data.images import open_image
 from library.data.pictures import Picture
 from library.errors import DataError
 from library.objectives import STUDENT
-from library.parts.parts import Parts
+from library.parts.parts import Opened
 from library.preflight.plan import Plan
 from library.report.charts import chart, curves_of
 from library.report.log import RunLog, read_log
@@ -77,10 +77,10 @@ WHERE = {
 
 
 class RunView(Protocol):
-    """What the report shows of a run; see `library.training.observer.Observer`."""
+    """What the report shows of a run; see `library.training.report_page.Report`."""
 
     plan: Plan
-    parts: Parts
+    parts: Opened
     log: RunLog
     phases: Phases
     galleries: dict[str, Gallery]

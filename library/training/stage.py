@@ -1,41 +1,28 @@
-"""One stage: an objective, the branches it predicts with, and the weights that learn."""
+"""One stage: an objective, the branches it predicts with, and how its weights learn."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from library.chance import seed_for
 from library.config.settings import OptimizerSettings
 from library.dual_branch_scheduler import DualBranchScheduler
 from library.errors import TrainingError, lacks_memory
 from library.objectives import Losses, Objective
-from library.optim import build_lr_scheduler, build_optimizer, shown, take
-from library.penalties import Penalty
+from library.optim import build_lr_scheduler, shown, take
 from library.report.log import summary
-from library.training.fused import FusedSteps, stand_in_of
 from library.training.not_a_number import NotANumber, describe
 from library.training.scenes import SceneMaker
-
-
-@dataclass(frozen=True)
-class Learner:
-    """Weights that learn, at one learning rate.
-
-    Args:
-        name: what it is called in the log: "lr" or "embedding_lr".
-    """
-
-    name: str
-    parameters: list[nn.Parameter]
-    learning_rate: float
+from library.training.update import Update
 
 
 @dataclass(frozen=True)
@@ -64,11 +51,9 @@ class Stage:
     Args:
         steps: how many it has.
         scenes: what it looks at; they say which processes make each step together.
+        update: how gradients change the weights that learn.
         first: steps that count as made before the first one.
         data_anew: the pictures, noise and prompts of the first step are those of a stage's very first.
-        fp16: scales the loss, so that small gradients do not vanish.
-        penalties: name, weight and what is added to the loss for the weights themselves.
-        fused: each weight makes its step inside the backward pass, in one process alone.
         after_step: what is done to the weights after each step; what it returns is logged.
     """
 
@@ -79,51 +64,83 @@ class Stage:
         objective: Objective,
         branches: DualBranchScheduler,
         scenes: SceneMaker,
-        learners: list[Learner],
+        update: Update,
         settings: OptimizerSettings,
         *,
         first: int = 0,
         data_anew: bool = False,
-        fp16: bool = False,
-        penalties: Sequence[tuple[str, float, Penalty]] = (),
-        fused: bool = False,
         after_step: Callable[[], dict[str, float]] = dict,
     ) -> None:
-        self.name, self.steps, self.objective, self.branches = name, steps, objective, branches
-        self.scenes, self.settings, self.processes = scenes, settings, scenes.processes
-        self.first, self.done, self.skipped, self.penalties = first, first, 0, penalties
-        self._unseen, self._after_step = first if data_anew else 0, after_step
-        self.learners = [learner for learner in learners if learner.parameters]
-        held = [[stand_in_of(one) if fused else one for one in learner.parameters] for learner in self.learners]
-        self.optimizer = build_optimizer(
-            [{"params": some, "lr": one.learning_rate} for some, one in zip(held, self.learners, strict=True)], settings
-        )
-        self.fused = None
-        if fused:
-            pairs = list(zip(self._parameters(), (one for some in held for one in some), strict=True))
-            self.fused = FusedSteps(self.optimizer, pairs, penalties, settings.max_grad_norm, settings.seed)
+        self.name = name
+        self.steps = steps
+        self.objective = objective
+        self.branches = branches
+        self.scenes = scenes
+        self.processes = scenes.processes
+        self.update = update
+        self.settings = settings
+        self.first = first
+        self.done = first
+        self.skipped = 0
+        self._unseen = first if data_anew else 0
+        self._after_step = after_step
         self.lr_scheduler = build_lr_scheduler(self.optimizer, settings, steps)
-        self.scaler = torch.amp.GradScaler(branches.model.device.type, enabled=fp16)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Of the update."""
+        return self.update.optimizer
 
     def step(self) -> dict[str, Any]:
-        """One step; returns what is logged of it. A step whose loss or gradient is no number changes no weight.
+        """One step; returns what is logged of it. A step whose loss or gradient is NaN or infinite changes no weight.
 
-        Steps inside the backward pass are skipped by weight: one whose own gradient is no number is left as it was.
+        Steps inside the backward pass are skipped by weight: one whose own gradient is NaN is left as it was.
 
         Raises:
             TrainingError: more than `max_skipped_steps` of these in a row.
             OutOfMemory: nothing was changed.
         """
-        if self.fused:
-            self.fused.step = self.done
-        batches, seen, failed, bad = self.settings.gradient_accumulation_steps, [], False, ""
-        begin = (self.done - self._unseen) * batches
+        self.update.begin(self.done)
         try:
-            seen = [self._gradient_of(begin + index, batches) for index in range(batches)]
+            seen = self._gradients()
+            penalised = self._penalised()
+            norm = self._clipped()
+        except NotANumber as error:
+            return self._skip(str(error))
+        rates = self.update.rates()
+        self.update.step()
+        self.lr_scheduler.step()
+        after = self._after_step()
+        self.done += 1
+        self.skipped = 0
+        row = _row(seen)
+        row["loss"] += sum(weight * penalised[name] for name, weight, _ in self.update.penalties)
+        return {"stage": self.name, "step": self.done, **row, **penalised, "grad_norm": norm, **after, **rates}
+
+    def _batches(self) -> range:
+        """The numbers of the batches that make the next step."""
+        count = self.settings.gradient_accumulation_steps
+        begin = (self.done - self._unseen) * count
+        return range(begin, begin + count)
+
+    def _gradients(self) -> list[Seen]:
+        """Adds up the gradients of the step's batches, in each process those of all; what fails in one fails in all.
+
+        Raises:
+            NotANumber: the loss of some picture is.
+            OutOfMemory: nothing was changed.
+            TrainingError: memory ran out when some weights had changed already.
+        """
+        batches = self._batches()
+        seen: list[Seen | None] = []
+        bad: list[str] = []
+        failed = False
+        try:
+            seen = [self._gradient_of(number, len(batches)) for number in batches]
         except RuntimeError as error:
             if not lacks_memory(error):
                 raise
-            if self.fused:
+            if not self.update.repeatable:
                 raise TrainingError(
                     f"Stage {self.name}, step {self.done + 1}: the card's memory did not suffice.",
                     "Some weights have made the step already, so it can't be made again; --resume auto goes on from "
@@ -131,54 +148,55 @@ class Stage:
                 ) from error
             failed = True
         except NotANumber as error:
-            bad = str(error)
+            bad = [str(error)]
+        # Outside of the handlers, whose exceptions hold on to every tensor of the step that failed.
         if self.processes.any(failed):
-            self.optimizer.zero_grad(set_to_none=True)
+            self.update.forget()
             raise OutOfMemory
         if self.processes.any(bool(bad)):
-            return self._skip(" and ".join(self.processes.gathered([bad] if bad else [])))
+            raise NotANumber(" and ".join(self.processes.gathered(bad)))
         self.processes.add_up_gradients(self._parameters())
-        seen = self.processes.gathered([one for one in seen if one])
-        self.scaler.unscale_(self.optimizer)
-        penalised = self._penalise()
-        if self.fused:
-            norm = self.fused.norm()
-        else:
-            most = self.settings.max_grad_norm or math.inf
-            norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), most))
-        if not math.isfinite(norm):
-            self.scaler.update()  # scales less from now on
-            shown = [name for index in range(batches) for name in self.scenes.shown(begin + index)]
-            scale = (
-                f" (loss scale of fp16 from now on: {self.scaler.get_scale():g})" if self.scaler.is_enabled() else ""
-            )
-            return self._skip(f"the gradient is {norm}, of {', '.join(shown)}{scale}")
-        rates = {learner.name: float(rate) for learner, rate in zip(self.learners, self._rates(), strict=True)}
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.lr_scheduler.step()
-        after = self._after_step()
-        self.done, self.skipped = self.done + 1, 0
-        row = _row(seen)
-        row["loss"] += sum(weight * penalised[name] for name, weight, _ in self.penalties)
-        return {"stage": self.name, "step": self.done, **row, **penalised, "grad_norm": norm, **after, **rates}
+        return self.processes.gathered([one for one in seen if one])
 
-    def _penalise(self) -> dict[str, float]:
-        """Adds the gradients of the penalties, unless that is done already; returns the values before their weights."""
-        values = {name: float(sum(map(penalty.of_layer, penalty.layers))) for name, _, penalty in self.penalties}
-        for _, weight, penalty in () if self.fused else self.penalties:
-            for layer in penalty.layers:
-                penalty.add_gradient(layer, weight)
-        return values
+    def _gradient_of(self, number: int, batches: int) -> Seen | None:
+        """Adds the gradient of this process's share of a batch; None if it has none of a small one."""
+        reference, replay = self.scenes.reference(number), self.scenes.replay(number)
+        weight = len(reference.image) / self.scenes.rows(number) / batches
+        if not weight:
+            return None
+        own = () if self.processes.main else (self.processes.number,)
+        v = self.branches.predict(reference, replay, seed_for(self.settings.seed, self.name, "dropout", number, *own))
+        losses = self.objective(v)
+        if not torch.isfinite(losses.total):
+            mine = self.processes.share(self.scenes.rows(number))
+            raise NotANumber(describe(losses, reference, replay, self.scenes.shown(number)[mine]))
+        self.update.backward(losses.total * weight)
+        return _seen(weight, reference.sigma, losses)
+
+    def _penalised(self) -> dict[str, float]:
+        """The value of each penalty, before its weight."""
+        return {name: float(sum(map(penalty.of_layer, penalty.layers))) for name, _, penalty in self.update.penalties}
+
+    def _clipped(self) -> float:
+        """Clips the step's gradients; returns their length before that.
+
+        Raises:
+            NotANumber: it is.
+        """
+        norm = self.update.clip()
+        if not math.isfinite(norm):
+            shown = ", ".join(name for number in self._batches() for name in self.scenes.shown(number))
+            raise NotANumber(f"the gradient is {norm}, of {shown}{self.update.reject()}")
+        return norm
 
     def _skip(self, why: str) -> dict[str, Any]:
         """Ends a step without changing a weight."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.update.forget()
         with warnings.catch_warnings():  # torch warns where the first step of all is one of these
             warnings.simplefilter("ignore", UserWarning)
             self.lr_scheduler.step()
-        self.done, self.skipped = self.done + 1, self.skipped + 1
+        self.done += 1
+        self.skipped += 1
         lost = not all(torch.isfinite(parameter).all() for parameter in self._parameters())
         rest = (
             self.done == self.steps and 2 * self.skipped >= self.steps - self.first
@@ -193,27 +211,8 @@ class Stage:
             )
         return {"stage": self.name, "step": self.done, "skipped": why}
 
-    def _gradient_of(self, number: int, batches: int) -> Seen | None:
-        """Adds the gradient of this process's share of a batch; None if it has none of a small one."""
-        reference, replay = self.scenes.reference(number), self.scenes.replay(number)
-        weight = len(reference.image) / self.scenes.rows(number) / batches
-        if not weight:
-            self.scaler.scale(torch.zeros((), device=self.branches.model.device))  # it needs to have seen something
-            return None
-        own = () if self.processes.main else (self.processes.number,)
-        v = self.branches.predict(reference, replay, seed_for(self.settings.seed, self.name, "dropout", number, *own))
-        losses = self.objective(v)
-        if not torch.isfinite(losses.total):
-            mine = self.processes.share(self.scenes.rows(number))
-            raise NotANumber(describe(losses, reference, replay, self.scenes.shown(number)[mine]))
-        self.scaler.scale(losses.total * weight).backward()
-        return _seen(weight, reference.sigma, losses)
-
     def _parameters(self) -> list[nn.Parameter]:
-        return [parameter for learner in self.learners for parameter in learner.parameters]
-
-    def _rates(self) -> list[float]:
-        return [group["lr"] for group in self.optimizer.param_groups]
+        return self.update.parameters
 
     def shown(self) -> AbstractContextManager[None]:
         """Inside, the weights are what the optimizer means as its result, to be saved, drawn or measured."""
@@ -228,21 +227,21 @@ class Stage:
         return {
             "done": self.done,
             "skipped": self.skipped,
-            "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.update.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from there."""
-        self.done, self.skipped = state["done"], state["skipped"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = state["done"]
+        self.skipped = state["skipped"]
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.update.load_state(state)
 
 
 def _seen(weight: float, sigma: Tensor, losses: Losses) -> Seen:
-    parts, measures = ({name: one.cpu() for name, one in each.items()} for each in (losses.parts, losses.measures))
+    parts = {name: one.cpu() for name, one in losses.parts.items()}
+    measures = {name: one.cpu() for name, one in losses.measures.items()}
     return Seen(weight, float(losses.total.detach()), sigma.cpu(), parts, measures)
 
 

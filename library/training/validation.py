@@ -14,7 +14,7 @@ from library.dual_branch_scheduler import Branch
 from library.flow import interpolate, velocity_target
 from library.models import PromptBatch
 from library.objectives import concept_error
-from library.parts.parts import Parts
+from library.parts.parts import Attached
 
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Noise levels at which each picture is looked at."""
@@ -29,10 +29,10 @@ class ValidationLoss:
     """
 
     def __init__(
-        self, parts: Parts, latents: Latents, pictures: Sequence[Picture], settings: Settings, batches_per_epoch: int
+        self, latents: Latents, pictures: Sequence[Picture], settings: Settings, batches_per_epoch: int
     ) -> None:
         samples = settings.samples
-        self.parts, self.latents, self.seed = parts, latents, settings.optimizer.seed
+        self.latents, self.seed = latents, settings.optimizer.seed
         self.error = concept_error(settings.loss)
         self.pictures = list(pictures)[: samples.max_validation_steps]
         self.every = samples.validate_every_n_steps or max(
@@ -44,15 +44,15 @@ class ValidationLoss:
         return bool(self.pictures) and (step % self.every == 0 or step == last)
 
     @torch.no_grad()
-    def of(self, branch: Branch) -> float:
+    def of(self, parts: Attached, branch: Branch) -> float:
         """Mean error of its velocity over pictures and noise levels; errors and masks count as in training."""
         total = 0.0
         for number, picture in enumerate(self.pictures):
             image = self.latents.mean(picture)[None].expand(len(SIGMAS), -1, -1, -1)
             noise = torch.randn(image.shape, generator=generator_for(self.seed, "validation", number))
-            sigma, prompt = torch.tensor(SIGMAS), self.parts.texts[picture.prompts[0].complete]
+            sigma, prompt = torch.tensor(SIGMAS), parts.texts[picture.prompts[0].complete]
             prompts = PromptBatch.of([prompt] * len(SIGMAS), [picture.concept.name] * len(SIGMAS))
-            velocity = self.parts.velocity(branch, interpolate(image, noise, sigma), sigma, [prompts]).cpu()
+            velocity = parts.velocity(branch, interpolate(image, noise, sigma), sigma, [prompts]).cpu()
             emphasis = self.latents.emphasis([Draw(picture, picture.prompts[0], mirrored=False)])
             total += float(self.error(velocity, velocity_target(image, noise), sigma, emphasis).mean())
         return total / len(self.pictures)

@@ -25,10 +25,11 @@ from library.models import PromptBatch
 from library.models.sd3.learned_words import LearnedWords
 from library.objectives import COMPLETE, REPLAY_COMPLETE, STUDENT
 from library.parts.learnable import freeze_all_but
-from library.parts.parts import Parts
+from library.parts.parts import Opened
 from library.parts.words import WordReader, made_words, save_words
 from library.saving.outputs import WORDS_FILE
 from library.terminal import say
+from library.training.listeners import Listener
 from library.training.scenes import SceneMaker
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ LOSS_SCALE = 1024.0
 BATCHES_OF_MEASURE = 8
 """Batches, never learned from, on which the words are compared with the vectors."""
 
-Seen = tuple[Tensor, Tensor, PromptBatch]
+Pass = tuple[Tensor, Tensor, PromptBatch]
 """Noisy latents, their noise levels and the prompts of one pass."""
 
 
@@ -65,10 +66,12 @@ class WordFit:
             return
         words, with_words, share = fit_words(run)
         self.files = save_words(run.parts, words, run.settings.saving.output_name)
-        run.observer.saved(dict.fromkeys(self.files, WORDS_FILE), run.plan.stage_steps[STUDENT])
+        files = dict.fromkeys(self.files, WORDS_FILE)
+        run.listeners.tell(Listener.saved, files, run.plan.stage_steps[STUDENT])
         for path in self.files:
             say(f"{path.name}: for UIs without our nodes; {_effect_of_words(share)}")
-        run.observer.sheet_of_words({"vectors": run.parts.branches()[STUDENT], "words": with_words})
+        columns = {"vectors": run.student.branch, "words": with_words}
+        run.listeners.tell(Listener.words_learned, columns)
 
 
 def _effect_of_words(share: float) -> str:
@@ -84,9 +87,9 @@ def fit_words(run: Run) -> tuple[LearnedWords, Branch, float]:
         The words; the student with them and without vectors; and how much they do of what the vectors do, 1 all of it.
     """
     parts, steps = run.parts, run.settings.concept_embeddings.word_train_steps
-    freeze_all_but([], parts)
+    freeze_all_but([], run.student.held, parts.network)
     words, scenes = made_words(parts, rows_of(parts)), _scenes(run)
-    taught_by = parts.branches()[STUDENT]
+    taught_by = run.student.branch
     alone = replace(taught_by, embeddings={})
     with_words = replace(alone, reader=WordReader(parts, words))
     progress = run.progress("words")
@@ -95,7 +98,7 @@ def fit_words(run: Run) -> tuple[LearnedWords, Branch, float]:
     return words, with_words, share
 
 
-def rows_of(parts: Parts) -> int:
+def rows_of(parts: Opened) -> int:
     """Rows of each word."""
     return max([ROWS, *(layout.clip for layout in parts.layouts.values())])
 
@@ -105,7 +108,7 @@ def _scenes(run: Run) -> SceneMaker:
     return SceneMaker("words", wanted, replace(run.ingredients.sources, in_context=None))
 
 
-def _seen(scenes: SceneMaker, step: int) -> Iterator[Seen]:
+def _seen(scenes: SceneMaker, step: int) -> Iterator[Pass]:
     """What a step looks at, as far as there is a trigger in it."""
     for scene, name in ((scenes.reference(step), COMPLETE), (scenes.replay(step), REPLAY_COMPLETE)):
         if scene is not None and any(scene.prompts[name].tokens):
@@ -117,7 +120,7 @@ def _learn(
     words: LearnedWords,
     taught_by: Branch,
     with_words: Branch,
-    seen: Callable[[int], Iterable[Seen]],
+    seen: Callable[[int], Iterable[Pass]],
     steps: int,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> None:
@@ -148,7 +151,7 @@ def _share(
     taught_by: Branch,
     with_words: Branch,
     alone: Branch,
-    seen: Callable[[int], Iterable[Seen]],
+    seen: Callable[[int], Iterable[Pass]],
 ) -> float:
     """How much of the vectors' change of the velocity the words make: 1 all of it, 0 none."""
     left = all_of_it = 0.0

@@ -206,7 +206,7 @@ def test_full_bf16_keeps_the_lora_its_gradients_and_its_optimizer_in_bf16(plan_o
     state = {value.dtype for one in run.parts.network.parameters("student")
              for name, value in stage.optimizer.state[one].items() if name != "step"}  # fmt: skip
     assert kinds == state == {torch.bfloat16} and math.isfinite(row["loss"])
-    assert {one.moved.dtype for one in run.parts.student_embeddings.values()} == {torch.float32}
+    assert {one.moved.dtype for one in run.student.branch.embeddings.values()} == {torch.float32}
     weights = run.parts.network.weights("student")
     assert all(one.up.dtype is torch.float32 for one in weights.values())
     assert any(not torch.equal(one.up, before[name]) for name, one in weights.items())

@@ -19,7 +19,6 @@ from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
 from library.drawing.sampling import initial_noise, sample
 from library.models import PromptBatch
-from library.objectives import STUDENT
 from library.parts.words import WordReader, made_words
 from library.preflight.plan import make_plan
 from library.prompts import NULL_PROMPT
@@ -64,7 +63,9 @@ def world(tmp_path_factory):
     for kind in ("loras", "embeddings"):
         folder_paths.add_model_folder_path(kind, str(folder / "out"), is_default=True)
     model, clip = pocket.model_of_pocket(folder), pocket.clip_of_pocket(folder / "out")
-    yield SimpleNamespace(parts=parts, nodes=nodes, model=model, clip=clip, folder=folder / "out")
+    yield SimpleNamespace(
+        parts=parts, student=run.student.branch, nodes=nodes, model=model, clip=clip, folder=folder / "out"
+    )
     import comfy.model_management
 
     comfy.model_management.unload_all_models()
@@ -123,7 +124,7 @@ def test_pictures_with_the_node_are_the_trainers(world, text, lora):
     loader, prompt = world.nodes.PureCCConceptLoader(), world.nodes.PureCCPrompt()
     model, clip, positive = loader.load(world.model, world.clip, lora, "demo_concept.safetensors", text, 1.0, 1.0)
     (negative,) = prompt.encode(clip, "")
-    student = world.parts.branches()[STUDENT]
+    student = world.student
     wanted = ours(world, text, student, seed=5)
     compare(world, f"{lora}, {text!r}", theirs(model, positive, negative, 5), wanted)
     if "sks" in text:
@@ -142,7 +143,7 @@ def test_pictures_with_the_words_are_the_trainers(world):
     (rows,) = words.rows.values()
     for name, row in rows.items():
         row.data.copy_(saved[name])
-    alone = replace(world.parts.branches()[STUDENT], embeddings={})
+    alone = replace(world.student, embeddings={})
     wanted = ours(world, TEXTS[0], replace(alone, reader=WordReader(world.parts, words)), 7)
     compare(world, "words", theirs(model, positive, negative, 7), wanted)
     assert (ours(world, TEXTS[0], alone, 7) - wanted).abs().max() > 100 * AGREE

@@ -125,10 +125,10 @@ def test_each_block_is_weighed_by_itself():
 
 def test_a_prompt_weighs_by_the_vectors_that_its_concept_has_learned(plan_of):
     two = [Concept(name=name, trigger=trigger, class_word="dog") for name, trigger in (("a", "sks"), ("b", "ohwx"))]
-    parts = build_parts(plan_of().settings, two)
+    opened = build_parts(plan_of().settings, two)
     prompts = ["a sks dog", "a ohwx dog", "sks ohwx"]
-    parts.texts.prepare([*prompts, *target_texts(two)])
-    parts.attach()
+    opened.texts.prepare([*prompts, *target_texts(two)])
+    parts = opened.attach()
     generator, width = torch.Generator().manual_seed(0), parts.model.transformer_config["caption_projection_dim"]
 
     def vectors_of(concept):  # one for all of its tokens, so that each is as like their mean as can be

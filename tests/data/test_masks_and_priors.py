@@ -153,8 +153,8 @@ def test_the_validation_loss_is_always_on_the_same_noise(plan_of):
     run.prepare()
     run.build_extractor()
     run.build_student()
-    branch = run.parts.branches()["student"]
-    assert run.validation.of(branch) == run.validation.of(branch) > 0
+    seen = run.parts, run.student.branch
+    assert run.validation.of(*seen) == run.validation.of(*seen) > 0
     assert {picture.path for picture in run.plan.validation}.isdisjoint(
         draw.picture.path for number in range(20) for draw in run.plan.order.batch(number)
     )

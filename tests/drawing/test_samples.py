@@ -9,6 +9,8 @@ import torch
 from library.drawing import sheets
 from library.errors import ConfigError, ModelError
 from library.report.log import read_log
+from library.training.contact_sheets import ContactSheets
+from library.training.listeners import Listeners
 from library.training.run import Run
 from library.training.stage import Stage
 
@@ -47,7 +49,7 @@ def test_a_mistake_in_changed_prompts_is_said_once_and_the_old_ones_go_on(plan_o
 
 def test_changed_prompts_are_encoded_away_from_the_device_that_the_transformer_is_on(plan_of, monkeypatch):
     run, where = short(plan_of), []
-    model = run.parts.model
+    model = run.plan.parts.model
     monkeypatch.setattr("library.models.sd3.model.encode_texts", lambda *given: where.append(given[3]) or [])
     model.device = torch.device("cuda")  # a stand-in: nothing is computed on it
     model.encode_text(["a dog"])
@@ -59,14 +61,14 @@ def test_changed_prompts_are_encoded_away_from_the_device_that_the_transformer_i
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("no kernel")])
 def test_changed_prompts_that_can_not_be_encoded_never_end_the_run(plan_of, monkeypatch, capsys, error):
     run = short(plan_of, max_train_steps=3)
-    file, prepare = run.settings.samples.sample_prompts, run.parts.texts.prepare
+    file, prepare = run.settings.samples.sample_prompts, run.plan.parts.texts.prepare
 
     def scarce(texts, *progress):
-        if run.parts.network is not None:
+        if hasattr(run, "parts"):  # the transformer is there
             raise error
         prepare(texts, *progress)
 
-    run.parts.texts.prepare = scarce
+    run.plan.parts.texts.prepare = scarce
     after_step(monkeypatch, 1, lambda: Path(file).write_text("a [V] city\n"))
     assert [row.prompt for row in _train(run)] == ["a sks dog", "a blue house"]
     assert capsys.readouterr().err.count("The prompts as they were go on.") == 1
@@ -87,7 +89,7 @@ def test_a_sheet_that_does_not_fit_into_memory_is_left_out_and_the_run_goes_on(p
 
 def _train(run: Run) -> list:
     run.train()
-    return run.observer.galleries["student"].rows
+    return run.monitor.report.galleries["student"].rows
 
 
 def test_pictures_of_the_pretrained_model_are_drawn_once_ever(plan_of, monkeypatch):
@@ -109,22 +111,22 @@ def test_prompts_that_can_not_be_drawn_are_refused_before_training(plan_of, tmp_
 
 
 def test_a_sheet_is_due_by_the_clock(plan_of, monkeypatch):
-    run = short(plan_of, sample_every_n_steps=None, sample_every_n_minutes=5.0)
+    plan = short(plan_of, sample_every_n_steps=None, sample_every_n_minutes=5.0).plan
     now = [0.0]
-    monkeypatch.setattr("library.training.observer.time.monotonic", lambda: now[0])
-    run.observer._last_sheet = 0.0
+    monkeypatch.setattr("library.training.contact_sheets.time.monotonic", lambda: now[0])
+    drawn = ContactSheets(plan, Listeners())
     due = []
     for minutes in (0, 4.9, 5.0):
         now[0] = 60 * minutes
-        due.append(run.observer.sheet_due(7))
+        due.append(drawn.due(7))
     assert due == [False, False, True]
 
 
 def test_the_sheet_of_strengths_goes_from_nothing_to_the_student(plan_of):
     run = short(plan_of, student_embeddings="none", max_train_steps=2, learning_rate=0.1)
     student = _train(run)
-    branch = run.parts.branches()["student"]
-    rows = run.observer.sheets.strengths(run.folder / "s.png", "t", branch, [0.0, 1.0])
+    branch = run.student.branch
+    rows = run.monitor.sheets.maker.strengths(run.folder / "s.png", "t", branch, [0.0, 1.0])
     shown = next(row for row in rows if row.kind == "unrelated").pictures
     of_student = next(row for row in student if row.kind == "unrelated").pictures
     torch.testing.assert_close(shown[1], shown[0], atol=1e-4, rtol=1e-3)  # at strength 0 it is the pretrained model

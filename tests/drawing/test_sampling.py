@@ -129,8 +129,8 @@ def test_a_prompts_shift_and_the_settings_reach_the_sheet(plan_of, monkeypatch):
     monkeypatch.setattr("library.drawing.sheets.sample", watched)
     run = Run(plan_of(sample_shift=2.0, skip_layer_guidance_scale=1.5, skip_guidance_layers=[0]))
     prompts = [parse(line, run.plan.config.concepts, "here") for line in ("a dog", "a dog --fs 5 --s 7 --l 2")]
-    run.parts.texts.prepare(["a dog", ""])
-    SheetMaker(run.parts, prompts, (32, 32)).make(run.folder / "sheet.png", "", {})
+    run.plan.parts.texts.prepare(["a dog", ""])
+    SheetMaker(run.plan.parts.attach(), prompts, (32, 32)).make(run.folder / "sheet.png", "", {})
     assert seen == [(2.0, "simple", 1.5, 2, 4.0), (5.0, "simple", 1.5, 7, 2.0)]
 
 

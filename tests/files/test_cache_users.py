@@ -10,7 +10,7 @@ import purecc_fuse
 import purecc_generate
 from library.files.cache_limit import CacheUse, entries
 from library.models.memory.live_memory import META
-from library.parts.parts import Parts
+from library.parts.parts import Opened
 from library.training.run import Run
 from tests.conftest import DATASET
 from tests.helpers.another_process import done_by_another_process
@@ -60,9 +60,9 @@ def test_what_a_command_has_put_into_the_cache_stays_while_it_needs_it(words, tm
         with CacheUse(cache, limit=0):
             pass
 
-    really = Parts.attach
+    really = Opened.attach
 
-    def attach(parts: Parts, *given) -> None:
+    def attach(parts: Opened, *given) -> None:
         if parts.model.device == META:  # only counted, before anything is computed
             return really(parts, *given)
         before = len(entries(cache))
@@ -70,7 +70,7 @@ def test_what_a_command_has_put_into_the_cache_stays_while_it_needs_it(words, tm
         kept.append((before, len(entries(cache))))
         raise Seen
 
-    monkeypatch.setattr(Parts, "attach", attach)
+    monkeypatch.setattr(Opened, "attach", attach)
     for name, (program, told) in words.items():
         monkeypatch.setattr("sys.argv", ["program", *told])
         with pytest.raises(Seen):

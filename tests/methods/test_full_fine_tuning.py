@@ -13,8 +13,8 @@ from library.flow import interpolate, velocity_target
 from library.objectives import COMPLETE, STUDENT, learned
 from library.penalties import FisherChange, SquaredChange
 from library.report.log import read_log
-from library.training.fused import stochastically_rounded
 from library.training.run import Run
+from library.training.update import stochastically_rounded
 from tests.helpers.tiny import tiny_transformer
 from tests.methods.test_methods import disturb, ready, student_layers
 

@@ -124,10 +124,10 @@ def test_a_rival_may_have_the_vectors_of_mix_of_show_if_it_is_asked_to(method):
 def test_dop_with_embeddings_learns_vectors_and_holds_the_base_prompt(plan_of):
     run = ready(plan_of(method="dop", with_embeddings=True))
     stage = run.student_stage()
-    before = run.parts.student_embeddings["dog"].vectors().detach().clone()
+    before = run.student.branch.embeddings["dog"].vectors().detach().clone()
     row = stage.step()
     assert {"lr", "embedding_lr", "anchor"} <= set(row)
-    assert not torch.equal(before, run.parts.student_embeddings["dog"].vectors())
+    assert not torch.equal(before, run.student.branch.embeddings["dog"].vectors())
 
 
 def test_config_toml_of_a_method_holds_what_it_reads_and_reads_back_the_same(tmp_path):
@@ -251,13 +251,13 @@ def test_dco_starts_as_flow_matching_and_lets_go_of_what_is_learned():
 def test_textual_inversion_learns_the_words_alone_and_other_prompts_stay_exactly_as_they_were(plan_of):
     run = ready(plan_of(method="textual_inversion", embedding_lr=1e-2))
     frozen = {name: weight.clone() for name, weight in run.parts.model.transformer.named_parameters()}
-    before = {name: rows.detach().clone() for name, rows in run.parts.words.named_parameters()}
+    before = {name: rows.detach().clone() for name, rows in run.student.words.named_parameters()}
     stage = run.student_stage()
     rows = [stage.step() for _ in range(2)]
     assert set(rows[0]) >= {"embedding_lr", "concept"} and "lr" not in rows[0]
     assert all(torch.equal(frozen[name], weight) for name, weight in run.parts.model.transformer.named_parameters())
-    assert all(not torch.equal(before[name], rows) for name, rows in run.parts.words.named_parameters())
-    branches, x_t, sigma = run.parts.branches(), torch.randn(1, 4, 8, 8), torch.tensor([0.5])
+    assert all(not torch.equal(before[name], rows) for name, rows in run.student.words.named_parameters())
+    branches, x_t, sigma = run.student.branches, torch.randn(1, 4, 8, 8), torch.tensor([0.5])
     for text, moves in (("a blue house", False), ("a sks dog", True)):
         prompts = [PromptBatch.of([run.parts.texts[text]], [None])]
         with torch.no_grad():
@@ -267,12 +267,12 @@ def test_textual_inversion_learns_the_words_alone_and_other_prompts_stay_exactly
 
 def test_learned_words_that_are_the_triggers_own_rows_read_as_the_encoders_do(plan_of):
     run = ready(plan_of(method="textual_inversion"))
-    parts, text = run.parts, "a sks dog"
+    parts, words, text = run.parts, run.student.words, "a sks dog"
     with torch.no_grad():
         for index, name in enumerate(("clip_l", "clip_g")):
-            ids = parts.words.tokenizers[index]("sks", add_special_tokens=False)["input_ids"]
-            parts.words.rows["dog"][name].copy_(parts.words._table(index).weight[torch.tensor(ids)])
-    read = parts.reader(PromptBatch.of([parts.texts[text]], ["dog"]))
+            ids = words.tokenizers[index]("sks", add_special_tokens=False)["input_ids"]
+            words.rows["dog"][name].copy_(words._table(index).weight[torch.tensor(ids)])
+    read = run.student.branch.reader(PromptBatch.of([parts.texts[text]], ["dog"]))
     clips = parts.model.clip_length
     torch.testing.assert_close(read.context[0, :clips], parts.texts[text].states.context[:clips])
     torch.testing.assert_close(read.pooled[0], parts.texts[text].states.pooled)
@@ -283,10 +283,10 @@ def test_words_that_have_learned_are_read_anew_whichever_optimizer_moved_them(pl
     run = ready(plan_of(method="textual_inversion", optimizer_type="AdamW8bit", embedding_lr=1.0))
     prompts, stage = PromptBatch.of([run.parts.texts["a sks dog"]], ["dog"]), run.student_stage()
     with torch.no_grad():
-        before, again = run.parts.reader(prompts).context, run.parts.reader(prompts).context
+        before, again = run.student.branch.reader(prompts).context, run.student.branch.reader(prompts).context
     stage.step()
     with torch.no_grad():
-        after = run.parts.reader(prompts).context
+        after = run.student.branch.reader(prompts).context
     assert torch.equal(before, again) and not torch.equal(before, after)
 
 
@@ -300,6 +300,6 @@ def test_an_embedding_file_is_what_comfyui_loads_and_starts_from_the_class_word(
         "clip_l": (run.parts.layouts["dog"].clip, 16),
         "clip_g": (run.parts.layouts["dog"].clip, 16),
     }
-    ids = torch.tensor(run.parts.words.tokenizers[0]("dog", add_special_tokens=False)["input_ids"])
-    start = run.parts.words._table(0).weight[ids].mean(0)
+    ids = torch.tensor(run.student.words.tokenizers[0]("dog", add_special_tokens=False)["input_ids"])
+    start = run.student.words._table(0).weight[ids].mean(0)
     torch.testing.assert_close(saved["clip_l"], start.expand_as(saved["clip_l"]))

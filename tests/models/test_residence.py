@@ -147,6 +147,7 @@ def test_a_step_moves_each_swapped_block_once_a_pass(plan_of, deep_model):
     )
     run.open_log()
     run.prepare()
+    run.build_extractor()
     run.build_student()
     stage = run.student_stage()
     stage.step()

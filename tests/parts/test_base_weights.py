@@ -61,7 +61,7 @@ def test_every_branch_stands_on_it(plan_of, base):
     for run in runs:
         x_t, sigma = torch.ones(1, 4, 8, 8), torch.tensor([0.5])
         prompts = [PromptBatch.of([run.parts.texts["a dog city"]], ["dog"])]
-        branches = run.parts.branches()
+        branches = run.student.branches
         own = {name: run.parts.velocity(branches[name], x_t, sigma, prompts) for name in ("student", "pretrained")}
         assert torch.equal(own["student"], own["pretrained"])
         assert torch.equal(own["student"], run.parts.velocity(PRETRAINED_BRANCH, x_t, sigma, prompts))

@@ -18,7 +18,7 @@ def student_stage(plan):
     run.prepare()
     run.build_extractor()
     run.build_student()
-    for embeddings in run.parts.student_embeddings.values():
+    for embeddings in run.student.branch.embeddings.values():
         embeddings.moved.data.add_(1.0)
     return run.student_stage()
 

@@ -10,10 +10,10 @@ from torch import nn
 from library.errors import ConfigError, ModelError
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.methods import METHODS
-from library.objectives import EXTRACTOR, STUDENT
-from library.parts.learnable import learning_in, parameters_of
-from library.parts.parts import Parts
-from library.preflight.forecast import count_step, counted_parts
+from library.objectives import STUDENT
+from library.parts.assembled import assemble
+from library.parts.learnable import parameters_of
+from library.preflight.forecast import count_step, counted_extractor, counted_parts, counted_student
 from library.preflight.plan import Plan
 from library.training.resuming import state_of
 from library.training.run import Run
@@ -56,17 +56,21 @@ def built(plan: Plan) -> Run:
     return run
 
 
-def every_weight(parts: Parts) -> dict[str, nn.Parameter]:
+def every_weight(run: Run) -> dict[str, nn.Parameter]:
     """All that could learn, by name: of the transformer, all adapters, vectors and words."""
-    found = {f"transformer {name}": one for name, one in parts.model.transformer.named_parameters()}
-    found |= {f"extractor vectors {name}": one.moved for name, one in parts.extractor_embeddings.items()}
-    if parts.student_embeddings is not parts.extractor_embeddings:
-        found |= {f"student vectors {name}": one.moved for name, one in parts.student_embeddings.items()}
-    return found | {f"words {name}": one for name, one in (parts.words.named_parameters() if parts.words else ())}
+    found = {f"transformer {name}": one for name, one in run.parts.model.transformer.named_parameters()}
+    vectors = run.extractor.branch.embeddings
+    found |= {f"extractor vectors {name}": one.moved for name, one in vectors.items()}
+    if not hasattr(run, "student"):
+        return found
+    if run.student.branch.embeddings is not vectors:
+        found |= {f"student vectors {name}": one.moved for name, one in run.student.branch.embeddings.items()}
+    words = run.student.words
+    return found | {f"words {name}": one for name, one in (words.named_parameters() if words else ())}
 
 
-def values(parts: Parts) -> dict[str, torch.Tensor]:
-    return {name: one.detach().clone() for name, one in every_weight(parts).items()}
+def values(run: Run) -> dict[str, torch.Tensor]:
+    return {name: one.detach().clone() for name, one in every_weight(run).items()}
 
 
 def names_where(condition, one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> set[str]:
@@ -78,42 +82,55 @@ def differ(one: torch.Tensor, two: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
-def move_all(parts: Parts) -> None:
+def move_all(run: Run) -> None:
     """As if everything had learned something."""
-    for weight in every_weight(parts).values():
+    for weight in every_weight(run).values():
         weight.add_(1)
 
 
 @pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
 def test_what_learns_is_what_is_averaged_saved_restored_and_counted(plan_of, cache, settings):
     given = {**SMALL, "cache_dir": cache, "ema_decay": 0.9, **settings}
-    run, learned, names = built(plan_of(**given)), set(), set()
-    run.average.step()  # the first one forgets where it began
-    move_all(run.parts)
-    run.average.step()
+    run, learned = Run(plan_of(**given)), set()
+    run.open_log()
+    run.prepare()
+    run.build_extractor()
     for name in run.plan.stage_steps:
-        stage = run.extractor_stage() if name == EXTRACTOR else run.student_stage()
-        weights, learning = every_weight(run.parts), {one for each in stage.learners for one in each.parameters}
+        if name == STUDENT:
+            run.build_student()
+            run.average.step()  # the first one forgets where it began
+        move_all(run)
+        if name == STUDENT:
+            run.average.step()
+        about = run.student if name == STUDENT else run.extractor
+        stage = run.student_stage() if name == STUDENT else run.extractor_stage()
+        weights = every_weight(run)
+        learning = {one for each in stage.update.learners for one in each.parameters}
         names = {called for called, one in weights.items() if one.requires_grad}
         assert names and {weights[called] for called in names} == learning, "frozen, or nowhere in the run"
-        counted = learning_in(name, run.settings, counted_parts(run.plan, name, None))
-        mine = learning_in(name, run.settings, run.parts)
-        assert [shapes(one) for one in counted] == [shapes(one) for one in mine]
+        parts = counted_parts(run.plan)
+        counted = counted_student(parts) if name == STUDENT else counted_extractor(parts)
+        made = assemble(counted, parts, run.plan.has_reg)
+        assert [shapes(one) for one in made.learnables] == [shapes(one) for one in about.learnables]
+        assert [held(one) for one in counted.held] == [held(one) for one in about.held]
+        assert passes(made.branches) == passes(stage.branches)
+        count = count_step(run.plan, name)
+        assert count.learning == sum(one.numel() for one in learning)
         learned |= names
-        moved = values(run.parts)
+        moved = values(run)
         if name == STUDENT:
             with run.average.shown():
-                averaged = values(run.parts)
+                averaged = values(run)
             assert names_where(differ, averaged, moved) == names
         stage.done = 1
-        run.states.save(state_of(run.plan, stage, run.average))
+        run.states.save(state_of(run.plan, stage, about, run.average))
         resumed = built(plan_of(**given, resume="auto"))
-        restored = values(resumed.parts)
+        restored = values(resumed)
         found = names_where(torch.equal, moved, restored)
         assert (found == learned) if name == STUDENT else (learned <= found)
         if name == STUDENT:
             with resumed.average.shown():
-                again = values(resumed.parts)
+                again = values(resumed)
             assert all(torch.equal(again[called], averaged[called]) for called in names)
 
 
@@ -121,13 +138,24 @@ def shapes(learnable) -> tuple:
     return learnable.name, {name: (one.shape, learnable.rate_of(name)) for name, one in learnable.weights.items()}
 
 
+def held(learnable) -> tuple:
+    """Its tensors, those that do not learn as well, and their bytes."""
+    tensors = learnable.state().items()
+    return learnable.name, {name: (one.shape, one.dtype, one.nbytes, one.requires_grad) for name, one in tensors}
+
+
+def passes(branches) -> tuple:
+    return branches.with_gradient, branches.without_gradient
+
+
 @pytest.mark.parametrize("name", ["fresh", "textual_inversion", "merged, shared", "dreambooth"])
 def test_a_forecast_counts_what_learns_and_its_average(plan_of, cache, name):
     given = {**SMALL, "cache_dir": cache, **CASES[name]}
     plan = plan_of(**given)
-    averaged = replace(plan, settings=replace(plan.settings, optimizer=replace(plan.settings.optimizer, ema_decay=0.9)))
+    optimizer = replace(plan.settings.optimizer, ema_decay=0.9)
+    averaged = plan.with_settings(replace(plan.settings, optimizer=optimizer))
     more, less = (count_step(one, STUDENT) for one in (averaged, plan))
-    learning = parameters_of(learning_in(STUDENT, plan.settings, counted_parts(plan, STUDENT, None)))
+    learning = parameters_of(counted_student(counted_parts(plan)).learnables)
     assert more.footprint.weights - less.footprint.weights == sum(one.nbytes for one in learning)
     assert more.learning == sum(one.numel() for one in learning)
 
@@ -194,7 +222,7 @@ def test_vectors_that_are_missing_or_do_not_fit_are_said(plan_of, tmp_path, caps
 
 def test_a_state_that_does_not_fit_is_said(plan_of, cache):
     run = built(plan_of(**SMALL, cache_dir=cache))
-    (lora, vectors) = learning_in(STUDENT, run.settings, run.parts)
+    (lora, vectors) = run.student.learnables
     with pytest.raises(ModelError, match=r"resume: .*student_dog vectors.*moved"):
         vectors.load_state({"vectors.start": vectors.modules["vectors"].start})
     first = next(iter(lora.weights))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from library.objectives import STUDENT
 from library.parts.parts import STUDENT_ADAPTER
 from library.parts.words import WordReader, made_words
 from library.training.run import Run
@@ -20,7 +19,7 @@ def finished(plan_of, **settings):
     run, look = Run(plan_of(**{**QUICK, **settings})), WordFit()
 
     def push(run):
-        for vectors in run.parts.student_embeddings.values():
+        for vectors in run.student.branch.embeddings.values():
             vectors.moved.data += torch.randn(vectors.moved.shape, generator=torch.Generator().manual_seed(3))
 
     push.what = "a push"
@@ -53,7 +52,7 @@ def test_words_learn_what_words_can_do(plan_of):
     goal, words = made_words(parts), made_words(parts)
     for row in goal.parameters():
         row.data += row.square().mean().sqrt() * torch.randn(row.shape, generator=torch.Generator().manual_seed(4))
-    alone = replace(parts.branches()[STUDENT], embeddings={})
+    alone = replace(run.student.branch, embeddings={})
     taught_by, with_words = (replace(alone, reader=WordReader(parts, one)) for one in (goal, words))
     scenes, steps = _scenes(run), 60
 
@@ -77,7 +76,7 @@ def test_nothing_else_learns(plan_of):
         one.parts.network.parameters(STUDENT_ADAPTER), two.parts.network.parameters(STUDENT_ADAPTER), strict=True
     ):
         assert torch.equal(first, second)
-    vectors = [run.parts.branches()[STUDENT].embeddings["dog"].vectors() for run in (one, two)]
+    vectors = [run.student.branch.embeddings["dog"].vectors() for run in (one, two)]
     assert torch.equal(*vectors)
 
 

@@ -30,6 +30,7 @@ from library.preflight.forecast import (
     forecast,
 )
 from library.preflight.plan import make_plan
+from library.training.resuming import shaping
 from library.training.run import Run
 from tests.helpers.full_size import write_full_size
 from tests.helpers.places import ROOT
@@ -223,7 +224,7 @@ def test_partial_checkpointing_quantisation_and_swapping_each_save_what_they_sho
 
 def lacking_memory(run: Run, enough) -> list[int]:
     """Makes the run's model run out of memory until `enough(run)`; returns where the number of failures is kept."""
-    failures, velocity = [0], run.parts.model.velocity
+    failures, velocity = [0], run.plan.parts.model.velocity
 
     def scarce(x_t, sigma, prompts, skipped=()):
         if torch.is_grad_enabled() and not enough(run):
@@ -231,7 +232,7 @@ def lacking_memory(run: Run, enough) -> list[int]:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return velocity(x_t, sigma, prompts, skipped)
 
-    run.parts.model.velocity = scarce
+    run.plan.parts.model.velocity = scarce
     return failures
 
 
@@ -261,6 +262,13 @@ def test_with_auto_fit_a_run_that_runs_out_of_memory_goes_on_to_the_same_result(
     assert failures == [3] and run.parts.model.base.swapped == 1
     for name, one in run.parts.network.weights("student").items():
         assert torch.equal(one.down, expected[name])
+    holders = (run, run.plan, run.parts, run.ingredients.parts, run.monitor.report.plan, run.monitor.sheets.maker.parts)
+    assert all(one.settings is run.settings for one in holders)
+    saved = read_settings(TomlFile(run.folder / "config.toml"))
+    for found in (run.settings, saved):
+        assert (found.optimizer.batch_passes, found.model.checkpointed_blocks) == ("one_by_one", "all")
+        assert found.model.gradient_checkpointing and found.model.blocks_to_swap == 1
+    assert shaping(run.plan) == shaping(plain.plan), "a step down shapes nothing, so states stay good"
 
 
 def test_a_dry_run_ends_with_1_where_the_memory_does_not_suffice(monkeypatch, capsys, tmp_path):

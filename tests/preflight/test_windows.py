@@ -17,7 +17,7 @@ from library.preflight.windows import MAX_PATH, longest_path, path_findings, spi
 from library.report import phases
 from library.report.page import render
 from library.report.phases import Phase, Phases
-from library.training.pace import BEYOND_FORECAST, MANY_TIMES, STEPS, Pace
+from library.training.pace import BEYOND_FORECAST, MANY_TIMES, STEPS, Pace, PaceWarning
 from library.training.run import Run
 from tests.preflight.test_doctor import said_of
 
@@ -87,18 +87,13 @@ def test_steps_that_are_long_from_the_begin_are_compared_with_the_plan():
 
 
 @pytest.mark.parametrize("platform", ["win32", "linux"])
-def test_a_run_says_once_that_its_steps_take_long(plan_of, monkeypatch, capsys, platform):
-    run = Run(plan_of(**PLAIN, max_train_steps=2))
-    run.open_log()
+def test_a_run_says_once_that_its_steps_take_long(monkeypatch, capsys, platform):
     pretend(monkeypatch, platform)
-    monkeypatch.setattr(run.parts.model, "device", torch.device("cuda"))
+    warning = PaceWarning({}, on_card=True)
     for stage in ("extractor", "student"):
-        run.observer._pace = Pace()
-        monkeypatch.setattr(run.observer, "_bar", type("Bar", (), {"step": lambda self, row: None})())
-        run.observer.status._stage_steps = {"extractor": 99, "student": 99}
-        run.observer.log._steps_before = {"extractor": 0, "student": 99}
+        warning.stage_begun(SimpleNamespace(name=stage))
         for step, seconds in enumerate(chain(repeat(1.0, STEPS + 1), repeat(9.0, STEPS))):
-            run.observer.step({"stage": stage, "step": step + 1}, seconds)
+            warning.step_made({"stage": stage, "step": step + 1}, seconds)
     said = capsys.readouterr().err
     assert said.count("9 times as long as at the start") == 1 and (PANEL in said) is (platform == "win32")
 
@@ -109,8 +104,8 @@ def test_a_run_says_once_that_its_steps_take_long(plan_of, monkeypatch, capsys, 
 def test_a_peak_that_no_one_knows_is_shown_as_unknown(monkeypatch):
     monkeypatch.setattr(phases, "PROCESS_STATUS", Path("there is none"))
     measured = Phases(torch.device("cpu"))
-    with measured.of("text"):
-        pass
+    measured.begin("text")
+    measured.end()
     (phase,) = measured.measured()
     assert phase.peak_bytes is None and phase.as_dict()["peak_bytes"] is None
     rows = [{"phase": Phase("text", 1.0, None), "share": 1.0}]

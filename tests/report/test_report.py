@@ -32,12 +32,27 @@ from library.report.page import Pictures, Section, page_of
 from library.report.phases import Phases
 from library.report.sheet import SheetRow, read_sheet, save_sheet
 from library.report.status import Status, read_status
+from library.training.listeners import Listener
 from library.training.run import Run
 from library.training.sections import LOSSES
 from library.training.stage import Stage
 from tests.conftest import DATASET, tiny_settings
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
+
+
+class Adds:
+    """Looks at a finished student by adding a section."""
+
+    what = "the section"
+
+    def __init__(self, section: Section) -> None:
+        self.section = section
+
+    def __call__(self, run: Run) -> None:
+        run.listeners.tell(Listener.section_made, self.section)
+
+
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> \"' & </style>"
 
 
@@ -113,7 +128,7 @@ def report(tmp_path_factory):
     settings |= {"sample_strengths": [0.25, 1.25], "metadata_author": EVIL}
     read = read_settings(None, {**tiny_settings(save_tiny_model(folder / "model"), folder), **settings})
     run = Run(make_plan(read, read_dataset_config(TomlFile(folder / "dataset.toml"), read.data)))
-    run.observer.sections.append(Section("more", "More", lambda pictures: Markup("<p>{}</p>").format(EVIL)))
+    run.looks.append(Adds(Section("more", "More", lambda pictures: Markup("<p>{}</p>").format(EVIL))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("library.report.phases.time", Ticking())
         run.train()
@@ -123,7 +138,7 @@ def report(tmp_path_factory):
 
 def test_the_report_has_every_section_and_links_to_it(report):
     parsed = Page(report[1])
-    names = ["samples", "curves", "pictures", "files", "cost", "settings", "more"]
+    names = ["samples", "more", "curves", "pictures", "files", "cost", "settings"]
     assert [section["id"] for section in parsed.all("section")] == names
     assert [link["href"] for link in parsed.all("a")] == [f"#{name}" for name in names]
 
@@ -153,7 +168,7 @@ def test_the_strengths_of_the_lora_stand_in_a_row_behind_the_sliders(report):
     run, text = report
     shown = [strength for strength in ("0.25", "1.25") if f"<figcaption>{strength}</figcaption>" in text]
     assert shown == ["0.25", "1.25"] and 'class="strip"' in text
-    titles = [run.observer.galleries[kind].title for kind in ("student", "strengths", "extractor")]
+    titles = [run.monitor.report.galleries[kind].title for kind in ("student", "strengths", "extractor")]
     places = [text.index(title) for title in titles]
     assert places == sorted(places)
 
@@ -199,10 +214,10 @@ def test_the_report_of_a_resumed_run_shows_what_was_drawn_and_saved_before(plan_
             run.train()
     again = Run(plan_of(max_train_steps=4, resume="auto", **given))
     again.open_log()
-    again.observer.draw()
+    again.monitor.report.draw()
     text = (run.folder / "report.html").read_text()
     for kind in ("extractor", "student"):
-        before, now = run.observer.galleries[kind], again.observer.galleries[kind]
+        before, now = run.monitor.report.galleries[kind], again.monitor.report.galleries[kind]
         assert (now.title, now.columns) == (before.title, before.columns) and now.title in text
         for one, two in zip(before.rows, now.rows, strict=True):
             assert one.prompt == two.prompt
@@ -221,7 +236,7 @@ def test_the_report_says_what_was_saved_and_where_it_goes(report):
     run, text = report
     shown = Page(text).text
     assert "sks dog" in shown
-    for path in run.observer.files:
+    for path in run.monitor.report.files:
         assert path.name in shown
     for place in ("models/loras", "models/Lora", "load_lora_weights"):
         assert place in shown
@@ -229,17 +244,17 @@ def test_the_report_says_what_was_saved_and_where_it_goes(report):
 
 def test_words_and_vectors_are_no_loras_and_what_was_saved_last_stands_first(report, tmp_path):
     run, _ = report
-    files, folder = run.observer.files, run.folder
+    files, folder = run.monitor.report.files, run.folder
     for name in ("tiny_embedding.safetensors", "tiny-step00000001.safetensors"):
         (folder / name).write_bytes(b"x")
-    run.observer.files = {
+    run.monitor.report.files = {
         **files,
         folder / "tiny-step00000001.safetensors": 1,
         folder / "tiny_embedding.safetensors": 2,
     }
-    section = next(section for section in run.observer.sections if section.name == "files")
+    section = next(section for section in run.monitor.report.sections if section.name == "files")
     html = str(section.build(Pictures(64)))
-    run.observer.files = files
+    run.monitor.report.files = files
     rows = {re.search(r"<code>([^<]+)</code>", row)[1]: row for row in html.split("<tr>")[2:]}
     assert "models/embeddings" in rows["tiny_embedding.safetensors"]
     assert not any("models/loras" in rows[f"tiny_{kind}.safetensors"] for kind in ("embedding", "concept", "extractor"))
@@ -344,11 +359,13 @@ def clock(monkeypatch) -> Clock:
 
 def test_time_inside_a_phase_inside_counts_once(clock):
     phases = Phases(torch.device("cpu"))
-    with phases.of("outer"):
-        clock.now += 5
-        with phases.of("inner"):
-            clock.now += 10
-        clock.now += 1
+    phases.begin("outer")
+    clock.now += 5
+    phases.begin("inner")
+    clock.now += 10
+    phases.end()
+    clock.now += 1
+    phases.end()
     outer, inner = phases.measured()
     assert (outer.seconds, inner.seconds) == (6, 10)
 
@@ -357,19 +374,21 @@ def test_the_peak_of_a_phase_is_its_own():
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux tells the peak of a part of a process")
     phases = Phases(torch.device("cpu"))
-    with phases.of("large"):
-        large = torch.ones(100_000_000)
+    phases.begin("large")
+    large = torch.ones(100_000_000)
+    phases.end()
     del large
-    with phases.of("small"):
-        pass
+    phases.begin("small")
+    phases.end()
     large, small = phases.measured()
     assert large.peak_bytes - small.peak_bytes > 300_000_000
 
 
 def test_phases_of_a_resumed_run_add_up(clock):
     phases = Phases(torch.device("cpu"), [{"name": "text", "seconds": 10.0, "peak_bytes": 2**60}])
-    with phases.of("text"):
-        clock.now += 3
+    phases.begin("text")
+    clock.now += 3
+    phases.end()
     (text,) = phases.measured()
     assert text.seconds == 13 and text.peak_bytes == 2**60
 
@@ -441,6 +460,6 @@ def test_a_run_that_fails_says_so_in_its_status_and_its_report(plan_of, monkeypa
 
 def test_a_report_that_can_not_be_made_does_not_cost_the_run(plan_of, capsys):
     run = Run(plan_of(extractor_train_steps=0, max_train_steps=1))
-    run.observer.sections.append(Section("bad", "Bad", lambda _: 1 / 0))
+    run.looks.append(Adds(Section("bad", "Bad", lambda _: 1 / 0)))
     assert run.train()
     assert "WARNING: the report could not be written (ZeroDivisionError" in capsys.readouterr().err

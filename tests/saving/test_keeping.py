@@ -15,6 +15,7 @@ from library.files.checkpoint import load_state
 from library.preflight.forecast import count_step
 from library.preflight.plan import make_plan
 from library.report.log import read_log
+from library.training.contact_sheets import ContactSheets
 from library.training.resuming import shaping
 from library.training.run import Run
 from library.training.stage import Stage
@@ -71,7 +72,7 @@ def stopped_after(step: int, run: Run, monkeypatch) -> None:
 def test_the_files_of_the_steps_with_the_least_validation_loss_are_kept(quick, monkeypatch):
     losses = iter([5.0, 3.0, 4.0, 1.0, 2.0])
     run = quick(dataset=VALIDATED, max_train_steps=5, validate_every_n_steps=1, save_best_n=2)
-    monkeypatch.setattr(run.validation, "of", lambda branch: next(losses))
+    monkeypatch.setattr(run.validation, "of", lambda *_: next(losses))
     seen = []
     of_step = run._save_on_the_way
     run._save_on_the_way = lambda *of: (of_step(*of), seen.append(_best_of(run)))
@@ -94,7 +95,7 @@ def test_a_resumed_run_keeps_the_same_best_files(quick, monkeypatch):
     assert _best_of(resumed) == _best_of(whole)
     (name,) = (path.name for path in whole.folder.glob("tiny-best*"))
     assert_equal_files(load_file(whole.folder / name), load_file(resumed.folder / name))
-    assert resumed.observer.files[resumed.folder / name] == _best_of(whole)[0]
+    assert resumed.monitor.report.files[resumed.folder / name] == _best_of(whole)[0]
 
 
 def test_the_best_of_nothing_is_refused_before_training(quick):
@@ -388,7 +389,7 @@ def means(run: Run, monkeypatch, stage: str = "student") -> list[list[torch.Tens
     def step(self):
         row = made(self)
         if self.name == stage:
-            seen.append([weight.detach().clone() for one in self.learners for weight in one.parameters])
+            seen.append([weight.detach().clone() for one in self.update.learners for weight in one.parameters])
         return row
 
     with monkeypatch.context() as patch:
@@ -411,8 +412,8 @@ def test_what_is_saved_drawn_and_measured_is_the_average_of_the_optimizer(quick,
     def weights() -> list[torch.Tensor]:
         return [weight.detach().clone() for weight in run.parts.network.parameters("student")]
 
-    monkeypatch.setattr(run.observer, "sheet_of_student", lambda stage: drawn.append(weights()))
-    monkeypatch.setattr(run.validation, "of", lambda branch: measured.append(weights()) or validation(branch))
+    monkeypatch.setattr(ContactSheets, "student", lambda self, branch, stage: drawn.append(weights()))
+    monkeypatch.setattr(run.validation, "of", lambda *given: measured.append(weights()) or validation(*given))
     mean = means(run, monkeypatch)
     for index, expected in enumerate(mean):
         for looked in (drawn[index + 1], measured[index]):

@@ -153,11 +153,11 @@ def test_stop_is_heard_wherever_there_are_rounds(plan_of, monkeypatch):
             from library.training.word_fit import WordFit
 
             run.looks.append(WordFit())
-        progress, rounds = run.observer.progress, []
+        rounds = []
 
-        def counted(name, phase=phase, run=run, progress=progress, rounds=rounds):
+        def counted(name, phase=phase, run=run, rounds=rounds):
             def over(items):
-                for item in progress(name)(items):
+                for item in items:
                     yield item
                     if name == phase:
                         rounds.append(item)
@@ -165,7 +165,7 @@ def test_stop_is_heard_wherever_there_are_rounds(plan_of, monkeypatch):
 
             return over
 
-        run.observer.progress = counted
+        monkeypatch.setattr("library.training.run.bar_over", counted)
         with pytest.raises(Interrupted, match=r"the same command .* goes on" if phase == "words" else "begins anew"):
             run.train()
         assert len(rounds) == 1 and read_status(run.folder)["state"] == "stopped", phase

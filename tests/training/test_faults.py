@@ -422,11 +422,11 @@ def test_a_gradient_beyond_float16_is_skipped_said_and_scaled_less_next_time(qui
     run.prepare()
     run.build_extractor()
     stage = run.extractor_stage()
-    stage.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    stage.update.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = [weight.detach().clone() for weight in stage._parameters()]
     assert f"loss scale of fp16 from now on: {2.0**59:g}" in stage.step()["skipped"] and stage.skipped == 1
     assert all(torch.equal(a, b) for a, b in zip(before, stage._parameters(), strict=True))
-    stage.scaler = torch.amp.GradScaler("cpu")
+    stage.update.scaler = torch.amp.GradScaler("cpu")
     assert "skipped" not in stage.step() and stage.skipped == 0
     assert not all(torch.equal(a, b) for a, b in zip(before, stage._parameters(), strict=True))
 
@@ -445,7 +445,7 @@ def test_memory_that_does_not_suffice_is_a_sentence_wherever_it_happens(quick_pl
     assert exit_code_of(scarce, lambda: "the log") == EXIT_TRAINING_ERROR
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "the memory does not suffice" in said and "Traceback" not in said
-    monkeypatch.setattr("library.training.run.draw_replay", scarce)
+    monkeypatch.setattr("library.training.preparation.draw_replay", scarce)
     with pytest.raises(TrainingError, match="replayed pictures: the memory does not suffice"):
         Run(quick_plan()).train()
 

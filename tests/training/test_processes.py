@@ -258,14 +258,14 @@ def test_a_step_that_one_process_has_no_memory_for_is_made_again_by_both(plan_of
 
     def work(processes: Processes) -> None:
         run = Run(plan, processes)
-        velocity = run.parts.model.velocity
+        velocity = plan.parts.model.velocity
 
         def scarce(x_t, sigma, prompts, skipped=()):
-            if torch.is_grad_enabled() and not processes.main and len(run.parts.model.base.recomputed) < 3:
+            if torch.is_grad_enabled() and not processes.main and len(plan.parts.model.base.recomputed) < 3:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return velocity(x_t, sigma, prompts, skipped)
 
-        run.parts.model.velocity = scarce
+        plan.parts.model.velocity = scarce
         run.train()
         assert len(run.parts.model.base.recomputed) == 3
 

@@ -129,17 +129,17 @@ def test_stage_2_changes_the_student_alone(plan_of):
 
     def others() -> str:
         extractor = parts.network.parameters("extractor_dog")
-        vectors = [one.vectors() for one in parts.extractor_embeddings.values()]
+        vectors = [one.vectors() for one in run.extractor.branch.embeddings.values()]
         frozen = [layer.base.weight for layer in parts.network.layers.values()]
         rest = [weight for name, weight in parts.model.transformer.named_parameters() if ".adapters." not in name]
         return hash_of([*extractor, *vectors, *frozen, *rest])
 
     before, student = others(), hash_of(parts.network.parameters("student"))
-    vectors = hash_of(parts.student_embeddings["dog"].parameters())
+    vectors = hash_of(run.student.branch.embeddings["dog"].parameters())
     run.train_student()
     assert others() == before
     assert hash_of(parts.network.parameters("student")) != student
-    assert hash_of(parts.student_embeddings["dog"].parameters()) != vectors
+    assert hash_of(run.student.branch.embeddings["dog"].parameters()) != vectors
 
 
 def test_stage_1_changes_the_extractor_alone(plan_of):
@@ -423,9 +423,9 @@ def test_merged_trains_the_extractor_beside_the_student(plan_of):
 @pytest.mark.parametrize("student_embeddings", ["own", "shared", "none"])
 def test_the_students_embeddings(plan_of, student_embeddings):
     run = ready_for_stage_2(plan_of(student_embeddings=student_embeddings))
-    extractor = run.parts.extractor_embeddings["dog"].vectors().clone()
+    extractor = run.extractor.branch.embeddings["dog"].vectors().clone()
     run.train_student()
-    assert torch.equal(run.parts.extractor_embeddings["dog"].vectors(), extractor)
+    assert torch.equal(run.extractor.branch.embeddings["dog"].vectors(), extractor)
     file = run.folder / "tiny_concept.safetensors"
     assert file.is_file() is (student_embeddings != "none")
     if student_embeddings != "none":
@@ -617,7 +617,7 @@ def test_fresh_vectors_start_from_the_class_word_and_not_from_the_extractor(plan
     def first(kind):
         run = ready_for_stage_2(plan_of(student_embeddings=kind, overwrite=True))
         run.student_stage()
-        return run.parts.student_embeddings["dog"].vectors(), run.parts.extractor_embeddings["dog"].vectors()
+        return run.student.branch.embeddings["dog"].vectors(), run.extractor.branch.embeddings["dog"].vectors()
 
     fresh, learned_ones = first("fresh")
     own, extractors = first("own")
@@ -627,7 +627,7 @@ def test_fresh_vectors_start_from_the_class_word_and_not_from_the_extractor(plan
     untrained.open_log()
     untrained.prepare()
     untrained.build_extractor()
-    assert torch.equal(fresh, untrained.parts.extractor_embeddings["dog"].vectors())
+    assert torch.equal(fresh, untrained.extractor.branch.embeddings["dog"].vectors())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from library.adapters.files import load_lora
 from library.config.dataset_file import read_dataset_config
 from library.config.files import TomlFile, read_settings
 from library.errors import ConfigError, Interrupted
-from library.parts.learnable import learning_in
 from library.preflight.plan import Plan, make_plan
 from library.report.log import read_log
 from library.training.run import Run
@@ -139,7 +138,7 @@ def test_what_has_no_meaning_beside_another_is_said(pair):
 
 def weights(run: Run) -> dict[str, Tensor]:
     """All of the student that learns, by name, as float32: a copy."""
-    learning = learning_in("student", run.settings, run.parts)
+    learning = run.student.learnables
     return {
         f"{one.name} {name}": weight.detach().float().clone()
         for one in learning
@@ -259,11 +258,11 @@ def off(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> float:
 
 def assert_saved(run: Watched) -> None:
     """The files hold the weights as they are in the end: the average."""
-    for name, one in run.parts.student_embeddings.items():
+    for name, one in run.student.branch.embeddings.items():
         saved = load_file(run.folder / "tiny_concept.safetensors")[f"lora_concept.{name}"]
         assert torch.equal(saved, one.per_block())
-    if run.parts.words:
-        for clip, rows in run.parts.words.rows["dog"].items():
+    if run.student.words:
+        for clip, rows in run.student.words.rows["dog"].items():
             assert torch.equal(load_file(run.folder / "tiny_embedding.safetensors")[clip], rows)
     elif run.settings.method.method != "dreambooth":
         saved = load_lora(str(run.folder / "tiny_diffusers.safetensors"), len(run.parts.model.blocks))
@@ -281,7 +280,7 @@ def assert_begin(run: Watched, lora: str) -> None:
             ours, layer.delta(), rtol=0, atol=float(layer.delta().abs().max()) * (0.02 if coarse else 1e-5)
         )
     if "student_dog vectors vectors.moved" in run.begin:
-        own = run.parts.student_embeddings["dog"]
+        own = run.student.branch.embeddings["dog"]
         vectors = own.start + own.size * run.begin["student_dog vectors vectors.moved"]
         saved = load_file(lora.replace("_diffusers", "_concept"))["lora_concept.dog"]
         torch.testing.assert_close(vectors, saved, rtol=1e-5, atol=1e-6)

@@ -60,10 +60,10 @@ class Together:
         self.work, self.model, self.seed = work, model, seed
         self.bench, self.subjects = Bench(work, model, dict(given or {})), subjects()
         self.concepts = [Concept(**one.described()) for one in self.subjects.values()]
-        self.parts = build_parts(read_settings(TomlFile(BASE), self._common()), self.concepts)
+        opened = build_parts(read_settings(TomlFile(BASE), self._common()), self.concepts)
         texts = [text for one in self.subjects.values() for text in texts_of(one.probes())]
-        self.parts.texts.prepare([*texts, *target_texts(self.concepts)])
-        self.parts.attach()
+        opened.texts.prepare([*texts, *target_texts(self.concepts)])
+        self.parts = opened.attach()
 
     def _common(self) -> dict[str, Any]:
         return {
@@ -98,7 +98,7 @@ class Together:
                     _train(run.extractor_stage())
                 run.build_student()
                 _train(run.student_stage())
-                save_student(run.parts, STEPS * len(names))
+                save_student(run.parts, run.student, STEPS * len(names))
         return folder / "student.safetensors"
 
     def _sample_prompts(self) -> Path:

@@ -1,0 +1,113 @@
+"""The contact sheets of a run: drawn when it asks for them, and never at the cost of the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from library.drawing.sheets import SheetMaker
+from library.dual_branch_scheduler import Branch
+from library.errors import StorageError, in_words
+from library.parts.parts import Attached
+from library.preflight.plan import Plan
+from library.report.progress import bar_over
+from library.report.sheet import SheetRow
+from library.terminal import say
+from library.training.galleries import Gallery
+from library.training.listeners import Listener, Listeners
+from library.training.stage import Stage
+
+
+class ContactSheets(Listener):
+    """Draws sheets into the folder `samples`.
+
+    Args:
+        listeners: told of each sheet that was drawn.
+    """
+
+    def __init__(self, plan: Plan, listeners: Listeners) -> None:
+        self.plan = plan
+        self.settings = plan.settings.samples
+        self.name = plan.settings.saving.output_name
+        self.folder = plan.settings.output_dir / "samples"
+        self.listeners = listeners
+        self._last = time.monotonic()
+
+    def prepared(self, parts: Attached) -> None:
+        """From now on it can draw."""
+        self.maker = SheetMaker(parts, self.plan.samples, self.plan.size)
+
+    def settled(self, plan: Plan, parts: Attached) -> None:
+        """Draws with these settings from now on."""
+        self.plan = plan
+        self.settings = plan.settings.samples
+        self.maker.parts = parts
+
+    def due(self, done: int) -> bool:
+        """Whether a sheet of the student is due after so many steps, or because enough minutes have passed."""
+        steps, minutes = self.settings.sample_every_n_steps, self.settings.sample_every_n_minutes
+        passed = (time.monotonic() - self._last) / 60
+        return bool((steps and done % steps == 0) or (minutes and passed >= minutes))
+
+    def extractor(self, branch: Branch, steps: int) -> None:
+        """What stage 1 learned in so many steps."""
+        columns = {
+            f"extractor of {concept}": replace(branch, default=adapter) for concept, adapter in branch.adapters.items()
+        }
+        self._sheet("extractor", f"Stage 1: the extractor after {steps} steps", columns, "extractor.png")
+
+    def student(self, branch: Branch, stage: Stage) -> list[SheetRow]:
+        """What the student has learned until now; no rows if it can't be drawn."""
+        title = f"{self.name}: the student after {stage.done} of {stage.steps} steps"
+        return self._sheet("student", title, {"student": branch}, f"student_{stage.done:06d}.png")
+
+    def student_begins(self, branch: Branch, stage: Stage) -> None:
+        """Draws the student before it has learned."""
+        self.student(branch, stage)
+
+    def words_learned(self, columns: Mapping[str, Branch]) -> None:
+        """Draws the finished student with its vectors, and with the words that stand for them."""
+        self._sheet("words", f"{self.name}: with our nodes, and with the words in their place", columns, "words.png")
+
+    def student_finished(self, parts: Attached, branch: Branch, files: Mapping[Path, str]) -> None:
+        """Draws the finished student at several strengths of its LoRA."""
+        strengths = self.settings.sample_strengths
+        if not strengths:
+            return
+        title, path = f"{self.name}: strengths of the LoRA", self.folder / "strengths.png"
+        rows = self._drawn(path, lambda: self.maker.strengths(path, title, branch, strengths))
+        if rows:
+            columns = ["pretrained", *(f"{strength:g}" for strength in strengths)]
+            self.listeners.tell(Listener.strengths_drawn, Gallery(title, columns, rows))
+
+    def _sheet(self, kind: str, title: str, columns: Mapping[str, Branch], file: str) -> list[SheetRow]:
+        self._last = time.monotonic()
+        path, prompts = self.folder / file, self.settings.sample_prompts
+
+        def draw() -> list[SheetRow]:
+            if prompts:
+                self.maker.follow(prompts)
+            return self.maker.make(path, title, dict(columns), bar_over("sheet"))
+
+        rows = self._drawn(path, draw)
+        if rows:
+            self.listeners.tell(Listener.sheet_drawn, kind, Gallery(title, ["pretrained", *columns], rows), path)
+        return rows
+
+    def _drawn(self, path: Path, draw: Callable[[], list[SheetRow]]) -> list[SheetRow]:
+        """The rows of a sheet. If it can't be drawn, that is said and there are none.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        try:
+            with self.listeners.phase("sheets"):
+                return draw()
+        except StorageError:
+            raise
+        except Exception as error:  # pictures of a run must never cost the user the run
+            say(f"WARNING: the sheet {path.name} could not be drawn ({in_words(error)}). The run goes on without it.")
+            self.plan.parts.model.release_vae()
+            return []
