@@ -23,6 +23,8 @@ STEPS = (PLAIN, "lean: without PureCC, + surroundings", "pure: all of it")
 PHASES = {"extractor": "stage 1, extractor", "student": "stage 2, student", "words": "words"}
 """Phases of a run whose memory was predicted, by the name that the forecast has for them."""
 SWAPPED, SWAPPED_SHORT = 12, 1
+KINDS = (("bf16", False), ("fp16", False), ("bf16", True))
+"""Precisions of a step, and whether it is compiled."""
 SHAPES = {512: (4, 24, 1178, 64), 1024: (4, 24, 4250, 64)}
 """Batch, heads, tokens and width of a head of stage 2's attention, by the side of the picture."""
 SHAPES_SHORT = {64: (2, 2, 64, 16)}
@@ -83,7 +85,7 @@ def speed(scale: Scale) -> list[dict[str, Any]]:
         steps: dict[str, Callable[[], Any]] = {}
         for name in STEPS:
             variant = copy.copy(run)
-            variant.settings = settings_of(run.settings, name)
+            variant.settle(settings_of(run.settings, name))
             steps[name] = variant.student_stage().step
         steps["plain LoRA by diffusers and PEFT"] = peft_step(run)
     seconds = timed(scale, steps)
@@ -171,7 +173,7 @@ def _attention(scale: Scale, shape: tuple[int, ...], dtype: torch.dtype, backend
 def precision(scale: Scale) -> list[dict[str, Any]]:
     """A step of lean in fp16 and in bf16, with torch.compile and without."""
     rows, size = [], {"resolution": scale.resolution, "train_batch_size": 1, "checkpointed_blocks": "all"}
-    for kind, compiled in (("bf16", False), ("fp16", False), ("bf16", True)):
+    for kind, compiled in KINDS[:1] if scale.short else KINDS:
         settings = {"mixed_precision": kind, "torch_compile": compiled, **size}
         with scale.weights():
             run = prepared(scale.plan("lean", "precision", **settings))

@@ -40,6 +40,8 @@ QUICK: dict[str, Any] = {
     "overwrite": True,
 }
 """Settings that make every phase short."""
+SHORTER = {**QUICK, "extractor_train_steps": 1, "max_train_steps": 2, "word_train_steps": 0, "context_vectors": 0}
+"""The same for the short form."""
 
 
 class RandomWeights:
@@ -128,7 +130,7 @@ class Scale:
     @property
     def rounds(self) -> int:
         """How often steps are timed."""
-        return 2 if self.short else 5
+        return 1 if self.short else 5
 
     @property
     def resolution(self) -> int:
@@ -141,21 +143,23 @@ class Scale:
         Args:
             name: folder of its files.
         """
-        given = {**QUICK, "device": str(self.device), "output_dir": str(self.folder / name), **settings}
+        given = {"device": str(self.device), "output_dir": str(self.folder / name), **settings}
         if self.short:
             return self.pocket_plan(preset, **given)
         from benchmarks.counts import full_size_plan
 
-        return full_size_plan(self.folder, str(ROOT / "presets" / f"{preset}.toml"), **given)
+        return full_size_plan(self.folder, str(ROOT / "presets" / f"{preset}.toml"), **{**QUICK, **given})
 
     def pocket_plan(self, preset: str, **settings: Any) -> Plan:
         """The plan of a preset on the small bundled model."""
         from library.preflight.plan import make_plan
 
         small = {**SMALL, "t5xxl_max_token_length": 16, "resolution": 64, "train_batch_size": 1}
+        small["pretrained_model_name_or_path"] = str(ROOT / "pocket" / "model")
+        small["dataset_config"] = str(ROOT / "dataset_configs" / "creature.toml")
         small["cache_dir"] = str(self.folder / f"cache, {settings['device']}")
         file = TomlFile(ROOT / "presets" / f"{preset}.toml")
-        read = read_settings(file, {**QUICK, **small, **settings})
+        read = read_settings(file, {**(SHORTER if self.short else QUICK), **small, **settings})
         return make_plan(read, read_concepts_and_pictures(file, read))
 
     def weights(self) -> contextlib.AbstractContextManager[None]:
@@ -164,12 +168,10 @@ class Scale:
 
 
 def prepared(plan: Plan) -> Run:
-    """A run that is ready for its student's stage; it draws no sheets."""
+    """A run that is ready for its student's stage, which nobody watches."""
     from library.training.run import Run
-    from library.training.unseen import Unseen
 
     run = Run(plan)
-    run.observer = Unseen(plan)
     run.prepare()
     run.build_extractor()
     run.build_student()

@@ -123,8 +123,9 @@ def _fits(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
 
     AMD's cards have names of another kind, of which nothing is known here.
     """
-    known = [match for match in (re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in architectures) if match]
-    for kind, major, minor in (match.groups() for match in known):
+    matches = (re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in architectures)
+    known = [match.groups() for match in matches if match]
+    for kind, major, minor in known:
         if kind == "sm" and int(major) == capability[0] and int(minor) <= capability[1]:
             return True
         if kind == "compute" and (int(major), int(minor)) <= capability:

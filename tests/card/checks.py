@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from library.models.memory.live_memory import held_by
 from library.models.memory.swap import BlockSwap
-from library.training.fused import stochastically_rounded
+from library.training.update import stochastically_rounded
+from library.transfer import to_device
 from tools.pretended_card.pretending import pretended
 from tools.pretended_card.streams import Race, Stream
 from tools.pretended_card.tensors import Card
@@ -111,6 +112,15 @@ def pinned_memory_that_is_written_while_a_copy_reads_it() -> None:
             pinned.add_(1)
         torch.ones(3).to(CARD, non_blocking=True)
         assert card.syncs.total() == 1, "what is not pinned waits, whatever it was asked to do"
+
+
+@check
+def what_is_repeated_can_not_be_pinned_but_goes_to_the_card() -> None:
+    with pretended(Card()) as card:
+        with refused(RuntimeError, "single memory location"):
+            torch.ones(1).expand(3).pin_memory()
+        there = to_device(torch.ones(1).expand(3), CARD)
+        assert not card.syncs and there.tolist() == [1, 1, 1]
 
 
 @check

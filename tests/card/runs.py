@@ -311,7 +311,7 @@ def all_results(folder: Path, say: Callable[[str], None] = lambda line: None) ->
     work |= {f"run {name}": partial(workshop.trained_on_both, name) for name in CASES}
     work |= {"commands": workshop.commands_on_both, "out of memory": workshop.runs_out_of_memory}
     wrong: dict[str, str] = {}
-    with mock.patch("library.training.observer.plot_log", lambda rows, path: None):
+    with mock.patch("library.training.report_page.plot_log", lambda rows, path: None):
         for name, do in work.items():
             begin = time.process_time()
             wrong[name] = _wrong_with(do)

@@ -14,7 +14,7 @@ from tests.card.drive import RESULTS
 from tests.card.runs import CASES
 from tests.helpers.places import ROOT
 
-WAITS = {"extractor": 20, "student": 20}
+WAITS = {"extractor": 3, "student": 3}
 """How often a step may wait for the card, at most."""
 
 

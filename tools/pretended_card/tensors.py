@@ -198,6 +198,8 @@ class Card(TorchDispatchMode):
         if func in ASKS_FOR_PINNED:
             return self.is_pinned(args[0])
         if func in PINS:
+            if torch._debug_has_internal_overlap(args[0]) == 1:
+                raise RuntimeError("more than one element of the written-to tensor refers to a single memory location")
             out = args[0].clone()
             self._pin(out)
             return out
