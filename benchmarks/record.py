@@ -29,13 +29,19 @@ def write(
 
     from library.files.atomic import write_text
 
-    device = "none" if kind == "counted" else _device()
-    about = {"title": title, "kind": kind, "commit": _commit(), "torch": torch.__version__, "device": device}
+    device = "none" if kind == "counted" else device_name()
+    about = {"title": title, "kind": kind, "commit": commit(), "torch": torch.__version__, "device": device}
     text = json.dumps({**about, "command": " ".join(command), "columns": columns, "rows": list(rows)}, indent=2)
     write_text(path, text + "\n")
 
 
-def _device() -> str:
+def read(path: Path) -> dict[str, Any]:
+    """A result as it was written."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def device_name() -> str:
+    """The NVIDIA card at hand, or what there is instead."""
     import torch
 
     if torch.cuda.is_available():
@@ -43,7 +49,8 @@ def _device() -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that is checked out, in short."""
     words = ["git", "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()

@@ -24,6 +24,7 @@ from library.hierarchical_embedding_injector import (
 )
 from library.models.interface import FlowModel, PromptBatch
 from library.objectives import REPLAYED, Prediction, Reading, Truth, Velocities
+from library.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Scene:
     def truth(self, device: torch.device) -> Truth:
         """What losses need to know of the pictures, on the device of the predictions."""
         return Truth(
-            velocity_target(self.image, self.noise).to(device),
-            self.sigma.to(device),
+            to_device(velocity_target(self.image, self.noise), device),
+            to_device(self.sigma, device),
             emphasis=_on_device(self.emphasis, device),
             shows_concept=_on_device(self.shows_concept, device),
             anchored=_on_device(self.anchored, device),
@@ -111,7 +112,7 @@ def _part(tensor: Tensor | None, rows: slice) -> Tensor | None:
 
 
 def _on_device(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if tensor is None else tensor.to(device)
+    return None if tensor is None else to_device(tensor, device)
 
 
 @dataclass(frozen=True)
@@ -255,4 +256,4 @@ def branch_velocity(
 
 
 def _on(device: torch.device, batch: PromptBatch) -> PromptBatch:
-    return replace(batch, context=batch.context.to(device), pooled=batch.pooled.to(device))
+    return replace(batch, context=to_device(batch.context, device), pooled=to_device(batch.pooled, device))

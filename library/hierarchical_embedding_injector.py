@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from library.per_pass import PerPass
+from library.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def placements_of(
             if concept is not None and token.vector < concept.count:
                 found[concept].append((row, token.position, token.vector))
     return tuple(
-        Placement(concept, *torch.tensor(places, device=device).unbind(1)) for concept, places in found.items()
+        Placement(concept, *to_device(torch.tensor(places), device).unbind(1)) for concept, places in found.items()
     )
 
 

@@ -20,7 +20,7 @@ READING = [
 ]
 """Files of `config` that know every method, whose settings they read."""
 FLOORS = [
-    ["errors", "terminal", "chance", "flow", "per_pass", "roofline"],
+    ["errors", "terminal", "chance", "flow", "per_pass", "roofline", "transfer"],
     ["environment", "files", "turns", "concept_error", "lambda_star_loss", "hierarchical_embedding_injector"],
     ["config", "adapters"],
     ["prompts", "placeholders", "objectives", "penalties", "optim", "models"],

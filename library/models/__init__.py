@@ -36,12 +36,22 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def sum_in_float32() -> None:
+    """Products of 16-bit matrices on NVIDIA cards add up in float32 all the way.
+
+    By default PyTorch lets partial sums meet in 16 bits, and guidance is a small difference of two predictions.
+    """
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
+
 def load_model(settings: ModelSettings) -> FlowModel:
     """Opens a pretrained model. Nothing heavy is read yet: each part is loaded when it is first used.
 
     Raises:
         ModelError: no such model, or not one that this trainer knows.
     """
+    sum_in_float32()
     return SD3Model(
         open_model_files(settings),
         device=pick_device(settings.device),

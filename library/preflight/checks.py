@@ -140,11 +140,30 @@ def processes_can_share_a_step(plan: Plan) -> None:
         raise ConfigError("fused_backward_pass works in one process only.", "Start one, or turn it off.")
 
 
+def the_device_can_do_it(plan: Plan) -> None:
+    """What Apple's GPUs can't do: see docs/devices.md."""
+    model, network = plan.settings.model, plan.settings.network
+    if plan.parts.model.device.type != "mps":
+        return
+    if model.quantization == "fp8":
+        raise ConfigError(
+            'device = "mps" has no 8-bit floats, which base_quantization = "fp8" needs.',
+            'Set base_quantization = "int8".',
+        )
+    if model.gradient_checkpointing and (network.network_dropout or network.rank_dropout):
+        raise ConfigError(
+            'With device = "mps", gradient_checkpointing would drop other numbers when it recomputes a block, and the '
+            "gradients would be wrong.",
+            "Set network_dropout and rank_dropout to 0, or gradient_checkpointing = false.",
+        )
+
+
 CHECKS: tuple[Callable[[Plan], None], ...] = (
     folders_take_files,
     trackers_are_there,
     thumbnail_is_a_picture,
     processes_can_share_a_step,
+    the_device_can_do_it,
     texts_can_be_made,
 )
 """Of the plan."""

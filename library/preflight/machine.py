@@ -119,14 +119,18 @@ def _card(machine: Machine) -> Iterator[Finding]:
 
 
 def _fits(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
-    """Whether code for one of these runs: of the same generation and not younger, or compiled when it is loaded."""
-    for name in architectures:
-        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name)
-        if match and match[1] == "sm" and int(match[2]) == capability[0] and int(match[3]) <= capability[1]:
+    """Whether code for one of these runs: of the same generation and not younger, or compiled when it is loaded.
+
+    AMD's cards have names of another kind, of which nothing is known here.
+    """
+    matches = (re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in architectures)
+    known = [match.groups() for match in matches if match]
+    for kind, major, minor in known:
+        if kind == "sm" and int(major) == capability[0] and int(minor) <= capability[1]:
             return True
-        if match and match[1] == "compute" and (int(match[2]), int(match[3])) <= capability:
+        if kind == "compute" and (int(major), int(minor)) <= capability:
             return True
-    return False
+    return not known
 
 
 def _memory(machine: Machine) -> Iterator[Finding]:

@@ -173,11 +173,12 @@ class Stage:
         own = () if self.processes.main else (self.processes.number,)
         seed = seed_for(self.settings.seed, self.name, "dropout", number, *own)
         losses = objective(self.branches.predict(reference, replay, seed, objective.readings))
-        if not torch.isfinite(losses.total):
+        seen = _seen(weight, reference.sigma, losses)
+        if not math.isfinite(seen.loss):
             mine = self.processes.share(self.scenes.rows(number))
             raise NotANumber(describe(losses, reference, replay, self.scenes.shown(number)[mine]))
         self.update.backward(losses.total * weight)
-        return _seen(weight, reference.sigma, losses)
+        return seen
 
     def _penalised(self) -> dict[str, float]:
         """The value of each penalty, before its weight."""
@@ -246,9 +247,14 @@ class Stage:
 
 
 def _seen(weight: float, sigma: Tensor, losses: Losses) -> Seen:
-    parts = {name: one.cpu() for name, one in losses.parts.items()}
-    measures = {name: one.cpu() for name, one in losses.measures.items()}
-    return Seen(weight, float(losses.total.detach()), sigma.cpu(), parts, measures)
+    """Read in one go, since each reading waits for the device."""
+    named = [*losses.parts.items(), *losses.measures.items()]
+    found = torch.cat([losses.total.detach().view(1), *(one for _, one in named)]).cpu()
+    total, *values = found.split([1, *(len(one) for _, one in named)])
+    count = len(losses.parts)
+    parts = dict(zip(losses.parts, values[:count], strict=True))
+    measures = dict(zip(losses.measures, values[count:], strict=True))
+    return Seen(weight, float(total), sigma.cpu(), parts, measures)
 
 
 def _row(seen: list[Seen]) -> dict[str, Any]:

@@ -24,13 +24,18 @@ WITH_WINDOW = {module_of(path): path for path in [*FILES, *WINDOW]}
 
 
 @cache
-def imported_by(path: Path, modules: dict[str, Path] = MODULES) -> set[str]:
-    """The modules of the library that a file imports anywhere, if only for a type."""
+def names_in_imports(path: Path) -> frozenset[str]:
+    """Every dotted name that a file imports anywhere, if only for a type."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    found = names & set(modules)
+    return frozenset(names)
+
+
+def imported_by(path: Path, modules: dict[str, Path] = MODULES) -> set[str]:
+    """The modules among these that a file imports."""
+    found = names_in_imports(path) & set(modules)
     return {name for name in found if not any(other.startswith(f"{name}.") for other in found)} - {module_of(path)}

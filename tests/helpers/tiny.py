@@ -21,7 +21,9 @@ def sd3_medium_transformer() -> SD3Transformer2DModel:
     return tiny_transformer(dual_attention_layers=(), qk_norm=None)
 
 
-def tiny_transformer(seed: int = 0, dual_attention_layers=(0, 1), qk_norm="rms_norm") -> SD3Transformer2DModel:
+def tiny_transformer(
+    seed: int = 0, dual_attention_layers=(0, 1), qk_norm="rms_norm", blocks: int = BLOCKS
+) -> SD3Transformer2DModel:
     """Three blocks, the first two with dual attention; no weight is zero, so everything has an effect."""
     torch.manual_seed(seed)
     transformer = SD3Transformer2DModel(
@@ -29,7 +31,7 @@ def tiny_transformer(seed: int = 0, dual_attention_layers=(0, 1), qk_norm="rms_n
         patch_size=2,
         in_channels=4,
         out_channels=4,
-        num_layers=BLOCKS,
+        num_layers=blocks,
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=48,
@@ -58,7 +60,7 @@ def velocity(transformer: SD3Transformer2DModel, **given: torch.Tensor) -> torch
     return transformer(**(given or inputs()), return_dict=False)[0]
 
 
-def save_tiny_model(folder: Path) -> Path:
+def save_tiny_model(folder: Path, blocks: int = BLOCKS) -> Path:
     """Writes a whole `StableDiffusion3Pipeline`; its tokenizers know a few words, such as dog, house, city and sks."""
     names = ("tokenizer", "tokenizer_2", "tokenizer_3")
     tokenizers = [AutoTokenizer.from_pretrained(TOKENIZERS / name) for name in names]
@@ -90,7 +92,7 @@ def save_tiny_model(folder: Path) -> Path:
         mid_block_add_attention=False,
     )
     pipeline = StableDiffusion3Pipeline(
-        transformer=tiny_transformer(),
+        transformer=tiny_transformer(blocks=blocks),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=vae,
         text_encoder=CLIPTextModelWithProjection(clip),

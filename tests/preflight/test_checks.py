@@ -1,5 +1,6 @@
 """What a run would stumble over is said by the dry run: every file and folder that is named, and what fits what."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,7 +24,7 @@ from library.config.settings import ModelSettings
 from library.errors import ConfigError, ModelError, StorageError, exit_code_of
 from library.files.checkpoint import Position, SavedState, StateFolder
 from library.models import load_model
-from library.preflight.checks import check, files_written
+from library.preflight.checks import check, files_written, the_device_can_do_it
 from library.preflight.doctor import findings
 from library.training.run import Run
 from tests.helpers.datasets import DATASET
@@ -299,3 +300,19 @@ def test_a_cache_that_may_only_be_read_is_no_mistake_but_a_finding(plan_of, tmp_
     monkeypatch.setattr("library.preflight.checks.os.access", lambda *_: False)
     assert "cache_dir" not in files_written(plan)
     assert any("cache_dir" in finding.what for finding in findings(plan))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"base_quantization": "fp8"}, "base_quantization"),
+        ({"network_dropout": 0.1, "gradient_checkpointing": True}, "gradient_checkpointing"),
+        ({"network_dropout": 0.1, "base_quantization": "int8"}, None),
+    ],
+)
+def test_what_apples_devices_can_not_do_is_refused(plan_of, settings, said):
+    plan = plan_of(**settings)
+    the_device_can_do_it(plan)
+    plan.parts.model.device = torch.device("mps")
+    with pytest.raises(ConfigError, match=said) if said else contextlib.nullcontext():
+        the_device_can_do_it(plan)

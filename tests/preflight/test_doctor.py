@@ -221,6 +221,7 @@ def test_a_run_that_is_planned_for_another_card_or_small_may_be_planned_on_a_cpu
         ((12, 0), ("sm_90", "compute_90"), True),
         ((8, 6), ("sm_89",), False),
         ((9, 0), ("sm_90a",), True),
+        ((11, 0), ("gfx1100",), True),  # AMD's
     ],
 )
 def test_older_code_of_the_same_generation_runs_on_a_card(capability, architectures, fits):

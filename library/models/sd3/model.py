@@ -26,6 +26,7 @@ from library.models.sd3.bundled_tokenizers import counted
 from library.models.sd3.learned_words import LearnedWords
 from library.models.sd3.text_encoders import TEXT_BATCH, encode_texts
 from library.per_pass import PerPass, recompute_contexts
+from library.transfer import to_device
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
@@ -89,10 +90,10 @@ class SD3Model:
         transformer = self.transformer
         with self.base.attending():
             (velocity,) = transformer(
-                hidden_states=x_t.to(device, dtype),
-                timestep=sigma.to(device) * self.scheduler_config["num_train_timesteps"],
-                encoder_hidden_states=prompts.context.to(device, dtype),
-                pooled_projections=prompts.pooled.to(device, dtype),
+                hidden_states=to_device(x_t, device).to(dtype),
+                timestep=to_device(sigma, device) * self.scheduler_config["num_train_timesteps"],
+                encoder_hidden_states=to_device(prompts.context, device).to(dtype),
+                pooled_projections=to_device(prompts.pooled, device).to(dtype),
                 return_dict=False,
                 skip_layers=list(skipped),
             )
