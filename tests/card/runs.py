@@ -18,6 +18,7 @@ from unittest import mock
 
 import bitsandbytes  # noqa: F401 - sees that there is no card, and takes its kernels for processors
 import torch
+from library.training.word_fit import WordFit
 from safetensors.torch import load_file
 
 import purecc_fuse
@@ -29,7 +30,6 @@ from library.preflight.plan import Plan, make_plan
 from library.report.log import read_log
 from library.training.run import Run
 from library.training.stage import Stage
-from library.training.word_fit import WordFit
 from tests.card.checks import CHECKS
 from tests.conftest import tiny_settings
 from tests.helpers.places import ROOT
