@@ -114,13 +114,15 @@ def test_pictures_that_only_tie_teach_nothing(plan_of, reg):
         plan_of(text, anchor_weight=0.0)
 
 
-def test_a_run_with_all_of_it(plan_of, reg, pictures):
+def test_a_run_with_all_of_it(plan_of, reg, tmp_path):
     """Shuffled tags, random crops, mirrored, masks by alpha, regularisation and validation, encoded once."""
     text = (
         HEAD + "validation_split = 0.25\n" + DOGS + "shuffle_caption = true\nrandom_crop = true\nflip_aug = true\n"
         "alpha_mask = true\ncaption_dropout_rate = 0.3\n" + reg
     )
-    plan = plan_of(text, validate_every_n_steps=1, random_crop_variants=2, caption_variants=3)
+    plan = plan_of(
+        text, validate_every_n_steps=1, random_crop_variants=2, caption_variants=3, cache_dir=str(tmp_path / "own")
+    )
     assert len(plan.validation) == 1
     run = Run(plan)
     run.train()
