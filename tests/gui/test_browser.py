@@ -16,9 +16,9 @@ import pytest
 
 from gui import declared
 from library.report.status import read_status
-from tests.gui.conftest import until
 from tests.helpers.browser import WHY_NOT, Browser, browser, chromium
 from tests.helpers.places import ROOT
+from tests.helpers.window import until
 
 STATE = "document.querySelector('#part-progress')?.dataset.state"
 LONG = 900.0
