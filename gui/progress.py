@@ -19,7 +19,6 @@ ACTIVITIES = {
     "student": "Stage 2: learning it",
     "sheets": "Drawing the contact sheet",
     "check of the files": "Checking the files",
-    "words for UIs without our nodes": "Fitting words for other programs",
     "report card": "Measuring what else has changed",
 }
 """What the trainer is doing, in plain words; others are shown by the trainer's own."""

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from starlette.testclient import TestClient
 
 from gui import children, projects, runs, trials
 from gui.app import make_app
 from gui.guard import Access
 from gui.projects import Project
+from tests.helpers.window import SECRET, draw
 
 PRETENDED = Path(__file__).with_name("pretended_trainer.py")
-SECRET = "a secret of forms"
 
 
 @pytest.fixture
@@ -49,14 +48,6 @@ def project(root) -> Project:
     return made
 
 
-def draw(path: Path, seed: int = 0, size: tuple[int, int] = (64, 64)) -> Path:
-    """Writes a picture that is like no other one."""
-    small = Image.new("RGB", (8, 8))
-    small.putdata([((seed * 97 + n * 31) % 256, (n * n * (seed + 3)) % 256, (n * 53) % 256) for n in range(64)])
-    small.resize(size).save(path)
-    return path
-
-
 @pytest.fixture
 def pretended(monkeypatch) -> None:
     """`purecc_train.py` and its siblings are stood in for by a script that needs no time."""
@@ -82,16 +73,6 @@ def new_run(project) -> Callable[..., runs.Run]:
         return runs.load(project, run.name)
 
     return make
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Waits until something is true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not come true")
 
 
 @pytest.fixture

@@ -14,18 +14,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gui import declared
 from library.report.status import read_status
-from tests.gui.conftest import until
 from tests.helpers.browser import WHY_NOT, Browser, browser, chromium
 from tests.helpers.places import ROOT
-
-pytestmark = pytest.mark.skipif(chromium() is None, reason=WHY_NOT)
+from tests.helpers.window import until
 
 STATE = "document.querySelector('#part-progress')?.dataset.state"
 LONG = 900.0
 """Seconds that a step may take on a computer with much else to do."""
 QUICK = """
-word_train_steps = 0
 audit = false
 log_with = "none"
 replay_images = 2
@@ -105,6 +103,11 @@ def loaded(page: Browser, ends: str) -> None:
     )
 
 
+def test_what_makes_the_run_small_are_settings_of_the_trainer():
+    assert declared.from_toml(QUICK)["max_train_steps"] == 4
+
+
+@pytest.mark.skipif(chromium() is None, reason=WHY_NOT)
 def test_from_pictures_to_a_lora_in_comfyui(window, tmp_path):
     comfyui = tmp_path / "ComfyUI"
     (comfyui / "models" / "checkpoints").mkdir(parents=True)

@@ -11,7 +11,7 @@ from gui.app import make_app
 from gui.guard import COOKIE, HEADERS, LARGEST_FORM, Access, access_of
 from gui.pages import ROUTES
 from gui.pages.result import REPORT_POLICY
-from tests.gui.conftest import SECRET, draw
+from tests.helpers.window import SECRET, draw
 
 TOKEN = "0123456789abcdef"
 

@@ -18,7 +18,7 @@ from library.config.fields import name_of
 from library.config.files import TomlFile, read_settings
 from library.config.groups import groups
 from library.errors import ConfigError
-from tests.gui.conftest import until
+from tests.helpers.window import until
 
 EVERY_WAY = list(itertools.product(projects.KINDS, projects.MODELS, projects.USES, projects.EFFORTS))
 

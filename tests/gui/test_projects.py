@@ -11,7 +11,7 @@ from PIL import Image
 from gui import pictures, projects
 from gui.captions import captions_of
 from library.data.images import image_size
-from tests.gui.conftest import draw, until
+from tests.helpers.window import draw, until
 
 
 def png(size: tuple[int, int] = (40, 30), **how) -> bytes:

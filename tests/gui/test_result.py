@@ -6,7 +6,7 @@ from gui import delivery, projects, trials
 from gui.machine import Machine
 from gui.places import ROOT
 from library.errors import ConfigError
-from tests.gui.conftest import until
+from tests.helpers.window import until
 
 PAGE = "/p/My-dog/runs/001"
 

@@ -13,7 +13,7 @@ from gui.guard import Access
 from gui.machine import Machine
 from gui.progress import Progress
 from library.report.status import read_status
-from tests.gui.conftest import SECRET, until
+from tests.helpers.window import SECRET, until
 
 PAGE = "/p/My-dog/runs/001"
 
