@@ -31,7 +31,7 @@ from library.report.log import read_log
 from library.training.run import Run
 from library.training.stage import Stage
 from tests.card.checks import CHECKS
-from tests.conftest import tiny_settings
+from tests.helpers.tiny import tiny_settings
 from tests.helpers.places import ROOT
 from tests.helpers.tiny import save_tiny_model
 from tools.golden import pictures_in

@@ -10,7 +10,7 @@ from library.preflight.dry_run import dry_run_tables
 from library.preflight.finding import Finding
 from library.preflight.fit import describe_fit
 from library.preflight.forecast import GIB, forecast
-from tests.conftest import tiny_settings
+from tests.helpers.tiny import tiny_settings
 
 
 def test_the_numbers_are_those_of_the_words(plan_of):
