@@ -159,7 +159,7 @@ def presets(folder: Path) -> Iterator[dict[str, Any]]:
         plan, predicted, _ = fitted(plan, card_of(plan.settings, plan.parts.model.device))
         speed = speed_for(plan.settings, plan.parts.model)
         phases = zip(
-            ("text", "encode", "extractor", "student", "sampling", "decoding", "words"),
+            ("text", "encode", "extractor", "student", "sampling", "decoding"),
             predicted.phases.values(),
             strict=True,
         )

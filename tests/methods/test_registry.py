@@ -107,7 +107,7 @@ def test_a_method_from_outside_trains_saves_and_resumes(tether, plan_of, monkeyp
     whole.train()
     expected, rows = student_file(whole), read_log(whole.log.path)
     assert [row["step"] for row in rows] == [1, 2] and rows[0]["tether"] == 0 < rows[1]["tether"]
-    stopped_after(1, plan_of(**given), monkeypatch)
+    stopped_after(1, Run(plan_of(**given)), monkeypatch)
     resumed = Run(plan_of(**given, resume="auto"))
     resumed.train()
     assert_equal_files(expected, student_file(resumed))

@@ -178,7 +178,7 @@ def test_a_forecast_names_every_phase_and_a_card_too_small_is_answered_in_order(
     card = card_of(plan.settings, plan.parts.model.device)
     plan, predicted, taken = fitted(plan, card)
     said = describe_fit(plan, predicted, taken, card)
-    phases = ["text encoders", "VAE", "stage 1, extractor", "stage 2, student", "sampling", "decoding", "words"]
+    phases = ["text encoders", "VAE", "stage 1, extractor", "stage 2, student", "sampling", "decoding"]
     assert list(predicted.phases) == phases and all(phase in said for phase in phases)
     assert not taken and not predicted.fits(card) and "Does not fit a card of 1.0 GiB" in said
     order = ["gradient_checkpointing = true", "vae_tiling", "one_by_one", "blocks_to_swap = 1", '"int8"', '"nf4"']

@@ -146,7 +146,7 @@ def test_a_run_that_is_done_goes_on_to_more_steps_as_if_it_had_been_longer(quick
     grown = {"save_state_on_train_end": True, "save_state_every_n_steps": 1, "resume": "auto"}
     again = quick("short", **grown)
     assert again.resumed.position.done["student"] == 2
-    stopped_after(4, again, monkeypatch)
+    stopped_after(3, again, monkeypatch)
     again = quick("short", **grown)
     assert again.resumed.position.done["student"] == 3, "it is an unfinished run by now"
     assert_equal_files(student_file(longer), student_file(trained(again)))
@@ -210,7 +210,7 @@ def test_a_run_that_was_started_with_relative_paths_goes_on_by_its_config(quick,
     file = TomlFile(run.folder / "config.toml")
     read = read_settings(file, {"resume": "auto"})
     again = Run(make_plan(read, read_concepts_and_pictures(file, read)))
-    assert again.resumed.position.done["student"] == 1
+    assert again.resumed.position.done["student"] == 2
 
 
 def test_without_a_wish_nothing_is_left_of_states(quick):
@@ -412,7 +412,7 @@ def test_what_is_saved_drawn_and_measured_is_the_average_of_the_optimizer(quick,
     def weights() -> list[torch.Tensor]:
         return [weight.detach().clone() for weight in run.parts.network.parameters("student")]
 
-    monkeypatch.setattr(ContactSheets, "student", lambda self, branch, stage: drawn.append(weights()))
+    monkeypatch.setattr(ContactSheets, "student", lambda self, branch, stage, beside=None: drawn.append(weights()))
     monkeypatch.setattr(run.validation, "of", lambda *given: measured.append(weights()) or validation(*given))
     mean = means(run, monkeypatch)
     for index, expected in enumerate(mean):
