@@ -83,12 +83,14 @@ def test_every_entry_point_prepares_its_process_before_anything_else(file):
     assert ast.unparse(begin.test) == "__name__ == '__main__'" and ast.unparse(begin.body[0]) == "prepare_process()"
 
 
-def test_there_are_six_entry_points():
+def test_every_command_is_an_entry_point():
     assert [file.stem.removeprefix("purecc_") for file in ENTRY_POINTS] == [
+        "caption",
         "convert",
         "evaluate",
         "fuse",
         "generate",
+        "gui",
         "import",
         "train",
     ]
