@@ -240,7 +240,8 @@ def test_options_keep_their_laws_together(plan_of, in_two, lora, tmp_path, cache
         same.train()
         assert losses["student", 1] == pytest.approx(losses_in(same.folder)["student", 1], rel=1e-2)
     if "processes" in options:
-        assert in_two(lambda them: Run(plan("two", 2), them).train()) == [0, 0]
+        two = plan("two", 2)  # before the processes part: making one writes files
+        assert in_two(lambda them: Run(two, them).train()) == [0, 0]
         coarse = bool({"fp16", "full_bf16"} & options)
         assert losses_in(tmp_path / "two") == pytest.approx(losses, rel=1e-2 if coarse else 1e-4)
         assert coarse or difference(files(tmp_path / "two"), files(run.folder)) < 1e-3
@@ -288,12 +289,12 @@ def assert_resumed(in_two, plan, processes: int, folder: Path) -> None:
     """A run that was stopped and goes on ends as the unbroken one, to the bit."""
 
     def train(kind: type[Run], where: str, **other) -> None:
+        made = plan(where, processes, **other)  # before the processes part: making one writes files
         if processes == 1:
-            kind(plan(where, **other)).train()
+            kind(made).train()
         else:
-            assert set(in_two(lambda them: kind(plan(where, 2, **other), them).train())) == {
-                130 if kind is Stops else 0
-            }
+            ended = in_two(lambda them: kind(made, them).train())
+            assert set(ended) == {130 if kind is Stops else 0}
 
     if processes == 1:
         with pytest.raises(Interrupted):
