@@ -42,7 +42,6 @@ PRESET_COLUMNS = {
     "student": "stage 2",
     "sampling": "sampling",
     "decoding": "decoding",
-    "words": "words",
     "card": "card",
     "step_s": "s a step of stage 2",
     "hours": "hours in all",

@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 from typing import BinaryIO
 
-from gui.places import NotHere, existing, inside
+from gui.places import NotHere, existing, inside, numbered
 from gui.projects import Project
 from library.config.file_names import why_not_a_name
 from library.data.images import image_size, open_image
@@ -71,10 +71,7 @@ def stem_of(name: str) -> str:
 def free_name(folder: Path, stem: str, ending: str) -> Path:
     """A path that is free, its stem as well, for captions are found by it."""
     taken = {path.stem.lower() for path in folder.iterdir()}
-    number, free = 2, stem
-    while free.lower() in taken:
-        free, number = f"{stem}_{number}", number + 1
-    return inside(folder, f"{free}{ending}")
+    return inside(folder, f"{numbered(stem, taken, '_')}{ending}")
 
 
 def picture_named(project: Project, name: str) -> Path:

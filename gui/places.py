@@ -45,3 +45,15 @@ def existing(folder: Path, name: str) -> Path:
     if not path.exists():
         raise NotHere(name)
     return path
+
+
+def numbered(name: str, taken: set[str], joint: str) -> str:
+    """The name, with the first number from 2 on behind a joint if others have it; systems that know no case count.
+
+    Args:
+        taken: names in lower case.
+    """
+    free, number = name, 2
+    while free.lower() in taken:
+        free, number = f"{name}{joint}{number}", number + 1
+    return free

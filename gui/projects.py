@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gui.places import NotHere, existing, inside
+from gui.places import NotHere, existing, inside, numbered
 from library.config.dataset import Concept
 from library.config.file_names import why_not_a_name
 from library.config.files import to_toml
@@ -126,11 +126,8 @@ def create(root: Path, name: str, **values: Any) -> Project:
     name = _one_line(name)
     if not name:
         raise ConfigError("The project needs a name.", "Write one, such as My dog.")
-    slug, taken = slug_of(name), {one.name.lower() for one in root.iterdir()} if root.is_dir() else set()
-    number = 2
-    while slug.lower() in taken:
-        slug, number = f"{slug_of(name)}-{number}", number + 1
-    folder = root / slug
+    taken = {one.name.lower() for one in root.iterdir()} if root.is_dir() else set()
+    folder = root / numbered(slug_of(name), taken, "-")
     (folder / "pictures").mkdir(parents=True)
     (folder / "runs").mkdir()
     return Project(folder, name, **values).save()
