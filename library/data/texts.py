@@ -9,9 +9,8 @@ from library.config.dataset import Concept
 from library.errors import ConfigError
 from library.files.cache import Cache
 from library.hierarchical_embedding_injector import ConceptToken
-from library.models.interface import FlowModel, Prompt, TextStates
+from library.models.interface import FlowModel, Progress, Prompt, TextStates
 from library.prompts import triggers_in, with_trigger
-from library.report.progress import Progress
 
 ENCODED_AT_ONCE = 256
 """Texts that are encoded before the first of them is kept: the encoders are read once for all of them."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sized
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from library.models.interface import Progress
 
 T = TypeVar("T")
 SHOWN = {
@@ -47,13 +50,6 @@ def _bar(*given: Any, **how: Any) -> tqdm:
         often = dict.fromkeys(("mininterval", "maxinterval"), SECONDS_BETWEEN_LINES)
         how |= {"file": Lines(sys.stderr), "position": 0, "miniters": 1, "bar_format": LINE, **often}
     return tqdm(*given, **how)
-
-
-class Progress(Protocol):
-    """Shows how far a loop is; `iter` shows nothing."""
-
-    def __call__(self, items: Iterable[T], /) -> Iterable[T]:
-        """What is looped over, unchanged."""
 
 
 def bar_over(description: str) -> Progress:
