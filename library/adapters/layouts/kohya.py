@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -76,7 +75,8 @@ def to_kohya(weights: Mapping[str, LayerWeights]) -> dict[str, Tensor]:
         put(tensors, text_to_kohya(name), weights[name])
     for original, names in by_original(name for name in weights if not name.startswith(TEXT_ENCODERS)).items():
         if isinstance(names, str):
-            layer = swapped(names, weights[names])
+            layer = weights[names]
+            layer = layer.turned() if is_swapped(names, layer) else layer
             put(tensors, f"{PREFIX}{original}", layer, convolution=names == "pos_embed.proj")
         else:
             put(tensors, f"{PREFIX}{original}", _fused([weights[name] if name else None for name in names]))
@@ -141,18 +141,19 @@ def by_original(names: Iterable[str]) -> dict[str, str | tuple[str | None, ...]]
     return found
 
 
-@overload
-def swapped(name: str, change: LayerWeights) -> LayerWeights: ...
-@overload
-def swapped(name: str, change: FileChange) -> FileChange: ...
 def swapped(name: str, change: FileChange) -> FileChange:
-    """The same update with shift and scale in the other model's order, where the two differ; twice, it is as it was.
+    """The same update with shift and scale in the other model's order, where the two differ; twice, it is as it was."""
+    return change.turned() if is_swapped(name, change) else change
+
+
+def is_swapped(name: str, change: FileChange) -> bool:
+    """Whether shift and scale of a layer stand in another order in the other model.
 
     They differ in the modulation of the output and of the last block's context: layers that give (shift, scale) in the
     original and (scale, shift) in diffusers. Every other modulation gives 6 or 9 parts, in one order.
     """
     pair = name.endswith("norm1_context.linear") and change.shape[0] == 2 * change.shape[1]
-    return change.turned() if pair or name == "norm_out.linear" else change
+    return pair or name == "norm_out.linear"
 
 
 def put(tensors: dict[str, Tensor], base: str, layer: LayerWeights, convolution: bool = False) -> None:
