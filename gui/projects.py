@@ -73,8 +73,7 @@ class Project:
         name = self.slug if re.fullmatch(r"[\w-]+", self.slug) else "concept"
         if self.kind == "subject" and not self.class_word:
             raise ConfigError("What it is one of is missing.", "Write it on the first page, such as dog.")
-        class_word = self.class_word or None
-        return Concept(name=name, trigger=self.trigger, class_word=class_word, kind=self.kind, **of_pocket)
+        return Concept(name=name, trigger=self.trigger, class_word=self.class_word, kind=self.kind, **of_pocket)
 
     def with_values(self, given: dict[str, str]) -> Project:
         """The project with fields as a form sends them; others are passed over.

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -48,7 +49,7 @@ class SavedConcept:
     name: str
     trigger: str
     class_word: str
-    kind: str
+    kind: Literal["subject", "style"]
     target: str
     clip_tokens: int
     t5_tokens: int
@@ -199,13 +200,13 @@ def _check_blocks(names: Iterable[str], blocks: int, path: str | Path) -> None:
         )
 
 
-def save_concepts(path: Path, vectors: Mapping[str, Tensor], concepts: list[SavedConcept]) -> None:
+def save_concepts(path: Path, vectors: Mapping[str, Tensor], concepts: Sequence[SavedConcept]) -> None:
     """Writes concept embeddings: one tensor (L, tokens, width) a concept, float32, all else in the metadata."""
     tensors = {f"{CONCEPT}{name}": tensor.float() for name, tensor in vectors.items()}
     write_tensors(path, tensors, concept_metadata(concepts))
 
 
-def concept_metadata(concepts: list[SavedConcept]) -> dict[str, str]:
+def concept_metadata(concepts: Sequence[SavedConcept]) -> dict[str, str]:
     """What a file with concept embeddings says about them."""
     return {
         "purecc_format": "1",
@@ -242,7 +243,7 @@ def _check_described(concept: SavedConcept, path: str | Path) -> None:
     texts = (concept.name, concept.trigger, concept.class_word, concept.kind, concept.target)
     counts, flag = (concept.clip_tokens, concept.t5_tokens), concept.optional
     whole = all(type(n) is int and n >= 0 for n in counts) and isinstance(flag, bool)
-    if not whole or not all(isinstance(text, str) for text in texts):
+    if not whole or not all(isinstance(text, str) for text in texts) or concept.kind not in ("subject", "style"):
         raise ModelError(f"{path}: the description of its concepts is damaged.", "Copy the file again.")
 
 

@@ -12,7 +12,7 @@ from library.captions.review import review
 from library.captions.source import Source, captions_in, sources_of
 from library.captions.viewer import open_viewer
 from library.config.data_settings import DataSettings
-from library.config.dataset import Concept, DatasetConfig
+from library.config.dataset import Concept, DatasetConfig, Kind
 from library.config.dataset_file import read_dataset_config
 from library.config.files import TomlFile, plain_parser
 from library.errors import ConfigError
@@ -49,7 +49,7 @@ def _config_of(
     dataset_config: str | None,
     trigger: str | None,
     class_word: str | None,
-    kind: str,
+    kind: Kind,
     notices: list[str],
 ) -> DatasetConfig:
     """The concepts and their folders.
@@ -65,8 +65,7 @@ def _config_of(
         return read_dataset_config(TomlFile(dataset_config), DataSettings(dataset_config=dataset_config), notices)
     if not trigger:
         raise ConfigError("Command line: --trigger is missing.", 'Choose a rare word, for instance "--trigger ohwx".')
-    said = {"name": "concept", "trigger": trigger, "class_word": class_word, "kind": kind}
-    concept = Concept(**{name: value for name, value in said.items() if value})
+    concept = Concept(name="concept", trigger=trigger, class_word=class_word or "", kind=kind)
     of_concept = {name: value for name, value in vars(concept).items() if value is not None}
     tables = {"concepts": [of_concept], "datasets": [{"subsets": [{"image_dir": folder}]}]}
     return read_dataset_config(TomlFile.of_tables(Path(str(folder)), tables), DataSettings(), notices)

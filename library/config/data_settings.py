@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from library.config.dataset import Kind
 from library.config.fields import setting
 
 RUN_ONLY = frozenset(
@@ -59,7 +60,7 @@ class DataSettings:
     class_word: str | None = setting(
         None, "The concept's class word, where the files have no [[concepts]]. Unset: the rest of class_tokens."
     )
-    kind: Literal["subject", "style"] | None = setting(
+    kind: Kind | None = setting(
         None, 'The concept\'s kind, where the files have no [[concepts]]. Unset: a style if the class word is "style".'
     )
     resolution: int | list[int] = setting(512, "Size of the pictures, one number or [width, height].")

@@ -12,6 +12,8 @@ from library.errors import ConfigError
 
 PLACEHOLDER = "[V]"
 """Stands for the concept's trigger in captions and prompts."""
+Kind = Literal["subject", "style"]
+"""What a concept may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,22 +22,22 @@ class Concept:
 
     name: str = setting(help="Its name in files and logs.")
     trigger: str = setting(help="The text that calls it in prompts; [V] in captions stands for it.")
-    class_word: str | None = setting(None, 'What it is one of, such as "dog". Unset for a style: "style".')
-    kind: Literal["subject", "style"] = setting("subject", "A subject or a style.")
-    target: str | None = setting(None, 'The concept alone, the target prompt. Unset: "[V] class_word".')
+    class_word: str = setting("", 'What it is one of, such as "dog". Unset for a style: "style".')
+    kind: Kind = setting("subject", "A subject or a style.")
+    target: str = setting("", 'The concept alone, the target prompt. Unset: "[V] class_word".')
     placeholder: str | None = setting(
         None, 'What captions write for [V], such as "[trigger]" where they were made for ai-toolkit.'
     )
 
     def __post_init__(self) -> None:
         where = f'concept "{self.name}"'
-        if self.class_word is None:
+        if not self.class_word:
             if self.kind == "subject":
                 raise ConfigError(
                     f"{where}: a subject needs class_word, what it is one of.", 'For instance class_word = "dog".'
                 )
             object.__setattr__(self, "class_word", "style")
-        if self.target is None:
+        if not self.target:
             object.__setattr__(self, "target", f"{PLACEHOLDER} {self.class_word}")
         if not self.trigger.strip() or self.trigger == PLACEHOLDER:
             raise ConfigError(f"{where}: trigger is {self.trigger!r}.", 'Choose a rare word, for instance "ohwx".')

@@ -8,7 +8,7 @@ import json
 import re
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import toml
 
@@ -141,7 +141,7 @@ def read_settings(
     reading = Reading(values, where, [] if notices is None else notices, problems)
     reading.map_all(setting_names())
     apply_method(values, where, reading.notices)
-    built = {section: build(group, values, where, problems) for section, group in groups().items()}
+    built: dict[str, Any] = {section: build(group, values, where, problems) for section, group in groups().items()}
     if problems:
         raise all_of(problems)
     settings = Settings(**built)
@@ -171,11 +171,11 @@ def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] =
             name, hint, default = name_of(field), hints[field.name], default_of(field)
             wanted = "" if default is dataclasses.MISSING or default is None else f" Default: {default}."
             about = f"{field.metadata['help']}{wanted}".replace("%", "%%")
-            option = {"dest": name, "default": argparse.SUPPRESS, "help": about}
+            option: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": about}
             if hint is bool:
                 options.add_argument(f"--{name}", f"--no_{name}", action=_OnOff, nargs=0, **option)
             else:
-                many = {"nargs": "*"} if typing.get_origin(hint) is list else {}
+                many: dict[str, Any] = {"nargs": "*"} if typing.get_origin(hint) is list else {}
                 options.add_argument(f"--{name}", metavar=placeholder(hint), **many, **option)
     for name in sorted(known_names() - set(setting_names()) - OF_THE_COMMAND):
         parser.add_argument(f"--{name}", nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -184,14 +184,20 @@ def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] =
 class _OnOff(argparse.Action):
     """--flag turns it on, --no_flag off."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
         setattr(namespace, self.dest, option_string == f"--{self.dest}")  # "no_metadata" is a setting itself
 
 
 class _Parser(argparse.ArgumentParser):
     """Answers an unknown option with the nearest known one, as a ConfigError."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         unknown = re.search(r"unrecognized arguments: --(\S+)", message)
         options = [option.lstrip("-") for action in self._actions for option in action.option_strings]
         remedy = meant(unknown[1].partition("=")[0], options) if unknown else f"See {self.prog} --help."
@@ -261,17 +267,15 @@ def _value(given: Any, hint: Any) -> Any:
     return from_command_line(given, hint) if isinstance(given, str) else given
 
 
-class _Encoder(toml.TomlEncoder):
-    """Writes texts as JSON does, which is TOML as well; the package's own way breaks Windows paths such as C:\\x."""
-
-    def __init__(self, _dict: type = dict, preserve: bool = False) -> None:
-        super().__init__(_dict, preserve)
-        self.dump_funcs[str] = lambda text: json.dumps(text, ensure_ascii=False)
-
-
 def to_toml(tables: dict[str, Any]) -> str:
-    """Tables as TOML; reading it gives them back."""
-    return toml.dumps(tables, encoder=_Encoder())
+    """Tables as TOML; reading it gives them back.
+
+    Texts are written as JSON writes them, which is TOML as well; the package's own way breaks Windows paths such as
+    C:\\x.
+    """
+    encoder = toml.TomlEncoder()
+    encoder.dump_funcs[str] = lambda text: json.dumps(text, ensure_ascii=False)
+    return toml.dumps(tables, encoder=encoder)
 
 
 def as_tables(settings: Settings, shaping_only: bool = False) -> dict[str, dict[str, Any]]:
@@ -283,7 +287,7 @@ def as_tables(settings: Settings, shaping_only: bool = False) -> dict[str, dict[
     """
     needless = unread(settings.method.method, settings.method.with_embeddings)
     if settings.optimizer.max_train_epochs is not None:
-        needless = {*needless, "max_train_steps"}
+        needless |= {"max_train_steps"}
     return {
         section: {
             name_of(field): value

@@ -34,7 +34,9 @@ def _table(group: type) -> str:
     rows = ["| setting | type | default | what it does |", "|---|---|---|---|"]
     for field in dataclasses.fields(group):
         default = default_of(field)
-        shown = "must be given" if default is dataclasses.MISSING else "unset" if default is None else f"`{default}`"
+        shown = (
+            "must be given" if default is dataclasses.MISSING else "unset" if default in (None, "") else f"`{default}`"
+        )
         cells = [f"`{name_of(field)}`", describe(hints[field.name]), shown, field.metadata["help"]]
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(rows)
@@ -44,7 +46,7 @@ def settings_reference() -> str:
     """All settings, by section."""
     parts = [HEAD]
     for section, group in groups().items():
-        about = group.__doc__.partition(": ")[2].splitlines()[0]
+        about = (group.__doc__ or "").partition(": ")[2].splitlines()[0]
         parts.append(f"## [{section}]\n\n{about[0].upper()}{about[1:]}\n\n{_table(group)}\n")
     names = [IN_THE_FILE.get(name_of(field), name_of(field)) for field in dataclasses.fields(DataSettings)]
     in_both = [f"`{name}`" for name in names if name not in DATASET_LEVEL and name not in RUN_ONLY]

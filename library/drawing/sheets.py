@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from library.drawing.sampling import SkipLayerGuidance, initial_noise, sample
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import PureCCError
 from library.models import PromptBatch
+from library.models.interface import Progress
 from library.parts.parts import STUDENT_ADAPTER, Attached
 from library.report.progress import bar_over
 from library.report.sheet import SheetRow, as_image, save_sheet
@@ -62,7 +63,7 @@ class SheetMaker:
         path: Path,
         title: str,
         columns: dict[str, Branch],
-        progress: Callable[[Iterable], Iterable] = iter,
+        progress: Progress = iter,
     ) -> list[SheetRow]:
         """Writes a sheet: a row for each prompt; for each seed the pretrained model and each of `columns`.
 

@@ -115,7 +115,9 @@ def seconds_of(shares: dict[str, float], timed: Path) -> Cost:
     return Cost(shares, {stage: phases[stage] / TIMED for stage in shares}, phases[CONTEXT])
 
 
-def kept_steps(file: Path, asked: dict[str, object], count: Callable[[], dict[str, dict[str, int]]]) -> dict:
+def kept_steps(
+    file: Path, asked: dict[str, object], count: Callable[[], dict[str, dict[str, int]]]
+) -> dict[str, dict[str, int]]:
     """The steps of every method, counted once for a folder: a clock never says the same twice.
 
     Args:

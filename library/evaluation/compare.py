@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from library.config.dataset import DatasetConfig
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import (
@@ -35,6 +37,7 @@ from library.evaluation.drift import Probe
 from library.evaluation.options import add_weights_to, only_concept, reference_files, settings_in
 from library.evaluation.probes import read_probes
 from library.evaluation.scorers.catalogue import SCORERS, Entry, check_all, entries_of
+from library.evaluation.scorers.interface import ImageEncoder
 from library.evaluation.scoring import Likeness, Scoring, best
 from library.evaluation.student import Students, loras_in, read_layers
 from library.files.atomic import write_text
@@ -302,6 +305,7 @@ def _scored(
     likeness, label = None, None
     if encoder[0] is not None:
         scorer = encoder[0].open(Path(given.weights_dir).expanduser(), opened.model.device)
+        assert isinstance(scorer, ImageEncoder), "its entry says so"
         likeness, label = Likeness(scorer, encoder[1]), scorer.identity.label
     first = settings.optimizer.seed
     choosing, judging = halves(read_probes(settings.samples.audit_prompts, concept, [first, first + 1]))
@@ -346,12 +350,12 @@ def _result(
     mine = [(arm, path) for arm, some in files.items() if arm.method == method for path in some]
     tried = [on_validation.score(path, 1.0) for _, path in bar_over(f"{method}, choosing")(mine)]
     arm, path = mine[best(tried)]
-    strengths = bar_over(f"{method}, judging")(sorted({1.0, *strengths}))
+    judged = bar_over(f"{method}, judging")(sorted({1.0, *strengths}))
     length = length_of(path, trained.steps[method][STUDENT])
     return Result(
         method,
         {"rate": arm.rate, "file": path.name, "length": length, **trained.paid(arm, length)},
-        {strength: on_test.score(path, strength) for strength in strengths},
+        {strength: on_test.score(path, strength) for strength in judged},
         [score for (one, _), score in zip(mine, tried, strict=True) if one == arm],
         {file.name: score.merit for (_, file), score in zip(mine, tried, strict=True)},
         on_test.probes,
@@ -376,6 +380,6 @@ def halves(probes: Sequence[Probe]) -> tuple[list[Probe], list[Probe]]:
     return first, [probe for probe in probes if probe not in first] or first
 
 
-def _drawn(parts: Attached, probes: Sequence[Probe], size: tuple[int, int]) -> list:
+def _drawn(parts: Attached, probes: Sequence[Probe], size: tuple[int, int]) -> list[Tensor]:
     texts, seeds = [probe.base for probe in probes], [probe.seed for probe in probes]
     return draw(parts, PRETRAINED_BRANCH, texts, seeds, size, "before")

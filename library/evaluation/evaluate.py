@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -153,20 +155,28 @@ class Evaluation:
         )
         for name, (lora, concept_file) in loras.items():
             key = self._key(lora, concept_file, strength)
-            arms.append(
-                self._arm(gallery, name, key, lambda f=(lora, concept_file): students.branch(*f, strength), PRETRAINED)
-            )
+            branch = partial(students.branch, lora, concept_file, strength)
+            arms.append(self._arm(gallery, name, key, branch, PRETRAINED))
             self._drift(students.parts, name, students.branch(lora, concept_file, strength), base)
         self._drift(students.parts, OFF, students.branch(*first, 0.0), base)
         parts.model.release_vae()
         return [base, other, off, *arms]
 
-    def _key(self, lora: Path, concept_file: ConceptFile | None, strength: float) -> dict:
+    def _key(self, lora: Path, concept_file: ConceptFile | None, strength: float) -> dict[str, Any]:
         concept = None if concept_file is None else of_large_file(concept_file.path)
         named = concept_file is not None and concept_file.named
         return {"lora": [of_large_file(lora), concept], "named": named, "strength": strength}
 
-    def _arm(self, gallery: Gallery, name: str, key: dict, branch, paired: str | None, base=False, shift=0) -> Arm:
+    def _arm(
+        self,
+        gallery: Gallery,
+        name: str,
+        key: dict[str, Any],
+        branch: Callable[[], Branch],
+        paired: str | None,
+        base: bool = False,
+        shift: int = 0,
+    ) -> Arm:
         made: list[Branch] = []
 
         def once() -> Branch:
@@ -189,11 +199,15 @@ class Evaluation:
             pixels = [as_tensor(open_image(base.files[prompt.id, seed])) for prompt in prompts]
             latents = [parts.model.encode_image(one)[0] for one in pixels]
             found = shifts(parts, branch, probes, latents, bar_over("drift"))
-            values = {(p.id, seed): shift.mean_drift for p, shift in zip(prompts, found, strict=True)}
+            values: dict[Key, float | None] = {
+                (p.id, seed): shift.mean_drift for p, shift in zip(prompts, found, strict=True)
+            }
             measure = Measure(f"velocity drift, {group}", group, "down", DRIFT)
             self.drifts.setdefault(measure, {})[name] = values
 
-    def about(self, names: dict[str, Path], concept_files: dict[Path, ConceptFile | None], strength: float) -> dict:
+    def about(
+        self, names: dict[str, Path], concept_files: dict[Path, ConceptFile | None], strength: float
+    ) -> dict[str, Any]:
         """What the results were made of."""
         model = self.parts.model
         return {
@@ -226,7 +240,12 @@ class Evaluation:
 
 
 def _measured(
-    results: Results, measurer: Measurer, entries: Sequence[Entry], weights_dir: Path, device, has_references: bool
+    results: Results,
+    measurer: Measurer,
+    entries: Sequence[Entry],
+    weights_dir: Path,
+    device: torch.device,
+    has_references: bool,
 ) -> str:
     """One scorer after the other; what is known is written after each."""
     if not has_references:

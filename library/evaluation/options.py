@@ -112,7 +112,7 @@ def concept_of(given: argparse.Namespace) -> Concept:
     Raises:
         ConfigError: a subject without its class word.
     """
-    return Concept(name="concept", trigger=given.trigger, class_word=given.class_word, kind=given.kind)
+    return Concept(name="concept", trigger=given.trigger, class_word=given.class_word or "", kind=given.kind)
 
 
 def prompts_of(given: argparse.Namespace, concept: Concept) -> list[EvaluationPrompt]:

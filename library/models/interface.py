@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,14 @@ from library.models.memory.counting import Footprint
 from library.models.memory.residence import Residence, ResidentBase
 from library.per_pass import PerPass
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-"""Wraps the loop that takes the time, to show how far it is."""
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Wraps the loop that takes the time, to show how far it is; `iter` shows nothing."""
+
+    def __call__(self, items: Iterable[T], /) -> Iterable[T]:
+        """What is looped over, unchanged."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +129,10 @@ class FlowModel(Protocol):
     """What could not be done as wished, a sentence each; complete once the transformer is loaded."""
     blocks_name: str
     """Name of the list of transformer blocks inside the transformer, in diffusers' naming."""
-    size_multiple: int
-    """Width and height of pictures must be multiples of it, in pixels."""
+
+    @property
+    def size_multiple(self) -> int:
+        """Width and height of pictures must be multiples of it, in pixels."""
 
     def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch, skipped: Sequence[int] = ()) -> Tensor:
         """Predicted velocity, (B, C, H, W) float32, of noisy latents of that shape at noise levels sigma, (B,).
@@ -135,14 +143,18 @@ class FlowModel(Protocol):
 
     t5_length: int
     """Tokens that T5 reads of each prompt."""
-    clip_length: int
-    """Tokens that CLIP reads."""
-    transformer_config: Mapping[str, Any]
-    """The transformer's config.json."""
     residence: Residence
     """How the transformer's weights lie in memory; may be changed until it is loaded."""
     base: ResidentBase
     """The transformer as it lies there, once it is loaded."""
+
+    @property
+    def clip_length(self) -> int:
+        """Tokens that CLIP reads."""
+
+    @property
+    def transformer_config(self) -> Mapping[str, Any]:
+        """The transformer's config.json."""
 
     @property
     def transformer(self) -> nn.Module:

@@ -25,7 +25,8 @@ class WordReader:
     """
 
     def __init__(self, parts: Opened, words: LearnedWords) -> None:
-        self.parts, self.words, self._kept = parts, words, {}
+        self.parts, self.words = parts, words
+        self._kept: dict[str, tuple[Tensor, tuple[Tensor, Tensor]]] = {}
 
     def __call__(self, batch: PromptBatch) -> PromptBatch:
         """The batch with the states of every row that has a trigger made anew; others stay as they are."""
@@ -73,7 +74,9 @@ def _spans(tokens: Sequence[ConceptToken], clip_length: int) -> list[tuple[int, 
 def made_words(parts: Opened) -> LearnedWords:
     """Loads the encoders and gives every concept its rows: the class word's, as many as its trigger has tokens."""
     starts = {one.name: (one.class_word, parts.layouts[one.name].clip) for one in parts.concepts}
-    return parts.model.learned_words(starts)
+    words = parts.model.learned_words(starts)
+    assert isinstance(words, LearnedWords), "no other model has them"
+    return words
 
 
 def save_words(parts: Opened, words: LearnedWords, name: str) -> list[Path]:
@@ -82,7 +85,7 @@ def save_words(parts: Opened, words: LearnedWords, name: str) -> list[Path]:
     for concept in parts.concepts:
         ending = "embedding" if len(parts.concepts) == 1 else f"{concept.name}_embedding"
         path = parts.settings.output_dir / f"{name}_{ending}.safetensors"
-        tensors = {clip: rows.detach().float().cpu() for clip, rows in words.rows[concept.name].items()}
+        tensors = {clip: rows.detach().float().cpu() for clip, rows in words.rows_of(concept.name).items()}
         write_tensors(path, tensors, {"format": "pt", "trigger": concept.trigger, "class_word": concept.class_word})
         paths.append(saved_at(path))
     return paths

@@ -208,7 +208,7 @@ def verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]:
     if predicted.fits(card):
         yield f"Fits a card of {card / GIB:.1f} GiB, {desktop}."
         return
-    phase = max(predicted.phases, key=predicted.phases.get)
+    phase = max(predicted.phases, key=lambda name: predicted.phases[name])
     yield f"Does not fit a card of {card / GIB:.1f} GiB, {desktop}: {phase} needs {predicted.peak / GIB:.2f} GiB."
     if spills(plan.parts.model.device.type == "cuda"):
         yield f"{_free_now(plan)}{SPILLS} {POLICY}"

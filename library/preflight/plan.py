@@ -126,8 +126,8 @@ def stage_rates(settings: Settings) -> dict[str, dict[str, float]]:
     optimizer, ratio = settings.optimizer, settings.network.loraplus_lr_ratio
     first = {"lr": optimizer.extractor_learning_rate, "embedding_lr": optimizer.extractor_embedding_lr}
     rates = {"lr": optimizer.learning_rate, "embedding_lr": optimizer.embedding_lr}
-    stages = {
-        EXTRACTOR: {name: rate if first[name] is None else first[name] for name, rate in rates.items()},
+    stages: dict[str, dict[str, float]] = {
+        EXTRACTOR: {name: rate if (own := first[name]) is None else own for name, rate in rates.items()},
         STUDENT: rates,
     }
     if ratio is None:
@@ -193,12 +193,14 @@ def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:
     """The settings with what they say in epochs said in steps."""
     accumulated, optimizer = settings.optimizer.gradient_accumulation_steps, settings.optimizer
 
-    def steps(epochs: int | None) -> int | None:
-        return None if epochs is None else max(1, -(-epochs * batches_per_epoch // accumulated))
+    def steps(epochs: int) -> int:
+        return max(1, -(-epochs * batches_per_epoch // accumulated))
 
     def either(group: Any, counted: str, epochs: str) -> Any:
-        given = steps(getattr(group, epochs))
-        return group if given is None else replace(group, **{counted: getattr(group, counted) or given, epochs: None})
+        given = getattr(group, epochs)
+        if given is None:
+            return group
+        return replace(group, **{counted: getattr(group, counted) or steps(given), epochs: None})
 
     if optimizer.max_train_epochs is not None:
         optimizer = replace(optimizer, max_train_steps=steps(optimizer.max_train_epochs), max_train_epochs=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -64,7 +64,7 @@ def _many_steps(small: torch.Tensor) -> torch.Tensor:
     return small
 
 
-def _best(run) -> float:
+def _best(run: Callable[[], object]) -> float:
     best = float("inf")
     for _ in range(TRIES):
         begin = time.perf_counter()

@@ -45,15 +45,14 @@ def class_states(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
     clip, t5 = model.token_positions(text, triggers_in(text, concept.class_word)[0])
     prompts = PromptBatch.of([parts.texts[text]] * len(latents), [None] * len(latents))
     generator = generator_for(parts.settings.optimizer.seed, "class states", concept.name)
-    total = None
+    means = []
     for level in INIT_SIGMAS:
         sigma = torch.full((len(latents),), level)
         x_t = interpolate(latents, torch.randn(latents.shape, generator=generator), sigma)
         with parts.injector.watching() as seen:
             parts.velocity(PRETRAINED_BRANCH, x_t, sigma, [prompts])
-        mean = torch.stack([states.float().mean(0) for states in seen])
-        total = mean if total is None else total + mean
-    states = total / len(INIT_SIGMAS)
+        means.append(torch.stack([states.float().mean(0) for states in seen]))
+    states = sum(means[1:], means[0]) / len(INIT_SIGMAS)
     kinds = [states[:, clip].mean(1, keepdim=True).expand(-1, layout.clip, -1)]
     if layout.t5:
         kinds.append(states[:, t5 or clip].mean(1, keepdim=True).expand(-1, layout.t5, -1))

@@ -107,7 +107,7 @@ def read_sheet(path: Path) -> tuple[str, list[str], list[SheetRow]] | None:
 
     def read(sheet: Image.Image) -> tuple[str, list[str], list[SheetRow]]:
         sheet.load()
-        about = json.loads(sheet.text[ABOUT])
+        about = json.loads(sheet.info[ABOUT])
         rows = [
             SheetRow(str(row["kind"]), str(row["prompt"]), [_cut_out(sheet, *box) for box in row["boxes"]])
             for row in about["rows"]

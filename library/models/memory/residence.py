@@ -20,9 +20,10 @@ from library.models.memory.live_memory import held_by
 from library.models.memory.quantised import Quantization, quantise
 from library.models.memory.swap import BlockSwap
 from library.models.sd3.position_table import PositionTable
+from library.transfer import moved
 
 if TYPE_CHECKING:
-    from diffusers import SD3Transformer2DModel
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
 ALWAYS_RESIDENT = 2
 """Blocks at the end of the transformer that are never swapped."""
@@ -109,7 +110,7 @@ class ResidentBase:
                 quantise(block, residence.quantization, device)
         self.weights = [held_by(block) for block in self.blocks]
         self.swap_blocks(residence.blocks_to_swap)
-        transformer.to(device)
+        moved(transformer, device)
         self.recompute(residence.recomputed)
         self._backend = self._choose_attention()
         if residence.compiled:

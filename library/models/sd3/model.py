@@ -29,7 +29,8 @@ from library.per_pass import PerPass, recompute_contexts
 from library.transfer import to_device
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, SD3Transformer2DModel
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
 TILE = 512
 """Pixels on each side of a tile that is decoded by itself, with vae_tiling."""
