@@ -22,8 +22,6 @@ from library.models.loading.tensor_file import read_entries
 
 FOLDER, BROUGHT, CARD = "audits", "brought", "audit.html"
 """Folder of a run's audits; in it that of the files that were brought along; the page of one audit."""
-LARGEST = 2_000_000_000
-"""Bytes of a LoRA that is taken in."""
 ENDING = ".safetensors"
 
 

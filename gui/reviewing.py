@@ -8,6 +8,7 @@ from pathlib import Path
 from gui.pictures import pictures_of
 from gui.projects import Project
 from gui.recipes import concept_table
+from gui.tokens import one_at_a_time
 from library.captions.facts import Facts, question_for, question_of_looks
 from library.captions.record import Record
 from library.captions.review import review
@@ -46,5 +47,6 @@ def findings_of(project: Project) -> list[Finding]:
         content = _content(source.picture, source.picture.stat().st_mtime_ns)
         return record.facts_of(source.picture, content, asked, None)
 
-    captions, problems = captions_in(sources_of(concept, config), concept, facts_of)
+    with one_at_a_time:
+        captions, problems = captions_in(sources_of(concept, config), concept, facts_of)
     return [*problems, *review(captions, concept, record.looks(question_of_looks(concept), None))]

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from gui import asked, audits, delivery, parcel, projects, runs, trials
+from gui import asked, audits, captions, delivery, parcel, projects, runs, trials
 from gui.pages.answers import field, house_of, posted, project_of, run_of, show, whole_number
 from gui.places import NotHere, existing
 from gui.runs import Run
@@ -53,7 +53,7 @@ def _page(request: Request, run: Run) -> Response:
         machine=house.machine,
         has_report=(run.folder / "report.html").is_file(),
         has_strengths=(run.folder / "samples" / "strengths.png").is_file(),
-        prompt=run.project.concept().target,
+        prompt=captions.fallback(run.project),
         trials=_trials(run),
         audits=_audits(run),
         choices=audits.choices(run.project),
