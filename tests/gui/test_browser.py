@@ -235,4 +235,7 @@ def result(page: Browser, window: Window, comfyui: Path, folder: Path) -> None:
     page.type("input[name=prompt]", "a [V] creature in the snow")
     page.click("button", "Draw")
     page.wait("document.querySelector('#trials img')?.naturalWidth > 0", LONG)
+    page.click("summary", "Compare with another LoRA")
+    page.click("button", "Make its report card")
+    page.wait("document.querySelectorAll('#audits .letter').length === 3", LONG)
     shots(page, "5-result")

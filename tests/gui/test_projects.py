@@ -224,10 +224,12 @@ def test_a_full_disk_is_a_sentence_and_nothing_is_lost(client, project, monkeypa
         client.post("/p/My-dog/captions/of/1.png", data={"text": "a [V] creature"}),
         send(client, "new.png", png()),
         client.post("/p/My-dog/start"),
+        client.post("/projects", data={"name": "Cat"}),
     ):
         assert answer.status_code == 507 and "the disk is full" in answer.text
     monkeypatch.undo()
     assert projects.load(project.folder.parent, "My-dog") == project
+    assert [one.name for one in project.folder.parent.iterdir() if one.is_dir()] == ["My-dog"]
     assert (project.pictures / "1.txt").read_text() == "a [V] creature in the city 1\n"
 
 
