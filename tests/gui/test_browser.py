@@ -227,7 +227,7 @@ def result(page: Browser, window: Window, comfyui: Path, folder: Path) -> None:
     loaded(page, "/runs/001")
     page.click("a.button", "See the result")
     loaded(page, "/result")
-    assert page.js("document.querySelectorAll('[name=step]').length") == 2  # step 2, and the end
+    assert page.js("document.querySelectorAll('#choose [name=step]').length") == 2  # step 2, and the end
     page.click("button", "Put it into ComfyUI")
     page.wait("document.querySelector('#delivered').innerText.includes('ohwx creature')", LONG)
     copied = comfyui / "models" / "loras" / "Mein-Bär.safetensors"
@@ -235,4 +235,7 @@ def result(page: Browser, window: Window, comfyui: Path, folder: Path) -> None:
     page.type("input[name=prompt]", "a [V] creature in the snow")
     page.click("button", "Draw")
     page.wait("document.querySelector('#trials img')?.naturalWidth > 0", LONG)
+    page.click("summary", "Compare with another LoRA")
+    page.click("button", "Make its report card")
+    page.wait("document.querySelectorAll('#audits .letter').length === 3", LONG)
     shots(page, "5-result")
