@@ -1,8 +1,8 @@
 """What a whole run costs, in steps of a plain LoRA: python -m benchmarks.whole_run
 
-Everything that a first run with five pictures computes at full size, from its texts to its report card, is counted on the
-meta device: no GPU is needed, and two runs give the same numbers. The unit is a step of a plain LoRA with the same layers
-and rank; the authors of other trainers recommend some hundreds of them for a subject.
+Everything that a first run with five pictures computes at full size, from its texts to its report card, is counted on
+the meta device: no GPU is needed, and two runs give the same numbers. The unit is a step of a plain LoRA with the same
+layers and rank.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def count(plan: Plan) -> dict[str, Any]:
     """Each phase of a run, in order.
 
     Returns:
-        `plain_step_tflop`, `phases` (name, plain_steps, share in percent), `plain_steps` of all of them, and `times`, how
-        many runs of `PLAIN_STEPS` plain steps that is.
+        `plain_step_tflop`, `phases` (name, plain_steps, share in percent), `plain_steps` of all of them, and `times`,
+        how many runs of `PLAIN_STEPS` plain steps that is.
     """
     from library.evaluation.quick import PASSES_OF_A_PROBE, QuickAudit
     from library.objectives import STUDENT

@@ -33,9 +33,7 @@ class SampleSettings:
         at_least=1,
         shapes_training=False,
     )
-    sample_at_first: bool = setting(
-        False, "A sheet before the first step of stage 2, too.", shapes_training=False
-    )
+    sample_at_first: bool = setting(False, "A sheet before the first step of stage 2, too.", shapes_training=False)
     sample_every_n_epochs: int | None = setting(None, "The same in epochs.", at_least=1, shapes_training=False)
     validate_every_n_steps: int | None = setting(
         None,
