@@ -38,7 +38,7 @@ PURE = {
     "anchor_weight": 3.0,
     "extractor_anchor_weight": 1.0,
     "extractor_train_steps": 80,
-    "replay_images": 24,
+    "replay_images": 48,
     "replay_weight": 5.0,
     "student_embeddings": "fresh",
     "context_vectors": 2,
@@ -188,7 +188,7 @@ ARMS: dict[str, Arm] = {
     "lean, no replay": _lean("no surroundings either", replay_images=0, replay_weight=0.0),
     "lean, replay 1": _lean("", replay_weight=1.0),
     "lean, 96 replayed": _lean("", replay_images=96),
-    "lean, 12 replayed": _lean("", replay_images=12),
+    "lean, 24 replayed": _lean("", replay_images=24),
     "lean, replayed at 48": _lean("replayed pictures of 48 x 48 pixels, beside 64 x 64", replay_resolution=48),
     "plain LoRA + context": Arm(
         {**OFF, **NO_EMBEDDINGS, "context_vectors": 2}, "a plain LoRA with our context vectors", extractor=False

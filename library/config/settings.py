@@ -79,7 +79,7 @@ class PureLearningSettings:
         1.0, "The same tie for the extractor in stage 1, which keeps its guidance clean (ours).", at_least=0
     )
     replay_images: int = setting(
-        24, "Pictures that the pretrained model draws once, for the student to stay faithful to (ours).", at_least=0
+        48, "Pictures that the pretrained model draws once, for the student to stay faithful to (ours).", at_least=0
     )
     replay_weight: float = setting(
         5.0, "Weight of that tie to the pretrained model on replayed pictures. 0 turns replay off.", at_least=0
