@@ -19,7 +19,7 @@ class ContextSettings:
         at_least=0,
         at_most=8,
     )
-    context_train_steps: int = setting(150, "Steps in which they are learned; short ones, of 4 pictures.", at_least=1)
+    context_train_steps: int = setting(150, "Steps in which they are learned, each of one picture.", at_least=1)
     context_lr: float = setting(
         0.02, "Their learning rate, as a share of how large the states in whose place they stand are.", above=0
     )

@@ -23,16 +23,17 @@ class SampleSettings:
         None, "A sheet as soon as so many minutes have passed since the last one.", above=0, shapes_training=False
     )
     sample_strengths: list[float] = setting(
-        [0.0, 0.25, 0.5, 0.75, 1.0, 1.25],
+        [0.5, 0.75, 1.0, 1.25],
         "Strengths of the LoRA on the sheet of strengths that is drawn at the end. An empty list: no such sheet.",
         shapes_training=False,
     )
     sample_every_n_steps: int | None = setting(
         None,
-        "A sheet every so many steps of stage 2. There is always one at step 0 and at the end.",
+        "A sheet every so many steps of stage 2. There is always one at the end.",
         at_least=1,
         shapes_training=False,
     )
+    sample_at_first: bool = setting(False, "A sheet before the first step of stage 2, too.", shapes_training=False)
     sample_every_n_epochs: int | None = setting(None, "The same in epochs.", at_least=1, shapes_training=False)
     validate_every_n_steps: int | None = setting(
         None,
@@ -57,8 +58,8 @@ class SampleSettings:
         shapes_training=False,
         holds="path",
     )
-    sample_seeds: int = setting(2, "Pictures of each prompt, from the same seeds.", at_least=1, shapes_training=False)
-    sample_steps: int = setting(28, "Sampling steps of a picture.", at_least=1, shapes_training=False)
+    sample_seeds: int = setting(1, "Pictures of each prompt, from the same seeds.", at_least=1, shapes_training=False)
+    sample_steps: int = setting(20, "Sampling steps of a picture.", at_least=1, shapes_training=False)
     guidance_scale: float = setting(
         4.0, "Classifier-free guidance of sheets and replayed pictures. 1 turns it off.", at_least=1
     )

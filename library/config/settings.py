@@ -79,7 +79,7 @@ class PureLearningSettings:
         1.0, "The same tie for the extractor in stage 1, which keeps its guidance clean (ours).", at_least=0
     )
     replay_images: int = setting(
-        96, "Pictures that the pretrained model draws once, for the student to stay faithful to (ours).", at_least=0
+        48, "Pictures that the pretrained model draws once, for the student to stay faithful to (ours).", at_least=0
     )
     replay_weight: float = setting(
         5.0, "Weight of that tie to the pretrained model on replayed pictures. 0 turns replay off.", at_least=0
@@ -121,7 +121,13 @@ class PureLearningSettings:
         "Text file with one prompt a line for the replayed pictures. Unset: prompts made from the class words.",
         holds="path",
     )
-    replay_sample_steps: int = setting(28, "Sampling steps of a replayed picture.", at_least=1)
+    replay_sample_steps: int = setting(20, "Sampling steps of a replayed picture.", at_least=1)
+    replay_resolution: int = setting(
+        768,
+        "Pixels of the longer side of the replayed pictures, at most: drawing them and training on them costs by the "
+        "pixel. They are never larger than the training's.",
+        at_least=32,
+    )
     merged: bool = setting(False, "No stage 1: the extractor trains beside the student (the paper's ablation).")
     extractor: str | None = setting(
         None, "A saved extractor to start stage 2 from, instead of training one.", holds="path"
@@ -153,7 +159,7 @@ class NoiseSettings:
 class OptimizerSettings:
     """[optimizer]: how long, how fast and with what."""
 
-    extractor_train_steps: int = setting(400, "Steps of stage 1, the representation extractor.", at_least=0)
+    extractor_train_steps: int = setting(200, "Steps of stage 1, the representation extractor.", at_least=0)
     max_train_steps: int = setting(400, "Steps of stage 2, the student.", at_least=0)
     max_train_epochs: int | None = setting(None, "Epochs of stage 2, instead of max_train_steps.", at_least=1)
     initial_step: int | None = setting(

@@ -17,8 +17,8 @@ from library.errors import ConfigError
 from library.files.atomic import write_text
 from library.objectives import EXTRACTOR, STUDENT, Reading
 from library.parts.branching import objective_of
+from library.preflight.phases import CONTEXT, passes_of_context
 from library.preflight.plan import Plan
-from library.preflight.times import CONTEXT, passes_of_context
 from library.report.status import read_status
 
 Unit = Literal["steps", "passes", "seconds"]

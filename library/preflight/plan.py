@@ -30,6 +30,10 @@ SHOWN_PICTURES = 100
 """Pictures whose texts the plan shows, and texts that it says to be cut off."""
 SHOWN_CHARACTERS = 300
 """Characters of a text in a line."""
+SIDE_OF_SHEETS = 640
+"""Pixels of the longer side of pictures on sheets, at most."""
+SMALLER_STEP = 16
+"""Both sides of pictures that are made smaller are multiples of so many pixels."""
 COUNTED_AT_ONCE = 1000
 """Texts that are cut into tokens in one go."""
 
@@ -85,8 +89,18 @@ class Plan:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of sheets and replayed pictures: the first dataset's resolution."""
+        """Width and height of the first dataset's resolution."""
         return self.config.datasets[0].resolution
+
+    @property
+    def replay_size(self) -> tuple[int, int]:
+        """Width and height of replayed pictures: `size`, or smaller in the same shape."""
+        return _at_most(self.settings.pure_learning.replay_resolution, self.size)
+
+    @property
+    def sheet_size(self) -> tuple[int, int]:
+        """Width and height of pictures on sheets whose prompt names no other: `size`, or smaller in the same shape."""
+        return _at_most(SIDE_OF_SHEETS, self.size)
 
     @property
     def uses_replay(self) -> bool:
@@ -118,6 +132,14 @@ class Plan:
         if self.uses_replay:
             texts += [text for _, triple in replay_texts(self.parts) for text in vars(triple).values()]
         return list(dict.fromkeys([*texts, *self.also]))
+
+
+def _at_most(side: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The size in the same shape with a longer side of at most so many pixels, about."""
+    if max(size) <= side:
+        return size
+    width, height = (max(1, round(one * side / max(size) / SMALLER_STEP)) * SMALLER_STEP for one in size)
+    return width, height
 
 
 def stage_rates(settings: Settings) -> dict[str, dict[str, float]]:

@@ -35,7 +35,7 @@ from library.prepare.regions import class_region
 
 LEAST_SIGMA = 0.4
 """What pictures share is decided at strong noise; below this, a noisy picture shows it by itself."""
-PICTURES_A_STEP = 4
+PICTURES_A_STEP = 1
 REGIONS_HELD = 256
 """Pictures whose class's region stays in memory."""
 LOSS_SCALE = 1024.0

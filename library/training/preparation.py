@@ -70,7 +70,7 @@ def prepare(
     context = Context()
     if plan.uses_replay:
         with listeners.phase("replayed pictures"), processes.main_first():
-            replay = draw_replay(parts, plan.size, progress("replayed pictures"))
+            replay = draw_replay(parts, plan.replay_size, progress("replayed pictures"))
         if needs_fisher(settings):
             with listeners.phase("Fisher information"), processes.main_first():
                 fisher = fisher_of(parts, replay, progress("Fisher information"))
