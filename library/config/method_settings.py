@@ -11,7 +11,7 @@ PURECC = "purecc"
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """[method]: what trains, PureCC or a rival over the same model, data and step; docs/methods.md says more."""
+    """[method]: which method trains, PureCC or a rival on the same model, data and steps."""
 
     method: str = setting(PURECC, "What trains. Each sets what it needs, and says what it does not use.")
     with_embeddings: bool = setting(

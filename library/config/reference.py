@@ -1,4 +1,4 @@
-"""Writes `docs/settings.md`, the list of all settings: python -m library.config.reference."""
+"""Writes `docs/reference/settings.md`, the list of all settings: python -m library.config.reference."""
 
 from __future__ import annotations
 
@@ -59,4 +59,4 @@ def settings_reference() -> str:
 
 
 if __name__ == "__main__":
-    Path("docs/settings.md").write_text(settings_reference(), encoding="utf-8")
+    Path("docs/reference/settings.md").write_text(settings_reference(), encoding="utf-8")
