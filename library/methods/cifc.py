@@ -41,7 +41,7 @@ class CIFCSettings:
         [], "cifc: LoRA files of the concepts learned before, in any layout.", holds="path"
     )
     orthogonal_weight: float = setting(
-        0.1, "cifc: weight of how far the LoRA reads what earlier concepts' LoRAs read.", at_least=0
+        0.1, "cifc: weight of the penalty for reading what earlier concepts' LoRAs read.", at_least=0
     )
 
 

@@ -251,4 +251,5 @@ def test_a_concept_without_pictures_is_said(dataset_from):
 def test_the_list_of_settings_is_up_to_date():
     from library.config.reference import settings_reference
 
-    assert (ROOT / "docs" / "reference" / "settings.md").read_text() == settings_reference(), "run python -m library.config.reference"
+    written = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    assert written == settings_reference(), "run python -m library.config.reference"
