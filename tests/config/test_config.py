@@ -9,6 +9,7 @@ import toml
 from library.config.dataset_file import find_dataset_file, read_dataset_config
 from library.config.fields import default_of, name_of
 from library.config.files import (
+    OFTEN_CHANGED,
     TomlFile,
     add_settings_to,
     as_tables,
@@ -123,6 +124,20 @@ def test_the_command_line_has_every_setting():
     with pytest.raises(ConfigError, match="unrecognized arguments: --etta") as error:
         parse("--etta", "1")
     assert error.value.remedy == 'Did you mean "eta"?'
+
+
+def options_shown(asked: str, capsys) -> set[str]:
+    with pytest.raises(SystemExit) as ended:
+        parse(asked)
+    assert ended.value.code == 0
+    return set(re.findall(r"^  --(\w+)", capsys.readouterr().out, flags=re.MULTILINE))
+
+
+def test_help_shows_thirty_settings_and_help_all_shows_all(capsys):
+    assert len(OFTEN_CHANGED) == 30 and set(setting_names()) > OFTEN_CHANGED
+    of_the_command = {"config_file", "help_all"}
+    assert options_shown("--help", capsys) == OFTEN_CHANGED | of_the_command
+    assert options_shown("--help_all", capsys) == {*setting_names()} | of_the_command
 
 
 def test_lists_of_numbers_on_the_command_line_are_numbers(settings_from):
