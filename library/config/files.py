@@ -246,7 +246,9 @@ def plain_parser(description: str, usage: str) -> argparse.ArgumentParser:
 def command_line_parser(description: str) -> argparse.ArgumentParser:
     """The same that knows --config_file."""
     parser = plain_parser(description, "[--config_file FILE] [--setting value ...]")
-    parser.add_argument("--config_file", metavar="FILE", help="TOML file with settings, such as presets/pure.toml.")
+    parser.add_argument(
+        "--config_file", metavar="FILE", help="TOML or JSON file with settings, such as presets/pure.toml."
+    )
     return parser
 
 
