@@ -166,7 +166,8 @@ def test_each_word_starts_its_command_and_hands_arguments_on(tmp_path, called, m
     monkeypatch.setattr(launch, "start", lambda folder, *words, where=None: called.append(list(words)) or 7)
     assert launch.main(words) == 7
     assert set(runs) <= {word.removeprefix(f"{tmp_path}{os.sep}") for word in called[-1]}
-    assert (["-m", "ruff", "check", "."] in [words[1:] for words in called]) == (words[:1] == ["--test"])
+    for check in (["-m", "ruff", "check", "."], ["-m", "codespell_lib"]):
+        assert (check in [words[1:] for words in called]) == (words[:1] == ["--test"])
 
 
 def test_a_command_that_is_not_there_is_said_before_anything_is_installed(called, capsys):

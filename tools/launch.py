@@ -28,11 +28,13 @@ TURING, BLACKWELL = (7, 5), (10, 0)
 """Compute capabilities: cu130 holds code from Turing on, cu126 none for Blackwell."""
 DRIVER_OF_CUDA_13 = 580
 """Oldest driver for CUDA 13.x, by NVIDIA's table; 12.x runs from 525 on."""
+CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell_lib"])
+"""What goes before the tests; codespell looks at what pyproject.toml says."""
 EXIT_NOT_SET_UP = 2
 USAGE = """\
 usage: start                         the window in the browser
        start --demo                  trains the small bundled model, in minutes and without a GPU
-       start --test [PATH ...]       lints, and runs the tests
+       start --test [PATH ...]       lints, checks the spelling, and runs the tests
        start --install               sets up, and looks for what is likely to go wrong on this computer
        start COMMAND [ARGUMENT ...]  purecc_COMMAND.py: {commands}
 Each sets up first what is not there yet."""
@@ -178,10 +180,10 @@ def start(folder: Path, *words: str, where: Path | None = None) -> int:
 
 
 def test(folder: Path, words: Sequence[str]) -> int:
-    """Lints, then runs the tests; returns the first exit code that is not 0."""
+    """Lints, checks the spelling, then runs the tests; returns the first exit code that is not 0."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    for check in (["check", "."], ["format", "--check", "."]):
-        code = subprocess.run([str(python_in(folder)), "-m", "ruff", *check], cwd=ROOT).returncode
+    for check in CHECKS:
+        code = subprocess.run([str(python_in(folder)), "-m", *check], cwd=ROOT).returncode
         if code:
             return code
     options = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]

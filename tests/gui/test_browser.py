@@ -146,7 +146,7 @@ def to_start(page: Browser, window: Window, pictures: list[Path]) -> None:
     shots(page, "2-pictures")
     page.click(".tabs a", "Captions")
     loaded(page, "/captions")
-    page.click(".tools button", "Write")
+    page.click(".tools button", "Fill")
     page.wait("[...document.querySelectorAll('textarea')].every(one => one.value === 'a [V] creature')", LONG)
     page.wait("document.querySelector('.triple')?.innerText.includes('ohwx')", LONG)
     shots(page, "3-captions")

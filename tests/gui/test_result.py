@@ -117,4 +117,4 @@ def test_nothing_is_tried_while_the_card_is_busy(trained, new_run, pretended, cl
 def test_a_project_without_runs_says_so(client, root):
     projects.create(root, "Cat")
     for page in ("training", "result"):
-        assert "To the plan" in client.get(f"/p/Cat/{page}").text
+        assert "/p/Cat/plan" in client.get(f"/p/Cat/{page}").text
