@@ -33,11 +33,11 @@ CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespel
 EXIT_NOT_SET_UP = 2
 USAGE = """\
 usage: start                         the window in the browser
-       start --demo                  trains the small bundled model, in minutes and without a GPU
+       start --demo                  trains the small included model in minutes, without a GPU
        start --test [PATH ...]       lints, checks the spelling, and runs the tests
-       start --install               sets up, and looks for what is likely to go wrong on this computer
+       start --install               installs everything and checks this computer for common problems
        start COMMAND [ARGUMENT ...]  purecc_COMMAND.py: {commands}
-Each sets up first what is not there yet."""
+Each command installs what is missing first."""
 
 
 class NotSetUp(Exception):
@@ -128,7 +128,9 @@ def set_up(folder: Path, dev: bool = False) -> None:
 def make(folder: Path) -> None:
     """Makes an environment, unless something else stands there."""
     if folder.exists() and any(folder.iterdir()):
-        raise NotSetUp(f"{folder} is no environment that works here.\n  Delete that folder, and start again.")
+        raise NotSetUp(
+            f"{folder} is not an environment that works on this computer.\n  Delete that folder and start again."
+        )
     print(f"Making an environment in {folder} with Python {sys.version.split()[0]}.", flush=True)
     if subprocess.run([sys.executable, "-m", "venv", str(folder)]).returncode:
         shutil.rmtree(folder, ignore_errors=True)
@@ -158,8 +160,8 @@ def install(folder: Path, *what: str) -> None:
     if subprocess.run([str(python_in(folder)), "-m", "pip", "install", *what]).returncode:
         raise NotSetUp(
             f"pip could not install {what[0] if len(what) == 3 else 'all of requirements.txt'}; it says why above.\n"
-            "  Mend that, and start again. PyTorch for a card can be installed by hand as "
-            f"https://pytorch.org/get-started/locally says, with {python_in(folder)} -m pip"
+            "  Fix that and start again. To install PyTorch for your GPU by hand, follow "
+            f"https://pytorch.org/get-started/locally with {python_in(folder)} -m pip"
         )
 
 
@@ -215,7 +217,7 @@ def main(words: list[str]) -> int:
     os.environ["VIRTUAL_ENV"] = str(folder)
     os.environ["PATH"] = os.pathsep.join([str(python_in(folder).parent), os.environ.get("PATH", "")])
     if first == "--install":
-        print(f"All is set up in {folder}.", flush=True)
+        print(f"Everything is installed in {folder}.", flush=True)
         return start(folder, "-m", "tools.doctor", where=ROOT)
     if first == "--test":
         return test(folder, rest)

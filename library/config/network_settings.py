@@ -39,8 +39,8 @@ class NetworkSettings:
     network_dim: int = setting(16, "Rank of the LoRA. Higher ranks can learn more, and make larger files.", at_least=1)
     network_alpha: float = setting(
         16.0,
-        "Scale of the LoRA: its effect is multiplied by network_alpha / network_dim. If you set only network_dim, it is the "
-        "same.",
+        "Scale of the LoRA: its effect is multiplied by network_alpha / network_dim. If you set only network_dim, "
+        "network_alpha follows it.",
         above=0,
     )
     network_dropout: float = setting(

@@ -57,7 +57,7 @@ def test_an_unknown_setting_names_file_line_and_the_nearest(settings_from):
         ('mixed_precision = "fp8"', 'it must be one of "no", "fp16", "bf16"'),
         ('v_original = "Live"', 'it must be one of "live", "detached", "frozen"'),
         ('lambda = "adaptiv"', 'it must be "adaptive" or a number'),
-        ("target_modules = [1]", "it must be a list, each of it a text in quotes"),
+        ("target_modules = [1]", "it must be a list; each item is a text in quotes"),
         ("lambda = 2\nlambda_min = 0", "lambda_min clamps lambda*, but lambda is fixed at 2"),
         ('merged = true\nextractor = "x"', "extractor names a saved one"),
         ("eta = 0\nconcept_loss_weight = 0", "stage 2 would learn nothing"),
@@ -144,7 +144,7 @@ def test_lists_of_numbers_on_the_command_line_are_numbers(settings_from):
     given = parse("--sample_strengths", "0", "0.5", "--skip_guidance_layers", "7", "8")
     assert given == {"sample_strengths": [0, 0.5], "skip_guidance_layers": [7, 8]}
     assert settings_from(MODEL, **given).samples.sample_strengths == [0, 0.5]
-    with pytest.raises(ConfigError, match="each of it a number"):
+    with pytest.raises(ConfigError, match="each item is a number"):
         settings_from(MODEL, **parse("--sample_strengths", "weak"))
 
 
