@@ -196,7 +196,7 @@ def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] =
         parser.add_argument(f"--{name}", nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
-def _about(field: dataclasses.Field) -> str:
+def _about(field: dataclasses.Field[Any]) -> str:
     """A setting's sentence and default, for argparse."""
     default = default_of(field)
     wanted = "" if default is dataclasses.MISSING or default is None else f" Default: {default}."
