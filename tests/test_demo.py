@@ -1,4 +1,4 @@
-"""The README's demo, at half its steps: it learns what it is shown, and nothing else."""
+"""The demo of docs/tutorials/first-run.md at half its steps: it learns what it is shown, and nothing else."""
 
 import re
 import shlex
@@ -22,17 +22,18 @@ FEWER_SHEETS = ["--sample_every_n_steps", "1000", "--sample_seeds", "1"]
 HALF = ["--max_train_steps", "160", "--extractor_train_steps", "75", "--replay_images", "48"]
 
 
-def readme_commands() -> list[str]:
-    """Every command of the README that trains or draws on the bundled model."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+def tutorial_commands() -> list[str]:
+    """Every command of the tutorial that trains, draws or audits on the bundled model."""
+    tutorial = (ROOT / "docs" / "tutorials" / "first-run.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", tutorial, flags=re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [line for line in lines if line.startswith("python purecc_") and "demo" in line]
 
 
 @pytest.fixture(scope="module")
 def demo() -> Path:
-    """The README's commands, run as they stand there but for fewer steps and sheets; gives the demo's output folder."""
-    commands = readme_commands()
+    """The tutorial's commands, run as they are but with fewer steps and sheets; gives the demo's output folder."""
+    commands = tutorial_commands()
     assert len(commands) >= 2
     for line in commands:
         words = shlex.split(line)[1:]

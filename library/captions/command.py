@@ -22,21 +22,23 @@ from library.preflight.finding import Finding, describe_findings
 def run(words: list[str] | None = None) -> str:
     """Writes captions, or looks at those that are there; returns what became of each, in words."""
     parser = plain_parser(
-        "Writes captions that name everything but the concept. What a person wrote is never overwritten.",
+        "Writes captions that describe everything except the concept. Your own texts are never overwritten.",
         "(FOLDER --trigger ohwx --class_word dog | --dataset_config FILE) [--review]",
     )
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="Pictures of one concept.")
-    parser.add_argument("--dataset_config", metavar="FILE", help="Takes concepts and folders from this file instead.")
-    parser.add_argument("--trigger", help="The word that will call the concept; captions write [V] for it.")
-    parser.add_argument("--class_word", help="What the concept is one of, such as dog. A style needs none.")
-    parser.add_argument("--kind", choices=["subject", "style"], default="subject", help="A subject or a style.")
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="Folder with images of one concept.")
+    parser.add_argument("--dataset_config", metavar="FILE", help="Read concepts and folders from this file instead.")
+    parser.add_argument("--trigger", help="The concept's trigger word. Captions write [V] for it.")
+    parser.add_argument("--class_word", help="What the subject is one of, such as dog. A style needs none.")
+    parser.add_argument(
+        "--kind", choices=["subject", "style"], default="subject", help="A subject or a style. Default: subject."
+    )
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help="Qwen3-VL: its folder, or its name on huggingface.co. Default: the 8B, 4B or 2B one, whichever the card's "
-        "free memory holds.",
+        help="Qwen3-VL: its folder, or its name on huggingface.co. Default: the largest of 8B, 4B and 2B that fits "
+        "the GPU's free memory.",
     )
-    parser.add_argument("--review", action="store_true", help="Only look at the captions that are there; no model.")
+    parser.add_argument("--review", action="store_true", help="Only check the existing captions, without a model.")
     given = parser.parse_args(words)
     notices: list[str] = []
     config = _config_of(given.folder, given.dataset_config, given.trigger, given.class_word, given.kind, notices)

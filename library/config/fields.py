@@ -89,7 +89,7 @@ def describe(hint: Any) -> str:
         choices = [f'"{choice}"' for choice in typing.get_args(hint)]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
     if typing.get_origin(hint) is list:
-        return f"a list, each of it {describe(typing.get_args(hint)[0])}"
+        return f"a list; each item is {describe(typing.get_args(hint)[0])}"
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join(describe(part) for part in typing.get_args(hint) if part is not type(None))
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}

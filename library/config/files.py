@@ -37,6 +37,20 @@ LARGEST = 1_000_000
 """Bytes of a file of settings."""
 OF_THE_COMMAND = frozenset({"config_file", "output_config"})
 """What sd-scripts counts among its settings, and here belongs to the command line alone."""
+OFTEN_CHANGED = frozenset(
+    {
+        *("pretrained_model_name_or_path", "clip_l", "clip_g", "t5xxl"),
+        *("base_quantization", "blocks_to_swap", "auto_fit"),
+        *("dataset_config", "train_data_dir", "trigger", "class_word"),
+        *("resolution", "train_batch_size", "validation_split"),
+        *("method", "network_dim", "network_alpha"),
+        *("extractor_train_steps", "max_train_steps", "learning_rate", "optimizer_type", "lr_scheduler"),
+        *("ema_decay", "seed"),
+        *("output_dir", "output_name", "save_every_n_steps", "resume"),
+        *("sample_prompts", "sample_every_n_steps"),
+    }
+)
+"""The settings that `--help` shows. `--help_all` shows all of them."""
 
 
 def settings_text(path: Path) -> str:
@@ -163,14 +177,15 @@ def _without_unusable(values: dict[str, Any], where: dict[str, str], problems: l
 
 
 def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] = tuple(SECTIONS)) -> None:
-    """Gives the parser one option for each setting, grouped and with its sentence as help."""
+    """Gives the parser one option for each setting, grouped and with its sentence as help, and `--help_all`."""
     known = groups()
+    parser.add_argument("--help_all", action=_HelpAll, nargs=0, help="Show this help with all settings, and exit.")
+    parser.epilog = f"These are the {len(OFTEN_CHANGED)} settings that people change. --help_all shows all of them."
     for section in sections:
         options, hints = parser.add_argument_group(f"[{section}]"), hints_of(known[section])
         for field in dataclasses.fields(known[section]):
-            name, hint, default = name_of(field), hints[field.name], default_of(field)
-            wanted = "" if default is dataclasses.MISSING or default is None else f" Default: {default}."
-            about = f"{field.metadata['help']}{wanted}".replace("%", "%%")
+            name, hint = name_of(field), hints[field.name]
+            about = _about(field) if name in OFTEN_CHANGED else argparse.SUPPRESS
             option: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": about}
             if hint is bool:
                 options.add_argument(f"--{name}", f"--no_{name}", action=_OnOff, nargs=0, **option)
@@ -179,6 +194,31 @@ def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] =
                 options.add_argument(f"--{name}", metavar=placeholder(hint), **many, **option)
     for name in sorted(known_names() - set(setting_names()) - OF_THE_COMMAND):
         parser.add_argument(f"--{name}", nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def _about(field: dataclasses.Field[Any]) -> str:
+    """A setting's sentence and default, for argparse."""
+    default = default_of(field)
+    wanted = "" if default is dataclasses.MISSING or default is None else f" Default: {default}."
+    return f"{field.metadata['help']}{wanted}".replace("%", "%%")
+
+
+class _HelpAll(argparse.Action):
+    """--help_all: the help with all settings."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        about = {name_of(field): _about(field) for group in groups().values() for field in dataclasses.fields(group)}
+        for option in parser._actions:
+            option.help = about.get(option.dest, option.help)
+        parser.epilog = None
+        parser.print_help()
+        parser.exit()
 
 
 class _OnOff(argparse.Action):
@@ -212,7 +252,9 @@ def plain_parser(description: str, usage: str) -> argparse.ArgumentParser:
 def command_line_parser(description: str) -> argparse.ArgumentParser:
     """The same that knows --config_file."""
     parser = plain_parser(description, "[--config_file FILE] [--setting value ...]")
-    parser.add_argument("--config_file", metavar="FILE", help="TOML file with settings, such as presets/pure.toml.")
+    parser.add_argument(
+        "--config_file", metavar="FILE", help="TOML or JSON file with settings, such as presets/pure.toml."
+    )
     return parser
 
 

@@ -1,6 +1,7 @@
 """The drift report card: what was measured of one LoRA, three grades, and what each grade can and cannot say.
 
-Thresholds come from 902 scored students of the pocket world (docs/audit.md): which drift goes with which change.
+Thresholds come from 902 scored students of the pocket world (docs/explanation/report-card.md): which drift goes with
+which change.
 """
 
 from __future__ import annotations

@@ -77,28 +77,44 @@ class Arm:
 
 def run(words: list[str]) -> str:
     """Trains what is not trained yet, scores all of it; returns what there is to say."""
-    parser = command_line_parser("Compares methods on your pictures: same budget, equal tuning.")
-    parser.add_argument("--methods", default="lora,dop,purecc", help="Separated by commas. Default: lora,dop,purecc.")
-    parser.add_argument("--budget", type=float, metavar="NUMBER", help="Of each training. Default: the config's steps.")
+    parser = command_line_parser("Trains and compares methods on your images: same budget, equal tuning.")
+    parser.add_argument(
+        "--methods", default="lora,dop,purecc", help="Methods, separated by commas. Default: lora,dop,purecc."
+    )
+    parser.add_argument(
+        "--budget", type=float, metavar="NUMBER", help="Budget of each training. Default: the config's steps."
+    )
     parser.add_argument(
         "--budget_in",
         choices=UNITS,
         default="steps",
-        help="steps of both stages together; passes of a batch through the transformer, where one with gradient counts "
-        "as three; or seconds of training. Default: steps.",
+        help="Unit of the budget: steps of both stages together; passes of a batch through the transformer, where "
+        "one with a gradient counts as three; or seconds of training. Default: steps.",
     )
     parser.add_argument(
         "--fidelity",
         default=RIGHT_CHANGE,
         metavar="NAME",
-        help="The image encoder that says how like the reference pictures a method draws: dino, clip, csd, pocket or "
-        f"another of purecc_evaluate.py weights; or {RIGHT_CHANGE}, which needs none. Default: {RIGHT_CHANGE}.",
+        help="Image encoder that compares a method's images with yours: dino, clip, csd, pocket or another from "
+        f"purecc_evaluate.py weights. {RIGHT_CHANGE} needs no encoder. Default: {RIGHT_CHANGE}.",
     )
     add_weights_to(parser)
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="Times the learning rates.")
-    parser.add_argument("--checkpoints", type=int, default=4, help="Lengths that are scored. Default: 4.")
-    parser.add_argument("--strengths", type=float, nargs="+", default=[0.5, 0.75, 1.0, 1.25], help="Of the LoRA.")
-    parser.add_argument("--out", metavar="DIR", help="Where all of it goes. Default: OUTPUT_DIR/compare.")
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=[0.5, 1.0, 2.0],
+        help="Factors for the learning rates. Default: 0.5 1 2.",
+    )
+    parser.add_argument("--checkpoints", type=int, default=4, help="Number of lengths that are scored. Default: 4.")
+    parser.add_argument(
+        "--strengths",
+        type=float,
+        nargs="+",
+        default=[0.5, 0.75, 1.0, 1.25],
+        help="LoRA strengths that are scored. Default: 0.5 0.75 1 1.25.",
+    )
+    parser.add_argument("--out", metavar="DIR", help="Folder for the results. Default: OUTPUT_DIR/compare.")
     add_settings_to(parser)
     given = parser.parse_args(words)
     methods, (file, settings) = _methods(given.methods), settings_in(given)

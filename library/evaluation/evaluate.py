@@ -95,23 +95,32 @@ def run(words: list[str]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = command_line_parser("Measures what LoRAs learned and what they broke.")
     parser.add_argument(
-        "--lora", nargs="+", metavar="FILE", help="LoRAs in any layout; the others are compared with the first."
+        "--lora", nargs="+", metavar="FILE", help="LoRAs in any layout. The others are compared with the first."
     )
     parser.add_argument(
-        "--concept", metavar="FILE", help='Concept embeddings; default: those beside each, where needed; "none".'
+        "--concept",
+        metavar="FILE",
+        help='Concept vectors. Default: those next to each LoRA, if it needs them. "none" leaves them out.',
     )
-    parser.add_argument("--lora_scale", type=float, default=1.0, help="How strongly the LoRAs act. Default: 1.")
+    parser.add_argument("--lora_scale", type=float, default=1.0, help="Strength of the LoRAs. Default: 1.")
     add_prompts_to(parser)
-    parser.add_argument("--references", metavar="DIR", help="Pictures of the concept. Default: the config's.")
-    parser.add_argument("--scorers", nargs="+", metavar="NAME", help="See purecc_evaluate.py weights; pocket; none.")
-    parser.add_argument("--without", nargs="+", metavar="NAME", help="Scorers to go without.")
-    add_weights_to(parser)
-    parser.add_argument("--external", nargs="+", default=[], metavar="NAME=DIR", help="Pictures made elsewhere.")
     parser.add_argument(
-        "--external_base", nargs="+", default=[], metavar="NAME=DIR", help="Their base model's pictures."
+        "--references", metavar="DIR", help="Folder of images of the concept. Default: those of the config."
     )
-    parser.add_argument("--allow_missing", action="store_true", help="Go on where some of these pictures are missing.")
-    parser.add_argument("--out", metavar="DIR", help="Where results go. Default: OUTPUT_DIR/evaluation.")
+    parser.add_argument(
+        "--scorers",
+        nargs="+",
+        metavar="NAME",
+        help="Scorers to use: names from purecc_evaluate.py weights, pocket, or none.",
+    )
+    parser.add_argument("--without", nargs="+", metavar="NAME", help="Scorers to skip.")
+    add_weights_to(parser)
+    parser.add_argument("--external", nargs="+", default=[], metavar="NAME=DIR", help="Images made elsewhere.")
+    parser.add_argument(
+        "--external_base", nargs="+", default=[], metavar="NAME=DIR", help="Images of the base model of that program."
+    )
+    parser.add_argument("--allow_missing", action="store_true", help="Continue if some of these images are missing.")
+    parser.add_argument("--out", metavar="DIR", help="Folder for the results. Default: OUTPUT_DIR/evaluation.")
     add_settings_to(parser)
     return parser
 

@@ -9,7 +9,7 @@ The port:
   code takes the matrices at the output's side instead.
 * The second regulariser, ||delta W_i - H_i W*||^2 with a W* that all concepts share, is in the paper and not in the
   released code. At its minimum over H_i and W* it is 0 for any LoRAs, so it means nothing without their start and rate,
-  which are not known: it is left out (docs/methods.md).
+  which are not known: it is left out (docs/reference/methods.md).
 * Elastic weight aggregation, which weighs the concepts' LoRAs anew for each prompt, is in
   `library/convert/aggregation.py`: `purecc_fuse.py --fusion elastic` writes the LoRA for one prompt.
 """
@@ -41,7 +41,7 @@ class CIFCSettings:
         [], "cifc: LoRA files of the concepts learned before, in any layout.", holds="path"
     )
     orthogonal_weight: float = setting(
-        0.1, "cifc: weight of how far the LoRA reads what earlier concepts' LoRAs read.", at_least=0
+        0.1, "cifc: weight of the penalty for reading what earlier concepts' LoRAs read.", at_least=0
     )
 
 

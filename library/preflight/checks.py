@@ -141,7 +141,7 @@ def processes_can_share_a_step(plan: Plan) -> None:
 
 
 def the_device_can_do_it(plan: Plan) -> None:
-    """What Apple's GPUs can't do: see docs/devices.md."""
+    """What Apple's GPUs can't do: see docs/reference/devices.md."""
     model, network = plan.settings.model, plan.settings.network
     if plan.parts.model.device.type != "mps":
         return

@@ -1,4 +1,4 @@
-"""`status.json`: how a run stands, for a GUI or a script to read at any moment. docs/runs.md describes every field."""
+"""`status.json`: a run's status, for a GUI or a script to read at any moment; see docs/reference/status.md."""
 
 from __future__ import annotations
 

@@ -238,4 +238,4 @@ def test_one_thing_at_a_time_is_drawn_or_audited(trained, client, monkeypatch, t
 def test_a_project_without_runs_says_so(client, root):
     projects.create(root, "Cat")
     for page in ("training", "result"):
-        assert "To the plan" in client.get(f"/p/Cat/{page}").text
+        assert "/p/Cat/plan" in client.get(f"/p/Cat/{page}").text
