@@ -99,13 +99,8 @@ def run(words: list[str]) -> str:
         f"purecc_evaluate.py weights. {RIGHT_CHANGE} needs no encoder. Default: {RIGHT_CHANGE}.",
     )
     add_weights_to(parser)
-    parser.add_argument(
-        "--rates",
-        type=float,
-        nargs="+",
-        default=[0.5, 1.0, 2.0],
-        help="Factors for the learning rates. Default: 0.5 1 2.",
-    )
+    rates = "Factors for the learning rates. Default: 0.5 1 2."
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.0, 2.0], help=rates)
     parser.add_argument("--checkpoints", type=int, default=4, help="Number of lengths that are scored. Default: 4.")
     parser.add_argument(
         "--strengths",

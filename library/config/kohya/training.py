@@ -30,7 +30,6 @@ NEEDLESS = frozenset(
         "lowram",
         "highvram",
         "save_state_to_huggingface",
-        "sample_at_first",
         "tokenizer_cache_dir",
         "disable_mmap_load_safetensors",
         "no_half_vae",
