@@ -134,8 +134,8 @@ class PureLearningSettings:
     replay_sample_steps: int = setting(20, "Sampling steps of a replayed image.", at_least=1)
     replay_resolution: int = setting(
         768,
-        "Longer side of the replayed images in pixels, at most. Each pixel costs time, in drawing and in training. They "
-        "are never larger than the training images.",
+        "Longer side of the replayed images in pixels, at most. Each pixel costs time, in drawing and in training. "
+        "They are never larger than the training images.",
         at_least=32,
     )
     merged: bool = setting(
