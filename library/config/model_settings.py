@@ -15,8 +15,8 @@ class ModelSettings:
     """[model]: the pretrained model and the precision it runs in."""
 
     pretrained_model_name_or_path: str = setting(
-        help="A Stable Diffusion 3.5 Medium .safetensors file as for ComfyUI, or a Stable Diffusion 3 / 3.5 model in "
-        "diffusers format: its folder, or its name on huggingface.co.",
+        help="A .safetensors file of Stable Diffusion 3.5 Medium, 3.5 Large or 3 Medium as for ComfyUI, or such a "
+        "model in diffusers format: its folder, or its name on huggingface.co.",
         holds="path",
     )
     clip_l: str | None = setting(None, "CLIP-L's own .safetensors file, where the model's file lacks it.", holds="path")

@@ -32,8 +32,8 @@ from library.preflight.times import describe_times, speed_for
 from library.preflight.windows import POLICY, SPILLS, spills
 from library.roofline import CARDS
 
-PRESET_BLOCKS = 24
-"""Blocks of the model that the presets for cards are made for, Stable Diffusion 3.5 Medium."""
+CARD_PRESETS = {24: ("sd35m", PRESETS), 38: ("sd35l", (16,))}
+"""Presets for cards by the blocks of the model that they are made for: the begin of their names, and the cards."""
 REFINEMENTS = 2
 LAST_RESORT = "a lower resolution, or a smaller train_batch_size with more gradient_accumulation_steps"
 
@@ -226,9 +226,10 @@ def _free_now(plan: Plan) -> str:
 
 def _preset(plan: Plan, card: int | None) -> Iterator[str]:
     """The preset that is made for such a card."""
-    presets = [size for size in PRESETS if card and size * GIB <= card]
-    if presets and block_count(plan) == PRESET_BLOCKS:
-        yield f"The preset for such a card is presets/sd35m_{presets[-1]}gb.toml."
+    name, made = CARD_PRESETS.get(block_count(plan), ("", ()))
+    presets = [size for size in made if card and size * GIB <= card]
+    if presets:
+        yield f"The preset for such a card is presets/{name}_{presets[-1]}gb.toml."
 
 
 def disk_use(plan: Plan, predicted: Forecast) -> tuple[int, int]:

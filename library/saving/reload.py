@@ -123,7 +123,8 @@ class ReloadCheck:
                     known = (reading, *self._compared(reading, file))
                     passes.append(known)
                 failures[ui] = known[1]
-        promised = (*PROMISED[layout], *(["A1111"] if layout == "kohya" and not self.shape.dual_attention else []))
+        older = layout == "kohya" and not (self.shape.dual_attention or self.shape.normed)
+        promised = (*PROMISED[layout], *(["A1111"] if older else []))
         return Checked(
             path=path,
             uis=tuple(ui for ui, failure in failures.items() if failure is None),

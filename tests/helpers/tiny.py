@@ -16,9 +16,14 @@ LENGTH = 10
 BLOCKS, WIDTH = 3, 32
 
 
+SD35_LARGE: dict[str, Any] = {"dual_attention_layers": (), "blocks": 4}
+SD3_MEDIUM: dict[str, Any] = {"dual_attention_layers": (), "qk_norm": None}
+"""How 3.5 Medium's siblings are built: no dual attention; one has more blocks, one no norms of queries and keys."""
+
+
 def sd3_medium_transformer() -> SD3Transformer2DModel:
-    """As SD 3 Medium is built: no dual attention, no norms of queries and keys."""
-    return tiny_transformer(dual_attention_layers=(), qk_norm=None)
+    """As SD 3 Medium is built."""
+    return tiny_transformer(**SD3_MEDIUM)
 
 
 def tiny_transformer(
@@ -60,8 +65,12 @@ def velocity(transformer: SD3Transformer2DModel, **given: torch.Tensor) -> torch
     return transformer(**(given or inputs()), return_dict=False)[0]
 
 
-def save_tiny_model(folder: Path, blocks: int = BLOCKS) -> Path:
-    """Writes a whole `StableDiffusion3Pipeline`; its tokenizers know a few words, such as dog, house, city and sks."""
+def save_tiny_model(folder: Path, **of_transformer: Any) -> Path:
+    """Writes a whole `StableDiffusion3Pipeline`; its tokenizers know a few words, such as dog, house, city and sks.
+
+    Args:
+        of_transformer: see `tiny_transformer`.
+    """
     names = ("tokenizer", "tokenizer_2", "tokenizer_3")
     tokenizers = [AutoTokenizer.from_pretrained(TOKENIZERS / name) for name in names]
     torch.manual_seed(1)
@@ -92,7 +101,7 @@ def save_tiny_model(folder: Path, blocks: int = BLOCKS) -> Path:
         mid_block_add_attention=False,
     )
     pipeline = StableDiffusion3Pipeline(
-        transformer=tiny_transformer(blocks=blocks),
+        transformer=tiny_transformer(**of_transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=vae,
         text_encoder=CLIPTextModelWithProjection(clip),

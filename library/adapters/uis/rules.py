@@ -105,10 +105,12 @@ def forge(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Reading
 
 
 def a1111(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Reading:
-    """A1111: kohya's names, and no model with dual attention."""
+    """A1111: kohya's names, and no model of SD 3.5: its own transformer has neither dual attention nor norms of queries
+    and keys."""
     reading = Reading()
-    if shape.dual_attention:
-        return reading.refuse("it can't run a model with dual attention")
+    if shape.dual_attention or shape.normed:
+        what = "dual attention" if shape.dual_attention else "norms of queries and keys"
+        return reading.refuse(f"it can't run a model with {what}")
     for original in shape.originals:
         base = f"lora_unet_{original.replace('.', '_')}"
         _take_original(reading, file, base, original, shape, PAIRS[:1])
