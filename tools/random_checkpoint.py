@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from library.files.atomic import written
-from library.models.loading.model_files import PARTS
 from library.models.loading.weights import needed_by
-from library.models.modules import blank
+from library.models.sd3.checkpoint_layouts import PARTS
+from library.models.sd3.modules import blank
 from library.models.sd3.single_file import NAMED, SD35_MEDIUM, Configuration
 from tools.single_file import PREFIXES, transformer_for_comfyui, vae_for_comfyui
 

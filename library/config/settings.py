@@ -42,6 +42,11 @@ class ConceptEmbeddingSettings:
         "word's states, the extractor's frozen ones, or none (the plain LoRA and the trigger word carry the concept).",
     )
 
+    @property
+    def every_stream(self) -> bool:
+        """Whether the trigger's tokens in all of the model's text streams get vectors, or those in the first alone."""
+        return self.embedding_positions != "clip"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PureLearningSettings:

@@ -9,7 +9,6 @@ import torch
 
 from library.config.settings import Settings
 from library.models import FlowModel
-from library.models.sd3.text_encoders import TEXT_BATCH
 from library.objectives import EXTRACTOR, STUDENT
 from library.preflight.forecast import DECODE, ENCODE, GIB, TEXT, Forecast, phase_of
 from library.preflight.plan import Plan
@@ -81,7 +80,7 @@ def phase_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, fl
     drawing, guided = one_pass.seconds(speed) / rows, 2 if settings.samples.guidance_scale > 1 else 1
     latents = sum((2 if picture.subset.flip_aug else 1) * len(picture.crops) for picture in plan.pictures)
     seconds = {
-        TEXT: -(-len(plan.texts()) // TEXT_BATCH) * compute[TEXT] + parts[TEXT].read / DISK,
+        TEXT: -(-len(plan.texts()) // plan.parts.model.texts_at_once) * compute[TEXT] + parts[TEXT].read / DISK,
         ENCODE: latents * compute[ENCODE],
         LOADING: predicted.transformer / DISK,
     }

@@ -33,7 +33,7 @@ def class_text(concept: Concept) -> str:
 def class_states(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
     """What the concept's vectors start from: the class word's hidden states at the input of each block.
 
-    Averaged over noise levels, pictures and the word's own tokens; one mean for CLIP's places, one for T5's.
+    Averaged over noise levels, pictures and the word's own tokens; one mean for the places of each text stream.
 
     Args:
         latents: of some of the concept's pictures, (B, C, h, w).
@@ -42,7 +42,7 @@ def class_states(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
         (L, tokens, width), float32; (1, tokens, width) where all blocks share it or only the first gets one.
     """
     text, layout, model = class_text(concept), parts.layouts[concept.name], parts.model
-    clip, t5 = model.token_positions(text, triggers_in(text, concept.class_word)[0])
+    places = model.token_positions(text, triggers_in(text, concept.class_word)[0])
     prompts = PromptBatch.of([parts.texts[text]] * len(latents), [None] * len(latents))
     generator = generator_for(parts.settings.optimizer.seed, "class states", concept.name)
     total = None
@@ -54,9 +54,11 @@ def class_states(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
         mean = torch.stack([states.float().mean(0) for states in seen])
         total = mean if total is None else total + mean
     states = total / len(INIT_SIGMAS)
-    kinds = [states[:, clip].mean(1, keepdim=True).expand(-1, layout.clip, -1)]
-    if layout.t5:
-        kinds.append(states[:, t5 or clip].mean(1, keepdim=True).expand(-1, layout.t5, -1))
+    kinds = [
+        states[:, own or places[0]].mean(1, keepdim=True).expand(-1, count, -1)
+        for own, count in zip(places, layout.counts, strict=True)
+        if count
+    ]
     vectors = torch.cat(kinds, dim=1)
     modes = {"per_block": vectors, "shared": vectors.mean(0, keepdim=True), "first_block": vectors[:1]}
     return modes[parts.settings.concept_embeddings.concept_embeddings]

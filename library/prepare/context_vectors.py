@@ -156,8 +156,7 @@ def _padding_states(parts: Attached, text: str, latents: Tensor) -> Tensor:
     """The padding's own states at the input of each block, (L, vectors, width): with these, nothing has changed."""
     prompts = PromptBatch.of([parts.texts[text]], [None])
     count, model = parts.settings.context.context_vectors, parts.model
-    ends = (model.clip_length, model.clip_length + model.t5_length)
-    positions = [end - 1 - index for end in ends for index in range(count)]
+    positions = [stream.end - 1 - index for stream in model.streams for index in range(count)]
     total = 0
     for level in INIT_SIGMAS:
         generator = generator_for(parts.settings.optimizer.seed, "padding", str(level))

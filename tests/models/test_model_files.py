@@ -9,17 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from library import models
 from library.config.settings import ModelSettings
 from library.errors import ModelError
 from library.models import open_model_files
 from library.models.interface import TextStates
-from library.models.loading.model_files import PARTS, FolderFiles
+from library.models.loading.model_files import FolderFiles
 from library.models.loading.tensor_file import TensorFile
 from library.models.loading.weights import fill, needed_by
 from library.models.loading.what_file import what_is
-from library.models.modules import blank
+from library.models.sd3 import single_file as single_files
 from library.models.sd3.bundled_tokenizers import bundled_tokenizers
+from library.models.sd3.checkpoint_layouts import PARTS
+from library.models.sd3.modules import blank
 from library.models.sd3.single_file import (
     CONFIGURATIONS,
     NAMED,
@@ -40,7 +41,7 @@ from tools.single_file import PREFIXES, single_file, transformer_for_comfyui, va
 @pytest.fixture
 def known(tiny_model, monkeypatch):
     """The tiny model is one that a single file may hold."""
-    monkeypatch.setattr(models, "CONFIGURATIONS", (SD35_MEDIUM, tiny_model))
+    monkeypatch.setattr(single_files, "CONFIGURATIONS", (SD35_MEDIUM, tiny_model))
 
 
 def opened(path, **settings):
@@ -143,7 +144,7 @@ def test_training_from_a_single_file_gives_the_same_lora_and_finds_the_folders_c
     run = prepared(plan_of(pretrained_model_name_or_path=str(file), replay_images=0, overwrite=True))
     assert parts_read == {"model"}
     monkeypatch.undo()
-    monkeypatch.setattr(models, "CONFIGURATIONS", (SD35_MEDIUM, tiny_model))
+    monkeypatch.setattr(single_files, "CONFIGURATIONS", (SD35_MEDIUM, tiny_model))
     run = Run(plan_of(pretrained_model_name_or_path=str(file), overwrite=True))
     run.train()
     again = load_file(run.folder / "tiny.safetensors")

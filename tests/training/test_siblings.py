@@ -5,7 +5,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from library import models
+from library.models.sd3 import single_file as single_files
 from library.report.log import read_log
 from library.training.run import Run
 from tests.helpers.runs import assert_equal_files, student_file
@@ -44,7 +44,7 @@ def test_a_sibling_in_one_file_is_the_folder_to_the_bit(sibling, plan_of, monkey
     run = Run(plan_of(pretrained_model_name_or_path=str(folder)))
     run.train()
     from_folder = student_file(run)
-    monkeypatch.setattr(models, "CONFIGURATIONS", (*models.CONFIGURATIONS, folder))
+    monkeypatch.setattr(single_files, "CONFIGURATIONS", (*single_files.CONFIGURATIONS, folder))
     save_file(single_file(folder), tmp_path / "model.safetensors")
     run = Run(plan_of(pretrained_model_name_or_path=str(tmp_path / "model.safetensors"), overwrite=True))
     run.train()

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from library.errors import ModelError, PureCCError, all_of
-from library.models.loading.model_files import PARTS, FolderFiles, ModelFiles
+from library.models.family import ModelFiles
+from library.models.loading.model_files import FolderFiles
 from library.models.loading.tensor_file import TensorFile
 from library.models.loading.weights import PartWeights, misfit
 from library.models.loading.what_file import what_is
-from library.models.modules import blank
 from library.models.sd3.bundled_tokenizers import bundled_tokenizers
-from library.models.sd3.checkpoint_layouts import slots_of
+from library.models.sd3.checkpoint_layouts import PARTS, slots_of
+from library.models.sd3.modules import blank
 
 HERE = Path(__file__).parent
 SD35_MEDIUM, SD35_LARGE, SD3_MEDIUM = HERE / "sd35_medium", HERE / "sd35_large", HERE / "sd3_medium"
@@ -73,6 +74,7 @@ class SingleFile:
     def __init__(self, path: Path, given_apart: Sequence[str], configurations: Sequence[Path]) -> None:
         self.name, self._file = str(path), TensorFile(path)
         self._folder = self._configuration(configurations)
+        self.family = self._folder.family
         missing: list[PureCCError] = []
         for part in PARTS[1:]:
             if part not in given_apart and not slots_of(part, self._file, self.config(part))[0]:
@@ -130,7 +132,7 @@ class PartsApart:
     """
 
     def __init__(self, model: ModelFiles, given: Mapping[str, Path]) -> None:
-        self.name, self._model = model.name, model
+        self.name, self.family, self._model = model.name, model.family, model
         self._given = {part: _file_of(part, path) for part, path in given.items()}
         for part in given:
             self.weights(part)
