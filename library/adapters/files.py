@@ -173,7 +173,7 @@ def read_changes(path: str | Path) -> LoraFile:
     """A file in any layout with LoRAs, LoHas, LoKrs or full changes of weights.
 
     Raises:
-        ModelError: not for SD3, of another kind, or damaged.
+        ModelError: for no family that is known, of another kind, or damaged.
     """
     tensors, metadata = read_safetensors(path)
     return understood(tensors, metadata, str(path))
@@ -183,7 +183,7 @@ def read_lora(path: str | Path) -> LoraFile:
     """A LoRA file in any layout.
 
     Raises:
-        ModelError: not exactly a LoRA for SD3, or damaged.
+        ModelError: not exactly a LoRA for a family that is known, or damaged.
     """
     file = read_changes(path)
     if file.whole:

@@ -1,4 +1,4 @@
-"""LoRA files for SD3 as trainers write them: kohya, diffusers / PEFT, OneTrainer, SimpleTuner, LyCORIS, generic names.
+"""LoRA files as trainers write them: kohya, diffusers / PEFT, OneTrainer, SimpleTuner, LyCORIS, generic names.
 
 A key is the name of a layer, in one of the spellings of `layer_names`, and an ending that says which part of the update
 it is. What no change of weights can express (DoRA, changed biases) is refused, never dropped in silence.
@@ -46,9 +46,9 @@ DORA = ("is a DoRA", "what it does depends on the model's own weights, so that n
 OTHER_KINDS = {
     ".dora_scale": DORA,
     ".lora_magnitude_vector": DORA,
-    ".hada_t": ("is a LoHa of convolutions", "SD3 has no such layers"),
-    ".lokr_t": ("is a LoKr of convolutions", "SD3 has no such layers"),
-    ".lora_mid": ("is a LoCon", "SD3 has no such layers"),
+    ".hada_t": ("is a LoHa of convolutions", "there are no such layers here"),
+    ".lokr_t": ("is a LoKr of convolutions", "there are no such layers here"),
+    ".lora_mid": ("is a LoCon", "there are no such layers here"),
     ".oft_": ("is an OFT", "it turns weights instead of adding to them, which no LoRA does"),
     ".diff_b": ("changes biases", "a LoRA changes weights alone"),
     ".bias": ("changes biases", "a LoRA changes weights alone"),
@@ -60,7 +60,7 @@ OTHER_KINDS = {
 """Parts of keys that can't be read, what they mean, and why."""
 
 LARGEST_LAYER = 1 << 26
-"""Numbers that a layer's weight may have; the largest of SD3 and its text encoders has two thirds of that."""
+"""Numbers that a layer's weight may have; the largest of Stable Diffusion 3 and its encoders has two thirds of that."""
 
 OTHER_MODELS = {
     "double_blocks": "Flux",
@@ -111,7 +111,8 @@ def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], sourc
         source: the file, for error messages.
 
     Raises:
-        ModelError: not a LoRA for SD3, not one that can be read, damaged, or two layouts in one file.
+        ModelError: not a LoRA for a family that is known, not one that can be read, damaged, or two layouts in one
+            file.
     """
     left_out = tuple(key for key in tensors if key.startswith(NO_LORA))
     bases, names = _by_layer({key: tensor for key, tensor in tensors.items() if key not in left_out}, source)
@@ -247,7 +248,7 @@ def _check_size(*sides: int) -> None:
         ArithmeticError: it would.
     """
     if math.prod(sides) > LARGEST_LAYER:
-        raise ArithmeticError("is larger than any layer of SD3")
+        raise ArithmeticError("is larger than any layer")
 
 
 def _size_of(part: Tensor | Product) -> tuple[int, int]:

@@ -134,7 +134,7 @@ def block_of(layer: str, block_lists: Mapping[str, int]) -> int | None:
     """The number of the block that a layer is in, counted over all lists; None if it is in none.
 
     Args:
-        layer: its name, such as "transformer_blocks.3.attn.to_q".
+        layer: its name, begun by that of its list and its number there.
         block_lists: see `FlowModel`.
     """
     before = 0

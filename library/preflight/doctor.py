@@ -22,11 +22,11 @@ from library.prompts import triggers_in
 from library.report.progress import bar_over
 
 MANY_TOKENS = 4
-"""A trigger of more CLIP tokens than this is spread thin."""
+"""A trigger of more tokens than this is spread thin."""
 KNOWN_WORD = 4
-"""A trigger of at least so many letters that CLIP reads as one token is a word that it knows."""
+"""A trigger of at least so many letters that is read as one token is a word that it knows."""
 RARE_WORDS = frozenset({"ohwx"})
-"""Words that CLIP reads as one token and that mean nothing to it."""
+"""Words that are one token and mean nothing to the model."""
 ENLARGED = 1.5
 """A picture that has to be enlarged by more than this is too small."""
 BLURRED_SHARE = 0.1
