@@ -19,9 +19,10 @@ from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.convert.aggregation import aggregated, aggregation_weights
 from library.convert.gradient_fusion import fused, fused_by_lbfgs
+from library.drawing.drawn import draw_latents
 from library.drawing.generation import as_concept
 from library.drawing.sample_prompts import read_prompt_lines
-from library.drawing.sampling import initial_noise, sample
+from library.drawing.sampling import initial_noise
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError, ModelError
 from library.models import PromptBatch
@@ -263,14 +264,8 @@ def _seen(
     shape, seed = parts.model.latent_shape(*size), parts.settings.optimizer.seed
     with _collecting(parts) as sums:
         for number, prompt in enumerate(bar_over("inputs of the layers")(prompts)):
-            sample(
-                lambda x, sigma, batches: parts.velocity(branch, x, sigma, batches),
-                parts.model.sampling_scheduler(),
-                initial_noise(shape, seed + number)[None],
-                PromptBatch.of([parts.texts[prompt]], [None]),
-                PromptBatch.of([parts.texts[NULL_PROMPT]], [None]),
-                how.steps,
-                1.0,
+            draw_latents(
+                parts, branch, [prompt], initial_noise(shape, seed + number)[None], how.steps, guidance_scale=1.0
             )
     return {name: (total / count).cpu() for name, (total, count) in sums.items()}
 

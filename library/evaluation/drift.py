@@ -28,7 +28,7 @@ from torch import Tensor
 
 from library.chance import generator_for
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
-from library.flow import interpolate, mse, velocity_target
+from library.flow import LEVELS_OVER_ALL, interpolate, mse, velocity_target
 from library.models import PromptBatch
 from library.parts.parts import Attached
 from library.prepare.replay import pictures_at_once
@@ -39,8 +39,6 @@ SUBJECT_SIGMA = 0.6
 """Noise level at which the subject is looked for: above .8 the picture says too little."""
 SUBJECT_GRID = 16
 """Places along the longer side of the map of the subject; finer ones would be noise."""
-REFERENCE_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Noise levels at which reference pictures are looked at."""
 
 Kind = Literal["concept", "bystander", "class", "unrelated"]
 
@@ -218,9 +216,9 @@ def learned(
     """
     before_all, now_all, toward = [], [], []
     for number, (image, text, base) in enumerate(zip(images, texts, base_texts, strict=True)):
-        rows = image[None].expand(len(REFERENCE_SIGMAS), -1, -1, -1)
+        rows = image[None].expand(len(LEVELS_OVER_ALL), -1, -1, -1)
         noise = torch.randn(rows.shape, generator=generator_for(0, "reference", number))
-        sigma = torch.tensor(REFERENCE_SIGMAS)
+        sigma = torch.tensor(LEVELS_OVER_ALL)
         x_t, goal = interpolate(rows, noise, sigma), velocity_target(rows, noise)
         before = velocity_of(parts, PRETRAINED_BRANCH, x_t, sigma, [base] * len(sigma))
         now = velocity_of(parts, branch, x_t, sigma, [text] * len(sigma))

@@ -12,13 +12,11 @@ from library.config.dataset import Concept
 from library.data.latents import Latents
 from library.data.pictures import Picture
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
-from library.flow import interpolate
+from library.flow import LEVELS_OVER_ALL, interpolate
 from library.models import PromptBatch
 from library.parts.parts import Attached
 from library.prompts import derive, triggers_in
 
-INIT_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Noise levels over which the class word's hidden states are averaged."""
 PICTURES_LOOKED_AT = 4
 """Pictures of a concept that the states are averaged over, at most."""
 
@@ -46,14 +44,14 @@ def class_states(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
     prompts = PromptBatch.of([parts.texts[text]] * len(latents), [None] * len(latents))
     generator = generator_for(parts.settings.optimizer.seed, "class states", concept.name)
     total = None
-    for level in INIT_SIGMAS:
+    for level in LEVELS_OVER_ALL:
         sigma = torch.full((len(latents),), level)
         x_t = interpolate(latents, torch.randn(latents.shape, generator=generator), sigma)
         with parts.injector.watching() as seen:
             parts.velocity(PRETRAINED_BRANCH, x_t, sigma, [prompts])
         mean = torch.stack([states.float().mean(0) for states in seen])
         total = mean if total is None else total + mean
-    states = total / len(INIT_SIGMAS)
+    states = total / len(LEVELS_OVER_ALL)
     kinds = [
         states[:, own or places[0]].mean(1, keepdim=True).expand(-1, count, -1)
         for own, count in zip(places, layout.counts, strict=True)

@@ -23,12 +23,11 @@ from library.data.latents import Latents
 from library.data.pictures import Picture
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import TrainingError
-from library.flow import interpolate, mse, velocity_target
+from library.flow import LEVELS_OVER_ALL, interpolate, mse, velocity_target
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.models import PromptBatch
 from library.parts.context import Context, name_of, places
 from library.parts.parts import Attached
-from library.prepare.class_states import INIT_SIGMAS
 from library.prepare.regions import class_region
 
 LEAST_SIGMA = 0.4
@@ -158,11 +157,11 @@ def _padding_states(parts: Attached, text: str, latents: Tensor) -> Tensor:
     count, model = parts.settings.context.context_vectors, parts.model
     positions = [stream.end - 1 - index for stream in model.streams for index in range(count)]
     total = 0
-    for level in INIT_SIGMAS:
+    for level in LEVELS_OVER_ALL:
         generator = generator_for(parts.settings.optimizer.seed, "padding", str(level))
         noise = torch.randn(latents.shape, generator=generator)
         sigma = torch.full((1,), level)
         with parts.injector.watching() as seen:
             parts.velocity(PRETRAINED_BRANCH, interpolate(latents[None], noise[None], sigma), sigma, [prompts])
         total = total + torch.stack([states[0, positions].float() for states in seen])
-    return total / len(INIT_SIGMAS)
+    return total / len(LEVELS_OVER_ALL)
