@@ -31,6 +31,7 @@ from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.flow import LEVELS_OVER_ALL, interpolate, mse, velocity_target
 from library.models import PromptBatch
 from library.parts.parts import Attached
+from library.prepare.regions import split
 from library.prepare.replay import pictures_at_once
 
 SIGMAS = (0.3, 0.6, 0.9)
@@ -177,18 +178,8 @@ def subject_at(parts: Attached, probes: Sequence[Probe], latents: Tensor) -> Ten
     height, width = matters.shape[-2:]
     part = min(1.0, SUBJECT_GRID / max(height, width))
     coarse = F.adaptive_avg_pool2d(matters, (max(1, round(height * part)), max(1, round(width * part))))
-    chosen = torch.stack([one > otsu(one) for one in coarse]).float()
+    chosen = torch.stack([split(one) for one in coarse])
     return F.interpolate(chosen, (height, width)).squeeze(1) > 0
-
-
-def otsu(values: Tensor) -> float:
-    """The threshold that parts values into two groups as different as can be; all-equal values are all below it."""
-    ordered = values.flatten().double().sort().values
-    count = torch.arange(1, len(ordered) + 1, dtype=torch.double)
-    below = ordered.cumsum(0) / count
-    above = (ordered.sum() - ordered.cumsum(0)) / (len(ordered) - count).clamp_min(1)
-    between = count * (len(ordered) - count) * (above - below).square()
-    return float(ordered[int(between.argmax())])
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -31,7 +31,7 @@ TILE = 512
 """Pixels on each side of a tile that is decoded by itself, with vae_tiling."""
 
 
-class LatentModel:
+class LatentModel(ABC):
     """A model whose pictures are latents of diffusers' VAE; see `FlowModel` for what each method gives.
 
     A family adds what is particular to it: its transformer, its text encoders, and the abstract members here.
