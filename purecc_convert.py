@@ -16,44 +16,46 @@ LAYOUT_NAMES = ("kohya", "diffusers", "onetrainer")
 def read_command_line() -> argparse.Namespace:
     """What is asked for, checked."""
     parser = plain_parser(
-        "Turns LoRAs for Stable Diffusion 3 and 3.5 from one layout into another, whoever trained them; adds several "
-        "up, lowers the rank, shows metadata, or puts them into a checkpoint. It says what is lost, if anything is.",
+        "Converts LoRAs for Stable Diffusion 3 and 3.5 between layouts, merges several, lowers the rank, shows "
+        "metadata, or merges them into a checkpoint. Works with LoRAs of any trainer, and warns you about losses.",
         "--lora FILE [FILE ...] (--to LAYOUT | --bake MODEL | --metadata) [--output FILE]",
     )
-    parser.add_argument("--lora", nargs="+", metavar="FILE", help="One LoRA, or several to be added up into one.")
+    parser.add_argument("--lora", nargs="+", metavar="FILE", help="One LoRA, or several to merge into one.")
     parser.add_argument(
-        "--lora_scale", nargs="+", type=float, metavar="NUMBER", help="How strongly each acts. Default: 1."
+        "--lora_scale", nargs="+", type=float, metavar="NUMBER", help="Strength of each LoRA. Default: 1."
     )
     parser.add_argument(
         "--to",
         choices=LAYOUT_NAMES,
-        help="kohya for ComfyUI, Forge and reForge; diffusers for diffusers and ComfyUI; onetrainer for SD.Next and "
-        "ComfyUI.",
+        help="Layout of the new file: kohya for ComfyUI, Forge and reForge; diffusers for diffusers and ComfyUI; "
+        "onetrainer for SD.Next and ComfyUI.",
     )
     parser.add_argument(
-        "--output", metavar="FILE", help="Where the result goes. Default: beside the LoRA, named after the layout."
+        "--output", metavar="FILE", help="The new file. Default: next to the LoRA, named after the layout."
     )
     parser.add_argument(
         "--network_dim",
         type=int,
         metavar="N",
-        help="Lower the rank of each layer to N. Separate q, k, v make a fused layer of three times that in kohya's. "
-        "A LoKr or LoHa that is no LoRA becomes the closest one of rank N, 64 by default.",
+        help="Lower the rank of each layer to N. In kohya's layout, q, k and v are one layer of three times that "
+        "rank. A LoKr or LoHa becomes the closest LoRA of rank N, 64 by default.",
     )
     parser.add_argument(
-        "--save_precision", choices=("float", "fp16", "bf16"), help="Precision of the file. Default: that of the LoRA."
+        "--save_precision",
+        choices=("float", "fp16", "bf16"),
+        help="Precision of the new file. Default: that of the LoRA.",
     )
-    parser.add_argument("--transformer_only", action="store_true", help="Leave the text encoders' part out.")
+    parser.add_argument("--transformer_only", action="store_true", help="Leave out the part for the text encoders.")
     parser.add_argument(
         "--bake",
         metavar="MODEL",
-        help="Put it into this checkpoint: a .safetensors file, or a folder in diffusers format. --output is the new "
-        "file or folder.",
+        help="Merge the LoRA into this checkpoint: a .safetensors file, or a folder in diffusers format. --output "
+        "is the new file or folder.",
     )
     parser.add_argument(
         "--metadata", nargs="?", const="print", metavar="FILE", help="Show the metadata, or write it to a JSON file."
     )
-    parser.add_argument("--overwrite", action="store_true", help="Replace a file that is already there.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace an existing file.")
     arguments = parser.parse_args()
     if not arguments.lora:
         raise ConfigError("Command line: --lora is needed.", f"See {parser.prog} --help.")

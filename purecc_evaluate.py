@@ -9,15 +9,15 @@ from library.environment import prepare_process
 from library.errors import ConfigError, did_you_mean, exit_code_of
 
 COMMANDS = {
-    "evaluate": ("library.evaluation.evaluate", "measures LoRAs, and pictures made elsewhere, on a list of prompts"),
-    "audit": ("library.evaluation.audit", "says what any LoRA changes that it should not: a drift report card"),
+    "evaluate": ("library.evaluation.evaluate", "measures LoRAs, and images made elsewhere, on a list of prompts"),
+    "audit": ("library.evaluation.audit", "grades what a LoRA changes that it shouldn't: the drift report card"),
     "compare": (
         "library.evaluation.compare",
-        "compares methods on your pictures: same budget, equal tuning",
+        "compares methods on your images: same budget, equal tuning",
     ),
     "prompts": ("library.evaluation.prompt_export", "writes a list of prompts for another program to draw"),
-    "import": ("library.evaluation.external_import", "gives pictures made elsewhere the names that evaluate expects"),
-    "weights": ("library.evaluation.weights", "lists the scorers' weights: what is there, what is missing, and where"),
+    "import": ("library.evaluation.external_import", "renames images made elsewhere, so that evaluate can read them"),
+    "weights": ("library.evaluation.weights", "lists the scorers' weights and what is missing"),
 }
 """Each command's module, whose `run(words)` does it and returns what there is to say, and what it does."""
 

@@ -14,17 +14,19 @@ from library.errors import ConfigError, exit_code_of
 def main() -> None:
     """Reads the command line and writes one LoRA."""
     parser = command_line_parser(
-        "Makes one LoRA of several concepts' (Mix-of-Show's gradient fusion, CIFC's weight aggregation)."
+        "Fuses the LoRAs of several concepts into one (Mix-of-Show's gradient fusion, CIFC's weight aggregation)."
     )
-    parser.add_argument("--lora", nargs="+", metavar="FILE", help="LoRAs in any layout, one a concept.")
-    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="For each LoRA a prompt with its trigger in it.")
-    parser.add_argument("--mu", type=float, default=1.0, help="How much other prompts count; 0: as published.")
+    parser.add_argument("--lora", nargs="+", metavar="FILE", help="LoRAs in any layout, one per concept.")
+    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="One prompt for each LoRA, with its trigger.")
+    parser.add_argument(
+        "--mu", type=float, default=1.0, help="How much other prompts count. 0: as published. Default: 1."
+    )
     parser.add_argument(
         "--fusion",
         choices=("closed", "lbfgs", "elastic"),
         default="closed",
-        help="closed or lbfgs: gradient fusion, and how it is solved. elastic: CIFC's sum of the LoRAs, for one "
-        "--prompt.",
+        help="Gradient fusion, solved exactly (closed) or as published (lbfgs), or CIFC's weighted sum for one "
+        "--prompt (elastic). Default: closed.",
     )
     add_settings_to(parser)
     arguments = parser.parse_args()

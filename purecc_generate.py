@@ -13,17 +13,17 @@ from library.errors import ConfigError, exit_code_of
 
 def main() -> None:
     """Reads the command line and writes one sheet."""
-    parser = command_line_parser("Draws prompts with and without a LoRA, same seeds, on one sheet.")
+    parser = command_line_parser("Draws prompts with and without a LoRA, from the same seeds, on one sheet.")
     parser.add_argument("--lora", metavar="FILE", help="The LoRA, in any layout.")
     parser.add_argument(
         "--concept",
         metavar="FILE",
-        help="Its concept embeddings. Default: NAME_concept.safetensors beside it, if the LoRA can't do without them; "
-        '"none": without.',
+        help="Concept vectors to add. Default: NAME_concept.safetensors next to the LoRA, if the LoRA needs it. "
+        '"none" leaves them out.',
     )
-    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="What to draw; [V] stands for the trigger.")
-    parser.add_argument("--lora_scale", type=float, default=1.0, help="How strongly the LoRA acts. Default: 1.")
-    parser.add_argument("--output", metavar="FILE", help="Where the sheet goes. Default: OUTPUT_DIR/generated.png.")
+    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="Prompts to draw; [V] stands for the trigger.")
+    parser.add_argument("--lora_scale", type=float, default=1.0, help="Strength of the LoRA. Default: 1.")
+    parser.add_argument("--output", metavar="FILE", help="File for the sheet. Default: OUTPUT_DIR/generated.png.")
     add_settings_to(parser)
     arguments = parser.parse_args()
     if not arguments.lora or not arguments.prompt:

@@ -18,13 +18,13 @@ PORT = 7870
 def main() -> None:
     """Reads the command line and serves the window."""
     parser = plain_parser("Opens the trainer's window in your browser.", "[--port N] [--listen] [--no_browser]")
-    parser.add_argument("--port", type=int, default=PORT, metavar="N", help=f"Where it listens. Default: {PORT}.")
+    parser.add_argument("--port", type=int, default=PORT, metavar="N", help=f"Port of the window. Default: {PORT}.")
     parser.add_argument("--no_browser", action="store_true", help="Don't open the browser.")
     parser.add_argument(
-        "--listen", action="store_true", help="Let other computers in, with the token that is then printed."
+        "--listen", action="store_true", help="Let other computers in, with a token that is printed at the start."
     )
     parser.add_argument(
-        "--projects", metavar="FOLDER", help='Where your projects lie. Default: "projects" in the trainer\'s folder.'
+        "--projects", metavar="FOLDER", help='Folder of your projects. Default: "projects" in the trainer\'s folder.'
     )
     arguments = parser.parse_args()
     if not 1 <= arguments.port <= 65535:

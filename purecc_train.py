@@ -30,13 +30,19 @@ if TYPE_CHECKING:
 
 def main(log: list[Path]) -> None:
     """Reads the settings, makes the plan and runs it."""
-    parser = command_line_parser("Learns a concept from a few pictures, and nothing else.")
+    parser = command_line_parser("Trains a LoRA of a subject or style from a few images, and changes nothing else.")
     parser.add_argument("--dry_run", action="store_true", help="Check everything and show the plan, without training.")
-    parser.add_argument("--json", action="store_true", help="With --dry_run: say it as JSON, for another program.")
-    parser.add_argument("--doctor", action="store_true", help="Say what is likely to go wrong, without training.")
-    parser.add_argument("--clear_cache", action="store_true", help="Throw all of cache_dir away before training.")
     parser.add_argument(
-        "--output_config", nargs="?", const="", metavar="FILE", help="Write all that is in force to FILE, and stop."
+        "--json", action="store_true", help="With --dry_run: print the plan as JSON, for another program."
+    )
+    parser.add_argument("--doctor", action="store_true", help="Report what is likely to go wrong, without training.")
+    parser.add_argument("--clear_cache", action="store_true", help="Empty cache_dir before training.")
+    parser.add_argument(
+        "--output_config",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="Write every setting in force to FILE, without training.",
     )
     add_settings_to(parser)
     arguments = parser.parse_args()

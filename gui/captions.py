@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,15 +164,3 @@ def replaced(project: Project, find: str, by: str) -> dict[Path, str]:
 def empty_ones(project: Project) -> list[Path]:
     """Pictures without a caption."""
     return [path for path in pictures_of(project) if not _as_it_is(path)]
-
-
-def said_by_all(captions: list[Caption], class_word: str) -> list[str]:
-    """Words of three letters and more that stand in the base text of every caption, but for the class word's."""
-    sets = [set(re.findall(r"[^\W\d_]{3,}", one.triple.base.lower())) for one in captions if one.text and one.triple]
-    if len(sets) < 3:
-        return []
-    return sorted(set.intersection(*sets) - set(class_word.lower().split()) - COMMON)
-
-
-COMMON = frozenset(("the", "and", "with", "this", "that", "photo", "picture", "image", "its", "from", "into"))
-"""Words that stand in many captions and mean little."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
 from gui.runs import Run, rows_of
-from library.report.charts import chart, curves_of
+from library.report.charts import Curve, chart, curves_of
 
 LOSSES = {"loss": "all that is minimised", "concept": "how well the pictures are learned"}
 SCALES = {"lambda_star": "how much of the difference is taken over (lambda*)"}
@@ -34,6 +35,11 @@ def charts_of(run: Run) -> Charts:
     return Charts(
         mark=f"{stage}-{len(own) // EVERY}-{run.state}",
         stage=stage,
-        loss=chart("Loss by step", curves_of(shown, LOSSES)),
-        scale=chart("Scale of the guidance by step", curves_of(shown, SCALES)),
+        loss=chart("Loss by step", _lines(shown, LOSSES)),
+        scale=chart("Scale of the guidance by step", _lines(shown, SCALES)),
     )
+
+
+def _lines(rows: list[dict[str, Any]], names: dict[str, str]) -> list[Curve]:
+    """Curves that are more than a point."""
+    return [curve for curve in curves_of(rows, names) if len(curve.points) > 1]

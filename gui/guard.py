@@ -21,10 +21,9 @@ COOKIE, SECRET_HEADER = "purecc_token", "x-purecc-secret"
 SECRET_FILE = ".secret"
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 LARGEST_FORM = 2_000_000
-"""Bytes of what a page sends, but for pictures."""
-LARGEST_UPLOAD = 101_000_000
-UPLOADS = "/pictures"
-"""How the address ends to which pictures are sent."""
+"""Bytes of what a page sends, but for files."""
+LARGEST_UPLOADS = {"/pictures": 101_000_000, "/audits": 2_001_000_000}
+"""Bytes of what is sent to addresses with these ends: a picture, a LoRA."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; frame-src 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -112,7 +111,8 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         headers = Headers(scope=scope)
-        limit = LARGEST_UPLOAD if scope["path"].endswith(UPLOADS) else LARGEST_FORM
+        ending = "/" + scope["path"].rpartition("/")[2]
+        limit = LARGEST_UPLOADS.get(ending, LARGEST_FORM)
         refusal = self._refusal(scope, headers, limit)
         sender = _with_headers(send)
         if refusal is not None:

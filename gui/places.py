@@ -8,7 +8,9 @@ from library.config.file_names import why_not_a_name
 
 ROOT = Path(__file__).parent.parent
 """The trainer's folder, in which its commands are started."""
-TRAIN, GENERATE, CAPTION = (ROOT / f"purecc_{name}.py" for name in ("train", "generate", "caption"))
+TRAIN, GENERATE, CAPTION, EVALUATE = (
+    ROOT / f"purecc_{name}.py" for name in ("train", "generate", "caption", "evaluate")
+)
 POCKET_MODEL = ROOT / "pocket" / "model"
 POCKET_PICTURES = ROOT / "pocket" / "subject-creature"
 

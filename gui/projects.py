@@ -15,7 +15,7 @@ from library.config.dataset import Concept
 from library.config.file_names import why_not_a_name
 from library.config.files import to_toml
 from library.errors import ConfigError
-from library.files.atomic import write_text
+from library.files.atomic import remove, write_text
 
 FILE = "project.toml"
 KINDS, MODELS, USES = ("subject", "style"), ("sd35", "pocket"), ("anywhere", "nodes")
@@ -73,8 +73,7 @@ class Project:
         name = self.slug if re.fullmatch(r"[\w-]+", self.slug) else "concept"
         if self.kind == "subject" and not self.class_word:
             raise ConfigError("What it is one of is missing.", "Write it on the first page, such as dog.")
-        class_word = self.class_word or None
-        return Concept(name=name, trigger=self.trigger, class_word=class_word, kind=self.kind, **of_pocket)
+        return Concept(name=name, trigger=self.trigger, class_word=self.class_word, kind=self.kind, **of_pocket)
 
     def with_values(self, given: dict[str, str]) -> Project:
         """The project with fields as a form sends them; others are passed over.
@@ -128,9 +127,13 @@ def create(root: Path, name: str, **values: Any) -> Project:
         raise ConfigError("The project needs a name.", "Write one, such as My dog.")
     taken = {one.name.lower() for one in root.iterdir()} if root.is_dir() else set()
     folder = root / numbered(slug_of(name), taken, "-")
-    (folder / "pictures").mkdir(parents=True)
-    (folder / "runs").mkdir()
-    return Project(folder, name, **values).save()
+    try:
+        (folder / "pictures").mkdir(parents=True)
+        (folder / "runs").mkdir()
+        return Project(folder, name, **values).save()
+    except Exception:  # a full disk, mostly: half a project would take the name
+        remove(folder)
+        raise
 
 
 def load(root: Path, slug: str) -> Project:

@@ -87,8 +87,17 @@ def tables_of(project: Project, machine: Machine, cache: Path, output: Path, pro
     return tables | _what_to_learn(project, size)
 
 
+def concept_table(project: Project) -> dict[str, Any]:
+    """The project's concept as a table of a dataset config.
+
+    Raises:
+        ConfigError: trigger or class word lack.
+    """
+    return {key: value for key, value in dataclasses.asdict(project.concept()).items() if value is not None}
+
+
 def _what_to_learn(project: Project, size: Any) -> dict[str, Any]:
-    concept = {key: value for key, value in dataclasses.asdict(project.concept()).items() if value is not None}
+    concept = concept_table(project)
     subset = {
         "image_dir": str(project.pictures),
         "concept": concept["name"],

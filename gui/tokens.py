@@ -14,7 +14,8 @@ from library.models.sd3.single_file import CONFIGURATIONS
 
 LIMITS = {"sd35": (CLIP_LENGTH, 77), "pocket": (16, 16)}
 """Tokens that CLIP and T5 read of a text, by the project's model; T5's is `t5xxl_max_token_length` of the recipe."""
-_one_at_a_time = threading.Lock()
+one_at_a_time = threading.Lock()
+"""Whoever counts holds it: two threads that import transformers at once fail, and tokenizers are not for several."""
 
 
 @cache
@@ -28,7 +29,7 @@ def counts(project: Project, texts: list[str]) -> list[tuple[int, int]]:
     """Tokens of CLIP and of T5 that each text has, marks of begin and end included."""
     if not texts:
         return []
-    with _one_at_a_time:
+    with one_at_a_time:
         clip, _, t5 = _tokenizers(project.model)
         ids = [tokenizer(texts, truncation=False, verbose=False)["input_ids"] for tokenizer in (clip, t5)]
     return [(len(one), len(two)) for one, two in zip(*ids, strict=True)]

@@ -6,7 +6,7 @@ import difflib
 import errno
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,7 +97,9 @@ NO_PLACE = {errno.ENOENT: ("no such folder can be made", "Choose another folder"
 def why_not_written(error: OSError) -> tuple[str, str]:
     """What the error of a write means, and what to do, whatever it is."""
     known = WHY_NOT_WRITTEN | NO_PLACE
-    return known.get(error.errno, (error.strerror or str(error), "Choose another folder"))
+    if error.errno in known:
+        return known[error.errno]
+    return error.strerror or str(error), "Choose another folder"
 
 
 def not_written(error: OSError, path: Path | str | None, how: str = "written") -> StorageError | None:
@@ -158,7 +160,7 @@ class Interrupted(Exception):
     """The user pressed Ctrl-C; everything is saved. Its text says how to go on."""
 
 
-def all_of(errors: list[PureCCError]) -> PureCCError:
+def all_of(errors: Sequence[PureCCError]) -> PureCCError:
     """One error that shows `errors`, so that a file is mended in one go; of very many, the first `MOST_PROBLEMS`."""
     if len(errors) == 1:
         return errors[0]

@@ -7,15 +7,19 @@ trigger, the state at the input of block l is replaced by the concept's learned 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from library.per_pass import PerPass
 from library.transfer import to_device
+
+Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+"""What a block is given, replaced."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class ConceptEmbeddings(nn.Module):
         blocks: how many blocks the transformer has.
         every_block: whether blocks after the first get one, too.
     """
+
+    start: Tensor
+    size: Tensor
 
     def __init__(self, start: Tensor, blocks: int, every_block: bool = True) -> None:
         super().__init__()
@@ -170,8 +177,10 @@ class HierarchicalEmbeddingInjector:
         finally:
             self._seen = None
 
-    def _hook_of(self, block: int, where: TextInput):
-        def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _hook_of(self, block: int, where: TextInput) -> Hook:
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             positional = where.keyword not in kwargs
             text = args[where.place] if positional else kwargs[where.keyword]
             text = self._replaced(text, block)

@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch.optim import Optimizer
@@ -28,7 +28,8 @@ def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -
         ConfigError: unknown optimizer, or arguments that it does not take.
     """
     kind = _class_of(settings.optimizer_type)
-    arguments = {**ARGUMENTS.get(_short_name(settings.optimizer_type), {})}
+    short = _short_name(settings.optimizer_type)
+    arguments = dict(ARGUMENTS.get(short, {})) if short else {}
     arguments |= dict(_argument(text, "optimizer_args") for text in settings.optimizer_args)
     held = [group for group in groups if group["params"]]
     needed = inspect.signature(kind).parameters.get("lr")
@@ -46,7 +47,19 @@ def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -
     return optimizer
 
 
-def is_averaging(optimizer: Optimizer) -> bool:
+class Averaging(Protocol):
+    """An optimizer that trains with other weights than it is to result in."""
+
+    param_groups: list[dict[str, Any]]
+
+    def train(self) -> object:
+        """From now on the weights are those that it trains with."""
+
+    def eval(self) -> object:
+        """From now on the weights are its result."""
+
+
+def is_averaging(optimizer: Optimizer) -> TypeGuard[Averaging]:
     """Whether the result of an optimizer is an average of the weights that it trains with, as of schedule-free ones."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
@@ -115,7 +128,7 @@ def build_lr_scheduler(optimizer: Optimizer, settings: OptimizerSettings, steps:
         ConfigError: the schedule of `lr_scheduler_type` is not there, or does not take its arguments.
     """
     if settings.lr_scheduler_type is not None:
-        return _named_scheduler(optimizer, settings)
+        return _named_scheduler(optimizer, settings.lr_scheduler_type, settings.lr_scheduler_args)
     warm_up, decay = _steps_of(settings.lr_warmup_steps, steps), _steps_of(settings.lr_decay_steps, steps)
     least = settings.lr_scheduler_min_lr_ratio
     if settings.lr_scheduler == "cosine_with_min_lr":
@@ -143,8 +156,7 @@ def build_lr_scheduler(optimizer: Optimizer, settings: OptimizerSettings, steps:
     )
 
 
-def _named_scheduler(optimizer: Optimizer, settings: OptimizerSettings) -> Any:
-    name, given = settings.lr_scheduler_type, settings.lr_scheduler_args
+def _named_scheduler(optimizer: Optimizer, name: str, given: list[str]) -> Any:
     module, _, kind = name.rpartition(".")
     try:
         schedule = getattr(importlib.import_module(module or "torch.optim.lr_scheduler"), kind)

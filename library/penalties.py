@@ -21,7 +21,9 @@ Layers = Mapping[str, LowRank | FullRank]
 class Penalty(Protocol):
     """A loss of the weights of an adapter."""
 
-    layers: Layers
+    @property
+    def layers(self) -> Layers:
+        """Those that it looks at."""
 
     def of_layer(self, name: str) -> Tensor:
         """() float32, a layer's part of the loss."""

@@ -134,7 +134,7 @@ def place(caption: str, concept: Concept, source: str) -> str:
 def _mend_articles(text: str) -> str:
     """Takes [V] out and makes "an [V] dog" "a dog", "a [V] owl" "an owl"; "u" and "h" say too little, they stay."""
 
-    def mend(match: re.Match) -> str:
+    def mend(match: re.Match[str]) -> str:
         article, letter = match[1], match[2]
         if letter.lower() in "aeio":
             article = article[0] + "n"

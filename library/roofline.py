@@ -88,6 +88,11 @@ class Work:
         self.operations[flops, traffic, attention] += 1
 
     @property
+    def flops(self) -> float:
+        """Floating-point operations of all of them."""
+        return sum(count * flops for (flops, _, _), count in self.operations.items()) / self.batches
+
+    @property
     def traffic(self) -> float:
         """Bytes read and written by all of them."""
         return sum(count * traffic for (_, traffic, _), count in self.operations.items()) / self.batches

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 def say(text: str) -> None:
@@ -28,6 +31,11 @@ class Dropping(io.RawIOBase):
     def __init__(self, raw: io.RawIOBase) -> None:
         self._raw = raw
 
+    @property
+    def name(self) -> object:
+        """That of the stream."""
+        return getattr(self._raw, "name", None)
+
     def writable(self) -> bool:
         """Always."""
         return True
@@ -40,13 +48,13 @@ class Dropping(io.RawIOBase):
         """Whether the stream is a terminal."""
         return self._raw.isatty()
 
-    def write(self, content: bytes) -> int:
+    def write(self, content: ReadableBuffer) -> int:
         """Writes what can be written, and takes the rest for written."""
         try:
-            written = self._raw.write(content)
+            written = self._raw.write(content)  # None: a terminal that takes no more for the moment
         except OSError:
-            return len(content)
-        return len(content) if written is None else written  # None: a terminal that takes no more for the moment
+            written = None
+        return memoryview(content).nbytes if written is None else written
 
 
 def outlive_the_terminal() -> None:
@@ -58,13 +66,14 @@ def _outliving(stream: TextIO | None) -> TextIO:
     """The stream, with "?" for a letter that it does not know, and without errors; nowhere if there is none."""
     if stream is None:  # closed by whoever started us, or a program without a console on Windows
         return open(os.devnull, "w", encoding="utf-8", errors="replace")  # as long as the process
-    buffer = getattr(stream, "buffer", None)
-    raw = getattr(buffer, "raw", buffer)  # python -u has no buffer between the two
-    if not isinstance(raw, io.RawIOBase):  # not a stream of the system's, such as a notebook's
+    if not isinstance(stream, io.TextIOWrapper):  # not a stream of the system's, such as a notebook's
+        return stream
+    raw = getattr(stream.buffer, "raw", stream.buffer)  # python -u has no buffer between the two
+    if not isinstance(raw, io.RawIOBase):  # in memory
         return stream
     stream.flush()
     return io.TextIOWrapper(
-        Dropping(raw) if raw is buffer else io.BufferedWriter(Dropping(raw)),
+        Dropping(raw) if raw is stream.buffer else io.BufferedWriter(Dropping(raw)),
         encoding=stream.encoding,
         errors="replace",
         newline="\n",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -14,3 +18,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def moved(module: Module, device: torch.device) -> Module:
+    """The module, once it is there; diffusers and transformers wrap their own `to`, which hides its type."""
+    return module.to(device)

@@ -32,7 +32,7 @@ class Turns:
         """The one of these names whose turn it is in the batch of that number."""
         turn, place = divmod(number, len(names))
         order = torch.randperm(len(names), generator=generator_for(self.seed, self.stage, "turns", turn))
-        return names[order[place]]
+        return names[int(order[place])]
 
 
 @dataclass(frozen=True)

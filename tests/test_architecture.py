@@ -1,6 +1,7 @@
 """The house keeps its floors, and speaks only of itself."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -99,3 +100,10 @@ def test_nothing_is_pickled():
         text = path.read_text()
         for word in ("import pickle", "torch.load(", "torch.save("):
             assert word not in text, f"{path.name}: {word}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_what_the_type_checker_is_not_to_see_is_named_with_its_reason(path):
+    for line in path.read_text().splitlines():
+        if "type: ignore" in line or "mypy:" in line:
+            assert re.search(r"# type: ignore\[[a-z-]+\]  # \w", line), line.strip()

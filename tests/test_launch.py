@@ -145,7 +145,7 @@ def test_a_build_with_cuda_that_the_user_has_installed_stays(tmp_path, called, m
 def test_a_folder_of_the_users_is_no_environment_and_stays(tmp_path, called):
     (tmp_path / "venv").mkdir()
     (tmp_path / "venv" / "mine.txt").write_text("mine")
-    with pytest.raises(launch.NotSetUp, match="venv is no environment"):
+    with pytest.raises(launch.NotSetUp, match="venv"):
         launch.set_up(tmp_path / "venv")
     assert (tmp_path / "venv" / "mine.txt").read_text() == "mine" and not called
 
@@ -166,7 +166,21 @@ def test_each_word_starts_its_command_and_hands_arguments_on(tmp_path, called, m
     monkeypatch.setattr(launch, "start", lambda folder, *words, where=None: called.append(list(words)) or 7)
     assert launch.main(words) == 7
     assert set(runs) <= {word.removeprefix(f"{tmp_path}{os.sep}") for word in called[-1]}
-    assert (["-m", "ruff", "check", "."] in [words[1:] for words in called]) == (words[:1] == ["--test"])
+    for check in (["-m", "ruff", "check", "."], ["-m", "codespell_lib"], ["-m", "mypy"]):
+        assert (check in [words[1:] for words in called]) == (words[:1] == ["--test"])
+
+
+@pytest.mark.parametrize("fails", ["ruff", "codespell_lib", "mypy"])
+def test_no_test_runs_where_a_check_before_them_fails(tmp_path, called, monkeypatch, fails):
+    passes = launch.subprocess.run
+
+    def run(words, **how):
+        done = passes(words, **how)
+        return subprocess.CompletedProcess(words, 3, "", "") if words[1:3] == ["-m", fails] else done
+
+    monkeypatch.setattr("tools.launch.subprocess.run", run)
+    monkeypatch.setattr(launch, "start", lambda *_, **__: pytest.fail("it goes on"))
+    assert launch.test(tmp_path / "venv", []) == 3
 
 
 def test_a_command_that_is_not_there_is_said_before_anything_is_installed(called, capsys):

@@ -79,7 +79,7 @@ def test_prompt_lines_have_the_options_of_sd_scripts():
 
 
 def test_the_table_in_the_docs_is_true():
-    lines = (ROOT / "docs" / "captions.md").read_text().splitlines()
+    lines = (ROOT / "docs" / "reference" / "captions.md").read_text().splitlines()
     rows = [
         [cell.strip().strip("`") for cell in line.strip("|").split("|")]
         for line in lines

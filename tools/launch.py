@@ -28,14 +28,16 @@ TURING, BLACKWELL = (7, 5), (10, 0)
 """Compute capabilities: cu130 holds code from Turing on, cu126 none for Blackwell."""
 DRIVER_OF_CUDA_13 = 580
 """Oldest driver for CUDA 13.x, by NVIDIA's table; 12.x runs from 525 on."""
+CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell_lib"], ["mypy"])
+"""What goes before the tests; pyproject.toml says what codespell and mypy look at."""
 EXIT_NOT_SET_UP = 2
 USAGE = """\
 usage: start                         the window in the browser
-       start --demo                  trains the small bundled model, in minutes and without a GPU
-       start --test [PATH ...]       lints, and runs the tests
-       start --install               sets up, and looks for what is likely to go wrong on this computer
+       start --demo                  trains the small included model in minutes, without a GPU
+       start --test [PATH ...]       lints, checks spelling and types, and runs the tests
+       start --install               installs everything and checks this computer for common problems
        start COMMAND [ARGUMENT ...]  purecc_COMMAND.py: {commands}
-Each sets up first what is not there yet."""
+Each command installs what is missing first."""
 
 
 class NotSetUp(Exception):
@@ -126,7 +128,9 @@ def set_up(folder: Path, dev: bool = False) -> None:
 def make(folder: Path) -> None:
     """Makes an environment, unless something else stands there."""
     if folder.exists() and any(folder.iterdir()):
-        raise NotSetUp(f"{folder} is no environment that works here.\n  Delete that folder, and start again.")
+        raise NotSetUp(
+            f"{folder} is not an environment that works on this computer.\n  Delete that folder and start again."
+        )
     print(f"Making an environment in {folder} with Python {sys.version.split()[0]}.", flush=True)
     if subprocess.run([sys.executable, "-m", "venv", str(folder)]).returncode:
         shutil.rmtree(folder, ignore_errors=True)
@@ -156,8 +160,8 @@ def install(folder: Path, *what: str) -> None:
     if subprocess.run([str(python_in(folder)), "-m", "pip", "install", *what]).returncode:
         raise NotSetUp(
             f"pip could not install {what[0] if len(what) == 3 else 'all of requirements.txt'}; it says why above.\n"
-            "  Mend that, and start again. PyTorch for a card can be installed by hand as "
-            f"https://pytorch.org/get-started/locally says, with {python_in(folder)} -m pip"
+            "  Fix that and start again. To install PyTorch for your GPU by hand, follow "
+            f"https://pytorch.org/get-started/locally with {python_in(folder)} -m pip"
         )
 
 
@@ -178,10 +182,10 @@ def start(folder: Path, *words: str, where: Path | None = None) -> int:
 
 
 def test(folder: Path, words: Sequence[str]) -> int:
-    """Lints, then runs the tests; returns the first exit code that is not 0."""
+    """Lints, checks spelling and types, then runs the tests; returns the first exit code that is not 0."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    for check in (["check", "."], ["format", "--check", "."]):
-        code = subprocess.run([str(python_in(folder)), "-m", "ruff", *check], cwd=ROOT).returncode
+    for check in CHECKS:
+        code = subprocess.run([str(python_in(folder)), "-m", *check], cwd=ROOT).returncode
         if code:
             return code
     options = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
@@ -213,7 +217,7 @@ def main(words: list[str]) -> int:
     os.environ["VIRTUAL_ENV"] = str(folder)
     os.environ["PATH"] = os.pathsep.join([str(python_in(folder).parent), os.environ.get("PATH", "")])
     if first == "--install":
-        print(f"All is set up in {folder}.", flush=True)
+        print(f"Everything is installed in {folder}.", flush=True)
         return start(folder, "-m", "tools.doctor", where=ROOT)
     if first == "--test":
         return test(folder, rest)

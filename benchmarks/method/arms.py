@@ -37,7 +37,8 @@ PURE = {
     "guidance_against": "class",
     "anchor_weight": 3.0,
     "extractor_anchor_weight": 1.0,
-    "replay_images": 96,
+    "extractor_train_steps": 80,
+    "replay_images": 48,
     "replay_weight": 5.0,
     "student_embeddings": "fresh",
     "context_vectors": 2,
@@ -164,8 +165,8 @@ ARMS: dict[str, Arm] = {
     "pure, delta": _pure("delta distillation: the guidance alone teaches", **DELTA),
     "pure, delta, replayed": _pure("", **DELTA, extractor_replay_weight=1.0, replay_eta=1.0),
     "pure, merged": Arm({**PURE, "merged": True}, "both stages in one", extractor=False),
-    "pure, short stage 1": _pure("", extractor_train_steps=75),
-    "pure, long stage 1": _pure("", extractor_train_steps=300),
+    "pure, short stage 1": _pure("", extractor_train_steps=40),
+    "pure, long stage 1": _pure("", extractor_train_steps=160),
     # one thing at a time: vectors
     "pure, own vectors": _pure("the student's vectors start as the extractor's", student_embeddings="own"),
     "pure, frozen vectors": _pure("the student uses the extractor's", student_embeddings="shared"),
@@ -186,7 +187,9 @@ ARMS: dict[str, Arm] = {
     "lean, anchor 2, replay 3": _lean("", anchor_weight=2.0, replay_weight=3.0),
     "lean, no replay": _lean("no surroundings either", replay_images=0, replay_weight=0.0),
     "lean, replay 1": _lean("", replay_weight=1.0),
+    "lean, 96 replayed": _lean("", replay_images=96),
     "lean, 24 replayed": _lean("", replay_images=24),
+    "lean, replayed at 48": _lean("replayed pictures of 48 x 48 pixels, beside 64 x 64", replay_resolution=48),
     "plain LoRA + context": Arm(
         {**OFF, **NO_EMBEDDINGS, "context_vectors": 2}, "a plain LoRA with our context vectors", extractor=False
     ),

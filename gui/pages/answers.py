@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from gui import machine, projects, runs
 from gui.forecasts import Forecasts
+from gui.guard import HEADERS
 from gui.machine import Machine
 from gui.places import NotHere
 from gui.projects import Project
@@ -142,6 +143,13 @@ def _http(request: Request, error: Exception) -> Response:
     return PlainTextResponse(said, code) if _is_part(request) else _failed(request, said, code)
 
 
+def _fault(request: Request, error: Exception) -> Response:
+    sentence = "This is a fault of the window's own. The terminal that it was started in shows more."
+    answer = PlainTextResponse(sentence, 500) if _is_part(request) else _failed(request, sentence, 500)
+    answer.headers.update(HEADERS)  # it is answered before the door, which puts them on all others
+    return answer
+
+
 def _cut_off(request: Request, error: Exception) -> Response:
     return PlainTextResponse("It was too large, or the connection was lost.", 413)
 
@@ -156,6 +164,7 @@ ON_ERRORS = {
     OSError: _of_the_system,
     HTTPException: _http,
     ClientDisconnect: _cut_off,
+    Exception: _fault,
 }
 """What becomes of an error of each kind."""
 

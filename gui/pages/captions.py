@@ -7,10 +7,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gui import captions, describing, pictures, tokens
+from gui import captions, describing, pictures, reviewing, tokens
 from gui.pages.answers import field, posted, project_of, refresh, show
 from gui.projects import Project
 from library.errors import ConfigError
+
+CHANGED = "captions-changed"
+"""What the page is told when a caption was saved."""
 
 
 def page(request: Request) -> Response:
@@ -22,7 +25,6 @@ def page(request: Request) -> Response:
         "captions.html",
         project=project,
         captions=found,
-        common=captions.said_by_all(found, project.class_word),
         undoable=len(captions.history(project)),
         empty=sum(not one.text for one in found),
         fallback=captions.fallback(project),
@@ -37,7 +39,19 @@ def save(request: Request, form: FormData) -> Response:
     project = project_of(request)
     picture = pictures.picture_named(project, request.path_params["name"])
     captions.write(project, {picture: field(form, "text")})
-    return texts(request)
+    answer = texts(request)
+    answer.headers["HX-Trigger"] = CHANGED
+    return answer
+
+
+def findings(request: Request) -> Response:
+    """What is likely to be wrong with the captions together; nothing while trigger or class word lack."""
+    project = project_of(request)
+    try:
+        found = reviewing.findings_of(project)
+    except ConfigError:  # stands under each caption
+        found = []
+    return show(request, "findings.html", findings=found)
 
 
 def texts(request: Request) -> Response:
@@ -94,6 +108,7 @@ def progress(request: Request) -> Response:
 
 ROUTES = [
     Route("/p/{slug}/captions", page),
+    Route("/p/{slug}/captions/findings", findings),
     Route("/p/{slug}/captions/undo", posted(undo), methods=["POST"]),
     Route("/p/{slug}/captions/replace", posted(replace), methods=["POST"]),
     Route("/p/{slug}/captions/fill", posted(fill), methods=["POST"]),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from gui import delivery, projects, runs, trials
+from gui import asked, audits, captions, delivery, parcel, projects, runs, trials
 from gui.pages.answers import field, house_of, posted, project_of, run_of, show, whole_number
 from gui.places import NotHere, existing
 from gui.runs import Run
@@ -52,8 +53,10 @@ def _page(request: Request, run: Run) -> Response:
         machine=house.machine,
         has_report=(run.folder / "report.html").is_file(),
         has_strengths=(run.folder / "samples" / "strengths.png").is_file(),
-        prompt=run.project.concept().target,
+        prompt=captions.fallback(run.project),
         trials=_trials(run),
+        audits=_audits(run),
+        choices=audits.choices(run.project),
         tab="result",
     )
 
@@ -62,21 +65,27 @@ def _trials(run: Run) -> list[tuple[trials.Trial, str, str | None]]:
     return [(one, *trials.state_of(run, one)) for one in trials.trials_of(run)]
 
 
+def _audits(run: Run) -> list[tuple[audits.Audit, str, str | None, list[audits.Grade]]]:
+    return [(one, *audits.state_of(run, one), audits.grades_of(run, one)) for one in audits.audits_of(run)]
+
+
 def report(request: Request) -> Response:
     """report.html, locked in."""
-    path = existing(run_of(request).folder, "report.html")
-    return HTMLResponse(path.read_bytes(), headers={"content-security-policy": REPORT_POLICY})
+    return _locked_in(existing(run_of(request).folder, "report.html"))
+
+
+def _locked_in(page: Path) -> Response:
+    return HTMLResponse(page.read_bytes(), headers={"content-security-policy": REPORT_POLICY})
 
 
 def deliver(request: Request, form: FormData) -> Response:
     """Puts a step's files into a UI's folders."""
     run, house = run_of(request), house_of(request)
-    done = delivery.deliver(run, house.machine, field(form, "ui"), _step(form))
+    done = delivery.deliver(run, house.machine, field(form, "ui"), _step(field(form, "step")))
     return show(request, "delivered.html", delivered=done)
 
 
-def _step(form: FormData) -> int | None:
-    given = field(form, "step")
+def _step(given: str) -> int | None:
     step = whole_number(given)
     if given not in ("", "end") and step is None:
         raise ConfigError(f"{given[:20]!r} is no step.")
@@ -86,14 +95,25 @@ def _step(form: FormData) -> int | None:
 def try_prompt(request: Request, form: FormData) -> Response:
     """Draws a prompt."""
     run = run_of(request)
-    if runs.live_runs(projects.all_in(house_of(request).root)):
-        raise ConfigError("The card is busy with training.", "Try it when the run has ended.")
+    _check_free(request, run)
     try:
         strength = float(field(form, "strength") or 1)
     except ValueError as error:
         raise ConfigError("The strength is no number.") from error
-    trials.begin(run, field(form, "prompt"), strength, _step(form))
+    trials.begin(run, field(form, "prompt"), strength, _step(field(form, "step")))
     return show(request, "trials.html", project=run.project, run=run, trials=_trials(run))
+
+
+def _check_free(request: Request, run: Run) -> None:
+    """Refuses what would have to share the card.
+
+    Raises:
+        ConfigError: a run trains, or something that was asked for before is still being made.
+    """
+    if runs.live_runs(projects.all_in(house_of(request).root)):
+        raise ConfigError("The card is busy with training.", "Try it when the run has ended.")
+    if any(state == asked.WORKING for _, state, *_ in (*_trials(run), *_audits(run))):
+        raise ConfigError("The card is busy with what you asked for before.", "Try it when that is done.")
 
 
 def all_trials(request: Request) -> Response:
@@ -106,6 +126,41 @@ def trial(request: Request) -> Response:
     """The picture of a trial."""
     folder = existing(run_of(request).folder, trials.FOLDER)
     return _file(folder, request.path_params["name"], (".png",), None)
+
+
+def audit(request: Request, form: FormData) -> Response:
+    """Audits another LoRA: one of the project's, or one that is sent along."""
+    run, file = run_of(request), form.get("file")
+    _check_free(request, run)
+    if isinstance(file, UploadFile) and file.filename:
+        lora = audits.take_in(run, file.filename, file.file)
+    else:
+        lora = audits.chosen(run.project, field(form, "lora"))
+    audits.begin(run, lora, field(form, "trigger"))
+    return show(request, "audits.html", project=run.project, run=run, audits=_audits(run))
+
+
+def all_audits(request: Request) -> Response:
+    """What was audited, with what is ready by now."""
+    run = run_of(request)
+    return show(request, "audits.html", project=run.project, run=run, audits=_audits(run))
+
+
+def card(request: Request) -> Response:
+    """The report card of one audit, locked in."""
+    number = whole_number(request.path_params["number"])
+    if number is None:
+        raise NotHere(request.path_params["number"])
+    return _locked_in(audits.card_of(run_of(request), number))
+
+
+def whole(request: Request) -> Response:
+    """All that belongs to a step, as a zip."""
+    run, step = run_of(request), _step(request.query_params.get("step", ""))
+    name = quote(f"{run.project.slug}{'' if step is None else f'-step{step}'}.zip")
+    files = parcel.contents(run, step)
+    headers = {"content-disposition": f"attachment; filename*=utf-8''{name}"}
+    return StreamingResponse(parcel.stream(run, files), media_type="application/zip", headers=headers)
 
 
 def download(request: Request) -> Response:
@@ -130,5 +185,9 @@ ROUTES = [
     Route("/p/{slug}/runs/{run}/trials", posted(try_prompt), methods=["POST"]),
     Route("/p/{slug}/runs/{run}/trials", all_trials),
     Route("/p/{slug}/runs/{run}/trials/{name}", trial),
+    Route("/p/{slug}/runs/{run}/audits", posted(audit), methods=["POST"]),
+    Route("/p/{slug}/runs/{run}/audits", all_audits),
+    Route("/p/{slug}/runs/{run}/audits/{number}", card),
+    Route("/p/{slug}/runs/{run}/zip", whole),
     Route("/p/{slug}/runs/{run}/files/{name}", download),
 ]

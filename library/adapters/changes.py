@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -88,11 +88,11 @@ class Kronecker(WholeChange):
     one: Tensor
     other: Tensor
     scale: float
+    shape: tuple[int, int] = field(init=False)
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out, in)."""
-        return len(self.one) * len(self.other), self.one.shape[1] * self.other.shape[1]
+    def __post_init__(self) -> None:
+        sides = len(self.one) * len(self.other), self.one.shape[1] * self.other.shape[1]
+        object.__setattr__(self, "shape", sides)
 
     def delta(self) -> Tensor:
         return self.scale * torch.kron(self.one, self.other)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -53,7 +53,7 @@ class SavedConcept:
     name: str
     trigger: str
     class_word: str
-    kind: str
+    kind: Literal["subject", "style"]
     target: str
     tokens: Mapping[str, int]
     every_block: bool
@@ -244,13 +244,13 @@ def _check_blocks(layers: Iterable[str], names: LoraNames, blocks: int, path: st
         )
 
 
-def save_concepts(path: Path, vectors: Mapping[str, Tensor], concepts: list[SavedConcept]) -> None:
+def save_concepts(path: Path, vectors: Mapping[str, Tensor], concepts: Sequence[SavedConcept]) -> None:
     """Writes concept embeddings: one tensor (L, tokens, width) a concept, float32, all else in the metadata."""
     tensors = {f"{CONCEPT}{name}": tensor.float() for name, tensor in vectors.items()}
     write_tensors(path, tensors, concept_metadata(concepts))
 
 
-def concept_metadata(concepts: list[SavedConcept]) -> dict[str, str]:
+def concept_metadata(concepts: Sequence[SavedConcept]) -> dict[str, str]:
     """What a file with concept embeddings says about them."""
     return {
         "purecc_format": "1",
@@ -287,7 +287,7 @@ def _check_described(concept: SavedConcept, path: str | Path) -> None:
     texts = (concept.name, concept.trigger, concept.class_word, concept.kind, concept.target)
     counts, flag = concept.tokens.values(), concept.optional
     whole = all(type(n) is int and n >= 0 for n in counts) and isinstance(flag, bool)
-    if not whole or not all(isinstance(text, str) for text in texts):
+    if not whole or not all(isinstance(text, str) for text in texts) or concept.kind not in ("subject", "style"):
         raise ModelError(f"{path}: the description of its concepts is damaged.", "Copy the file again.")
 
 

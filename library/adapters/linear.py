@@ -74,13 +74,24 @@ class Dropout:
 NOTHING_DROPPED = Dropout()
 
 
+Layer = nn.Linear | nn.Conv2d
+"""Layers that can have adapters: linear ones, and convolutions of patches that do not overlap."""
+
+
 def size_of(layer: nn.Module) -> tuple[int, int] | None:
     """Outputs and inputs of a layer that can have adapters: a linear one, or a convolution of patches that do not
     overlap, which is linear in each patch; None for any other."""
     if isinstance(layer, nn.Conv2d):
         fits = layer.kernel_size == layer.stride and not any(layer.padding) and layer.groups == 1
-        return (layer.out_channels, layer.weight[0].numel()) if fits else None
-    return (layer.out_features, layer.in_features) if hasattr(layer, "out_features") else None
+        return shape_of(layer) if fits else None
+    return shape_of(layer) if isinstance(layer, nn.Linear) else None
+
+
+def shape_of(layer: Layer) -> tuple[int, int]:
+    """Outputs and inputs of a layer that is known to take adapters."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.out_channels, layer.weight[0].numel()
+    return layer.out_features, layer.in_features
 
 
 class LowRank(nn.Module):
@@ -94,14 +105,14 @@ class LowRank(nn.Module):
 
     def __init__(
         self,
-        base: nn.Module,
+        base: Layer,
         rank: int,
         alpha: float,
         dropout: Dropout = NOTHING_DROPPED,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        outputs, inputs = size_of(base)
+        outputs, inputs = shape_of(base)
         down = nn.init.kaiming_uniform_(torch.empty(rank, inputs), a=math.sqrt(5), generator=generator)
         self.down = nn.Parameter(down.to(base.weight.device))
         self.up = nn.Parameter(torch.zeros(outputs, rank, device=base.weight.device))
@@ -155,9 +166,9 @@ class FullRank(nn.Module):
         dtype: of the change; it starts at 0.
     """
 
-    def __init__(self, base: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, base: Layer, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        weight = torch.zeros(size_of(base), device=base.weight.device, dtype=dtype)
+        weight = torch.zeros(shape_of(base), device=base.weight.device, dtype=dtype)
         self.weight, self.strength = nn.Parameter(weight), 1.0
 
     def forward(self, x: Tensor, thinned: bool = False) -> Tensor:
@@ -187,7 +198,7 @@ class AdapterLinear(nn.Module):
         route: shared by all layers of a network: which rows use which adapter in the pass that runs now.
     """
 
-    def __init__(self, base: nn.Module, route: PerPass[Route]) -> None:
+    def __init__(self, base: Layer, route: PerPass[Route]) -> None:
         super().__init__()
         self.base, self.adapters = base, nn.ModuleDict()
         self._route = route
@@ -196,6 +207,24 @@ class AdapterLinear(nn.Module):
     def weight(self) -> Tensor:
         """The frozen weight, for code that looks at a layer's dtype or device."""
         return self.base.weight
+
+    def adapter(self, name: str) -> LowRank | FullRank:
+        """One of its adapters."""
+        found = self.adapters[name]
+        assert isinstance(found, LowRank | FullRank), f"{name} is no adapter"
+        return found
+
+    def low_rank(self, name: str) -> LowRank:
+        """One of its adapters that is known to be of low rank."""
+        found = self.adapters[name]
+        assert isinstance(found, LowRank), f"{name} is not of low rank"
+        return found
+
+    def full_rank(self, name: str) -> FullRank:
+        """One of its adapters that is known to be a change of the whole weight."""
+        found = self.adapters[name]
+        assert isinstance(found, FullRank), f"{name} is no change of a whole weight"
+        return found
 
     def inputs(self, x: Tensor) -> Tensor:
         """What the layer is linear in, (B, ..., in), of what it is given."""
@@ -218,6 +247,8 @@ class AdapterLinear(nn.Module):
 
 class AdapterPatches(AdapterLinear):
     """The same of a convolution of patches, (B, C, H, W) -> (B, out, rows, columns)."""
+
+    base: nn.Conv2d
 
     def inputs(self, x: Tensor) -> Tensor:
         """The patches, (B, rows, columns, in)."""

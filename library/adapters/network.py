@@ -16,9 +16,11 @@ from library.adapters.linear import (
     AdapterPatches,
     Dropout,
     FullRank,
+    Layer,
     LowRank,
     Route,
     route_of,
+    shape_of,
     size_of,
 )
 from library.errors import ConfigError, ModelError
@@ -166,10 +168,12 @@ class AdapterNetwork:
         """
         network = cls({}, ())
         for name in dict.fromkeys(names):
-            network.layers[name] = network._wrap(transformer, name, transformer.get_submodule(name))
+            layer = transformer.get_submodule(name)
+            assert isinstance(layer, Layer), f"{name} can have no adapters"
+            network.layers[name] = network._wrap(transformer, name, layer)
         return network
 
-    def _wrap(self, root: nn.Module, name: str, layer: nn.Module) -> AdapterLinear:
+    def _wrap(self, root: nn.Module, name: str, layer: Layer) -> AdapterLinear:
         path, _, last = name.rpartition(".")
         wrapped = (AdapterPatches if isinstance(layer, nn.Conv2d) else AdapterLinear)(layer, self.route)
         setattr(root.get_submodule(path), last, wrapped)
@@ -225,7 +229,7 @@ class AdapterNetwork:
         """How strongly an adapter acts, 1 as trained."""
         for layer in self.layers.values():
             if adapter in layer.adapters:
-                layer.adapters[adapter].strength = strength
+                layer.adapter(adapter).strength = strength
 
     def weights(self, adapter: str) -> dict[str, LayerWeights]:
         """A copy of an adapter's weights on the CPU, float32, by layer."""
@@ -234,7 +238,7 @@ class AdapterNetwork:
             down, up = (half.detach().to("cpu", torch.float32, copy=True) for half in (low_rank.down, low_rank.up))
             return LayerWeights(down, up, low_rank.alpha)
 
-        return {name: copy(layer.adapters[adapter]) for name, layer in self.layers.items()}
+        return {name: copy(layer.low_rank(adapter)) for name, layer in self.layers.items()}
 
     @torch.no_grad()
     def load(self, adapter: str, weights: Mapping[str, Change], source: str) -> None:
@@ -255,16 +259,16 @@ class AdapterNetwork:
             )
         for name, layer in self.layers.items():
             given = weights.get(name)
-            if given and given.shape != size_of(layer.base):
+            if given and given.shape != shape_of(layer.base):
                 raise ModelError(
                     f"{source}: the LoRA of {name} is {given.shape[0]} x {given.shape[1]}, the model's layer is "
-                    f"{' x '.join(map(str, size_of(layer.base)))}.",
+                    f"{' x '.join(map(str, shape_of(layer.base)))}.",
                     "It was trained for another model.",
                 )
             layer.adapters[adapter] = _loaded(layer.base, given).requires_grad_(False)
 
 
-def _loaded(base: nn.Module, given: Change | None) -> LowRank | FullRank:
+def _loaded(base: Layer, given: Change | None) -> LowRank | FullRank:
     """An adapter that adds a change; None: nothing."""
     if given is None:
         return LowRank(base, 1, 1.0)

@@ -224,7 +224,7 @@ def _built(kind: str, own: Mapping[str, Tensor], alpha: float | None) -> FileCha
         ArithmeticError: shapes don't fit, or are no layer's.
     """
     if kind == "full change":
-        return MadeChange(tuple(own["diff"].shape), lambda: own["diff"].float())
+        return MadeChange(_size_of(own["diff"]), lambda: own["diff"].float())
     own = {part: tensor.float() for part, tensor in own.items()}
     if kind == "LoHa":
         one, other = ((own[f"hada_w{number}_a"], own[f"hada_w{number}_b"]) for number in (1, 2))
@@ -238,7 +238,8 @@ def _built(kind: str, own: Mapping[str, Tensor], alpha: float | None) -> FileCha
     _check_size(*(side for part in parts for side in _size_of(part)))
     products = [part for part in parts if isinstance(part, tuple)]
     # Of two whole matrices alpha says nothing; of two products, the second one's rank counts.
-    return kronecker(*parts, alpha / len(products[-1][1]) if products and alpha is not None else 1.0)
+    first, second = parts
+    return kronecker(first, second, alpha / len(products[-1][1]) if products and alpha is not None else 1.0)
 
 
 def _check_size(*sides: int) -> None:
@@ -258,7 +259,7 @@ def _size_of(part: Tensor | Product) -> tuple[int, int]:
         ArithmeticError: the two halves of the product don't fit.
     """
     if not isinstance(part, tuple):
-        return tuple(part.shape)
+        return len(part), part.shape[1]
     up, down = part
     if up.shape[1] != len(down):
         raise ArithmeticError("has halves of two ranks")

@@ -12,7 +12,7 @@ from library.captions.review import review
 from library.captions.source import Source, captions_in, sources_of
 from library.captions.viewer import open_viewer
 from library.config.data_settings import DataSettings
-from library.config.dataset import Concept, DatasetConfig
+from library.config.dataset import Concept, DatasetConfig, Kind
 from library.config.dataset_file import read_dataset_config
 from library.config.files import TomlFile, plain_parser
 from library.errors import ConfigError
@@ -22,21 +22,23 @@ from library.preflight.finding import Finding, describe_findings
 def run(words: list[str] | None = None) -> str:
     """Writes captions, or looks at those that are there; returns what became of each, in words."""
     parser = plain_parser(
-        "Writes captions that name everything but the concept. What a person wrote is never overwritten.",
+        "Writes captions that describe everything except the concept. Your own texts are never overwritten.",
         "(FOLDER --trigger ohwx --class_word dog | --dataset_config FILE) [--review]",
     )
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="Pictures of one concept.")
-    parser.add_argument("--dataset_config", metavar="FILE", help="Takes concepts and folders from this file instead.")
-    parser.add_argument("--trigger", help="The word that will call the concept; captions write [V] for it.")
-    parser.add_argument("--class_word", help="What the concept is one of, such as dog. A style needs none.")
-    parser.add_argument("--kind", choices=["subject", "style"], default="subject", help="A subject or a style.")
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="Folder with images of one concept.")
+    parser.add_argument("--dataset_config", metavar="FILE", help="Read concepts and folders from this file instead.")
+    parser.add_argument("--trigger", help="The concept's trigger word. Captions write [V] for it.")
+    parser.add_argument("--class_word", help="What the subject is one of, such as dog. A style needs none.")
+    parser.add_argument(
+        "--kind", choices=["subject", "style"], default="subject", help="A subject or a style. Default: subject."
+    )
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help="Qwen3-VL: its folder, or its name on huggingface.co. Default: the 8B, 4B or 2B one, whichever the card's "
-        "free memory holds.",
+        help="Qwen3-VL: its folder, or its name on huggingface.co. Default: the largest of 8B, 4B and 2B that fits "
+        "the GPU's free memory.",
     )
-    parser.add_argument("--review", action="store_true", help="Only look at the captions that are there; no model.")
+    parser.add_argument("--review", action="store_true", help="Only check the existing captions, without a model.")
     given = parser.parse_args(words)
     notices: list[str] = []
     config = _config_of(given.folder, given.dataset_config, given.trigger, given.class_word, given.kind, notices)
@@ -49,7 +51,7 @@ def _config_of(
     dataset_config: str | None,
     trigger: str | None,
     class_word: str | None,
-    kind: str,
+    kind: Kind,
     notices: list[str],
 ) -> DatasetConfig:
     """The concepts and their folders.
@@ -65,8 +67,7 @@ def _config_of(
         return read_dataset_config(TomlFile(dataset_config), DataSettings(dataset_config=dataset_config), notices)
     if not trigger:
         raise ConfigError("Command line: --trigger is missing.", 'Choose a rare word, for instance "--trigger ohwx".')
-    said = {"name": "concept", "trigger": trigger, "class_word": class_word, "kind": kind}
-    concept = Concept(**{name: value for name, value in said.items() if value})
+    concept = Concept(name="concept", trigger=trigger, class_word=class_word or "", kind=kind)
     of_concept = {name: value for name, value in vars(concept).items() if value is not None}
     tables = {"concepts": [of_concept], "datasets": [{"subsets": [{"image_dir": folder}]}]}
     return read_dataset_config(TomlFile.of_tables(Path(str(folder)), tables), DataSettings(), notices)

@@ -94,7 +94,7 @@ def _said_once(parts: Sequence[_Part]) -> list[_Part]:
 
 def without_names(text: str, concept: Concept) -> str:
     """A phrase without trigger and class word: "the dog sitting" is "sitting"."""
-    text = _without_word(_without_word(text, concept.trigger), concept.class_word or "")
+    text = _without_word(_without_word(text, concept.trigger), concept.class_word)
     text = " ".join(text.split()).replace(" ,", ",").strip(" ,")
     return text.removeprefix("is ").removeprefix("are ")
 

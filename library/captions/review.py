@@ -72,7 +72,7 @@ def _concept_once(captions: Sequence[Captioned], concept: Concept) -> Iterator[F
         )
     if concept.kind == "style":
         return
-    word = concept.class_word or ""
+    word = concept.class_word
     classes = {id(one): len(whole_word(word).findall(one.caption)) for one in captions}
     classless = [one for one in captions if not classes[id(one)]]
     if classless:
@@ -128,7 +128,7 @@ def _unnamed(captions: Sequence[Captioned], concept: Concept, looks: Sequence[st
         return
     common = set.intersection(*(words_of(facts.whole()) for facts in seen))
     said = set().union(*(words_of(one.caption) for one in captions))
-    own = words_of(" ".join([concept.class_word or "", concept.trigger, *looks]))
+    own = words_of(" ".join([concept.class_word, concept.trigger, *looks]))
     if common - said - own:
         words = ", ".join(f'"{word}"' for word in sorted(common - said - own))
         yield Finding(

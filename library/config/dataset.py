@@ -12,30 +12,32 @@ from library.errors import ConfigError
 
 PLACEHOLDER = "[V]"
 """Stands for the concept's trigger in captions and prompts."""
+Kind = Literal["subject", "style"]
+"""What a concept may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
     """[[concepts]]: what is to be learned."""
 
-    name: str = setting(help="Its name in files and logs.")
-    trigger: str = setting(help="The text that calls it in prompts; [V] in captions stands for it.")
-    class_word: str | None = setting(None, 'What it is one of, such as "dog". Unset for a style: "style".')
-    kind: Literal["subject", "style"] = setting("subject", "A subject or a style.")
-    target: str | None = setting(None, 'The concept alone, the target prompt. Unset: "[V] class_word".')
+    name: str = setting(help="The concept's name in files and logs.")
+    trigger: str = setting(help="The trigger word that you write in prompts. Captions write [V] for it.")
+    class_word: str = setting("", 'What the subject is one of, such as "dog". Unset for a style: "style".')
+    kind: Kind = setting("subject", "A subject or a style.")
+    target: str = setting("", 'Prompt for the concept alone. Unset: "[V] class_word".')
     placeholder: str | None = setting(
-        None, 'What captions write for [V], such as "[trigger]" where they were made for ai-toolkit.'
+        None, 'What your captions write instead of [V], such as "[trigger]" if they were made for ai-toolkit.'
     )
 
     def __post_init__(self) -> None:
         where = f'concept "{self.name}"'
-        if self.class_word is None:
+        if not self.class_word:
             if self.kind == "subject":
                 raise ConfigError(
                     f"{where}: a subject needs class_word, what it is one of.", 'For instance class_word = "dog".'
                 )
             object.__setattr__(self, "class_word", "style")
-        if self.target is None:
+        if not self.target:
             object.__setattr__(self, "target", f"{PLACEHOLDER} {self.class_word}")
         if not self.trigger.strip() or self.trigger == PLACEHOLDER:
             raise ConfigError(f"{where}: trigger is {self.trigger!r}.", 'Choose a rare word, for instance "ohwx".')
@@ -54,16 +56,16 @@ class Concept:
 class Source:
     """What a subset alone may say."""
 
-    image_dir: str = setting(help="Folder of the pictures.", holds="path")
-    concept: str | None = setting(None, "Name of the concept it shows. Unset: the only one.")
+    image_dir: str = setting(help="Folder of the images.", holds="path")
+    concept: str | None = setting(None, "Name of the concept that the images show. Unset: the only concept.")
     is_reg: bool = setting(
-        False, "Regularisation pictures, of the class and not of the concept; their captions get no [V]."
+        False, "These are regularisation images: they show the class, not the concept. Their captions get no [V]."
     )
     diff_output_preservation: bool = setting(
-        False, "Regularisation pictures only tie the student to the pretrained model, and teach nothing of their own."
+        False, "Use regularisation images only to hold the student to the base model, not to learn from them."
     )
     conditioning_data_dir: str | None = setting(
-        None, "Folder of masks with the pictures' names, used with masked_loss: dark places do not count.", holds="path"
+        None, "Folder of masks named like the images, for masked_loss. Dark parts are ignored.", holds="path"
     )
 
 

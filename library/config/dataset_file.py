@@ -151,18 +151,15 @@ class _Reader:
         own = {key: value for key, value in table.values.items() if key != "subsets"}
         values = {**general, **self._checked(_Table(table.place, own), set(self.fields), "datasets")}
         subsets = self._without_repeated([self.subset(one, values, concepts) for one in self.subset_tables(table)])
-        place = next(
-            (place for place in (table.place, ("general",)) if self.file.has((*place, "resolution"))), table.place
-        )
         try:
-            size = as_size(values["resolution"], self.file.where((*place, "resolution"), "datasets"))
+            size = as_size(values["resolution"], self._where_held(table, "resolution"))
         except ConfigError as error:
             self.problems.append(error)
             return None
         rest = {key: values[key] for key in DATASET_LEVEL - {"resolution"}}
         least, most = rest["min_bucket_reso"], rest["max_bucket_reso"]
         if rest["enable_bucket"] and least > most:
-            where = self.file.where("min_bucket_reso", "datasets")
+            where = self._where_held(table, "min_bucket_reso")
             self._found(f"{where}: min_bucket_reso is {least}, more than max_bucket_reso, {most}.", "Swap the two.")
         if subsets and all(subset.is_reg for subset in subsets):
             self.notices.append(
@@ -233,6 +230,11 @@ class _Reader:
         inside = (*table.place, "custom_attributes", key)
         return self.file.where(inside if self.file.has(inside) else (*table.place, key), section)
 
+    def _where_held(self, table: _Table, key: str) -> str:
+        """Where a value of a dataset stands, in its table or in [general]."""
+        places = (*table.place, key), ("general", key)
+        return self.file.where(next((place for place in places if self.file.has(place)), places[0]), "datasets")
+
     def check_whole(self, datasets: list[Dataset], concepts: list[Concept]) -> None:
         """What can be said of the whole file only once its parts are right."""
         shown = {subset.concept for dataset in datasets for subset in dataset.subsets if not subset.is_reg}
@@ -250,7 +252,8 @@ class _Reader:
 
         An empty text leaves a key unset: its default holds, also where a table further out says otherwise.
         """
-        hints, of_subsets, good = hints_of(DataSettings), {field.name for field in dataclasses.fields(Source)}, {}
+        hints, of_subsets = hints_of(DataSettings), {field.name for field in dataclasses.fields(Source)}
+        good: dict[str, Any] = {}
         for key, value in table.values.items():
             where = self._where(table, key, section)
             if key in SUBSET_KEYS_REFUSED:

@@ -8,13 +8,16 @@ import types
 import typing
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from library.config.file_names import why_not_a_name, why_not_a_path, why_not_an_ending
 from library.errors import ConfigError, PureCCError
 from library.files.text_file import IN_NO_FILE
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Group = TypeVar("Group", bound="DataclassInstance")
 Holds = Literal["path", "file name", "ending"]
 """What a text is to a file system: a path, the begin of a file's name, or the ending of one."""
 WHY_NOT = {
@@ -64,12 +67,12 @@ def setting(
     return dataclasses.field(default=default, metadata=about)
 
 
-def name_of(field: dataclasses.Field) -> str:
+def name_of(field: dataclasses.Field[Any]) -> str:
     """The name of a setting as users write it."""
     return field.metadata["name"] or field.name
 
 
-def default_of(field: dataclasses.Field) -> Any:
+def default_of(field: dataclasses.Field[Any]) -> Any:
     """Its default; `dataclasses.MISSING` if it must be given."""
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
@@ -86,7 +89,7 @@ def describe(hint: Any) -> str:
         choices = [f'"{choice}"' for choice in typing.get_args(hint)]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
     if typing.get_origin(hint) is list:
-        return f"a list, each of it {describe(typing.get_args(hint)[0])}"
+        return f"a list; each item is {describe(typing.get_args(hint)[0])}"
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join(describe(part) for part in typing.get_args(hint) if part is not type(None))
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
@@ -158,7 +161,7 @@ def check_sound(value: Any, name: str, where: str) -> None:
             raise ConfigError(f"{where}: {name} is {one!r}; it contains a character that no file can hold.")
 
 
-def check(value: Any, field: dataclasses.Field, hint: Any, where: str, called: str | None = None) -> Any:
+def check(value: Any, field: dataclasses.Field[Any], hint: Any, where: str, called: str | None = None) -> Any:
     """Returns the value if it may stand in this setting.
 
     Args:
@@ -192,8 +195,12 @@ def check(value: Any, field: dataclasses.Field, hint: Any, where: str, called: s
 
 
 def build(
-    group: type[T], values: dict[str, Any], where: dict[str, str], problems: list[PureCCError], table: str | None = None
-) -> T | None:
+    group: type[Group],
+    values: dict[str, Any],
+    where: dict[str, str],
+    problems: list[PureCCError],
+    table: str | None = None,
+) -> Group | None:
     """A settings group from the values that were given, checked one by one.
 
     Args:

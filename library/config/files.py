@@ -8,7 +8,7 @@ import json
 import re
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import toml
 
@@ -37,6 +37,20 @@ LARGEST = 1_000_000
 """Bytes of a file of settings."""
 OF_THE_COMMAND = frozenset({"config_file", "output_config"})
 """What sd-scripts counts among its settings, and here belongs to the command line alone."""
+OFTEN_CHANGED = frozenset(
+    {
+        *("pretrained_model_name_or_path", "clip_l", "clip_g", "t5xxl"),
+        *("base_quantization", "blocks_to_swap", "auto_fit"),
+        *("dataset_config", "train_data_dir", "trigger", "class_word"),
+        *("resolution", "train_batch_size", "validation_split"),
+        *("method", "network_dim", "network_alpha"),
+        *("extractor_train_steps", "max_train_steps", "learning_rate", "optimizer_type", "lr_scheduler"),
+        *("ema_decay", "seed"),
+        *("output_dir", "output_name", "save_every_n_steps", "resume"),
+        *("sample_prompts", "sample_every_n_steps"),
+    }
+)
+"""The settings that `--help` shows. `--help_all` shows all of them."""
 
 
 def settings_text(path: Path) -> str:
@@ -141,7 +155,7 @@ def read_settings(
     reading = Reading(values, where, [] if notices is None else notices, problems)
     reading.map_all(setting_names())
     apply_method(values, where, reading.notices)
-    built = {section: build(group, values, where, problems) for section, group in groups().items()}
+    built: dict[str, Any] = {section: build(group, values, where, problems) for section, group in groups().items()}
     if problems:
         raise all_of(problems)
     settings = Settings(**built)
@@ -163,35 +177,67 @@ def _without_unusable(values: dict[str, Any], where: dict[str, str], problems: l
 
 
 def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] = tuple(SECTIONS)) -> None:
-    """Gives the parser one option for each setting, grouped and with its sentence as help."""
+    """Gives the parser one option for each setting, grouped and with its sentence as help, and `--help_all`."""
     known = groups()
+    parser.add_argument("--help_all", action=_HelpAll, nargs=0, help="Show this help with all settings, and exit.")
+    parser.epilog = f"These are the {len(OFTEN_CHANGED)} settings that people change. --help_all shows all of them."
     for section in sections:
         options, hints = parser.add_argument_group(f"[{section}]"), hints_of(known[section])
         for field in dataclasses.fields(known[section]):
-            name, hint, default = name_of(field), hints[field.name], default_of(field)
-            wanted = "" if default is dataclasses.MISSING or default is None else f" Default: {default}."
-            about = f"{field.metadata['help']}{wanted}".replace("%", "%%")
-            option = {"dest": name, "default": argparse.SUPPRESS, "help": about}
+            name, hint = name_of(field), hints[field.name]
+            about = _about(field) if name in OFTEN_CHANGED else argparse.SUPPRESS
+            option: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": about}
             if hint is bool:
                 options.add_argument(f"--{name}", f"--no_{name}", action=_OnOff, nargs=0, **option)
             else:
-                many = {"nargs": "*"} if typing.get_origin(hint) is list else {}
+                many: dict[str, Any] = {"nargs": "*"} if typing.get_origin(hint) is list else {}
                 options.add_argument(f"--{name}", metavar=placeholder(hint), **many, **option)
     for name in sorted(known_names() - set(setting_names()) - OF_THE_COMMAND):
         parser.add_argument(f"--{name}", nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
+def _about(field: dataclasses.Field[Any]) -> str:
+    """A setting's sentence and default, for argparse."""
+    default = default_of(field)
+    wanted = "" if default is dataclasses.MISSING or default is None else f" Default: {default}."
+    return f"{field.metadata['help']}{wanted}".replace("%", "%%")
+
+
+class _HelpAll(argparse.Action):
+    """--help_all: the help with all settings."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        about = {name_of(field): _about(field) for group in groups().values() for field in dataclasses.fields(group)}
+        for option in parser._actions:
+            option.help = about.get(option.dest, option.help)
+        parser.epilog = None
+        parser.print_help()
+        parser.exit()
+
+
 class _OnOff(argparse.Action):
     """--flag turns it on, --no_flag off."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
         setattr(namespace, self.dest, option_string == f"--{self.dest}")  # "no_metadata" is a setting itself
 
 
 class _Parser(argparse.ArgumentParser):
     """Answers an unknown option with the nearest known one, as a ConfigError."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         unknown = re.search(r"unrecognized arguments: --(\S+)", message)
         options = [option.lstrip("-") for action in self._actions for option in action.option_strings]
         remedy = meant(unknown[1].partition("=")[0], options) if unknown else f"See {self.prog} --help."
@@ -206,7 +252,9 @@ def plain_parser(description: str, usage: str) -> argparse.ArgumentParser:
 def command_line_parser(description: str) -> argparse.ArgumentParser:
     """The same that knows --config_file."""
     parser = plain_parser(description, "[--config_file FILE] [--setting value ...]")
-    parser.add_argument("--config_file", metavar="FILE", help="TOML file with settings, such as presets/pure.toml.")
+    parser.add_argument(
+        "--config_file", metavar="FILE", help="TOML or JSON file with settings, such as presets/pure.toml."
+    )
     return parser
 
 
@@ -261,17 +309,15 @@ def _value(given: Any, hint: Any) -> Any:
     return from_command_line(given, hint) if isinstance(given, str) else given
 
 
-class _Encoder(toml.TomlEncoder):
-    """Writes texts as JSON does, which is TOML as well; the package's own way breaks Windows paths such as C:\\x."""
-
-    def __init__(self, _dict: type = dict, preserve: bool = False) -> None:
-        super().__init__(_dict, preserve)
-        self.dump_funcs[str] = lambda text: json.dumps(text, ensure_ascii=False)
-
-
 def to_toml(tables: dict[str, Any]) -> str:
-    """Tables as TOML; reading it gives them back."""
-    return toml.dumps(tables, encoder=_Encoder())
+    """Tables as TOML; reading it gives them back.
+
+    Texts are written as JSON writes them, which is TOML as well; the package's own way breaks Windows paths such as
+    C:\\x.
+    """
+    encoder = toml.TomlEncoder()
+    encoder.dump_funcs[str] = lambda text: json.dumps(text, ensure_ascii=False)
+    return toml.dumps(tables, encoder=encoder)
 
 
 def as_tables(settings: Settings, shaping_only: bool = False) -> dict[str, dict[str, Any]]:
@@ -283,7 +329,7 @@ def as_tables(settings: Settings, shaping_only: bool = False) -> dict[str, dict[
     """
     needless = unread(settings.method.method, settings.method.with_embeddings)
     if settings.optimizer.max_train_epochs is not None:
-        needless = {*needless, "max_train_steps"}
+        needless |= {"max_train_steps"}
     return {
         section: {
             name_of(field): value

@@ -23,7 +23,7 @@ def groups() -> dict[str, type]:
 @cache
 def _method_group(methods: tuple[Method, ...]) -> type[MethodSettings]:
     """[method]: the setting that chooses one of the methods, and what each of them has of its own."""
-    names = Literal[tuple(one.name for one in methods)]  # type: ignore[valid-type]
+    names = Literal[tuple(one.name for one in methods)]  # type: ignore[valid-type]  # names that are known only now
     vectored = ", ".join(one.name for one in methods if one.may_have_vectors)
     about = OWN_FIELDS["with_embeddings"].metadata["help"]
     own = [one.own for one in methods if one.own is not None]

@@ -14,13 +14,13 @@ class LossSettings:
 
     loss_type: Literal["l2", "l1", "huber", "smooth_l1"] = setting(
         "l2",
-        "How an error of the velocity counts in the concept loss, also on regularisation and class pictures: squared, "
-        "by its size, or squared up to a threshold and by its size beyond.",
+        "Loss of the velocity error in the concept loss, also for regularisation and class images: squared "
+        "(l2), absolute (l1), or squared up to a threshold and absolute beyond it (huber, smooth_l1).",
     )
     huber_schedule: Literal["constant", "exponential", "snr"] = setting(
         "snr",
-        "huber, smooth_l1: where the threshold lies at each noise level. huber_c at all of them, or falling to it from "
-        "1 at no noise: huber_c^sigma, or by the ratio of noise to image (sd-scripts has no snr for this model).",
+        "huber, smooth_l1: threshold at each noise level. constant: huber_c everywhere. exponential and snr: "
+        "from 1 without noise down to huber_c, as huber_c^sigma or by the ratio of noise to image.",
     )
-    huber_c: float = setting(0.1, "huber, smooth_l1: the threshold at pure noise.", above=0)
-    huber_scale: float = setting(1.0, "huber, smooth_l1: what the threshold is multiplied with.", above=0)
+    huber_c: float = setting(0.1, "huber, smooth_l1: threshold at pure noise.", above=0)
+    huber_scale: float = setting(1.0, "huber, smooth_l1: factor for the threshold.", above=0)

@@ -11,9 +11,11 @@ PURECC = "purecc"
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """[method]: what trains, PureCC or a rival over the same model, data and step; docs/methods.md says more."""
+    """[method]: which method trains, PureCC or a rival on the same model, data and steps."""
 
-    method: str = setting(PURECC, "What trains. Each sets what it needs, and says what it does not use.")
+    method: str = setting(
+        PURECC, "Training method. Each method sets what it needs, and the run lists settings that it doesn't use."
+    )
     with_embeddings: bool = setting(
-        False, "a vector in every block for each token of [V] learns as well, as in mix_of_show (ours)."
+        False, "also learn a vector in every block for each token of [V], as mix_of_show does (ours)."
     )

@@ -12,103 +12,108 @@ from library.roofline import CARDS
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """[model]: the pretrained model and the precision it runs in."""
+    """[model]: the base model, its precision, and how it uses memory."""
 
     pretrained_model_name_or_path: str = setting(
-        help="A .safetensors file of Stable Diffusion 3.5 Medium, 3.5 Large or 3 Medium as for ComfyUI, or such a "
-        "model in diffusers format: its folder, or its name on huggingface.co.",
+        help="Base model: a .safetensors file of Stable Diffusion 3.5 Medium, 3.5 Large or 3 Medium as for ComfyUI, or "
+        "such a model in diffusers format (a folder, or a name on huggingface.co).",
         holds="path",
     )
-    clip_l: str | None = setting(None, "CLIP-L's own .safetensors file, where the model's file lacks it.", holds="path")
-    clip_g: str | None = setting(None, "CLIP-G's own .safetensors file, where the model's file lacks it.", holds="path")
+    clip_l: str | None = setting(
+        None, "CLIP-L's .safetensors file, if the model file doesn't contain it.", holds="path"
+    )
+    clip_g: str | None = setting(
+        None, "CLIP-G's .safetensors file, if the model file doesn't contain it.", holds="path"
+    )
     t5xxl: str | None = setting(
         None,
-        "T5-XXL's own .safetensors file (fp16, bf16, fp8, scaled fp8), where the model's file lacks it.",
+        "T5-XXL's .safetensors file (fp16, bf16, fp8 or scaled fp8), if the model file doesn't contain it.",
         holds="path",
     )
-    vae: str | None = setting(None, "The VAE's own .safetensors file, where the model's file lacks it.", holds="path")
-    offline: bool = setting(False, "Never use the network; what was downloaded before is used.", shapes_training=False)
+    vae: str | None = setting(None, "The VAE's .safetensors file, if the model file doesn't contain it.", holds="path")
+    offline: bool = setting(
+        False, "Never use the network. Files that were downloaded before still work.", shapes_training=False
+    )
     t5xxl_max_token_length: int = setting(
-        77, "Tokens that T5 reads of each prompt, in training and in sampling alike.", at_least=1, at_most=512
+        77, "Number of tokens that T5 reads of each prompt, in training and in sampling.", at_least=1, at_most=512
     )
     apply_lg_attn_mask: bool = setting(
         False,
-        "Both CLIPs read prompts without their padding, in training and in sampling alike; ComfyUI, Forge and "
-        "diffusers let them read it.",
+        "Mask the padding in both CLIPs, in training and in sampling. ComfyUI, Forge and diffusers don't mask "
+        "it, so leave this off for them.",
     )
     apply_t5_attn_mask: bool = setting(
         False,
-        "T5 reads prompts without their padding, in training and in sampling alike; ComfyUI, Forge and diffusers let "
-        "it read the padding, and draw from other states than those learned from.",
+        "Mask the padding in T5, in training and in sampling. ComfyUI, Forge and diffusers don't mask it, so "
+        "leave this off for them.",
     )
     mixed_precision: Literal["no", "fp16", "bf16"] = setting(
         "bf16",
-        'Precision of the frozen weights and of every pass; "no" is float32. '
-        "The LoRA itself is float32, but with full_bf16.",
+        'Precision of the frozen weights and of every pass. "no" is float32. The LoRA itself is float32, '
+        "unless full_bf16 is on.",
     )
-    device: str = setting("auto", 'Where to train: "auto", "cpu", "cuda", "cuda:1" ...', shapes_training=False)
+    device: str = setting("auto", 'Device to train on: "auto", "cpu", "cuda", "cuda:1" ...', shapes_training=False)
     gradient_checkpointing: bool = setting(
-        True, "Recompute blocks in the backward pass: far less memory, more time.", shapes_training=False
+        True, "Recompute blocks in the backward pass: much less memory, more time.", shapes_training=False
     )
     checkpointed_blocks: Literal["auto", "all"] | int = setting(
         "auto",
-        "How many blocks gradient checkpointing recomputes, from the first: all of them, or so many. On an NVIDIA "
-        'card, "auto" recomputes as few as its free memory allows; elsewhere all.',
+        'Number of blocks that gradient checkpointing recomputes, counted from the first, or "all". "auto" '
+        "recomputes as few as the free memory of an NVIDIA GPU allows; on other devices, all.",
         at_least=0,
         shapes_training=False,
     )
     cpu_offload_checkpointing: bool = setting(
         False,
-        "What recomputed blocks begin from waits in the computer's memory for the backward pass: less memory, more "
-        "time, and no number changes.",
+        "Offload checkpointed activations to CPU memory: less GPU memory, more time, same result.",
         shapes_training=False,
     )
     base_quantization: Literal["none", "int8", "fp8", "nf4"] = setting(
         "none",
-        "Bits of the frozen transformer, for both members of every difference: 16, 8 (int8 is the more exact), or 4 by "
-        "bitsandbytes (least memory, least exact). What flows through it stays in mixed_precision.",
+        "Bits of the frozen transformer: 16 (none), 8 (int8 is more exact than fp8), or 4 with bitsandbytes "
+        "(nf4: least memory, least exact). Activations stay in mixed_precision.",
     )
-    fp8_base: bool = setting(False, 'The same as base_quantization = "fp8".')
+    fp8_base: bool = setting(False, 'Same as base_quantization = "fp8".')
     blocks_to_swap: int = setting(
         0,
-        "Blocks that live in the computer's memory and visit the card one by one; slower, but changes no number. Needs "
-        "gradient_checkpointing.",
+        "Number of blocks kept in CPU memory and copied to the GPU when needed: less GPU memory, more time, "
+        "same result. Needs gradient_checkpointing.",
         at_least=0,
         shapes_training=False,
     )
-    xformers: bool = setting(False, "Attention by xformers; needs an NVIDIA card.", shapes_training=False)
+    xformers: bool = setting(False, "Use xformers for attention. Needs an NVIDIA GPU.", shapes_training=False)
     sdpa: bool = setting(
         True,
-        "PyTorch's own attention, where xformers is not asked for or can't work; false: an error instead.",
+        "Use PyTorch's own attention if xformers is off or can't work. Off: stop with an error instead.",
         shapes_training=False,
     )
     sdpa_backend: Literal["auto", "flash", "efficient", "cudnn", "math"] = setting(
-        "auto", "The kernel of PyTorch's own attention to prefer.", shapes_training=False
+        "auto", "Preferred kernel for PyTorch's own attention.", shapes_training=False
     )
     torch_compile: bool = setting(
-        False, "Feed-forward layers by torch.compile: a slower start, faster steps.", shapes_training=False
+        False, "Compile the feed-forward layers with torch.compile: slower start, faster steps.", shapes_training=False
     )
 
     vae_tiling: bool = setting(
         False,
-        "Decode the pictures of sheets in tiles: less memory, faint seams. Training sees none.",
+        "Decode contact sheets in tiles: less memory, faint seams. Training is not affected.",
         shapes_training=False,
     )
     vram_gb: float | None = setting(
         None,
-        "Memory of the card in GiB to plan for. Unset: the memory of the NVIDIA card at hand.",
+        "GPU memory in GiB to plan for. Unset: the memory of your NVIDIA GPU.",
         above=0,
         shapes_training=False,
     )
     card: str | None = setting(
         None,
-        'Card to predict memory and time for, such as "RTX 3060": ' + ", ".join(CARDS) + ". Unset: the one at hand.",
+        'GPU to predict memory and time for, such as "RTX 3060". Known: ' + ", ".join(CARDS) + ". Unset: your own.",
         shapes_training=False,
     )
     auto_fit: bool = setting(
         False,
-        "Where the memory does not suffice, take the next step down by itself: recompute all blocks, predictions one "
-        "by one, tiles, swapped blocks, and before training begins, fewer bits.",
+        "If the run doesn't fit in memory, save memory step by step: recompute all blocks, make predictions "
+        "one by one, decode in tiles, swap blocks and, only before training starts, quantize the base model.",
         shapes_training=False,
     )
 

@@ -26,8 +26,8 @@ ALL = "all"
 def _dim_of(what: str) -> int | None:
     return setting(
         None,
-        f"Rank of the LoRA in {what}; 0: none there. As soon as one of the six dims is set, they choose the layers "
-        "instead of target_modules, and those that are unset have network_dim.",
+        f"Rank of the LoRA in {what}. 0: no LoRA there. If one of the six dims is set, they choose the layers instead "
+        "of target_modules, and unset ones use network_dim.",
         at_least=0,
     )
 
@@ -36,67 +36,73 @@ def _dim_of(what: str) -> int | None:
 class NetworkSettings:
     """[network]: the LoRA adapters, one shape for extractor and student."""
 
-    network_dim: int = setting(16, "Rank of the LoRA.", at_least=1)
-    network_alpha: float = setting(16.0, "Scale of the LoRA: it acts with network_alpha / network_dim.", above=0)
+    network_dim: int = setting(16, "Rank of the LoRA. Higher ranks can learn more, and make larger files.", at_least=1)
+    network_alpha: float = setting(
+        16.0,
+        "Scale of the LoRA: its effect is multiplied by network_alpha / network_dim. If you set only network_dim, "
+        "network_alpha follows it.",
+        above=0,
+    )
     network_dropout: float = setting(
         0.0,
-        "Share of the numbers between the LoRA's two matrices that are dropped in training.",
+        "Probability of dropping each value between the LoRA's two matrices during training.",
         at_least=0,
         at_most=0.95,
     )
     rank_dropout: float = setting(
-        0.0, "Share of the LoRA's ranks that are dropped in training, of each layer others.", at_least=0, at_most=0.95
+        0.0,
+        "Probability of dropping each LoRA rank during training, drawn separately for each layer.",
+        at_least=0,
+        at_most=0.95,
     )
     module_dropout: float = setting(
-        0.0, "How often a layer goes without its LoRA in training.", at_least=0, at_most=0.95
+        0.0, "Probability of skipping a layer's LoRA during training.", at_least=0, at_most=0.95
     )
     target_modules: list[str] = setting(
         ATTENTION_PROJECTIONS,
-        "Linear layers inside the transformer blocks that get a LoRA, by the end of their diffusers name.",
+        "Linear layers in the transformer blocks that get a LoRA, given by the end of their diffusers name.",
     )
-    train_block_indices: str = setting(ALL, 'Blocks that get a LoRA, such as "0,1,5-8"; "all".')
+    train_block_indices: str = setting(ALL, 'Blocks that get a LoRA, such as "0,1,5-8", or "all".')
     context_attn_dim: int | None = _dim_of("the text stream's attention")
     context_mlp_dim: int | None = _dim_of("the text stream's feed-forward layers")
     context_mod_dim: int | None = _dim_of("the text stream's adaptive norm")
-    x_attn_dim: int | None = _dim_of("the picture stream's attention")
-    x_mlp_dim: int | None = _dim_of("the picture stream's feed-forward layers")
-    x_mod_dim: int | None = _dim_of("the picture stream's adaptive norm")
+    x_attn_dim: int | None = _dim_of("the image stream's attention")
+    x_mlp_dim: int | None = _dim_of("the image stream's feed-forward layers")
+    x_mod_dim: int | None = _dim_of("the image stream's adaptive norm")
     scale_weight_norms: float = setting(
         0.0,
-        "Longest that a layer's change of its weight may be (Frobenius norm): after each step, longer ones are shrunk "
-        "to it. 0: as long as they like.",
+        "Largest Frobenius norm of a layer's weight change. After each step, larger ones are scaled down to "
+        "it. 0: no limit.",
         at_least=0,
     )
     loraplus_lr_ratio: float | None = setting(
         None,
-        "LoRA+: the learning rate of the LoRA's outer matrices, as a multiple of learning_rate. Unset: 1.",
+        "LoRA+: learning rate of the LoRA's output matrices, as a multiple of learning_rate. Unset: 1.",
         above=0,
     )
     full_bf16: bool = setting(
         False,
-        "The LoRA's weights, gradients and optimizer in bf16 instead of float32: a little less memory, and steps "
-        "smaller than 1/256 of a weight are lost. dreambooth: the change of the weights, rounded by chance, so that "
-        "none is.",
+        "Keep the LoRA's weights, gradients and optimizer in bf16 instead of float32: slightly less memory, "
+        "but updates smaller than 1/256 of a weight are lost. dreambooth: the weight changes are in bf16, "
+        "rounded stochastically so that none are lost.",
     )
     network_verbose: bool = setting(
-        False, "Print each layer that has a LoRA, with its rank and alpha.", shapes_training=False
+        False, "Print each layer that gets a LoRA, with its rank and alpha.", shapes_training=False
     )
     base_weights: list[str] = setting(
         [],
-        "LoRA files that are put into the pretrained model first, in any layout: every branch stands on that model. "
-        "What is trained is for it, so draw with both.",
+        "LoRA files in any layout that are merged into the base model first. Use your LoRA together with them.",
         holds="path",
     )
-    base_weights_multiplier: list[float] = setting([], "How strongly each of base_weights is put in. Unset: 1.")
+    base_weights_multiplier: list[float] = setting([], "Strength of each file in base_weights. Unset: 1.")
     network_weights: str | None = setting(
         None,
-        "A LoRA file that the student starts from, in any layout and of any trainer. Unset: a fresh one.",
+        "LoRA file that the student starts from, in any layout and from any trainer. Unset: start from scratch.",
         holds="path",
     )
     dim_from_weights: bool = setting(
         False,
-        "network_dim, network_alpha and, where target_modules is not set, the layers that learn are those of "
-        "network_weights.",
+        "Take network_dim, network_alpha and, if target_modules is unset, the trained layers from network_weights.",
     )
 
     def __post_init__(self) -> None:

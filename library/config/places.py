@@ -168,7 +168,9 @@ class _Scan:
 
     def skip(self) -> int:
         """Passes over blanks, ends of lines and comments; says where it is then."""
-        self.at = _BETWEEN.match(self.text, self.at).end()
+        between = _BETWEEN.match(self.text, self.at)
+        assert between is not None, "it fits nothing, too"
+        self.at = between.end()
         return self.at
 
     def found(self, mark: str) -> bool:
@@ -183,7 +185,7 @@ class _Scan:
         if not self.found(mark):
             raise _Lost
 
-    def matched(self, *patterns: re.Pattern) -> str | None:
+    def matched(self, *patterns: re.Pattern[str]) -> str | None:
         """What the first of the patterns that fits has found; it is passed over."""
         for pattern in patterns:
             match = pattern.match(self.text, self.at)

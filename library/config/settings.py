@@ -31,15 +31,16 @@ class ConceptEmbeddingSettings:
 
     concept_embeddings: Literal["per_block", "shared", "first_block", "none"] = setting(
         "per_block",
-        "A vector per block and token (the paper's), one shared by all blocks, one put in at the first block, or none.",
+        "Vectors that stand for [V]: one per block and token (as in the paper), one shared by all blocks, one "
+        "at the first block, or none.",
     )
     embedding_positions: Literal["clip_and_t5", "clip"] = setting(
-        "clip_and_t5", "Which of the trigger's tokens are replaced: CLIP's and T5's, or CLIP's alone."
+        "clip_and_t5", "Trigger tokens that the vectors replace: those of CLIP and T5, or only those of CLIP."
     )
     student_embeddings: Literal["own", "fresh", "shared", "none"] = setting(
         "fresh",
-        "The student's concept embeddings: its own copy of the extractor's that keeps learning, its own from the class "
-        "word's states, the extractor's frozen ones, or none (the plain LoRA and the trigger word carry the concept).",
+        "The student's vectors: own (a copy of the extractor's that keeps learning), fresh (started from the "
+        "class word), shared (the extractor's, frozen) or none (LoRA and trigger word carry the concept).",
     )
 
     @property
@@ -52,100 +53,117 @@ class ConceptEmbeddingSettings:
 class PureLearningSettings:
     """[pure_learning]: the PureCC objective of both stages."""
 
-    eta: float = setting(0.5, "Weight of the pure loss, L_PureCC, beside the concept loss. 0 turns it off.", at_least=0)
+    eta: float = setting(0.5, "Weight of the pure loss, L_PureCC. 0 turns it off.", at_least=0)
     lambda_: Literal["adaptive"] | float = setting(
-        "adaptive", 'Scale of the concept guidance: "adaptive" is lambda* (Eq. 12), a number fixes it.', name="lambda"
+        "adaptive", 'Scale of the concept guidance. "adaptive" is lambda* (Eq. 12); a number fixes it.', name="lambda"
     )
-    lambda_min: float | None = setting(None, "Clamp lambda* from below, for instance at 0. Unset: no clamp.")
+    lambda_min: float | None = setting(None, "Lower limit of lambda*, for example 0. Unset: no limit.")
     v_original: Literal["live", "detached", "frozen"] = setting(
         "detached",
-        "Where the prediction for the base prompt in L_PureCC comes from: the student with gradient, the student "
-        "without, or the pretrained model.",
+        "Base prediction in L_PureCC: from the student with gradient (live), from the student without "
+        "gradient (detached), or from the base model (frozen).",
     )
     guidance_against: Literal["null", "class"] = setting(
-        "class", "What R(target) is measured against: the empty prompt (Eq. 8) or the class without [V] (ours)."
+        "class",
+        "Prompt that R(target) is measured against: the empty prompt (null, Eq. 8) or the class without [V] "
+        "(class, ours).",
     )
     guidance_focus: float = setting(
         1.0,
-        "Share of each picture where R(target) is strongest and kept; 1 keeps all of it (ours).",
+        "Share of each image, where R(target) is strongest, that is kept. 1 keeps all of it (ours).",
         above=0,
         at_most=1,
     )
     guidance_lora: bool = setting(
-        True, "Extractor's LoRA on while R(target) is computed; false leaves its embeddings alone (authors' release)."
+        True, "Keep the extractor's LoRA on while computing R(target). Off: use only its embeddings (authors' release)."
     )
     concept_loss_weight: float = setting(
-        1.0, "Weight of the concept loss, L_CC, in stage 2. 0 learns from the guidance alone.", at_least=0
+        1.0, "Weight of the concept loss, L_CC, in stage 2. 0: learn from the guidance alone.", at_least=0
     )
     anchor_weight: float = setting(
-        3.0, "Ties the student on base prompts of a subject to the pretrained model (ours). 0: no tie.", at_least=0
+        3.0,
+        "Holds the student to the base model on a subject's base prompts, so that the class stays the same "
+        "(ours). 0: off.",
+        at_least=0,
     )
     extractor_anchor_weight: float = setting(
-        1.0, "The same tie for the extractor in stage 1, which keeps its guidance clean (ours).", at_least=0
+        1.0, "The same for the extractor in stage 1, which keeps its guidance clean (ours).", at_least=0
     )
     replay_images: int = setting(
-        96, "Pictures that the pretrained model draws once, for the student to stay faithful to (ours).", at_least=0
+        48,
+        "Number of images that the base model draws once, so that the student keeps drawing them (ours).",
+        at_least=0,
     )
     replay_weight: float = setting(
-        5.0, "Weight of that tie to the pretrained model on replayed pictures. 0 turns replay off.", at_least=0
+        5.0,
+        "Holds the student to the base model on replayed images, so that other prompts stay the same (ours). 0: off.",
+        at_least=0,
     )
     replay_eta: float = setting(
         0.0,
-        "Weight of L_PureCC on replayed pictures, with [V] in their prompts: the concept where it never was (ours).",
+        "Weight of L_PureCC on replayed images, with [V] in their prompts (ours).",
         at_least=0,
     )
     extractor_replay_weight: float = setting(
-        0.0, "The same tie as replay_weight for the extractor in stage 1 (ours).", at_least=0
+        0.0, "The same as replay_weight, for the extractor in stage 1 (ours).", at_least=0
     )
     surroundings_weight: float = setting(
         2.0,
-        "Keeps what [V] adds to replayed pictures of the class inside of it: weight of a tie to the pretrained model "
-        "outside of where the class is (ours). 0 turns it off. For subjects.",
+        "Keeps the effect of [V] inside the subject's area, by holding the rest of replayed class images to "
+        "the base model (ours). For subjects only. 0: off.",
         at_least=0,
     )
     word_weight: float = setting(
         3.0,
-        "Teaches the LoRA to do by the trigger word alone what it does with the student's vectors: weight, at the end "
-        "of stage 2, of a tie between the two predictions; it grows from a tenth (ours). The LoRA alone is then shown "
-        "and measured. 0: the vectors carry the concept.",
+        "Teaches the LoRA to work by the trigger word alone, without the concept vectors (ours). The weight "
+        "grows during stage 2 from a tenth. Sheets and measurements then show the LoRA alone. 0: the vectors "
+        "carry the concept.",
         at_least=0,
     )
     ties: Literal["turns", "all"] = setting(
         "turns",
-        "What a step has beside the concept loss: one of the other losses, in turns, weighted so that steps learn on "
-        "average what they learn from all of them (ours), or all of them.",
+        "Losses of a step besides the concept loss: one of them in turns, weighted so that the average is the "
+        "same (turns, ours), or all of them (all).",
     )
     prior_loss_weight: float | None = setting(
         None,
-        "Weight of DreamBooth's prior preservation, plain flow matching: on regularisation pictures (is_reg; unset: 1) "
-        "or, where there are none, on the replayed pictures (unset: 0).",
+        "Weight of DreamBooth's prior preservation: on regularisation images (is_reg; unset: 1) or, without "
+        "any, on replayed images (unset: 0).",
         at_least=0,
     )
     replay_prompts: str | None = setting(
         None,
-        "Text file with one prompt a line for the replayed pictures. Unset: prompts made from the class words.",
+        "Text file with one prompt per line for the replayed images. Unset: prompts made from the class words.",
         holds="path",
     )
-    replay_sample_steps: int = setting(28, "Sampling steps of a replayed picture.", at_least=1)
-    merged: bool = setting(False, "No stage 1: the extractor trains beside the student (the paper's ablation).")
+    replay_sample_steps: int = setting(20, "Sampling steps of a replayed image.", at_least=1)
+    replay_resolution: int = setting(
+        768,
+        "Longer side of the replayed images in pixels, at most. Each pixel costs time, in drawing and in training. "
+        "They are never larger than the training images.",
+        at_least=32,
+    )
+    merged: bool = setting(
+        False, "Skip stage 1 and train the extractor together with the student (the paper's ablation)."
+    )
     extractor: str | None = setting(
-        None, "A saved extractor to start stage 2 from, instead of training one.", holds="path"
+        None, "Saved extractor to start stage 2 from, instead of training one.", holds="path"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSettings:
-    """[noise]: which noise levels training looks at."""
+    """[noise]: the noise levels of training."""
 
     weighting_scheme: Literal["logit_normal", "mode", "uniform"] = setting(
-        "logit_normal", "Density that noise levels are drawn from. The loss itself is not weighted."
+        "logit_normal", "Distribution of the noise levels in training. The loss itself is not weighted."
     )
-    logit_mean: float = setting(0.0, "Mean of the logit-normal density.")
-    logit_std: float = setting(1.0, "Standard deviation of the logit-normal density.", above=0)
-    mode_scale: float = setting(1.29, "Scale of the mode density.")
-    training_shift: float = setting(1.0, "Above 1 looks more at strong noise.", above=0)
-    min_timestep: int = setting(0, "Least noise that training looks at, of 1000.", at_least=0, at_most=999)
-    max_timestep: int = setting(1000, "Most noise that training looks at, of 1000.", at_least=1, at_most=1000)
+    logit_mean: float = setting(0.0, "Mean of the logit-normal distribution.")
+    logit_std: float = setting(1.0, "Standard deviation of the logit-normal distribution.", above=0)
+    mode_scale: float = setting(1.29, "Scale of the mode distribution.")
+    training_shift: float = setting(1.0, "Values above 1 train more on strong noise.", above=0)
+    min_timestep: int = setting(0, "Lowest noise level to train on, of 1000.", at_least=0, at_most=999)
+    max_timestep: int = setting(1000, "Highest noise level to train on, of 1000.", at_least=1, at_most=1000)
 
     def __post_init__(self) -> None:
         if self.min_timestep >= self.max_timestep:
@@ -156,47 +174,51 @@ class NoiseSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """[optimizer]: how long, how fast and with what."""
+    """[optimizer]: length of the training, learning rates and optimizer."""
 
-    extractor_train_steps: int = setting(400, "Steps of stage 1, the representation extractor.", at_least=0)
+    extractor_train_steps: int = setting(200, "Steps of stage 1, the extractor.", at_least=0)
     max_train_steps: int = setting(400, "Steps of stage 2, the student.", at_least=0)
     max_train_epochs: int | None = setting(None, "Epochs of stage 2, instead of max_train_steps.", at_least=1)
     initial_step: int | None = setting(
         None,
-        "Stage 2 counts its steps from here, so it makes so many fewer. For a student that has learned before, by "
-        "network_weights or resume. The learning rates' schedule begins anew unless a state is resumed.",
+        "Start counting stage 2 at this step, so it makes fewer steps. For a student that has trained before, "
+        "with network_weights or resume. The learning rate schedule starts again unless you resume a state.",
         at_least=0,
     )
     initial_epoch: int | None = setting(
-        None, "The same in epochs, the first of which is 1. initial_step counts, if both are set.", at_least=1
+        None, "The same in epochs, starting with 1. If both are set, initial_step wins.", at_least=1
     )
     skip_until_initial_step: bool = setting(
         False,
-        "With initial_step: pictures, noise and prompts go on as if the steps before had been made here. Off: they "
-        "begin anew.",
+        "With initial_step: continue images, noise and prompts as if the earlier steps had been made here. "
+        "Off: start them again.",
     )
     ema_decay: float | None = setting(
         None,
-        "Keep an exponential moving average of the student, in which each step counts 1 - ema_decay (in the first "
-        "steps more): it is what is saved, drawn and measured. Such as 0.99. Unset: none.",
+        "Save, draw and measure an exponential moving average of the student, in which each step counts 1 - "
+        "ema_decay (more in the first steps). For example 0.99. Unset: off.",
         above=0,
         at_most=0.99999,
     )
     learning_rate: float = setting(1e-4, "Learning rate of the LoRA.", at_least=0)
     embedding_lr: float = setting(
         1e-2,
-        "Learning rate of the concept embeddings, as a share of the size of the states that they replace: 0.01 is one "
-        "percent a step (textual_inversion: of its words, as it is).",
+        "Learning rate of the concept embeddings, relative to the size of the states that they replace: 0.01 "
+        "is one percent per step. textual_inversion: absolute learning rate of its words.",
         at_least=0,
     )
-    extractor_learning_rate: float | None = setting(None, "The LoRA's in stage 1. Unset: learning_rate.", at_least=0)
-    extractor_embedding_lr: float | None = setting(None, "The embeddings' in stage 1. Unset: embedding_lr.", at_least=0)
+    extractor_learning_rate: float | None = setting(
+        None, "Learning rate of the LoRA in stage 1. Unset: learning_rate.", at_least=0
+    )
+    extractor_embedding_lr: float | None = setting(
+        None, "Learning rate of the embeddings in stage 1. Unset: embedding_lr.", at_least=0
+    )
     optimizer_type: str = setting(
         "AdamW",
-        "AdamW, AdamW8bit, PagedAdamW8bit, Prodigy, AdamWScheduleFree ... by sd-scripts' names, one of torch.optim, "
-        "or the full name of a class, module.Class.",
+        "Optimizer: AdamW, AdamW8bit, PagedAdamW8bit, Prodigy, AdamWScheduleFree and others by sd-scripts' "
+        "names, a name from torch.optim, or the full name of a class, module.Class.",
     )
-    optimizer_args: list[str] = setting([], 'Arguments of the optimizer, each "name=value".')
+    optimizer_args: list[str] = setting([], 'Arguments of the optimizer, each as "name=value".')
     lr_scheduler: Literal[
         "constant",
         "constant_with_warmup",
@@ -207,15 +229,18 @@ class OptimizerSettings:
         "polynomial",
         "inverse_sqrt",
         "warmup_stable_decay",
-    ] = setting("constant", "How the learning rates change over a stage.")
+    ] = setting("constant", "How the learning rates change during a stage.")
     lr_warmup_steps: int | float = setting(
-        0, "Steps over which the learning rates rise from 0; below 1, that share of a stage.", at_least=0
+        0, "Steps in which the learning rates rise from 0. Below 1: share of a stage.", at_least=0
     )
     lr_decay_steps: int | float = setting(
-        0, "Steps over which warmup_stable_decay falls at the end; below 1, that share of a stage.", at_least=0
+        0, "Steps in which warmup_stable_decay falls at the end. Below 1: share of a stage.", at_least=0
     )
     lr_scheduler_min_lr_ratio: float = setting(
-        0.0, "Where cosine_with_min_lr and warmup_stable_decay end, as a share of the rate.", at_least=0, at_most=1
+        0.0,
+        "Final learning rate of cosine_with_min_lr and warmup_stable_decay, as a share of the full rate.",
+        at_least=0,
+        at_most=1,
     )
     lr_scheduler_num_cycles: int = setting(1, "Restarts of cosine_with_restarts.", at_least=1)
     lr_scheduler_power: float = setting(1.0, "Power of the polynomial scheduler.", above=0)
@@ -224,24 +249,26 @@ class OptimizerSettings:
     )
     lr_scheduler_type: str | None = setting(
         None,
-        "A schedule of another package instead of lr_scheduler, the full name of its class, module.Class; without a "
-        "module, one of torch.optim.lr_scheduler.",
+        "Scheduler of another package instead of lr_scheduler: the full name of its class, module.Class. "
+        "Without a module: one from torch.optim.lr_scheduler.",
     )
-    lr_scheduler_args: list[str] = setting([], 'Arguments of that schedule, each "name=value".')
-    gradient_accumulation_steps: int = setting(1, "Batches whose gradients make one step.", at_least=1)
-    max_grad_norm: float = setting(1.0, "Length the gradient is clipped to. 0: not clipped.", at_least=0)
+    lr_scheduler_args: list[str] = setting([], 'Arguments of lr_scheduler_type, each as "name=value".')
+    gradient_accumulation_steps: int = setting(1, "Batches whose gradients are added up for one step.", at_least=1)
+    max_grad_norm: float = setting(1.0, "Gradient norm above which gradients are clipped. 0: never.", at_least=0)
     max_skipped_steps: int = setting(
         5,
-        "Steps in a row that are skipped because their loss or gradient is no number; at one more, training stops.",
+        "Number of steps in a row that may be skipped because of NaN or infinite values. One more stops the training.",
         at_least=0,
         shapes_training=False,
     )
     batch_passes: Literal["together", "one_by_one"] = setting(
         "together",
-        "The predictions of a step in two batches (fast), or one after the other (least memory).",
+        "Make the predictions of a step together in two batches (fast), or one by one (least memory).",
         shapes_training=False,
     )
-    seed: int = setting(42, "Everything random follows from it: two runs on a CPU are equal to the bit.", at_least=0)
+    seed: int = setting(
+        42, "Seed of everything random. Two runs with the same seed are bit-identical on a CPU.", at_least=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

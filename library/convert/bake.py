@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -116,7 +116,7 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _header(file: Path) -> dict:
+def _header(file: Path) -> dict[str, Any]:
     """Names, shapes, places and metadata of a safetensors file, checked by the library that owns the format."""
     try:
         with safe_open(file, framework="pt"), file.open("rb") as raw:
@@ -125,7 +125,9 @@ def _header(file: Path) -> dict:
         raise ModelError(f"{file} can't be read: {error}.", "It may be damaged; fetch it again.") from error
 
 
-def _updates(changes: Mapping[str, FileChange], headers: Mapping[Path, dict], model: Path) -> dict[str, Update]:
+def _updates(
+    changes: Mapping[str, FileChange], headers: Mapping[Path, dict[str, Any]], model: Path
+) -> dict[str, Update]:
     """The update of each tensor by its name in the checkpoint; every layer has found its place.
 
     Raises:
@@ -163,7 +165,7 @@ def _updates(changes: Mapping[str, FileChange], headers: Mapping[Path, dict], mo
 
 
 def _for_original(
-    changes: Mapping[str, FileChange], entries: Mapping[str, dict], begin: str
+    changes: Mapping[str, FileChange], entries: Mapping[str, dict[str, Any]], begin: str
 ) -> tuple[dict[str, Update], list[str]]:
     """Updates of a checkpoint with the original model's names, and layers that it lacks."""
     layers = by_original(changes)
@@ -175,12 +177,12 @@ def _for_original(
     return updates, sorted(layers)
 
 
-def _fused(names: Sequence[str | None], changes: Mapping[str, FileChange]) -> Update:
+def _fused(names: str | Sequence[str | None], changes: Mapping[str, FileChange]) -> Update:
     """The update of one layer of the original model from those of the diffusers layers that it is."""
-    if len(names) == 1:
-        change = swapped(names[0], changes[names[0]])
+    if isinstance(names, str):
+        change = swapped(names, changes[names])
         return Update(change.shape, change.delta)
-    parts = [changes.get(name) for name in names]
+    parts = [changes[name] if name else None for name in names]
     sizes = {part.shape for part in parts if part}
     if len(sizes) > 1:
         raise ModelError(f"The LoRA's {', '.join(name for name in names if name)} differ in size, as no q, k and v do.")
@@ -192,7 +194,7 @@ def _fused(names: Sequence[str | None], changes: Mapping[str, FileChange]) -> Up
     return Update((3 * outputs, inputs), delta)
 
 
-def _write(file: Path, header: dict, updates: Mapping[str, Update], output: Path, baked: Baked) -> None:
+def _write(file: Path, header: dict[str, Any], updates: Mapping[str, Update], output: Path, baked: Baked) -> None:
     """Copies a safetensors file, its tensors changed where there is an update. Their places stay the same."""
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
     said = {**header.get("__metadata__", {}), "format": "pt"}
@@ -211,7 +213,7 @@ def _write(file: Path, header: dict, updates: Mapping[str, Update], output: Path
                 _copy(source, target, end - begin)
 
 
-def _changed(raw: bytes, entry: dict, update: Update, baked: Baked) -> bytes:
+def _changed(raw: bytes, entry: dict[str, Any], update: Update, baked: Baked) -> bytes:
     dtype = DTYPES[entry["dtype"]]
     before = torch.frombuffer(bytearray(raw), dtype=dtype).reshape(entry["shape"])
     change = update.delta().reshape(before.shape)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -23,6 +24,8 @@ from library.convert.merge import added, merged
 from library.convert.resize import Lost, closest, resized
 from library.errors import ConfigError, ModelError
 from library.files.atomic import saved_at, write_text
+
+T = TypeVar("T")
 
 OF_THE_OLD_KIND = ("ss_network_module", "ss_network_args")
 """Metadata that is no longer true where a LoRA was made of another kind."""
@@ -64,7 +67,7 @@ def convert(request: Request) -> list[str]:
         ModelError: a file can't be used, or not as exactly as it would have to be.
     """
     if request.metadata:
-        return _metadata(request)
+        return _metadata(request, request.metadata)
     output = _output_of(request)
     files = [read_changes(path) for path in request.loras]
     said = [_described(path, file) for path, file in zip(request.loras, files, strict=True)]
@@ -75,7 +78,8 @@ def convert(request: Request) -> list[str]:
     if not any(file.layers or file.whole for file in files):
         raise ModelError("Nothing is left of the LoRA.")
     if request.model and not request.rank:
-        return [*said, *_baked(added([{**file.layers, **file.whole} for file in files], request.strengths), request)]
+        changes = added([{**file.layers, **file.whole} for file in files], request.strengths)
+        return [*said, *_baked(changes, request.model, output)]
     low_rank = []
     for path, file in zip(request.loras, files, strict=True):
         layers, lines = _as_lora(path, file, request.rank or USUAL_RANK)
@@ -88,7 +92,7 @@ def convert(request: Request) -> list[str]:
         layers, lost = resized(layers, request.rank)
         said.append(f"Rank {request.rank}: {_loss(lost)}")
     if request.model:
-        return [*said, *_baked(layers, request)]
+        return [*said, *_baked(layers, request.model, output)]
     return [*said, *_write(request, files, layers, output), f"Saved {saved_at(output)}"]
 
 
@@ -108,12 +112,12 @@ def _loss(lost: Lost) -> str:
     )
 
 
-def _baked(changes: Mapping[str, FileChange], request: Request) -> list[str]:
-    baked = bake(changes, request.model, request.output)
+def _baked(changes: Mapping[str, FileChange], model: Path, output: Path) -> list[str]:
+    baked = bake(changes, model, output)
     return [
         f"{baked.layers} weights changed; rounding to the checkpoint's precision lost {baked.lost:.2%} of the "
         "update's length.",
-        f"Saved {saved_at(request.output)}",
+        f"Saved {saved_at(output)}",
     ]
 
 
@@ -124,9 +128,9 @@ def _output_of(request: Request) -> Path:
             "Command line: nothing to do.", f"Give --to {{{','.join(LAYOUTS)}}}, --bake MODEL or --metadata."
         )
     first, output = request.loras[0], request.output
-    if output is None and (request.model or len(request.loras) > 1):
-        raise ConfigError("Command line: --output is needed here.", "Say where the result goes.")
     if output is None:
+        if request.to is None or request.model or len(request.loras) > 1:
+            raise ConfigError("Command line: --output is needed here.", "Say where the result goes.")
         stem = first.stem
         for layout in LAYOUTS.values():
             stem = stem.removesuffix(layout.ending) if layout.ending else stem
@@ -165,11 +169,11 @@ def _left_out(path: Path, file: LoraFile) -> list[str]:
 
 
 def _transformer_of(file: LoraFile) -> LoraFile:
-    layers, whole = (
-        {name: change for name, change in changes.items() if not name.startswith(TEXT_ENCODERS)}
-        for changes in (file.layers, file.whole)
-    )
-    return replace(file, layers=layers, whole=whole)
+    return replace(file, layers=_in_transformer(file.layers), whole=_in_transformer(file.whole))
+
+
+def _in_transformer(changes: Mapping[str, T]) -> dict[str, T]:
+    return {name: change for name, change in changes.items() if not name.startswith(TEXT_ENCODERS)}
 
 
 def _check_families(paths: Sequence[Path], files: Sequence[LoraFile]) -> None:
@@ -197,11 +201,12 @@ def _write(request: Request, files: Sequence[LoraFile], layers: Mapping[str, Lay
         if largest > torch.finfo(dtype).max:
             raise ModelError(f"{name} holds {largest:.1e}, too large for this precision.", "Use --save_precision bf16.")
     metadata = _metadata_of(request, files, layers)
+    assert request.to is not None, "nothing is baked"
     dropped = write_lora(output, layers, request.to, dtype, metadata)
     said = [f"Metadata left out because the header would be too large: {shown(name, 80)}" for name in dropped]
     back = read_lora(saved_at(output)).layers
     errors = {name: _error(layer, back.get(name)) for name, layer in layers.items()}
-    worst = max(errors, key=errors.get)
+    worst = max(errors, key=lambda name: errors[name])
     if errors[worst] > EXACT:
         said.append(
             f"Rounding: the update of {worst} is off by {errors[worst]:.1e} of its length, which is the most. "
@@ -243,17 +248,21 @@ def _metadata_of(request: Request, files: Sequence[LoraFile], layers: Mapping[st
     return kept
 
 
-def _metadata(request: Request) -> list[str]:
-    """Prints metadata, or writes it as JSON."""
+def _metadata(request: Request, target: str) -> list[str]:
+    """Prints metadata, or writes it as JSON.
+
+    Args:
+        target: "print", or the file.
+    """
     found = {str(path): read_safetensors(path)[1] for path in request.loras}
-    if request.metadata != "print":
-        path = Path(request.metadata).expanduser()
+    if target != "print":
+        path = Path(target).expanduser()
         if path.exists() and not request.overwrite:
             raise ConfigError(f"Command line: {path} is already there.", "Add --overwrite.")
         write_text(path, json.dumps(found if len(found) > 1 else next(iter(found.values())), indent=2) + "\n")
         return [f"Saved {path}"]
     lines = []
-    for path, metadata in found.items():
-        lines.append(f"{path}: {'no metadata' if not metadata else ''}".rstrip())
+    for name, metadata in found.items():
+        lines.append(f"{name}: {'no metadata' if not metadata else ''}".rstrip())
         lines += [f"  {shown(key, 80)}: {shown(value)}" for key, value in sorted(metadata.items())]
     return lines

@@ -221,7 +221,8 @@ def _fitting(parts: Opened, loras: Sequence[Path]) -> list[dict[str, LayerWeight
 
 
 def _concepts_of(loras: Sequence[Path]) -> tuple[dict[str, Tensor], list[SavedConcept]]:
-    vectors, saved = {}, []
+    vectors: dict[str, Tensor] = {}
+    saved: list[SavedConcept] = []
     for file in filter(None, map(concept_file_of, loras)):
         tensors, concepts = ConceptFile(file).load()
         twice = {one.name for one in concepts} & {one.name for one in saved}
@@ -275,7 +276,7 @@ def _collecting(parts: Attached) -> Iterator[dict[str, tuple[Tensor, int]]]:
     """Inside, the products of every layer's inputs are added up."""
     sums: dict[str, tuple[Tensor, int]] = {}
 
-    def collector(name: str) -> Callable:
+    def collector(name: str) -> Callable[[AdapterLinear, tuple[Tensor, ...]], None]:
         def collect(layer: AdapterLinear, args: tuple[Tensor, ...]) -> None:
             x = layer.inputs(args[0]).float().flatten(0, -2)
             total, count = sums.get(name, (0.0, 0))

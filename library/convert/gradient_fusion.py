@@ -74,7 +74,8 @@ def fused_by_lbfgs(
         steps: iterations; the authors' 50 for attention layers.
     """
     update = torch.zeros(len(layers[0].up), layers[0].down.shape[1], dtype=torch.float64, requires_grad=True)
-    scale = float(sum(one.double().diagonal().mean() for one in covariances).clamp_min(1e-30))
+    means = (one.double().diagonal().mean() for one in covariances)
+    scale = float(sum(means, torch.zeros(())).clamp_min(1e-30))
     optimizer = torch.optim.LBFGS(
         [update], lr=1.0, max_iter=steps, history_size=25, tolerance_grad=0, tolerance_change=0,
         line_search_fn="strong_wolfe",

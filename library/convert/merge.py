@@ -47,7 +47,8 @@ def _sum_of_any(name: str, parts: list[tuple[FileChange, float]]) -> FileChange:
     if len(low) == len(parts):
         return _sum(name, low)
     _check_shapes(name, [change for change, _ in parts])
-    return MadeChange(parts[0][0].shape, lambda: sum(strength * change.delta() for change, strength in parts))
+    nothing = torch.zeros(())
+    return MadeChange(parts[0][0].shape, lambda: sum((strength * one.delta() for one, strength in parts), nothing))
 
 
 def _check_shapes(name: str, changes: Sequence[FileChange]) -> None:

@@ -117,7 +117,8 @@ def _unread_pictures(folder: Path) -> Iterator[LeftOut]:
 
 def _unread_captions(folder: Path, subset: Subset) -> Iterator[LeftOut]:
     """Captions that are misnamed, and those of no picture."""
-    read, misnamed = set(), {}
+    read: set[str] = set()
+    misnamed: dict[str, str] = {}
     for picture in pictures_in(folder):
         file = caption_file_of(picture, subset)
         if file:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
@@ -92,9 +92,11 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         if "srgb" in ImageCms.getProfileDescription(own).lower():
             return image
         kept = "RGBA" if image.mode == "RGBA" else "RGB"
-        return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode=kept)
+        converted = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode=kept)
     except (ImageCms.PyCMSError, OSError):  # damaged, or for another kind of picture
         return image
+    assert converted is not None, "it is None only where a picture is converted in place"
+    return converted
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -104,7 +106,7 @@ def image_size(path: Path) -> tuple[int, int]:
         DataError: not a picture, suspiciously huge, cut off, or of numbers that are no colours.
     """
 
-    def size(file: Image.Image) -> tuple[int, int]:
+    def size(file: ImageFile.ImageFile) -> tuple[int, int]:
         _check_mode(path, file)
         if seems_cut_off(file, path) and not _is_decoded(file):
             raise DataError(

@@ -88,7 +88,8 @@ def nearly_same(looks: Sequence[Look]) -> list[tuple[int, int]]:
     """Places of pictures that show nearly the same; plain surfaces, whose hashes say nothing, are none of them."""
     hashes = np.stack([look.hash for look in looks])
     near = (hashes[:, None] != hashes).sum(2) <= NEAR
-    near &= hashes.any(1)[:, None] & hashes.any(1)
+    varied = np.asarray(hashes.any(1))
+    near &= varied[:, None] & varied
     return [(int(one), int(two)) for one, two in np.argwhere(np.triu(near, 1))]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import cached_property
 
 import torch
@@ -16,6 +16,7 @@ from library.files import fingerprint
 from library.files.cache import Cache
 from library.files.picture_files import read_bytes
 from library.models.family import FlowModel
+from library.models.interface import Progress
 
 SEEN = 2
 """How pictures are decoded; grows with every change of it, so that latents made before are made again."""
@@ -30,10 +31,10 @@ class Latents:
 
     def __init__(self, model: FlowModel, cache: Cache, reg_weight: float = 1.0) -> None:
         self.model, self.cache, self.reg_weight = model, cache, reg_weight
-        self._latents: dict[tuple, str] = {}
-        self._masks: dict[tuple, str] = {}
+        self._latents: dict[Hashable, str] = {}
+        self._masks: dict[Hashable, str] = {}
 
-    def prepare(self, pictures: Iterable[Picture], progress: Callable[[Iterable], Iterable] = iter) -> None:
+    def prepare(self, pictures: Iterable[Picture], progress: Progress = iter) -> None:
         """Finds or computes the latents of these pictures, mirrored and in all their crops where the subset says so.
 
         Raises:
@@ -135,7 +136,7 @@ class _Source:
         return read_mask(picture.mask, self.mask_content) if picture.mask else alpha_of(picture.path, self.mask_content)
 
 
-def _way(picture: Picture, mirrored: bool, crop: int) -> tuple:
+def _way(picture: Picture, mirrored: bool, crop: int) -> Hashable:
     """What tells latents of a run apart."""
     treatment = (picture.subset.resize_interpolation, picture.subset.alpha_mask, picture.mask)
     return picture.path, picture.size, mirrored, picture.crops[crop], treatment

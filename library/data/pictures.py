@@ -79,9 +79,8 @@ def find_pictures(
                 except DataError as error:
                     problems.append(error)
                     continue
-                size, where = buckets.size_for(*original), ((0.5, 0.5),)
-                if subset.random_crop:
-                    where = _random_places(path, seed, crops)
+                size = buckets.size_for(*original)
+                where = _random_places(path, seed, crops) if subset.random_crop else ((0.5, 0.5),)
                 pictures.append(Picture(path, original, size, concept, subset, prompts, where, mask))
         datasets.append(pictures)
     if problems:

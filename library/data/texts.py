@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from library.config.dataset import Concept
@@ -10,7 +10,7 @@ from library.errors import ConfigError
 from library.files.cache import Cache
 from library.hierarchical_embedding_injector import ConceptToken
 from library.models.family import FlowModel
-from library.models.interface import Prompt, TextStates
+from library.models.interface import Progress, Prompt, TextStates
 from library.prompts import triggers_in, with_trigger
 
 ENCODED_AT_ONCE = 256
@@ -77,7 +77,7 @@ class TextLibrary:
         self._places: dict[str, str] = {}
         self._tokens_of = lru_cache(TOKENS_HELD)(self._find_tokens)
 
-    def prepare(self, texts: Iterable[str], progress: Callable[[Iterable], Iterable] = iter) -> None:
+    def prepare(self, texts: Iterable[str], progress: Progress = iter) -> None:
         """Finds the states of these texts in the cache; those that are not there are encoded now.
 
         Args:

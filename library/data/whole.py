@@ -7,7 +7,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
+from PIL import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 END_OF_JPEG = b"\xff\xd9"
 """Marker behind a JPEG's pixels, which can't hold it: there, 0 follows every 255."""
@@ -19,7 +20,7 @@ BEGIN_OF_AVIF = 16
 """Bytes in which a part of an AVIF says how long it is."""
 
 
-def seems_cut_off(file: Image.Image, path: Path) -> bool:
+def seems_cut_off(file: ImageFile.ImageFile, path: Path) -> bool:
     """Whether the file ends before the picture does. WebP is not looked at: PIL does not open one that is cut off.
 
     Args:
@@ -28,7 +29,7 @@ def seems_cut_off(file: Image.Image, path: Path) -> bool:
     """
     looks = {
         "PNG": lambda: list(png_chunks(path))[-1:] != [b"IEND"],
-        "JPEG": lambda: not _has_end_of_jpeg(path, file.fp.tell()),
+        "JPEG": lambda: not _has_end_of_jpeg(path, _read_to(file)),
         "MPO": lambda: not _has_end_of_jpeg(path, 0),
         "BMP": lambda: _length_in_bmp(path) > path.stat().st_size,
         "TIFF": lambda: _end_of_tiff(file) > path.stat().st_size,
@@ -65,7 +66,14 @@ def _length_in_bmp(path: Path) -> int:
         return int.from_bytes(file.read(6)[2:], "little")
 
 
-def _end_of_tiff(file: Image.Image) -> int:
+def _read_to(file: ImageFile.ImageFile) -> int:
+    """How far PIL has read: to where the pixels begin."""
+    assert file.fp is not None, "it is open"
+    return file.fp.tell()
+
+
+def _end_of_tiff(file: ImageFile.ImageFile) -> int:
+    assert isinstance(file, TiffImageFile), "PIL opens no TIFF as anything else"
     ends = [
         begin + length
         for offsets, lengths in OFFSETS_AND_LENGTHS

@@ -103,17 +103,26 @@ def parse(line: str, concepts: Sequence[Concept], where: str) -> SamplePrompt:
     for concept in present:
         base = without_concept(base, concept)
     of_class = any(triggers_in(text, concept.class_word) for concept in concepts)
+
+    def whole(name: str) -> int | None:
+        found = options.get(name)
+        return found if isinstance(found, int) else None
+
+    def number(name: str) -> float | None:
+        found = options.get(name)
+        return found if isinstance(found, float) else None
+
     return SamplePrompt(
         text=text,
         kind="concept" if present else "class" if of_class else "unrelated",
         base=base,
         negative=str(options.get("n", NULL_PROMPT)),
-        width=options.get("w"),
-        height=options.get("h"),
-        seed=options.get("d"),
-        steps=options.get("s"),
-        guidance_scale=options.get("l"),
-        shift=options.get("fs"),
+        width=whole("w"),
+        height=whole("h"),
+        seed=whole("d"),
+        steps=whole("s"),
+        guidance_scale=number("l"),
+        shift=number("fs"),
         passed_over=tuple(passed_over),
     )
 

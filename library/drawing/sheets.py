@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from library.drawing.sample_prompts import SamplePrompt, read_samples
 from library.drawing.sampling import initial_noise
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import PureCCError
+from library.models.interface import Progress
 from library.parts.parts import STUDENT_ADAPTER, Attached
 from library.report.progress import bar_over
 from library.report.sheet import SheetRow, as_image, save_sheet
 from library.terminal import say
 
-SHOWN_AT_STRENGTHS = {"concept": 3, "class": 1, "unrelated": 1}
+SHOWN_AT_STRENGTHS = {"concept": 2, "class": 1}
 """Prompts of each kind on the sheet of strengths, at most."""
 
 
@@ -62,7 +63,7 @@ class SheetMaker:
         path: Path,
         title: str,
         columns: dict[str, Branch],
-        progress: Callable[[Iterable], Iterable] = iter,
+        progress: Progress = iter,
     ) -> list[SheetRow]:
         """Writes a sheet: a row for each prompt; for each seed the pretrained model and each of `columns`.
 
@@ -84,23 +85,31 @@ class SheetMaker:
         save_sheet(path, title, [f"{name}, seed {seed + 1}" for seed in range(seeds) for name in names], decoded)
         return decoded
 
-    def strengths(self, path: Path, title: str, branch: Branch, strengths: Sequence[float]) -> list[SheetRow]:
+    def strengths(
+        self, path: Path, title: str, branch: Branch, strengths: Sequence[float], whole: Sequence[SheetRow]
+    ) -> list[SheetRow]:
         """Writes the sheet of strengths: a few prompts, each at every strength of the student's LoRA, first seed alone.
 
         Concept embeddings always act whole.
+
+        Args:
+            whole: the rows of the finished student's own sheet, which has it at strength 1 already.
         """
-        kinds = {kind: [one for one in self.prompts if one.kind == kind] for kind in SHOWN_AT_STRENGTHS}
-        prompts = [one for kind, most in SHOWN_AT_STRENGTHS.items() for one in kinds[kind][:most]]
+        kinds = {kind: [row for row in whole if row.kind == kind] for kind in SHOWN_AT_STRENGTHS}
+        some = [row for kind, most in SHOWN_AT_STRENGTHS.items() for row in kinds[kind][:most]]
+        prompts = {prompt.text: prompt for prompt in self.prompts}
         rows, network = [], self.parts.network
-        for prompt in prompts:
-            latents = [self._pretrained(prompt)[0]]
+        for row in some:
+            prompt, (before, student, *_) = prompts[row.prompt], row.pictures
+            shown = {1.0: student}
             try:
                 for strength in strengths:
-                    network.set_strength(STUDENT_ADAPTER, strength)
-                    latents.append(self._draw(prompt, prompt.text, branch, seeds=1)[0])
+                    if strength not in shown:
+                        network.set_strength(STUDENT_ADAPTER, strength)
+                        shown[strength] = self.parts.model.decode(self._draw(prompt, prompt.text, branch, seeds=1))[0]
             finally:
                 network.set_strength(STUDENT_ADAPTER, 1.0)
-            rows.append(SheetRow(prompt.kind, prompt.text, list(self.parts.model.decode(torch.stack(latents)))))
+            rows.append(SheetRow(row.kind, row.prompt, [before, *(shown[strength] for strength in strengths)]))
         self.parts.model.release_vae()
         if rows:
             save_sheet(path, title, ["pretrained", *(f"LoRA at {strength:g}" for strength in strengths)], rows)

@@ -118,14 +118,18 @@ def draw(
 
 def run(words: list[str]) -> str:
     """Audits the LoRAs that are named; returns what there is to say."""
-    parser = command_line_parser("Says what a LoRA, whoever trained it, changes that it should not.")
-    parser.add_argument("loras", nargs="*", metavar="LORA", help="LoRA files in any layout, or a run's folder.")
+    parser = command_line_parser("Grades what a LoRA changes that it shouldn't. Works with LoRAs of any trainer.")
+    parser.add_argument("loras", nargs="*", metavar="LORA", help="LoRA files in any layout, or the folder of a run.")
     parser.add_argument(
-        "--concept", metavar="FILE", help='Concept embeddings; default: those beside it, where needed; "none".'
+        "--concept",
+        metavar="FILE",
+        help='Concept vectors. Default: those next to the LoRA, if it needs them. "none" leaves them out.',
     )
-    parser.add_argument("--pictures", metavar="DIR", help="What it was to learn, with captions. Default: the config's.")
-    parser.add_argument("--lora_scale", type=float, default=1.0, help="How strongly the LoRA acts. Default: 1.")
-    parser.add_argument("--out", metavar="DIR", help="Where the results go. Default: OUTPUT_DIR/audit.")
+    parser.add_argument(
+        "--pictures", metavar="DIR", help="Folder of the training images, with captions. Default: those of the config."
+    )
+    parser.add_argument("--lora_scale", type=float, default=1.0, help="Strength of the LoRA. Default: 1.")
+    parser.add_argument("--out", metavar="DIR", help="Folder for the results. Default: OUTPUT_DIR/audit.")
     add_settings_to(parser)
     given = parser.parse_args(words)
     if not given.loras:

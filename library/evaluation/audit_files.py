@@ -69,7 +69,7 @@ class Audit:
     card: Card
     probes: list[Probe]
     shifts: list[Shift]
-    shown: Shown | None
+    shown: Shown
     facts: dict[str, Any]
 
 
@@ -79,10 +79,9 @@ def write_audit(folder: Path, audits: Sequence[Audit], about: dict[str, Any]) ->
     front, best = best_of(cards)
     sheets = {}
     for audit in audits:
-        if audit.shown is not None:
-            path = folder / f"{Path(audit.facts['file']).stem}.png"
-            sheet_of(audit, path)
-            sheets[audit.card.name] = path
+        path = folder / f"{Path(audit.facts['file']).stem}.png"
+        sheet_of(audit, path)
+        sheets[audit.card.name] = path
     result = {"definition": DEFINITION, **about, "front": [cards[k].name for k in front], "best": cards[best].name}
     write_text(folder / "audit.json", json.dumps({**result, "loras": [_as_dict(one) for one in audits]}, indent=1))
     text = markdown(cards, about, sheets)
@@ -133,8 +132,7 @@ def fragment(
     marks = ["best" if k == best else "on the front" if k in front else "" for k in range(len(cards))]
     tags = Markup()
     for path in sheets:
-        tag = opened(path, lambda image, name=path.stem: pictures.tag(image, f"sheet of {name}", 2048))
-        tags += Markup("<h3>{}</h3><p>{}</p>").format(path.stem, tag)
+        tags += Markup("<h3>{}</h3><p>{}</p>").format(path.stem, _tag(path, pictures))
     shown = [{"name": c.name, "grades": c.grades, "reach": c.reach, "kept": c.kept, "rows": _rows(c)} for c in cards]
     return render(
         "drift.html",
@@ -146,6 +144,10 @@ def fragment(
         sheets=tags,
         explained=EXPLAINED,
     )
+
+
+def _tag(sheet: Path, pictures: Pictures) -> Markup:
+    return opened(sheet, lambda image: pictures.tag(image, f"sheet of {sheet.stem}", 2048))
 
 
 def markdown(cards: Sequence[Card], about: dict[str, Any], sheets: dict[str, Path]) -> str:

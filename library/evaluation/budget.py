@@ -17,8 +17,8 @@ from library.errors import ConfigError
 from library.files.atomic import write_text
 from library.objectives import EXTRACTOR, STUDENT, Reading
 from library.parts.branching import objective_of
+from library.preflight.phases import CONTEXT, passes_of_context
 from library.preflight.plan import Plan
-from library.preflight.times import CONTEXT, passes_of_context
 from library.report.status import read_status
 
 Unit = Literal["steps", "passes", "seconds"]
@@ -115,7 +115,9 @@ def seconds_of(shares: dict[str, float], timed: Path) -> Cost:
     return Cost(shares, {stage: phases[stage] / TIMED for stage in shares}, phases[CONTEXT])
 
 
-def kept_steps(file: Path, asked: dict[str, object], count: Callable[[], dict[str, dict[str, int]]]) -> dict:
+def kept_steps(
+    file: Path, asked: dict[str, object], count: Callable[[], dict[str, dict[str, int]]]
+) -> dict[str, dict[str, int]]:
     """The steps of every method, counted once for a folder: a clock never says the same twice.
 
     Args:

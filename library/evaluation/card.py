@@ -1,6 +1,7 @@
 """The drift report card: what was measured of one LoRA, three grades, and what each grade can and cannot say.
 
-Thresholds come from 902 scored students of the pocket world (docs/audit.md): which drift goes with which change.
+Thresholds come from 902 scored students of the pocket world (docs/explanation/report-card.md): which drift goes with
+which change.
 """
 
 from __future__ import annotations
@@ -113,18 +114,19 @@ def card_of(
         if rows:
             drift[group] = _mean([shifts[row].mean_drift for row in rows], [probes[row].base for row in rows])
             by_sigma[group] = [sum(shifts[r].drift[k] for r in rows) / len(rows) for k in range(len(SIGMAS))]
-    asked = [row for row, probe in enumerate(probes) if probe.complete is not None]
-    lengths = [sum(shifts[row].scale) / len(SIGMAS) for row in asked]
-    weight = sum(length**2 for length in lengths)
-    leaked = sum(shifts[row].leak * length**2 for row, length in zip(asked, lengths, strict=True))
-    known = [row for row, shift in enumerate(shifts) if shift.outside is not None]
+    both = list(zip(probes, shifts, strict=True))
+    lengths = [(sum(shift.scale) / len(SIGMAS), probe.base) for probe, shift in both if shift.scale is not None]
+    leaks = [shift.leak for shift in shifts if shift.leak is not None]
+    weight = sum(length**2 for length, _ in lengths)
+    leaked = sum(leak * length**2 for leak, (length, _) in zip(leaks, lengths, strict=True))
+    outside = [(shift.outside, probe.base) for probe, shift in both if shift.outside is not None]
     return Card(
         name=name,
         drift=drift,
         by_sigma=by_sigma,
-        scale=_mean(lengths, [probes[row].base for row in asked]),
+        scale=_mean([length for length, _ in lengths], [text for _, text in lengths]),
         leak=leaked / weight if weight else None,
-        outside=_mean([shifts[row].outside for row in known], [probes[row].base for row in known]) if known else None,
+        outside=_mean([part for part, _ in outside], [text for _, text in outside]) if outside else None,
         learned=learned,
         without=without,
         pictures=pictures,

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from library.config.dataset import DatasetConfig
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import (
@@ -35,6 +37,7 @@ from library.evaluation.drift import Probe
 from library.evaluation.options import add_weights_to, only_concept, reference_files, settings_in
 from library.evaluation.probes import read_probes
 from library.evaluation.scorers.catalogue import SCORERS, Entry, check_all, entries_of
+from library.evaluation.scorers.interface import ImageEncoder
 from library.evaluation.scoring import Likeness, Scoring, best
 from library.evaluation.student import Students, loras_in, read_layers
 from library.files.atomic import write_text
@@ -74,28 +77,39 @@ class Arm:
 
 def run(words: list[str]) -> str:
     """Trains what is not trained yet, scores all of it; returns what there is to say."""
-    parser = command_line_parser("Compares methods on your pictures: same budget, equal tuning.")
-    parser.add_argument("--methods", default="lora,dop,purecc", help="Separated by commas. Default: lora,dop,purecc.")
-    parser.add_argument("--budget", type=float, metavar="NUMBER", help="Of each training. Default: the config's steps.")
+    parser = command_line_parser("Trains and compares methods on your images: same budget, equal tuning.")
+    parser.add_argument(
+        "--methods", default="lora,dop,purecc", help="Methods, separated by commas. Default: lora,dop,purecc."
+    )
+    parser.add_argument(
+        "--budget", type=float, metavar="NUMBER", help="Budget of each training. Default: the config's steps."
+    )
     parser.add_argument(
         "--budget_in",
         choices=UNITS,
         default="steps",
-        help="steps of both stages together; passes of a batch through the transformer, where one with gradient counts "
-        "as three; or seconds of training. Default: steps.",
+        help="Unit of the budget: steps of both stages together; passes of a batch through the transformer, where "
+        "one with a gradient counts as three; or seconds of training. Default: steps.",
     )
     parser.add_argument(
         "--fidelity",
         default=RIGHT_CHANGE,
         metavar="NAME",
-        help="The image encoder that says how like the reference pictures a method draws: dino, clip, csd, pocket or "
-        f"another of purecc_evaluate.py weights; or {RIGHT_CHANGE}, which needs none. Default: {RIGHT_CHANGE}.",
+        help="Image encoder that compares a method's images with yours: dino, clip, csd, pocket or another from "
+        f"purecc_evaluate.py weights. {RIGHT_CHANGE} needs no encoder. Default: {RIGHT_CHANGE}.",
     )
     add_weights_to(parser)
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="Times the learning rates.")
-    parser.add_argument("--checkpoints", type=int, default=4, help="Lengths that are scored. Default: 4.")
-    parser.add_argument("--strengths", type=float, nargs="+", default=[0.5, 0.75, 1.0, 1.25], help="Of the LoRA.")
-    parser.add_argument("--out", metavar="DIR", help="Where all of it goes. Default: OUTPUT_DIR/compare.")
+    rates = "Factors for the learning rates. Default: 0.5 1 2."
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 1.0, 2.0], help=rates)
+    parser.add_argument("--checkpoints", type=int, default=4, help="Number of lengths that are scored. Default: 4.")
+    parser.add_argument(
+        "--strengths",
+        type=float,
+        nargs="+",
+        default=[0.5, 0.75, 1.0, 1.25],
+        help="LoRA strengths that are scored. Default: 0.5 0.75 1 1.25.",
+    )
+    parser.add_argument("--out", metavar="DIR", help="Folder for the results. Default: OUTPUT_DIR/compare.")
     add_settings_to(parser)
     given = parser.parse_args(words)
     methods, (file, settings) = _methods(given.methods), settings_in(given)
@@ -302,6 +316,7 @@ def _scored(
     likeness, label = None, None
     if encoder[0] is not None:
         scorer = encoder[0].open(Path(given.weights_dir).expanduser(), opened.model.device)
+        assert isinstance(scorer, ImageEncoder), "its entry says so"
         likeness, label = Likeness(scorer, encoder[1]), scorer.identity.label
     first = settings.optimizer.seed
     choosing, judging = halves(read_probes(settings.samples.audit_prompts, concept, [first, first + 1]))
@@ -346,12 +361,12 @@ def _result(
     mine = [(arm, path) for arm, some in files.items() if arm.method == method for path in some]
     tried = [on_validation.score(path, 1.0) for _, path in bar_over(f"{method}, choosing")(mine)]
     arm, path = mine[best(tried)]
-    strengths = bar_over(f"{method}, judging")(sorted({1.0, *strengths}))
+    judged = bar_over(f"{method}, judging")(sorted({1.0, *strengths}))
     length = length_of(path, trained.steps[method][STUDENT])
     return Result(
         method,
         {"rate": arm.rate, "file": path.name, "length": length, **trained.paid(arm, length)},
-        {strength: on_test.score(path, strength) for strength in strengths},
+        {strength: on_test.score(path, strength) for strength in judged},
         [score for (one, _), score in zip(mine, tried, strict=True) if one == arm],
         {file.name: score.merit for (_, file), score in zip(mine, tried, strict=True)},
         on_test.probes,
@@ -376,6 +391,6 @@ def halves(probes: Sequence[Probe]) -> tuple[list[Probe], list[Probe]]:
     return first, [probe for probe in probes if probe not in first] or first
 
 
-def _drawn(parts: Attached, probes: Sequence[Probe], size: tuple[int, int]) -> list:
+def _drawn(parts: Attached, probes: Sequence[Probe], size: tuple[int, int]) -> list[Tensor]:
     texts, seeds = [probe.base for probe in probes], [probe.seed for probe in probes]
     return draw(parts, PRETRAINED_BRANCH, texts, seeds, size, "before")

@@ -17,8 +17,9 @@ from library.files.atomic import write_text, written
 from library.report.sheet import SheetRow, save_sheet
 
 SAYS_RIGHT_CHANGE = (
-    "Right change is on the reference pictures (see docs/audit.md): it knows these pictures alone, and "
-    "whoever learned their background as well has it, too. No encoder has looked at what is drawn: --fidelity lets one."
+    "Right change is on the reference pictures (see docs/explanation/report-card.md): it knows these pictures alone, "
+    "and whoever learned their background as well has it, too. No encoder has looked at what is drawn: --fidelity lets "
+    "one."
 )
 SAYS_FIDELITY = (
     "Fidelity: likeness of pictures with [V] to the references, 0 the pretrained model's, 1 that of the references "

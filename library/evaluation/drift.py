@@ -18,7 +18,7 @@ on reference pictures, with e = (x_1 - x_0) - v_0(base) what the pretrained mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,7 @@ from library.chance import generator_for
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.flow import LEVELS_OVER_ALL, interpolate, mse, velocity_target
 from library.models import PromptBatch
+from library.models.interface import Progress
 from library.parts.parts import Attached
 from library.prepare.regions import split
 from library.prepare.replay import pictures_at_once
@@ -70,7 +71,9 @@ class Probe:
     @property
     def shown(self) -> str:
         """What the LoRA draws: the text that says what the prompt is about."""
-        return self.complete if self.kind in ("concept", "bystander") else self.base
+        if self.complete is not None and self.kind in ("concept", "bystander"):
+            return self.complete
+        return self.base
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def shifts(
     branch: Branch,
     probes: Sequence[Probe],
     latents: Sequence[Tensor],
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress = iter,
 ) -> list[Shift]:
     """How the velocity moved on each prompt.
 
@@ -123,7 +126,7 @@ def shifts(
         probes: their texts prepared.
         latents: of the pretrained model's picture of each base text, (C, h, w) each, all of one size.
     """
-    at_once = pictures_at_once(tuple(latents[0].shape)) if len(latents) else 1
+    at_once = pictures_at_once(latents[0].shape) if len(latents) else 1
     found: list[Shift] = []
     for begin in progress(range(0, len(probes), at_once)):
         some = probes[begin : begin + at_once]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -93,23 +95,32 @@ def run(words: list[str]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = command_line_parser("Measures what LoRAs learned and what they broke.")
     parser.add_argument(
-        "--lora", nargs="+", metavar="FILE", help="LoRAs in any layout; the others are compared with the first."
+        "--lora", nargs="+", metavar="FILE", help="LoRAs in any layout. The others are compared with the first."
     )
     parser.add_argument(
-        "--concept", metavar="FILE", help='Concept embeddings; default: those beside each, where needed; "none".'
+        "--concept",
+        metavar="FILE",
+        help='Concept vectors. Default: those next to each LoRA, if it needs them. "none" leaves them out.',
     )
-    parser.add_argument("--lora_scale", type=float, default=1.0, help="How strongly the LoRAs act. Default: 1.")
+    parser.add_argument("--lora_scale", type=float, default=1.0, help="Strength of the LoRAs. Default: 1.")
     add_prompts_to(parser)
-    parser.add_argument("--references", metavar="DIR", help="Pictures of the concept. Default: the config's.")
-    parser.add_argument("--scorers", nargs="+", metavar="NAME", help="See purecc_evaluate.py weights; pocket; none.")
-    parser.add_argument("--without", nargs="+", metavar="NAME", help="Scorers to go without.")
-    add_weights_to(parser)
-    parser.add_argument("--external", nargs="+", default=[], metavar="NAME=DIR", help="Pictures made elsewhere.")
     parser.add_argument(
-        "--external_base", nargs="+", default=[], metavar="NAME=DIR", help="Their base model's pictures."
+        "--references", metavar="DIR", help="Folder of images of the concept. Default: those of the config."
     )
-    parser.add_argument("--allow_missing", action="store_true", help="Go on where some of these pictures are missing.")
-    parser.add_argument("--out", metavar="DIR", help="Where results go. Default: OUTPUT_DIR/evaluation.")
+    parser.add_argument(
+        "--scorers",
+        nargs="+",
+        metavar="NAME",
+        help="Scorers to use: names from purecc_evaluate.py weights, pocket, or none.",
+    )
+    parser.add_argument("--without", nargs="+", metavar="NAME", help="Scorers to skip.")
+    add_weights_to(parser)
+    parser.add_argument("--external", nargs="+", default=[], metavar="NAME=DIR", help="Images made elsewhere.")
+    parser.add_argument(
+        "--external_base", nargs="+", default=[], metavar="NAME=DIR", help="Images of the base model of that program."
+    )
+    parser.add_argument("--allow_missing", action="store_true", help="Continue if some of these images are missing.")
+    parser.add_argument("--out", metavar="DIR", help="Folder for the results. Default: OUTPUT_DIR/evaluation.")
     add_settings_to(parser)
     return parser
 
@@ -153,20 +164,28 @@ class Evaluation:
         )
         for name, (lora, concept_file) in loras.items():
             key = self._key(lora, concept_file, strength)
-            arms.append(
-                self._arm(gallery, name, key, lambda f=(lora, concept_file): students.branch(*f, strength), PRETRAINED)
-            )
+            branch = partial(students.branch, lora, concept_file, strength)
+            arms.append(self._arm(gallery, name, key, branch, PRETRAINED))
             self._drift(students.parts, name, students.branch(lora, concept_file, strength), base)
         self._drift(students.parts, OFF, students.branch(*first, 0.0), base)
         parts.model.release_vae()
         return [base, other, off, *arms]
 
-    def _key(self, lora: Path, concept_file: ConceptFile | None, strength: float) -> dict:
+    def _key(self, lora: Path, concept_file: ConceptFile | None, strength: float) -> dict[str, Any]:
         concept = None if concept_file is None else of_file(concept_file.path)
         named = concept_file is not None and concept_file.named
         return {"lora": [of_file(lora), concept], "named": named, "strength": strength}
 
-    def _arm(self, gallery: Gallery, name: str, key: dict, branch, paired: str | None, base=False, shift=0) -> Arm:
+    def _arm(
+        self,
+        gallery: Gallery,
+        name: str,
+        key: dict[str, Any],
+        branch: Callable[[], Branch],
+        paired: str | None,
+        base: bool = False,
+        shift: int = 0,
+    ) -> Arm:
         made: list[Branch] = []
 
         def once() -> Branch:
@@ -189,11 +208,15 @@ class Evaluation:
             pixels = [as_tensor(open_image(base.files[prompt.id, seed])) for prompt in prompts]
             latents = [parts.model.encode_image(one)[0] for one in pixels]
             found = shifts(parts, branch, probes, latents, bar_over("drift"))
-            values = {(p.id, seed): shift.mean_drift for p, shift in zip(prompts, found, strict=True)}
+            values: dict[Key, float | None] = {
+                (p.id, seed): shift.mean_drift for p, shift in zip(prompts, found, strict=True)
+            }
             measure = Measure(f"velocity drift, {group}", group, "down", DRIFT)
             self.drifts.setdefault(measure, {})[name] = values
 
-    def about(self, names: dict[str, Path], concept_files: dict[Path, ConceptFile | None], strength: float) -> dict:
+    def about(
+        self, names: dict[str, Path], concept_files: dict[Path, ConceptFile | None], strength: float
+    ) -> dict[str, Any]:
         """What the results were made of."""
         model = self.parts.model
         return {
@@ -226,7 +249,12 @@ class Evaluation:
 
 
 def _measured(
-    results: Results, measurer: Measurer, entries: Sequence[Entry], weights_dir: Path, device, has_references: bool
+    results: Results,
+    measurer: Measurer,
+    entries: Sequence[Entry],
+    weights_dir: Path,
+    device: torch.device,
+    has_references: bool,
 ) -> str:
     """One scorer after the other; what is known is written after each."""
     if not has_references:

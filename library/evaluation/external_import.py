@@ -22,18 +22,20 @@ SEED = re.compile(r"\d{1,18}")
 
 def run(words: list[str]) -> str:
     """Copies the pictures under their new names; returns what became of them."""
-    parser = plain_parser("Gives pictures made elsewhere their names.", "import --from DIR --to DIR [--as uno]")
-    parser.add_argument("--from", dest="source", metavar="DIR", required=True, help="Where the pictures are.")
+    parser = plain_parser(
+        "Renames images made elsewhere, so that evaluate can read them.", "import --from DIR --to DIR [--as uno]"
+    )
+    parser.add_argument("--from", dest="source", metavar="DIR", required=True, help="Folder of the images.")
     parser.add_argument(
-        "--to", metavar="DIR", required=True, help=f"Folder with {PROMPTS_FILE}; the pictures go there."
+        "--to", metavar="DIR", required=True, help=f"Folder with {PROMPTS_FILE}. The images are copied there."
     )
     parser.add_argument(
         "--as",
         dest="how",
         choices=("uno", "order", "table"),
         default="uno",
-        help="uno: 3_1.png is prompt 3, repeat 1, checked against the JSON beside it. order: sorted by name, each "
-        "prompt with all its seeds. table: as --table says.",
+        help="uno: 3_1.png is prompt 3, repeat 1, checked against the JSON next to it. order: sorted by name, each "
+        "prompt with all its seeds. table: as --table says. Default: uno.",
     )
     parser.add_argument("--table", metavar="FILE", help="CSV with the columns file, id and seed, for --as table.")
     given = parser.parse_args(words)

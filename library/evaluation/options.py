@@ -42,12 +42,12 @@ def only_concept(concepts: Sequence[Concept], what: str) -> Concept:
 def add_weights_to(parser: argparse.ArgumentParser) -> None:
     """--weights_dir and --allow_download."""
     parser.add_argument(
-        "--weights_dir", metavar="DIR", default="scorers", help="The scorers' weights. Default: scorers."
+        "--weights_dir", metavar="DIR", default="scorers", help="Folder of the scorers' weights. Default: scorers."
     )
     parser.add_argument(
         "--allow_download",
         action="store_true",
-        help="Get missing weights from huggingface.co, as far as they are there as safetensors. Default: never.",
+        help="Download missing weights from huggingface.co, if it has them as safetensors. Default: never.",
     )
 
 
@@ -86,24 +86,26 @@ def add_prompts_to(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         nargs="+",
         metavar="LIST",
-        help=f"Prompts with {PLACEHOLDER}: a file with one a line, or dreambench-live, dreambench-object, style, "
-        "pocket. Default: by the class word.",
+        help=f"Prompts with {PLACEHOLDER}: a file with one per line, or dreambench-live, dreambench-object, style, "
+        "pocket. Default: chosen by the class word.",
     )
     parser.add_argument(
         "--preservation",
         nargs="+",
         metavar="LIST",
-        help="Prompts without the concept that must stay as they were: a file, preservation, pocket-preservation, or "
+        help="Prompts without the concept, which must stay the same: a file, preservation, pocket-preservation, or "
         "none. Default: preservation.",
     )
-    parser.add_argument("--seeds", default="0-1", help="Such as 0-3 or 0,7. Default: 0-1.")
+    parser.add_argument("--seeds", default="0-1", help="Seeds, such as 0-3 or 0,7. Default: 0-1.")
 
 
 def add_concept_to(parser: argparse.ArgumentParser) -> None:
     """--class_word, --trigger and --kind, for who has no concept file."""
-    parser.add_argument("--class_word", help="What the concept is one of, such as dog.")
-    parser.add_argument("--trigger", default="ohwx", help="The concept's trigger. Default: ohwx.")
-    parser.add_argument("--kind", choices=("subject", "style"), default="subject", help="Default: subject.")
+    parser.add_argument("--class_word", help="What the subject is one of, such as dog.")
+    parser.add_argument("--trigger", default="ohwx", help="The concept's trigger word. Default: ohwx.")
+    parser.add_argument(
+        "--kind", choices=("subject", "style"), default="subject", help="A subject or a style. Default: subject."
+    )
 
 
 def concept_of(given: argparse.Namespace) -> Concept:
@@ -112,7 +114,7 @@ def concept_of(given: argparse.Namespace) -> Concept:
     Raises:
         ConfigError: a subject without its class word.
     """
-    return Concept(name="concept", trigger=given.trigger, class_word=given.class_word, kind=given.kind)
+    return Concept(name="concept", trigger=given.trigger, class_word=given.class_word or "", kind=given.kind)
 
 
 def prompts_of(given: argparse.Namespace, concept: Concept) -> list[EvaluationPrompt]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -26,7 +27,14 @@ from library.evaluation.measures.statistics import Estimate, jackknife
 from library.evaluation.pictures import opened
 from library.evaluation.prompts import EvaluationPrompt
 from library.evaluation.scorers.catalogue import Entry
-from library.evaluation.scorers.interface import Scorer
+from library.evaluation.scorers.interface import (
+    ImageEncoder,
+    MaskGenerator,
+    PairDistance,
+    Scorer,
+    SubjectFinder,
+    TextImageScorer,
+)
 from library.evaluation.scorers.pixels import as_tensor
 
 PRETRAINED, APART = "pretrained", "other noise"
@@ -107,20 +115,24 @@ class Measurer:
         """All that one scorer is asked for."""
         label = scorer.identity.label
         if "text" in entry.roles:
+            assert isinstance(scorer, TextImageScorer), label
             self._text(entry.roles["text"], label, scorer)
-        vectors = None
         wants_fidelity = "fidelity" in entry.roles and self.kind in entry.kinds and self.references
         if wants_fidelity or "distribution" in entry.roles:
+            assert isinstance(scorer, ImageEncoder), label
             vectors = {name: self._embed(scorer, arm) for name, arm in self.arms.items()}
-        if wants_fidelity:
-            self._fidelity(entry.roles["fidelity"], label, vectors, scorer.embed(opened(self.references)))
-        if "distribution" in entry.roles:
-            self._distribution(entry.roles["distribution"], label, vectors)
+            if wants_fidelity:
+                self._fidelity(entry.roles["fidelity"], label, vectors, scorer.embed(opened(self.references)))
+            if "distribution" in entry.roles:
+                self._distribution(entry.roles["distribution"], label, vectors)
         if "layout" in entry.roles:
+            assert isinstance(scorer, MaskGenerator), label
             self._layout(entry.roles["layout"], label, scorer)
         if "subject" in entry.roles:
+            assert isinstance(scorer, SubjectFinder), label
             self._subject(label, scorer)
         if "pair" in entry.roles:
+            assert isinstance(scorer, PairDistance), label
             for group in ("concept", "class", "unrelated"):
                 about = f"{label}: distance of B from A"
                 measure = Measure(f"{entry.roles['pair']}, {group}", group, "down", about)
@@ -139,7 +151,7 @@ class Measurer:
             if values:
                 self.values.put(measure, arm.name, {k: None if v is None else float(v) for k, v in values.items()})
 
-    def _text(self, name: str, label: str, scorer: Scorer) -> None:
+    def _text(self, name: str, label: str, scorer: TextImageScorer) -> None:
         scores: dict[str, dict[Key, float]] = {}
         for arm in self.arms.values():
             keys = list(arm.files)
@@ -160,7 +172,7 @@ class Measurer:
                     before = scores[arm.base]
                     self.values.put(delta, arm.name, {key: mine[key] - before[key] for key in keys if key in before})
 
-    def _embed(self, scorer: Scorer, arm: Arm) -> dict[Key, Tensor]:
+    def _embed(self, scorer: ImageEncoder, arm: Arm) -> dict[Key, Tensor]:
         keys = list(arm.files)
         return dict(zip(keys, scorer.embed(opened([arm.files[key] for key in keys])), strict=True))
 
@@ -203,13 +215,13 @@ class Measurer:
             a = torch.stack([vectors[APART][key] for key in keys])
             b = torch.stack([vectors[arm.name][key] for key in keys])
 
-            def of_rows(rows, a=a, b=b) -> float:
+            def of_rows(rows: np.ndarray, a: Tensor = a, b: Tensor = b) -> float:
                 kept = torch.from_numpy(rows)
                 return 1000 * kid(a[kept], b[kept])
 
             self.values.of_arm.setdefault(name, {})[arm.name] = jackknife(of_rows, [key[0] for key in keys])
 
-    def _layout(self, name: str, label: str, scorer: Scorer) -> None:
+    def _layout(self, name: str, label: str, scorer: MaskGenerator) -> None:
         for arm in self.arms.values():
             keys = self._keys(arm, ["concept", "class", "unrelated"])
             self._masks[arm.name] = {key: scorer.masks(opened([arm.files[key]])[0]) for key in keys}
@@ -225,7 +237,7 @@ class Measurer:
                 if keys:
                     self.values.put(measure, arm.name, {key: seg_cons(before[key], mine[key]) for key in keys})
 
-    def _subject(self, label: str, scorer: Scorer) -> None:
+    def _subject(self, label: str, scorer: SubjectFinder) -> None:
         subjects = {
             arm.name: {key: scorer.subject(opened([arm.files[key]])[0]) for key in self._keys(arm, ["concept"])}
             for arm in self.arms.values()

@@ -21,11 +21,16 @@ def run(words: list[str]) -> str:
     parser = plain_parser("Writes a list of prompts for another program to draw.", "prompts --class_word dog --out DIR")
     add_concept_to(parser)
     add_prompts_to(parser)
-    parser.add_argument("--to", choices=FORMATS, default="csv", help="csv, UNO's JSON, or text with one a line.")
     parser.add_argument(
-        "--reference", nargs="+", metavar="FILE", default=[], help="Pictures of the concept, for UNO's JSON."
+        "--to",
+        choices=FORMATS,
+        default="csv",
+        help="Format: CSV, UNO's JSON, or text with one prompt per line. Default: csv.",
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="Folder that the pictures will go to.")
+    parser.add_argument(
+        "--reference", nargs="+", metavar="FILE", default=[], help="Images of the concept, for UNO's JSON."
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="Folder for the prompts, and later for the images.")
     given = parser.parse_args(words)
     prompts, seeds, folder = prompts_of(given, concept_of(given)), seeds_of(given.seeds), Path(given.out).expanduser()
     folder.mkdir(parents=True, exist_ok=True)

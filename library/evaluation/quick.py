@@ -23,7 +23,7 @@ from library.terminal import say
 from library.training.listeners import Listener
 from library.training.run import Run
 
-SHARE = 0.08
+SHARE = 0.11
 """Of the training's passes, at most."""
 PASSES_OF_A_STEP = 4
 """Passes that every method makes at least for each picture of a step: one with gradient, which counts three, and one
@@ -87,7 +87,7 @@ class QuickAudit:
     def _card(self, run: Run, concept: Concept) -> Card:
         parts, probes = run.parts, self.probes[concept.name]
         base, seeds = [probe.base for probe in probes], [probe.seed for probe in probes]
-        latents = draw(parts, PRETRAINED_BRANCH, base, seeds, run.plan.size, "report card", STEPS)
+        latents = draw(parts, PRETRAINED_BRANCH, base, seeds, run.plan.sheet_size, "report card", STEPS)
         shown = [one for one in run.plan.pictures if one.concept.name == concept.name and not one.subset.is_reg]
         paths = list(dict.fromkeys(one.path for one in shown))[:REFERENCES]
         references = references_of(parts, [one for one in shown if one.path in paths], run.latents)

@@ -14,7 +14,7 @@ from library.evaluation.pictures import opened
 from library.evaluation.prompts import EvaluationPrompt
 from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.pixels import as_tensor
-from library.evaluation.summary import Difference, differences, in_words, means
+from library.evaluation.summary import Difference, Means, differences, in_words, means
 from library.files.atomic import write_text
 from library.report.sheet import SheetRow, save_sheet
 
@@ -58,7 +58,7 @@ class Results:
         write_text(self.folder / "report.md", report)
         return report
 
-    def _json(self, values: Values, found: dict, apart: Sequence[Difference], status: str) -> dict[str, Any]:
+    def _json(self, values: Values, found: Means, apart: Sequence[Difference], status: str) -> dict[str, Any]:
         taken = values.of_picture.items()
         rows = [
             {
@@ -86,7 +86,7 @@ class Results:
             "pictures": rows,
         }
 
-    def _report(self, values: Values, found: dict, apart: Sequence[Difference], status: str) -> str:
+    def _report(self, values: Values, found: Means, apart: Sequence[Difference], status: str) -> str:
         names = [arm.name for arm in self.arms]
         lines = ["# Evaluation", ""]
         if status != "done":

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from library.adapters.files import (
     LAYOUT_ENDINGS,
     ConceptFile,
@@ -98,7 +100,7 @@ def concept_of_lora(lora: Path, concept_file: ConceptFile | None, settings: Sett
             "Give it: --class_word dog. For a style: --kind style.",
         )
     kind = data.kind or ("style" if class_word == "style" else "subject")
-    return Concept(name="concept", trigger=trigger, class_word=class_word, kind=kind)
+    return Concept(name="concept", trigger=trigger, class_word=class_word or "", kind=kind)
 
 
 class Students:
@@ -130,7 +132,7 @@ class Students:
         named = self._named(vectors, saved, concept_file.path)
         return Branch({}, embeddings_of(self.parts, named, str(concept_file.path)), default=STUDENT_ADAPTER)
 
-    def _named(self, vectors: dict, saved: list[SavedConcept], source: Path) -> dict:
+    def _named(self, vectors: dict[str, Tensor], saved: list[SavedConcept], source: Path) -> dict[str, Tensor]:
         """The vectors by the name that the concept of the same trigger has here."""
         names = {concept.trigger.lower(): concept.name for concept in self.parts.concepts}
         here = {}

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from library.evaluation.external import Key
 from library.evaluation.measures.statistics import Estimate, cluster_means, mean_over_clusters, sign_flip_p
 from library.evaluation.picture_measures import Measure, Values
+
+Means = dict[str, dict[str, Estimate]]
+"""Of each measure, those of each arm."""
+Numbers = Mapping[Key, float | None]
+"""Of the pictures of an arm; None where a picture has none."""
 
 CERTAIN = 0.05
 """A difference is called real whose interval leaves out 0 and whose p is below this."""
@@ -35,7 +41,7 @@ class Difference:
         return self.estimate.leaves_out_zero and self.p < CERTAIN
 
 
-def means(values: Values) -> dict[str, dict[str, Estimate]]:
+def means(values: Values) -> Means:
     """Each measure of each arm."""
     found = {
         measure: {arm: mean_over_clusters(list(some.values()), [key[0] for key in some]) for arm, some in arms.items()}
@@ -68,12 +74,12 @@ def differences(values: Values, arms: Sequence[str], floor: str) -> list[Differe
     return [one for one in found if one.prompts > 1]
 
 
-def _difference(measure: Measure, arm: str, against: str, one: dict, other: dict | None) -> Difference:
-    pairs = {
-        key: value - (0.0 if other is None else other[key])
-        for key, value in one.items()
-        if value is not None and (other is None or other.get(key) is not None)
-    }
+def _difference(measure: Measure, arm: str, against: str, one: Numbers, other: Numbers | None) -> Difference:
+    pairs: dict[Key, float] = {}
+    for key, value in one.items():
+        before = 0.0 if other is None else other.get(key)
+        if value is not None and before is not None:
+            pairs[key] = value - before
     clusters = [key[0] for key in pairs]
     by_prompt = list(cluster_means(list(pairs.values()), clusters).values())
     estimate = mean_over_clusters(list(pairs.values()), clusters)

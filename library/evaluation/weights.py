@@ -11,7 +11,9 @@ from library.evaluation.scorers.catalogue import PAPER, SCORERS
 def run(words: list[str]) -> str:
     """The list."""
     parser = plain_parser("Lists the scorers' weights.", "weights [--weights_dir DIR]")
-    parser.add_argument("--weights_dir", metavar="DIR", default="scorers", help="Default: scorers.")
+    parser.add_argument(
+        "--weights_dir", metavar="DIR", default="scorers", help="Folder of the scorers' weights. Default: scorers."
+    )
     folder = Path(parser.parse_args(words).weights_dir).expanduser()
     lines = []
     for entry in SCORERS.values():

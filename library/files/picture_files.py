@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from library.errors import DataError, PureCCError
 
@@ -85,7 +85,7 @@ def read_bytes(path: Path) -> bytes:
         raise _unreadable(path, error, b"") from error
 
 
-def opened(path: Path, convert: Callable[[Image.Image], T], content: bytes | None = None) -> T:
+def opened(path: Path, convert: Callable[[ImageFile.ImageFile], T], content: bytes | None = None) -> T:
     """What `convert` makes of a picture file. Of damaged files, Pillow raises errors of every kind; all are one here.
 
     Args:
@@ -103,8 +103,9 @@ def opened(path: Path, convert: Callable[[Image.Image], T], content: bytes | Non
     except (PureCCError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        most = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise DataError(
-            f"The picture {path} claims to be larger than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels. It is "
+            f"The picture {path} claims to be larger than {most:.0f} million pixels. It is "
             "not opened: a file of a few kB can claim any size, and fill the memory.",
             "Make it smaller, or take it out; training sees it at its resolution.",
         ) from error

@@ -9,6 +9,7 @@ from library.errors import ConfigError
 from library.importers.imported import (
     EMPTY,
     Imported,
+    Name,
     arguments,
     dtype,
     fitting,
@@ -51,7 +52,7 @@ FAMILIES = {
     "is_vega": "Vega",
 }
 """What says which model it is for."""
-DEFAULTS = {
+DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "network": {"linear": 4, "linear_alpha": 1.0},
     "save": {"save_every": 1000, "max_step_saves_to_keep": 5},
     "train": {"batch_size": 1, "steps": 1000, "lr": 1e-6, "dtype": "fp32"},
@@ -158,7 +159,14 @@ def read(data: Mapping[str, Any]) -> Imported:
     found = Imported("ai-toolkit")
     if config.get("name"):
         found.take("output_name", config["name"], "config.name")
-    named = {"network": NETWORK, "save": SAVE, "model": MODEL, "train": TRAIN, "sample": SAMPLE, "logging": LOGGING}
+    named: dict[str, Mapping[str, Name]] = {
+        "network": NETWORK,
+        "save": SAVE,
+        "model": MODEL,
+        "train": TRAIN,
+        "sample": SAMPLE,
+        "logging": LOGGING,
+    }
     sections = {name: table(process.get(name), name) for name in named}
     _fill(found, sections)
     for name, names in named.items():

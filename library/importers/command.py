@@ -19,13 +19,15 @@ LONGEST_LINE = 1000
 
 def run(words: list[str] | None = None) -> str:
     """Reads a file and writes the TOML; returns what became of everything, in words."""
-    parser = plain_parser("Makes a TOML of another trainer's settings.", "FILE [--to FILE] [--trigger ohwx ...]")
-    parser.add_argument("file", help="JSON of the kohya_ss GUI or of OneTrainer, or YAML of ai-toolkit.")
+    parser = plain_parser("Converts another trainer's settings to a TOML.", "FILE [--to FILE] [--trigger ohwx ...]")
+    parser.add_argument("file", help="JSON of the kohya_ss GUI or OneTrainer, or YAML of ai-toolkit.")
     parser.add_argument("--to", metavar="FILE", help="TOML to write. Default: the file's name, ending in _purecc.toml.")
-    parser.add_argument("--trigger", help="The concept's trigger, where the file does not name it.")
-    parser.add_argument("--class_word", help="What the concept is one of, such as dog.")
-    parser.add_argument("--kind", choices=["subject", "style"], default="subject", help="A subject or a style.")
-    parser.add_argument("--overwrite", action="store_true", help="Write over a TOML that is there.")
+    parser.add_argument("--trigger", help="The concept's trigger word, if the file doesn't name it.")
+    parser.add_argument("--class_word", help="What the subject is one of, such as dog.")
+    parser.add_argument(
+        "--kind", choices=["subject", "style"], default="subject", help="A subject or a style. Default: subject."
+    )
+    parser.add_argument("--overwrite", action="store_true", help="Replace an existing TOML.")
     given = parser.parse_args(words)
     source = Path(given.file).expanduser()
     target = Path(given.to).expanduser() if given.to else source.with_name(f"{source.stem}_purecc.toml")

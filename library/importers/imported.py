@@ -30,7 +30,7 @@ OF_SUBSETS = {
     "num_repeats": FIELDS["dataset_repeats"],
 }
 """The same of what a subset alone may say."""
-EMPTY = (None, "", False, 0, "0", "none", "None", [], {})
+EMPTY: tuple[object, ...] = (None, "", False, 0, "0", "none", "None", [], {})
 """Values that mean that nothing is set."""
 LONGEST = 300
 """Characters of a reason; one that lists more than fits in them is cut to the value."""

@@ -9,7 +9,7 @@ The port:
   code takes the matrices at the output's side instead.
 * The second regulariser, ||delta W_i - H_i W*||^2 with a W* that all concepts share, is in the paper and not in the
   released code. At its minimum over H_i and W* it is 0 for any LoRAs, so it means nothing without their start and rate,
-  which are not known: it is left out (docs/methods.md).
+  which are not known: it is left out (docs/reference/methods.md).
 * Elastic weight aggregation, which weighs the concepts' LoRAs anew for each prompt, is in
   `library/convert/aggregation.py`: `purecc_fuse.py --fusion elastic` writes the LoRA for one prompt.
 """
@@ -41,18 +41,20 @@ class CIFCSettings:
         [], "cifc: LoRA files of the concepts learned before, in any layout.", holds="path"
     )
     orthogonal_weight: float = setting(
-        0.1, "cifc: weight of how far the LoRA reads what earlier concepts' LoRAs read.", at_least=0
+        0.1, "cifc: weight of the penalty for reading what earlier concepts' LoRAs read.", at_least=0
     )
 
 
 def penalties(settings: Settings) -> list[PenaltyTerm]:
     """orthogonal_weight sum_i |A_i A^T|_1, if there are earlier concepts."""
+    from library.adapters.linear import LowRank
     from library.penalties import Overlap
 
     own = settings.of_method(CIFCSettings)
 
     def overlap(student: Student) -> Penalty:
-        return Overlap(student.layers, earlier(own.previous_loras, student.blocks))
+        layers = {name: layer for name, layer in student.layers.items() if isinstance(layer, LowRank)}
+        return Overlap(layers, earlier(own.previous_loras, student.blocks))
 
     return [PenaltyTerm("orthogonal", own.orthogonal_weight if own.previous_loras else 0.0, overlap)]
 
@@ -79,15 +81,16 @@ def check_fit(settings: Settings, network: AdapterNetwork, blocks: int) -> None:
         ModelError: no such file, or one of another model.
     """
     from library.adapters.files import load_lora
+    from library.adapters.linear import shape_of
 
     for path in settings.of_method(CIFCSettings).previous_loras:
         with naming("previous_loras"):
             for name, given in load_lora(path, blocks).items():
                 layer = network.layers.get(name)
-                if layer is not None and given.down.shape[1] != layer.base.in_features:
+                if layer is not None and given.down.shape[1] != shape_of(layer.base)[1]:
                     raise ModelError(
                         f"{path}: the LoRA of {name} reads {given.down.shape[1]} numbers, the model's layer "
-                        f"{layer.base.in_features}.",
+                        f"{shape_of(layer.base)[1]}.",
                         "It was trained for another model.",
                     )
 

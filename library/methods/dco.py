@@ -7,9 +7,9 @@ would have drawn, by the loss of direct preference optimisation.
 
 The port: predicted noise becomes velocity, whose squared error is the noise's over (1 - sigma)^2. That has a mean of
 0.29 over the noise levels trained on, so the authors' 1000 to 2000 for SDXL's noise become about 300 to 600. On the
-small model errors fall by far more, and beta must be smaller (docs/methods.md). The loss is taken for each picture,
-as in their equation; their script takes it of the batch's mean. The pretrained model reads the same prompt, as in their
-script when no token is learned. Their reward guidance is a way to sample, which is left to the LoRA's strength.
+small model errors fall by far more, and beta must be smaller (docs/explanation/rivals.md). The loss is taken for each
+picture, as in their equation; their script takes it of the batch's mean. The pretrained model reads the same prompt, as
+in their script when no token is learned. Their reward guidance is a way to sample, left to the LoRA's strength.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class DCOSettings:
     """Its own settings."""
 
     dco_beta: float = setting(
-        300.0, "dco: how soon a picture that the student does better than the pretrained model is enough.", above=0
+        300.0,
+        "dco: preference strength. Higher values stop learning an image sooner once the student beats the base model.",
+        above=0,
     )
 
 

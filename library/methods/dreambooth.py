@@ -39,7 +39,7 @@ class DreamBoothSettings:
     """Its own settings."""
 
     fused_backward_pass: bool = setting(
-        True, "dreambooth: each weight makes its step inside the backward pass, so that gradients take no memory."
+        True, "dreambooth: update each weight inside the backward pass, so that gradients need no memory."
     )
 
 

@@ -32,7 +32,7 @@ class EWCSettings:
         0.001, "ewc, and dreambooth if above 0: weight of elastic weight consolidation.", at_least=0
     )
     ewc_fisher_samples: int = setting(
-        300, "Noisy replayed pictures from which the Fisher information is taken, once for each model.", at_least=1
+        300, "Number of noisy replayed images used to estimate the Fisher information, once per model.", at_least=1
     )
 
 

@@ -23,7 +23,7 @@ class L2AnchorSettings:
     """Its own settings."""
 
     l2_anchor_weight: float = setting(
-        0.001, "l2_anchor: weight of the squared length of the change of all weights that learn.", at_least=0
+        0.001, "l2_anchor: weight of the squared length of the change of all trained weights.", at_least=0
     )
 
 

@@ -80,8 +80,10 @@ class FlowModel(Protocol):
     """Texts that are encoded together, whose arithmetic `footprints` counts."""
     encoders: Sequence[str]
     """The text encoders, as messages call them."""
-    size_multiple: int
-    """Width and height of pictures must be multiples of it, in pixels."""
+
+    @property
+    def size_multiple(self) -> int:
+        """Width and height of pictures must be multiples of it, in pixels."""
 
     def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch, skipped: Sequence[int] = ()) -> Tensor:
         """Predicted velocity, (B, C, H, W) float32, of noisy latents of that shape at noise levels sigma, (B,).

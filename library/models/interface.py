@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from library.hierarchical_embedding_injector import ConceptToken
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-"""Wraps the loop that takes the time, to show how far it is."""
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Wraps the loop that takes the time, to show how far it is; `iter` shows nothing."""
+
+    def __call__(self, items: Iterable[T], /) -> Iterable[T]:
+        """What is looped over, unchanged."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,10 @@ class Words(nn.Module):
 
     rows: nn.ModuleDict
     length: int
+
+    def rows_of(self, concept: str) -> dict[str, nn.Parameter]:
+        """A concept's rows, by the name that files have for each encoder."""
+        raise NotImplementedError
 
     def encode(self, text: str, spans: Sequence[tuple[int, int, str]], plain: TextStates) -> tuple[Tensor, Tensor]:
         """Context (tokens, width) and pooled state of a text, with gradients to the rows.

@@ -25,7 +25,7 @@ from library.per_pass import PerPass, recompute_contexts
 if TYPE_CHECKING:
     from typing import Self
 
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 TILE = 512
 """Pixels on each side of a tile that is decoded by itself, with vae_tiling."""

@@ -19,7 +19,10 @@ from library.penalties import Penalty
 def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:
     """What a stage minimises, with or without regularisation pictures."""
     method = method_of(settings)
-    return method.extractor(settings) if stage == EXTRACTOR else method.student(settings, has_reg)
+    if stage != EXTRACTOR:
+        return method.student(settings, has_reg)
+    assert method.extractor is not None, f"{method.name} has no such stage"
+    return method.extractor(settings)
 
 
 def penalties_of(
@@ -33,7 +36,7 @@ def penalties_of(
     wanted = [] if stage == EXTRACTOR else _weighted(settings)
     if not wanted:
         return []
-    layers = {name: layer.adapters[STUDENT_ADAPTER] for name, layer in parts.network.layers.items()}
+    layers = {name: layer.adapter(STUDENT_ADAPTER) for name, layer in parts.network.layers.items()}
     student = Student(layers, len(parts.model.blocks), fisher or {})
     return [(one.name, one.weight, one.of(student)) for one in wanted]
 

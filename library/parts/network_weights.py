@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from library.adapters.files import concept_file_of, load_concepts, load_lora, read_lora
+from library.adapters.linear import LowRank
 from library.adapters.network import LayerWeights
 from library.config.network_settings import ATTENTION_PROJECTIONS, KINDS, NetworkSettings
 from library.config.settings import Settings
@@ -112,7 +113,7 @@ def start_from_weights(parts: Attached, student: Student, tell: Callable[[str], 
             _how_they_learn(unknown, parts.settings.network, parts.model.block_lists),
         )
     for name, given in layers.items():
-        _copy_into(parts.network.layers[name].adapters[STUDENT_ADAPTER], given, f"{source}: {name}")
+        _copy_into(parts.network.layers[name].low_rank(STUDENT_ADAPTER), given, f"{source}: {name}")
     _start_from_vectors(parts, student, concept_file_of(Path(path).expanduser()), tell)
 
 
@@ -141,7 +142,7 @@ def _start_from_vectors(parts: Attached, student: Student, beside: Path | None, 
         tell(f'network_weights: with student_embeddings = "shared", the vectors in {beside} are not used.')
 
 
-def _copy_into(adapter: torch.nn.Module, given: LayerWeights, where: str) -> None:
+def _copy_into(adapter: LowRank, given: LayerWeights, where: str) -> None:
     rank = given.rank
     if rank > adapter.rank:
         raise ModelError(

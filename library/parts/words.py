@@ -25,7 +25,8 @@ class WordReader:
     """
 
     def __init__(self, parts: Opened, words: Words) -> None:
-        self.parts, self.words, self._kept = parts, words, {}
+        self.parts, self.words = parts, words
+        self._kept: dict[str, tuple[Tensor, tuple[Tensor, Tensor]]] = {}
 
     def __call__(self, batch: PromptBatch) -> PromptBatch:
         """The batch with the states of every row that has a trigger made anew; others stay as they are."""
@@ -84,7 +85,7 @@ def save_words(parts: Opened, words: Words, name: str) -> list[Path]:
     for concept in parts.concepts:
         ending = "embedding" if len(parts.concepts) == 1 else f"{concept.name}_embedding"
         path = parts.settings.output_dir / f"{name}_{ending}.safetensors"
-        tensors = {name: rows.detach().float().cpu() for name, rows in words.rows[concept.name].named_parameters()}
+        tensors = {name: rows.detach().float().cpu() for name, rows in words.rows_of(concept.name).items()}
         write_tensors(path, tensors, {"format": "pt", "trigger": concept.trigger, "class_word": concept.class_word})
         paths.append(saved_at(path))
     return paths

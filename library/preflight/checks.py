@@ -47,14 +47,14 @@ def check(plan: Plan) -> None:
     Raises:
         PureCCError: it says all that is wrong.
     """
-    problems = [error for one in CHECKS if (error := _error_of(one, plan))]
+    problems = [problem for one in CHECKS if (problem := _error_of(one, plan))]
     try:
         parts = counted_parts(plan)
         student = counted_student(parts)
     except PureCCError as error:
         problems.append(error)
     else:
-        problems += [error for one in FITTING if (error := _error_of(one, parts, student))]
+        problems += [problem for one in FITTING if (problem := _error_of(one, parts, student))]
     if problems:
         raise all_of(problems)
 
@@ -141,7 +141,7 @@ def processes_can_share_a_step(plan: Plan) -> None:
 
 
 def the_device_can_do_it(plan: Plan) -> None:
-    """What Apple's GPUs can't do: see docs/devices.md."""
+    """What Apple's GPUs can't do: see docs/reference/devices.md."""
     model, network = plan.settings.model, plan.settings.network
     if plan.parts.model.device.type != "mps":
         return

@@ -271,8 +271,8 @@ def _twice(pictures: list[Picture], some: list[Picture], looks: list[Look]) -> I
         some: those of the pictures that were looked at.
     """
     found = dict.fromkeys(same_files([picture.path for picture in pictures]), "the same file")
-    for one, two in nearly_same(looks) if looks else ():
-        found.setdefault((some[one].path, some[two].path), "nearly the same")
+    for place, other in nearly_same(looks) if looks else ():
+        found.setdefault((some[place].path, some[other].path), "nearly the same")
     for (one, two), how in list(found.items())[:MOST_PAIRS]:
         yield Finding(
             f"{one.name} and {two.name} are {how}.",

@@ -1,4 +1,4 @@
-"""What `--dry_run --json` says, for a program to read: docs/runs.md describes every field."""
+"""What `--dry_run --json` says, for a program to read: docs/reference/status.md describes every field."""
 
 from __future__ import annotations
 

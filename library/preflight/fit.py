@@ -205,7 +205,7 @@ def verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]:
     if predicted.fits(card):
         yield f"Fits a card of {card / GIB:.1f} GiB, {desktop}."
         return
-    phase = max(predicted.phases, key=predicted.phases.get)
+    phase = max(predicted.phases, key=lambda name: predicted.phases[name])
     yield f"Does not fit a card of {card / GIB:.1f} GiB, {desktop}: {phase} needs {predicted.peak / GIB:.2f} GiB."
     if spills(plan.parts.model.device.type == "cuda"):
         yield f"{_free_now(plan)}{SPILLS} {POLICY}"
@@ -236,7 +236,7 @@ def disk_use(plan: Plan, predicted: Forecast) -> tuple[int, int]:
     ways = [(picture.size, 2 if picture.subset.flip_aug else 1) for picture in plan.pictures]
     latents = sum(8 * n * _numbers(model.latent_shape(*size)) for size, n in ways)  # mean and deviation, 4 bytes each
     replayed = settings.pure_learning.replay_images if plan.uses_replay else 0
-    cache = texts + latents + 4 * replayed * _numbers(model.latent_shape(*plan.size))
+    cache = texts + latents + 4 * replayed * _numbers(model.latent_shape(*plan.replay_size))
     return cache, 24 * sum(step.learning for step in predicted.steps.values())
 
 

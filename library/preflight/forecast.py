@@ -72,14 +72,15 @@ class Forecast:
     Args:
         phases: bytes on the device at the worst moment of each phase, `OVERHEAD` included, in the order they come.
         steps: one step of each stage.
-        sampling: one pass of sampling, and of how many pictures, guidance included.
+        sampling: one pass without a gradient and of how many pictures, guidance included, for each size (width, height)
+            of what is drawn, and for the training's own; the first is the largest batch.
         parts: text encoders and VAE, each at its largest.
         transformer: bytes of its weights before they are made fewer.
     """
 
     phases: dict[str, int]
     steps: dict[str, StepCount]
-    sampling: tuple[StepCount, int]
+    sampling: dict[tuple[int, int], tuple[StepCount, int]]
     parts: dict[str, Footprint]
     transformer: int
 
@@ -96,23 +97,32 @@ class Forecast:
 def forecast(plan: Plan) -> Forecast:
     """Counts a run with the settings and the residence that the plan has."""
     model, settings = plan.parts.model, plan.settings
-    drawn = [(prompt.width or plan.size[0], prompt.height or plan.size[1]) for prompt in plan.samples]
+    drawn = drawn_sizes(plan)
     parts_of = model.footprints([picture.size for picture in plan.pictures], drawn)
     steps = _steps(plan)
     guided = 2 if settings.samples.guidance_scale > 1 else 1
     rows = dict.fromkeys(drawn, guided * settings.samples.sample_seeds)
     if plan.uses_replay:
-        rows[plan.size] = max(rows.get(plan.size, 0), guided * pictures_at_once(model.latent_shape(*plan.size)))
-    size = max(rows, key=lambda one: one[0] * one[1] * rows[one])
-    sampling = count_sampling(plan, size, rows[size])
+        at_once = pictures_at_once(model.latent_shape(*plan.replay_size))
+        rows[plan.replay_size] = max(rows.get(plan.replay_size, 0), guided * at_once)
+    rows.setdefault(plan.size, 1)
+    sizes = sorted(rows, key=lambda one: one[0] * one[1] * rows[one], reverse=True)
+    sampling = {size: (count_sampling(plan, size, rows[size]), rows[size]) for size in sizes}
+    largest = max(one.footprint.total for one, _ in sampling.values())
     phases = {TEXT: parts_of["text"].total, ENCODE: parts_of["encode"].total}
     phases |= {phase_of(name): step.footprint.total for name, step in steps.items()}
     resident = steps[STUDENT].footprint.weights
-    phases |= {SAMPLING: sampling.footprint.total, DECODE: resident + parts_of["decode"].total}
+    phases |= {SAMPLING: largest, DECODE: resident + parts_of["decode"].total}
     with_overhead = {name: size + OVERHEAD for name, size in phases.items()}
     parts = {TEXT: parts_of["text"], ENCODE: parts_of["encode"], DECODE: parts_of["decode"]}
     whole = storage_bytes(held_by(model.counted(Residence()).transformer))
-    return Forecast(with_overhead, steps, (sampling, rows[size]), parts, whole)
+    return Forecast(with_overhead, steps, sampling, parts, whole)
+
+
+def drawn_sizes(plan: Plan) -> list[tuple[int, int]]:
+    """Width and height of the pictures of each sample prompt."""
+    width, height = plan.sheet_size
+    return [(prompt.width or width, prompt.height or height) for prompt in plan.samples]
 
 
 def recounted(plan: Plan, predicted: Forecast) -> Forecast:
@@ -157,7 +167,7 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
     wanted = made.prompts
     words = isinstance(learned, Student) and learned.words is not None
     reference = _scene(plan, size, rows, wanted - REPLAYED, text_learns=words)
-    replay = _scene(plan, plan.size, rows, wanted & REPLAYED) if wanted & REPLAYED else None
+    replay = _scene(plan, plan.replay_size, rows, wanted & REPLAYED) if wanted & REPLAYED else None
     swap = parts.model.base.swap
     peak, work, flops = _count_batches(made, reference, replay)
     moved = parts.model.base.bytes_offloaded + (0 if swap is None else swap.bytes_moved)

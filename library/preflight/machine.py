@@ -110,7 +110,7 @@ def _card(machine: Machine) -> Iterator[Finding]:
             f"{machine.cuda}.",
             f"Update the driver to one for CUDA {machine.cuda}, or install a PyTorch for an older CUDA.",
         )
-    elif machine.works and machine.architectures and not _fits(machine.capability, machine.architectures):
+    elif machine.capability and machine.architectures and not _fits(machine.capability, machine.architectures):
         yield Finding(
             f"PyTorch was not built for cards such as {machine.card or 'this one'}, compute capability "
             f"{machine.capability[0]}.{machine.capability[1]}.",
@@ -146,7 +146,7 @@ def _memory(machine: Machine) -> Iterator[Finding]:
 
 def _precision(machine: Machine, settings: ModelSettings) -> Iterator[Finding]:
     name = machine.card or "This card"
-    if settings.mixed_precision == "bf16" and machine.capability < HAS_BF16:
+    if settings.mixed_precision == "bf16" and machine.capability and machine.capability < HAS_BF16:
         yield Finding(f"{name} has no bf16, so each step takes many times as long.", 'Set mixed_precision = "fp16".')
     if settings.mixed_precision == "no":
         yield Finding(

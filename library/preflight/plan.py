@@ -30,6 +30,10 @@ SHOWN_PICTURES = 100
 """Pictures whose texts the plan shows, and texts that it says to be cut off."""
 SHOWN_CHARACTERS = 300
 """Characters of a text in a line."""
+SIDE_OF_SHEETS = 640
+"""Pixels of the longer side of pictures on sheets, at most."""
+SMALLER_STEP = 16
+"""Both sides of pictures that are made smaller are multiples of so many pixels."""
 COUNTED_AT_ONCE = 1000
 """Texts that are cut into tokens in one go."""
 
@@ -85,8 +89,18 @@ class Plan:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of sheets and replayed pictures: the first dataset's resolution."""
+        """Width and height of the first dataset's resolution."""
         return self.config.datasets[0].resolution
+
+    @property
+    def replay_size(self) -> tuple[int, int]:
+        """Width and height of replayed pictures: `size`, or smaller in the same shape."""
+        return _at_most(self.settings.pure_learning.replay_resolution, self.size)
+
+    @property
+    def sheet_size(self) -> tuple[int, int]:
+        """Width and height of pictures on sheets whose prompt names no other: `size`, or smaller in the same shape."""
+        return _at_most(SIDE_OF_SHEETS, self.size)
 
     @property
     def uses_replay(self) -> bool:
@@ -120,14 +134,22 @@ class Plan:
         return list(dict.fromkeys([*texts, *self.also]))
 
 
+def _at_most(side: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The size in the same shape with a longer side of at most so many pixels, about."""
+    if max(size) <= side:
+        return size
+    width, height = (max(1, round(one * side / max(size) / SMALLER_STEP)) * SMALLER_STEP for one in size)
+    return width, height
+
+
 def stage_rates(settings: Settings) -> dict[str, dict[str, float]]:
     """The learning rates of each stage by what they are called in the log: of the LoRA, of the concept embeddings and,
     if it is another one, of the LoRA's outer matrices."""
     optimizer, ratio = settings.optimizer, settings.network.loraplus_lr_ratio
     first = {"lr": optimizer.extractor_learning_rate, "embedding_lr": optimizer.extractor_embedding_lr}
     rates = {"lr": optimizer.learning_rate, "embedding_lr": optimizer.embedding_lr}
-    stages = {
-        EXTRACTOR: {name: rate if first[name] is None else first[name] for name, rate in rates.items()},
+    stages: dict[str, dict[str, float]] = {
+        EXTRACTOR: {name: rate if (own := first[name]) is None else own for name, rate in rates.items()},
         STUDENT: rates,
     }
     if ratio is None:
@@ -193,12 +215,14 @@ def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:
     """The settings with what they say in epochs said in steps."""
     accumulated, optimizer = settings.optimizer.gradient_accumulation_steps, settings.optimizer
 
-    def steps(epochs: int | None) -> int | None:
-        return None if epochs is None else max(1, -(-epochs * batches_per_epoch // accumulated))
+    def steps(epochs: int) -> int:
+        return max(1, -(-epochs * batches_per_epoch // accumulated))
 
     def either(group: Any, counted: str, epochs: str) -> Any:
-        given = steps(getattr(group, epochs))
-        return group if given is None else replace(group, **{counted: getattr(group, counted) or given, epochs: None})
+        given = getattr(group, epochs)
+        if given is None:
+            return group
+        return replace(group, **{counted: getattr(group, counted) or steps(given), epochs: None})
 
     if optimizer.max_train_epochs is not None:
         optimizer = replace(optimizer, max_train_steps=steps(optimizer.max_train_epochs), max_train_epochs=None)

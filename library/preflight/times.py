@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 from library.config.settings import Settings
 from library.models import FlowModel
-from library.objectives import EXTRACTOR, STUDENT
-from library.preflight.forecast import DECODE, ENCODE, GIB, TEXT, Forecast, phase_of
+from library.preflight.forecast import GIB, Forecast
+from library.preflight.phases import phases
 from library.preflight.plan import Plan
-from library.prepare.context_vectors import PICTURES_A_STEP
-from library.prepare.regions import PASSES
-from library.roofline import CARDS, DISK, GEMM, TRAFFIC, Speed, card_of_size
+from library.roofline import CARDS, GEMM, TRAFFIC, Speed, card_of_size
 
 TRIES, SIDE = 5, {"cuda": 4096, "cpu": 512}
 """How often a product of square matrices is timed, and their width."""
@@ -22,7 +20,6 @@ COPIED = {"cuda": 2**28, "cpu": 2**25}
 """Numbers of a copy that is timed."""
 STARTED = 1000
 """Operations on next to nothing that are timed."""
-LOADING, REPLAY, CONTEXT, SHEETS = "loading", "replay", "context", "sheets"
 
 
 def speed_for(settings: Settings, model: FlowModel) -> Speed:
@@ -63,7 +60,7 @@ def _many_steps(small: torch.Tensor) -> torch.Tensor:
     return small
 
 
-def _best(run) -> float:
+def _best(run: Callable[[], object]) -> float:
     best = float("inf")
     for _ in range(TRIES):
         begin = time.perf_counter()
@@ -74,29 +71,7 @@ def _best(run) -> float:
 
 def phase_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, float]:
     """Seconds of each phase of a run that finds nothing in its cache, in order."""
-    settings, parts = plan.settings, predicted.parts
-    compute = {part: footprint.work.seconds(speed) for part, footprint in parts.items()}
-    one_pass, rows = predicted.sampling
-    drawing, guided = one_pass.seconds(speed) / rows, 2 if settings.samples.guidance_scale > 1 else 1
-    latents = sum((2 if picture.subset.flip_aug else 1) * len(picture.crops) for picture in plan.pictures)
-    seconds = {
-        TEXT: -(-len(plan.texts()) // plan.parts.model.texts_at_once) * compute[TEXT] + parts[TEXT].read / DISK,
-        ENCODE: latents * compute[ENCODE],
-        LOADING: predicted.transformer / DISK,
-    }
-    if plan.uses_replay:
-        passes = settings.pure_learning.replay_images * settings.pure_learning.replay_sample_steps
-        seconds[REPLAY] = guided * passes * drawing
-    if passes := passes_of_context(plan):
-        seconds[CONTEXT] = passes * drawing
-    of_step = step_seconds(plan, predicted, speed)
-    seconds |= {phase_of(name): steps * of_step[name] for name, steps in plan.stage_steps.items()}
-    columns, sheets = _pictures_of_sheets(plan)
-    steps = sum(prompt.steps or settings.samples.sample_steps for prompt in plan.samples)
-    seconds[SHEETS] = settings.samples.sample_seeds * (
-        columns * guided * steps * drawing + sheets * len(plan.samples) * compute[DECODE]
-    )
-    return seconds
+    return {phase.name: phase.seconds(speed) for phase in phases(plan, predicted)}
 
 
 def step_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, float]:
@@ -111,24 +86,6 @@ def planned_steps(plan: Plan, predicted: Forecast) -> dict[str, float]:
     if model.device.type != "cuda" or plan.settings.model.card:
         return {}
     return step_seconds(plan, predicted, measured_speed(model.device, model.dtype))
-
-
-def passes_of_context(plan: Plan) -> int:
-    """Passes of one picture that regions and context vectors take; one with a gradient counts as three."""
-    settings, subjects = plan.settings, [one.name for one in plan.config.concepts if one.kind == "subject"]
-    learned = 3 * PICTURES_A_STEP * settings.context.context_train_steps * len(subjects)
-    shown = sum(picture.concept.name in subjects and not picture.subset.is_reg for picture in plan.shown)
-    drawn = settings.pure_learning.replay_images // 2 if settings.pure_learning.surroundings_weight else 0
-    return (learned + shown * PASSES if settings.context.context_vectors else 0) + drawn * PASSES
-
-
-def _pictures_of_sheets(plan: Plan) -> tuple[int, int]:
-    """For each prompt and seed, how many pictures are drawn for all sheets, and how many decoded."""
-    every, steps = plan.settings.samples.sample_every_n_steps, plan.stage_steps[STUDENT]
-    students = 2 + (-(-steps // every) - 1 if every else 0)
-    vectors = 1 if plan.settings.teaches_word else 0
-    extractors = len(plan.config.concepts) if EXTRACTOR in plan.stage_steps else 0
-    return 1 + students + vectors + extractors, 2 * students + vectors + (1 + extractors if extractors else 0)
 
 
 def describe_times(plan: Plan, predicted: Forecast, speed: Speed) -> Iterator[str]:

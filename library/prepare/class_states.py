@@ -43,15 +43,14 @@ def class_states(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
     places = model.token_positions(text, triggers_in(text, concept.class_word)[0])
     prompts = PromptBatch.of([parts.texts[text]] * len(latents), [None] * len(latents))
     generator = generator_for(parts.settings.optimizer.seed, "class states", concept.name)
-    total = None
+    means = []
     for level in LEVELS_OVER_ALL:
         sigma = torch.full((len(latents),), level)
         x_t = interpolate(latents, torch.randn(latents.shape, generator=generator), sigma)
         with parts.injector.watching() as seen:
             parts.velocity(PRETRAINED_BRANCH, x_t, sigma, [prompts])
-        mean = torch.stack([states.float().mean(0) for states in seen])
-        total = mean if total is None else total + mean
-    states = total / len(LEVELS_OVER_ALL)
+        means.append(torch.stack([states.float().mean(0) for states in seen]))
+    states = sum(means[1:], means[0]) / len(LEVELS_OVER_ALL)
     kinds = [
         states[:, own or places[0]].mean(1, keepdim=True).expand(-1, count, -1)
         for own, count in zip(places, layout.counts, strict=True)

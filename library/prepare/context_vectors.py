@@ -10,9 +10,10 @@ R_s = v(complete) - v(base). Afterwards they are gone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,13 +27,14 @@ from library.errors import TrainingError
 from library.flow import LEVELS_OVER_ALL, interpolate, mse, velocity_target
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.models import PromptBatch
+from library.models.interface import Progress
 from library.parts.context import Context, name_of, places
 from library.parts.parts import Attached
 from library.prepare.regions import class_region
 
 LEAST_SIGMA = 0.4
 """What pictures share is decided at strong noise; below this, a noisy picture shows it by itself."""
-PICTURES_A_STEP = 4
+PICTURES_A_STEP = 1
 REGIONS_HELD = 256
 """Pictures whose class's region stays in memory."""
 LOSS_SCALE = 1024.0
@@ -44,7 +46,7 @@ def learn_context(
     latents: Latents,
     pictures: Sequence[Picture],
     at_once: int,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress = iter,
 ) -> Context:
     """The context vectors of every subject, from the cache or learned now; `parts` has the transformer.
 
@@ -79,7 +81,7 @@ def learn_context(
     return Context(found, seconds)
 
 
-def _key(parts: Attached, latents: Latents, concept: Concept, pictures: Sequence[Picture]) -> dict:
+def _key(parts: Attached, latents: Latents, concept: Concept, pictures: Sequence[Picture]) -> dict[str, Any]:
     settings = parts.settings
     return {
         "pictures": [[latents.place(one), [triple.base for triple in one.prompts]] for one in pictures],
@@ -98,7 +100,7 @@ def learn_vectors(
     concept: Concept,
     pictures: Sequence[Picture],
     at_once: int,
-    progress: Callable[[Iterable], Iterable],
+    progress: Progress,
 ) -> dict[str, Tensor]:
     """Learns a concept's context: flow matching on base prompts, where the class is not.
 
@@ -156,7 +158,7 @@ def _padding_states(parts: Attached, text: str, latents: Tensor) -> Tensor:
     prompts = PromptBatch.of([parts.texts[text]], [None])
     count, model = parts.settings.context.context_vectors, parts.model
     positions = [stream.end - 1 - index for stream in model.streams for index in range(count)]
-    total = 0
+    total = torch.zeros(())
     for level in LEVELS_OVER_ALL:
         generator = generator_for(parts.settings.optimizer.seed, "padding", str(level))
         noise = torch.randn(latents.shape, generator=generator)

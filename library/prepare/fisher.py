@@ -7,7 +7,7 @@ which is the Fisher information of a Gaussian of unit variance around the veloci
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from library.files.fingerprint import of_key
 from library.flow import draw_sigma, interpolate
 from library.methods.ewc import EWCSettings
 from library.models import PromptBatch
+from library.models.interface import Progress
 from library.parts.parts import Attached
 from library.prepare.replay import Replay
 
@@ -25,7 +26,7 @@ ADAPTER = "fisher"
 """Stands on every layer while its gradients are squared."""
 
 
-def fisher_of(parts: Attached, replay: Replay, progress: Callable[[Iterable], Iterable] = iter) -> dict[str, Tensor]:
+def fisher_of(parts: Attached, replay: Replay, progress: Progress = iter) -> dict[str, Tensor]:
     """The Fisher information of every layer of the network, (out, in) each, bf16 on the CPU; its mean over all is 1.
 
     Args:
@@ -46,15 +47,13 @@ def fisher_of(parts: Attached, replay: Replay, progress: Callable[[Iterable], It
     return parts.cache.get("fisher", key, lambda: _collected(parts, replay, samples, progress))
 
 
-def _collected(
-    parts: Attached, replay: Replay, samples: int, progress: Callable[[Iterable], Iterable]
-) -> dict[str, Tensor]:
+def _collected(parts: Attached, replay: Replay, samples: int, progress: Progress) -> dict[str, Tensor]:
     totals: dict[str, Tensor] = {}
     parts.network.add_full(ADAPTER, torch.float32)
     parts.network.train_only([ADAPTER])
     handles = []
     for name, layer in parts.network.layers.items():
-        weight = layer.adapters[ADAPTER].weight
+        weight = layer.full_rank(ADAPTER).weight
         totals[name] = torch.zeros_like(weight)
         handles.append(weight.register_post_accumulate_grad_hook(_squares_into(totals[name])))
     for number in progress(range(samples)):
@@ -67,9 +66,10 @@ def _collected(
     return {name: (one / mean).bfloat16().cpu() for name, one in totals.items()}
 
 
-def _squares_into(total: Tensor):
+def _squares_into(total: Tensor) -> Callable[[Tensor], None]:
     @torch.no_grad()
     def squared(weight: Tensor) -> None:
+        assert weight.grad is not None, "the backward pass has just made it"
         total.add_(weight.grad.square())
         weight.grad = None
 

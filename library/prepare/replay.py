@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from library.drawing.drawn import draw_latents
 from library.drawing.sample_prompts import read_prompt_lines
 from library.drawing.sampling import initial_noise
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
+from library.models.interface import Progress
 from library.parts.parts import Attached, Opened
 from library.prepare.regions import class_region
 from library.prompts import PromptTriple, derive, triggers_in
@@ -72,12 +74,12 @@ def _triple(prompt: str, concept: Concept) -> PromptTriple:
     return replace(derive(prompt, concept, "replay_prompts"), base=prompt)
 
 
-def pictures_at_once(shape: tuple[int, int, int]) -> int:
+def pictures_at_once(shape: Sequence[int]) -> int:
     """How many pictures with latents (C, h, w) are drawn in one batch."""
     return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (shape[1] * shape[2])))
 
 
-def draw_replay(parts: Attached, size: tuple[int, int], progress: Callable[[Iterable], Iterable] = iter) -> Replay:
+def draw_replay(parts: Attached, size: tuple[int, int], progress: Progress = iter) -> Replay:
     """The replayed pictures, from the cache or drawn now; `parts` has the transformer.
 
     Args:
@@ -108,7 +110,7 @@ def _regions(parts: Attached, replay: Replay) -> Tensor:
 def _draw(parts: Attached, prompts: list[str], numbers: list[int], shape: tuple[int, int, int]) -> Tensor:
     """Latents of some of the pictures, each found in the cache by its own prompt and seed."""
     settings = parts.settings
-    keys = [
+    keys: list[dict[str, Any]] = [
         {
             "prompt": prompt,
             "seed": settings.optimizer.seed + number,
@@ -120,8 +122,8 @@ def _draw(parts: Attached, prompts: list[str], numbers: list[int], shape: tuple[
         }
         for prompt, number in zip(prompts, numbers, strict=True)
     ]
-    found = [parts.cache.find("replay", key) for key in keys]
-    if not all(found):
+    found = [tensors for key in keys if (tensors := parts.cache.find("replay", key))]
+    if len(found) < len(keys):
         noise = torch.stack([initial_noise(shape, settings.optimizer.seed + number) for number in numbers])
         steps, guidance = settings.pure_learning.replay_sample_steps, settings.samples.guidance_scale
         latents = draw_latents(parts, PRETRAINED_BRANCH, prompts, noise, steps, guidance)

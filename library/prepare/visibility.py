@@ -6,7 +6,6 @@ there is little for it to go by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import mean
 
@@ -16,6 +15,7 @@ from library.chance import generator_for
 from library.config.dataset import PLACEHOLDER, Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.models import PromptBatch
+from library.models.interface import Progress
 from library.parts.parts import Attached, Opened
 from library.prompts import without_concept
 
@@ -63,9 +63,7 @@ def texts_for(concept: Concept) -> dict[str, str]:
     }
 
 
-def measured_visibility(
-    opened: Opened, size: tuple[int, int], progress: Callable[[Iterable[str]], Iterable[str]] = iter
-) -> dict[str, Visibility]:
+def measured_visibility(opened: Opened, size: tuple[int, int], progress: Progress = iter) -> dict[str, Visibility]:
     """Of each concept's trigger, by its name. Encodes a few texts, loads the transformer and makes a few passes.
 
     Args:

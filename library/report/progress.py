@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sized
-from typing import Any, TextIO
+from collections.abc import Iterable, Sized
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
+if TYPE_CHECKING:
+    from library.models.interface import Progress
+
+T = TypeVar("T")
 SHOWN = {
     "concept": "cc",
     "pure": "pure",
@@ -48,10 +52,10 @@ def _bar(*given: Any, **how: Any) -> tqdm:
     return tqdm(*given, **how)
 
 
-def bar_over(description: str) -> Callable[[Iterable], Iterable]:
+def bar_over(description: str) -> Progress:
     """Wraps a loop in a bar; loops that are empty or cached stay silent."""
 
-    def wrap(items: Iterable) -> Iterable:
+    def wrap(items: Iterable[T]) -> Iterable[T]:
         return _bar(items, desc=description, disable=isinstance(items, Sized) and not items, leave=False, delay=1.0)
 
     return wrap

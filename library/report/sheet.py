@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,18 @@ class SheetRow:
     pictures: list[Tensor]
 
 
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which draws Latin with all its accents, Greek and Cyrillic; Pillow's own font draws ASCII alone.
+
+    It comes with matplotlib, which is found without being imported, for that takes a second.
+
+    Args:
+        size: in pixels.
+    """
+    folder = Path(find_spec("matplotlib").origin).parent
+    return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
 def as_image(pixels: Tensor) -> Image.Image:
     """A picture from (3, H, W) in -1 .. 1."""
     array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
@@ -73,7 +86,7 @@ def save_sheet(path: Path, title: str, columns: list[str], rows: list[SheetRow])
         columns: what stands above each column.
         rows: one a prompt, with as many pictures as there are columns.
     """
-    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    font, small = font_of(14), font_of(11)
     images = [[_shown(picture) for picture in row.pictures] for row in rows]
     width = max(image.width for row in images for image, _ in row)
     heights = [max(image.height for image, _ in row) for row in images]
@@ -107,7 +120,7 @@ def read_sheet(path: Path) -> tuple[str, list[str], list[SheetRow]] | None:
 
     def read(sheet: Image.Image) -> tuple[str, list[str], list[SheetRow]]:
         sheet.load()
-        about = json.loads(sheet.text[ABOUT])
+        about = json.loads(sheet.info[ABOUT])
         rows = [
             SheetRow(str(row["kind"]), str(row["prompt"]), [_cut_out(sheet, *box) for box in row["boxes"]])
             for row in about["rows"]

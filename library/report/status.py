@@ -1,4 +1,4 @@
-"""`status.json`: how a run stands, for a GUI or a script to read at any moment. docs/runs.md describes every field."""
+"""`status.json`: a run's status, for a GUI or a script to read at any moment; see docs/reference/status.md."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Status:
     """
 
     def __init__(self, folder: Path, name: str, stage_steps: dict[str, int]) -> None:
-        self.path, self._stage_steps, self._seconds, self._written = folder / "status.json", stage_steps, None, 0.0
+        self.path, self._stage_steps, self._written = folder / "status.json", stage_steps, 0.0
+        self._seconds: float | None = None
         self._values: dict[str, Any] = {
             "format": FORMAT,
             "run": name,
@@ -58,8 +59,10 @@ class Status:
         """
         stage, done = row["stage"], row["step"]
         begins_stage = self._values.get("stage") != stage
-        slow = self._seconds is None or begins_stage
-        self._seconds = seconds if slow else SMOOTHING * self._seconds + (1 - SMOOTHING) * seconds
+        if self._seconds is None or begins_stage:
+            self._seconds = seconds
+        else:
+            self._seconds = SMOOTHING * self._seconds + (1 - SMOOTHING) * seconds
         names = list(self._stage_steps)
         before = sum(self._stage_steps[name] for name in names[: names.index(stage)])
         left = self._values["total_steps"] - before - done

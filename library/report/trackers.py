@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +76,7 @@ def trackers_of(tracking: Tracking, folder: Path, first: int | None) -> list[Tra
         folder: of the run's results.
         first: the step that a resumed run makes first; None: a new run.
     """
-    kinds = {"tensorboard": TensorBoard, "wandb": WandB}
+    kinds: dict[str, Callable[[Tracking, Path, int | None], Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB}
     return [kinds[kind](tracking, folder, first) for kind in TRACKERS[tracking.log_with]]
 
 

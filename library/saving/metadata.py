@@ -117,8 +117,8 @@ def data_metadata(pictures: Sequence[Picture], size: tuple[int, int]) -> dict[st
     Args:
         size: width and height that the run is for, in pixels.
     """
-    folders: dict[str, Counter] = {}
-    images: Counter = Counter()
+    folders: dict[str, Counter[str]] = {}
+    images: Counter[str] = Counter()
     for picture in pictures:
         folder = picture.path.parent.name
         images[folder] += 1
@@ -130,7 +130,7 @@ def data_metadata(pictures: Sequence[Picture], size: tuple[int, int]) -> dict[st
     }
     repeats = {picture.path.parent.name: picture.subset.num_repeats for picture in pictures}
     dirs = {name: {"n_repeats": repeats[name], "img_count": count} for name, count in images.items()}
-    tags = {name: dict(counts.most_common(MOST_TAGS)) for name, counts in folders.items()}
+    frequent = {name: dict(counts.most_common(MOST_TAGS)) for name, counts in folders.items()}
     width, height = size
     return {
         "ss_resolution": f"({width}, {height})",
@@ -138,7 +138,7 @@ def data_metadata(pictures: Sequence[Picture], size: tuple[int, int]) -> dict[st
         "ss_num_train_images": str(len(pictures)),
         "ss_bucket_info": json.dumps({"buckets": buckets}),
         "ss_dataset_dirs": json.dumps(dirs),
-        "ss_tag_frequency": json.dumps(tags),
+        "ss_tag_frequency": json.dumps(frequent),
     }
 
 

@@ -65,7 +65,7 @@ def save_student(
     weights, metadata = shown_weights(parts), metadata_of(parts, steps, about_data)
     layouts = parts.model.family.lora_names.layouts
     paths = save_lora(settings.output_dir, name, weights, saving.save_precision, metadata, saving.save_formats, layouts)
-    files = dict(zip(paths, saving.save_formats, strict=True))
+    files: dict[Path, str] = dict(zip(paths, saving.save_formats, strict=True))
     if student.branch.embeddings:
         path = settings.output_dir / f"{name}_concept.safetensors"
         save_concepts(path, _vectors(student.branch.embeddings), parts.saved_concepts())
@@ -80,7 +80,7 @@ def shown_weights(parts: Attached) -> dict[str, LayerWeights]:
     if not learns_whole_weights(parts.settings):
         return parts.network.weights(STUDENT_ADAPTER)
     layers, rank = parts.network.layers.items(), parts.settings.network.network_dim
-    weights = {name: extracted(layer.adapters[STUDENT_ADAPTER].weight, rank) for name, layer in layers}
+    weights = {name: extracted(layer.full_rank(STUDENT_ADAPTER).weight, rank) for name, layer in layers}
     if EXTRACTED_ADAPTER not in next(iter(parts.network.layers.values())).adapters:
         parts.network.load(EXTRACTED_ADAPTER, weights, "the extracted LoRA")
     return weights
@@ -89,7 +89,9 @@ def shown_weights(parts: Attached) -> dict[str, LayerWeights]:
 @torch.no_grad()
 def save_transformer(parts: Attached, path: Path) -> Path:
     """Writes the whole transformer with the student in it, by diffusers' names, in the precision of training."""
-    changes = {f"{name}.weight": layer.adapters[STUDENT_ADAPTER].weight for name, layer in parts.network.layers.items()}
+    changes = {
+        f"{name}.weight": layer.full_rank(STUDENT_ADAPTER).weight for name, layer in parts.network.layers.items()
+    }
     tensors = {}
     for name, tensor in parts.model.pretrained_weights():
         change = changes.get(name)

@@ -121,7 +121,7 @@ class ReloadCheck:
         return Checked(
             path=path,
             uis=tuple(ui for ui, failure in failures.items() if failure is None),
-            failed={ui: failures[ui] for ui in promised if failures[ui]},
+            failed={ui: failure for ui in promised if (failure := failures[ui])},
             matched=max((len(reading.matched) for reading in readings.values()), default=0),
             keys=len(file),
             difference=max((difference for _, _, difference in passes), default=math.nan),

@@ -34,10 +34,11 @@ class ContactSheets(Listener):
         self.folder = plan.settings.output_dir / "samples"
         self.listeners = listeners
         self._last = time.monotonic()
+        self._newest: list[SheetRow] = []
 
     def prepared(self, parts: Attached) -> None:
         """From now on it can draw."""
-        self.maker = SheetMaker(parts, self.plan.samples, self.plan.size)
+        self.maker = SheetMaker(parts, self.plan.samples, self.plan.sheet_size)
 
     def settled(self, plan: Plan, parts: Attached) -> None:
         """Draws with these settings from now on."""
@@ -66,11 +67,13 @@ class ContactSheets(Listener):
         """
         title = f"{self.name}: the student after {stage.done} of {stage.steps} steps"
         columns = {"student": branch, **(beside or {})}
-        return self._sheet("student", title, columns, f"student_{stage.done:06d}.png")
+        self._newest = self._sheet("student", title, columns, f"student_{stage.done:06d}.png")
+        return self._newest
 
     def student_begins(self, branch: Branch, stage: Stage) -> None:
-        """Draws the student before it has learned."""
-        self.student(branch, stage)
+        """Draws the student before it has learned, if that is wanted."""
+        if self.settings.sample_at_first:
+            self.student(branch, stage)
 
     def student_finished(self, parts: Attached, branch: Branch, files: Mapping[Path, str]) -> None:
         """Draws the finished student at several strengths of its LoRA."""
@@ -78,7 +81,7 @@ class ContactSheets(Listener):
         if not strengths:
             return
         title, path = f"{self.name}: strengths of the LoRA", self.folder / "strengths.png"
-        rows = self._drawn(path, lambda: self.maker.strengths(path, title, branch, strengths))
+        rows = self._drawn(path, lambda: self.maker.strengths(path, title, branch, strengths, self._newest))
         if rows:
             columns = ["pretrained", *(f"{strength:g}" for strength in strengths)]
             self.listeners.tell(Listener.strengths_drawn, Gallery(title, columns, rows))

@@ -1,8 +1,8 @@
 """How other programs steer a run, on every system: files in the folder `control` of its output folder.
 
 The name of a file is the command, what is in it means nothing; so a command is there whole or not at all, however it is
-made, and two never get in each other's way. A file goes when it is obeyed. docs/runs.md describes it for whoever writes
-such a program.
+made, and two never get in each other's way. A file goes when it is obeyed. docs/reference/status.md describes it for
+whoever writes such a program.
 """
 
 from __future__ import annotations

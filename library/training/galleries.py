@@ -35,12 +35,15 @@ def galleries_of(folder: Path, done: dict[str, int]) -> dict[str, Gallery]:
         folder: of the sheets.
         done: steps of each stage.
     """
-    found = {}
+    found: dict[str, Gallery] = {}
     if not folder.is_dir():
         return found
     steps = {int(match[1]): path for path in folder.iterdir() if (match := SHEET_OF_STUDENT.fullmatch(path.name))}
     last = max((step for step in steps if step <= done.get(STUDENT, 0)), default=None)
-    files = {STUDENT: steps.get(last), EXTRACTOR: folder / "extractor.png" if done.get(EXTRACTOR) else None}
+    files = {
+        STUDENT: None if last is None else steps[last],
+        EXTRACTOR: folder / "extractor.png" if done.get(EXTRACTOR) else None,
+    }
     for kind, path in files.items():
         read = read_sheet(path) if path else None
         if read:

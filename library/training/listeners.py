@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from library.dual_branch_scheduler import Branch
 from library.errors import in_words, lacks_memory, memory_error
@@ -21,6 +21,16 @@ from library.training.galleries import Gallery
 from library.training.stage import Stage
 
 Given = ParamSpec("Given")
+Finished = TypeVar("Finished", contravariant=True)
+
+
+class Look(Protocol[Finished]):
+    """What looks at a run once its student is finished; `what` says in an error what it makes, such as "the audit"."""
+
+    what: str
+
+    def __call__(self, run: Finished, /) -> object:
+        """Looks."""
 
 
 class Listener:

@@ -24,9 +24,10 @@ def describe(losses: Losses, reference: Scene, replay: Scene | None, shown: Sequ
     terms: dict[str, list[str]] = {}
     for name, values in losses.parts.items():
         for row in torch.nonzero(~torch.isfinite(values.detach().cpu())).flatten().tolist():
-            replayed = name in ON_REPLAYED and replay is not None
-            scene = replay if replayed else reference
-            what = f"replayed picture {row + 1} of the batch" if replayed else shown[row]
+            if name in ON_REPLAYED and replay is not None:
+                scene, what = replay, f"replayed picture {row + 1} of the batch"
+            else:
+                scene, what = reference, shown[row]
             terms.setdefault(f"{what} at sigma {scene.sigma[row].item():.3f}", []).append(name)
     where = [f"on {place} ({', '.join(names)})" for place, names in terms.items()]
     return f"the loss is {losses.total.item()} {' and '.join(where)}".rstrip()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from library.data.latents import Latents
 from library.data.same_pictures import note_pictures
+from library.models.interface import Progress
 from library.parts.branching import needs_fisher
 from library.parts.context import Context
 from library.parts.parts import Attached
@@ -41,7 +42,7 @@ def prepare(
     latents: Latents,
     processes: Processes,
     listeners: Listeners,
-    progress: Callable[[str], Callable[[Iterable], Iterable]],
+    progress: Callable[[str], Progress],
     resumed: bool,
 ) -> Prepared:
     """Text and latents once, then the encoders go and the transformer comes.
@@ -64,13 +65,15 @@ def prepare(
         parts = opened.attach()
     for notice in opened.model.notices:
         say(notice)
-    replay, fisher, context = None, None, Context()
+    replay: Replay | None = None
+    fisher: Mapping[str, Tensor] | None = None
+    context = Context()
     if plan.uses_replay:
         with listeners.phase("replayed pictures"), processes.main_first():
-            replay = draw_replay(parts, plan.size, progress("replayed pictures"))
-    if needs_fisher(settings):
-        with listeners.phase("Fisher information"), processes.main_first():
-            fisher = fisher_of(parts, replay, progress("Fisher information"))
+            replay = draw_replay(parts, plan.replay_size, progress("replayed pictures"))
+        if needs_fisher(settings):
+            with listeners.phase("Fisher information"), processes.main_first():
+                fisher = fisher_of(parts, replay, progress("Fisher information"))
     if settings.context.context_vectors:
         with listeners.phase("context"), processes.main_first():
             context = learn_context(parts, latents, plan.shown, plan.batch_size, progress("context"))

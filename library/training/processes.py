@@ -83,7 +83,7 @@ class Processes:
             yield
 
     @contextlib.contextmanager
-    def main_holds(self, what: contextlib.AbstractContextManager) -> Iterator[None]:
+    def main_holds(self, what: contextlib.AbstractContextManager[object]) -> Iterator[None]:
         """The main process holds something while all are inside; if it can't, no process enters.
 
         Raises:

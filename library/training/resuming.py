@@ -51,10 +51,8 @@ def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
         return None
     if saving.resume:
         if saving.resume == "auto":
-            return _read(plan, states, None) or _after_the_end(plan, states)
-        return _counted_from(
-            plan.settings.optimizer.initial_step, _read(plan, states, Path(saving.resume).expanduser())
-        )
+            return _newest(plan, states) or _after_the_end(plan, states)
+        return _counted_from(plan.settings.optimizer.initial_step, _read(plan, Path(saving.resume).expanduser()))
     if newest:
         raise ConfigError(
             f"{states.folder.parent} holds an unfinished run ({newest.name}).",
@@ -84,17 +82,20 @@ def all_done(plan: Plan, states: StateFolder) -> Finished | None:
     return note if note and note.is_all(plan) else None
 
 
-def _read(plan: Plan, states: StateFolder, path: Path | None) -> SavedState | None:
-    """The state at `path`, or the newest one; where it is damaged, the one before."""
-    may_differ: frozenset[str] = frozenset()
-    if path is not None:
-        if not path.is_dir():
-            what = f"resume: there is no folder {path.absolute()}."
-            raise ConfigError(what, 'Name the folder of a state, or "auto".')
-        states, may_differ = StateFolder.of(path), FREE_FROM_A_PATH
-        if not states.all():
-            final = path / FINAL
-            return load_state(final if final.is_dir() else path, shaping(plan), may_differ)  # says what is wrong
+def _read(plan: Plan, path: Path) -> SavedState:
+    """The state at `path`; where it is damaged, the one before."""
+    if not path.is_dir():
+        what = f"resume: there is no folder {path.absolute()}."
+        raise ConfigError(what, 'Name the folder of a state, or "auto".')
+    found = _newest(plan, StateFolder.of(path), FREE_FROM_A_PATH)
+    if found is not None:
+        return found
+    final = path / FINAL
+    return load_state(final if final.is_dir() else path, shaping(plan), FREE_FROM_A_PATH)  # says what is wrong
+
+
+def _newest(plan: Plan, states: StateFolder, may_differ: frozenset[str] = frozenset()) -> SavedState | None:
+    """The newest state; where it is damaged, the one before. None if there is none."""
     found = states.load_newest(shaping(plan), may_differ)
     if not found:
         return None
@@ -114,14 +115,15 @@ def _counted_from(step: int | None, state: SavedState) -> SavedState:
     return replace(state, position=position, tree={**state.tree, "stages": {STUDENT: stage}})
 
 
-def state_of(plan: Plan, stage: Stage, learned: Learned, average: Average | None) -> SavedState:
+def state_of(plan: Plan, stage: Stage, learned: Learned, average: Average) -> SavedState:
     """All that the run needs to go on after the last step of `stage`.
 
     Args:
         learned: what the stage is about.
-        average: of the student; None before there is one.
+        average: of the student.
     """
-    done, weights = dict.fromkeys(plan.stage_steps, 0), {}
+    done = dict.fromkeys(plan.stage_steps, 0)
+    weights: dict[str, Any] = {}
     for name in itertools.takewhile(lambda name: name != stage.name, plan.stage_steps):
         done[name] = plan.stage_steps[name]
     if isinstance(learned, Student) and EXTRACTOR in plan.stage_steps:
@@ -130,5 +132,5 @@ def state_of(plan: Plan, stage: Stage, learned: Learned, average: Average | None
     weights |= states_of(learned.learnables)
     tree: dict[str, Any] = {"stages": {stage.name: stage.state()}, "weights": weights}
     if stage.name == STUDENT:
-        tree["average"] = average.state() if average else None
+        tree["average"] = average.state()
     return SavedState(Position(done), shaping(plan), tree)

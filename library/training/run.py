@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from library.drawing.sheets import preview_of
 from library.errors import Interrupted
 from library.files.atomic import write_text
 from library.files.checkpoint import FINAL, StateFolder
+from library.models.interface import Progress
 from library.objectives import EXTRACTOR, STUDENT
 from library.parts.branching import scheduler_of
 from library.parts.context import Context
@@ -42,7 +43,7 @@ from library.training.average import Average
 from library.training.control import SAMPLE, SAVE, STOP, Control
 from library.training.finished import forget_finished, note_finished, what_to_do
 from library.training.interrupt import StopRequest
-from library.training.listeners import Listener, Listeners
+from library.training.listeners import Listener, Listeners, Look
 from library.training.monitor import Monitor
 from library.training.out_of_memory import step_down
 from library.training.preparation import prepare
@@ -50,6 +51,8 @@ from library.training.processes import ALONE, Processes
 from library.training.resuming import all_done, shaping, state_of, state_to_resume
 from library.training.stage import OutOfMemory, Stage
 from library.training.validation import ValidationLoss
+
+T = TypeVar("T")
 
 
 class Run:
@@ -64,6 +67,7 @@ class Run:
         planned: seconds of a step of each stage, where they were predicted for the card that makes them.
         parts, context, replay, fisher: once they are prepared.
         extractor, student: once each is built.
+        average: of the student; of nothing before that is built.
         looks: what else is to look at the finished student, once its files are saved.
         done: what was noted when it was finished, if nothing of it is left to do.
 
@@ -95,8 +99,8 @@ class Run:
         self.latents = Latents(plan.parts.model, plan.parts.cache, reg_weight=1.0 if prior is None else prior)
         batches = plan.order.batches_per_epoch
         self.validation = ValidationLoss(self.latents, plan.validation, self.settings, batches)
-        self.looks: list[Callable[[Run], None]] = []
-        self.average: Average | None = None
+        self.looks: list[Look[Run]] = []
+        self.average = Average([], None)
         self.keeping = Keeping(self.settings.saving, self.folder)
         self.listeners = Listeners()
         self.monitor: Monitor | None = None
@@ -267,10 +271,10 @@ class Run:
             stage.done = max(stage.first, self.resumed.position.done.get(name, 0))
         return stage
 
-    def progress(self, name: str) -> Callable[[Iterable], Iterable]:
+    def progress(self, name: str) -> Progress:
         """A bar over what is going to take its time; the command `stop` ends it after any of its rounds."""
 
-        def over(items: Iterable) -> Iterator:
+        def over(items: Iterable[T]) -> Iterator[T]:
             for item in bar_over(name)(items) if self.monitor else items:
                 yield item
                 if STOP in self._asked():

@@ -237,7 +237,7 @@ def _settings(run: RunView) -> str:
     return render("settings.html", sections=sections)
 
 
-def _setting(field: dataclasses.Field, value: Any) -> dict[str, Any]:
+def _setting(field: dataclasses.Field[Any], value: Any) -> dict[str, Any]:
     shown = "–" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return {
         "name": name_of(field),

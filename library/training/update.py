@@ -223,6 +223,7 @@ class Fused(Update):
             apart = stand_in is not parameter
             if apart:
                 stand_in.data = parameter.float()
+                assert parameter.grad is not None, "the backward pass has just made it"
                 stand_in.grad = parameter.grad.float()
             self.optimizer.step()
             if apart:

@@ -10,6 +10,7 @@ from benchmarks.counts import count_authors, count_variant, full_size_plan
 from benchmarks.numerics import errors
 from benchmarks.record import table, write
 from benchmarks.variants import PLAIN
+from benchmarks.whole_run import CARD, PLAIN_STEPS, count
 from library.models.memory.live_memory import held_by, storage_bytes
 from library.models.sd3.checkpoint_layouts import PARTS
 from library.models.sd3.modules import blank
@@ -115,3 +116,13 @@ def test_the_report_prints_every_result_as_it_was_written(tmp_path, monkeypatch,
     with pytest.raises(SystemExit):
         report.main()
     assert "Run a benchmark first" in capsys.readouterr().err
+
+
+def test_a_whole_run_is_all_of_its_phases_in_plain_steps(full_width):
+    found = count(full_width(True))
+    steps = {row["phase"]: row["plain_steps"] for row in found["phases"]}
+    assert list(steps)[-2:] == ["sheets", CARD] and "replay" in steps and "context" in steps
+    assert sum(steps.values()) == pytest.approx(found["plain_steps"]) == pytest.approx(PLAIN_STEPS * found["times"])
+    assert sum(row["share"] for row in found["phases"]) == pytest.approx(100)
+    assert 400 < steps["stage 2, student"] < 1100, "400 steps, each with the concept and one tie"
+    assert 3 < found["times"] < 9

@@ -9,6 +9,7 @@ import toml
 from library.config.dataset_file import find_dataset_file, read_dataset_config
 from library.config.fields import default_of, name_of
 from library.config.files import (
+    OFTEN_CHANGED,
     TomlFile,
     add_settings_to,
     as_tables,
@@ -56,7 +57,7 @@ def test_an_unknown_setting_names_file_line_and_the_nearest(settings_from):
         ('mixed_precision = "fp8"', 'it must be one of "no", "fp16", "bf16"'),
         ('v_original = "Live"', 'it must be one of "live", "detached", "frozen"'),
         ('lambda = "adaptiv"', 'it must be "adaptive" or a number'),
-        ("target_modules = [1]", "it must be a list, each of it a text in quotes"),
+        ("target_modules = [1]", "it must be a list; each item is a text in quotes"),
         ("lambda = 2\nlambda_min = 0", "lambda_min clamps lambda*, but lambda is fixed at 2"),
         ('merged = true\nextractor = "x"', "extractor names a saved one"),
         ("eta = 0\nconcept_loss_weight = 0", "stage 2 would learn nothing"),
@@ -125,11 +126,25 @@ def test_the_command_line_has_every_setting():
     assert error.value.remedy == 'Did you mean "eta"?'
 
 
+def options_shown(asked: str, capsys) -> set[str]:
+    with pytest.raises(SystemExit) as ended:
+        parse(asked)
+    assert ended.value.code == 0
+    return set(re.findall(r"^  --(\w+)", capsys.readouterr().out, flags=re.MULTILINE))
+
+
+def test_help_shows_thirty_settings_and_help_all_shows_all(capsys):
+    assert len(OFTEN_CHANGED) == 30 and set(setting_names()) > OFTEN_CHANGED
+    of_the_command = {"config_file", "help_all"}
+    assert options_shown("--help", capsys) == OFTEN_CHANGED | of_the_command
+    assert options_shown("--help_all", capsys) == {*setting_names()} | of_the_command
+
+
 def test_lists_of_numbers_on_the_command_line_are_numbers(settings_from):
     given = parse("--sample_strengths", "0", "0.5", "--skip_guidance_layers", "7", "8")
     assert given == {"sample_strengths": [0, 0.5], "skip_guidance_layers": [7, 8]}
     assert settings_from(MODEL, **given).samples.sample_strengths == [0, 0.5]
-    with pytest.raises(ConfigError, match="each of it a number"):
+    with pytest.raises(ConfigError, match="each item is a number"):
         settings_from(MODEL, **parse("--sample_strengths", "weak"))
 
 
@@ -251,4 +266,5 @@ def test_a_concept_without_pictures_is_said(dataset_from):
 def test_the_list_of_settings_is_up_to_date():
     from library.config.reference import settings_reference
 
-    assert (ROOT / "docs" / "settings.md").read_text() == settings_reference(), "run python -m library.config.reference"
+    written = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    assert written == settings_reference(), "run python -m library.config.reference"

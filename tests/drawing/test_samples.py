@@ -1,12 +1,14 @@
 """Sample prompts that change during a run, sheets by the clock and by strength, and what is kept of what is saved."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from library.drawing import sheets
+from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.errors import ConfigError, ModelError
 from library.report.log import read_log
 from library.training.contact_sheets import ContactSheets
@@ -83,7 +85,7 @@ def test_a_sheet_that_does_not_fit_into_memory_is_left_out_and_the_run_goes_on(p
     monkeypatch.setattr(sheets, "draw_as_set", scarce)
     files = run.train()
     said = capsys.readouterr().err
-    assert said.count("could not be drawn (the memory does not suffice)") == 3
+    assert said.count("could not be drawn (the memory does not suffice)") == 2
     assert {path.suffix for path in files} == {".safetensors"}, "there is no picture to put beside"
 
 
@@ -97,7 +99,7 @@ def test_pictures_of_the_pretrained_model_are_drawn_once_ever(plan_of, monkeypat
     drawn, draw = [], sheets.draw_as_set
     monkeypatch.setattr(sheets, "draw_as_set", lambda *args, **named: drawn.append(1) or draw(*args, **named))
     again = _train(short(plan_of))
-    assert len(drawn) == 3 * 2  # three sheets, two prompts, the student alone
+    assert len(drawn) == 2 * 2  # two sheets, two prompts, the student alone
     assert all(torch.equal(a.pictures[0], b.pictures[0]) for a, b in zip(first, again, strict=True))
 
 
@@ -126,12 +128,30 @@ def test_the_sheet_of_strengths_goes_from_nothing_to_the_student(plan_of):
     run = short(plan_of, student_embeddings="none", max_train_steps=2, learning_rate=0.1)
     student = _train(run)
     branch = run.student.branch
-    rows = run.monitor.sheets.maker.strengths(run.folder / "s.png", "t", branch, [0.0, 1.0])
-    shown = next(row for row in rows if row.kind == "unrelated").pictures
-    of_student = next(row for row in student if row.kind == "unrelated").pictures
-    torch.testing.assert_close(shown[1], shown[0], atol=1e-4, rtol=1e-3)  # at strength 0 it is the pretrained model
-    torch.testing.assert_close(shown[2], of_student[1], atol=1e-4, rtol=1e-3)
-    assert (shown[2] - shown[0]).abs().max() > 1e-3 and (run.folder / "s.png").is_file()
+    maker = run.monitor.sheets.maker
+    (shown,) = maker.strengths(run.folder / "s.png", "t", branch, [0.0, 0.999, 1.0], student)
+    before, at_0, nearly_whole, whole = shown.pictures
+    own = next(row for row in student if row.kind == "concept")
+    rows = maker.make(run.folder / "p.png", "t", {"pretrained, with the trigger": PRETRAINED_BRANCH})
+    torch.testing.assert_close(at_0, rows[0].pictures[1], atol=1e-4, rtol=1e-3)
+    assert torch.equal(whole, own.pictures[1]) and torch.equal(before, own.pictures[0])
+    torch.testing.assert_close(nearly_whole, whole, atol=1e-2, rtol=1e-2)
+    assert (whole - at_0).abs().max() > 1e-3 and (run.folder / "s.png").is_file()
+
+
+def test_there_is_a_sheet_before_the_first_step_where_it_is_asked_for(plan_of):
+    for wanted in (False, True):
+        run = short(plan_of, sample_at_first=wanted)
+        run.train()
+        assert (run.folder / "samples" / "student_000000.png").is_file() is wanted
+
+
+def test_sheets_of_large_pictures_are_drawn_smaller_in_the_same_shape(plan_of):
+    plan = plan_of()
+    assert plan.sheet_size == plan.replay_size == plan.size, "a small one stays as it is"
+    dataset = replace(plan.config.datasets[0], resolution=(1024, 768))
+    large = replace(plan, config=replace(plan.config, datasets=[dataset]))
+    assert large.sheet_size == (640, 480) and large.replay_size == (768, 576)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ STEPS = 4
 
 def test_unset_is_as_comfyui_draws():
     unset = SampleSettings()
-    assert (unset.sample_steps, unset.guidance_scale, unset.sample_scheduler) == (28, 4.0, "simple")
+    assert (unset.sample_steps, unset.guidance_scale, unset.sample_scheduler) == (20, 4.0, "simple")
     assert unset.sample_shift is None and unset.skip_layer_guidance_scale == 0
 
 

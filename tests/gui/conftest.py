@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from gui import children, projects, runs, trials
+from gui import audits, children, projects, runs, trials
 from gui.app import make_app
 from gui.guard import Access
 from gui.projects import Project
@@ -51,9 +51,8 @@ def project(root) -> Project:
 @pytest.fixture
 def pretended(monkeypatch) -> None:
     """`purecc_train.py` and its siblings are stood in for by a script that needs no time."""
-    for module in (runs, trials):
-        for name in ("TRAIN", "GENERATE"):
-            monkeypatch.setattr(module, name, PRETENDED, raising=False)
+    for module, name in ((runs, "TRAIN"), (trials, "GENERATE"), (audits, "EVALUATE")):
+        monkeypatch.setattr(module, name, PRETENDED)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Stands in for purecc_train.py and purecc_generate.py: it obeys control/, writes status.json and trains nothing."""
+"""Stands in for purecc_train.py and its siblings: it obeys control/, writes status.json and trains nothing."""
 
 import json
 import os
@@ -54,6 +54,17 @@ def write(folder: Path, status: dict) -> None:
     part.replace(folder / "status.json")
 
 
+def audit(folder: Path) -> int:
+    """A card that says what it was called with."""
+    folder.mkdir()
+    grade = {"name": "behaviour kept", "letter": "B", "because": "<b>"}
+    (folder / "audit.json").write_text(json.dumps({"loras": [{"grades": [grade]}], "words": sys.argv[2:]}))
+    (folder / "audit.html").write_text("<p>card")
+    return 0
+
+
+if sys.argv[1] == "audit":
+    sys.exit(audit(Path(option("out"))))
 if output := option("output"):
     Path(output).write_bytes(b"\x89PNG pretended")
     sys.exit(0)

@@ -135,9 +135,9 @@ def to_start(page: Browser, window: Window, pictures: list[Path]) -> None:
     """From nothing to a started run, as a person does it."""
     page.go(window.address)
     shots(page, "1-home")
-    page.type("input[name=name]", "Mein Bär")
+    page.type("input[name=name]", "Café bear")
     page.click("form.new button")
-    loaded(page, "/Mein-B%C3%A4r")
+    loaded(page, "/Caf%C3%A9-bear")
     page.type("input[name=class_word]", "creature")
     page.choose_files("#files", pictures)
     page.wait("document.querySelectorAll('#grid li').length === 5", LONG)
@@ -146,7 +146,7 @@ def to_start(page: Browser, window: Window, pictures: list[Path]) -> None:
     shots(page, "2-pictures")
     page.click(".tabs a", "Captions")
     loaded(page, "/captions")
-    page.click(".tools button", "Write")
+    page.click(".tools button", "Fill")
     page.wait("[...document.querySelectorAll('textarea')].every(one => one.value === 'a [V] creature')", LONG)
     page.wait("document.querySelector('.triple')?.innerText.includes('ohwx')", LONG)
     shots(page, "3-captions")
@@ -227,12 +227,15 @@ def result(page: Browser, window: Window, comfyui: Path, folder: Path) -> None:
     loaded(page, "/runs/001")
     page.click("a.button", "See the result")
     loaded(page, "/result")
-    assert page.js("document.querySelectorAll('[name=step]').length") == 2  # step 2, and the end
+    assert page.js("document.querySelectorAll('#choose [name=step]').length") == 2  # step 2, and the end
     page.click("button", "Put it into ComfyUI")
     page.wait("document.querySelector('#delivered').innerText.includes('ohwx creature')", LONG)
-    copied = comfyui / "models" / "loras" / "Mein-Bär.safetensors"
-    assert copied.read_bytes() == (folder / "Mein-Bär.safetensors").read_bytes()
+    copied = comfyui / "models" / "loras" / "Café-bear.safetensors"
+    assert copied.read_bytes() == (folder / "Café-bear.safetensors").read_bytes()
     page.type("input[name=prompt]", "a [V] creature in the snow")
     page.click("button", "Draw")
     page.wait("document.querySelector('#trials img')?.naturalWidth > 0", LONG)
+    page.click("summary", "Compare with another LoRA")
+    page.click("button", "Make its report card")
+    page.wait("document.querySelectorAll('#audits .letter').length === 3", LONG)
     shots(page, "5-result")

@@ -216,3 +216,12 @@ def test_random_requests_are_answered_in_a_sentence(seed, client, project, new_r
         )
         answer = client.request(chance.choice(["GET", "POST", "PUT", "DELETE", "OPTIONS"]), path, **sent)
         assert answer.status_code < 500, (path, answer.text[:200])
+
+
+def test_a_fault_of_ours_is_a_sentence_and_shows_nothing_of_the_inside(root, project, monkeypatch):
+    monkeypatch.setattr("gui.captions.captions_of", lambda project: 1 / 0)
+    app = make_app(root, Access(SECRET))
+    client = TestClient(app, base_url="http://127.0.0.1:7870", raise_server_exceptions=False)
+    answer = client.get("/p/My-dog/captions")
+    assert answer.status_code == 500 and "fault of the window" in answer.text and "division" not in answer.text
+    assert HEADERS.items() <= answer.headers.items()

@@ -178,7 +178,7 @@ def test_what_does_not_fit_and_a_full_disk_are_said(client, project, trainer, mo
     trainer('{"bytes": 2**30, "fits": False}')
     monkeypatch.setattr("gui.machine.free_disk", lambda folder: 10**9)
     said = forecast(client)
-    assert "does not fit your card" in said and "too little room" in said
+    assert "does not fit your GPU" in said and "not enough disk space" in said
 
 
 def test_the_trainers_mistake_is_shown_as_it_says_it(client, project, trainer, monkeypatch):

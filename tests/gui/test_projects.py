@@ -10,7 +10,10 @@ from PIL import Image
 
 from gui import pictures, projects
 from gui.captions import captions_of
+from library.captions.facts import Facts, question_for
+from library.captions.record import Record
 from library.data.images import image_size
+from library.files.fingerprint import of_bytes
 from tests.helpers.window import draw, until
 
 
@@ -184,7 +187,31 @@ def test_a_text_that_is_being_written_is_one_change(client, project):
 
 
 def test_words_of_every_caption_are_named(client, project):
-    assert "Every caption says “city”." in client.get("/p/My-dog/captions").text
+    assert "captions/findings" in client.get("/p/My-dog/captions").text
+    assert "Every caption of My-dog says &#34;city&#34;" in client.get("/p/My-dog/captions/findings").text
+    answer = client.post("/p/My-dog/captions/of/0.png", data={"text": "a [V] creature by the sea"})
+    assert answer.headers["hx-trigger"] == "captions-changed"  # which the page looks at them again by
+    assert "city" not in client.get("/p/My-dog/captions/findings").text
+
+
+def test_what_all_pictures_show_and_no_caption_names_is_said(client, project):
+    """A model has looked at them before: what it saw lies beside the pictures, and no model is asked again."""
+    record, concept = Record(project.pictures), project.concept()
+    for path in pictures.pictures_of(project):
+        seen = Facts(place=f"in the city {path.stem}", others=("a <red> lamp",))
+        record.keep_facts(path, of_bytes(path.read_bytes()), question_for(concept), "a model", seen)
+    said = client.get("/p/My-dog/captions/findings").text
+    assert "All pictures show &#34;lamp&#34;, &#34;red&#34;, and no caption names it" in said and "<red>" not in said
+    client.post("/p/My-dog/captions/of/0.png", data={"text": "a [V] creature in the city 0, a red lamp"})
+    assert "All pictures show" not in client.get("/p/My-dog/captions/findings").text
+    client.post("/p/My-dog/captions/undo")
+    draw(project.pictures / "1.png", 77)  # another picture, at which nobody has looked
+    assert "All pictures show" not in client.get("/p/My-dog/captions/findings").text
+
+
+def test_captions_of_an_unfinished_project_have_no_findings(client, root):
+    projects.create(root, "Cat")
+    assert client.get("/p/Cat/captions/findings").text.strip() == ""
 
 
 def test_a_full_disk_is_a_sentence_and_nothing_is_lost(client, project, monkeypatch):
@@ -197,10 +224,12 @@ def test_a_full_disk_is_a_sentence_and_nothing_is_lost(client, project, monkeypa
         client.post("/p/My-dog/captions/of/1.png", data={"text": "a [V] creature"}),
         send(client, "new.png", png()),
         client.post("/p/My-dog/start"),
+        client.post("/projects", data={"name": "Cat"}),
     ):
         assert answer.status_code == 507 and "the disk is full" in answer.text
     monkeypatch.undo()
     assert projects.load(project.folder.parent, "My-dog") == project
+    assert [one.name for one in project.folder.parent.iterdir() if one.is_dir()] == ["My-dog"]
     assert (project.pictures / "1.txt").read_text() == "a [V] creature in the city 1\n"
 
 

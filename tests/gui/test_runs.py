@@ -64,7 +64,7 @@ def test_a_run_that_stops_says_so(new_run, client):
     client.post(f"{PAGE}/tell/save")
     assert again(run).state == runs.RUNNING and (run.folder / "control" / "save").is_file()
     client.post(f"{PAGE}/tell/stop")
-    assert again(run).state == runs.STOPPING and "End at once" in client.get(PAGE).text
+    assert again(run).state == runs.STOPPING and "Stop now" in client.get(PAGE).text
     assert client.post(f"{PAGE}/tell/explode").status_code == 404
 
 

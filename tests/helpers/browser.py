@@ -87,10 +87,13 @@ class Browser:
         return self.js("document.body ? document.body.innerText : ''") or ""
 
     def click(self, selector: str, words: str = "") -> None:
-        """Clicks the first element that a selector finds, and that says these words."""
+        """Clicks the first element that a selector finds, and that says these words.
+
+        What has just come in is left alone until htmx has made it work, 20 ms later; no person is that quick.
+        """
         found = (
             f"[...document.querySelectorAll({json.dumps(selector)})]"
-            f".find(e => e.innerText.includes({json.dumps(words)}) && !e.disabled)"
+            f".find(e => e.innerText.includes({json.dumps(words)}) && !e.disabled && !e.closest('.htmx-added'))"
         )
         where = self.wait(
             f"(() => {{ const e = {found}; if (!e) return null;"

@@ -61,7 +61,7 @@ def test_every_method_has_a_file_and_a_preset():
             assert "The port:" in about or name == "lora", "it states where the port had to choose"
             preset = read_settings(TomlFile(ROOT / "presets" / "methods" / f"{name}.toml"))
             assert preset.method.method == name
-    table = (ROOT / "docs" / "methods.md").read_text()
+    table = (ROOT / "docs" / "reference" / "methods.md").read_text()
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == {"method", *METHODS}
 
 

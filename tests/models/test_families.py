@@ -23,6 +23,7 @@ LEFT = {
     "config/model_settings.py": "settings that kohya's users know",
     "config/data_settings.py": "settings that kohya's users know",
     "config/synonyms.py": "settings that kohya's users know",
+    "config/files.py": "the settings that --help shows",
     "config/settings.py": "embedding_positions names the streams",
     "config/context_settings.py": "help of a setting",
     "config/sample_settings.py": "help of a setting",

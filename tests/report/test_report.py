@@ -3,6 +3,8 @@
 import itertools
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -30,13 +32,14 @@ from library.report.charts import Curve, chart
 from library.report.log import ON_REPLAYED
 from library.report.page import Pictures, Section, page_of
 from library.report.phases import Phases
-from library.report.sheet import SheetRow, read_sheet, save_sheet
+from library.report.sheet import SheetRow, font_of, read_sheet, save_sheet
 from library.report.status import Status, read_status
 from library.training.listeners import Listener
 from library.training.run import Run
 from library.training.sections import LOSSES
 from library.training.stage import Stage
 from tests.helpers.datasets import DATASET
+from tests.helpers.places import ROOT
 from tests.helpers.tiny import tiny_settings
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
@@ -195,6 +198,17 @@ def test_a_sheet_gives_its_pictures_back(tmp_path):
     assert (title, columns, row.kind, row.prompt) == ("t", ["a", "b"], "concept", 'x "y" é')
     for one, two in zip(row.pictures, pictures, strict=True):
         torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("letter", "äéßñčœøΩЖя–“…")
+def test_sheets_draw_letters_beyond_english(letter):
+    font = font_of(14)
+    assert bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))  # no such character: what is drawn for it
+
+
+def test_the_font_is_found_without_what_is_slow_to_import():
+    code = "import sys; from library.report import sheet; sheet.font_of(14); print('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"title": "t", "columns": [], "rows": [{"boxes": [[0, 0]]}]}'])

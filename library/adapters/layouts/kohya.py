@@ -74,11 +74,12 @@ def to_kohya(weights: Mapping[str, LayerWeights]) -> dict[str, Tensor]:
     for name in (name for name in weights if name.startswith(TEXT_ENCODERS)):
         put(tensors, text_to_kohya(name), weights[name])
     for original, names in by_original(name for name in weights if not name.startswith(TEXT_ENCODERS)).items():
-        if len(names) == 1:
-            layer = swapped(names[0], weights[names[0]])
-            put(tensors, f"{PREFIX}{original}", layer, convolution=names[0] == "pos_embed.proj")
+        if isinstance(names, str):
+            layer = weights[names]
+            layer = layer.turned() if is_swapped(names, layer) else layer
+            put(tensors, f"{PREFIX}{original}", layer, convolution=names == "pos_embed.proj")
         else:
-            put(tensors, f"{PREFIX}{original}", _fused([weights.get(name) for name in names]))
+            put(tensors, f"{PREFIX}{original}", _fused([weights[name] if name else None for name in names]))
     return tensors
 
 
@@ -115,15 +116,15 @@ def from_original(original: str, change: FileChange, source: str) -> dict[str, F
     return {name: part for name, part in zip(names, _split(change, source, original), strict=True) if part}
 
 
-def by_original(names: Iterable[str]) -> dict[str, tuple[str | None, ...]]:
-    """The layers of the original model, each with the three layers, or the one, of diffusers that it is; None where the
-    names lack one of three.
+def by_original(names: Iterable[str]) -> dict[str, str | tuple[str | None, ...]]:
+    """The layers of the original model, each with the layer of diffusers that it is, or the three; None where the names
+    lack one of three.
 
     Raises:
         ModelError: a layer has no place in the original model.
     """
     given = dict.fromkeys(names)
-    found: dict[str, tuple[str | None, ...]] = {}
+    found: dict[str, str | tuple[str | None, ...]] = {}
     for name in given:
         match = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", name)
         part = match[2] if match else name
@@ -131,22 +132,28 @@ def by_original(names: Iterable[str]) -> dict[str, tuple[str | None, ...]]:
         if original is None:
             raise ModelError(f"The layer {name} has no place in kohya's layout.")
         if match is None:
-            found[original] = (name,)
-            continue
-        parts = FUSED.get(original, (part,))
-        all_names = [f"transformer_blocks.{match[1]}.{one}" for one in parts]
-        found[f"{BLOCKS}_{match[1]}_{original}"] = tuple(one if one in given else None for one in all_names)
+            found[original] = name
+        elif original in FUSED:
+            all_names = [f"transformer_blocks.{match[1]}.{one}" for one in FUSED[original]]
+            found[f"{BLOCKS}_{match[1]}_{original}"] = tuple(one if one in given else None for one in all_names)
+        else:
+            found[f"{BLOCKS}_{match[1]}_{original}"] = name
     return found
 
 
 def swapped(name: str, change: FileChange) -> FileChange:
-    """The same update with shift and scale in the other model's order, where the two differ; twice, it is as it was.
+    """The same update with shift and scale in the other model's order, where the two differ; twice, it is as it was."""
+    return change.turned() if is_swapped(name, change) else change
+
+
+def is_swapped(name: str, change: FileChange) -> bool:
+    """Whether shift and scale of a layer stand in another order in the other model.
 
     They differ in the modulation of the output and of the last block's context: layers that give (shift, scale) in the
     original and (scale, shift) in diffusers. Every other modulation gives 6 or 9 parts, in one order.
     """
     pair = name.endswith("norm1_context.linear") and change.shape[0] == 2 * change.shape[1]
-    return change.turned() if pair or name == "norm_out.linear" else change
+    return pair or name == "norm_out.linear"
 
 
 def put(tensors: dict[str, Tensor], base: str, layer: LayerWeights, convolution: bool = False) -> None:

@@ -6,14 +6,14 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from library.config.data_settings import DataSettings
 from library.config.dataset import PLACEHOLDER, Concept
 from library.errors import ConfigError, nearest
 from library.files.picture_files import is_hidden, pictures_in
 
-STYLE = "style"
+STYLE: Final = "style"
 NAMED_FOLDER = re.compile(r"(\d{1,9})_(.+)")
 """Folders such as "10_sks dog": repeats, and class tokens."""
 SUBSET_KEYS_PASSED_OVER = {

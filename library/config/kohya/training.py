@@ -30,7 +30,6 @@ NEEDLESS = frozenset(
         "lowram",
         "highvram",
         "save_state_to_huggingface",
-        "sample_at_first",
         "tokenizer_cache_dir",
         "disable_mmap_load_safetensors",
         "no_half_vae",
@@ -213,7 +212,7 @@ def known_names() -> set[str]:
     return {*MAPPED, *NEEDLESS, *IGNORED, *REFUSED, *WHY_NO_EFFECT}
 
 
-def _network_module(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
+def _network_module(value: Any, _: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     module = str(value)
     if module.startswith("lycoris"):
         raise ConfigError(
@@ -231,12 +230,12 @@ def _network_module(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]
     return {}, f"network_module {module}: read as PureCC's own LoRA."
 
 
-def _network_args(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
+def _network_args(value: Any, _: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     found, said = network_args(value)
     return found, " ".join(said) or None
 
 
-def _save_n_epoch_ratio(value: Any, values: Mapping) -> tuple[dict[str, Any], str | None]:
+def _save_n_epoch_ratio(value: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     epochs = values.get("max_train_epochs")
     if not isinstance(epochs, int) or not isinstance(value, int) or value < 1:
         return {}, "save_n_epoch_ratio is passed over: it needs max_train_epochs."
@@ -244,28 +243,28 @@ def _save_n_epoch_ratio(value: Any, values: Mapping) -> tuple[dict[str, Any], st
     return {"save_every_n_epochs": every}, f"save_n_epoch_ratio {value}: save_every_n_epochs = {every}."
 
 
-def _save_model_as(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
+def _save_model_as(value: Any, _: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     if value != "safetensors":
         raise ConfigError(f'save_model_as is "{value}"; only safetensors is written.', "Take it out.")
     return {}, None
 
 
-def _use_8bit_adam(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
+def _use_8bit_adam(value: Any, _: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     return ({"optimizer_type": "AdamW8bit"}, 'use_8bit_adam: optimizer_type = "AdamW8bit".') if value else ({}, None)
 
 
-def _use_lion(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
+def _use_lion(value: Any, _: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     return ({"optimizer_type": "Lion"}, 'use_lion_optimizer: optimizer_type = "Lion".') if value else ({}, None)
 
 
-def _renamed(ours: str) -> Callable[[Any, Mapping], tuple[dict[str, Any], str | None]]:
-    def rename(value: Any, _: Mapping) -> tuple[dict[str, Any], str | None]:
+def _renamed(ours: str) -> Callable[[Any, Mapping[str, Any]], tuple[dict[str, Any], str | None]]:
+    def rename(value: Any, _: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
         return ({ours: value} if value is not None else {}), None
 
     return rename
 
 
-def _unet_lr(value: Any, values: Mapping) -> tuple[dict[str, Any], str | None]:
+def _unet_lr(value: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     if value is None:
         return {}, None
     over = "" if values.get("learning_rate", value) == value else f", not learning_rate {values['learning_rate']}"

@@ -115,7 +115,7 @@ class Entry:
         return self.load(Identity(self.name, self.repository, sums, self.stands_in_for), folder, device)
 
 
-def _clip(factor: float | None) -> Callable:
+def _clip(factor: float | None) -> Callable[[Identity, Path, torch.device], Scorer]:
     return lambda identity, folder, device: clip.load_clip(identity, folder, device, factor)
 
 
@@ -244,10 +244,11 @@ def check_all(
     """
     found = {entry.name: entry.problem(weights_dir, option) for entry in entries}
     wanted = [entry for entry in entries if allow_download and found[entry.name] and entry.can_be_fetched(weights_dir)]
-    problems = [found[entry.name] for entry in entries if found[entry.name] and entry not in wanted]
+    problems = [problem for entry in entries if (problem := found[entry.name]) and entry not in wanted]
     if problems:
         raise all_of(problems)
     for entry in wanted:
+        assert entry.hub is not None, "it can be fetched"
         fetch(entry.hub, entry.files, entry.folder_in(weights_dir), f"{option} {entry.name}")
         if problem := entry.problem(weights_dir, option):
             raise problem

@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from library.evaluation.scorers.folders import load_into, read_weights
 from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.pixels import CLIP_MEAN, CLIP_STD, Preprocess, in_batches
 from library.models.loading.pretrained import load_pretrained
 from library.models.sd3.bundled_tokenizers import BUNDLED, bundled_tokenizers
+from library.transfer import moved
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, PreTrainedTokenizerBase
 
 AT_ONCE = 16
 VISION_NAMES = {
@@ -46,7 +51,6 @@ class ClipScorer:
         score = factor * cos(image embedding, text embedding)
 
     Args:
-        model: a `CLIPModel`.
         tokenizer: of the texts.
         factor: 100 for CLIP-T and HPSv2.1 in tables; None: the model's own logit scale, as PickScore has it.
     """
@@ -54,13 +58,14 @@ class ClipScorer:
     def __init__(
         self,
         identity: Identity,
-        model: nn.Module,
-        tokenizer,
+        model: CLIPModel,
+        tokenizer: PreTrainedTokenizerBase,
         preprocess: Preprocess,
         factor: float | None,
         device: torch.device,
     ) -> None:
-        self.identity, self.model, self.tokenizer, self.preprocess = identity, model.to(device), tokenizer, preprocess
+        self.identity, self.tokenizer, self.preprocess = identity, tokenizer, preprocess
+        self.model = moved(model, device)
         self.factor, self.device = float(model.logit_scale.detach().exp()) if factor is None else factor, device
 
     @torch.no_grad()
@@ -83,7 +88,7 @@ class ClipScorer:
 
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         # Texts of one batch are filled up to the longest; the attention is causal, so what follows the end is not seen.
-        length = self.model.config.text_config.max_position_embeddings
+        length = self.model.text_model.config.max_position_embeddings
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
         given = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
         pooled = self.model.text_model(**given).pooler_output
@@ -109,7 +114,7 @@ def load_hps(identity: Identity, folder: Path, device: torch.device) -> ClipScor
     return ClipScorer(identity, model, tokenizer, Preprocess(224, 224, CLIP_MEAN, CLIP_STD), 100.0, device)
 
 
-VIT_H_14 = {
+VIT_H_14: Mapping[str, Any] = {
     "projection_dim": 1024,
     "text_config": {
         "hidden_size": 1024,
@@ -166,7 +171,7 @@ def _renamed(tensors: Mapping[str, Tensor], prefix: str, outer: Mapping[str, str
             old = next(old for old in LAYER_NAMES if inside.startswith(old))
             found[begin + LAYER_NAMES[old] + inside.removeprefix(old)] = tensor
             continue
-        old = next((old for old in outer if name.startswith(old)), None)
-        if old:
-            found[outer[old] + name.removeprefix(old)] = tensor
+        known = next((old for old in outer if name.startswith(old)), None)
+        if known:
+            found[outer[known] + name.removeprefix(known)] = tensor
     return found

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from library.evaluation.scorers.clip import vision_from_openai
 from library.evaluation.scorers.efficientnet_lite import EfficientNetLite0
-from library.evaluation.scorers.folders import WEIGHTS, load_into, read_weights
+from library.evaluation.scorers.folders import WEIGHTS, Model, load_into, read_weights
 from library.evaluation.scorers.inception import FidInception, fid_input
 from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess, in_batches
 from library.models.loading.pretrained import load_pretrained
+from library.transfer import moved
 
 AT_ONCE = 16
 DINO_INPUT = Preprocess(256, 224, IMAGENET_MEAN, IMAGENET_STD)
 """As the DreamBooth paper's authors' successors do it with torchvision; the hub's processor squashes instead."""
 LITE_INPUT = Preprocess(224, 224, (127 / 255,) * 3, (128 / 255,) * 3)
 CSD_INPUT = Preprocess(224, 224, CLIP_MEAN, CLIP_STD)
-VIT_L_14 = {
+VIT_L_14: Mapping[str, Any] = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
     "num_hidden_layers": 24,
@@ -62,7 +64,7 @@ def load_dino(identity: Identity, folder: Path, device: torch.device) -> Encoder
     """DINO ViT: the class token behind the last norm. The pooler is not DINO's and is left out."""
     from transformers import ViTModel
 
-    model = load_pretrained(ViTModel, folder, add_pooling_layer=False).to(device)
+    model = moved(load_pretrained(ViTModel, folder, add_pooling_layer=False), device)
     return Encoder(identity, DINO_INPUT.batch, lambda x: model(pixel_values=x).last_hidden_state[:, 0], device)
 
 
@@ -72,9 +74,8 @@ def load_csd(identity: Identity, folder: Path, device: torch.device) -> Encoder:
 
     file = folder / WEIGHTS
     tensors = read_weights(file)
-    model = load_into(CLIPVisionModel(CLIPVisionConfig(**VIT_L_14)), vision_from_openai(tensors, "backbone."), file).to(
-        device
-    )
+    empty = CLIPVisionModel(CLIPVisionConfig(**VIT_L_14))
+    model = moved(load_into(empty, vision_from_openai(tensors, "backbone."), file), device)
     style = tensors["last_layer_style"].float().to(device)
     return Encoder(identity, CSD_INPUT.batch, lambda x: model(pixel_values=x).pooler_output @ style, device)
 
@@ -91,5 +92,5 @@ def load_inception(identity: Identity, folder: Path, device: torch.device) -> En
     return Encoder(identity, fid_input, model, device)
 
 
-def _ours(model: nn.Module, folder: Path, device: torch.device) -> nn.Module:
-    return load_into(model, read_weights(folder / WEIGHTS), folder / WEIGHTS).to(device)
+def _ours(model: Model, folder: Path, device: torch.device) -> Model:
+    return moved(load_into(model, read_weights(folder / WEIGHTS), folder / WEIGHTS), device)

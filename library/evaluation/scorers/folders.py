@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +15,7 @@ from library.errors import ModelError
 from library.files.fingerprint import of_file
 from library.files.tensor_storage import read_tensors
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 WEIGHTS = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -57,7 +59,7 @@ def sha256_of(folder: Path, files: Sequence[str]) -> dict[str, str]:
     return {name: of_file(folder / name) for name in files}
 
 
-def load_into(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path) -> torch.nn.Module:
+def load_into(model: Model, tensors: Mapping[str, Tensor], source: Path) -> Model:
     """Puts weights into a model of ours; every tensor must have its place.
 
     Raises:

@@ -24,6 +24,10 @@ def fid_input(images: Sequence[Image.Image]) -> Tensor:
 class ConvNorm(nn.Module):
     """Convolution, batch norm without a scale, ReLU."""
 
+    beta: Tensor
+    mean: Tensor
+    var: Tensor
+
     def __init__(self, inside: int, outside: int, kernel: tuple[int, int], stride: int = 1, same: bool = True) -> None:
         super().__init__()
         self.stride = stride
@@ -38,11 +42,17 @@ class ConvNorm(nn.Module):
         return F.relu(F.batch_norm(x, self.mean, self.var, None, self.beta, eps=1e-3))
 
 
-def _tower(inside: int, *steps: tuple[int, int, int]) -> nn.Sequential:
-    """Convolutions one after the other: (outside, height, width) each."""
+Steps = Sequence[tuple[int, int, int]]
+"""Convolutions one after the other: (outside, height, width) each."""
+
+
+def _tower(inside: int, steps: Steps, halves: bool = False) -> nn.Sequential:
+    """Convolutions; the last one halves the size if `halves`."""
     tower = nn.Sequential()
     for number, (outside, height, width) in enumerate(steps):
-        tower.add_module(f"conv_{number}" if number else "conv", ConvNorm(inside, outside, (height, width)))
+        stride = 2 if halves and number == len(steps) - 1 else 1
+        convolution = ConvNorm(inside, outside, (height, width), stride, same=stride == 1)
+        tower.add_module(f"conv_{number}" if number else "conv", convolution)
         inside = outside
     return tower
 
@@ -54,11 +64,11 @@ def _mean_pool(x: Tensor) -> Tensor:
 class Mixed(nn.Module):
     """A block that keeps the size: one convolution, two towers, and a pooled branch."""
 
-    def __init__(self, inside: int, first: int, one: Sequence[tuple], two: Sequence[tuple], pooled: int) -> None:
+    def __init__(self, inside: int, first: int, one: Steps, two: Steps, pooled: int) -> None:
         super().__init__()
         self.conv = ConvNorm(inside, first, (1, 1))
-        self.tower, self.tower_1 = _tower(inside, *one), _tower(inside, *two)
-        self.tower_2 = _tower(inside, (pooled, 1, 1))
+        self.tower, self.tower_1 = _tower(inside, one), _tower(inside, two)
+        self.tower_2 = _tower(inside, [(pooled, 1, 1)])
 
     def forward(self, x: Tensor) -> Tensor:
         """Channels of all branches together."""
@@ -72,14 +82,12 @@ class MixedHalving(nn.Module):
         first: channels of a single convolution with stride 2; None: none.
     """
 
-    def __init__(self, inside: int, first: int | None, towers: Sequence[Sequence[tuple]]) -> None:
+    def __init__(self, inside: int, first: int | None, towers: Sequence[Steps]) -> None:
         super().__init__()
         self.conv = ConvNorm(inside, first, (3, 3), 2, same=False) if first else None
         self.towers = [f"tower_{number}" if number else "tower" for number in range(len(towers))]
         for name, steps in zip(self.towers, towers, strict=True):
-            tower = _tower(inside, *steps)
-            tower[-1].stride, tower[-1].padding = 2, (0, 0)
-            self.add_module(name, tower)
+            self.add_module(name, _tower(inside, steps, halves=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """Channels of all branches together."""

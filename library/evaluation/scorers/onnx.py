@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,11 +16,14 @@ from library.errors import ModelError
 from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.pixels import IMAGENET_MEAN, IMAGENET_STD, Preprocess, in_batches
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 THREADS = 2
 U2NET_INPUT = Preprocess(320, 320, IMAGENET_MEAN, IMAGENET_STD, Image.Resampling.BILINEAR, squash=True)
 
 
-def session(file: Path):
+def session(file: Path) -> InferenceSession:
     """An ONNX model, ready to run.
 
     Raises:

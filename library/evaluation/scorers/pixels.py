@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from library.errors import ModelError
+
+T = TypeVar("T")
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -75,7 +78,7 @@ def as_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
 
 
-def in_batches(items: Sequence, size: int) -> Iterator[Sequence]:
+def in_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Parts of a sequence, in order."""
     for begin in range(0, len(items), size):
         yield items[begin : begin + size]

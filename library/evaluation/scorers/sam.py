@@ -15,6 +15,7 @@ from library.evaluation.measures.segmentation import pairwise_iou
 from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.pixels import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from library.models.loading.pretrained import load_pretrained
+from library.transfer import moved
 
 SIDE = 1024
 """Side of SAM 2's input."""
@@ -79,7 +80,7 @@ def load_sam2(identity: Identity, folder: Path, device: torch.device) -> GridMas
     """From a folder in the format of `transformers`."""
     from transformers import Sam2Model
 
-    model = load_pretrained(Sam2Model, folder).to(device)
+    model = moved(load_pretrained(Sam2Model, folder), device)
 
     def look(pixels: Tensor) -> list[Tensor]:
         return model.get_image_embeddings(pixels.to(device))

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
 from library.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Pretrained = TypeVar("Pretrained", bound="PreTrainedModel")
 
 
 def check_model_type(folder: Path, wanted: Sequence[str]) -> None:
@@ -29,14 +34,16 @@ def check_model_type(folder: Path, wanted: Sequence[str]) -> None:
         )
 
 
-def load_pretrained(kind: type, folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> torch.nn.Module:
+def load_pretrained(
+    kind: type[Pretrained], folder: Path, dtype: torch.dtype = torch.float32, **options: Any
+) -> Pretrained:
     """A model of `transformers` from its folder, in evaluation mode; nothing is ever downloaded.
 
     Raises:
         ModelError: weights are missing or do not fit.
     """
     try:
-        model, said = kind.from_pretrained(
+        loaded = kind.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
@@ -47,6 +54,7 @@ def load_pretrained(kind: type, folder: Path, dtype: torch.dtype = torch.float32
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{folder} does not load as {kind.__name__}: {reason}") from error
+    model, said = cast("tuple[Pretrained, dict[str, Any]]", loaded)  # with output_loading_info, it gives both
     lost = sorted({*said["missing_keys"], *(str(key) for key in said.get("mismatched_keys", ()))})
     if lost:
         raise ModelError(f"{folder} lacks {len(lost)} tensors of a {kind.__name__}, such as {lost[0]}.")

@@ -155,8 +155,9 @@ def fill(
     wanted = needed_by(module)
     for name, tensor in weights.tensors((prefix + name for name in wanted), dtype, device):
         put(module, name.removeprefix(prefix), tensor.view(wanted[name.removeprefix(prefix)].shape))
-    if hasattr(module, "tie_weights"):
-        module.tie_weights()
+    tie = getattr(module, "tie_weights", None)
+    if tie is not None:
+        tie()
     return module.requires_grad_(False).eval().to(device)
 
 

@@ -14,7 +14,7 @@ from library.models.memory.operations import META
 from library.roofline import Work
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from library.errors import ModelError
 from library.models.memory.live_memory import held_by
 from library.models.memory.quantised import Quantization, quantise
 from library.models.memory.swap import BlockSwap
+from library.transfer import moved
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -114,7 +115,7 @@ class ResidentBase:
                 quantise(block, residence.quantization, device)
         self.weights = [held_by(block) for block in self.blocks]
         self.swap_blocks(residence.blocks_to_swap)
-        transformer.to(device)
+        moved(transformer, device)
         self.recompute(residence.recomputed)
         self._backend = self._choose_attention()
         if residence.compiled:

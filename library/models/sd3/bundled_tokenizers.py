@@ -28,7 +28,12 @@ def bundled_tokenizers(folder: Path) -> list[Any]:
     merges = clip_merges(folder / "clip_merges.txt")
     vocabulary = clip_vocabulary(merges)
     clips = [
-        CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad, model_max_length=CLIP_LENGTH)
+        CLIPTokenizer(
+            vocab=vocabulary,
+            merges=merges,  # type: ignore[arg-type]  # transformers says texts, and hands on what has to be pairs
+            pad_token=pad,
+            model_max_length=CLIP_LENGTH,
+        )
         for pad in (CLIP_L_PAD, CLIP_G_PAD)
     ]
     # In the way a downloaded model's is opened: opened otherwise, it gives some tokens to other characters of the text.

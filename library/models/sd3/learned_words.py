@@ -46,6 +46,10 @@ class LearnedWords(Words):
             rows = {name: self._start(index, word, count) for index, name in enumerate(CLIPS)}
             self.rows[concept] = nn.ParameterDict(rows)
 
+    def rows_of(self, concept: str) -> dict[str, nn.Parameter]:
+        """A concept's rows in each of the encoders."""
+        return {name: self.get_parameter(f"rows.{concept}.{name}") for name in CLIPS}
+
     def _start(self, index: int, word: str, count: int) -> nn.Parameter:
         ids = self.tokenizers[index](word, add_special_tokens=False)["input_ids"]
         table = self.table_of(index).weight

@@ -29,7 +29,7 @@ from library.models.sd3.text_encoders import TEXT_BATCH, count_text, encode_text
 from library.transfer import to_device
 
 if TYPE_CHECKING:
-    from diffusers import SD3Transformer2DModel
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
 
 class SD3Model(LatentModel):

@@ -27,10 +27,11 @@ class PositionTable:
     def __init__(self, embed: PatchEmbed, device: torch.device) -> None:
         self._embed: Any = embed  # whose buffers and methods take other values here than diffusers gives them
         self._device = device
-        self._side = int(self._embed.pos_embed_max_size)
-        self._table: Tensor = self._embed.pos_embed.reshape(1, self._side, self._side, -1)
+        self._side = int(embed.pos_embed_max_size)
+        assert embed.pos_embed is not None, "SD3 has a table"
+        self._table: Tensor = embed.pos_embed.reshape(1, self._side, self._side, -1)
         self._set(1)
-        self._embed.cropped_pos_embed = self.crop
+        embed.cropped_pos_embed = self.crop  # type: ignore[method-assign]  # to take its place is what this is for
 
     def crop(self, height: int, width: int) -> Tensor:
         """The vectors of a picture's places, (1, places, width of the model).

@@ -1,0 +1,89 @@
+"""What a whole run costs, in steps of a plain LoRA: python -m benchmarks.whole_run
+
+Everything that a first run with five pictures computes at full size, from its texts to its report card, is counted on
+the meta device: no GPU is needed, and two runs give the same numbers. The unit is a step of a plain LoRA with the same
+layers and rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.counts import full_size_plan
+from benchmarks.variants import PLAIN, settings_of
+from library.environment import prepare_process
+from library.errors import exit_code_of
+
+if TYPE_CHECKING:
+    from library.preflight.plan import Plan
+
+PLAIN_STEPS = 400
+"""Steps of a plain LoRA that a run is compared with."""
+CARD = "report card"
+COLUMNS = {"phase": "phase", "plain_steps": "plain LoRA steps", "share": "share, %"}
+
+
+def count(plan: Plan) -> dict[str, Any]:
+    """Each phase of a run, in order.
+
+    Returns:
+        `plain_step_tflop`, `phases` (name, plain_steps, share in percent), `plain_steps` of all of them, and `times`,
+        how many runs of `PLAIN_STEPS` plain steps that is.
+    """
+    from library.evaluation.quick import PASSES_OF_A_PROBE, QuickAudit
+    from library.objectives import STUDENT
+    from library.preflight.forecast import count_step, forecast
+    from library.preflight.phases import one_picture, phases
+
+    plain = count_step(plan.with_settings(settings_of(plan.settings, PLAIN)), STUDENT).flops
+    asked = QuickAudit.of(plan)
+    predicted = forecast(asked.planned(plan))
+    flops = {phase.name: phase.flops for phase in phases(asked.planned(plan), predicted)}
+    probes = sum(len(some) for some in asked.probes.values())
+    flops[CARD] = one_picture(predicted, plan.sheet_size, probes * PASSES_OF_A_PROBE).flops
+    whole = sum(flops.values())
+    rows = [
+        {"phase": name, "plain_steps": one / plain, "share": 100 * one / whole} for name, one in flops.items() if one
+    ]
+    found = {"plain_step_tflop": plain / 1e12, "phases": rows, "plain_steps": whole / plain}
+    return {**found, "times": whole / plain / PLAIN_STEPS}
+
+
+def main() -> None:
+    """Counts and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--presets", nargs="+", default=["presets/pure.toml", "presets/lean.toml"])
+    parser.add_argument("--resolution", type=int, default=1024, metavar="N", help="Default: 1024.")
+    parser.add_argument("--json", action="store_true", help="Prints all of it as JSON.")
+    parser.add_argument("--output_dir", type=Path, default=Path("output/benchmark"))
+    arguments = parser.parse_args()
+    from benchmarks.record import write
+
+    found = {}
+    for preset in arguments.presets:
+        with tempfile.TemporaryDirectory() as temporary:
+            settings = {"resolution": arguments.resolution, "train_batch_size": 1, "checkpointed_blocks": "all"}
+            found[preset] = count(full_size_plan(Path(temporary), preset, **settings))
+        name = Path(preset).stem
+        title = (
+            f"A first run of {name} at {arguments.resolution} x {arguments.resolution}: "
+            f"{found[preset]['times']:.2f} times {PLAIN_STEPS} steps of a plain LoRA"
+        )
+        rows = [*found[preset]["phases"], {"phase": "all", "plain_steps": found[preset]["plain_steps"], "share": 100.0}]
+        command = ["python", "-m", "benchmarks.whole_run", "--resolution", str(arguments.resolution)]
+        write(arguments.output_dir / f"whole_run_{name}.json", title, "counted", rows, COLUMNS, command)
+        if not arguments.json:
+            print(title + ":")
+            print("\n".join(f"  {row['phase']:<24}{row['plain_steps']:>8.0f}{row['share']:>7.1f} %" for row in rows))
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    prepare_process()
+    sys.exit(exit_code_of(main, lambda: None))

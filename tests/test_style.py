@@ -1,0 +1,155 @@
+"""What a user reads follows the style page of CONTRIBUTING.md: pages, help and the window have none of its patterns."""
+
+import ast
+import dataclasses
+import html
+import re
+from pathlib import Path
+
+import pytest
+
+from library.config.dataset import Concept, Source
+from library.config.fields import name_of
+from library.config.groups import groups
+from tests.helpers.places import ROOT
+
+PATTERNS = {
+    r"\b(?:which|that) (?:is|are) none\b": "isn't one",
+    r"(?<!\bthere )\b(?:is|are) no (?!longer\b|more\b|less\b|one\b)[a-z]+\b": "is not a ...",
+    r"\b(?:is|are) (?:said|told)\b": "is reported, is logged",
+    r"\b(?:go|goes|going) on\b": "continue",
+    r"\banew\b": "again, from scratch",
+    r"\bsuffic(?:e|es|ed)\b": "is enough",
+    r"\bby (?:itself|themselves)\b": "automatically, on its own",
+    r"\bso many (?!as\b)": "N",
+    r"\b(?:prompt|line|file|image|picture|vector|prediction)s? a (?:line|step|block|second|layer)\b": "per",
+    r"\bone (?:\w+ )?a (?:line|step|block|layer|concept)\b": "one per",
+    r"\bstands? (?:in(?! for)|beside|there|nowhere|twice)\b": "is in",
+    r"\bl(?:ie|ies|ay|ying) (?:in|beside|there|where)\b": "is in, is next to",
+    r"\b(?:the|its|their|a|'s) begin\b|\bbegin of\b": "the start",
+    r"(?<!report )(?<!graphics )\bcards?\b": "GPU",
+    r"\bno numbers?\b": "NaN or infinite",
+    r"\bpassed over\b": "is ignored",
+    r"\bunasked\b|\bcom(?:e|es|ing) along\b": "leaks in",
+    r"\bat hand\b": "in this computer",
+    r"\balike\b": "both",
+    r"\bthe (?:latter|former)\b": "name the thing",
+    r"\bmend(?:s|ed|ing)?\b": "fix",
+    r"\bshall\b": "will",
+    r"\bwhoever\b": "anyone who",
+    r"\bhence\b": "so",
+    r"\bas far as known\b": "as far as we know",
+    r"\bat whatever moment\b": "at any moment",
+    r"\bhow (?:a|the|its) \w+ stands\b|\bhow it stands\b": "its status",
+    r"\bin (?:words|a sentence)\b": "with a clear error",
+}
+"""What a translation sounds like, and what to write instead."""
+RESULTS = {ROOT / "docs" / "bench", ROOT / "docs" / "pocket"}
+"""Measurements, with pages that are written together with them."""
+FOLDERS = (ROOT / "docs", ROOT / "comfyui_purecc", ROOT / "pocket")
+PAGES = sorted(
+    page
+    for pages in (*(folder.rglob("*.md") for folder in FOLDERS), [ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+    for page in pages
+    if not RESULTS & set(page.parents)
+)
+TEMPLATES = sorted((ROOT / "gui" / "templates").rglob("*.html"))
+COMMANDS = sorted([*ROOT.glob("purecc_*.py"), *(ROOT / "library").rglob("*.py")])
+LONGEST = 40
+"""Words of a sentence of a help; with more, it holds more than one thought."""
+
+
+def faults(text: str) -> list[str]:
+    """Each place of a text that a pattern finds, with what to write instead."""
+    found = [
+        (match.start(), match[0], instead)
+        for pattern, instead in PATTERNS.items()
+        for match in re.finditer(pattern, text, re.IGNORECASE)
+    ]
+    return [
+        f'"{words}" in "...{text[max(at - 40, 0) : at + 40]}...": {instead}' for at, words, instead in sorted(found)
+    ]
+
+
+def prose_of(page: Path) -> str:
+    """A page without code and without where its links lead."""
+    text = re.sub(
+        r"^(```|~~~).*?^\1|`[^`\n]*`", "CODE", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    return re.sub(r"\]\([^)]*\)", "]", text).replace("\n", " ")
+
+
+def text_of(template: Path) -> str:
+    """What a template shows: no tags, no expressions; and the attributes that are read or spoken."""
+    source = template.read_text(encoding="utf-8")
+    spoken = re.findall(r'(?:aria-label|placeholder|title|alt|hx-confirm)="([^"]*)"', source)
+    bare = re.sub(r"\{%.*?%\}|\{#.*?#\}|<[^>]*>", " ", source, flags=re.DOTALL)
+    written = " ".join(re.findall(r'"([^"{}]+)"', " ".join(re.findall(r"\{\{.*?\}\}", bare))))
+    return html.unescape(" ".join([re.sub(r"\{\{.*?\}\}", "VALUE", bare), written, *spoken]))
+
+
+def settings() -> dict[str, str]:
+    """The sentence of each setting."""
+    every = [*groups().values(), Concept, Source]
+    return {
+        f"{one.__name__}.{name_of(field)}": field.metadata["help"] for one in every for field in dataclasses.fields(one)
+    }
+
+
+def options_of(path: Path) -> list[str]:
+    """The sentences of a command's own options."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    helps = [
+        keyword.value
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"
+        for keyword in call.keywords
+        if keyword.arg == "help"
+    ]
+    texts = [[part for part in ast.walk(one) if isinstance(part, ast.Constant)] for one in helps]
+    return ["".join(str(part.value) for part in parts) for parts in texts]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_is_in_plain_english(page):
+    assert faults(prose_of(page)) == []
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
+def test_the_window_speaks_plain_english(template):
+    assert faults(text_of(template)) == []
+
+
+def test_the_help_of_settings_is_in_plain_english():
+    assert [f"{name}: {fault}" for name, text in settings().items() for fault in faults(text)] == []
+
+
+def test_the_help_of_commands_is_in_plain_english():
+    found = [f"{path.name}: {fault}" for path in COMMANDS for text in options_of(path) for fault in faults(text)]
+    assert found == []
+
+
+def test_a_sentence_of_help_holds_one_thought():
+    sentences = [(name, one) for name, text in settings().items() for one in re.split(r"(?<=[.?]) ", text)]
+    assert [(name, one) for name, one in sentences if len(one.split()) > LONGEST] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a part's own file that is none is said", 2),
+        ("Where the memory does not suffice, it goes on anew.", 3),
+        ("A step whose loss is no number is passed over.", 3),
+        ("It lies beside the card, one prompt a line.", 4),
+        ("There is no file. It is no longer there. See the report card.", 0),
+    ],
+)
+def test_the_patterns_find_what_they_are_for(text, found):
+    assert len(faults(text)) == found, faults(text)
+
+
+def test_each_page_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text()
+    kinds = ("tutorials", "how-to", "reference", "explanation")
+    pages = {str(page.relative_to(ROOT / "docs")) for kind in kinds for page in (ROOT / "docs" / kind).glob("*.md")}
+    assert pages == {link for link in re.findall(r"\]\(([^)#]+)", index) if link.split("/")[0] in kinds}
