@@ -65,21 +65,35 @@ class FlowModel(Protocol):
     dtype: torch.dtype
     notices: list[str]
     """What could not be done as wished, a sentence each; complete once the transformer is loaded."""
-    block_lists: Mapping[str, int]
-    """The lists of transformer blocks inside the transformer, in the order in which they run: the name of each, and how
-    many blocks it has."""
-    width: int
-    """Width of the text stream inside the blocks."""
-    streams: Sequence[TextStream]
-    """What the text stream is made of."""
-    text_shape: TextShape
-    """The size of a prompt's states, as encoders give them."""
-    family: Family
-    """What it is one of."""
-    texts_at_once: int
-    """Texts that are encoded together, whose arithmetic `footprints` counts."""
-    encoders: Sequence[str]
-    """The text encoders, as messages call them."""
+
+    @property
+    def block_lists(self) -> Mapping[str, int]:
+        """The lists of transformer blocks inside the transformer, in the order in which they run: the name of each,
+        and how many blocks it has."""
+
+    @property
+    def width(self) -> int:
+        """Width of the text stream inside the blocks."""
+
+    @property
+    def streams(self) -> Sequence[TextStream]:
+        """What the text stream is made of."""
+
+    @property
+    def text_shape(self) -> TextShape:
+        """The size of a prompt's states, as encoders give them."""
+
+    @property
+    def family(self) -> Family:
+        """What it is one of."""
+
+    @property
+    def texts_at_once(self) -> int:
+        """Texts that are encoded together, whose arithmetic `footprints` counts."""
+
+    @property
+    def encoders(self) -> Sequence[str]:
+        """The text encoders, as messages call them."""
 
     @property
     def size_multiple(self) -> int:
@@ -92,10 +106,14 @@ class FlowModel(Protocol):
             skipped: blocks to leave out.
         """
 
-    most_pixels: int
-    """The longest side of a picture that the model draws."""
-    described: Mapping[str, str]
-    """What the metadata of LoRA files says of the model."""
+    @property
+    def most_pixels(self) -> int:
+        """The longest side of a picture that the model draws."""
+
+    @property
+    def described(self) -> Mapping[str, str]:
+        """What the metadata of LoRA files says of the model."""
+
     residence: Residence
     """How the transformer's weights lie in memory; may be changed until it is loaded."""
     base: ResidentBase

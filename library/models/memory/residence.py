@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from library.models.memory.swap import BlockSwap
 from library.transfer import moved
 
 if TYPE_CHECKING:
-    from diffusers import ModelMixin
+    from diffusers.models.modeling_utils import ModelMixin
 
 ALWAYS_RESIDENT = 2
 """Blocks at the end of the transformer that are never swapped."""
@@ -96,7 +96,7 @@ class ResidentBase:
 
     def __init__(
         self,
-        transformer: ModelMixin,
+        transformer: nn.Module,
         blocks: Sequence[nn.Module],
         device: torch.device,
         residence: Residence,
@@ -191,7 +191,7 @@ class ResidentBase:
         wanted = self.residence
         if wanted.xformers:
             try:
-                self.transformer.enable_xformers_memory_efficient_attention()
+                cast("ModelMixin", self.transformer).enable_xformers_memory_efficient_attention()
                 return None
             except Exception as error:  # xformers raises all kinds, each meaning that it can't work here
                 reason = str(error).strip().splitlines()[0]

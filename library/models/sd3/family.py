@@ -7,7 +7,7 @@ import torch
 from library.adapters.layouts.known import SD3_NAMES
 from library.adapters.uis.rules import LOADERS
 from library.config.model_settings import ModelSettings
-from library.models.family import Family, ModelFiles, register
+from library.models.family import Family, FlowModel, ModelFiles, register
 from library.models.loading.what_file import is_mmdit
 from library.models.memory.residence import Residence
 from library.models.sd3 import single_file
@@ -16,7 +16,7 @@ from library.models.sd3.model import SD3Model
 from library.models.sd3.modules import blank
 
 
-def opened(files: ModelFiles, settings: ModelSettings, device: torch.device, dtype: torch.dtype) -> SD3Model:
+def opened(files: ModelFiles, settings: ModelSettings, device: torch.device, dtype: torch.dtype) -> FlowModel:
     """A model of the family; nothing heavy is read yet."""
     return SD3Model(
         files,
