@@ -48,8 +48,8 @@ SETTINGS = {
     "bf16, compiled": {"mixed_precision": "bf16", "torch_compile": "true"},
 }
 """Ways to train that are compared with float32 on the processor."""
-TOLERANCES = {"float32": 0.02, "bf16": 0.1, "fp16": 0.1, "int8": 0.15, "fp8": 0.25, "nf4": 0.5}
-"""Largest difference of the concept loss in a step, as a share of its mean. The last name that a way contains counts."""
+TOLERANCES = {"float32": 0.005, "bf16": 0.02, "fp16": 0.01, "int8": 0.03, "fp8": 0.05, "nf4": 0.15}
+"""Largest difference of the concept loss in a step, as a share of its mean. The last name found in a way counts."""
 MOST_OUTPUT = 400
 """Characters of what a failed check said last."""
 
