@@ -2,8 +2,8 @@
 
 One check after the other, each in processes of its own, so that what fails is a line in the result and not its end.
 Called again, it continues with the checks that have no result yet. `--model FILE` names your Stable Diffusion 3.5;
-without it, memory and steps are those of the small included model. Without an NVIDIA card, the processor takes the
-card's place.
+without it, steps are those of the small included model and memory is not tried. Without an NVIDIA card, the processor
+takes the card's place.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from library.environment import prepare_process
-from library.errors import exit_code_of
+from library.errors import EXIT_INTERRUPTED, exit_code_of
 
 SHORT = {
     "extractor_train_steps": "4",
-    "max_train_steps": "8",
+    "max_train_steps": "16",
     "replay_images": "4",
     "replay_sample_steps": "4",
     "context_train_steps": "4",
@@ -87,12 +88,18 @@ def called(*words: str) -> str:
     return done.stdout
 
 
-def train(card: Card, name: str, device: str, settings: dict[str, str]) -> Path:
-    """Trains the demo, cut down; returns the folder of the run."""
+def training(card: Card, name: str, device: str, settings: dict[str, str]) -> tuple[Path, list[str]]:
+    """The folder of a run of the demo, cut down, and the command that makes it."""
     folder = card.folder / "runs" / re.sub(r"\W+", "-", f"{name} {device}")
     given = {**SHORT, "device": device, "output_dir": str(folder), "cache_dir": str(card.folder / "cache"), **settings}
     words = [part for key, value in given.items() for part in _option(key, value)]
-    called("purecc_train.py", "--config_file", "presets/demo.toml", *words, "--no_audit", "--overwrite")
+    return folder, ["purecc_train.py", "--config_file", "presets/demo.toml", *words, "--no_audit"]
+
+
+def train(card: Card, name: str, device: str, settings: dict[str, str]) -> Path:
+    """Trains the demo, cut down; returns the folder of the run."""
+    folder, words = training(card, name, device, settings)
+    called(*words, "--overwrite")
     return folder
 
 
@@ -104,7 +111,9 @@ def losses(folder: Path) -> list[float]:
     """The concept loss of each step of stage 2."""
     from library.report.log import read_log
 
-    return [row["concept"] for row in read_log(folder / "log.jsonl") if row["stage"] == "student" and "concept" in row]
+    log = folder / "log.jsonl"
+    rows = read_log(log) if log.exists() else []
+    return [row["concept"] for row in rows if row["stage"] == "student" and "concept" in row]
 
 
 def same_numbers(card: Card) -> list[dict[str, Any]]:
@@ -126,15 +135,22 @@ def same_numbers(card: Card) -> list[dict[str, Any]]:
 
 
 def resumes(card: Card) -> list[dict[str, Any]]:
-    """A run that is continued ends as one that was never stopped."""
+    """A run that is stopped in stage 2 and continued ends as one that was never stopped."""
     import torch
     from safetensors.torch import load_file
 
+    from library.training.control import STOP
+
     whole = train(card, "whole", card.device, SETTINGS["bf16"])
-    half = {**SETTINGS["bf16"], "max_train_steps": "4", "save_state_on_train_end": "true"}
-    stopped = train(card, "stopped", card.device, half)
-    config = ["--config_file", str(stopped / "config.toml"), "--output_dir", str(stopped)]
-    called("purecc_train.py", *config, "--max_train_steps=8", "--resume", "auto")
+    stopped, words = training(card, "stopped", card.device, SETTINGS["bf16"])
+    shutil.rmtree(stopped, ignore_errors=True)
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        while run.poll() is None and not losses(stopped):
+            time.sleep(0.05)
+        (stopped / "control" / STOP).touch()
+    if run.returncode != EXIT_INTERRUPTED:
+        return [{"what": "resume", "outcome": f"not tried: the run ended with {run.returncode} before it was stopped"}]
+    called(*words, "--resume", "auto")
     one, other = (load_file(folder / "demo.safetensors") for folder in (whole, stopped))
     most = max(float((one[key].float() - other[key].float()).abs().max()) for key in one)
     equal = all(torch.equal(one[key], other[key]) for key in one)
@@ -145,9 +161,11 @@ def memory(card: Card) -> list[dict[str, Any]]:
     """The presets that fit the card, each with the memory it really takes."""
     from library.preflight.forecast import PRESETS
 
+    if not card.model:
+        return [{"what": "presets", "outcome": "not tried: --model names no model of full size"}]
     room = _gigabytes() if card.device == "cuda" else max(PRESETS)
     fitting = [str(size) for size in PRESETS if size <= room] or [str(min(PRESETS))]
-    model = ["--pretrained_model_name_or_path", card.model] if card.model else []
+    model = ["--pretrained_model_name_or_path", card.model]
     called("-m", "benchmarks.vram", "--presets", *fitting, "--benchmark_dir", str(card.folder), *model)
     rows = json.loads((card.folder / "vram.json").read_text(encoding="utf-8"))["rows"]
     return [{"what": row.pop("preset"), **row} for row in rows]
