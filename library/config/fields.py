@@ -23,10 +23,10 @@ Holds = Literal["path", "file name", "ending"]
 WHY_NOT = {
     "path": (
         why_not_a_path,
-        "Name a file or a folder. In double quotes, a backslash starts a control character: use 'single quotes' or /.",
+        "Give a file or a folder. In double quotes, a backslash starts a control character: use 'single quotes' or /.",
     ),
     "file name": (why_not_a_name, "Choose a name that works as a file name on Windows, Linux and macOS."),
-    "ending": (why_not_an_ending, "Such as .txt."),
+    "ending": (why_not_an_ending, "For example .txt."),
 }
 BEYOND = 1 << 63
 """No number is as large: seeds and counts of the libraries below have 64 bits."""
@@ -92,7 +92,7 @@ def describe(hint: Any) -> str:
         return f"a list; each item is {describe(typing.get_args(hint)[0])}"
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join(describe(part) for part in typing.get_args(hint) if part is not type(None))
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a string in quotes"}
     return words[hint]
 
 

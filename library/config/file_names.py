@@ -22,7 +22,7 @@ def why_not_a_name(name: str) -> str | None:
     if forbidden:
         return f"it contains {forbidden}"
     if name.startswith("."):
-        return "it begins with a dot, so it would be hidden"
+        return "it starts with a dot, so it would be hidden"
     if name[-1] == "." or name[-1].isspace():
         return "it ends in a dot or a space, which Windows drops"
     return "it is the name of a device on Windows" if DEVICES.match(name) else None
