@@ -224,7 +224,7 @@ def _scene_of(prediction: Prediction, reference: Scene, replay: Scene | None) ->
     if prediction.prompt not in REPLAYED:
         return reference
     if replay is None:
-        raise ValueError(f"{prediction.prompt} is predicted for replayed pictures, and there are none")
+        raise ValueError(f"{prediction.prompt} needs replayed images, and there are none")
     return replay
 
 

@@ -79,18 +79,18 @@ class StorageError(PureCCError):
 WHY_NOT_WRITTEN = {
     errno.ENOSPC: ("the disk is full", "Free some space there, or choose a folder on another disk"),
     errno.EDQUOT: ("the disk quota is used up", "Free some space there, or choose a folder on another disk"),
-    errno.EFBIG: ("it would be larger than a file may be here", "Choose a folder on another disk"),
-    errno.EROFS: ("it may only be read there", "Choose a folder that may be written to"),
+    errno.EFBIG: ("it would be larger than this file system allows", "Choose a folder on another disk"),
+    errno.EROFS: ("the folder is read-only", "Choose a folder that you can write to"),
     errno.EACCES: ("its permissions forbid it", "Change them, or choose another folder"),
     errno.EPERM: ("its permissions forbid it", "Change them, or choose another folder"),
-    errno.ENOTDIR: ("a part of its path is a file, not a folder", "Move that file away, or choose another folder"),
-    errno.EEXIST: ("a file stands where a folder is needed", "Move that file away, or choose another folder"),
-    errno.EISDIR: ("a folder stands where the file is to go", "Move that folder away, or choose another name"),
+    errno.ENOTDIR: ("part of its path is a file, not a folder", "Move that file away, or choose another folder"),
+    errno.EEXIST: ("there is a file where a folder is needed", "Move that file away, or choose another folder"),
+    errno.EISDIR: ("there is a folder with this name", "Move that folder away, or choose another name"),
     errno.ENAMETOOLONG: ("its name or path is too long", "Choose a shorter output_name or folder"),
-    errno.EIO: ("the disk reports an error", "Look after that disk, or choose a folder on another one"),
+    errno.EIO: ("the disk reports an error", "Check that disk, or choose a folder on another one"),
 }
 """What the system's errors mean to a user, and what to do."""
-NO_PLACE = {errno.ENOENT: ("no such folder can be made", "Choose another folder")}
+NO_PLACE = {errno.ENOENT: ("the folder can't be created", "Choose another folder")}
 """The same of writing alone: elsewhere, a file that is not there is a fault of ours."""
 
 
@@ -111,7 +111,7 @@ def not_written(error: OSError, path: Path | str | None, how: str = "written") -
     folders = "output_dir, cache_dir"
     return StorageError(
         f"{path or 'A file'} can't be {how}: {why}.",
-        f"{remedy} ({folders}). What was saved before is as it was.",
+        f"{remedy} ({folders}). Earlier saved files are unchanged.",
     )
 
 
@@ -128,7 +128,7 @@ def lacks_memory(error: BaseException) -> bool:
 def in_words(error: Exception) -> str:
     """An error of any kind, for the middle of a sentence."""
     if lacks_memory(error.__cause__ or error):
-        return "the memory does not suffice"
+        return "out of memory"
     return error.what.removesuffix(".") if isinstance(error, PureCCError) else f"{type(error).__name__}: {error}"
 
 
@@ -139,9 +139,9 @@ def memory_error(where: str) -> TrainingError:
         where: the phase, or what else needed it.
     """
     return TrainingError(
-        f"{where}: the memory does not suffice.",
-        "Close other programs that use the card. --dry_run says what each phase needs; with --auto_fit the run takes "
-        "less by itself, as does a lower resolution.",
+        f"{where}: out of memory.",
+        "Close other programs that use the GPU, lower the resolution, or add --auto_fit to save memory automatically. "
+        "--dry_run shows what each phase needs.",
     )
 
 
@@ -166,7 +166,7 @@ def all_of(errors: Sequence[PureCCError]) -> PureCCError:
         return errors[0]
     shown = [str(error) for error in errors[:MOST_PROBLEMS]]
     if len(errors) > MOST_PROBLEMS:
-        shown.append("There are more mistakes than these.")
+        shown.append("There are more errors; only the first ones are shown.")
     return type(errors[0])("\nerror: ".join(shown))
 
 
@@ -189,7 +189,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if guess:
         return f'Did you mean "{guess}"?'
     if len(names) <= FEW:
-        return f"Known are: {', '.join(names)}."
+        return f"Choose one of: {', '.join(names)}."
     close = difflib.get_close_matches(word[:LONGEST_LINE].lower(), names, n=NEAREST, cutoff=0.0)
     return f"The closest names are: {', '.join(close)}."
 
@@ -235,7 +235,7 @@ def _fault(fault: Exception, where_is_the_log: Callable[[], str | None]) -> int:
     traceback.print_exc()
     log = where_is_the_log()
     if log:
-        print(f"This is a fault of the trainer. The run's log is {log}", file=sys.stderr)
+        print(f"This is a bug in the trainer. The log of the run is {log}", file=sys.stderr)
     return exit_code_for(fault)
 
 

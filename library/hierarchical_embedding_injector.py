@@ -82,11 +82,11 @@ class ConceptEmbeddings(nn.Module):
         """
         mine = self.per_block()
         if vectors.shape != mine.shape:
-            raise ValueError(f"they are {tuple(vectors.shape)}, here they are {tuple(mine.shape)}")
+            raise ValueError(f"their shape is {tuple(vectors.shape)}, not {tuple(mine.shape)}")
         given = vectors.to(mine)
         alike = given.device.type == "meta" or torch.equal(given, given[:1].expand_as(given))
         if len(self.start) == 1 and not alike:
-            raise ValueError("they differ from block to block, here all blocks share one")
+            raise ValueError("they differ between blocks, but here all blocks share one")
         self.moved.copy_((given[: len(self.start)] - self.start) / self.size)
 
     def at(self, block: int) -> Tensor | None:

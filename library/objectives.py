@@ -90,7 +90,7 @@ class Truth:
             ValueError: the regions were not asked for.
         """
         if self.region is None:
-            raise ValueError("no regions are known of these pictures")
+            raise ValueError("these images have no regions")
         return 1 - self.region
 
 
