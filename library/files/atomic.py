@@ -39,7 +39,8 @@ class InUse(StorageError):
     def __init__(self, path: Path) -> None:
         super().__init__(
             f"{path} can't be replaced: another program has it open, or its permissions forbid it.",
-            "Close it there; it may also be an antivirus, an indexer or OneDrive. What was saved before is as it was.",
+            "Close that program; it may also be an antivirus, an indexer or OneDrive. Earlier saved files are "
+            "unchanged.",
         )
 
 
@@ -83,7 +84,7 @@ def _move_beside(source: Path, path: Path) -> None:
     names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     free = next(name for name in names if not name.exists())
     move(source, free)
-    say(f"WARNING: {path} can't be replaced: another program has it open. Saved as {free.name} beside it.")
+    say(f"WARNING: {path} can't be replaced: another program has it open. Saved as {free.name} next to it.")
     saved_beside[path] = free
 
 
@@ -99,7 +100,7 @@ def said_if_not_written(path: Path) -> Iterator[None]:
         raise known from error
     except UnicodeEncodeError as error:
         half = error.object[error.start : error.end]
-        raise StorageError(f"{path} can't be written: its text holds half of a character, {half!r}.") from error
+        raise StorageError(f"{path} can't be written: its text contains half of a character, {half!r}.") from error
     except SafetensorError as error:  # it hides the system's error in its text
         number = re.search(r"os error (\d+)", str(error))
         known = not_written(OSError(int(number[1]), ""), path) if number else None

@@ -96,8 +96,8 @@ class Cache:
             tensors = load(self._read(place))
         except (OSError, SafetensorError) as error:
             raise StorageError(
-                f"The cache has lost what this run has put into it: {self.folder / place} can't be read ({error}).",
-                "The same command with --resume auto makes it again and goes on.",
+                f"The cache has lost a file of this run: {self.folder / place} can't be read ({error}).",
+                "Run the same command with --resume auto to compute it again and continue.",
             ) from error
         self._held[place] = tensors
         self.held += _bytes_of(tensors)

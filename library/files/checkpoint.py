@@ -43,7 +43,7 @@ def flatten(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
         return {"tuple" if isinstance(tree, tuple) else "list": items}
     if tree is None or isinstance(tree, (bool, int, float, str)):
         return {"value": tree}
-    raise TypeError(f"{path} is a {type(tree).__name__}, which a state can't hold.")
+    raise TypeError(f"{path} is a {type(tree).__name__}, which can't be saved in a state.")
 
 
 def unflatten(tree: Any, tensors: dict[str, Tensor]) -> Any:
@@ -198,7 +198,7 @@ def load_state(folder: Path, settings: dict[str, Any], may_differ: Iterable[str]
         state = _read(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise ModelError(
-            f"resume: {folder} is not a state that can be read: {error}.", "Start anew with --overwrite."
+            f"resume: {folder} is not a readable state: {error}.", "Start from scratch with --overwrite."
         ) from error
     check_same(state.settings, settings, may_differ)
     return state
@@ -218,8 +218,8 @@ def check_same(before: dict[str, Any], settings: dict[str, Any], may_differ: Ite
     for name in sorted((set(now) | set(before)) - set(may_differ)):
         if now.get(name) != before.get(name):
             raise ConfigError(
-                f"resume: {name} was {before.get(name)!r} when the run was stopped and is {now.get(name)!r} now.",
-                "Set it back to go on, or start anew with --overwrite.",
+                f"resume: {name} was {before.get(name)!r} when the run stopped and is {now.get(name)!r} now.",
+                "Change it back to continue, or start from scratch with --overwrite.",
             )
 
 

@@ -26,9 +26,9 @@ OF_SYSTEMS = frozenset(
 """What Windows, macOS and network drives put into folders, in lower case, apart from names that begin with a dot."""
 BRANDS_OF_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"mif1", b"msf1")
 SIGNATURES = (
-    (b"\xff\x0a", "is a JPEG XL picture"),
-    (b"\0\0\0\x0cJXL ", "is a JPEG XL picture"),
-    (b"version https://git-lfs", "is a pointer of Git LFS, and the picture itself was never downloaded"),
+    (b"\xff\x0a", "is a JPEG XL image"),
+    (b"\0\0\0\x0cJXL ", "is a JPEG XL image"),
+    (b"version https://git-lfs", "is a Git LFS pointer; the image itself was not downloaded"),
     (b"%PDF", "is a PDF"),
     (b"PK\x03\x04", "is a ZIP archive"),
     (b"\x1aE\xdf\xa3", "is a video"),
@@ -105,16 +105,16 @@ def opened(path: Path, convert: Callable[[ImageFile.ImageFile], T], content: byt
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         most = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise DataError(
-            f"The picture {path} claims to be larger than {most:.0f} million pixels. It is "
-            "not opened: a file of a few kB can claim any size, and fill the memory.",
-            "Make it smaller, or take it out; training sees it at its resolution.",
+            f"The image {path} claims to have more than {most:.0f} million pixels, so it is not opened: even a tiny "
+            "file can claim a size that fills the memory.",
+            "Make it smaller, or remove it. Training shrinks images to the training resolution anyway.",
         ) from error
     except Exception as error:  # there is no list of what Pillow raises: TypeError and struct.error are among it
         raise _unreadable(path, error, content) from error
 
 
 def _unreadable(path: Path, error: Exception, content: bytes | None) -> DataError:
-    remedy = "Save it as PNG or JPEG again, or take it out."
+    remedy = "Save it as PNG or JPEG again, or remove it."
     if isinstance(error, OSError) and error.strerror:
         why = error.strerror
     elif isinstance(error, UnidentifiedImageError):
@@ -122,7 +122,7 @@ def _unreadable(path: Path, error: Exception, content: bytes | None) -> DataErro
     else:
         said = " ".join(str(error).split()) or type(error).__name__
         why = f"it is damaged ({said[:MOST_SAID]})"
-    return DataError(f"The picture {path} can't be read: {why}.", remedy)
+    return DataError(f"The image {path} can't be read: {why}.", remedy)
 
 
 def _begin_of(path: Path) -> bytes:
@@ -136,11 +136,11 @@ def _begin_of(path: Path) -> bytes:
 def _what_it_is(begin: bytes, remedy: str) -> tuple[str, str]:
     """What a file is that Pillow knows nothing of, and what to do."""
     if not begin:
-        return "it is empty", "Copy or download it again, or take it out."
+        return "it is empty", "Copy or download it again, or remove it."
     if begin[4:8] == b"ftyp":
         if begin[8:12] in BRANDS_OF_HEIF and b"avif" not in begin:
-            return ("it is a damaged HEIC picture", remedy) if reads_heif() else ("it is a HEIC picture", INSTALL_HEIF)
-        return "it is a video, or a kind of picture that is not known here", remedy
+            return ("it is a damaged HEIC image", remedy) if reads_heif() else ("it is a HEIC image", INSTALL_HEIF)
+        return "it is a video, or an image in an unknown format", remedy
     start = begin.lstrip().lower()
     known = next((what for mark, what in SIGNATURES if begin.startswith(mark) or start.startswith(mark)), None)
-    return (f"it {known}" if known else "it is not a picture, or it is damaged"), remedy
+    return (f"it {known}" if known else "it is not an image, or it is damaged"), remedy
