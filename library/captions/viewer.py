@@ -93,12 +93,12 @@ def folder_of(model: str) -> Path:
         return folder
     if not is_hub_id(model):
         raise ModelError(
-            f"--model: there is no folder {folder.absolute()}.",
-            f"Name a folder with Qwen3-VL in it, or a model on huggingface.co such as {KNOWN[1].hub_id}.",
+            f"--model: the folder {folder.absolute()} doesn't exist.",
+            f"Give a folder with Qwen3-VL in it, or a model on huggingface.co such as {KNOWN[1].hub_id}.",
         )
     if not is_offline():
         size = next((f", {one.size / 1e9:.1f} GB," for one in KNOWN if one.hub_id == model), "")
-        say(f"{model}{size} is downloaded from huggingface.co, unless it was before.")
+        say(f"{model}{size} will be downloaded from huggingface.co, unless it is already here.")
     return snapshot(model, "--model", FILES)
 
 
@@ -135,11 +135,11 @@ class QwenViewer:
             self._patches: Any = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # of damaged files, transformers and tokenizers raise errors of every kind
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{folder} has no tokenizer and picture settings of Qwen3-VL: {reason}") from error
+            raise ModelError(f"{folder} has no tokenizer and image settings of Qwen3-VL: {reason}") from error
         model: Any = load_pretrained(Qwen3VLForConditionalGeneration, folder, torch.bfloat16)
         self._image_token = model.config.image_token_id
         if self._tokenizer.convert_tokens_to_ids(IMAGE) != self._image_token:
-            raise ModelError(f"{folder}: the tokenizer is another model's: its {IMAGE} is not {self._image_token}.")
+            raise ModelError(f"{folder}: the tokenizer is from another model: its {IMAGE} is not {self._image_token}.")
         self.model = model.to(device)
 
     @torch.no_grad()

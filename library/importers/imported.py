@@ -159,7 +159,7 @@ class Imported:
         before = self.settings.get(name)
         self.take(name, value, theirs)
         if before is not None and before != self.settings.get(name):
-            self.notices.append(f"{theirs} {shown(value)} counts, as in {self.trainer}; {other} is passed over.")
+            self.notices.append(f"{theirs} {shown(value)} is used, as in {self.trainer}; {other} is ignored.")
 
     def is_for(self, model: str) -> None:
         """Says that the file is for another model, whose own files are left out.
@@ -173,8 +173,8 @@ class Imported:
             self.leave(name, self.settings.pop(name, None))
         self.notices.insert(
             0,
-            f"WARNING: this file is for {model}, and this trainer is for Stable Diffusion 3.5: look again at learning "
-            "rate, rank, steps and resolution.",
+            f"WARNING: this file is for {model}, but this trainer is for Stable Diffusion 3.5. Review learning rate, "
+            "rank, steps and resolution.",
         )
 
     def tables(self) -> dict[str, Any]:
