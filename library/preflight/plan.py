@@ -254,13 +254,13 @@ def _check_steps(settings: Settings, validation: Sequence[Picture]) -> None:
     if optimizer.initial_step and optimizer.initial_step >= optimizer.max_train_steps:
         raise ConfigError(
             f"initial_step is {optimizer.initial_step}, but stage 2 ends at max_train_steps, "
-            f"{optimizer.max_train_steps}: no step would be made.",
-            "max_train_steps counts the steps before initial_step, too; raise it.",
+            f"{optimizer.max_train_steps}, so no step is left.",
+            "Raise max_train_steps; it includes the steps before initial_step.",
         )
     if settings.saving.save_best_n and not validation:
         raise ConfigError(
-            "save_best_n keeps the files with the least validation loss, but no picture is kept for one.",
-            "Set validation_split, such as 0.2, so that at least one picture is.",
+            "save_best_n keeps the files with the lowest validation loss, but there are no validation images.",
+            "Set validation_split, such as 0.2, to keep at least one image for validation.",
         )
 
 
@@ -269,7 +269,7 @@ def _check_ties(settings: Settings, datasets: list[list[Picture]]) -> None:
     tied = settings.pure_learning.anchor_weight or method_of(settings).ties_others
     if only_tie and not tied:
         raise ConfigError(
-            "diff_output_preservation ties the student on these pictures by the anchor, but anchor_weight is 0.",
+            "diff_output_preservation uses the anchor on these images, but anchor_weight is 0.",
             "Set anchor_weight = 1.",
         )
 
@@ -287,17 +287,17 @@ def describe_plan(plan: Plan) -> str:
     buckets: dict[tuple[int, int], int] = {}
     for picture in plan.pictures:
         buckets[picture.size] = buckets.get(picture.size, 0) + 1
-    lines.append(f"Pictures: {len(plan.pictures)}, in {plan.order.batches_per_epoch} batches an epoch")
+    lines.append(f"Images: {len(plan.pictures)}, {plan.order.batches_per_epoch} batches per epoch")
     lines += [f"  {width} x {height}: {count}" for (width, height), count in sorted(buckets.items())]
     reg = sum(picture.subset.is_reg for picture in plan.pictures)
     if reg or plan.validation:
         lines.append(f"  of these, {reg} for regularisation and {len(plan.validation)} for the validation loss")
-    lines += [f"  not used: {named(one.names)} (--doctor says why)" for one in plan.left_out]
+    lines += [f"  not used: {named(one.names)} (--doctor tells you why)" for one in plan.left_out]
     lines += ["Texts", *caption_table(plan)]
     cut = cut_off(plan, plan.texts())
     more = [f"  and {len(cut) - SHOWN_PICTURES} more"] if len(cut) > SHOWN_PICTURES else []
-    lines += ["Cut off", *cut[:SHOWN_PICTURES], *more] if cut else ["Nothing is cut off."]
-    replay = f", {plan.settings.pure_learning.replay_images} replayed pictures" if plan.uses_replay else ""
+    lines += ["Cut off", *cut[:SHOWN_PICTURES], *more] if cut else ["No caption is cut off."]
+    replay = f", {plan.settings.pure_learning.replay_images} replayed images" if plan.uses_replay else ""
     steps = ", then ".join(f"{count} steps of the {name}" for name, count in plan.stage_steps.items())
     lines.append(f"Steps: {steps}{replay}")
     if plan.processes > 1:
@@ -319,7 +319,7 @@ def caption_table(plan: Plan) -> list[str]:
         if len(variants) > SHOWN_VARIANTS:
             lines.append(f"    and {len(variants) - SHOWN_VARIANTS} more variants of it")
     if len(plan.pictures) > SHOWN_PICTURES:
-        lines.append(f"  and {len(plan.pictures) - SHOWN_PICTURES} more pictures")
+        lines.append(f"  and {len(plan.pictures) - SHOWN_PICTURES} more images")
     return lines
 
 

@@ -95,15 +95,15 @@ def describe_times(plan: Plan, predicted: Forecast, speed: Speed) -> Iterator[st
     if speed.known:
         source = f"{numbers}, measured just now"
     else:
-        source = f"{numbers} by its maker, of which {GEMM:.0%} and {TRAFFIC:.0%} are assumed; never tried on one"
-    yield f"Time, predicted for {speed.name} ({source}); later runs find texts and pictures in the cache:"
+        source = f"{numbers} according to its maker, of which we assume {GEMM:.0%} and {TRAFFIC:.0%}; not measured"
+    yield f"Estimated time on {speed.name} ({source}); later runs reuse cached texts and images:"
     yield from (f"  {name + ':':<20}{_in_words(one):>8}" for name, one in seconds.items())
     steps = {name: step.seconds(speed) for name, step in predicted.steps.items()}
     each = ", ".join(f"{one:.2g} s in the {name}" for name, one in steps.items())
-    yield f"  together {_in_words(sum(seconds.values()))}; a step takes {each}"
+    yield f"  total {_in_words(sum(seconds.values()))}; a step takes {each}"
     moved = max(step.moved for step in predicted.steps.values())
     if moved:
-        yield f"Swapped blocks: {moved / GIB:.2f} GiB travel to the card each step."
+        yield f"Swapped blocks: {moved / GIB:.2f} GiB are copied to the GPU per step."
 
 
 def _in_words(seconds: float) -> str:

@@ -86,7 +86,7 @@ def test_a_folder_is_no_picture_whatever_its_name(folder):
         ("b.HEIC", "pip install pillow-heif"),
         ("c.jxl", "PNG"),
         ("d.psd", "PNG"),
-        ("e.NEF", "Develop"),
+        ("e.NEF", "Convert"),
         ("orphan.txt", "captions"),
         ("orphan.caption", "captions"),
     ],

@@ -134,7 +134,7 @@ def test_of_an_animation_the_first_picture_is_learned(tmp_path):
     assert not has_several(tmp_path / "one.webp")
 
 
-@pytest.mark.parametrize(("kind", "said"), [(np.float32, "floating-point"), (np.int32, "32-bit integers")])
+@pytest.mark.parametrize(("kind", "said"), [(np.float32, "floating-point numbers"), (np.int32, "32-bit integers")])
 def test_numbers_that_are_no_colours_are_refused(tmp_path, kind, said):
     Image.fromarray(np.full((8, 8), 40000, kind)).save(tmp_path / "depth.tif")
     for find in (image_size, open_image):
@@ -279,7 +279,7 @@ def test_all_pictures_that_are_cut_off_are_named_at_once(config_of, tmp_path):
     with pytest.raises(DataError) as error:
         find_pictures(config_of(folder), 8)
     for number in range(4):
-        said = f"The picture {folder / f'{number}.jpg'} is cut off: its end is missing.\n  Copy or"
+        said = f"The image {folder / f'{number}.jpg'} is cut off: its end is missing.\n  Copy or"
         assert (said in str(error.value)) == (number in (1, 3))
 
 

@@ -276,14 +276,14 @@ def test_an_unfinished_run_in_the_way_is_said_by_the_dry_run(dry_run, tmp_path):
     state = SavedState(Position({"student": 1}), {}, {})
     StateFolder(tmp_path / "output" / "tiny-state").save(state)
     code, said = dry_run()
-    assert code == 2 and "holds an unfinished run" in said
+    assert code == 2 and "contains an unfinished run" in said
     assert dry_run("--doctor", overwrite=True)[0] == 0
     assert StateFolder(tmp_path / "output" / "tiny-state").newest(), "a dry run removes nothing"
 
 
 def test_a_path_that_is_too_long_names_the_folder_and_the_file(plan_of, tmp_path):
     deep = tmp_path.joinpath(*["d" * 200] * 20)
-    with pytest.raises(StorageError, match=r"cache_dir: a file as long as .*its name or path is too long"):
+    with pytest.raises(StorageError, match=r"cache_dir: a file name as long as .*its name or path is too long"):
         Run(plan_of(cache_dir=str(deep)))
     assert not (tmp_path / ("d" * 200)).exists()
 
