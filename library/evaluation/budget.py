@@ -61,8 +61,8 @@ class Cost:
         if min(found.values()) < 1:
             already = f", of which {self.before:.0f} go into context vectors" if self.before else ""
             raise ConfigError(
-                f"--budget: {budget:g} {unit} do not pay for a step of each stage of {method}{already}.",
-                "Give more, or leave the method out.",
+                f"--budget: {budget:g} {unit} are not enough for one step of each stage of {method}{already}.",
+                "Raise it, or leave the method out.",
             )
         return found
 
@@ -130,7 +130,9 @@ def kept_steps(
         before = json.loads(file.read_text(encoding="utf-8"))
         if before["asked"] != asked:
             said = ", ".join(f"{name} {value}" for name, value in before["asked"].items())
-            raise ConfigError(f"{file.parent} holds a comparison with {said}.", "Give another --out, or remove it.")
+            raise ConfigError(
+                f"{file.parent} contains a comparison with {said}.", "Choose another --out, or remove it."
+            )
         return before["steps"]
     steps = count()
     write_text(file, json.dumps({"asked": asked, "steps": steps}))

@@ -228,7 +228,7 @@ def test_weights_are_downloaded_only_where_that_is_allowed_and_nothing_but_safet
     save_file({"embeddings.cls_token": torch.zeros(1, 1, 384)}, tmp_path / "dino.safetensors")
     weights, config = (tmp_path / "dino.safetensors").read_bytes(), json.dumps({"model_type": "vit"}).encode()
     asked, entries = downloads(monkeypatch, {"model.safetensors": weights, "config.json": config}), [SCORERS["dino"]]
-    with pytest.raises(ModelError, match="as --allow_download does"):
+    with pytest.raises(ModelError, match="--allow_download"):
         check_all(entries, tmp_path)
     assert asked == []
     check_all(entries, tmp_path, allow_download=True)
@@ -250,7 +250,7 @@ def test_a_download_that_fails_or_brings_another_model_is_a_sentence(tmp_path, m
         check_all([SCORERS["dino"]], tmp_path, allow_download=True)
     assert "tools.scorers convert" in str(error.value)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="HF_HUB_OFFLINE forbids it"):
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE"):
         check_all([SCORERS["dino"]], tmp_path, allow_download=True)
 
 
