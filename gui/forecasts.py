@@ -71,7 +71,10 @@ class Forecasts:
         with suppress(OSError, ValueError, IndexError):
             tables = json.loads((folder / SAID).read_text(encoding="utf-8").strip().splitlines()[-1])
         if not isinstance(tables, dict):
-            tables, problem = None, sentence_of(folder / LOG) or f"The forecast ended with {child.returncode}."
+            tables, problem = (
+                None,
+                sentence_of(folder / LOG) or f"The forecast failed with exit code {child.returncode}.",
+            )
         write_text(folder / FILE, json.dumps({"digest": digest, "tables": tables, "problem": problem}), durable=False)
         for name in (SAID, LOG):
             remove(folder / name)

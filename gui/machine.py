@@ -129,7 +129,7 @@ def with_ui(machine: Machine, folder: str) -> Machine:
         path = path.parent
     models = path / "models"
     if not models.is_dir():
-        raise ConfigError(f"{path} holds no folder named models.", "Give the folder that ComfyUI or Forge lies in.")
+        raise ConfigError(f"{path} contains no folder named models.", "Give the folder of ComfyUI or Forge.")
     path = path.absolute()
     is_forge = (models / "Lora").is_dir() and not (path / "custom_nodes").is_dir()
     machine = replace(machine, forge=str(path)) if is_forge else replace(machine, comfyui=str(path))

@@ -141,13 +141,13 @@ def check_ready(project: Project, machine: Machine) -> None:
         ConfigError: see `plan_of`.
     """
     if not pictures_of(project):
-        raise ConfigError("There are no pictures yet.", "Add 3 to 10 on the first page.")
+        raise ConfigError("You haven't added any pictures yet.", "Add 3 to 10 on the first page.")
     project.concept()
     if project.model == "sd35" and "pretrained_model_name_or_path" not in project.changed:
         if not machine.model:
-            raise ConfigError("The model is not chosen yet.", "Name ComfyUI's folder on the home page.")
+            raise ConfigError("You haven't chosen a model yet.", "Set ComfyUI's folder on the home page.")
         if not Path(machine.model).exists():
-            raise ConfigError(f"The model {machine.model} is no longer there.", "Choose it again on the home page.")
+            raise ConfigError(f"The model {machine.model} no longer exists.", "Choose it again on the home page.")
 
 
 def digest_of(project: Project, plan: Path) -> str:

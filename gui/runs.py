@@ -91,7 +91,7 @@ class Run:
     def reason(self) -> str | None:
         """Why it has ended so, in a sentence, if it has not ended well."""
         if self.state == FAILED:
-            return self.status.get("exit_reason") or sentence_of(self.folder / LOG) or "It ended before it could begin."
+            return self.status.get("exit_reason") or sentence_of(self.folder / LOG) or "It ended before it could start."
         return None
 
     def tail(self) -> list[str]:
@@ -188,7 +188,7 @@ def start(run: Run) -> None:
         ConfigError: it is running already.
     """
     if run.state in LIVE:
-        raise ConfigError("This run is going on already.")
+        raise ConfigError("This run is already running.")
     words = children.command_of(TRAIN, "--config_file", run.folder / SETTINGS)
     if run.launch is not None and read_status(run.folder):
         words += ["--resume", "auto"]
@@ -210,7 +210,7 @@ def ask(run: Run, command: str) -> None:
         children.end_at_once(run.launch["pid"], run.launch["at"])  # nothing is computed yet that could be lost
         return
     if run.state not in LIVE - {STARTING}:
-        raise ConfigError("The run is not going on, so it can't be told anything.")
+        raise ConfigError("The run is not running, so it can't receive commands.")
     with suppress(FileNotFoundError):  # the run has ended this moment
         (run.folder / "control" / command).touch()
 
@@ -226,7 +226,7 @@ def change_prompts(run: Run, text: str) -> None:
     """Changes what a run draws, from its next sheet on."""
     lines = [" ".join(line.split())[:1000] for line in text.splitlines()[:40]]
     if not any(lines):
-        raise ConfigError("There is no prompt left.", "Write at least one, a line each.")
+        raise ConfigError("There are no prompts left.", "Write at least one, one per line.")
     write_text(inside(run.folder, PROMPTS), "\n".join(line for line in lines if line) + "\n")
 
 

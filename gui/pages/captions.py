@@ -80,7 +80,7 @@ def replace(request: Request, form: FormData) -> Response:
     project = project_of(request)
     changed = captions.replaced(project, field(form, "find"), field(form, "by"))
     if not changed:
-        raise ConfigError("No caption holds this text.", "Capital letters count.")
+        raise ConfigError("No caption contains this text.", "Capital letters count.")
     captions.write(project, changed)
     return refresh()
 

@@ -101,7 +101,7 @@ def _actions(request: Request) -> Response:
 def prompts(request: Request, form: FormData) -> Response:
     """Changes what is drawn from the next sheet on."""
     runs.change_prompts(run_of(request), field(form, "prompts"))
-    return Response("Saved. The next sheet shows them.", media_type="text/plain")
+    return Response("Saved. The next sheet uses these prompts.", media_type="text/plain")
 
 
 def sheet(request: Request) -> Response:

@@ -85,7 +85,7 @@ def test_a_setting_is_checked_as_the_trainer_checks_it(client, project, root):
         ("network_dim", "many", "network_dim"),
         ("network_dim", "-3", "at least"),
         ("netwrk_dim", "3", "network_dim"),
-        ("output_dir", "/etc", "set by the window"),
+        ("output_dir", "/etc", "window sets"),
         ("lr_scheduler", "zigzag", "constant"),
     ]:
         answer = change(name, value)
@@ -260,5 +260,5 @@ def test_the_card_is_as_its_driver_says(tmp_path, monkeypatch):
 
 
 def test_a_wrong_choice_of_kind_is_no_concept(project):
-    with pytest.raises(ConfigError, match="What it is"):
+    with pytest.raises(ConfigError, match="class word is missing"):
         dataclasses.replace(project, class_word="").concept()

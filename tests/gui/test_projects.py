@@ -65,7 +65,7 @@ def test_what_is_doubtful_of_a_trigger_is_said(client, project, root):
     said = client.post("/p/My-dog/about", data={"trigger": "creature"}).text
     assert "Choose a rare word" in said
     client.post("/p/My-dog/plan", data={"model": "sd35"})
-    assert "a word that the model knows" in client.post("/p/My-dog/about", data={"trigger": "horse"}).text
+    assert "already knows the word “horse”" in client.post("/p/My-dog/about", data={"trigger": "horse"}).text
     assert "warning" not in client.post("/p/My-dog/about", data={"trigger": "ohwx"}).text
 
 
@@ -131,7 +131,7 @@ def test_three_hundred_pictures_have_a_page(client, project):
 def test_many_pictures_are_said_to_be_many(client, project):
     for number in range(8):
         draw(project.pictures / f"p{number}.png", number)
-    assert "11 pictures are many" in client.get("/p/My-dog/notes").text
+    assert "11 pictures: 3 to 10" in client.get("/p/My-dog/notes").text
 
 
 def test_the_doctor_speaks_under_each_picture(client, project):
@@ -201,12 +201,12 @@ def test_what_all_pictures_show_and_no_caption_names_is_said(client, project):
         seen = Facts(place=f"in the city {path.stem}", others=("a <red> lamp",))
         record.keep_facts(path, of_bytes(path.read_bytes()), question_for(concept), "a model", seen)
     said = client.get("/p/My-dog/captions/findings").text
-    assert "All pictures show &#34;lamp&#34;, &#34;red&#34;, and no caption names it" in said and "<red>" not in said
+    assert "All images show &#34;lamp&#34;, &#34;red&#34;" in said and "<red>" not in said
     client.post("/p/My-dog/captions/of/0.png", data={"text": "a [V] creature in the city 0, a red lamp"})
-    assert "All pictures show" not in client.get("/p/My-dog/captions/findings").text
+    assert "All images show" not in client.get("/p/My-dog/captions/findings").text
     client.post("/p/My-dog/captions/undo")
     draw(project.pictures / "1.png", 77)  # another picture, at which nobody has looked
-    assert "All pictures show" not in client.get("/p/My-dog/captions/findings").text
+    assert "All images show" not in client.get("/p/My-dog/captions/findings").text
 
 
 def test_captions_of_an_unfinished_project_have_no_findings(client, root):
