@@ -159,8 +159,8 @@ def install(folder: Path, *what: str) -> None:
     print(f"Installing {' '.join(what)}", flush=True)
     if subprocess.run([str(python_in(folder)), "-m", "pip", "install", *what]).returncode:
         raise NotSetUp(
-            f"pip could not install {what[0] if len(what) == 3 else 'all of requirements.txt'}; it says why above.\n"
-            "  Fix that and start again. To install PyTorch for your GPU by hand, follow "
+            f"pip could not install {what[0] if len(what) == 3 else 'all of requirements.txt'}; see its message "
+            "above.\n  Fix that and start again. To install PyTorch for your GPU by hand, follow "
             f"https://pytorch.org/get-started/locally with {python_in(folder)} -m pip"
         )
 
@@ -206,7 +206,7 @@ def main(words: list[str]) -> int:
         return 0
     if first not in (*options, *commands()):
         usage = USAGE.format(commands=", ".join(commands()))
-        print(f"error: There is no purecc_{first}.py here.\n{usage}", file=sys.stderr)
+        print(f"error: purecc_{first}.py doesn't exist.\n{usage}", file=sys.stderr)
         return EXIT_NOT_SET_UP
     folder = environment()
     try:

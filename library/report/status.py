@@ -89,7 +89,7 @@ class Status:
 
     def sentence(self) -> str:
         """How the run stands, for people."""
-        words = {RUNNING: "The run goes on.", DONE: "The run is done.", STOPPED: "The run was stopped."}
+        words = {RUNNING: "The run continues.", DONE: "The run is done.", STOPPED: "The run was stopped."}
         return words.get(self._values["state"], f"The run failed: {self._values['exit_reason']}")
 
     def _write(self) -> None:
@@ -107,7 +107,7 @@ class Status:
                     file.write(self._text().encode())
                     file.truncate()
             except OSError:
-                say(f"WARNING: {self.path} can't say how the run ended ({in_words(error)}).")
+                say(f"WARNING: the end of the run could not be written to {self.path} ({in_words(error)}).")
 
     def _text(self) -> str:
         return json.dumps({**self._values, "updated_at": _now()}, indent=2) + "\n"

@@ -131,7 +131,7 @@ class WandB:
             self._run = wandb.init(**given)
         except Exception as error:  # its own errors, those of the network, and arguments that it does not know
             raise ConfigError(
-                f"wandb does not begin the run: {error}.",
+                f"wandb can't start the run: {error}.",
                 'Log in with "wandb login", set offline = true, or log_with = "tensorboard".',
             ) from error
         write_text(file, json.dumps({"id": self._run.id}) + "\n")

@@ -42,5 +42,7 @@ def _arguments(path: str | None) -> dict[str, Any]:
     with naming("log_tracker_config"):
         table = TomlFile(path).tables.get("wandb", {})
     if not isinstance(table, dict):
-        raise ConfigError(f"log_tracker_config: in {path}, wandb is no table.", "Write [wandb], and arguments below.")
+        raise ConfigError(
+            f"log_tracker_config: in {path}, wandb is not a table.", "Write [wandb], and its arguments below."
+        )
     return table

@@ -112,6 +112,6 @@ class ContactSheets(Listener):
         except StorageError:
             raise
         except Exception as error:  # pictures of a run must never cost the user the run
-            say(f"WARNING: the sheet {path.name} could not be drawn ({in_words(error)}). The run goes on without it.")
+            say(f"WARNING: the sheet {path.name} could not be drawn ({in_words(error)}). The run continues without it.")
             self.plan.parts.model.release_vae()
             return []

@@ -50,8 +50,8 @@ class Control:
         self._passed_over &= there
         for name in sorted(there - COMMANDS - self._passed_over):
             guess = nearest(Path(name).stem, COMMANDS)
-            remedy = f'Did you mean "{guess}"?' if guess else f"Known are: {', '.join(sorted(COMMANDS))}."
-            say(f'WARNING: {self.folder} holds "{name}", which is no command for a run. {remedy}')
+            remedy = f'Did you mean "{guess}"?' if guess else f"Known commands: {', '.join(sorted(COMMANDS))}."
+            say(f'WARNING: {self.folder} contains "{name}", which is not a command. {remedy}')
             self._passed_over.add(name)
         return frozenset(there & COMMANDS - self._passed_over)
 

@@ -75,23 +75,23 @@ def what_to_do(plan: Plan, note: Finished, state_kept: bool) -> str:
     """What is said instead of training."""
     name, folder = plan.settings.saving.output_name, plan.settings.output_dir
     longer = (
-        "a larger max_train_steps goes on from its last state"
+        "raise max_train_steps to continue from its last state"
         if state_kept
-        else "network_weights starts another run from its LoRA; it kept no state (save_state_on_train_end)"
+        else "start another run from its LoRA with network_weights; no state was kept (save_state_on_train_end)"
     )
     return (
-        f"{folder} holds this run, and it is finished: {name}, {note.steps} steps of the student. Nothing is left to "
-        f"do.\n  To train longer: {longer}. To start anew: --overwrite."
+        f"{folder} contains this run, and it is finished: {name}, {note.steps} steps of the student. There is nothing "
+        f"left to do.\n  To train longer: {longer}. To start from scratch: --overwrite."
     )
 
 
 def no_way_on(plan: Plan, note: Finished) -> ConfigError:
     """It is to be longer than it was, and left no state to go on from."""
     return ConfigError(
-        f"{plan.settings.output_dir} holds this run, finished after {note.steps} steps of the student; for "
-        f"{plan.stage_steps[STUDENT]} it would have to go on from its last state, which was not kept.",
-        "Set save_state_on_train_end from now on, and start anew with --overwrite; or give network_weights its LoRA "
-        "in another output_dir.",
+        f"{plan.settings.output_dir} contains this run, finished after {note.steps} steps of the student. To train "
+        f"{plan.stage_steps[STUDENT]} steps, it needs its last state, which was not kept.",
+        "Set save_state_on_train_end and start from scratch with --overwrite, or set network_weights to its LoRA and "
+        "choose another output_dir.",
     )
 
 

@@ -143,7 +143,7 @@ class Listeners:
             self.tell(Listener.ended, error)
 
     @contextmanager
-    def harmless(self, name: str, failed: str, then: str = "The run goes on.") -> Iterator[None]:
+    def harmless(self, name: str, failed: str, then: str = "The run continues.") -> Iterator[None]:
         """Inside, a phase that only looks and must never cost the user the run: if it fails, that is said.
 
         Args:

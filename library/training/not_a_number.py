@@ -25,7 +25,7 @@ def describe(losses: Losses, reference: Scene, replay: Scene | None, shown: Sequ
     for name, values in losses.parts.items():
         for row in torch.nonzero(~torch.isfinite(values.detach().cpu())).flatten().tolist():
             if name in ON_REPLAYED and replay is not None:
-                scene, what = replay, f"replayed picture {row + 1} of the batch"
+                scene, what = replay, f"replayed image {row + 1} of the batch"
             else:
                 scene, what = reference, shown[row]
             terms.setdefault(f"{what} at sigma {scene.sigma[row].item():.3f}", []).append(name)

@@ -75,5 +75,5 @@ class PaceWarning(Listener):
 def why_slow(on_card: bool) -> str:
     """What is likely to be the reason, and what to do."""
     if spills(on_card):
-        return f"The card's memory may be full, and Windows is using the computer's instead. {POLICY}"
-    return "Another program may be using the card or the processor, or it may be too hot."
+        return f"The GPU's memory may be full, so that Windows uses the computer's instead. {POLICY}"
+    return "Another program may be using the GPU or CPU, or it may be too hot."

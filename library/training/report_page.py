@@ -87,7 +87,7 @@ class Report(Listener):
             write_page(self.folder / "report.html", title, self._lede(rows), self.sections)
             self.status.set(report="report.html")
         except Exception as error:  # pictures of a run must never cost the user the run
-            say(f"WARNING: the report could not be written ({type(error).__name__}: {error}). The run goes on.")
+            say(f"WARNING: the report could not be written ({type(error).__name__}: {error}). The run continues.")
 
     def _lede(self, rows: list[dict[str, Any]]) -> str:
         if not rows:

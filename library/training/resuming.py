@@ -57,8 +57,8 @@ def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
         return _counted_from(plan.settings.optimizer.initial_step, _read(plan, Path(saving.resume).expanduser()))
     if newest:
         raise ConfigError(
-            f"{states.folder.parent} holds an unfinished run ({newest.name}).",
-            "Go on with it by --resume auto, or start anew with --overwrite.",
+            f"{states.folder.parent} contains an unfinished run ({newest.name}).",
+            "Continue it with --resume auto, or start from scratch with --overwrite.",
         )
     return None
 
@@ -87,8 +87,8 @@ def all_done(plan: Plan, states: StateFolder) -> Finished | None:
 def _read(plan: Plan, path: Path) -> SavedState:
     """The state at `path`; where it is damaged, the one before."""
     if not path.is_dir():
-        what = f"resume: there is no folder {path.absolute()}."
-        raise ConfigError(what, 'Name the folder of a state, or "auto".')
+        what = f"resume: the folder {path.absolute()} doesn't exist."
+        raise ConfigError(what, 'Give the folder of a state, or "auto".')
     found = _newest(plan, StateFolder.of(path), FREE_FROM_A_PATH)
     if found is not None:
         return found
@@ -104,7 +104,7 @@ def _newest(plan: Plan, states: StateFolder, may_differ: frozenset[str] = frozen
     state, damaged = found
     for error in damaged:
         done = ", ".join(f"{steps} steps of the {name}" for name, steps in state.position.done.items())
-        say(f"WARNING: {error.what} Going on from the state before it, after {done}.")
+        say(f"WARNING: {error.what} Continuing from the state before it, after {done}.")
     return state
 
 

@@ -132,8 +132,12 @@ class Run:
                 return self._train()
             except KeyboardInterrupt as stop:
                 saved = self.states.newest()
-                how = "with --resume auto goes on from the last saved state" if saved else "begins anew"
-                raise Interrupted(f"{stop or 'Stopped.'} What is cached is kept; the same command {how}.") from None
+                how = (
+                    "with --resume auto to continue from the last saved state"
+                    if saved
+                    else "to start from the beginning"
+                )
+                raise Interrupted(f"{stop or 'Stopped.'} The cache is kept. Run the same command {how}.") from None
 
     def _train(self) -> list[Path]:
         self.prepare()
@@ -300,8 +304,8 @@ class Run:
                     self._after_step(stage, row, begin, asked | {STOP} if stopping else asked)
                 if stopping:
                     raise Interrupted(
-                        f"Stopped after step {stage.done} of {stage.steps} of the {stage.name}; all is saved. The same "
-                        "command with --resume auto goes on."
+                        f"Stopped after step {stage.done} of {stage.steps} of the {stage.name}. Everything is saved. "
+                        "Run the same command with --resume auto to continue."
                     )
 
     def _after_step(self, stage: Stage, row: dict[str, Any], begin: float, asked: frozenset[str]) -> None:
@@ -336,7 +340,7 @@ class Run:
                     self._write_settings()
             branches = self._learned(stage).branches
             stage.settle(settings.optimizer, scheduler_of(stage.objective, self.parts, branches, self.context))
-            say(f"{where}: the card's memory did not suffice; going on with {taken}.")
+            say(f"{where}: out of GPU memory; continuing with {taken}.")
 
     def _learned(self, stage: Stage) -> Learned:
         """What the stage is about."""

@@ -34,24 +34,24 @@ THUMBNAIL = 256
 STRIP = 256
 """Longest side of a picture that stands in a row with others, in pixels."""
 LOSSES = {
-    "concept": "the concept loss: the pictures",
+    "concept": "the concept loss: your images",
     "pure": "L_PureCC: the concept at the scale lambda*",
-    "anchor": "base prompts stay as they were",
-    "replay": "replayed pictures stay as they were",
-    "replay_pure": "the concept on replayed pictures",
-    "surroundings": "what [V] adds stays where the class is",
-    "word": "how far the trigger word alone is from the vectors",
-    "word_replayed": "the same on replayed pictures",
+    "anchor": "base prompts stay unchanged",
+    "replay": "replayed images stay unchanged",
+    "replay_pure": "the concept on replayed images",
+    "surroundings": "[V] changes only the region of the class",
+    "word": "distance of the trigger word alone from the vectors",
+    "word_replayed": "the same on replayed images",
     "prior": "regularisation pictures",
     "extractor": "the concept loss of the extractor",
-    "extractor_anchor": "the extractor's base prompts stay as they were",
-    "loss": "all of it, with its weights",
-    "validation": "the concept loss on pictures kept from training",
+    "extractor_anchor": "the extractor's base prompts stay unchanged",
+    "loss": "the weighted sum of all losses",
+    "validation": "the concept loss on validation images",
 }
 GUIDANCE = {
     "lambda_star": "the scale at which the concept fits the student best",
     "cosine": "how well the student's direction agrees with the extractor's",
-    "lambda_negative": "share of pictures with a negative scale",
+    "lambda_negative": "share of images with a negative scale",
     "r_student": "length of the student's guidance, as a share of the velocity",
     "r_target": "length of the extractor's",
 }

@@ -85,7 +85,7 @@ def test_a_sheet_that_does_not_fit_into_memory_is_left_out_and_the_run_goes_on(p
     monkeypatch.setattr(sheets, "sample", scarce)
     files = run.train()
     said = capsys.readouterr().err
-    assert said.count("could not be drawn (the memory does not suffice)") == 2
+    assert said.count("could not be drawn (out of memory)") == 2
     assert {path.suffix for path in files} == {".safetensors"}, "there is no picture to put beside"
 
 

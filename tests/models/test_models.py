@@ -141,7 +141,7 @@ def test_a_dry_run_and_a_warm_start_read_no_weights(plan_of, tiny_model, tmp_pat
     shutil.copytree(tiny_model, folder)
     monkeypatch.setattr(TensorFile, "read", lambda file, key: parts_read.add(file.path.parent.name) or read(file, key))
     plan = plan_of(pretrained_model_name_or_path=str(folder), overwrite=True)
-    assert "Nothing is cut off" in describe_plan(plan) and not parts_read
+    assert "No caption is cut off" in describe_plan(plan) and not parts_read
     prepared(plan)
     assert parts_read == {"transformer"}
 
