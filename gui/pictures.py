@@ -52,7 +52,7 @@ def take_in(project: Project, name: str, content: BinaryIO) -> Path:
         try:
             image_size(temporary)
         except DataError as error:
-            raise DataError(error.what.replace(f"The picture {temporary}", shown(name)), error.remedy) from error
+            raise DataError(error.what.replace(f"The image {temporary}", shown(name)), error.remedy) from error
     return target
 
 
