@@ -121,7 +121,7 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
     """What a run would do and stumble over: it is made as a run makes it, and not started.
 
     Args:
-        card: bytes of the card; None: there is none.
+        card: bytes of the GPU; None: there is none.
     """
     from library.evaluation.quick import QuickAudit
     from library.preflight.checks import longest_paths

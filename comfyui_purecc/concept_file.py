@@ -12,7 +12,7 @@ from torch import Tensor
 
 FORMAT = "1"
 TENSOR = "lora_concept."
-"""Begin of the names of the tensors; the concept's name follows."""
+"""Start of the names of the tensors; the concept's name follows."""
 PLACEHOLDER = "[V]"
 """Stands for the trigger in captions and prompts."""
 MOST_T5_TOKENS = 4096

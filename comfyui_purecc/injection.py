@@ -2,7 +2,7 @@
 
 The vectors hang on the conditioning by one of ComfyUI's hooks: conditionings with different hooks are run apart. The
 hook brings a wrapper of the model call. Only there, when ComfyUI has put all options together, are the blocks' patches
-set, each around whatever patch stands there already.
+set, each around whatever patch is there already.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads `NAME.safetensors`: what ComfyUI would only log of a LoRA that does not fit, or not at all, is said here."""
+"""Reads `NAME.safetensors`: what ComfyUI would only log of a LoRA that fits badly or not at all is an error here."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def find_trigger(clip: Any, text: str, concept: LoadedConcept) -> list[TriggerTo
 
 
 def triggers_in(text: str, trigger: str) -> list[tuple[int, int]]:
-    """Where the trigger stands in a text as a word of its own: (first character, one after the last) each."""
+    """Where the trigger is in a text as a word of its own: (first character, one after the last) each."""
     pattern = rf"(?<!\w){re.escape(trigger)}(?!\w)"
     return [match.span() for match in re.finditer(pattern, text, flags=re.IGNORECASE)]
 

@@ -57,7 +57,7 @@ def audits_of(run: Run) -> list[Audit]:
 
 
 def state_of(run: Run, audit: Audit) -> tuple[str, str | None]:
-    """How it stands, and why it failed."""
+    """Its status, and why it failed."""
     return asked.state_of(run.folder / FOLDER, audit)
 
 

@@ -49,7 +49,7 @@ class Access:
 
     Args:
         secret: that pages of ours send along with everything that changes something.
-        token: that opens the door; None: whoever reaches it may come in, which are programs on this computer.
+        token: that opens the door; None: anyone who reaches it may come in, which are programs on this computer.
         names: names of hosts by which it may be called, besides numbers.
     """
 
@@ -73,7 +73,7 @@ class Access:
 
 
 def access_of(root: Path, listen: bool) -> Access:
-    """The door's keys, which last beyond a restart, so that open pages go on working.
+    """The door's keys, which last beyond a restart, so that open pages keep working.
 
     Args:
         root: folder of the projects, which holds them.

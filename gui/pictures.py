@@ -57,7 +57,7 @@ def take_in(project: Project, name: str, content: BinaryIO) -> Path:
 
 
 def shown(name: str) -> str:
-    """A file's name in a sentence."""
+    """A file's name for the middle of a sentence."""
     return f'"{name[:100]}"'
 
 

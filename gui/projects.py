@@ -50,7 +50,7 @@ class Project:
 
     @property
     def slug(self) -> str:
-        """Its address, and the begin of its files' names."""
+        """Its address, and the start of its files' names."""
         return self.folder.name
 
     @property
@@ -76,7 +76,7 @@ class Project:
         return Concept(name=name, trigger=self.trigger, class_word=self.class_word, kind=self.kind, **of_pocket)
 
     def with_values(self, given: dict[str, str]) -> Project:
-        """The project with fields as a form sends them; others are passed over.
+        """The project with fields as a form sends them; others are ignored.
 
         Raises:
             ConfigError: a value that the field can't have.

@@ -125,7 +125,7 @@ def write(target: Path, tables: Mapping[str, Any]) -> Path:
 
 
 def plan_of(project: Project, machine: Machine, cache: Path) -> Path:
-    """The project's plan.toml, written anew: what a run started now would do.
+    """The project's plan.toml, written again: what a run started now would do.
 
     Raises:
         ConfigError: something lacks: pictures, class word, the model's files.
@@ -161,7 +161,7 @@ def digest_of(project: Project, plan: Path) -> str:
 
 
 def prompts_for(project: Project) -> str:
-    """What a run draws on its way, one prompt a line: with the concept, of its class without it, and unrelated."""
+    """What a run draws on its way, one prompt per line: with the concept, of its class without it, and unrelated."""
     word, own = (
         project.class_word or "house",
         [one.text for one in captions.captions_of(project) if PLACEHOLDER in one.text],

@@ -1,4 +1,4 @@
-"""A run: a folder with run.toml, which `purecc_train.py` trains. How it stands is read from its files, always.
+"""A run: a folder with run.toml, which `purecc_train.py` trains. Its status is read from its files, always.
 
 waiting     it has never been started
 starting    its process lives and has written no status.json yet
@@ -76,7 +76,7 @@ class Run:
 
     @cached_property
     def state(self) -> str:
-        """How it stands, one of the words above."""
+        """Its status, one of the words above."""
         if self.launch is None:
             return WAITING
         if not self.status:
@@ -89,7 +89,7 @@ class Run:
 
     @property
     def reason(self) -> str | None:
-        """Why it has ended so, in a sentence, if it has not ended well."""
+        """Why it has ended so, as a sentence, if it has not ended well."""
         if self.state == FAILED:
             return self.status.get("exit_reason") or sentence_of(self.folder / LOG) or "It ended before it could start."
         return None
@@ -113,7 +113,7 @@ class Run:
         return sorted((int(match[1]), name) for name in names if (match := SHEET.fullmatch(name)))
 
     def prompts(self) -> str:
-        """What it draws, one prompt a line."""
+        """What it draws, one prompt per line."""
         with suppress(OSError):
             return (self.folder / PROMPTS).read_text(encoding="utf-8")
         return ""
@@ -182,7 +182,7 @@ def runs_of(project: Project) -> list[Run]:
 
 
 def start(run: Run) -> None:
-    """Starts it, or goes on where it was stopped.
+    """Starts it, or continues where it was stopped.
 
     Raises:
         ConfigError: it is running already.
@@ -216,7 +216,7 @@ def ask(run: Run, command: str) -> None:
 
 
 def end_at_once(run: Run) -> None:
-    """Ends a run that does not obey; it goes on from its last saved state when it is resumed."""
+    """Ends a run that does not obey; it continues from its last saved state when it is resumed."""
     if run.state in LIVE:
         pid = run.status.get("pid") or run.launch["pid"]
         children.end_at_once(pid, _seconds(run.status.get("started_at")) or run.launch["at"])

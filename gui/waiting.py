@@ -29,7 +29,7 @@ class Entry:
     Args:
         after: "2026-11-29T23:00", before which it does not start; "" for at once.
         held: it stays until its owner lets it go.
-        problem: why it could not be started, in a sentence.
+        problem: why it could not be started, as a sentence.
     """
 
     project: str

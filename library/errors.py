@@ -1,4 +1,4 @@
-"""Mistakes that the user can mend. Each says what is wrong, where, and what to do."""
+"""Mistakes that the user can fix. Each says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 HEAD_START = 3.0
 """Seconds that one of several processes waits with an error: if the main one has the same, it ends them all."""
 EXIT_DOES_NOT_FIT = 1
-"""Exit code of a dry run whose memory does not suffice."""
+"""Exit code of a dry run that does not fit into memory."""
 EXIT_USER_ERROR = 2
 """Exit code of a run that ended with a `PureCCError`, but for those of training itself."""
 EXIT_TRAINING_ERROR = 3
@@ -44,7 +44,7 @@ def on_a_screen(text: str) -> str:
 
 
 class PureCCError(Exception):
-    """Something the user can mend.
+    """Something the user can fix.
 
     Args:
         what: one sentence: where, which setting or file, what is wrong.
@@ -69,7 +69,7 @@ class ModelError(PureCCError):
 
 
 class TrainingError(PureCCError):
-    """A run that can't go on, such as one whose loss is not a number."""
+    """A run that can't continue, such as one whose loss is not a number."""
 
 
 class StorageError(PureCCError):
@@ -103,7 +103,7 @@ def why_not_written(error: OSError) -> tuple[str, str]:
 
 
 def not_written(error: OSError, path: Path | str | None, how: str = "written") -> StorageError | None:
-    """The error of a write in a sentence; None if it is none that a user can mend."""
+    """The error of a write as a sentence; None if it is not one that a user can fix."""
     known = WHY_NOT_WRITTEN | (NO_PLACE if how == "written" else {})
     if error.errno not in known:
         return None
@@ -116,11 +116,11 @@ def not_written(error: OSError, path: Path | str | None, how: str = "written") -
 
 
 LACKS_MEMORY = ("out of memory", "allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
-"""In the texts of errors of PyTorch, CUDA and its libraries where a card's or the computer's memory is used up."""
+"""In the texts of errors of PyTorch, CUDA and its libraries where a GPU's or the computer's memory is used up."""
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error means that the card's memory, or the computer's, does not suffice."""
+    """Whether an error means that the GPU or the computer is out of memory."""
     said = isinstance(error, RuntimeError) and any(mark in str(error) for mark in LACKS_MEMORY)
     return said or isinstance(error, MemoryError)
 
@@ -133,7 +133,7 @@ def in_words(error: Exception) -> str:
 
 
 def memory_error(where: str) -> TrainingError:
-    """What there is to say of a memory that did not suffice, but for a step of training.
+    """The error of running out of memory, except in a step of training.
 
     Args:
         where: the phase, or what else needed it.
@@ -157,11 +157,11 @@ def naming(setting: str) -> Iterator[None]:
 
 
 class Interrupted(Exception):
-    """The user pressed Ctrl-C; everything is saved. Its text says how to go on."""
+    """The user pressed Ctrl-C; everything is saved. Its text says how to continue."""
 
 
 def all_of(errors: Sequence[PureCCError]) -> PureCCError:
-    """One error that shows `errors`, so that a file is mended in one go; of very many, the first `MOST_PROBLEMS`."""
+    """One error that shows `errors`, so that a file is fixed in one go; of very many, the first `MOST_PROBLEMS`."""
     if len(errors) == 1:
         return errors[0]
     shown = [str(error) for error in errors[:MOST_PROBLEMS]]
@@ -197,7 +197,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | None]) -> int:
     """Runs `main` and turns its end into an exit code.
 
-    A `PureCCError` prints as one sentence and a remedy, without a traceback; Ctrl-C says how to go on. Anything else
+    A `PureCCError` prints as one sentence and a remedy, without a traceback; Ctrl-C says how to continue. Anything else
     is a fault of ours: it prints its traceback and says where the log is.
     """
     import os

@@ -122,7 +122,7 @@ def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> No
 
 
 def build_lr_scheduler(optimizer: Optimizer, settings: OptimizerSettings, steps: int) -> Any:
-    """The learning-rate schedule of a stage of so many steps, from diffusers or, what it lacks, from transformers.
+    """The learning-rate schedule of a stage of N steps, from diffusers or, what it lacks, from transformers.
 
     Raises:
         ConfigError: the schedule of `lr_scheduler_type` is not there, or does not take its arguments.

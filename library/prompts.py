@@ -35,7 +35,7 @@ def whole_word(word: str) -> re.Pattern[str]:
 
 
 def triggers_in(text: str, trigger: str) -> list[tuple[int, int]]:
-    """Where the trigger stands in a text as a word of its own: (first character, one after the last) each."""
+    """Where the trigger is in a text as a word of its own: (first character, one after the last) each."""
     return [match.span() for match in whole_word(trigger).finditer(text)]
 
 

@@ -60,7 +60,10 @@ def test_an_optimizer_goes_on_from_its_saved_state(name, tmp_path):
         ({"lr_scheduler_type": "ReduceLROnPlateau"}, "lr_scheduler_type ReduceLROnPlateau can't be used"),
         ({"optimizer_type": "Prodigy"}, "Prodigy and D-Adaptation need 1"),
         ({"optimizer_type": "os.system"}, "system is not an optimizer of os"),
-        ({"optimizer_type": "torch.optim.lr_scheduler.StepLR"}, "StepLR is not an optimizer of torch.optim.lr_scheduler"),
+        (
+            {"optimizer_type": "torch.optim.lr_scheduler.StepLR"},
+            "StepLR is not an optimizer of torch.optim.lr_scheduler",
+        ),
         ({"optimizer_type": "..Adam"}, "can't be imported"),
         ({"optimizer_type": "zzz"}, "write module.Class"),
     ],

@@ -205,7 +205,7 @@ def _short(value: Any) -> str:
 
 
 def compared(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is said of two sets of fingerprints; nothing if they are equal."""
+    """How two sets of fingerprints differ; nothing if they are equal."""
     said = []
     if before["made on"] != now["made on"]:
         said.append(f"made on {before['made on']}, now on {now['made on']}: the bits may differ")

@@ -13,7 +13,7 @@ from gui.projects import Project
 from library.errors import ConfigError
 
 CHANGED = "captions-changed"
-"""What the page is told when a caption was saved."""
+"""What the page shows after a caption was saved."""
 
 
 def page(request: Request) -> Response:

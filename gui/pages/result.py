@@ -105,7 +105,7 @@ def try_prompt(request: Request, form: FormData) -> Response:
 
 
 def _check_free(request: Request, run: Run) -> None:
-    """Refuses what would have to share the card.
+    """Refuses what would have to share the GPU.
 
     Raises:
         ConfigError: a run trains, or something that was asked for before is still being made.

@@ -88,7 +88,7 @@ def end(request: Request, form: FormData) -> Response:
 
 
 def resume(request: Request, form: FormData) -> Response:
-    """Goes on where it was stopped, as soon as the card is free."""
+    """Continues where it was stopped, as soon as the GPU is free."""
     waiting.add(house_of(request).root, run_of(request))
     return refresh()
 

@@ -43,7 +43,7 @@ class WholeChange(ABC):
 
     @abstractmethod
     def delta(self) -> Tensor:
-        """What is added to the layer's weight, (out, in), float32; made anew each time."""
+        """What is added to the layer's weight, (out, in), float32; made again each time."""
 
     def rows(self, begin: int, end: int) -> WholeChange:
         """That of some of the outputs alone."""

@@ -20,7 +20,7 @@ from library.preflight.finding import Finding, describe_findings
 
 
 def run(words: list[str] | None = None) -> str:
-    """Writes captions, or looks at those that are there; returns what became of each, in words."""
+    """Writes captions, or looks at those that are there; returns what became of each, as text."""
     parser = plain_parser(
         "Writes captions that describe everything except the concept. Your own texts are never overwritten.",
         "(FOLDER --trigger ohwx --class_word dog | --dataset_config FILE) [--review]",

@@ -69,7 +69,7 @@ class Facts:
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Facts:
-        """The facts that a table names; whatever else stands in it is passed over."""
+        """The facts that a table names; whatever else is in it is ignored."""
         texts = {field.name: phrase(said.get(field.name)) for field in fields(cls) if field.name != "others"}
         return cls(**texts, others=phrases(said.get("others"), MOST_OTHERS))
 
@@ -137,7 +137,7 @@ def phrases(value: Any, most: int) -> tuple[str, ...]:
 
 
 def phrase(value: Any) -> str:
-    """A text as part of a caption: short, of words alone, in small letters at its begin; "" if it is not a text."""
+    """A text as part of a caption: short, of words alone, in small letters at its start; "" if it is not a text."""
     if not isinstance(value, str):
         return ""
     words = NO_PART_OF_A_PHRASE.sub(" ", value[:LONGEST_ANSWER]).split()

@@ -22,7 +22,7 @@ class Captioned:
     """A picture with its caption.
 
     Args:
-        caption: as it stands in its file.
+        caption: as it is in its file.
         facts: what was seen in the picture, if it was looked at.
         counts: tokens of the complete text.
     """

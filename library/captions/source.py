@@ -1,4 +1,4 @@
-"""The pictures of a concept, and the captions that stand beside them."""
+"""The pictures of a concept, and the captions that are next to them."""
 
 from __future__ import annotations
 

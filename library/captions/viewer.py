@@ -33,7 +33,7 @@ END_OF_TURN = "<|im_end|>"
 
 
 class Viewer(Protocol):
-    """Whoever answers questions about pictures."""
+    """Anyone who answers questions about pictures."""
 
     name: str
     """Changes when another one would answer."""
@@ -51,7 +51,7 @@ class Known:
 
     @property
     def needs(self) -> float:
-        """Bytes that it takes on a card."""
+        """Bytes that it takes on a GPU."""
         return self.size + BESIDE_WEIGHTS
 
 
@@ -64,7 +64,7 @@ KNOWN = (
 
 
 def best_for(free: float) -> Known:
-    """The largest model that fits into a card's free memory; without a card, or on a small one, the smallest.
+    """The largest model that fits into a GPU's free memory; without a GPU, or on a small one, the smallest.
 
     Args:
         free: bytes.
@@ -73,12 +73,12 @@ def best_for(free: float) -> Known:
 
 
 def device_for(free: float) -> torch.device:
-    """The card, if the smallest model fits into what is free of it, else the processor."""
+    """The GPU, if the smallest model fits into what is free of it, else the processor."""
     return torch.device("cuda" if free >= KNOWN[-1].needs else "cpu")
 
 
 def free_memory() -> float:
-    """Free bytes of the card; 0 without one."""
+    """Free bytes of the GPU; 0 without one."""
     return float(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else 0.0
 
 
@@ -103,7 +103,7 @@ def folder_of(model: str) -> Path:
 
 
 def open_viewer(model: str | None) -> Viewer:
-    """The model that is named, or else the best one for what is free of the card.
+    """The model that is named, or else the best one for what is free of the GPU.
 
     Raises:
         ModelError: see `folder_of` and `QwenViewer`.
@@ -154,7 +154,7 @@ class QwenViewer:
         return self._tokenizer.decode(made[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
 
     def inputs(self, images: Sequence[Image], question: str) -> dict[str, Tensor]:
-        """What the model reads: a turn of the user's with pictures and a question, and the begin of its own."""
+        """What the model reads: a turn of the user's with pictures and a question, and the start of its own."""
         seen = self._patches([shrunk(image) for image in images], return_tensors="pt")
         merged = seen["image_grid_thw"].prod(1) // self._patches.merge_size**2
         pictures = "".join(f"<|vision_start|>{IMAGE * int(count)}<|vision_end|>" for count in merged)

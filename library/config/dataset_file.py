@@ -43,7 +43,7 @@ DATASET_LEVEL = {
     "validation_split",
     "validation_seed",
 }
-"""Keys that may stand in [general] and a dataset, but not in a subset."""
+"""Keys that may be in [general] and a dataset, but not in a subset."""
 
 
 class _Table(NamedTuple):
@@ -134,7 +134,7 @@ class _Reader:
         return concepts
 
     def general_table(self) -> dict[str, Any]:
-        """[general] as it stands there."""
+        """[general] as it is there."""
         table = self.file.tables.get("general", {})
         return table if isinstance(table, dict) else {}
 
@@ -299,7 +299,7 @@ def read_dataset_config(
     """The concepts and datasets of a file.
 
     Args:
-        file: the dataset config, or the main file if they stand there.
+        file: the dataset config, or the main file if they are there.
         concepts_file: where [[concepts]] stand, if not there.
         defaults: what holds where the file is silent.
         notices: what became of keys of sd-scripts is added here, a sentence each.
@@ -323,7 +323,7 @@ def read_dataset_config(
 def read_concepts_and_pictures(
     config: TomlFile | None, settings: Settings, notices: list[str] | None = None
 ) -> DatasetConfig:
-    """The concepts and datasets of a run: from its `dataset_config`, or from the main file if they stand there.
+    """The concepts and datasets of a run: from its `dataset_config`, or from the main file if they are there.
 
     A main file with [[concepts]] says what a dataset file, or `train_data_dir`, leaves unsaid.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Group = TypeVar("Group", bound="DataclassInstance")
 Holds = Literal["path", "file name", "ending"]
-"""What a text is to a file system: a path, the begin of a file's name, or the ending of one."""
+"""What a text is to a file system: a path, the start of a file's name, or the ending of one."""
 WHY_NOT = {
     "path": (
         why_not_a_path,
@@ -84,7 +84,7 @@ def hints_of(group: type) -> Mapping[str, Any]:
 
 
 def describe(hint: Any) -> str:
-    """A type in words: "a number", "one of \"a\", \"b\"" ..."""
+    """A type as text: "a number", "one of \"a\", \"b\"" ..."""
     if typing.get_origin(hint) is Literal:
         choices = [f'"{choice}"' for choice in typing.get_args(hint)]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
@@ -162,7 +162,7 @@ def check_sound(value: Any, name: str, where: str) -> None:
 
 
 def check(value: Any, field: dataclasses.Field[Any], hint: Any, where: str, called: str | None = None) -> Any:
-    """Returns the value if it may stand in this setting.
+    """Returns the value if it may be in this setting.
 
     Args:
         where: file and line, for the error.
@@ -204,7 +204,7 @@ def build(
     """A settings group from the values that were given, checked one by one.
 
     Args:
-        values: by the names users write. Settings of other groups are passed over.
+        values: by the names users write. Settings of other groups are ignored.
         where: file and line of each value.
         problems: every mistake found is added here.
         table: where the group stands, if it is a table of its own.

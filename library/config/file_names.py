@@ -12,7 +12,7 @@ DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00
 
 
 def why_not_a_name(name: str) -> str | None:
-    """Why `name` can't be the begin of a file's name on every system; None if it can."""
+    """Why `name` can't be the start of a file's name on every system; None if it can."""
     strange = next((letter for letter in name if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")), None)
     forbidden = next((letter for letter in name if letter in FORBIDDEN), None)
     if not name:

@@ -100,11 +100,11 @@ class TomlFile:
 
     @property
     def has_pictures(self) -> bool:
-        """Whether a dataset config stands in it; without one, [general] is a section like any other."""
+        """Whether a dataset config is in it; without one, [general] is a section like any other."""
         return any(isinstance(self.tables.get(key), list) for key in ("datasets", "concepts"))
 
     def has(self, place: Place) -> bool:
-        """Whether a value stands there."""
+        """Whether a value is there."""
         return place in self.places.lines
 
     def where(self, place: Place, section: str | None = None) -> str:
@@ -261,7 +261,7 @@ def command_line_parser(description: str) -> argparse.ArgumentParser:
 
 
 def output_config_of(arguments: argparse.Namespace) -> Path | None:
-    """The file that --output_config asks for; None if it does not stand there.
+    """The file that --output_config asks for; None if it is not given.
 
     Without a name it is that of --config_file, as in sd-scripts, which then is not read.
 

@@ -1,6 +1,6 @@
 """What the method that trains makes of the settings: which it reads, which stand otherwise, and which it refuses.
 
-What each is and reads stands in its file in `library/methods/`.
+What each is and reads is in its file in `library/methods/`.
 """
 
 from __future__ import annotations

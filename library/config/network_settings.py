@@ -147,7 +147,7 @@ class NetworkSettings:
             count: how many there are; None: nobody knows yet.
 
         Raises:
-            ConfigError: train_block_indices is no such list, is empty, or names a block that is not there.
+            ConfigError: train_block_indices is not such a list, is empty, or names a block that is not there.
         """
         if self.train_block_indices == ALL:
             return None

@@ -1,4 +1,4 @@
-"""Settings of what is written: files of the student, states to go on from, caches and logs."""
+"""Settings of what is written: files of the student, states to continue from, caches and logs."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ OTHERWISE = {
         'The optimizer\'s own arguments belong in optimizer_args, such as optimizer_args = ["weight_decay=0.01"].'
     ),
 }
-"""Settings of other trainers that are said in another way here, with how."""
+"""Settings of other trainers that are written in another way here, with how."""
 ELSEWHERE = {name: how for names, how in OTHERWISE.items() for name in names.split()}
 
 

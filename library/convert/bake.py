@@ -29,7 +29,7 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 PIECE = 1 << 24
 """Bytes copied at a time."""
 ORIGINAL = "model.diffusion_model."
-"""Begin of the transformer's names in a single-file checkpoint; files with the transformer alone lack it."""
+"""Start of the transformer's names in a single-file checkpoint; files with the transformer alone lack it."""
 
 
 @dataclass(frozen=True)

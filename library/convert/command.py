@@ -122,7 +122,7 @@ def _baked(changes: Mapping[str, FileChange], model: Path, output: Path) -> list
 
 
 def _output_of(request: Request) -> Path:
-    """Where the result goes; nothing lies there, or the user agreed to lose it."""
+    """Where the result goes; nothing is there, or the user agreed to lose it."""
     if request.model is None and request.to is None:
         raise ConfigError(
             "Command line: nothing to do.", f"Give --to {{{','.join(LAYOUTS)}}}, --bake MODEL or --metadata."

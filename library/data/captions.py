@@ -97,7 +97,7 @@ def prompts_of(image: Path, subset: Subset, concept: Concept, seed: int = 0, cou
 
 
 def without_separators(caption: str, subset: Subset) -> str:
-    """A caption whose separators for shuffling are no part of it."""
+    """A caption whose separators for shuffling are not part of it."""
     if subset.keep_tokens_separator:
         parts = [part.strip().strip(subset.caption_separator) for part in caption.split(subset.keep_tokens_separator)]
         caption = f"{subset.caption_separator} ".join(part.strip() for part in parts if part.strip())

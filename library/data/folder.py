@@ -63,7 +63,7 @@ def find_images(folder: str) -> list[Path]:
     """The pictures of a folder, by name; folders inside it are not searched, as in sd-scripts.
 
     Raises:
-        DataError: no such folder, or no pictures in it. What lies there instead is said.
+        DataError: no such folder, or no pictures in it. What is there instead is reported.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():

@@ -103,7 +103,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """(width, height) as it is seen, EXIF turn included, without decoding the picture.
 
     Raises:
-        DataError: not a picture, suspiciously huge, cut off, or of numbers that are no colours.
+        DataError: not a picture, suspiciously huge, cut off, or of numbers that are not colours.
     """
 
     def size(file: ImageFile.ImageFile) -> tuple[int, int]:
@@ -150,7 +150,7 @@ def fit(
     """The picture scaled to cover `size`, (width, height), and cut at its edges: (3, H, W), float32, in -1 .. 1.
 
     Args:
-        centering: where it is cut, across and down: 0 keeps the begin, 1 the end, 0.5 cuts evenly.
+        centering: where it is cut, across and down: 0 keeps the start, 1 the end, 0.5 cuts evenly.
         interpolation: a value of `resize_interpolation`.
     """
     covered = ImageOps.fit(image, size, INTERPOLATIONS[interpolation], centering=centering)

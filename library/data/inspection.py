@@ -18,7 +18,7 @@ LOOKED_AT = 384
 """Longest side, in pixels, at which sharpness is measured, so that large and small pictures compare."""
 HASH_SIDE = 8
 NEAR = 5
-"""Of 64 bits of two pictures' hashes, at most so many differ where the pictures are nearly the same."""
+"""Of 64 bits of two pictures' hashes, at most N differ where the pictures are nearly the same."""
 GRID, RING = 10, 2
 """Cells that a picture is divided into each way, and how many of them from the edge count as surroundings."""
 

@@ -55,7 +55,7 @@ def read_mask(path: Path, content: bytes) -> Image.Image:
         content: of the file.
 
     Raises:
-        DataError: it is no picture.
+        DataError: it is not a picture.
     """
     return opened(path, lambda mask: in_8_bits(ImageOps.exif_transpose(mask)).convert("RGB").getchannel("R"), content)
 

@@ -80,7 +80,7 @@ def parse(line: str, concepts: Sequence[Concept], where: str) -> SamplePrompt:
     Options are those of sd-scripts, in capital letters, too.
 
     Raises:
-        ConfigError: unknown option, or a value that is no number or out of range.
+        ConfigError: unknown option, or a value that is NaN or infinite or out of range.
     """
     text, *pieces = re.split(r"\s--(?=[A-Za-z])", f" {line.strip()}")
     options: dict[str, int | float | str] = {}
@@ -166,7 +166,7 @@ def read_prompt_lines(path: str, setting_name: str) -> list[str]:
 def placed_lines(path: str, setting_name: str) -> list[tuple[str, str]]:
     """The lines of a prompt file, each with its place for messages, "p.txt, line 3".
 
-    Empty ones and those that begin with # are passed over; "" is the empty prompt. A TOML or JSON file of sd-scripts
+    Empty ones and those that begin with # are ignored; "" is the empty prompt. A TOML or JSON file of sd-scripts
     gives its prompts as such lines.
 
     Raises:

@@ -65,7 +65,7 @@ def read_csv(file: Path) -> list[dict[str, str]]:
     """The lines of a CSV file, by the names in its first line.
 
     Raises:
-        DataError: it is no such file.
+        DataError: it is not such a file.
     """
     try:
         return list(csv.DictReader(io.StringIO(read_text(file, "The list", DataError, LARGEST_LIST))))
@@ -102,7 +102,7 @@ def read_arm(
     """Checks a folder against what is to be measured.
 
     Args:
-        allow_missing: go on with the pictures that are there.
+        allow_missing: continue with the pictures that are there.
 
     Raises:
         DataError: everything that is wrong with it, in one go.

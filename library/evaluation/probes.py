@@ -20,7 +20,7 @@ def read_probes(path: str | None, concept: Concept, seeds: Sequence[int]) -> lis
     """The prompts of a file, each once for every seed.
 
     Args:
-        path: one prompt a line; {class} stands for the class word. None: those that come with the project.
+        path: one prompt per line; {class} stands for the class word. None: those that come with the project.
 
     Raises:
         ConfigError: no such file, no line with [V] in it, or none without.

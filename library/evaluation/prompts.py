@@ -51,11 +51,11 @@ def default_list(concept: Concept) -> str:
 
 
 def read_lists(concept: Concept, with_concept: Sequence[str], preservation: Sequence[str]) -> list[EvaluationPrompt]:
-    """The prompts of lists, each the name of one that comes with the project or a file, one prompt a line.
+    """The prompts of lists, each the name of one that comes with the project or a file, one prompt per line.
 
     Args:
         with_concept: every line of theirs holds [V], or the trigger itself.
-        preservation: no line of theirs does. {class} stands for the class word; a style, which is no class of things,
+        preservation: no line of theirs does. {class} stands for the class word; a style, which has none,
             leaves such lines out.
 
     Raises:

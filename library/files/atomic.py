@@ -24,7 +24,7 @@ from library.files.tensor_storage import save_tensors
 from library.terminal import say
 
 TEMPORARY = ".part-"
-"""Begin of the names of what is not finished: short, so that a long name stays within what a file system allows."""
+"""Start of the names of what is not finished: short, so that a long name stays within what a file system allows."""
 PATIENCE = (0.02, 0.05, 0.1, 0.2, 0.3, 0.6, 0.8)
 """Seconds between tries to move a file that another program has open, about two together."""
 MAPPED = 1224
@@ -72,7 +72,7 @@ def saved_at(path: Path) -> Path:
 
 
 def _move_beside(source: Path, path: Path) -> None:
-    """Moves a file beside the one that it was meant for: where that was saved before, or to a free name, which is said.
+    """Moves a file beside the one that it was meant for: where it was saved before, or to a free name, with a warning.
 
     Raises:
         InUse: that can't be, either.
@@ -179,7 +179,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder, so that it never stands there with half of its files.
+    """Removes a folder, so that it never has only half of its files.
 
     Raises:
         InUse: another program has one of them open; all of them are there.
@@ -204,7 +204,7 @@ def _to_disk(file: Path) -> None:
 
 
 def try_writing(path: Path) -> None:
-    """Makes an empty file with the folders that it lies in, and takes away all of what was not there before.
+    """Makes an empty file with the folders that it is in, and takes away all of what was not there before.
 
     Raises:
         OSError: it can't be made.

@@ -42,7 +42,7 @@ class Cache:
         self._held: OrderedDict[str, Tensors] = OrderedDict()
 
     def place(self, kind: str, key: dict[str, Any]) -> str:
-        """Where what is computed from `key` stands in the folder: short, and another for another key."""
+        """Where what is computed from `key` is in the folder: short, and another for another key."""
         name = fingerprint.of_key(key)
         return f"{kind}/{name[:2]}/{name}.safetensors"
 

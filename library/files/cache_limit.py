@@ -120,7 +120,7 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def shrink(folder: Path, limit: int) -> None:
-    """Removes what was used longest ago until a cache has at most so many bytes."""
+    """Removes what was used longest ago until a cache has at most N bytes."""
     found = entries(folder)
     over = sum(entry.size for entry in found) - limit
     for entry in found:

@@ -1,4 +1,4 @@
-"""The state of a run that was stopped, from which it goes on as if it never had been. Safetensors and JSON, no pickle.
+"""The state of a stopped run, from which it continues as if nothing had happened. Safetensors and JSON, not pickle.
 
 A state is a folder that appears whole: `state.json` and `tensors.safetensors`, each checked by its hash when it is
 read. The one before is kept as well, in case a disk damages the newest. Everything random in a run follows from its
@@ -72,7 +72,7 @@ class SavedState:
 
     position: Position
     settings: dict[str, Any]
-    """The settings that shape training, to be the same when the run goes on."""
+    """The settings that shape training, to be the same when the run continues."""
     tree: dict[str, Any]
 
 
@@ -205,7 +205,7 @@ def load_state(folder: Path, settings: dict[str, Any], may_differ: Iterable[str]
 
 
 def check_same(before: dict[str, Any], settings: dict[str, Any], may_differ: Iterable[str] = ()) -> None:
-    """Looks whether a run goes on with the settings that shaped it until now.
+    """Looks whether a run continues with the settings that shaped it until now.
 
     Args:
         before: those that were saved.

@@ -53,7 +53,7 @@ def is_hidden(name: str) -> bool:
 
 @cache
 def reads_heif() -> bool:
-    """Whether pillow-heif is installed. It is told to Pillow, which opens phones' HEIC pictures from then on."""
+    """Whether pillow-heif is installed. If so, Pillow opens phones' HEIC pictures from then on."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
@@ -74,7 +74,7 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a picture file, so that what is hashed and what is decoded is the same, whoever writes to it meanwhile.
+    """All of a picture file: the same bytes are hashed and decoded, even if another program writes to it meanwhile.
 
     Raises:
         DataError: it can't be read, or is gone.
@@ -89,7 +89,7 @@ def opened(path: Path, convert: Callable[[ImageFile.ImageFile], T], content: byt
     """What `convert` makes of a picture file. Of damaged files, Pillow raises errors of every kind; all are one here.
 
     Args:
-        content: what `read_bytes` gave, if it is at hand.
+        content: what `read_bytes` gave, if it was read already.
 
     Raises:
         DataError: not a picture, cut off, or suspiciously huge; and whatever `convert` finds wrong.

@@ -17,7 +17,7 @@ LONGEST = 1 << 20
 
 
 def read_text(file: Path, what: str = "", kind: type[PureCCError] = ConfigError, longest: int = LONGEST) -> str:
-    """The text of a file, without its mark; line ends are as they stand there.
+    """The text of a file, without its mark; line ends are as they are there.
 
     Args:
         what: start of the error's sentence, such as "The caption" or "sample_prompts:".

@@ -278,7 +278,7 @@ def _take_more(found: Imported, sections: Mapping[str, dict[str, Any]]) -> None:
 
 
 def _prompts(found: Imported, sample: Mapping[str, Any], name: str) -> list[str]:
-    """Lines of a prompt file; what holds for all of their prompts stands in each.
+    """Lines of a prompt file; what holds for all of their prompts is in each.
 
     Args:
         name: of the job, which [name] stands for in a job's own texts.

@@ -18,7 +18,7 @@ LONGEST_LINE = 1000
 
 
 def run(words: list[str] | None = None) -> str:
-    """Reads a file and writes the TOML; returns what became of everything, in words."""
+    """Reads a file and writes the TOML; returns what became of everything, as text."""
     parser = plain_parser("Converts another trainer's settings to a TOML.", "FILE [--to FILE] [--trigger ohwx ...]")
     parser.add_argument("file", help="JSON of the kohya_ss GUI or OneTrainer, or YAML of ai-toolkit.")
     parser.add_argument("--to", metavar="FILE", help="TOML to write. Default: the file's name, ending in _purecc.toml.")

@@ -97,7 +97,7 @@ class Imported:
         return value
 
     def take(self, name: str, value: Any, theirs: str) -> None:
-        """Carries a setting over if it may have this value; what is empty or 0 for "unset" is passed over."""
+        """Carries a setting over if it may have this value; what is empty or 0 for "unset" is ignored."""
         value = self.fitted(name, value, theirs)
         if value is not None:
             self.settings[name] = value
@@ -190,7 +190,7 @@ class Imported:
 
 
 def fitting(value: Any, hint: Any) -> Any:
-    """A value as a setting of this type writes it: numbers that stand in quotes, 5.0 for 5, lists that are one text."""
+    """A value as a setting of this type writes it: numbers that are in quotes, 5.0 for 5, lists that are one text."""
     parts = [part for part in typing.get_args(hint) if part is not type(None)]
     kinds = [hint] if typing.get_origin(hint) in (list, typing.Literal) or not parts else parts
     names = {typing.get_origin(kind) or kind for kind in kinds}
@@ -243,7 +243,7 @@ def folder_and_name(path: Any) -> tuple[str, str]:
 
 
 def arguments(table: Mapping[str, Any]) -> list[str]:
-    """{"weight_decay": 0.01} as ["weight_decay=0.01"]; a number that stands in quotes is a number."""
+    """{"weight_decay": 0.01} as ["weight_decay=0.01"]; a number that is in quotes is a number."""
     values = {name: number(value) if isinstance(value, str) else value for name, value in table.items()}
     return [f"{name}={value if isinstance(value, str) else repr(value)}" for name, value in values.items()
             if value is not None]  # fmt: skip

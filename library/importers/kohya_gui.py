@@ -172,7 +172,7 @@ def _take_more_parameters(found: Imported, text: Any, values: dict[str, Any], th
 
 
 def _number(value: Any) -> int | float:
-    """A number that may stand in quotes; 0 for what is none."""
+    """A number that may be in quotes; 0 for what is none."""
     value = number(value) if isinstance(value, str) else value
     return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
 

@@ -208,7 +208,7 @@ def _take_more(found: Imported, data: Mapping[str, Any]) -> None:
 
 
 def _listed(data: Mapping[str, Any], folder: Path, key: str, file_key: str, needed: bool) -> list[dict[str, Any]]:
-    """What stands in the configuration itself, or in a file that it names.
+    """What is in the configuration itself, or in a file that it names.
 
     Args:
         needed: the file has to be there.

@@ -106,7 +106,7 @@ def table(value: Any, name: str) -> dict[str, Any]:
         name: what it is called there.
 
     Raises:
-        ConfigError: something else stands there.
+        ConfigError: something else is there.
     """
     if value is None:
         return {}
@@ -119,7 +119,7 @@ def tables(value: Any, name: str) -> list[dict[str, Any]]:
     """A list of tables of a file; an empty one where there is none.
 
     Raises:
-        ConfigError: something else stands there.
+        ConfigError: something else is there.
     """
     if value is None:
         return []

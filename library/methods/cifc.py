@@ -10,7 +10,7 @@ The port:
 * The second regulariser, ||delta W_i - H_i W*||^2 with a W* that all concepts share, is in the paper and not in the
   released code. At its minimum over H_i and W* it is 0 for any LoRAs, so it means nothing without their start and rate,
   which are not known: it is left out (docs/reference/methods.md).
-* Elastic weight aggregation, which weighs the concepts' LoRAs anew for each prompt, is in
+* Elastic weight aggregation, which weighs the concepts' LoRAs again for each prompt, is in
   `library/convert/aggregation.py`: `purecc_fuse.py --fusion elastic` writes the LoRA for one prompt.
 """
 

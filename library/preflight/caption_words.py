@@ -10,7 +10,7 @@ from library.config.dataset import PLACEHOLDER, Concept
 from library.preflight.finding import Finding
 
 FEW_CAPTIONS = 3
-"""Of fewer different captions, it says nothing that a word stands in all."""
+"""Of fewer different captions, it says nothing that a word is in all."""
 STOP_WORDS = frozenset(
     re.findall(
         r"\w+",

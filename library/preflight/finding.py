@@ -14,7 +14,7 @@ class Finding:
 
 
 def describe_findings(found: list[Finding]) -> str:
-    """The findings in words."""
+    """The findings as text."""
     if not found:
         return "No problems found."
     lines = [f"{len(found)} {'thing is' if len(found) == 1 else 'things are'} likely to cause problems:"]

@@ -1,4 +1,4 @@
-"""What is likely to go wrong because of the computer: card, driver, precision and packages, each with its remedy."""
+"""What is likely to go wrong because of the computer: GPU, driver, precision and packages, each with its remedy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOOKED_AT = ("torch", "diffusers", "transformers", "accelerate", "peft", "safete
 LARGE_MODEL = 12
 """Blocks from which on training on a CPU takes days."""
 HAS_BF16 = (8, 0)
-"""Compute capability from which on a card multiplies matrices in bf16."""
+"""Compute capability from which on a GPU multiplies matrices in bf16."""
 INSTALL = "Install PyTorch for your GPU again (https://pytorch.org/get-started), then requirements.txt."
 
 
@@ -32,10 +32,10 @@ class Machine:
     """What the computer has.
 
     Args:
-        card: name of the NVIDIA card that its driver sees, and the driver's version; None: there is none.
+        card: name of the NVIDIA GPU that its driver sees, and the driver's version; None: there is none.
         cuda: version of CUDA that PyTorch was built for; None: for none.
-        works: PyTorch can use a card.
-        capability: of that card.
+        works: PyTorch can use a GPU.
+        capability: of that GPU.
         architectures: what PyTorch was built for, such as "sm_86".
         free, total: bytes of its memory.
         spills: its driver moves what does not fit into the computer's memory.
@@ -123,7 +123,7 @@ def _card(machine: Machine) -> Iterator[Finding]:
 def _fits(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
     """Whether code for one of these runs: of the same generation and not younger, or compiled when it is loaded.
 
-    AMD's cards have names of another kind, of which nothing is known here.
+    AMD's GPUs have names of another kind, of which nothing is known here.
     """
     matches = (re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in architectures)
     known = [match.groups() for match in matches if match]
@@ -172,7 +172,7 @@ def _of_packages(machine: Machine) -> Iterator[Finding]:
 
 
 def _driver() -> tuple[str | None, str | None]:
-    """Name of the first NVIDIA card and version of its driver, as the driver says."""
+    """Name of the first NVIDIA GPU and version of its driver, as the driver says."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return None, None

@@ -1,4 +1,4 @@
-"""How long a run takes, predicted by phase: what was counted, at the speed of a card, named or at hand."""
+"""How long a run takes, predicted by phase: what was counted, at the speed of a GPU, named or in this computer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STARTED = 1000
 
 
 def speed_for(settings: Settings, model: FlowModel) -> Speed:
-    """The speed to predict with: of the card that the settings name, of the device at hand, or of a card that size."""
+    """The speed to predict with: of the GPU in the settings, of this computer's device, or of a GPU of that size."""
     if settings.model.card:
         return CARDS[settings.model.card]
     if settings.model.vram_gb is not None and model.device.type == "cpu":
@@ -81,7 +81,7 @@ def step_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, flo
 
 
 def planned_steps(plan: Plan, predicted: Forecast) -> dict[str, float]:
-    """Seconds of a step of each stage on the card that will make it; nothing without one, or if another is named."""
+    """Seconds of a step of each stage on the GPU that will make it; nothing without one, or if another is named."""
     model = plan.parts.model
     if model.device.type != "cuda" or plan.settings.model.card:
         return {}
@@ -89,7 +89,7 @@ def planned_steps(plan: Plan, predicted: Forecast) -> dict[str, float]:
 
 
 def describe_times(plan: Plan, predicted: Forecast, speed: Speed) -> Iterator[str]:
-    """The times in words, and what they rest on."""
+    """The times as text, and what they rest on."""
     seconds = phase_seconds(plan, predicted, speed)
     numbers = f"{speed.flops / 1e12:.3g} TFLOPS, {speed.bandwidth / 1e9:.0f} GB/s"
     if speed.known:

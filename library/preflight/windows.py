@@ -1,4 +1,4 @@
-"""What a run meets on Windows alone: a driver that hides how full the card is, and paths that are too long."""
+"""What a run meets on Windows alone: a driver that hides how full the GPU is, and paths that are too long."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MAX_PATH = 259
 
 
 def spills(works: bool) -> bool:
-    """Whether the driver moves what does not fit the card into the computer's memory.
+    """Whether the driver moves what does not fit the GPU into the computer's memory.
 
     Args:
-        works: there is a card that PyTorch can use.
+        works: there is a GPU that PyTorch can use.
     """
     return sys.platform == "win32" and works
 

@@ -16,7 +16,7 @@ from library.files.atomic import write_text
 from library.files.picture_files import opened
 
 WANDB_ID = "wandb_run.json"
-"""Holds the run's name at wandb, so that a resumed run goes on in the same curves."""
+"""Holds the run's name at wandb, so that a resumed run continues in the same curves."""
 TRACKERS = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "all": ("tensorboard", "wandb"), "none": ()}
 """What each value of `log_with` means."""
 

@@ -15,7 +15,7 @@ def tracking_of(settings: Settings) -> Tracking:
     """Where the values of a run go besides its log.
 
     Raises:
-        ConfigError: what is wanted is not installed, or `log_tracker_config` is no such file.
+        ConfigError: what is wanted is not installed, or `log_tracker_config` is not such a file.
     """
     saving, model = settings.saving, settings.model
     check_trackers(saving.log_with)

@@ -1,4 +1,4 @@
-"""A loss that is no number: which pictures it comes from, and at which noise level."""
+"""A loss that is NaN or infinite: which pictures it comes from, and at which noise level."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class NotANumber(Exception):
 
 
 def describe(losses: Losses, reference: Scene, replay: Scene | None, shown: Sequence[str]) -> str:
-    """Which terms of a loss are no numbers, on which pictures, at which sigma.
+    """Which terms of a loss are NaN or infinite, on which pictures, at which sigma.
 
     Args:
         shown: the picture file of each row of `reference`.

@@ -1,4 +1,4 @@
-"""What a run does when the card's memory does not suffice in the middle of a step.
+"""What a run does when the GPU runs out of memory in the middle of a step.
 
 A step whose gradients were not finished has changed nothing yet, and all that is random in it follows from its number:
 it can be made again, with less memory.

@@ -36,11 +36,11 @@ NOT_USED = {
 
 
 class MainStopped(TrainingError):
-    """The main process could not go on, so this one can't."""
+    """The main process could not continue, so this one can't."""
 
 
 class Lost(TrainingError):
-    """Another process is gone, so this one can't go on."""
+    """Another process is gone, so this one can't continue."""
 
 
 class Processes:
@@ -111,7 +111,7 @@ class Processes:
             raise
 
     def _follow(self) -> None:
-        """Goes on when the main process does, and ends as it ends."""
+        """Continues when the main process does, and ends as it ends."""
         told = self._reduced(0.0, "MAX")
         if told == BY_USER:
             raise KeyboardInterrupt
@@ -181,7 +181,7 @@ class Processes:
             torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, how))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # gloo says that a peer has closed the connection, in words of its own
+        except RuntimeError as error:  # gloo says that a peer has closed the connection, in an error of its own
             raise Lost(
                 "Another process of this run has ended; see its error.",
                 "Run the same command with --resume auto to continue from the last saved state.",
@@ -200,7 +200,7 @@ def joined(settings: Settings, notices: list[str]) -> Iterator[Processes]:
         notices: what to tell the user of accelerate's configuration is added to it.
 
     Raises:
-        ConfigError: `device` names one card, which several processes can't share.
+        ConfigError: `device` names one GPU, which several processes can't share.
     """
     notices += left_out(settings)
     count = int(os.environ.get("WORLD_SIZE", "1"))

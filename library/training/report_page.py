@@ -61,7 +61,7 @@ class Report(Listener):
         self.galleries[STRENGTHS] = gallery
 
     def file_checked(self, path: Path, line: str) -> None:
-        """The line stands beside the file."""
+        """The line is next to the file."""
         self.loads[path] = line
 
     def section_made(self, section: Section) -> None:
@@ -78,7 +78,7 @@ class Report(Listener):
         self.draw()
 
     def draw(self) -> None:
-        """Draws curves and report anew. If that fails, the run goes on."""
+        """Draws curves and report again. If that fails, the run continues."""
         rows = read_log(self.log.path)
         try:
             write_csv(rows, self.folder / "log.csv")

@@ -63,8 +63,8 @@ class Run:
         processes: those that make its steps together; only the main one writes files.
 
     Attributes:
-        listeners, monitor: who is told of it and shows it; nobody, but in the main process once the log is open.
-        planned: seconds of a step of each stage, where they were predicted for the card that makes them.
+        listeners, monitor: who hears of it and shows it; nobody, but in the main process once the log is open.
+        planned: seconds of a step of each stage, where they were predicted for the GPU that makes them.
         parts, context, replay, fisher: once they are prepared.
         extractor, student: once each is built.
         average: of the student; of nothing before that is built.
@@ -159,7 +159,7 @@ class Run:
     # Before training
 
     def _begin(self) -> None:
-        """Begins anew where that is wished for, and writes what the run is."""
+        """Starts from scratch if --overwrite asks for it, and writes what the run is."""
         if self.settings.saving.overwrite:
             self.states.remove()
         if self.settings.saving.resume != "auto":
@@ -171,7 +171,7 @@ class Run:
         write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))
 
     def open_log(self) -> None:
-        """The main process begins the log, or goes on with it where the state to resume ends; now somebody listens."""
+        """The main process begins the log, or continues it where the state to resume ends; now somebody listens."""
         done = self.resumed.position.done if self.resumed else None
         if self.processes.main:
             self.monitor = Monitor(self.plan, self.listeners, done, self.planned)
@@ -215,11 +215,11 @@ class Run:
     # The stages
 
     def extractor_stage(self) -> Stage:
-        """Stage 1, ready to train or to go on."""
+        """Stage 1, ready to train or to continue."""
         return self._stage(self.extractor)
 
     def student_stage(self) -> Stage:
-        """Stage 2, ready to train or to go on."""
+        """Stage 2, ready to train or to continue."""
         return self._stage(self.student)
 
     def train_extractor(self) -> None:
@@ -314,7 +314,7 @@ class Run:
         Args:
             row: of the log.
             begin: of the step, by `time.perf_counter`.
-            asked: commands; with "stop" among them, it is the last step for now, whoever has asked for that.
+            asked: commands; with "stop" among them, it is the last step for now, no matter who asked for it.
         """
         if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
             with self._shown(stage):

@@ -230,7 +230,7 @@ class Stage:
         take(self.optimizer)
 
     def state(self) -> dict[str, Any]:
-        """What the stage needs, besides its weights, to go on."""
+        """What the stage needs, besides its weights, to continue."""
         return {
             "done": self.done,
             "skipped": self.skipped,
@@ -239,7 +239,7 @@ class Stage:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Continues from there."""
         self.done = state["done"]
         self.skipped = state["skipped"]
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])

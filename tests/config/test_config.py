@@ -257,7 +257,7 @@ def test_a_mistake_in_a_dataset_config_is_said(dataset_from, text, said):
 
 def test_a_concept_without_pictures_is_said(dataset_from):
     other = '[[concepts]]\nname = "ink"\ntrigger = "ohwx"\nkind = "style"\n'
-    with pytest.raises(ConfigError, match="no subset .* the concept ink"):
+    with pytest.raises(ConfigError, match=r"no subset .* the concept ink"):
         dataset_from(CONCEPT + other + SUBSET + 'concept = "dog"\n')
     with pytest.raises(ConfigError, match="concept is missing"):
         dataset_from(CONCEPT + other + SUBSET)

@@ -69,7 +69,7 @@ def test_pictures_of_other_prompts_are_refused(arm, prompts):
     (arm / "prompts.csv").write_text(text.replace("a dog on a sofa", "a cat on a sofa").replace("three-03", "four-03"))
     with pytest.raises(DataError) as error:
         read_arm("UNO", arm, prompts, SEEDS)
-    assert 'made from "a cat on a sofa"' in str(error.value) and "lacks 1 prompts" in str(error.value)
+    assert 'made from "a cat on a sofa"' in str(error.value) and "lacks 1 of the prompts" in str(error.value)
 
 
 def test_the_list_for_uno_has_base_texts_and_its_pictures_come_back(tmp_path, prompts):
@@ -144,5 +144,5 @@ def test_seeds_and_folders_of_the_command_line():
 def test_a_list_that_is_no_text_is_said(tmp_path, content):
     (tmp_path / "prompts.csv").write_bytes(content)
     for read in (read_csv, read_prompts_csv):
-        with pytest.raises(DataError, match=r"prompts\.csv is not UTF-8 text"):
+        with pytest.raises(DataError, match=r"prompts\.csv is not (UTF-8 text|a text file)"):
             read(tmp_path / "prompts.csv")

@@ -232,7 +232,7 @@ def test_ctrl_c_while_caching_keeps_what_is_cached(quick_plan, monkeypatch, tmp_
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what started the tests may ignore Ctrl-C
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     cache = str(tmp_path / "fresh")
-    with pytest.raises(Interrupted, match="The cache is kept.* from the beginning"):
+    with pytest.raises(Interrupted, match=r"The cache is kept.* from the beginning"):
         Run(quick_plan(cache_dir=cache)).train()
     assert len(count) == 3
     ends_undisturbed(quick_plan(cache_dir=cache))

@@ -147,7 +147,7 @@ def swapped(name: str, change: FileChange) -> FileChange:
 
 
 def is_swapped(name: str, change: FileChange) -> bool:
-    """Whether shift and scale of a layer stand in another order in the other model.
+    """Whether shift and scale of a layer are in another order in the other model.
 
     They differ in the modulation of the output and of the last block's context: layers that give (shift, scale) in the
     original and (scale, shift) in diffusers. Every other modulation gives 6 or 9 parts, in one order.

@@ -23,7 +23,7 @@ SUBSET_KEYS_PASSED_OVER = {
     "token_warmup_step": "captions stay the same throughout training",
     "network_multiplier": "the LoRA always trains at full strength",
 }
-"""Keys of a dataset file that are passed over with a warning, and why."""
+"""Keys of a dataset file that are ignored with a warning, and why."""
 SUBSET_KEYS_NEEDLESS = frozenset({"cache_info"})
 SUBSET_KEYS_REFUSED = {
     "metadata_file": "This trainer reads images and captions from folders: use image_dir, with a caption file next to "
@@ -87,7 +87,7 @@ def what_is_missing(tokens: Iterable[str | None], given: DataSettings) -> str:
 
 
 def understood(concept: Concept, given: DataSettings) -> str:
-    """What was read from class tokens, and how to say otherwise, in words."""
+    """What was read from class tokens, and how to say otherwise, as text."""
     said = (
         f'The concept "{concept.name}": a {concept.kind}, trigger "{concept.trigger}", class word '
         f'"{concept.class_word}". '

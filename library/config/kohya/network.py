@@ -27,7 +27,7 @@ OUTSIDE = "emb_dims"
 
 
 def network_args(value: Any) -> tuple[dict[str, Any], list[str]]:
-    """Settings of ours, and what is said of the rest.
+    """Settings of ours, and what is reported of the rest.
 
     Args:
         value: texts of the form "name=value"; one of them or several.

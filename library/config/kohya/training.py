@@ -1,4 +1,4 @@
-"""What becomes of settings of kohya's sd-scripts that are none of ours: renamed, needless here, passed over, refused.
+"""What becomes of settings of kohya's sd-scripts that are none of ours: renamed, needless here, ignored, refused.
 
 A setting of ours always comes first: what stands here is asked about only where `settings` knows no such name.
 """
@@ -76,7 +76,7 @@ NO_EFFECT = {
     "captions stay the same throughout training": "token_warmup_min token_warmup_step",
     "captions are encoded once, before training": "t5xxl_dtype t5xxl_device",
 }
-"""Why a setting is passed over, with a warning, and which."""
+"""Why a setting is ignored, with a warning, and which."""
 
 REFUSED = {
     "save_clip": "This trainer does not train the text encoders; according to sd-scripts, it does not work. Remove it.",
@@ -207,7 +207,7 @@ class Reading:
 
 
 def expanded(path: Any) -> Any:
-    """A path, or each of a list, with ~ and environment variables replaced; what is no text is left as it is."""
+    """A path, or each of a list, with ~ and environment variables replaced; what is not a text is left as it is."""
     if isinstance(path, list):
         return [expanded(one) for one in path]
     return os.path.expanduser(os.path.expandvars(path)) if isinstance(path, str) else path
@@ -288,7 +288,7 @@ MAPPED: dict[str, Callable[[Any, Mapping[str, Any]], tuple[dict[str, Any], str |
     "fp8_base_unet": _renamed("fp8_base"),
     "caption_extention": _renamed("caption_extension"),
 }
-"""What becomes of a setting: ours with their values, and what is said about it."""
+"""What becomes of a setting: ours with their values, and what is reported about it."""
 
 WHY_NO_EFFECT = {name: why for why, names in NO_EFFECT.items() for name in names.split()}
 

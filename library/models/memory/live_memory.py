@@ -79,7 +79,7 @@ def held_by(module: nn.Module) -> list[Tensor]:
 def fused_attention() -> Iterator[None]:
     """Inside, attention is counted as a fused kernel that never holds the matrix of scores.
 
-    On the meta device PyTorch would otherwise take its plain way, which no NVIDIA card of use here has to.
+    On the meta device PyTorch would otherwise take its plain way, which no NVIDIA GPU of use here has to.
     """
     plain = nn.functional.scaled_dot_product_attention
 
