@@ -178,7 +178,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 FEW = 12
-"""So many names are all shown; of more, the `NEAREST` ones."""
+"""Up to this number, all names are shown; of more, the `NEAREST` ones."""
 NEAREST = 5
 
 

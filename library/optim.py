@@ -173,7 +173,7 @@ def _named_scheduler(optimizer: Optimizer, name: str, given: list[str]) -> Any:
 
 
 def _steps_of(given: int | float, steps: int) -> int:
-    """So many steps, or that share of a stage's steps if it is below 1."""
+    """A number of steps, or a share of a stage's steps if it is below 1."""
     return int(given * steps) if given < 1 else int(given)
 
 

@@ -16,7 +16,7 @@ TRAFFIC = 0.85
 START = 6e-6
 """Seconds that PyTorch takes to start an operation. Assumed."""
 BUS = 12e9
-"""Bytes a second from the computer's memory to a card: PCIe 4.0 with 8 lanes, or 3.0 with 16. Assumed."""
+"""Bytes per second from the computer's memory to a GPU: PCIe 4.0 with 8 lanes, or 3.0 with 16. Assumed."""
 DISK = 1e9
 """Bytes a second that a file is read with: between a SATA and an NVMe disk. Assumed."""
 

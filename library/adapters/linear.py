@@ -47,7 +47,7 @@ def route_of(adapters: Sequence[str | None], thinned: bool = False) -> Route:
 class Dropout:
     """What an adapter goes without while it learns, as in sd-scripts; each a share.
 
-    What is dropped is drawn once for a layer and pass, alike for all of its rows, so that no difference of two
+    What is dropped is drawn once for a layer and pass, the same for all of its rows, so that no difference of two
     predictions is one of two networks.
 
     Args:

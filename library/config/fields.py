@@ -1,4 +1,4 @@
-"""How a setting is declared: once, with type, default, range and one sentence, for files and command line alike."""
+"""How a setting is declared: once, with type, default, range and one sentence, for files and command line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WHY_NOT = {
     "ending": (why_not_an_ending, "For example .txt."),
 }
 BEYOND = 1 << 63
-"""No number is as large: seeds and counts of the libraries below have 64 bits."""
+"""Limit of all numbers: seeds and counts of the libraries below have 64 bits."""
 
 
 def setting(

@@ -28,7 +28,7 @@ class Look:
     """What is seen in one picture.
 
     Attributes:
-        hash: 64 bits, whether brightness falls or rises from cell to cell; alike for alike pictures.
+        hash: 64 bits, whether brightness falls or rises from cell to cell; similar for similar pictures.
         sharpness: variance of the Laplacian of the grey picture, 0 to 255: low where there is no fine detail.
         surroundings: mean colours of the cells along the edge, (cells, 3), 0 to 1.
         has_several: whether it is the first of several in its file.
@@ -94,7 +94,7 @@ def nearly_same(looks: Sequence[Look]) -> list[tuple[int, int]]:
 
 
 def surroundings_differ(looks: Sequence[Look]) -> float:
-    """Mean difference of the colours along the edges over all pairs of pictures, 0 where all are alike."""
+    """Mean difference of the colours along the edges over all pairs of pictures, 0 where all are the same."""
     rings = np.stack([look.surroundings for look in looks])
     pairs = [np.abs(rings[index + 1 :] - ring).mean((1, 2)) for index, ring in enumerate(rings[:-1])]
     return float(np.concatenate(pairs).mean())

@@ -27,7 +27,7 @@ def makes_variants(subset: Subset, captions: Sequence[str]) -> bool:
 def variants_of(
     captions: Sequence[str], subset: Subset, seed: int, count: int, with_concept: Callable[[str], str]
 ) -> list[str]:
-    """So many variants of a picture's captions, each caption in turn; at least one of each.
+    """N variants of a picture's captions, each caption in turn; at least one of each.
 
     Args:
         with_concept: puts [V] into a caption, before its tags are separated.

@@ -1,4 +1,4 @@
-"""Prompts to draw, in the file format of sd-scripts: one a line, with options such as `--d 7 --w 512` behind it."""
+"""Prompts to draw, in the file format of sd-scripts: one per line, with options such as `--d 7 --w 512` behind it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison gives to every method: so many steps, so many passes through the transformer, or so much time.
+"""What a comparison gives to every method: a number of steps, a number of passes through the transformer, or a time.
 
 A pass is one forward pass of a batch; one with a gradient counts as three. So a step of a plain LoRA costs 3, and one
 of a method that looks at other prompts and at the pretrained model's predictions as well costs more.
@@ -45,7 +45,7 @@ class Cost:
 
     @property
     def in_steps(self) -> Cost:
-        """The same where every step counts alike and nothing else does."""
+        """The same where every step counts the same and nothing else does."""
         return replace(self, each=dict.fromkeys(self.each, 1.0), before=0.0)
 
     def steps_for(self, budget: float, method: str, unit: Unit) -> dict[str, int]:

@@ -16,7 +16,7 @@ from library.errors import ConfigError
 from library.files.atomic import TEMPORARY, InUse, remove, said_if_not_written, write_text
 
 LOCK, HOLDER = ".lock", ".lock.json"
-"""The file that is locked, and who says to hold it; the latter alone means nothing."""
+"""The file that is locked, and who says to hold it; the second file alone means nothing."""
 
 
 class FolderLock:

@@ -41,7 +41,7 @@ SIGNATURES = (
 MOST_SAID = 200
 """Characters of an error of Pillow that are passed on."""
 LOOKED_AT = 64
-"""Bytes at a file's begin that say what it is."""
+"""Bytes at the start of a file that say what it is."""
 
 T = TypeVar("T")
 

@@ -36,7 +36,7 @@ ALWAYS = {
     "relative_step": ("adafactor",),
     "warmup_init": ("adafactor",),
 }
-"""Arguments that it hands to these optimizers unasked: eps = 1e-6, and False for the others."""
+"""Arguments that it hands to these optimizers without a setting: eps = 1e-6, and False for the others."""
 OWN_RATE, LEAST_RATE = "prodigy", 0.1
 """An optimizer whose learning rate it takes for 1 below this one."""
 FAMILIES = {

@@ -218,7 +218,7 @@ def saved_dtype(value: Any) -> str | None:
 
 
 def quantization(value: Any) -> str | None:
-    """Their name of the bits of frozen weights as a value of `base_quantization`; None for those that are none here."""
+    """Their name of the bits of frozen weights as a value of `base_quantization`; None for unsupported ones."""
     return QUANTIZATIONS.get(str(value).lower())
 
 

@@ -69,7 +69,7 @@ STEPS = 1600
 
 
 def read(tables: Mapping[str, Any]) -> Imported:
-    """The settings of a saved GUI; its folders come along as `train_data_dir` and `reg_data_dir`."""
+    """The settings of a saved GUI; its folders become `train_data_dir` and `reg_data_dir`."""
     found = Imported("the kohya_ss GUI")
     found.assumed = {key: value for key, value in DEFAULTS.items() if key not in tables}
     tables = {**tables, **found.assumed}

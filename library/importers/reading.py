@@ -18,7 +18,7 @@ MOST_VALUES = 100_000
 DEEPEST = 50
 """Tables in tables of a file of settings."""
 LARGEST_NUMBER = 1e30
-"""Beyond it, a number is no setting's, but damage."""
+"""A number above this is damage, not a setting."""
 SHOWN = 60
 """Characters of a value in a message."""
 EXPONENT = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")

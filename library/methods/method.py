@@ -137,7 +137,7 @@ def register(method: Method) -> Method:
     """Makes a method known to settings, help, checks and docs.
 
     Raises:
-        ValueError: its name or a setting of its own is taken, or it reads what is no setting or common to all methods.
+        ValueError: its name or a setting of its own is taken, or it reads something other than a method's setting.
     """
     if method.name in METHODS:
         raise ValueError(f"there is a method {method.name} already")

@@ -147,7 +147,7 @@ def _memory(machine: Machine) -> Iterator[Finding]:
 
 
 def _precision(machine: Machine, settings: ModelSettings) -> Iterator[Finding]:
-    name = machine.card or "This card"
+    name = machine.card or "This GPU"
     if settings.mixed_precision == "bf16" and machine.capability and machine.capability < HAS_BF16:
         yield Finding(
             f"{name} does not support bf16, so each step takes many times as long.", 'Set mixed_precision = "fp16".'

@@ -1,4 +1,4 @@
-"""Counts the memory and the arithmetic of code that runs on the meta device, where tensors have shapes but no numbers.
+"""Counts the memory and the arithmetic of code that runs on the meta device, where tensors have shapes but no values.
 
 What is counted is exact for tensors: every storage counts from the operation that makes it to the moment the last
 tensor on it is gone. What a driver, a kernel's workspace or an allocator's gaps take is not seen here.
