@@ -136,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--minutes", type=float, help="At most so long for the flow model.")
         elif act is evaluate:
             command.add_argument("--captions", type=int, default=ASKED)
-            judge_help = "Another judge than the one next to the model, such as that of a larger model, so that both answer the same."
+            judge_help = "Judge to use instead of the one next to the model, for example that of a larger model."
             command.add_argument("--judge", type=Path, help=judge_help)
         elif act is concepts:
             command.add_argument("--pocket", type=Path, default=Path("pocket"))
