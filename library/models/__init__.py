@@ -80,8 +80,8 @@ def open_model_files(settings: ModelSettings) -> ModelFiles:
         model = HubFiles(name, offline=settings.offline)
     else:
         raise ModelError(
-            f"pretrained_model_name_or_path: there is no folder or file {place.absolute()}.",
-            "Give the .safetensors file that you use in ComfyUI, or download the model: "
-            "hf download stabilityai/stable-diffusion-3.5-medium --local-dir FOLDER",
+            f"pretrained_model_name_or_path: the file or folder {place.absolute()} doesn't exist.",
+            "Use the .safetensors file from ComfyUI, or download the model: hf download "
+            "stabilityai/stable-diffusion-3.5-medium --local-dir FOLDER",
         )
     return PartsApart(model, paths) if paths else model

@@ -128,7 +128,7 @@ def test_a_damaged_or_pickled_model_is_said(tiny_model, tmp_path):
     with pytest.raises(ModelError, match="is cut off inside its header"):
         _ = model_of(folder).transformer
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(ModelError, match=r"holds no \.safetensors file"):
+    with pytest.raises(ModelError, match=r"contains no \.safetensors file"):
         _ = model_of(folder).transformer
     (folder / "vae" / "config.json").unlink()
     with pytest.raises(ModelError, match=r"vae/config\.json can't be read"):

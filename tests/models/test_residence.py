@@ -212,7 +212,7 @@ def test_torch_compile_without_a_compiler_is_said(plan_of, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     run, _ = trained(plan_of(torch_compile=True))
-    assert "torch_compile can't be used (no compiler); the run goes on without it." in run.parts.model.notices
+    assert "torch_compile can't be used (no compiler); the run continues without it." in run.parts.model.notices
 
 
 def test_what_blocks_begin_from_may_wait_elsewhere_and_changes_no_number(plan_of, deep_model):

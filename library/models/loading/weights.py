@@ -38,12 +38,12 @@ class PartWeights:
         if name in self.fixed:
             return self.fixed[name].to(device, dtype, copy=True)
         if name not in self.slots:
-            raise ModelError(f"{self.where} lacks {name}.", "Download it again, or take another file.")
+            raise ModelError(f"{self.where} lacks {name}.", "Download it again, or use another file.")
         file, slot = self.slots[name]
         if file.entries[slot.key].dtype not in FLOATS:
             raise ModelError(
                 f"{file.path} has {slot.key} quantised to {file.entries[slot.key].dtype}, which can't be read.",
-                "Take the file in 16 bits, or in fp8.",
+                "Use a 16-bit or fp8 version.",
             )
         tensor = _rows(file.read(slot.key), slot).to(device, copy=True)
         if slot.scale:
@@ -51,7 +51,7 @@ class PartWeights:
             if scale.numel() not in (1, file.entries[slot.key].shape[0]):
                 raise ModelError(
                     f"{file.path} has {slot.key} quantised in blocks, which can't be read.",
-                    "Take the file in 16 bits, or in fp8 with one scale for each weight.",
+                    "Use a 16-bit version, or fp8 with one scale per weight.",
                 )
             if scale.numel() > 1:
                 scale = _rows(scale.flatten(), slot).view(-1, *[1] * (tensor.ndim - 1))
@@ -140,7 +140,7 @@ def fill(
     """
     problem = misfit(module, weights, prefix)
     if problem:
-        raise ModelError(f"{weights.where} does not fit: {problem}.", "Download it again, or take another file.")
+        raise ModelError(f"{weights.where} does not fit: {problem}.", "Download it again, or use another file.")
     wanted = needed_by(module)
     for name, tensor in weights.tensors((prefix + name for name in wanted), dtype, device):
         put(module, name.removeprefix(prefix), tensor.view(wanted[name.removeprefix(prefix)].shape))

@@ -55,4 +55,4 @@ def what_is(entries: Entries) -> str:
     for name, fits in KINDS:
         if fits(entries):
             return name if isinstance(name, str) else name(entries)
-    return f"nothing that this trainer knows (its first tensor is {min(entries)})"
+    return f"an unknown kind of file (its first tensor is {min(entries)})"

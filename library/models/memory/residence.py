@@ -200,7 +200,8 @@ class ResidentBase:
             return None
         if not _can_attend(BACKENDS[wanted.sdpa_backend], self.device):
             self.notices.append(
-                f'sdpa_backend "{wanted.sdpa_backend}" can\'t be used on this device; PyTorch chooses by itself.'
+                f'sdpa_backend "{wanted.sdpa_backend}" can\'t be used on this device; PyTorch chooses one '
+                "automatically."
             )
             return None
         return BACKENDS[wanted.sdpa_backend]
@@ -212,7 +213,7 @@ class ResidentBase:
                 torch.compile(_gelu_twice)(torch.ones(8, device=self.device))
         except Exception as error:  # no compiler, no Triton, no such Python: each says so in its own way
             reason = str(error).strip().splitlines()[0]
-            self.notices.append(f"torch_compile can't be used ({reason}); the run goes on without it.")
+            self.notices.append(f"torch_compile can't be used ({reason}); the run continues without it.")
             return
         for block in self.blocks:
             for name, part in block.named_children():

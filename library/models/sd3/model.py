@@ -221,7 +221,8 @@ class SD3Model:
             )
         if found[0] != found[1]:
             raise ModelError(
-                f'The two CLIP tokenizers of {self.files.name} cut "{text}" differently, so its concept has no place.'
+                f'The two CLIP tokenizers of {self.files.name} split "{text}" differently, so the position of its '
+                "concept is unclear."
             )
         return found[0], [self.clip_length + index for index in found[2]]
 
@@ -256,7 +257,7 @@ class SD3Model:
         if width % self.size_multiple or height % self.size_multiple or max(width, height) > most:
             raise ModelError(
                 f"This model can't draw {width} x {height} pixels.",
-                f"Width and height must be multiples of {self.size_multiple}, {most} at most: see resolution.",
+                f"Set resolution so that width and height are multiples of {self.size_multiple}, at most {most}.",
             )
         channels = self.transformer_config["in_channels"]
         return channels, height // self._vae_factor, width // self._vae_factor
