@@ -66,20 +66,23 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise ModelError(f"There is no file {path}.", "Paths count from the folder the command is started in.")
+        raise ModelError(
+            f"The file {path} doesn't exist.", "Relative paths start at the folder where you run the command."
+        )
     if path.suffix != ".safetensors":
         raise ModelError(f"{path} is not a .safetensors file.", "Pickled files (.pt, .ckpt, .bin) are never opened.")
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     if LARGEST_HEADER < header <= path.stat().st_size:
         raise ModelError(
-            f"{path} has {header / 2**20:.1f} MiB of names and metadata, more than {LARGEST_HEADER >> 20} MiB.",
-            "No honest LoRA needs that.",
+            f"{path} has {header / 2**20:.1f} MiB of names and metadata; at most {LARGEST_HEADER >> 20} MiB are "
+            "allowed.",
+            "Download it again, or use another file.",
         )
     try:
         return read_tensors(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} can't be read: {error}.", "It may be damaged; fetch or make it again.") from error
+        raise ModelError(f"{path} can't be read: {error}.", "It may be damaged; download or make it again.") from error
 
 
 def save_lora(
@@ -146,8 +149,8 @@ def read_lora(path: str | Path) -> LoraFile:
     if file.whole:
         kinds = " and a ".join(kind for kind in file.kinds if kind != "LoRA")
         raise ModelError(
-            f"{path} is a {kinds}, and no LoRA does exactly the same.",
-            "Make the closest LoRA of it: purecc_convert.py --to kohya.",
+            f"{path} is a {kinds}, which a LoRA can't represent exactly.",
+            "Convert it to the closest LoRA: purecc_convert.py --to kohya.",
         )
     return file
 
@@ -164,8 +167,8 @@ def load_lora(path: str | Path, blocks: int) -> dict[str, LayerWeights]:
     layers = read_lora(path).layers
     if any(name.startswith(TEXT_ENCODERS) for name in layers):
         raise ModelError(
-            f"{path} changes the text encoders as well, which only UIs do.",
-            "Take its text part out: purecc_convert.py --transformer_only.",
+            f"{path} also changes the text encoders, which only UIs can use.",
+            "Remove that part: purecc_convert.py --transformer_only.",
         )
     _check_blocks(layers, blocks, path)
     return layers
@@ -184,10 +187,10 @@ def load_changes(path: str | Path, blocks: int) -> tuple[dict[str, Change], list
     every: dict[str, Change] = {**file.layers, **file.whole}
     changes = {name: change for name, change in every.items() if not name.startswith(TEXT_ENCODERS)}
     if not changes:
-        raise ModelError(f"{path} changes the text encoders alone, which only UIs do.")
+        raise ModelError(f"{path} changes only the text encoders, which only UIs can use.")
     _check_blocks(changes, blocks, path)
     left = len(every) - len(changes)
-    said = f"{path} changes layers of the text encoders as well ({left}); they are left out."
+    said = f"{path} also changes the text encoders ({left}); these layers are left out."
     return changes, [said] if left else []
 
 
@@ -195,7 +198,7 @@ def _check_blocks(names: Iterable[str], blocks: int, path: str | Path) -> None:
     numbers = [int(name.split(".")[1]) for name in names if name.startswith("transformer_blocks.")]
     if numbers and max(numbers) >= blocks:
         raise ModelError(
-            f"{path} has a LoRA for block {max(numbers)}; this model's blocks are 0 to {blocks - 1}.",
+            f"{path} has a LoRA for block {max(numbers)}, but this model has blocks 0 to {blocks - 1}.",
             "It was trained for a larger model, such as SD 3.5 Large.",
         )
 
@@ -226,7 +229,7 @@ def load_concepts(path: str | Path) -> tuple[dict[str, Tensor], list[SavedConcep
         concepts = [SavedConcept(**entry) for entry in json.loads(metadata["concepts"])]
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(
-            f"{path} holds no concept embeddings.", "They are in the file NAME_concept.safetensors."
+            f"{path} contains no concept embeddings.", "They are in the file NAME_concept.safetensors."
         ) from error
     vectors = {key.removeprefix(CONCEPT): tensor for key, tensor in tensors.items() if key.startswith(CONCEPT)}
     for concept in concepts:
@@ -235,7 +238,7 @@ def load_concepts(path: str | Path) -> tuple[dict[str, Tensor], list[SavedConcep
         if tensor is not None and (tensor.ndim != 3 or tensor.shape[1] != concept.clip_tokens + concept.t5_tokens):
             raise ModelError(f'{path}: the vectors of "{concept.name}" have the shape {tuple(tensor.shape)}.')
         if tensor is not None and not tensor.isfinite().all():
-            raise ModelError(f'{path}: the vectors of "{concept.name}" hold numbers that are none (NaN or infinite).')
+            raise ModelError(f'{path}: the vectors of "{concept.name}" contain NaN or infinite values.')
     return vectors, concepts
 
 

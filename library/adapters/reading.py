@@ -42,20 +42,20 @@ ENDINGS = {
 KINDS = {"LoRA": ("down", "up"), "LoHa": ("hada",), "LoKr": ("lokr",), "full change": ("diff",)}
 """Kinds of updates, by the begins of what their parts are called."""
 
-DORA = ("is a DoRA", "what it does depends on the model's own weights, so that no LoRA does the same")
+DORA = ("is a DoRA", "its effect depends on the model's weights, so a LoRA can't represent it")
 OTHER_KINDS = {
     ".dora_scale": DORA,
     ".lora_magnitude_vector": DORA,
     ".hada_t": ("is a LoHa of convolutions", "SD3 has no such layers"),
     ".lokr_t": ("is a LoKr of convolutions", "SD3 has no such layers"),
     ".lora_mid": ("is a LoCon", "SD3 has no such layers"),
-    ".oft_": ("is an OFT", "it turns weights instead of adding to them, which no LoRA does"),
-    ".diff_b": ("changes biases", "a LoRA changes weights alone"),
-    ".bias": ("changes biases", "a LoRA changes weights alone"),
-    ".w_norm": ("changes norms", "a LoRA changes weights alone"),
-    ".b_norm": ("changes norms", "a LoRA changes weights alone"),
-    ".set_weight": ("replaces weights", "a LoRA only adds to them"),
-    ".reshape_weight": ("reshapes weights", "a LoRA only adds to them"),
+    ".oft_": ("is an OFT", "it rotates weights, and a LoRA can only add to them"),
+    ".diff_b": ("changes biases", "a LoRA can only change weights"),
+    ".bias": ("changes biases", "a LoRA can only change weights"),
+    ".w_norm": ("changes norms", "a LoRA can only change weights"),
+    ".b_norm": ("changes norms", "a LoRA can only change weights"),
+    ".set_weight": ("replaces weights", "a LoRA can only add to them"),
+    ".reshape_weight": ("reshapes weights", "a LoRA can only add to them"),
 }
 """Parts of keys that can't be read, what they mean, and why."""
 
@@ -77,7 +77,7 @@ OTHER_MODELS = {
 """Parts of keys that tell another model."""
 
 READABLE = "LoRAs, LoHas, LoKrs and full changes of weights can be read."
-DAMAGED = "The file may be damaged; fetch it again."
+DAMAGED = "The file may be damaged; download it again."
 
 NO_LORA = ("lora_concept.", "bundle_emb.")
 """Begins of keys that are learned vectors, ours and OneTrainer's, and no part of the LoRA."""
@@ -121,7 +121,7 @@ def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], sourc
     for base, parts in bases.items():
         for name, change in named(base, change_of(parts, base, source), source).items():
             if name in layers or name in whole:
-                raise ModelError(f"{source} has two LoRAs for {name}.", "It mixes layouts, which UIs add up.")
+                raise ModelError(f"{source} has two LoRAs for {name}.", "It mixes layouts, and UIs would apply both.")
             if isinstance(change, LayerWeights):
                 layers[name] = change
             else:
@@ -160,7 +160,7 @@ def _by_layer(tensors: Mapping[str, Tensor], source: str) -> dict[str, dict[str,
     if strange or unknown:
         raise _not_for_sd3(tensors, strange, unknown, source)
     if not bases:
-        raise ModelError(f"{source} holds no LoRA.")
+        raise ModelError(f"{source} contains no LoRA.")
     return bases
 
 
@@ -184,7 +184,8 @@ def _spelling_of(bases: Mapping[str, dict[str, Tensor]], source: str) -> str:
     found = spellings_of(bases)
     if len(found) > 1:
         raise ModelError(
-            f"{source} mixes the layouts of {' and '.join(found)}.", "UIs would apply both: split it, or get another."
+            f"{source} mixes the layouts of {' and '.join(found)}.",
+            "UIs would apply both: split it, or use another file.",
         )
     return next(iter(found), "text encoders only")
 
@@ -278,7 +279,7 @@ def _alpha_of(parts: Mapping[str, Tensor], base: str, source: str) -> float | No
     if given is None:
         return None
     if given.numel() != 1:
-        raise ModelError(f"{source}: the alpha of {base[:120]!r} is no single number.", DAMAGED)
+        raise ModelError(f"{source}: the alpha of {base[:120]!r} is not a single number.", DAMAGED)
     if not math.isfinite(float(given)):
         raise _not_finite(base, source)
     return float(given)
@@ -286,8 +287,8 @@ def _alpha_of(parts: Mapping[str, Tensor], base: str, source: str) -> float | No
 
 def _not_finite(base: str, source: str) -> ModelError:
     return ModelError(
-        f"{source}: the LoRA of {base[:120]!r} holds NaN or infinite numbers.",
-        "Its training went wrong; take an earlier file of the run.",
+        f"{source}: the LoRA of {base[:120]!r} contains NaN or infinite values.",
+        "Its training failed; use an earlier file of the run.",
     )
 
 
@@ -322,13 +323,13 @@ def _not_for_sd3(keys: Mapping[str, object], strange: list[str], unknown: list[s
     model = next((model for part, model in OTHER_MODELS.items() if any(part in key for key in keys)), None)
     if set(keys) <= EMBEDDINGS:
         return ModelError(
-            f"{source} is an embedding, no LoRA.",
-            "It goes into ComfyUI's models/embeddings: write embedding: and its name for the trigger.",
+            f"{source} is an embedding, not a LoRA.",
+            "Put it into ComfyUI's models/embeddings, and write embedding:NAME instead of the trigger.",
         )
     if unknown:
-        found = f"It has {unknown[0][:120]!r}, which is no layer of SD3 or its text encoders."
+        found = f"It has {unknown[0][:120]!r}, which is not a layer of SD3 or its text encoders."
     else:
-        found = f"It has {strange[0][:120]!r}, which is no part of a LoRA that is known here."
+        found = f"It has {strange[0][:120]!r}, which is not part of any known kind of LoRA."
     if model:
-        return ModelError(f"{source} is not a LoRA for SD3: its names are those of {model}.", found)
-    return ModelError(f"{source} is not a LoRA for SD3, or in no layout that is known here.", found)
+        return ModelError(f"{source} is not a LoRA for SD3: its layer names are from {model}.", found)
+    return ModelError(f"{source} is not a LoRA for SD3, or its layout is unknown.", found)

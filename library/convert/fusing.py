@@ -63,7 +63,8 @@ def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size
     """
     if len(loras) != len(prompts) or len(loras) < 2:
         raise ConfigError(
-            f"There are {len(loras)} LoRAs and {len(prompts)} prompts.", "Give two or more, each a prompt."
+            f"There are {len(loras)} LoRAs but {len(prompts)} prompts.",
+            "Give at least two LoRAs, with one prompt each.",
         )
     vectors, saved = _concepts_of(loras)
     opened = build_parts(settings, [as_concept(one) for one in saved])
@@ -97,14 +98,16 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
     """
     missing = next((path for path in loras if concept_file_of(path) is None), None)
     if missing or len(loras) < 2:
-        what = f"{missing} has no concept file beside it" if missing else "There is one LoRA"
+        what = f"{missing} has no concept file next to it" if missing else "There is one LoRA"
         raise ConfigError(
-            f"{what}.", "Elastic weight aggregation takes two or more, as cifc and mix_of_show leave them."
+            f"{what}.", "Elastic weight aggregation needs at least two, trained with cifc or mix_of_show."
         )
     vectors, saved = _concepts_of(loras)
     concepts = [as_concept(one) for one in saved]
     if len({one.trigger for one in concepts}) < len(concepts):
-        raise ConfigError(f'Two of the concepts have the trigger "{concepts[0].trigger}".', "Train one with another.")
+        raise ConfigError(
+            f'Two of the concepts have the trigger "{concepts[0].trigger}".', "Train one of them with another trigger."
+        )
     opened = build_parts(settings, concepts)
     layers = _fitting(opened, loras)
     for path, one in zip(loras, layers, strict=True):
@@ -112,7 +115,7 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
         if outside:
             raise ModelError(
                 f"{path} changes layers outside the transformer blocks, such as {outside[0]}.",
-                "Elastic weight aggregation weighs the layers of each block, and has no weight for these.",
+                "Elastic weight aggregation only works on layers inside the blocks.",
             )
     opened.texts.prepare([prompt, *target_texts(concepts)], bar_over("text"))
     parts = opened.attach()

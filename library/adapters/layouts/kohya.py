@@ -196,7 +196,7 @@ def _split(fused: FileChange, source: str, base: str) -> Sequence[FileChange | N
     """
     outputs = fused.shape[0]
     if outputs % 3:
-        raise ModelError(f"{source}: the LoRA of {base} has {outputs} outputs, which is not three times anything.")
+        raise ModelError(f"{source}: the LoRA of {base} has {outputs} outputs, which is not a multiple of three.")
     if not isinstance(fused, LayerWeights):
         return [fused.rows(outputs * part // 3, outputs * (part + 1) // 3) for part in range(3)]
     ups = fused.up.chunk(3)

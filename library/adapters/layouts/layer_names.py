@@ -53,7 +53,9 @@ def named(base: str, change: FileChange, source: str) -> dict[str, FileChange]:
         return {text: change}
     flat = _in_transformer(base)
     if flat is None:
-        raise ModelError(f"{source} has a LoRA for {base[:120]!r}, which is no layer of SD3.", "Is it for SD3?")
+        raise ModelError(
+            f"{source} has a LoRA for {base[:120]!r}, which is not a layer of SD3.", "Check that it is a LoRA for SD3."
+        )
     dotted = with_dots(flat)
     return {dotted: change} if dotted else from_original(flat, change, source)
 
