@@ -269,7 +269,7 @@ def test_an_extractor_that_is_damaged_is_refused_before_anything_is_computed(res
         "incomplete": {name: tensor for name, tensor in whole.items() if name != down},
         "NaN": {**whole, down: torch.full((2, 32), float("nan"))},
         "shape": {**whole, down: torch.ones(2, 32, 3)},
-        "no single number": {**whole, down.replace(".down", ".alpha"): torch.ones(2)},
+        "not a single number": {**whole, down.replace(".down", ".alpha"): torch.ones(2)},
         "no extractor for the concept": {name: tensor for name, tensor in whole.items() if "extractor" not in name},
     }
     for said, tensors in harms.items():

@@ -88,6 +88,6 @@ def check_layout(parts: Opened, name: str, saved: SavedConcept, source: Path) ->
     if layout.clip != saved.clip_tokens or (saved.t5_tokens and layout.t5 != saved.t5_tokens):
         raise ModelError(
             f'{source}: the trigger "{saved.trigger}" had {saved.clip_tokens} CLIP and {saved.t5_tokens} T5 tokens in '
-            f"training; this model's tokenizers make it {layout.clip} and {layout.t5}.",
-            "They were learned on another model.",
+            f"training, but has {layout.clip} and {layout.t5} with this model's tokenizers.",
+            "It was trained on another model.",
         )

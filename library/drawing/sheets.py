@@ -52,7 +52,7 @@ class SheetMaker:
         except Exception as error:  # pictures of a run must never cost the user the run
             why = str(error) if isinstance(error, PureCCError) else f"{path}: {type(error).__name__}: {error}"
             if why != self._refused:
-                say(f"WARNING: {why}\n  The prompts as they were go on.")
+                say(f"WARNING: {why}\n  The run continues with the earlier prompts.")
             self._refused = why
             return
         self.prompts, self._refused = prompts, None

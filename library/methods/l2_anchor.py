@@ -38,7 +38,7 @@ def penalties(settings: Settings) -> list[PenaltyTerm]:
 register(
     Method(
         name="l2_anchor",
-        trains="a LoRA on the pictures, its change of the weights kept short",
+        trains="a LoRA on your images with a small change of the weights",
         reads=RIVAL,
         own=L2AnchorSettings,
         student=objective,

@@ -72,9 +72,9 @@ def learn_context(
                 learned = parts.cache.get("context", key, learn)
             except torch.OutOfMemoryError as error:
                 raise TrainingError(
-                    "context: the card's memory does not suffice.",
+                    "context: out of GPU memory.",
                     'Set gradient_checkpointing = true and checkpointed_blocks = "all", swap blocks (blocks_to_swap), '
-                    "or go without: context_vectors = 0.",
+                    "or turn it off with context_vectors = 0.",
                 ) from error
             vectors = ConceptEmbeddings(learned["vectors"].to(parts.model.device), len(parts.model.blocks))
             found[concept.name] = vectors.requires_grad_(False)

@@ -443,7 +443,7 @@ def test_sample_prompts_in_all_three_formats(tmp_path, name, text):
 
 def test_a_mistake_in_a_prompt_table_is_said(tmp_path):
     (tmp_path / "p.toml").write_text('[[prompt.subset]]\nprompt = "a dog"\nwidht = 5\n')
-    with pytest.raises(ConfigError, match='no key "widht"'):
+    with pytest.raises(ConfigError, match='"widht" is not a key'):
         read_prompt_lines(str(tmp_path / "p.toml"), "sample_prompts")
 
 

@@ -263,7 +263,7 @@ def test_out_of_memory_is_answered_with_what_to_do_in_order(plan_of):
 def test_out_of_memory_while_the_context_is_learned_is_answered_too(plan_of):
     run = Run(plan_of())
     lacking_memory(run, lambda run: False)
-    with pytest.raises(TrainingError, match="context: the card's memory does not suffice") as caught:
+    with pytest.raises(TrainingError, match="context: out of GPU memory") as caught:
         run.train()
     assert "context_vectors = 0" in str(caught.value)
 

@@ -281,7 +281,7 @@ def test_rank_and_scale_come_from_the_file_if_wanted_and_a_larger_rank_is_refuse
     file = str(first.folder / "tiny.safetensors")
     run = trained(quick("on", network_weights=file, dim_from_weights=True, learning_rate=0.0))
     assert (run.settings.network.network_dim, run.settings.network.network_alpha) == (6, 3.0)
-    with pytest.raises(ConfigError, match="has rank 6, network_dim is 4"):
+    with pytest.raises(ConfigError, match="has rank 6, but network_dim is 4"):
         quick("no", network_weights=file)
     wider = trained(quick("wider", network_weights=file, network_dim=8, network_alpha=1.0, learning_rate=0.0))
     for one, two in zip(_student(first), _student(wider), strict=True):
@@ -291,7 +291,7 @@ def test_rank_and_scale_come_from_the_file_if_wanted_and_a_larger_rank_is_refuse
 def test_layers_that_do_not_learn_are_named(quick):
     first = trained(quick("first", max_train_steps=1))
     given = {"network_weights": str(first.folder / "tiny.safetensors"), "target_modules": ["to_q"]}
-    with pytest.raises(ModelError, match="layers that do not learn here") as error:
+    with pytest.raises(ModelError, match="layers that are not trained here") as error:
         quick("on", **given).train()
     assert "target_modules" in error.value.remedy
 
