@@ -140,7 +140,7 @@ MISTAKES = {
     "unknown setting": (["--etta", "1"], 'Did you mean "eta"?'),
     "wrong type": (["--network_dim", "four"], "network_dim is 'four'; it must be a whole number"),
     "no config": (["--config_file", "presets/demmo.toml"], 'Did you mean "presets/demo.toml"?'),
-    "no model": (["--pretrained_model_name_or_path", "nowhere"], "the file or folder nowhere"),
+    "no model": (["--pretrained_model_name_or_path", "nowhere"], "pretrained_model_name_or_path: the file or folder"),
     "not a model": (["--pretrained_model_name_or_path", "pocket/subject-creature"], "has no model_index.json"),
     "a file as model": (["--pretrained_model_name_or_path", "README.md"], "is not a safetensors file"),
     "unknown optimizer": (["--optimizer_type", "AdamV"], 'Did you mean "AdamW"?'),

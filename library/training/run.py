@@ -132,11 +132,7 @@ class Run:
                 return self._train()
             except KeyboardInterrupt as stop:
                 saved = self.states.newest()
-                how = (
-                    "with --resume auto to continue from the last saved state"
-                    if saved
-                    else "to start from the beginning"
-                )
+                how = "with --resume auto to continue where it was saved" if saved else "to start from the beginning"
                 raise Interrupted(f"{stop or 'Stopped.'} The cache is kept. Run the same command {how}.") from None
 
     def _train(self) -> list[Path]:

@@ -189,7 +189,7 @@ def test_learned_vectors_that_are_lost_are_named(convert, tmp_path):
     tensors = {**kohya_file(), "bundle_emb.dog.clip_l": torch.zeros(1, 768)}
     save_file(tensors, tmp_path / "ot.safetensors")
     code, said, _ = convert("--lora", tmp_path / "ot.safetensors", "--to", "onetrainer")
-    assert code == 0 and "lost are 1 learned vectors, such as bundle_emb.dog.clip_l" in said
+    assert code == 0 and "1 learned vectors, such as bundle_emb.dog.clip_l" in said
 
 
 # Checkpoints
