@@ -43,7 +43,7 @@ class ConceptEmbeddings(nn.Module):
     the same for every block, token and model.
 
     Args:
-        start: what they start from, (L, tokens, width) for one a block, or (1, tokens, width) for one that is shared
+        start: what they start from, (L, tokens, width) for one per block, or (1, tokens, width) for one that is shared
             by all blocks or put in at the first block alone. Kept in float32.
         blocks: how many blocks the transformer has.
         every_block: whether blocks after the first get one, too.
@@ -63,7 +63,7 @@ class ConceptEmbeddings(nn.Module):
 
     @property
     def count(self) -> int:
-        """How many vectors a block gets: one for each token."""
+        """How many vectors each block gets: one for each token."""
         return self.start.shape[1]
 
     def vectors(self) -> Tensor:

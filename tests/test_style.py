@@ -62,6 +62,8 @@ SPEAKING = sorted(
     if path not in {ROOT / "library" / "captions" / "facts.py"}  # its questions are for a model
 ) + sorted(ROOT.glob("purecc_*.py"))
 """Code with messages in it."""
+MEANT_IN_DOCSTRINGS = (": GPU", ": both", ": NaN or infinite", ": with a clear error")
+"""Patterns with an ordinary meaning in docstrings: a report card, pictures that are alike, shapes without numbers."""
 LONGEST = 40
 """Words of a sentence of a help; with more, it holds more than one thought."""
 
@@ -152,8 +154,11 @@ def test_the_window_speaks_plain_english(template):
 
 
 @pytest.mark.parametrize("path", SPEAKING, ids=lambda path: str(path.relative_to(ROOT)))
-def test_messages_are_in_plain_english(path):
-    assert [fault for text in prose_in(path)["messages"] for fault in faults(text)] == []
+def test_messages_and_docstrings_are_in_plain_english(path):
+    prose = prose_in(path)
+    assert [fault for text in prose["messages"] for fault in faults(text)] == []
+    found = [fault for text in prose["docstrings"] for fault in faults(text)]
+    assert [fault for fault in found if not fault.endswith(MEANT_IN_DOCSTRINGS)] == []
 
 
 def test_the_help_of_settings_is_in_plain_english():

@@ -27,7 +27,7 @@ PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloa
 LARGEST_HEADER = 8 << 20
 """Bytes of names and metadata that a file may have; ComfyUI reads as many."""
 CONCEPT = "lora_concept."
-"""Begin of the names of concept embeddings."""
+"""Start of the names of concept embeddings."""
 TOKENS, LENGTH = "_tokens", "_length"
 """Ends of the keys that say of a text stream how many tokens a trigger has there, and how long it was."""
 POSITIONS_RULE = (
@@ -219,7 +219,7 @@ def load_lora(path: str | Path, blocks: int) -> dict[str, LayerWeights]:
 
 
 def load_changes(path: str | Path, blocks: int) -> tuple[dict[str, Change], list[str]]:
-    """What a file changes of the transformer, by diffusers name, and in words what of the file is left out.
+    """What a file changes of the transformer, by diffusers name, and as text what of the file is left out.
 
     Args:
         blocks: how many transformer blocks the model has.

@@ -245,7 +245,7 @@ class AdapterNetwork:
         """Adds an adapter with the given weights; layers that `weights` lacks get none of it.
 
         Args:
-            weights: a change that is no LoRA is added whole, in the precision of the layer.
+            weights: a change that is not a LoRA is added whole, in the precision of the layer.
             source: the file, for error messages.
 
         Raises:

@@ -88,7 +88,7 @@ class LoraFile:
     Args:
         layers: by the layer's diffusers name; those of text encoders begin with "text_encoder".
         spelling: whose names the file has.
-        left_out: keys that are no part of the LoRA.
+        left_out: keys that are not part of the LoRA.
         whole: changes that no LoRA is exactly, likewise.
         kinds: what the file holds, see `KINDS`.
         names: of the family of models that it is for.
@@ -105,7 +105,7 @@ class LoraFile:
 
 
 def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> LoraFile:
-    """The layers of a LoRA file, whoever wrote it.
+    """The layers of a LoRA file of any program.
 
     Args:
         source: the file, for error messages.
@@ -222,7 +222,7 @@ def _built(kind: str, own: Mapping[str, Tensor], alpha: float | None) -> FileCha
 
     Raises:
         KeyError: a part is missing.
-        ArithmeticError: shapes don't fit, or are no layer's.
+        ArithmeticError: shapes don't fit, or are too large for any layer.
     """
     if kind == "full change":
         return MadeChange(_size_of(own["diff"]), lambda: own["diff"].float())
@@ -319,7 +319,7 @@ def pair_of(halves: Mapping[str, Tensor], base: str, source: str) -> LayerWeight
 def _not_for_this(
     names: LoraNames, keys: Mapping[str, object], strange: list[str], unknown: list[str], source: str
 ) -> ModelError:
-    """What is said of a file with keys that can't be read.
+    """The error for a file with keys that can't be read.
 
     Args:
         strange: those whose endings are unknown. unknown: names of layers that the family lacks, in the others.
@@ -331,9 +331,9 @@ def _not_for_this(
             "Put it into ComfyUI's models/embeddings, and write embedding:NAME instead of the trigger.",
         )
     if unknown:
-        found = f"It has {unknown[0][:120]!r}, which is no layer of {names.model} or its text encoders."
+        found = f"It has {unknown[0][:120]!r}, which is not a layer of {names.model} or its text encoders."
     else:
         found = f"It has {strange[0][:120]!r}, which is not part of any known kind of LoRA."
     if model:
-        return ModelError(f"{source} is not a LoRA for {names.model}: its names are those of {model}.", found)
-    return ModelError(f"{source} is not a LoRA for {names.model}, or in no layout that is known here.", found)
+        return ModelError(f"{source} is not a LoRA for {names.model}: its layer names are from {model}.", found)
+    return ModelError(f"{source} is not a LoRA for {names.model}, or its layout is unknown.", found)

@@ -1,4 +1,4 @@
-"""Settings of the pretrained model: where its files are and how its weights lie in memory."""
+"""Settings of the pretrained model: where its files are and how its weights are in memory."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size
     """Writes one LoRA for several, and one concept file if they have any.
 
     Args:
-        loras: one a concept, in any layout, their concept files beside them if they have vectors.
+        loras: one per concept, in any layout, their concept files beside them if they have vectors.
         prompts: one for each LoRA, with its trigger written out.
         size: width and height of the pictures that inputs are collected on.
 
@@ -97,7 +97,7 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
     """Writes the LoRA that CIFC's elastic weight aggregation makes for one prompt.
 
     Args:
-        loras: one a concept, in any layout, each with its concept file beside it.
+        loras: one per concept, in any layout, each with its concept file beside it.
         size: width and height of the picture at whose first noise the prompt is read.
 
     Returns:

@@ -40,8 +40,8 @@ class SheetMaker:
     def follow(self, path: str) -> None:
         """Takes over the prompts of a file if they have changed.
 
-        New ones are encoded on the CPU, beside the training model. A mistake in them, or anything else that stands in
-        the way, is said, and the old ones go on.
+        New ones are encoded on the CPU, beside the training model. A mistake in them, or anything else that is in
+        the way, is reported, and the old ones continue.
         """
         try:
             prompts = read_samples(path, self.parts.concepts, self.parts.model.latent_shape)

@@ -1,4 +1,4 @@
-"""The command `audit`: what a LoRA changes that it should not, whoever trained it."""
+"""The command `audit`: what a LoRA changes that it should not, no matter who trained it."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ class Trained:
         return cls(arms, asked, steps, costs, seconds, folder)
 
     def paid(self, arm: Arm, length: int) -> dict[str, float]:
-        """What so many steps of an arm's student have cost, with all that comes before; not rounded, as it is kept."""
+        """What N steps of an arm's student have cost, with all that comes before; not rounded, as it is kept."""
         steps, cost, seconds = self.steps[arm.method], self.costs[arm.method], self.seconds[arm]
         first = steps.get(EXTRACTOR, 0)
         passes = cost.before + first * cost.each.get(EXTRACTOR, 0.0) + length * cost.each[STUDENT]
@@ -279,10 +279,10 @@ def _train(
 
 
 def _encoder(given: Namespace, config: DatasetConfig) -> tuple[Entry | None, list[Path]]:
-    """The image encoder and the pictures that it compares with; its weights are there, or it is said what is missing.
+    """The image encoder and the pictures that it compares with; its weights are there, or the error names them.
 
     Raises:
-        ConfigError: it is no image encoder, or one picture is all there is to compare with.
+        ConfigError: it is not an image encoder, or one picture is all there is to compare with.
     """
     if given.fidelity == RIGHT_CHANGE:
         return None, []

@@ -27,7 +27,7 @@ from library.parts.saved_vectors import embeddings_of
 from library.terminal import say
 
 NO_LORA = ("_concept", "_extractor", "_transformer", "_embedding")
-"""Ends of names of our files that are no LoRA."""
+"""Ends of names of our files that are not LoRAs."""
 TRIGGER_KEYS = ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words", "instance_prompt")
 """Where trainers write down a LoRA's trigger."""
 
@@ -84,7 +84,7 @@ def concept_of_lora(lora: Path, concept_file: ConceptFile | None, settings: Sett
     """What a LoRA was trained for: as the command line says, else as its concept file or its metadata says.
 
     Raises:
-        ConfigError: the trigger, or the class word, stands nowhere.
+        ConfigError: the trigger, or the class word, is missing.
     """
     data = settings.data
     saved = concept_file.load()[1] if concept_file else []

@@ -22,7 +22,7 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first NVIDIA card, or the CPU.
+    """The device of that name; "auto" is the first NVIDIA GPU, or the CPU.
 
     Raises:
         ModelError: PyTorch sees no such device.
@@ -38,7 +38,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def sum_in_float32() -> None:
-    """Products of 16-bit matrices on NVIDIA cards add up in float32 all the way.
+    """Products of 16-bit matrices on NVIDIA GPUs add up in float32 all the way.
 
     By default PyTorch lets partial sums meet in 16 bits, and guidance is a small difference of two predictions.
     """

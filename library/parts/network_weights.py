@@ -95,7 +95,7 @@ def start_from_weights(parts: Attached, student: Student, tell: Callable[[str], 
 
     Args:
         parts: may have shapes and no numbers, to see whether the file fits.
-        tell: is told what is worth knowing.
+        tell: called with what the user should know.
 
     Raises:
         ModelError: the file changes layers that do not learn here, or was made for another model.

@@ -24,7 +24,7 @@ from library.report.progress import bar_over
 MANY_TOKENS = 4
 """A trigger of more tokens than this is spread thin."""
 KNOWN_WORD = 4
-"""A trigger of at least so many letters that is read as one token is a word that it knows."""
+"""A trigger of at least N letters that is read as one token is a word that it knows."""
 RARE_WORDS = frozenset({"ohwx"})
 """Words that are one token and mean nothing to the model."""
 ENLARGED = 1.5
@@ -40,7 +40,7 @@ FILLED = 0.6
 FEW_STEPS = 100
 FEW_PICTURES = 3
 MOST_LOOKED_AT = 300
-"""Pictures of a concept that are decoded; of more, so many that lie evenly among them."""
+"""Pictures of a concept that are decoded; of more, N that are spread evenly among them."""
 MOST_PAIRS = 12
 """Pairs of alike pictures that are named."""
 

@@ -1,4 +1,4 @@
-"""Fitting a run to a card: what it needs in words, how few blocks are recomputed, and the steps down if it is too much.
+"""Fitting a run to a GPU: what it needs, as text, how few blocks are recomputed, and the steps down if it is too much.
 
 The steps down come in the order of what they cost: first those that change no number and little time, then those that
 cost time, last those that round the frozen weights.
@@ -85,7 +85,7 @@ def with_settings(plan: Plan, settings: Settings) -> Plan:
 
 
 def card_of(settings: Settings, device: torch.device) -> int | None:
-    """Bytes of the card to plan for; None if there is none. What programs hold beyond a desktop is not its.
+    """Bytes of the GPU to plan for; None if there is none. What programs hold beyond a desktop is not its.
 
     What is free is so beside what CUDA has taken by now for this process, which a forecast counts as well.
     """
@@ -144,10 +144,10 @@ def recompute_as_few_as_fit(plan: Plan, predicted: Forecast, room: int) -> Forec
 
 
 def fitted(plan: Plan, card: int | None) -> tuple[Plan, Forecast, list[StepDown]]:
-    """The plan as it will run on a card, its forecast, and with auto_fit the steps down that were taken for it.
+    """The plan as it will run on a GPU, its forecast, and with auto_fit the steps down that were taken for it.
 
     Args:
-        card: bytes of the card; None: as the settings say.
+        card: bytes of the GPU; None: as the settings say.
     """
     predicted, taken = forecast(plan), []
     while card is not None and plan.settings.model.auto_fit and not predicted.fits(card):
@@ -166,7 +166,7 @@ def check_auto_fit(settings: Settings, card: int | None) -> None:
     """Refuses auto_fit where there is nothing to fit to.
 
     Raises:
-        ConfigError: no NVIDIA card, and vram_gb is not given.
+        ConfigError: no NVIDIA GPU, and vram_gb is not given.
     """
     if settings.model.auto_fit and card is None:
         raise ConfigError(
@@ -197,7 +197,7 @@ def _blocks_in_words(plan: Plan) -> str:
 
 
 def verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]:
-    """Whether the run fits the card, or which cards it fits; what to do where it does not."""
+    """Whether the run fits the GPU, or which GPUs it fits; what to do where it does not."""
     fitting = [size for size in PRESETS if predicted.fits(size * GIB)]
     desktop = f"with {DESKTOP / GIB:.1f} GiB left for the desktop"
     if card is None:
@@ -219,7 +219,7 @@ def verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]:
 
 
 def _free_now(plan: Plan) -> str:
-    """What is free of the card's own memory, if the run is planned for the card at hand."""
+    """What is free of the GPU's own memory, if the run is planned for the GPU in this computer."""
     if plan.settings.model.card is not None or plan.settings.model.vram_gb is not None:
         return ""
     free, total = torch.cuda.mem_get_info(plan.parts.model.device)
@@ -227,11 +227,11 @@ def _free_now(plan: Plan) -> str:
 
 
 def _preset(plan: Plan, card: int | None) -> Iterator[str]:
-    """The preset that is made for such a card."""
+    """The preset that is made for such a GPU."""
     name, made = plan.parts.model.family.card_presets.get(block_count(plan), ("", ()))
     presets = [size for size in made if card and size * GIB <= card]
     if presets:
-        yield f"The preset for such a card is presets/{name}_{presets[-1]}gb.toml."
+        yield f"The preset for this GPU is presets/{name}_{presets[-1]}gb.toml."
 
 
 def disk_use(plan: Plan, predicted: Forecast) -> tuple[int, int]:

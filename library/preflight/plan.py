@@ -33,7 +33,7 @@ SHOWN_CHARACTERS = 300
 SIDE_OF_SHEETS = 640
 """Pixels of the longer side of pictures on sheets, at most."""
 SMALLER_STEP = 16
-"""Both sides of pictures that are made smaller are multiples of so many pixels."""
+"""Both sides of pictures that are made smaller are multiples of N pixels."""
 COUNTED_AT_ONCE = 1000
 """Texts that are cut into tokens in one go."""
 
@@ -54,7 +54,7 @@ class Plan:
     also: tuple[str, ...] = ()
     """Texts that are needed after training, encoded with all others."""
     left_out: tuple[LeftOut, ...] = ()
-    """What lies in the data folders, looks meant and is not used."""
+    """What is in the data folders, looks meant and is not used."""
     counted_by: str = "max_train_steps"
     """The setting that says how long stage 2 is."""
 
@@ -135,7 +135,7 @@ class Plan:
 
 
 def _at_most(side: int, size: tuple[int, int]) -> tuple[int, int]:
-    """The size in the same shape with a longer side of at most so many pixels, about."""
+    """The size in the same shape with a longer side of at most N pixels, about."""
     if max(size) <= side:
         return size
     width, height = (max(1, round(one * side / max(size) / SMALLER_STEP)) * SMALLER_STEP for one in size)
@@ -240,7 +240,7 @@ def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:
 
 
 def _kept_in_steps(saving: SavingSettings) -> SavingSettings:
-    """What save_last_n_epochs keeps, so many savings, as the steps that lie between the first and the last of them."""
+    """What save_last_n_epochs keeps, counted in files, as the steps that lie between the first and the last of them."""
     every = saving.save_every_n_steps
     for epochs in ("save_last_n_epochs", "save_last_n_epochs_state"):
         count = getattr(saving, epochs)
@@ -275,7 +275,7 @@ def _check_ties(settings: Settings, datasets: list[list[Picture]]) -> None:
 
 
 def describe_plan(plan: Plan) -> str:
-    """The plan in words: pictures and buckets, what each caption became, what is cut off, and the steps."""
+    """The plan as text: pictures and buckets, what each caption became, what is cut off, and the steps."""
     method = method_of(plan.settings)
     lines = [f"Method: {method.name}, which trains {method.trains}.", "Concepts"]
     for concept in plan.config.concepts:

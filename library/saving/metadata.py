@@ -146,7 +146,7 @@ def own_thumbnail(settings: Settings) -> Image.Image | None:
     """The picture that `metadata_thumbnail` names or holds; None if it is unset.
 
     Raises:
-        DataError: it is no picture.
+        DataError: it is not a picture.
     """
     said = settings.metadata.metadata_thumbnail
     if said is None:

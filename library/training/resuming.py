@@ -1,4 +1,4 @@
-"""The states of a run: which one it goes on from, and what is put into them."""
+"""The states of a run: which one it continues from, and what is put into them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def shaping(plan: Plan) -> dict[str, Any]:
 
 
 def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
-    """The state that a run goes on from, as its settings say; None: it begins anew.
+    """The state that a run continues from, as its settings say; None: it starts from scratch.
 
     Args:
         states: the run's own.
@@ -62,7 +62,7 @@ def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
 
 
 def _after_the_end(plan: Plan, states: StateFolder) -> SavedState | None:
-    """The last state of a finished run that is to go on; None if there is no such run, or all of it is there."""
+    """The last state of a finished run that is to continue; None if there is no such run, or all of it is there."""
     note = finished(plan, shaping(plan))
     if note is None or note.is_all(plan):
         return None
@@ -116,7 +116,7 @@ def _counted_from(step: int | None, state: SavedState) -> SavedState:
 
 
 def state_of(plan: Plan, stage: Stage, learned: Learned, average: Average) -> SavedState:
-    """All that the run needs to go on after the last step of `stage`.
+    """All that the run needs to continue after the last step of `stage`.
 
     Args:
         learned: what the stage is about.

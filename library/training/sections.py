@@ -31,7 +31,7 @@ MOST_PROMPTS = 24
 THUMBNAIL = 256
 """Longest side of a picture of the data set, in pixels."""
 STRIP = 256
-"""Longest side of a picture that stands in a row with others, in pixels."""
+"""Longest side of a picture that is in a row with others, in pixels."""
 LOSSES = {
     "concept": "the concept loss: your images",
     "pure": "L_PureCC: the concept at the scale lambda*",
@@ -65,7 +65,7 @@ NORMS = {
 }
 NOT_LOSSES = {*GUIDANCE, *RATES, *NORMS, "keys_scaled", "it_s", "grad_norm", "step"}
 SPECIAL = ("concept", "extractor", "embedding", "transformer")
-"""Ends of the names of files that are no LoRAs."""
+"""Ends of the names of files that are not LoRAs."""
 
 
 class RunView(Protocol):
@@ -125,7 +125,7 @@ def _samples(run: RunView, pictures: Pictures) -> str:
 
 
 def _strip(gallery: Gallery, pictures: Pictures) -> dict[str, Any]:
-    """A gallery whose pictures stand in a row each, not under a slider."""
+    """A gallery whose pictures are in a row each, not under a slider."""
     strips = []
     for row in gallery.rows:
         shown = zip(gallery.columns, map(as_image, row.pictures), strict=True)

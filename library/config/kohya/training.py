@@ -1,4 +1,4 @@
-"""What becomes of settings of kohya's sd-scripts that are none of ours: renamed, needless here, ignored, refused.
+"""What becomes of settings of kohya's sd-scripts that are not ours: renamed, needless here, ignored, refused.
 
 A setting of ours always comes first: what stands here is asked about only where `settings` knows no such name.
 """

@@ -21,7 +21,7 @@ OTHER_PRECISIONS = ["*.fp16*", "*.bf16*"]
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name that is no file or folder can be a model on the hub; "models/x" is a folder that is not there."""
+    """Whether a name can be a model on the hub, not a file or folder; "models/x" is a folder that is not there."""
     found = HUB_ID.fullmatch(name)
     return found is not None and found[1] != "models" and not Path(found[1]).is_dir() and not name.endswith(ENDINGS)
 

@@ -20,7 +20,7 @@ FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a weight of the model stands in a file."""
+    """Where a weight of the model is in a file."""
 
     key: str
     """The tensor's name in the file."""
@@ -122,7 +122,7 @@ def _rows(tensor: Tensor, slot: Slot) -> Tensor:
 
 
 def misfit(module: nn.Module, weights: PartWeights, prefix: str = "") -> str | None:
-    """The first weight of a module that is missing or has another shape, in words; None if all are there."""
+    """The first weight of a module that is missing or has another shape, as text; None if all are there."""
     for name, wanted in needed_by(module).items():
         shape = weights.shape(prefix + name)
         if shape is None:
@@ -144,7 +144,7 @@ def fill(
     """Gives a module on the meta device its weights, one by one; returns it frozen, in eval mode.
 
     Args:
-        prefix: begin of the weights' names that the module's own lack, if it is a part of the part.
+        prefix: start of the weights' names that the module's own lack, if it is a part of the part.
 
     Raises:
         ModelError: a weight is missing or has another shape.

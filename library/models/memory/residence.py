@@ -1,4 +1,4 @@
-"""How the one frozen base lies in memory: in how many bits, which blocks away from the device, which ones recomputed.
+"""How the one frozen base is in memory: in how many bits, which blocks away from the device, which ones recomputed.
 
 All branches share these weights, so whatever is chosen here holds for both members of every difference.
 """
@@ -41,10 +41,10 @@ class Residence:
 
     Args:
         quantization: of the linear layers inside the blocks.
-        blocks_to_swap: so many blocks, counted from the first, live in the computer's memory.
-        recomputed: so many blocks, counted from the first, are recomputed in the backward pass; None: all.
+        blocks_to_swap: number of blocks, counted from the first, live in the computer's memory.
+        recomputed: number of blocks, counted from the first, are recomputed in the backward pass; None: all.
         xformers: attention by xformers; where it can't work, PyTorch's own.
-        sdpa: whether PyTorch's own may stand in for it.
+        sdpa: whether PyTorch's own may replace it.
         sdpa_backend: the kernel of PyTorch's own attention to prefer, or "auto".
         compiled: feed-forward layers by torch.compile.
         vae_tiling: pictures are decoded in tiles.

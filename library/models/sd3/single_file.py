@@ -190,7 +190,7 @@ def weights_in(
     except KeyError as error:
         raise ModelError(f"{file.path} lacks {error.args[0]}.", remedy) from error
     if part == "transformer" and unused:
-        raise ModelError(f"{file.path} holds {unused[0]}, which {model} has no place for.", remedy)
+        raise ModelError(f"{file.path} contains {unused[0]}, which is not part of {model}.", remedy)
     fixed = {}
     if part == "text_encoder" and (config["hidden_size"] == UNPROJECTED_CLIP or "text_projection.weight" not in slots):
         slots.pop("text_projection.weight", None)
