@@ -160,7 +160,7 @@ def _trigger(plan: Plan, concept: Concept) -> Iterator[Finding]:
     known = [word for word in words if word.isalpha() and len(word) >= KNOWN_WORD and word not in RARE_WORDS]
     if tokens > MANY_TOKENS:
         yield Finding(
-            f'The trigger "{concept.trigger}" is {tokens} {plan.parts.model.streams[0].name} tokens long.',
+            f'The trigger "{concept.trigger}" has {tokens} {plan.parts.model.streams[0].name} tokens.',
             'Choose a shorter one, for example "ohwx".',
         )
     elif known and tokens == len(words):

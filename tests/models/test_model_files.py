@@ -438,7 +438,7 @@ def test_a_weight_that_is_missing_or_misshapen_is_named(known, tiny_model, tmp_p
     with pytest.raises(ModelError, match="1536 x 2816 instead of 1536 x 2048"):
         opened(write_header(tmp_path / "other.safetensors", shapes))
     shapes = {**full_size_shapes("transformer"), "model.diffusion_model.new_thing.weight": (2, 2)}
-    with pytest.raises(ModelError, match=r"holds model\.diffusion_model\.new_thing\.weight, which"):
+    with pytest.raises(ModelError, match=r"contains model\.diffusion_model\.new_thing\.weight, which"):
         opened(write_header(tmp_path / "more.safetensors", shapes))
 
 
