@@ -64,7 +64,7 @@ def read_command_line() -> argparse.Namespace:
     if len(arguments.lora_scale) != len(arguments.lora):
         raise ConfigError(
             f"Command line: {len(arguments.lora)} LoRAs, but {len(arguments.lora_scale)} numbers in --lora_scale.",
-            "Give one for each.",
+            "Give one number per LoRA.",
         )
     if not all(abs(strength) < 1e4 for strength in arguments.lora_scale):
         raise ConfigError("Command line: --lora_scale must be ordinary numbers, such as 0.8.")

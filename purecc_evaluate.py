@@ -30,7 +30,7 @@ def main() -> None:
         print("\n".join(f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items()))
         return
     if words[0] not in COMMANDS:
-        raise ConfigError(f'Command line: there is no command "{words[0]}".', did_you_mean(words[0], COMMANDS))
+        raise ConfigError(f'Command line: "{words[0]}" is not a command.', did_you_mean(words[0], COMMANDS))
     said = import_module(COMMANDS[words[0]][0]).run(words[1:])
     if said:
         print(said)

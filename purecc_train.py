@@ -47,9 +47,9 @@ def main(log: list[Path]) -> None:
     add_settings_to(parser)
     arguments = parser.parse_args()
     if arguments.clear_cache and (arguments.dry_run or arguments.doctor):
-        raise ConfigError("--clear_cache has nothing to do here: nothing is computed.", "Leave it out.")
+        raise ConfigError("--clear_cache has no effect here, because nothing is computed.", "Remove it.")
     if arguments.json and (arguments.doctor or not arguments.dry_run):
-        raise ConfigError("--json is for --dry_run alone.", "Add --dry_run, or leave --json out.")
+        raise ConfigError("--json only works with --dry_run.", "Add --dry_run, or remove --json.")
     target = output_config_of(arguments)
     file = config_file_of(arguments)
     notices: list[str] = []
@@ -61,7 +61,7 @@ def main(log: list[Path]) -> None:
         from library.files.atomic import write_text
 
         write_text(target, in_force(settings, config))
-        print("\n".join([*dict.fromkeys(notices), f"{target} holds all that is in force."]))
+        print("\n".join([*dict.fromkeys(notices), f"Saved every setting in force to {target}."]))
         return
 
     # After the settings, since torch takes seconds to import.
@@ -121,7 +121,7 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
     """What a run would do and stumble over: it is made as a run makes it, and not started.
 
     Args:
-        card: bytes of the card; None: there is none.
+        card: bytes of the GPU; None: there is none.
     """
     from library.evaluation.quick import QuickAudit
     from library.preflight.checks import longest_paths

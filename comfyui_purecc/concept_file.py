@@ -12,7 +12,7 @@ from torch import Tensor
 
 FORMAT = "1"
 TENSOR = "lora_concept."
-"""Begin of the names of the tensors; the concept's name follows."""
+"""Start of the names of the tensors; the concept's name follows."""
 PLACEHOLDER = "[V]"
 """Stands for the trigger in captions and prompts."""
 MOST_T5_TOKENS = 4096
@@ -75,8 +75,8 @@ def check_file(path: Path) -> None:
         header = int.from_bytes(file.read(8), "little")
     if LARGEST_HEADER < header <= path.stat().st_size:
         raise ValueError(
-            f"{path.name} has {header / 2**20:.1f} MiB of names and metadata, more than {LARGEST_HEADER >> 20} MiB. "
-            "No honest file needs that."
+            f"{path.name} has {header / 2**20:.1f} MiB of names and metadata; at most {LARGEST_HEADER >> 20} MiB are "
+            "allowed."
         )
 
 
@@ -95,7 +95,7 @@ def common_concepts(earlier: Sequence[LoadedConcept], new: Sequence[LoadedConcep
     triggers = [concept.trigger.lower() for concept in concepts]
     for trigger in triggers:
         if triggers.count(trigger) > 1:
-            raise ValueError(f'Two concepts have the trigger "{trigger}", so a prompt could not tell them apart.')
+            raise ValueError(f'Two concepts have the trigger "{trigger}", so a prompt can\'t tell them apart.')
     return concepts
 
 
@@ -110,8 +110,8 @@ def with_triggers(text: str, concepts: Sequence[LoadedConcept]) -> str:
     if len(concepts) != 1:
         known = ", ".join(f'"{concept.trigger}"' for concept in concepts) or "none"
         raise ValueError(
-            f"The prompt holds {PLACEHOLDER}, which stands for the trigger of exactly one loaded concept. "
-            f"Write the trigger itself; loaded are: {known}."
+            f"The prompt contains {PLACEHOLDER}, which works only with exactly one loaded concept. Write the trigger "
+            f"itself; loaded: {known}."
         )
     return text.replace(PLACEHOLDER, concepts[0].trigger)
 
@@ -120,10 +120,10 @@ def _entries(metadata: dict[str, str], source: str) -> list[dict]:
     version = metadata.get("purecc_format")
     if version is None or "concepts" not in metadata:
         raise ValueError(
-            f"{source} holds no concept vectors. They are in the file NAME_concept.safetensors beside the LoRA."
+            f"{source} contains no concept vectors. They are in NAME_concept.safetensors, next to the LoRA."
         )
     if version != FORMAT:
-        raise ValueError(f"{source} has format {version}, this node reads format {FORMAT}. Update the node.")
+        raise ValueError(f"{source} has format {version}, but this node reads format {FORMAT}. Update the node.")
     try:
         entries = json.loads(metadata["concepts"])
     except (ValueError, RecursionError) as error:
@@ -137,7 +137,7 @@ def _entries(metadata: dict[str, str], source: str) -> list[dict]:
         if not entry["trigger"].strip():
             raise ValueError(f"{source}: the concept {shown(entry['name'])} has no trigger.")
         if entry["clip_tokens"] < 0 or entry["t5_tokens"] < 0:
-            raise ValueError(f"{source}: the concept {shown(entry['name'])} has fewer tokens than none.")
+            raise ValueError(f"{source}: the concept {shown(entry['name'])} has a negative number of tokens.")
     return entries
 
 
@@ -146,7 +146,7 @@ def _checked(entry: dict, vectors: Tensor, source: str) -> LoadedConcept:
     if vectors.ndim != 3 or not vectors.is_floating_point() or vectors.shape[1] != clip + t5 or not len(vectors):
         raise ValueError(f"{source}: the vectors of {shown(entry['name'])} have the shape {tuple(vectors.shape)}.")
     if not vectors.isfinite().all():
-        raise ValueError(f"{source}: the vectors of {shown(entry['name'])} hold numbers that are none (NaN, infinite).")
+        raise ValueError(f"{source}: the vectors of {shown(entry['name'])} contain NaN or infinite values.")
     if not isinstance(length, int) or not 0 <= length <= MOST_T5_TOKENS:
-        raise ValueError(f"{source}: the training length of T5 is given as {shown(str(length))}.")
+        raise ValueError(f"{source}: {shown(str(length))} is not a valid training length of T5.")
     return LoadedConcept(entry["name"], entry["trigger"], clip, t5, length, vectors.float())

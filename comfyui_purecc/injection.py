@@ -2,7 +2,7 @@
 
 The vectors hang on the conditioning by one of ComfyUI's hooks: conditionings with different hooks are run apart. The
 hook brings a wrapper of the model call. Only there, when ComfyUI has put all options together, are the blocks' patches
-set, each around whatever patch stands there already.
+set, each around whatever patch is there already.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class ConceptInjection:
         blocks = getattr(executor.class_obj.diffusion_model, "joint_blocks", None)
         if blocks is None:
             raise ValueError(
-                "Prompts with PureCC concepts can only be drawn by SD 3.5. Connect the model they are for."
+                "Prompts with PureCC concepts only work with SD 3.5. Connect the model they were trained on."
             )
         options = self.with_patches(transformer_options or {}, c_crossattn, len(blocks))
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
@@ -100,7 +100,7 @@ class ConceptInjection:
         for placement in self.placements:
             if len(placement.vectors) not in (1, blocks):
                 raise ValueError(
-                    f"The concept has vectors for {len(placement.vectors)} blocks, the model has {blocks} blocks. "
+                    f"The concept has vectors for {len(placement.vectors)} blocks, but the model has {blocks} blocks. "
                     "It was trained on another model."
                 )
         rows = self.own_rows(context)
@@ -139,7 +139,7 @@ class ConceptInjection:
             positions, vectors, strengths = placement.like(text)
             if vectors.shape[-1] != text.shape[-1]:
                 raise ValueError(
-                    f"The concept's vectors have {vectors.shape[-1]} numbers, the model's text stream has "
+                    f"The concept's vectors have width {vectors.shape[-1]}, but the model's text stream has width "
                     f"{text.shape[-1]}. It was trained on another model."
                 )
             own = text[:, positions]

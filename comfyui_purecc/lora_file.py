@@ -1,4 +1,4 @@
-"""Reads `NAME.safetensors`: what ComfyUI would only log of a LoRA that does not fit, or not at all, is said here."""
+"""Reads `NAME.safetensors`: what ComfyUI would only log of a LoRA that fits badly or not at all is an error here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_lora(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{path.name} can't be read: {error}. It may be damaged; copy it again.") from error
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
-            raise ValueError(f"{path.name}: {shown(key)} holds numbers that are none (NaN, infinite).")
+            raise ValueError(f"{path.name}: {shown(key)} contains NaN or infinite values.")
     for up_end, down_end in HALVES:
         for end, other in ((up_end, down_end), (down_end, up_end)):
             for base in _bases(tensors, end):
@@ -39,7 +39,7 @@ def read_lora(path: str | Path) -> dict[str, Tensor]:
             up, down = tensors[base + up_end], tensors[base + down_end]
             if up.ndim < 2 or down.ndim < 2 or up.shape[1] != down.shape[0]:
                 raise ValueError(
-                    f"{path.name}: the two matrices of {shown(base)} do not fit together, {tuple(up.shape)} and "
+                    f"{path.name}: the two matrices of {shown(base)} don't fit together: {tuple(up.shape)} and "
                     f"{tuple(down.shape)}."
                 )
     return tensors
@@ -69,12 +69,14 @@ def check_fits(lora: Mapping[str, Tensor], places: Mapping[str, object], weights
             wanted = (part[2] if part else weight.shape[0], weight.shape[1])
             if (up.shape[0], down.shape[1]) != wanted:
                 raise ValueError(
-                    f"{source} is for another model: {shown(base)} is for a layer of {down.shape[1]} inputs and "
-                    f"{up.shape[0]} outputs, here it has {wanted[1]} and {wanted[0]}."
+                    f"{source} is for another model: {shown(base)} needs a layer with {down.shape[1]} inputs and "
+                    f"{up.shape[0]} outputs, but this model's has {wanted[1]} and {wanted[0]}."
                 )
     if not found:
         first = next(iter(lora), "")
-        raise ValueError(f"{source} is no LoRA for this model: it has none of its layers, but such as {shown(first)}.")
+        raise ValueError(
+            f"{source} is not a LoRA for this model: it has none of its layers, but others such as {shown(first)}."
+        )
 
 
 def _bases(tensors: Mapping[str, Tensor], end: str) -> list[str]:

@@ -69,7 +69,7 @@ def path_of_concept(name: str) -> str:
         path = folder_paths.get_full_path(folder, name)
         if path is not None:
             return path
-    raise ValueError(f"There is no file {name} in the folders {' and '.join(CONCEPT_FOLDERS)}.")
+    raise ValueError(f"The file {name} is not in the folders {' and '.join(CONCEPT_FOLDERS)}.")
 
 
 class PureCCConceptLoader:
@@ -85,7 +85,7 @@ class PureCCConceptLoader:
     OUTPUT_TOOLTIPS = (
         "The model with the LoRA.",
         "The text encoders, which carry the concept to PureCC Prompt nodes and further loaders.",
-        "The prompt, with the vectors of every concept that it names.",
+        "The prompt, with the vectors of every concept in it.",
     )
 
     @classmethod
@@ -129,7 +129,7 @@ class PureCCConceptLoader:
     ) -> tuple:
         """Raises ValueError, with what to do, where a file or the model does not fit."""
         if not hasattr(model.model.diffusion_model, "joint_blocks"):
-            raise ValueError("The model is not of the SD 3.5 family, for which PureCC concepts are made.")
+            raise ValueError("The model is not SD 3.5. PureCC concepts only work with SD 3.5.")
         if lora_name != NONE and lora_strength:
             path = folder_paths.get_full_path_or_raise("loras", lora_name)
             lora, weights = read_lora(path), model.model.state_dict()
@@ -141,7 +141,9 @@ class PureCCConceptLoader:
         clip = with_concepts(clip, concepts)
         conditioning, absent = encode(clip, text)
         if text.strip() and concepts and all(concept.trigger in absent for concept in concepts):
-            logging.warning(f'PureCC: the prompt does not hold the trigger "{concepts[0].trigger}" of {concept_name}.')
+            logging.warning(
+                f'PureCC: the prompt does not contain the trigger "{concepts[0].trigger}" of {concept_name}.'
+            )
         return model, clip, conditioning
 
 
@@ -149,7 +151,7 @@ class PureCCPrompt:
     """Encodes a prompt with the vectors of the loaded concepts that it names."""
 
     CATEGORY = CATEGORY
-    DESCRIPTION = "Like CLIP Text Encode, for prompts that may hold concepts of PureCC Concept Loaders before it."
+    DESCRIPTION = "Like CLIP Text Encode, for prompts with concepts of the connected PureCC Concept Loaders."
     FUNCTION = "encode"
     RETURN_TYPES = ("CONDITIONING",)
 
@@ -171,7 +173,7 @@ def _check_fits(concept: LoadedConcept, transformer: Any, source: str) -> None:
     blocks, width = len(transformer.joint_blocks), transformer.hidden_size
     if len(concept.vectors) not in (1, blocks) or concept.vectors.shape[-1] != width:
         raise ValueError(
-            f"{source} is for a model with {len(concept.vectors)} blocks of width {concept.vectors.shape[-1]}, "
+            f"{source} is for a model with {len(concept.vectors)} blocks of width {concept.vectors.shape[-1]}, but "
             f"this one has {blocks} of width {width}. Load the model that it was trained on."
         )
 

@@ -55,13 +55,15 @@ def find_trigger(clip: Any, text: str, concept: LoadedConcept) -> list[TriggerTo
     """
     lists = clip.tokenize(text, return_word_ids=True)
     if not set(TOKENIZERS) <= set(lists):
-        raise ValueError("These text encoders are not those of SD 3.5. Load clip_l, clip_g and t5xxl for type sd3.")
+        raise ValueError("These text encoders are not for SD 3.5. Load clip_l, clip_g and t5xxl with type sd3.")
     loaded = [name for name in TOKENIZERS if getattr(clip.cond_stage_model, TOKENIZERS[name], None) is not None]
     tokenizers = {name: getattr(clip.tokenizer, TOKENIZERS[name]) for name in loaded}
     found = {name: _occurrences(tokenizers[name], lists[name], text, concept.trigger) for name in loaded}
     clips = [name for name in loaded if name != "t5xxl"]
     if len(clips) == 2 and _positions(found["l"]) != _positions(found["g"]):
-        raise ValueError(f'CLIP-L and CLIP-G cut "{text}" differently, so "{concept.trigger}" has no one place.')
+        raise ValueError(
+            f'CLIP-L and CLIP-G split "{text}" differently, so the position of "{concept.trigger}" is unclear.'
+        )
     clip_length = min((sum(map(len, lists[name])) for name in clips), default=0)
     tokens = []
     for occurrence in found[clips[0]] if clips else []:
@@ -74,7 +76,7 @@ def find_trigger(clip: Any, text: str, concept: LoadedConcept) -> list[TriggerTo
 
 
 def triggers_in(text: str, trigger: str) -> list[tuple[int, int]]:
-    """Where the trigger stands in a text as a word of its own: (first character, one after the last) each."""
+    """Where the trigger is in a text as a word of its own: (first character, one after the last) each."""
     pattern = rf"(?<!\w){re.escape(trigger)}(?!\w)"
     return [match.span() for match in re.finditer(pattern, text, flags=re.IGNORECASE)]
 
@@ -170,8 +172,8 @@ def spans_by_bytes(tokenizer: Any, text: str) -> list[tuple[int, int]]:
     owners = [index for index, sign in enumerate(text) if not sign.isspace() for _ in sign.lower().encode()]
     if sum(lengths) != len(owners):
         raise ValueError(
-            f"\"{text}\" holds signs that CLIP's tokenizer changes, so the trigger can't be found in it for certain. "
-            "Write it in plain signs."
+            f"\"{text}\" contains characters that CLIP's tokenizer changes, so the trigger can't be located reliably. "
+            "Write it in plain characters."
         )
     ends = list(accumulate(lengths))
     return [(owners[end - length], owners[end - 1] + 1) for end, length in zip(ends, lengths, strict=True)]

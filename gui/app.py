@@ -1,4 +1,4 @@
-"""The window as an ASGI application: its routes, what stands before them, and what goes on beside them."""
+"""The window as an ASGI application: its routes, what is checked before them, and what runs beside them."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ async def _beside(app: Starlette) -> AsyncIterator[None]:
 
 async def _advance(root: Path) -> None:
     while True:
-        with suppress(OSError):  # a full disk: the pages say so to whoever changes something
+        with suppress(OSError):  # a full disk: the pages say so to anyone who changes something
             await run_in_threadpool(waiting.advance, root)
         await asyncio.sleep(SECONDS_BETWEEN)

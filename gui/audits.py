@@ -57,7 +57,7 @@ def audits_of(run: Run) -> list[Audit]:
 
 
 def state_of(run: Run, audit: Audit) -> tuple[str, str | None]:
-    """How it stands, and why it failed."""
+    """Its status, and why it failed."""
     return asked.state_of(run.folder / FOLDER, audit)
 
 
@@ -96,7 +96,7 @@ def chosen(project: Project, choice: str) -> Path:
         ConfigError: not one of them.
     """
     if choice not in choices(project):
-        raise ConfigError("No LoRA is chosen.", "Choose one of this project, or a file.")
+        raise ConfigError("You haven't chosen a LoRA.", "Choose one from this project, or a file.")
     name, _, step = choice.partition("/")
     run = runs.load(project, name)
     return run.folder / lora_of(run, None if step == "end" else int(step))
@@ -135,7 +135,7 @@ def begin(run: Run, lora: Path, trigger: str) -> Audit:
     """
     trigger, concept = " ".join(trigger.split())[:200], run.project.concept()
     if not trigger:
-        raise ConfigError("The word that calls it is missing.", "Its page says it, mostly as “trigger”.")
+        raise ConfigError("The trigger word is missing.", "The LoRA's download page usually lists it as “trigger”.")
     config, folder = existing(run.folder, "config.toml"), run.folder / FOLDER
     words = ["--config_file", config]
     if trigger != concept.trigger:

@@ -29,7 +29,7 @@ class Caption:
     Args:
         text: as it is written; "" if there is none.
         triple: the three texts that it becomes; None if none can be made.
-        problem: why not, in a sentence.
+        problem: why not, as a sentence.
     """
 
     picture: Path

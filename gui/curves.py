@@ -10,8 +10,8 @@ from markupsafe import Markup
 from gui.runs import Run, rows_of
 from library.report.charts import Curve, chart, curves_of
 
-LOSSES = {"loss": "all that is minimised", "concept": "how well the pictures are learned"}
-SCALES = {"lambda_star": "how much of the difference is taken over (lambda*)"}
+LOSSES = {"loss": "the total loss", "concept": "how well your pictures are learned"}
+SCALES = {"lambda_star": "how much of the extractor's guidance is used (lambda*)"}
 EVERY = 5
 """Steps between two drawings."""
 

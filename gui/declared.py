@@ -113,7 +113,7 @@ def from_toml(text: str) -> dict[str, Any]:
         tables = tomllib.loads(text)
     except ValueError as error:
         raise ConfigError(
-            f"This is not valid TOML: {error}.", 'A line is such as network_dim = 8, a text in "quotes".'
+            f"This is not valid TOML: {error}.", 'Write lines such as network_dim = 8, and put text in "quotes".'
         ) from error
     values: dict[str, Any] = {}
     for key, value in tables.items():
@@ -135,8 +135,8 @@ def checked(values: Mapping[str, Any], as_words: bool = False) -> dict[str, Any]
     for name, value in values.items():
         if name not in known or name in HIDDEN:
             names = known.keys() - HIDDEN
-            ours = f"{name} is set by the window itself." if name in HIDDEN else f'There is no setting "{name[:80]}".'
-            raise ConfigError(ours, "Leave it out." if name in HIDDEN else meant(name, names))
+            ours = f"The window sets {name} itself." if name in HIDDEN else f'"{name[:80]}" is not a setting.'
+            raise ConfigError(ours, "Remove it." if name in HIDDEN else meant(name, names))
         group, field = known[name]
         hint = hints_of(group)[field.name]
         good[name] = check(_value(value, hint) if as_words else value, field, hint, "Settings")

@@ -53,7 +53,7 @@ def deliver(run: Run, machine: Machine, ui: str, step: int | None) -> Delivered:
     folder = Path(getattr(machine, ui) if ui in LORA_FOLDERS else "")
     if not folder.name or not (folder / "models").is_dir():
         said = {"comfyui": "ComfyUI", "forge": "Forge"}.get(ui, "This UI")
-        raise ConfigError(f"{said}'s folder is not known, or no longer there.", "Name it on the home page.")
+        raise ConfigError(f"The folder of {said} is unknown or no longer exists.", "Set it on the home page.")
     lora, stem = lora_of(run, step), run.project.slug
     loras = folder / "models" / LORA_FOLDERS[ui]
     copied = [_copied(existing(run.folder, lora), loras, f"{stem}.safetensors")]
@@ -67,9 +67,9 @@ def deliver(run: Run, machine: Machine, ui: str, step: int | None) -> Delivered:
         if nodes.is_dir() and not (nodes / NODES).exists():
             shutil.copytree(ROOT / NODES, nodes / NODES, ignore=shutil.ignore_patterns("__pycache__"))
             copied.append(nodes / NODES)
-            advice.insert(0, "Start ComfyUI again, so that it finds the new nodes.")
+            advice.insert(0, "Restart ComfyUI so that it finds the new nodes.")
         names = f"{copied[0].name} and {copied[1].name}"
-        advice[-1] = f"In ComfyUI, take PureCC Concept Loader, choose {names}, and write “{prompt}” in your prompt."
+        advice[-1] = f"In ComfyUI, add a PureCC Concept Loader, choose {names}, and write “{prompt}” in your prompt."
     else:
         copied += _beside(run, base, loras, copied[0].stem)
     return Delivered(copied, advice)

@@ -40,7 +40,7 @@ def begin(project: Project) -> None:
     found = state_of(project)
     if not is_there() or (found is not None and found.works):
         raise ConfigError(
-            "The pictures are being described already." if is_there() else "purecc_caption.py is missing."
+            "Your pictures are already being described." if is_there() else "purecc_caption.py is missing."
         )
     words = [project.pictures, "--kind", concept.kind, f"--trigger={concept.trigger}"]
     words += [f"--class_word={concept.class_word}"] if concept.kind == "subject" else []

@@ -32,7 +32,7 @@ class Forecast:
 
 
 class Forecasts:
-    """Makes forecasts, one at a time for each project; the result lies in the project, so a new window finds it."""
+    """Makes forecasts, one at a time for each project; the result is in the project, so a new window finds it."""
 
     def __init__(self) -> None:
         self._running: dict[Path, tuple[str, subprocess.Popen]] = {}
@@ -71,14 +71,17 @@ class Forecasts:
         with suppress(OSError, ValueError, IndexError):
             tables = json.loads((folder / SAID).read_text(encoding="utf-8").strip().splitlines()[-1])
         if not isinstance(tables, dict):
-            tables, problem = None, sentence_of(folder / LOG) or f"The forecast ended with {child.returncode}."
+            tables, problem = (
+                None,
+                sentence_of(folder / LOG) or f"The forecast failed with exit code {child.returncode}.",
+            )
         write_text(folder / FILE, json.dumps({"digest": digest, "tables": tables, "problem": problem}), durable=False)
         for name in (SAID, LOG):
             remove(folder / name)
         return Forecast(tables, problem)
 
     def drop(self, project: Project) -> None:
-        """Ends the one that is being made for a project, whose card and processor something else needs now."""
+        """Ends the one that is being made for a project, whose GPU and processor something else needs now."""
         with self._lock:
             _, child = self._running.pop(project.folder, ("", None))
             if child is not None:

@@ -49,7 +49,7 @@ class Access:
 
     Args:
         secret: that pages of ours send along with everything that changes something.
-        token: that opens the door; None: whoever reaches it may come in, which are programs on this computer.
+        token: that opens the door; None: anyone who reaches it may come in, which are programs on this computer.
         names: names of hosts by which it may be called, besides numbers.
     """
 
@@ -73,7 +73,7 @@ class Access:
 
 
 def access_of(root: Path, listen: bool) -> Access:
-    """The door's keys, which last beyond a restart, so that open pages go on working.
+    """The door's keys, which last beyond a restart, so that open pages keep working.
 
     Args:
         root: folder of the projects, which holds them.
@@ -123,20 +123,20 @@ class Guard:
     def _refusal(self, scope: Scope, headers: Headers, limit: int) -> Response | None:
         host = headers.get("host", "")
         if not self.access.may_be_called(host):
-            return PlainTextResponse("This address does not name this computer.", 421)
+            return PlainTextResponse("This address does not belong to this computer.", 421)
         if not self.access.knows(_cookie(headers.get("cookie", ""))):
             return self._unlock(scope)
         if scope["method"] in SAFE_METHODS:
             return None
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            return PlainTextResponse("This page is not the window's own.", 403)
+            return PlainTextResponse("This request does not come from the window.", 403)
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            return PlainTextResponse("This page is not the window's own.", 403)
+            return PlainTextResponse("This request does not come from the window.", 403)
         if not _same(headers.get(SECRET_HEADER, ""), self.access.secret):
             return PlainTextResponse("This page is out of date. Reload it.", 403)
         if _length(headers.get("content-length")) > limit:
-            return PlainTextResponse(f"That is more than {limit // 1_000_000} MB.", 413)
+            return PlainTextResponse(f"That is larger than {limit // 1_000_000} MB.", 413)
         return None
 
     def _unlock(self, scope: Scope) -> Response:

@@ -1,4 +1,4 @@
-"""This computer, as far as the window asks: where ComfyUI and Forge are, which model files they have, card and disk."""
+"""This computer, as far as the window asks: where ComfyUI and Forge are, which model files they have, GPU and disk."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def with_ui(machine: Machine, folder: str) -> Machine:
         path = path.parent
     models = path / "models"
     if not models.is_dir():
-        raise ConfigError(f"{path} holds no folder named models.", "Give the folder that ComfyUI or Forge lies in.")
+        raise ConfigError(f"{path} contains no folder named models.", "Give the folder of ComfyUI or Forge.")
     path = path.absolute()
     is_forge = (models / "Lora").is_dir() and not (path / "custom_nodes").is_dir()
     machine = replace(machine, forge=str(path)) if is_forge else replace(machine, comfyui=str(path))
@@ -154,7 +154,7 @@ def _files_in(models: Path, folders: tuple[str, ...]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Card:
-    """An NVIDIA card: its name, and its memory in bytes."""
+    """An NVIDIA GPU: its name, and its memory in bytes."""
 
     name: str
     free: int
@@ -162,7 +162,7 @@ class Card:
 
 
 def card() -> Card | None:
-    """The first NVIDIA card, as its driver sees it; None without one."""
+    """The first NVIDIA GPU, as its driver sees it; None without one."""
     words = ["nvidia-smi", "--query-gpu=name,memory.free,memory.total", "--format=csv,noheader,nounits"]
     with suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
         said = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS_FOR_CARD, check=True).stdout

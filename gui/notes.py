@@ -43,11 +43,13 @@ def notes_of(project: Project) -> tuple[list[str], dict[str, list[str]]]:
     median = float(np.median([look.sharpness for look, _ in fine.values()])) if fine else 0.0
     for path, (look, (width, height)) in fine.items():
         if doctor.ENLARGED * min(width, height) < side:
-            own[path.name].append(f"Small: it is enlarged to {side} pixels. Take a larger one, or train smaller.")
+            own[path.name].append(
+                f"Small: it will be enlarged to {side} pixels. Use a larger one, or train at a smaller size."
+            )
         if look.sharpness < doctor.BLURRED_SHARE * median:
-            own[path.name].append("Far less fine detail than the others, maybe blurred.")
+            own[path.name].append("Far less fine detail than the others; it may be blurred.")
         if look.has_several:
-            own[path.name].append("Holds several pictures; the first is learned.")
+            own[path.name].append("Contains several pictures; only the first is used.")
     for (one, two), how in _twice(list(fine), [look for look, _ in fine.values()]).items():
         own[two.name].append(f"{how} as {one.name}. Keep one of them.")
     return _of_all(project, [look for look, _ in fine.values()], len(pictures), doctor), dict(own)
@@ -63,9 +65,11 @@ def _twice(paths: list[Path], looks: list[Look]) -> dict[tuple[Path, Path], str]
 def _of_all(project: Project, looks: list[Look], count: int, doctor) -> list[str]:
     said = []
     if 0 < count < doctor.FEW_PICTURES:
-        said.append(f"{count} {'picture is' if count == 1 else 'pictures are'} few: 3 to 10 work best.")
+        said.append(f"{count} {'picture is' if count == 1 else 'pictures are'} not many: 3 to 10 work best.")
     if count > MOST and project.kind == "subject":
-        said.append(f"{count} pictures are many: 3 to 10 that differ in place, light and pose are enough.")
+        said.append(f"You don't need {count} pictures: 3 to 10 that differ in place, light and pose are enough.")
     if len(looks) >= doctor.FEW_PICTURES and surroundings_differ(looks) < doctor.ONE_BACKGROUND:
-        said.append("All pictures have nearly one background, which may be learned too: add some from other places.")
+        said.append(
+            "All pictures have nearly the same background, which may be learned too: add some from other places."
+        )
     return said

@@ -22,7 +22,7 @@ TEXTS = frozenset({".toml", ".html", ".json"})
 AT_ONCE = 1 << 20
 """Bytes that are read at once."""
 ELSEWHERE = "…"
-"""What stands in texts for a folder."""
+"""The placeholder for a folder in texts."""
 
 
 def contents(run: Run, step: int | None) -> dict[str, Path]:

@@ -37,9 +37,9 @@ def take_in(project: Project, name: str, content: BinaryIO) -> Path:
     """
     ending = Path(name.replace("\\", "/")).suffix.lower()
     if ending in HEIF_ENDINGS and not is_picture(f"a{ending}"):
-        raise DataError(f"{shown(name)}: HEIC pictures need one more package.", INSTALL_HEIF)
+        raise DataError(f"{shown(name)}: HEIC pictures need another package.", INSTALL_HEIF)
     if ending not in IMAGE_ENDINGS | HEIF_ENDINGS:
-        raise DataError(f"{shown(name)} is not a picture that can be read.", "Save it as PNG or JPEG.")
+        raise DataError(f"{shown(name)} can't be read as a picture.", "Save it as PNG or JPEG.")
     target = free_name(project.pictures, stem_of(name), ending)
     with written(target, durable=False) as temporary:
         size = 0
@@ -47,17 +47,17 @@ def take_in(project: Project, name: str, content: BinaryIO) -> Path:
             while part := content.read(1 << 20):
                 size += len(part)
                 if size > LARGEST:
-                    raise DataError(f"{shown(name)} has more than {LARGEST // 1_000_000} MB.", "Make it smaller.")
+                    raise DataError(f"{shown(name)} is larger than {LARGEST // 1_000_000} MB.", "Make it smaller.")
                 file.write(part)
         try:
             image_size(temporary)
         except DataError as error:
-            raise DataError(error.what.replace(f"The picture {temporary}", shown(name)), error.remedy) from error
+            raise DataError(error.what.replace(f"The image {temporary}", shown(name)), error.remedy) from error
     return target
 
 
 def shown(name: str) -> str:
-    """A file's name in a sentence."""
+    """A file's name for the middle of a sentence."""
     return f'"{name[:100]}"'
 
 

@@ -13,13 +13,13 @@ ACTIVITIES = {
     "text": "Reading the captions",
     "latents": "Looking at the pictures",
     "loading": "Loading the model",
-    "replayed pictures": "Drawing what must stay as it is",
-    "context": "Learning what is around the subject",
+    "replayed pictures": "Drawing pictures of what must not change",
+    "context": "Learning the subject's surroundings",
     "extractor": "Stage 1: finding what is special",
     "student": "Stage 2: learning it",
     "sheets": "Drawing the contact sheet",
     "check of the files": "Checking the files",
-    "report card": "Measuring what else has changed",
+    "report card": "Measuring unwanted changes",
 }
 """What the trainer is doing, in plain words; others are shown by the trainer's own."""
 

@@ -50,7 +50,7 @@ class Project:
 
     @property
     def slug(self) -> str:
-        """Its address, and the begin of its files' names."""
+        """Its address, and the start of its files' names."""
         return self.folder.name
 
     @property
@@ -72,11 +72,11 @@ class Project:
         of_pocket = {"target": f"a [V] {self.class_word}"} if self.model == "pocket" and self.kind == "subject" else {}
         name = self.slug if re.fullmatch(r"[\w-]+", self.slug) else "concept"
         if self.kind == "subject" and not self.class_word:
-            raise ConfigError("What it is one of is missing.", "Write it on the first page, such as dog.")
+            raise ConfigError("The class word is missing.", "On the first page, enter what it is, such as dog.")
         return Concept(name=name, trigger=self.trigger, class_word=self.class_word, kind=self.kind, **of_pocket)
 
     def with_values(self, given: dict[str, str]) -> Project:
-        """The project with fields as a form sends them; others are passed over.
+        """The project with fields as a form sends them; others are ignored.
 
         Raises:
             ConfigError: a value that the field can't have.
@@ -124,7 +124,7 @@ def create(root: Path, name: str, **values: Any) -> Project:
     """
     name = _one_line(name)
     if not name:
-        raise ConfigError("The project needs a name.", "Write one, such as My dog.")
+        raise ConfigError("Your project needs a name.", "Enter one, such as My dog.")
     taken = {one.name.lower() for one in root.iterdir()} if root.is_dir() else set()
     folder = root / numbered(slug_of(name), taken, "-")
     try:
@@ -147,7 +147,7 @@ def load(root: Path, slug: str) -> Project:
     try:
         tables = tomllib.loads(existing(folder, FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder / FILE} can't be read: {error}.", "Mend it, or move the folder away.") from error
+        raise ConfigError(f"{folder / FILE} can't be read: {error}.", "Fix it, or move the folder away.") from error
     known = {one.name for one in dataclasses.fields(Project)} - {"folder"}
     project = Project(folder, str(tables.get("name", slug)))
     texts = {key: str(value) for key, value in tables.items() if key in known - {"changed"}}

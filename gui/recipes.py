@@ -125,7 +125,7 @@ def write(target: Path, tables: Mapping[str, Any]) -> Path:
 
 
 def plan_of(project: Project, machine: Machine, cache: Path) -> Path:
-    """The project's plan.toml, written anew: what a run started now would do.
+    """The project's plan.toml, written again: what a run started now would do.
 
     Raises:
         ConfigError: something lacks: pictures, class word, the model's files.
@@ -141,13 +141,13 @@ def check_ready(project: Project, machine: Machine) -> None:
         ConfigError: see `plan_of`.
     """
     if not pictures_of(project):
-        raise ConfigError("There are no pictures yet.", "Add 3 to 10 on the first page.")
+        raise ConfigError("You haven't added any pictures yet.", "Add 3 to 10 on the first page.")
     project.concept()
     if project.model == "sd35" and "pretrained_model_name_or_path" not in project.changed:
         if not machine.model:
-            raise ConfigError("The model is not chosen yet.", "Name ComfyUI's folder on the home page.")
+            raise ConfigError("You haven't chosen a model yet.", "Set ComfyUI's folder on the home page.")
         if not Path(machine.model).exists():
-            raise ConfigError(f"The model {machine.model} is no longer there.", "Choose it again on the home page.")
+            raise ConfigError(f"The model {machine.model} no longer exists.", "Choose it again on the home page.")
 
 
 def digest_of(project: Project, plan: Path) -> str:
@@ -161,7 +161,7 @@ def digest_of(project: Project, plan: Path) -> str:
 
 
 def prompts_for(project: Project) -> str:
-    """What a run draws on its way, one prompt a line: with the concept, of its class without it, and unrelated."""
+    """What a run draws on its way, one prompt per line: with the concept, of its class without it, and unrelated."""
     word, own = (
         project.class_word or "house",
         [one.text for one in captions.captions_of(project) if PLACEHOLDER in one.text],

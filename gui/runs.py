@@ -1,4 +1,4 @@
-"""A run: a folder with run.toml, which `purecc_train.py` trains. How it stands is read from its files, always.
+"""A run: a folder with run.toml, which `purecc_train.py` trains. Its status is read from its files, always.
 
 waiting     it has never been started
 starting    its process lives and has written no status.json yet
@@ -76,7 +76,7 @@ class Run:
 
     @cached_property
     def state(self) -> str:
-        """How it stands, one of the words above."""
+        """Its status, one of the words above."""
         if self.launch is None:
             return WAITING
         if not self.status:
@@ -89,9 +89,9 @@ class Run:
 
     @property
     def reason(self) -> str | None:
-        """Why it has ended so, in a sentence, if it has not ended well."""
+        """Why it has ended so, as a sentence, if it has not ended well."""
         if self.state == FAILED:
-            return self.status.get("exit_reason") or sentence_of(self.folder / LOG) or "It ended before it could begin."
+            return self.status.get("exit_reason") or sentence_of(self.folder / LOG) or "It ended before it could start."
         return None
 
     def tail(self) -> list[str]:
@@ -113,7 +113,7 @@ class Run:
         return sorted((int(match[1]), name) for name in names if (match := SHEET.fullmatch(name)))
 
     def prompts(self) -> str:
-        """What it draws, one prompt a line."""
+        """What it draws, one prompt per line."""
         with suppress(OSError):
             return (self.folder / PROMPTS).read_text(encoding="utf-8")
         return ""
@@ -182,13 +182,13 @@ def runs_of(project: Project) -> list[Run]:
 
 
 def start(run: Run) -> None:
-    """Starts it, or goes on where it was stopped.
+    """Starts it, or continues where it was stopped.
 
     Raises:
         ConfigError: it is running already.
     """
     if run.state in LIVE:
-        raise ConfigError("This run is going on already.")
+        raise ConfigError("This run is already running.")
     words = children.command_of(TRAIN, "--config_file", run.folder / SETTINGS)
     if run.launch is not None and read_status(run.folder):
         words += ["--resume", "auto"]
@@ -210,13 +210,13 @@ def ask(run: Run, command: str) -> None:
         children.end_at_once(run.launch["pid"], run.launch["at"])  # nothing is computed yet that could be lost
         return
     if run.state not in LIVE - {STARTING}:
-        raise ConfigError("The run is not going on, so it can't be told anything.")
+        raise ConfigError("The run is not running, so it can't receive commands.")
     with suppress(FileNotFoundError):  # the run has ended this moment
         (run.folder / "control" / command).touch()
 
 
 def end_at_once(run: Run) -> None:
-    """Ends a run that does not obey; it goes on from its last saved state when it is resumed."""
+    """Ends a run that does not obey; it continues from its last saved state when it is resumed."""
     if run.state in LIVE:
         pid = run.status.get("pid") or run.launch["pid"]
         children.end_at_once(pid, _seconds(run.status.get("started_at")) or run.launch["at"])
@@ -226,7 +226,7 @@ def change_prompts(run: Run, text: str) -> None:
     """Changes what a run draws, from its next sheet on."""
     lines = [" ".join(line.split())[:1000] for line in text.splitlines()[:40]]
     if not any(lines):
-        raise ConfigError("There is no prompt left.", "Write at least one, a line each.")
+        raise ConfigError("There are no prompts left.", "Write at least one, one per line.")
     write_text(inside(run.folder, PROMPTS), "\n".join(line for line in lines if line) + "\n")
 
 

@@ -15,7 +15,7 @@ from gui.guard import access_of, addresses
 from library.errors import ConfigError
 from library.terminal import say
 
-CLOSING = "Ctrl-C closes it. Training goes on, and is there when you open it again."
+CLOSING = "Press Ctrl-C to close it. Training continues and is still here when you open the window again."
 LOCK, PORTS = ".window.lock", 10
 """File that one window holds; how many ports are tried, from the one that was asked for."""
 
@@ -52,7 +52,7 @@ def serve(root: Path, port: int, listen: bool, browser: bool) -> None:
         lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError(
-            f"The window is open already for {root}.", "Look at the browser, or close the other one with Ctrl-C."
+            f"A window is already open for {root}.", "Look in your browser, or close the other one with Ctrl-C."
         ) from None
     host = "0.0.0.0" if listen else "127.0.0.1"
     config = uvicorn.Config(
@@ -73,4 +73,4 @@ def _free_port(host: str, wanted: int) -> int:
             except OSError:
                 continue
             return port
-    raise ConfigError(f"Port {wanted} and the ones after it are in use.", "Choose another one: --port 9000.")
+    raise ConfigError(f"Port {wanted} and the next ones are in use.", "Choose another, such as --port 9000.")

@@ -15,7 +15,7 @@ from library.models.sd3.single_file import CONFIGURATIONS
 LIMITS = {"sd35": (CLIP_LENGTH, 77), "pocket": (16, 16)}
 """Tokens that CLIP and T5 read of a text, by the project's model; T5's is `t5xxl_max_token_length` of the recipe."""
 one_at_a_time = threading.Lock()
-"""Whoever counts holds it: two threads that import transformers at once fail, and tokenizers are not for several."""
+"""Held while counting: two threads that import transformers at once fail, and tokenizers are for one thread."""
 
 
 @cache

@@ -32,7 +32,7 @@ def trials_of(run: Run) -> list[Trial]:
 
 
 def state_of(run: Run, trial: Trial) -> tuple[str, str | None]:
-    """How it stands, and why it failed."""
+    """Its status, and why it failed."""
     return asked.state_of(run.folder / FOLDER, trial)
 
 

@@ -29,7 +29,7 @@ class Entry:
     Args:
         after: "2026-11-29T23:00", before which it does not start; "" for at once.
         held: it stays until its owner lets it go.
-        problem: why it could not be started, in a sentence.
+        problem: why it could not be started, as a sentence.
     """
 
     project: str
@@ -94,7 +94,7 @@ def start_at(root: Path, project: str, run: str, clock: str, now: datetime) -> N
         _for_one(root, project, run, lambda one: replace(one, after=""))
         return
     if not CLOCK.fullmatch(clock):
-        raise ConfigError(f"{clock[:20]!r} is no time of the day.", "Write it such as 23:00.")
+        raise ConfigError(f"{clock[:20]!r} is not a time of day.", "Write it like 23:00.")
     hour, minute = map(int, clock.split(":"))
     moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0, tzinfo=None)
     if moment <= now.replace(tzinfo=None):

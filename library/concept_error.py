@@ -1,7 +1,7 @@
 """How an error of the velocity counts in the concept loss: squared, or gentler with large errors, as in sd-scripts.
 
 Only L_CC asks here. lambda* is a least-squares fit (PureCC, Eq. 12), and L_PureCC equals what is not parallel to the
-guidance because it is squared; ties to the pretrained model are no fit to the user's pictures. All of these stay mse.
+guidance because it is squared; ties to the pretrained model don't fit the user's pictures. All of these stay mse.
 """
 
 from __future__ import annotations

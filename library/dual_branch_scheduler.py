@@ -36,7 +36,7 @@ class Branch:
         adapters: the adapter for rows of each concept; rows of other concepts, or of none, use `default`.
         embeddings: the learned vectors of each concept; concepts that are missing keep their own hidden states.
         default: the adapter of all other rows; None is the pretrained weights alone.
-        reader: makes the states of prompts anew, with words that learn; None: they are as the encoders made them.
+        reader: makes the states of prompts again, with words that learn; None: they are as the encoders made them.
     """
 
     adapters: Mapping[str, str]
@@ -225,7 +225,7 @@ def _scene_of(prediction: Prediction, reference: Scene, replay: Scene | None) ->
     if prediction.prompt not in REPLAYED:
         return reference
     if replay is None:
-        raise ValueError(f"{prediction.prompt} is predicted for replayed pictures, and there are none")
+        raise ValueError(f"{prediction.prompt} needs replayed images, and there are none")
     return replay
 
 

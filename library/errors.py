@@ -1,4 +1,4 @@
-"""Mistakes that the user can mend. Each says what is wrong, where, and what to do."""
+"""Mistakes that the user can fix. Each says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 HEAD_START = 3.0
 """Seconds that one of several processes waits with an error: if the main one has the same, it ends them all."""
 EXIT_DOES_NOT_FIT = 1
-"""Exit code of a dry run whose memory does not suffice."""
+"""Exit code of a dry run that does not fit into memory."""
 EXIT_USER_ERROR = 2
 """Exit code of a run that ended with a `PureCCError`, but for those of training itself."""
 EXIT_TRAINING_ERROR = 3
@@ -44,7 +44,7 @@ def on_a_screen(text: str) -> str:
 
 
 class PureCCError(Exception):
-    """Something the user can mend.
+    """Something the user can fix.
 
     Args:
         what: one sentence: where, which setting or file, what is wrong.
@@ -69,7 +69,7 @@ class ModelError(PureCCError):
 
 
 class TrainingError(PureCCError):
-    """A run that can't go on, such as one whose loss is not a number."""
+    """A run that can't continue, such as one whose loss is not a number."""
 
 
 class StorageError(PureCCError):
@@ -79,18 +79,18 @@ class StorageError(PureCCError):
 WHY_NOT_WRITTEN = {
     errno.ENOSPC: ("the disk is full", "Free some space there, or choose a folder on another disk"),
     errno.EDQUOT: ("the disk quota is used up", "Free some space there, or choose a folder on another disk"),
-    errno.EFBIG: ("it would be larger than a file may be here", "Choose a folder on another disk"),
-    errno.EROFS: ("it may only be read there", "Choose a folder that may be written to"),
+    errno.EFBIG: ("it would be larger than this file system allows", "Choose a folder on another disk"),
+    errno.EROFS: ("the folder is read-only", "Choose a folder that you can write to"),
     errno.EACCES: ("its permissions forbid it", "Change them, or choose another folder"),
     errno.EPERM: ("its permissions forbid it", "Change them, or choose another folder"),
-    errno.ENOTDIR: ("a part of its path is a file, not a folder", "Move that file away, or choose another folder"),
-    errno.EEXIST: ("a file stands where a folder is needed", "Move that file away, or choose another folder"),
-    errno.EISDIR: ("a folder stands where the file is to go", "Move that folder away, or choose another name"),
+    errno.ENOTDIR: ("part of its path is a file, not a folder", "Move that file away, or choose another folder"),
+    errno.EEXIST: ("there is a file where a folder is needed", "Move that file away, or choose another folder"),
+    errno.EISDIR: ("there is a folder with this name", "Move that folder away, or choose another name"),
     errno.ENAMETOOLONG: ("its name or path is too long", "Choose a shorter output_name or folder"),
-    errno.EIO: ("the disk reports an error", "Look after that disk, or choose a folder on another one"),
+    errno.EIO: ("the disk reports an error", "Check that disk, or choose a folder on another one"),
 }
 """What the system's errors mean to a user, and what to do."""
-NO_PLACE = {errno.ENOENT: ("no such folder can be made", "Choose another folder")}
+NO_PLACE = {errno.ENOENT: ("the folder can't be created", "Choose another folder")}
 """The same of writing alone: elsewhere, a file that is not there is a fault of ours."""
 
 
@@ -103,7 +103,7 @@ def why_not_written(error: OSError) -> tuple[str, str]:
 
 
 def not_written(error: OSError, path: Path | str | None, how: str = "written") -> StorageError | None:
-    """The error of a write in a sentence; None if it is none that a user can mend."""
+    """The error of a write as a sentence; None if it is not one that a user can fix."""
     known = WHY_NOT_WRITTEN | (NO_PLACE if how == "written" else {})
     if error.errno not in known:
         return None
@@ -111,16 +111,16 @@ def not_written(error: OSError, path: Path | str | None, how: str = "written") -
     folders = "output_dir, cache_dir"
     return StorageError(
         f"{path or 'A file'} can't be {how}: {why}.",
-        f"{remedy} ({folders}). What was saved before is as it was.",
+        f"{remedy} ({folders}). Earlier saved files are unchanged.",
     )
 
 
 LACKS_MEMORY = ("out of memory", "allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
-"""In the texts of errors of PyTorch, CUDA and its libraries where a card's or the computer's memory is used up."""
+"""In the texts of errors of PyTorch, CUDA and its libraries where a GPU's or the computer's memory is used up."""
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error means that the card's memory, or the computer's, does not suffice."""
+    """Whether an error means that the GPU or the computer is out of memory."""
     said = isinstance(error, RuntimeError) and any(mark in str(error) for mark in LACKS_MEMORY)
     return said or isinstance(error, MemoryError)
 
@@ -128,20 +128,20 @@ def lacks_memory(error: BaseException) -> bool:
 def in_words(error: Exception) -> str:
     """An error of any kind, for the middle of a sentence."""
     if lacks_memory(error.__cause__ or error):
-        return "the memory does not suffice"
+        return "out of memory"
     return error.what.removesuffix(".") if isinstance(error, PureCCError) else f"{type(error).__name__}: {error}"
 
 
 def memory_error(where: str) -> TrainingError:
-    """What there is to say of a memory that did not suffice, but for a step of training.
+    """The error of running out of memory, except in a step of training.
 
     Args:
         where: the phase, or what else needed it.
     """
     return TrainingError(
-        f"{where}: the memory does not suffice.",
-        "Close other programs that use the card. --dry_run says what each phase needs; with --auto_fit the run takes "
-        "less by itself, as does a lower resolution.",
+        f"{where}: out of memory.",
+        "Close other programs that use the GPU, lower the resolution, or add --auto_fit to save memory automatically. "
+        "--dry_run shows what each phase needs.",
     )
 
 
@@ -157,16 +157,16 @@ def naming(setting: str) -> Iterator[None]:
 
 
 class Interrupted(Exception):
-    """The user pressed Ctrl-C; everything is saved. Its text says how to go on."""
+    """The user pressed Ctrl-C; everything is saved. Its text says how to continue."""
 
 
 def all_of(errors: Sequence[PureCCError]) -> PureCCError:
-    """One error that shows `errors`, so that a file is mended in one go; of very many, the first `MOST_PROBLEMS`."""
+    """One error that shows `errors`, so that a file is fixed in one go; of very many, the first `MOST_PROBLEMS`."""
     if len(errors) == 1:
         return errors[0]
     shown = [str(error) for error in errors[:MOST_PROBLEMS]]
     if len(errors) > MOST_PROBLEMS:
-        shown.append("There are more mistakes than these.")
+        shown.append("There are more errors; only the first ones are shown.")
     return type(errors[0])("\nerror: ".join(shown))
 
 
@@ -178,7 +178,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 FEW = 12
-"""So many names are all shown; of more, the `NEAREST` ones."""
+"""Up to this number, all names are shown; of more, the `NEAREST` ones."""
 NEAREST = 5
 
 
@@ -189,7 +189,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if guess:
         return f'Did you mean "{guess}"?'
     if len(names) <= FEW:
-        return f"Known are: {', '.join(names)}."
+        return f"Choose one of: {', '.join(names)}."
     close = difflib.get_close_matches(word[:LONGEST_LINE].lower(), names, n=NEAREST, cutoff=0.0)
     return f"The closest names are: {', '.join(close)}."
 
@@ -197,7 +197,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | None]) -> int:
     """Runs `main` and turns its end into an exit code.
 
-    A `PureCCError` prints as one sentence and a remedy, without a traceback; Ctrl-C says how to go on. Anything else
+    A `PureCCError` prints as one sentence and a remedy, without a traceback; Ctrl-C says how to continue. Anything else
     is a fault of ours: it prints its traceback and says where the log is.
     """
     import os
@@ -235,7 +235,7 @@ def _fault(fault: Exception, where_is_the_log: Callable[[], str | None]) -> int:
     traceback.print_exc()
     log = where_is_the_log()
     if log:
-        print(f"This is a fault of the trainer. The run's log is {log}", file=sys.stderr)
+        print(f"This is a bug in the trainer. The log of the run is {log}", file=sys.stderr)
     return exit_code_for(fault)
 
 

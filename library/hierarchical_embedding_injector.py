@@ -43,7 +43,7 @@ class ConceptEmbeddings(nn.Module):
     the same for every block, token and model.
 
     Args:
-        start: what they start from, (L, tokens, width) for one a block, or (1, tokens, width) for one that is shared
+        start: what they start from, (L, tokens, width) for one per block, or (1, tokens, width) for one that is shared
             by all blocks or put in at the first block alone. Kept in float32.
         blocks: how many blocks the transformer has.
         every_block: whether blocks after the first get one, too.
@@ -63,7 +63,7 @@ class ConceptEmbeddings(nn.Module):
 
     @property
     def count(self) -> int:
-        """How many vectors a block gets: one for each token."""
+        """How many vectors each block gets: one for each token."""
         return self.start.shape[1]
 
     def vectors(self) -> Tensor:
@@ -82,11 +82,11 @@ class ConceptEmbeddings(nn.Module):
         """
         mine = self.per_block()
         if vectors.shape != mine.shape:
-            raise ValueError(f"they are {tuple(vectors.shape)}, here they are {tuple(mine.shape)}")
+            raise ValueError(f"their shape is {tuple(vectors.shape)}, not {tuple(mine.shape)}")
         given = vectors.to(mine)
         alike = given.device.type == "meta" or torch.equal(given, given[:1].expand_as(given))
         if len(self.start) == 1 and not alike:
-            raise ValueError("they differ from block to block, here all blocks share one")
+            raise ValueError("they differ between blocks, but here all blocks share one")
         self.moved.copy_((given[: len(self.start)] - self.start) / self.size)
 
     def at(self, block: int) -> Tensor | None:

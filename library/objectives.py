@@ -69,7 +69,7 @@ class Truth:
     Args:
         target: the flow's own velocity, (B, C, H, W).
         sigma: noise levels, (B,).
-        emphasis: how much each place counts in the concept loss, (B, 1, H, W). None: alike.
+        emphasis: how much each place counts in the concept loss, (B, 1, H, W). None: the same.
         shows_concept: whether each picture's complete prompt names the concept, (B,). None: all do.
         anchored: whether the anchor holds each picture, (B,). None: all.
         region: 1 where the class is and 0 elsewhere, (B, 1, H, W). None: nobody asks.
@@ -90,7 +90,7 @@ class Truth:
             ValueError: the regions were not asked for.
         """
         if self.region is None:
-            raise ValueError("no regions are known of these pictures")
+            raise ValueError("these images have no regions")
         return 1 - self.region
 
 

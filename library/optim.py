@@ -109,7 +109,7 @@ def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> No
         except Exception as error:  # each optimizer has its own way to say what it does not like
             raise ConfigError(
                 f"optimizer_type {settings.optimizer_type} can't make a step: {error}.",
-                f"Learning rates are {stage}; Prodigy and D-Adaptation want the same, 1, for all of them.",
+                f"The learning rates are {stage}; Prodigy and D-Adaptation need 1 for all of them.",
             ) from error
         try:
             schedule.step()
@@ -117,12 +117,12 @@ def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> No
         except TypeError as error:
             raise ConfigError(
                 f"lr_scheduler_type {settings.lr_scheduler_type} can't be used: {error}.",
-                "It has to step by itself, and its state has to be numbers. Set lr_scheduler instead.",
+                "It must step without a loss and hold only numbers in its state. Set lr_scheduler instead.",
             ) from error
 
 
 def build_lr_scheduler(optimizer: Optimizer, settings: OptimizerSettings, steps: int) -> Any:
-    """The learning-rate schedule of a stage of so many steps, from diffusers or, what it lacks, from transformers.
+    """The learning-rate schedule of a stage of N steps, from diffusers or, what it lacks, from transformers.
 
     Raises:
         ConfigError: the schedule of `lr_scheduler_type` is not there, or does not take its arguments.
@@ -173,7 +173,7 @@ def _named_scheduler(optimizer: Optimizer, name: str, given: list[str]) -> Any:
 
 
 def _steps_of(given: int | float, steps: int) -> int:
-    """So many steps, or that share of a stage's steps if it is below 1."""
+    """A number of steps, or a share of a stage's steps if it is below 1."""
     return int(given * steps) if given < 1 else int(given)
 
 
@@ -191,20 +191,21 @@ def _class_of(name: str) -> type[Optimizer]:
     short = _short_name(name)
     module, _, kind = (KNOWN[short] if short else name).rpartition(".")
     if not module and not hasattr(torch.optim, kind):
-        remedy = f"{did_you_mean(name, KNOWN)} One of another package is written module.Class."
-        raise ConfigError(f'optimizer_type: there is no optimizer "{name}".', remedy)
+        remedy = f"{did_you_mean(name, KNOWN)} For an optimizer of another package, write module.Class."
+        raise ConfigError(f'optimizer_type: "{name}" is not a known optimizer.', remedy)
     try:
         found = getattr(importlib.import_module(module or "torch.optim"), kind, None)
     except (ImportError, ValueError, TypeError) as error:
         root = module.partition(".")[0]
-        remedy = f"pip install {PACKAGES[root]}" if root in PACKAGES else f"Install the package that has {root}."
+        remedy = f"pip install {PACKAGES[root]}" if root in PACKAGES else f"Install the package that contains {root}."
         raise ConfigError(f'optimizer_type: "{name}" can\'t be imported: {error}.', remedy) from error
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         remedy = did_you_mean(
             kind, [one for one in dir(importlib.import_module(module or "torch.optim")) if one[:1].isupper()]
         )
         raise ConfigError(
-            f'optimizer_type: "{name}" can\'t be imported: {kind} is no optimizer of {module or "torch.optim"}.', remedy
+            f'optimizer_type: "{name}" can\'t be imported: {kind} is not an optimizer of {module or "torch.optim"}.',
+            remedy,
         )
     return found
 
@@ -213,5 +214,5 @@ def _argument(text: str, called: str) -> tuple[str, Any]:
     """("name", value) of "name=value"."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip().isidentifier():
-        raise ConfigError(f'{called}: "{text}" is not of the form "name=value".', 'Such as "weight_decay=0.01".')
+        raise ConfigError(f'{called}: "{text}" is not of the form "name=value".', 'For example "weight_decay=0.01".')
     return name.strip(), literal(value.strip())

@@ -23,7 +23,7 @@ BRACKETED = (
     "placeholder",
     "embedding",
 )
-"""Words that stand for a concept where they stand in [], <> or {}."""
+"""Words that stand for a concept where they are in [], <> or {}."""
 BARE = (r"V\*", r"S\*", "TOK")
 """What papers and trainers write without brackets, apart from the {} of Python's templates."""
 FOREIGN = re.compile(

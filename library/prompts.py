@@ -35,7 +35,7 @@ def whole_word(word: str) -> re.Pattern[str]:
 
 
 def triggers_in(text: str, trigger: str) -> list[tuple[int, int]]:
-    """Where the trigger stands in a text as a word of its own: (first character, one after the last) each."""
+    """Where the trigger is in a text as a word of its own: (first character, one after the last) each."""
     return [match.span() for match in whole_word(trigger).finditer(text)]
 
 
@@ -61,8 +61,9 @@ def derive(caption: str, concept: Concept, source: str) -> PromptTriple:
     base = without_concept(placed, concept)
     if PLACEHOLDER in base or triggers_in(base, concept.trigger):
         raise DataError(
-            f'{source}: the caption "{caption}" without {PLACEHOLDER} is "{base}", which still names the concept.',
-            f'Write it as "... {PLACEHOLDER} {concept.class_word} ...", and nothing else of the concept.',
+            f'{source}: without {PLACEHOLDER}, the caption "{caption}" becomes "{base}", which still names the '
+            "concept.",
+            f'Write "... {PLACEHOLDER} {concept.class_word} ..." and describe nothing else of the concept.',
         )
     return PromptTriple(
         complete=with_trigger(placed, concept),
@@ -126,8 +127,8 @@ def place(caption: str, concept: Concept, source: str) -> str:
     if concept.kind == "style":
         return f"{caption.rstrip(' .,')}, in {PLACEHOLDER} {concept.class_word}" if caption else concept.target
     raise DataError(
-        f'{source}: the caption "{caption}" holds neither {PLACEHOLDER} nor the class word "{concept.class_word}".',
-        f'Write "{PLACEHOLDER} {concept.class_word}" where the concept is, for instance "a photo of {concept.target}".',
+        f'{source}: the caption "{caption}" contains neither {PLACEHOLDER} nor the class word "{concept.class_word}".',
+        f'Write "{PLACEHOLDER} {concept.class_word}" where the concept is, for example "a photo of {concept.target}".',
     )
 
 

@@ -1,7 +1,7 @@
 """How long arithmetic takes on a device: each operation as long as its products, its traffic or its start, whichever is
 most.
 
-The speeds of cards are their makers' numbers, what a run gets of them is assumed: nothing here was measured on a card.
+The speeds of GPUs are their makers' numbers, what a run gets of them is assumed: nothing here was measured on a GPU.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 GEMM, ATTENTION = 0.80, 0.65
-"""Shares of a card's speed that large matrix products and fused attention get. Assumed."""
+"""Shares of a GPU's speed that large matrix products and fused attention get. Assumed."""
 TRAFFIC = 0.85
 """Share of its memory bandwidth that other operations get. Assumed."""
 START = 6e-6
 """Seconds that PyTorch takes to start an operation. Assumed."""
 BUS = 12e9
-"""Bytes a second from the computer's memory to a card: PCIe 4.0 with 8 lanes, or 3.0 with 16. Assumed."""
+"""Bytes per second from the computer's memory to a GPU: PCIe 4.0 with 8 lanes, or 3.0 with 16. Assumed."""
 DISK = 1e9
 """Bytes a second that a file is read with: between a SATA and an NVMe disk. Assumed."""
 
@@ -61,11 +61,11 @@ CARDS = {
         Speed("RTX 4090", 165e12, 1008e9, 24),
     )
 }
-"""Cards by name; of each size, the slowest comes first."""
+"""GPUs by name; of each size, the slowest comes first."""
 
 
 def card_of_size(gigabytes: float) -> Speed:
-    """The slowest known card of that size, or of the next smaller size."""
+    """The slowest known GPU of that size, or of the next smaller size."""
     smaller = [card for card in CARDS.values() if card.memory <= gigabytes]
     return next(
         (card for card in CARDS.values() if smaller and card.memory == smaller[-1].memory), CARDS["RTX 3050 6GB"]

@@ -11,7 +11,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device. On its way to an NVIDIA card the program does not wait for it.
+    """The tensor on a device. On its way to an NVIDIA GPU the program does not wait for it.
 
     It goes by pinned memory, which PyTorch keeps until the copy is done, and which can't hold what is only repeated.
     """

@@ -17,7 +17,7 @@ BEGIN = 0.1
 class Turns:
     """Terms that take turns: each batch has one of them, and every round of as many batches has each of them once.
 
-    The order is drawn anew for every round, so that no term always meets the same pictures.
+    The order is drawn again for every round, so that no term always meets the same pictures.
 
     Args:
         names: of the terms.

@@ -78,7 +78,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resumes(quick):
     stopped = subprocess.run(pressed, cwd=ROOT, env=environment(), capture_output=True, text=True)
     said = stopped.stderr
     assert stopped.returncode == 130 and len(read_log(quick / "stopped" / "log.jsonl")) == 4
-    assert "all is saved. The same command with --resume auto goes on." in said and "Traceback" not in said
+    assert "Everything is saved" in said and "--resume auto" in said and "Traceback" not in said
     again = run("purecc_train.py", *words, "--resume", "auto")
     assert again.returncode == 0, again.stderr
     assert_same_results(quick / "whole", quick / "stopped")
@@ -88,7 +88,7 @@ def test_a_finished_run_with_resume_auto_ends_well_and_says_how_to_train_longer(
     os.utime(quick / "whole" / "demo.safetensors", (1, 1))
     done = run_here(*DEMO, *QUICK, *folders(quick, "whole"), "--resume", "auto")
     assert done.returncode == 0 and "Saved:" not in done.stdout
-    assert "it is finished: demo, 4 steps of the student. Nothing is left to do.\n  To train longer: " in done.stderr
+    assert "it is finished: demo, 4 steps of the student" in done.stderr
     assert (quick / "whole" / "demo.safetensors").stat().st_mtime == 1
 
 
@@ -140,14 +140,14 @@ MISTAKES = {
     "unknown setting": (["--etta", "1"], 'Did you mean "eta"?'),
     "wrong type": (["--network_dim", "four"], "network_dim is 'four'; it must be a whole number"),
     "no config": (["--config_file", "presets/demmo.toml"], 'Did you mean "presets/demo.toml"?'),
-    "no model": (["--pretrained_model_name_or_path", "nowhere"], "there is no folder or file"),
+    "no model": (["--pretrained_model_name_or_path", "nowhere"], "pretrained_model_name_or_path: the file or folder"),
     "not a model": (["--pretrained_model_name_or_path", "pocket/subject-creature"], "has no model_index.json"),
-    "a file as model": (["--pretrained_model_name_or_path", "README.md"], "is no safetensors file"),
+    "a file as model": (["--pretrained_model_name_or_path", "README.md"], "is not a safetensors file"),
     "unknown optimizer": (["--optimizer_type", "AdamV"], 'Did you mean "AdamW"?'),
     "no dataset": (["--dataset_config", "nowhere.toml"], "There is no file nowhere.toml"),
-    "no prompts": (["--sample_prompts", "nowhere.txt"], "sample_prompts: there is no file"),
+    "no prompts": (["--sample_prompts", "nowhere.txt"], "sample_prompts: the file"),
     "no device": (["--device", "cuda:77"], 'device: PyTorch can\'t use "cuda:77"'),
-    "clearing without a run": (["--clear_cache", "--dry_run"], "--clear_cache has nothing to do here"),
+    "clearing without a run": (["--clear_cache", "--dry_run"], "--clear_cache has no effect"),
     "no T5 tokens": (["--t5xxl_max_token_length", "1"], "is cut off in the target"),
 }
 

@@ -185,7 +185,7 @@ def test_no_test_runs_where_a_check_before_them_fails(tmp_path, called, monkeypa
 
 def test_a_command_that_is_not_there_is_said_before_anything_is_installed(called, capsys):
     assert launch.main(["trian"]) == 2
-    assert "There is no purecc_trian.py" in capsys.readouterr().err and not called
+    assert "purecc_trian.py doesn't exist" in capsys.readouterr().err and not called
 
 
 def run_start(path: Path, script: str, *words: str) -> subprocess.CompletedProcess:

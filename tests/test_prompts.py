@@ -72,7 +72,7 @@ def test_prompt_lines_have_the_options_of_sd_scripts():
     assert (prompt.guidance_scale, prompt.negative) == (3.5, "ugly, cat")
     assert parse("a dog", [DOG], "file").kind == "class"
     assert parse("a blue house", [DOG], "file").kind == "unrelated"
-    with pytest.raises(ConfigError, match='no option "--q"'):
+    with pytest.raises(ConfigError, match='"--q" is not an option'):
         parse("a dog --q 1", [DOG], "file")
     with pytest.raises(ConfigError, match="not a whole number"):
         parse("a dog --s many", [DOG], "file")

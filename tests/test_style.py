@@ -1,4 +1,4 @@
-"""What a user reads follows the style page of CONTRIBUTING.md: pages, help and the window have none of its patterns."""
+"""What a user reads follows the style page of CONTRIBUTING.md: pages, help, messages and the window."""
 
 import ast
 import dataclasses
@@ -55,6 +55,15 @@ PAGES = sorted(
 )
 TEMPLATES = sorted((ROOT / "gui" / "templates").rglob("*.html"))
 COMMANDS = sorted([*ROOT.glob("purecc_*.py"), *(ROOT / "library").rglob("*.py")])
+SPEAKING = sorted(
+    path
+    for room in ("library", "gui", "tools", "comfyui_purecc")
+    for path in (ROOT / room).rglob("*.py")
+    if path not in {ROOT / "library" / "captions" / "facts.py"}  # its questions are for a model
+) + sorted(ROOT.glob("purecc_*.py"))
+"""Code with messages in it."""
+MEANT_IN_DOCSTRINGS = (": GPU", ": both", ": NaN or infinite", ": with a clear error")
+"""Patterns with an ordinary meaning in docstrings: a report card, pictures that are alike, shapes without numbers."""
 LONGEST = 40
 """Words of a sentence of a help; with more, it holds more than one thought."""
 
@@ -88,6 +97,30 @@ def text_of(template: Path) -> str:
     return html.unescape(" ".join([re.sub(r"\{\{.*?\}\}", "VALUE", bare), written, *spoken]))
 
 
+def prose_in(path: Path) -> dict[str, list[str]]:
+    """The texts in a file of code: "messages" with spaces in them, and "docstrings". Settings and paths become CODE."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bodies = [node.body for node in ast.walk(tree) if isinstance(getattr(node, "body", None), list)]
+    docs = {line.value for body in bodies for line in body if isinstance(line, ast.Expr)}
+    parts = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)} - {
+        node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)
+    }
+    found: dict[str, list[str]] = {"messages": [], "docstrings": []}
+    for node in ast.walk(tree):
+        text = _text_of(node)
+        if text is not None and node not in parts and " " in text.strip():
+            prose = re.sub(r"`[^`]*`|--\w+|\b\w+ = |\b\w+:(?= )|\S+/\S+", "CODE", text)
+            found["docstrings" if node in docs else "messages"].append(" ".join(prose.split()))
+    return found
+
+
+def _text_of(node: ast.AST) -> str | None:
+    """What a literal says, with VALUE for what is filled in."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else "VALUE" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
 def settings() -> dict[str, str]:
     """The sentence of each setting."""
     every = [*groups().values(), Concept, Source]
@@ -118,6 +151,14 @@ def test_a_page_is_in_plain_english(page):
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
 def test_the_window_speaks_plain_english(template):
     assert faults(text_of(template)) == []
+
+
+@pytest.mark.parametrize("path", SPEAKING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_messages_and_docstrings_are_in_plain_english(path):
+    prose = prose_in(path)
+    assert [fault for text in prose["messages"] for fault in faults(text)] == []
+    found = [fault for text in prose["docstrings"] for fault in faults(text)]
+    assert [fault for fault in found if not fault.endswith(MEANT_IN_DOCSTRINGS)] == []
 
 
 def test_the_help_of_settings_is_in_plain_english():

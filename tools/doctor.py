@@ -7,7 +7,7 @@ BLOCKS = 24
 
 
 def report() -> str:
-    """The findings about card, driver and packages, in words."""
+    """The findings about GPU, driver and packages, as text."""
     from library.config.files import read_settings
     from library.preflight.finding import describe_findings
     from library.preflight.machine import machine_findings, this_machine

@@ -205,10 +205,10 @@ def _short(value: Any) -> str:
 
 
 def compared(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is said of two sets of fingerprints; nothing if they are equal."""
+    """How two sets of fingerprints differ; nothing if they are equal."""
     said = []
     if before["made on"] != now["made on"]:
-        said.append(f"made on {before['made on']}, now on {now['made on']}: equal bits can't be expected")
+        said.append(f"made on {before['made on']}, now on {now['made on']}: the bits may differ")
     for name in [*before["runs"], *(name for name in now["runs"] if name not in before["runs"])]:
         found = list(differences(before["runs"].get(name), now["runs"].get(name)))
         said += [f"{name}: {line}" for line in found[:MOST_SHOWN]]

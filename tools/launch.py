@@ -46,14 +46,14 @@ class NotSetUp(Exception):
 
 @dataclass(frozen=True)
 class Card:
-    """An NVIDIA card: its driver's major version and its compute capability, None where an old driver hides it."""
+    """An NVIDIA GPU: its driver's major version and its compute capability, None where an old driver hides it."""
 
     driver: int
     capability: tuple[int, int] | None
 
 
 def cards() -> list[Card]:
-    """The NVIDIA cards that nvidia-smi sees; none without it."""
+    """The NVIDIA GPUs that nvidia-smi sees; none without it."""
     command = shutil.which("nvidia-smi")
     for fields in ("driver_version,compute_cap", "driver_version") if command else ():
         asked = [command, f"--query-gpu={fields}", "--format=csv,noheader"]
@@ -68,7 +68,7 @@ def cards() -> list[Card]:
 
 
 def torch_build(found: Sequence[Card], system: str) -> str | None:
-    """The build of PyTorch 2.13 that the best card needs, by its name in PyTorch's index; None: PyPI's will do.
+    """The build of PyTorch 2.13 that the best GPU needs, by its name in PyTorch's index; None: PyPI's will do.
 
     Args:
         system: as `sys.platform` says.
@@ -126,7 +126,7 @@ def set_up(folder: Path, dev: bool = False) -> None:
 
 
 def make(folder: Path) -> None:
-    """Makes an environment, unless something else stands there."""
+    """Makes an environment, unless something else is there."""
     if folder.exists() and any(folder.iterdir()):
         raise NotSetUp(
             f"{folder} is not an environment that works on this computer.\n  Delete that folder and start again."
@@ -159,8 +159,8 @@ def install(folder: Path, *what: str) -> None:
     print(f"Installing {' '.join(what)}", flush=True)
     if subprocess.run([str(python_in(folder)), "-m", "pip", "install", *what]).returncode:
         raise NotSetUp(
-            f"pip could not install {what[0] if len(what) == 3 else 'all of requirements.txt'}; it says why above.\n"
-            "  Fix that and start again. To install PyTorch for your GPU by hand, follow "
+            f"pip could not install {what[0] if len(what) == 3 else 'all of requirements.txt'}; see its message "
+            "above.\n  Fix that and start again. To install PyTorch for your GPU by hand, follow "
             f"https://pytorch.org/get-started/locally with {python_in(folder)} -m pip"
         )
 
@@ -193,7 +193,7 @@ def test(folder: Path, words: Sequence[str]) -> int:
 
 
 def commands() -> list[str]:
-    """What stands in purecc_*.py."""
+    """What is in purecc_*.py."""
     return sorted(file.stem.removeprefix("purecc_") for file in ROOT.glob("purecc_*.py"))
 
 
@@ -206,7 +206,7 @@ def main(words: list[str]) -> int:
         return 0
     if first not in (*options, *commands()):
         usage = USAGE.format(commands=", ".join(commands()))
-        print(f"error: There is no purecc_{first}.py here.\n{usage}", file=sys.stderr)
+        print(f"error: purecc_{first}.py doesn't exist.\n{usage}", file=sys.stderr)
         return EXIT_NOT_SET_UP
     folder = environment()
     try:

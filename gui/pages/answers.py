@@ -118,7 +118,7 @@ def _is_part(request: Request) -> bool:
 
 
 def _not_here(request: Request, error: Exception) -> Response:
-    sentence = "This is not here, or no longer."
+    sentence = "This page does not exist, or no longer does."
     return PlainTextResponse(sentence, 404) if _is_part(request) else _failed(request, sentence, 404)
 
 
@@ -137,14 +137,14 @@ def _of_the_system(request: Request, error: Exception) -> Response:
 
 def _http(request: Request, error: Exception) -> Response:
     code = error.status_code if isinstance(error, HTTPException) else 500
-    said = {404: "This is not here, or no longer.", 405: "This can't be done here."}.get(
-        code, "That was not understood."
+    said = {404: "This page does not exist, or no longer does.", 405: "This is not possible here."}.get(
+        code, "The window did not understand this request."
     )
     return PlainTextResponse(said, code) if _is_part(request) else _failed(request, said, code)
 
 
 def _fault(request: Request, error: Exception) -> Response:
-    sentence = "This is a fault of the window's own. The terminal that it was started in shows more."
+    sentence = "This is a bug in the window. Its terminal shows more."
     answer = PlainTextResponse(sentence, 500) if _is_part(request) else _failed(request, sentence, 500)
     answer.headers.update(HEADERS)  # it is answered before the door, which puts them on all others
     return answer

@@ -13,7 +13,7 @@ from gui.projects import Project
 from library.errors import ConfigError
 
 CHANGED = "captions-changed"
-"""What the page is told when a caption was saved."""
+"""What the page shows after a caption was saved."""
 
 
 def page(request: Request) -> Response:
@@ -80,7 +80,7 @@ def replace(request: Request, form: FormData) -> Response:
     project = project_of(request)
     changed = captions.replaced(project, field(form, "find"), field(form, "by"))
     if not changed:
-        raise ConfigError("No caption holds this text.", "Capital letters count.")
+        raise ConfigError("No caption contains this text.", "Capital letters count.")
     captions.write(project, changed)
     return refresh()
 

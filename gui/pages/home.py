@@ -65,7 +65,9 @@ def say_where(request: Request, form: FormData) -> Response:
         if name in form:
             path = field(form, name).strip().strip('"')
             if path and not Path(path).expanduser().exists():
-                raise ConfigError(f"There is no file or folder {path[:300]}.", "Copy its path from your file manager.")
+                raise ConfigError(
+                    f"The file or folder {path[:300]} doesn't exist.", "Copy its path from your file manager."
+                )
             known = replace(known, **{name: str(Path(path).expanduser().absolute()) if path else ""})
     known.save(house.root)
     return to("/")
@@ -76,7 +78,7 @@ def remove(request: Request, form: FormData) -> Response:
     house = house_of(request)
     project = projects.load(house.root, request.path_params["slug"])
     if runs.live_runs([project]):
-        raise ConfigError("A run of this project is going on.", "Stop it first.")
+        raise ConfigError("A run of this project is still running.", "Stop it first.")
     away = house.root / "removed"
     away.mkdir(exist_ok=True)
     target, number = away / project.slug, 2

@@ -38,7 +38,7 @@ def _doubts(project: Project) -> list[str]:
         except PureCCError as error:
             said.append(f"{error.what} {error.remedy or ''}")
     if project.model == "sd35" and project.trigger not in RARE_WORDS and tokens.is_a_real_word(project):
-        said.append(f"“{project.trigger}” is a word that the model knows. A rare one, such as ohwx, works better.")
+        said.append(f"The model already knows the word “{project.trigger}”. A rare one, such as ohwx, works better.")
     return said
 
 
@@ -52,7 +52,7 @@ def add(request: Request, form: FormData) -> Response:
     """Takes one picture in."""
     file = form.get("picture")
     if not isinstance(file, UploadFile):
-        raise DataError("No picture has arrived.", "Try again.")
+        raise DataError("No picture was received.", "Try again.")
     path = pictures.take_in(project_of(request), file.filename or "", file.file)
     return Response(path.name, 201, media_type="text/plain; charset=utf-8")
 

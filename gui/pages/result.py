@@ -88,7 +88,7 @@ def deliver(request: Request, form: FormData) -> Response:
 def _step(given: str) -> int | None:
     step = whole_number(given)
     if given not in ("", "end") and step is None:
-        raise ConfigError(f"{given[:20]!r} is no step.")
+        raise ConfigError(f"{given[:20]!r} is not a step.")
     return step
 
 
@@ -99,21 +99,21 @@ def try_prompt(request: Request, form: FormData) -> Response:
     try:
         strength = float(field(form, "strength") or 1)
     except ValueError as error:
-        raise ConfigError("The strength is no number.") from error
+        raise ConfigError("The strength is not a number.") from error
     trials.begin(run, field(form, "prompt"), strength, _step(field(form, "step")))
     return show(request, "trials.html", project=run.project, run=run, trials=_trials(run))
 
 
 def _check_free(request: Request, run: Run) -> None:
-    """Refuses what would have to share the card.
+    """Refuses what would have to share the GPU.
 
     Raises:
         ConfigError: a run trains, or something that was asked for before is still being made.
     """
     if runs.live_runs(projects.all_in(house_of(request).root)):
-        raise ConfigError("The card is busy with training.", "Try it when the run has ended.")
+        raise ConfigError("The GPU is busy with training.", "Try again when the run has ended.")
     if any(state == asked.WORKING for _, state, *_ in (*_trials(run), *_audits(run))):
-        raise ConfigError("The card is busy with what you asked for before.", "Try it when that is done.")
+        raise ConfigError("The GPU is busy with your previous request.", "Try again when that is done.")
 
 
 def all_trials(request: Request) -> Response:

@@ -88,7 +88,7 @@ def end(request: Request, form: FormData) -> Response:
 
 
 def resume(request: Request, form: FormData) -> Response:
-    """Goes on where it was stopped, as soon as the card is free."""
+    """Continues where it was stopped, as soon as the GPU is free."""
     waiting.add(house_of(request).root, run_of(request))
     return refresh()
 
@@ -101,7 +101,7 @@ def _actions(request: Request) -> Response:
 def prompts(request: Request, form: FormData) -> Response:
     """Changes what is drawn from the next sheet on."""
     runs.change_prompts(run_of(request), field(form, "prompts"))
-    return Response("Saved. The next sheet shows them.", media_type="text/plain")
+    return Response("Saved. The next sheet uses these prompts.", media_type="text/plain")
 
 
 def sheet(request: Request) -> Response:

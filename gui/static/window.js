@@ -13,7 +13,7 @@ const say = (text) => {
 };
 one("button", notice).addEventListener("click", () => { notice.hidden = true; });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") notice.hidden = true; });
-document.body.addEventListener("htmx:responseError", (event) => say(event.detail.xhr.responseText || "That did not work."));
+document.body.addEventListener("htmx:responseError", (event) => say(event.detail.xhr.responseText || "Something went wrong. Try again."));
 document.body.addEventListener("htmx:sendError", () => { one("#offline").hidden = false; });
 document.body.addEventListener("htmx:beforeRequest", (event) => {
   if (event.detail.requestConfig.verb !== "get") notice.hidden = true;
@@ -22,7 +22,7 @@ document.body.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.xhr && event.detail.xhr.status) one("#offline").hidden = true;
 });
 
-// What is being filled in is not taken away by what comes by itself.
+// An automatic update never replaces a field that you are filling in.
 document.body.addEventListener("htmx:beforeSwap", (event) => {
   const { requestConfig, target } = event.detail, active = document.activeElement;
   if (requestConfig.verb === "get" && active.matches("input, textarea, select") && target.contains(active)) {
@@ -46,7 +46,7 @@ const send = async (files, drop) => {
       const answer = await fetch(drop.dataset.to, { method: "POST", body: form, headers: { "X-PureCC-Secret": secret } });
       if (!answer.ok) problem = await answer.text();
     } catch (error) {
-      problem = file.name + " could not be sent: it is too large, or the window does not answer.";
+      problem = file.name + " could not be sent: it is too large, or the window is not responding.";
     }
     if (problem) {
       const line = document.createElement("li");
@@ -114,7 +114,7 @@ const show = () => {
 };
 document.body.addEventListener("htmx:afterSwap", show);
 
-// On a narrow screen, the page that is shown is in sight among the steps.
+// On a narrow screen, scroll the current page into view among the steps.
 one(".tabs [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
 
 // The end of a run, in the title and as a notification
@@ -126,7 +126,7 @@ const follow = () => {
   if (!progress) return;
   const { state, name } = progress.dataset, bar = one("progress", progress);
   const share = bar && bar.max ? Math.round(100 * bar.value / bar.max) + " % " : "";
-  const words = { done: "Done: ", stopped: "Stopped: ", failed: "Failed: ", killed: "Ended: " };
+  const words = { done: "Done: ", stopped: "Stopped: ", failed: "Failed: ", killed: "Ended unexpectedly: " };
   document.title = (words[state] || share) + title;
   const live = ["starting", "running", "stopping"];
   if (live.includes(before) && words[state] && "Notification" in window && Notification.permission === "granted") {

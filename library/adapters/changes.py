@@ -1,4 +1,4 @@
-"""Changes of a layer's weight that are no product of two thin matrices as they stand: LoKr, LoHa, whole weights.
+"""Changes of a layer's weight that aren't stored as a product of two thin matrices: LoKr, LoHa, whole weights.
 
 What is exactly a LoRA all the same becomes one: a Hadamard product of ranks r and s has rank r s at most, and so has a
 Kronecker product. The rest is as large as the weight itself; it is made when it is asked for, and the closest LoRA of
@@ -43,7 +43,7 @@ class WholeChange(ABC):
 
     @abstractmethod
     def delta(self) -> Tensor:
-        """What is added to the layer's weight, (out, in), float32; made anew each time."""
+        """What is added to the layer's weight, (out, in), float32; made again each time."""
 
     def rows(self, begin: int, end: int) -> WholeChange:
         """That of some of the outputs alone."""

@@ -27,7 +27,7 @@ PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloa
 LARGEST_HEADER = 8 << 20
 """Bytes of names and metadata that a file may have; ComfyUI reads as many."""
 CONCEPT = "lora_concept."
-"""Begin of the names of concept embeddings."""
+"""Start of the names of concept embeddings."""
 TOKENS, LENGTH = "_tokens", "_length"
 """Ends of the keys that say of a text stream how many tokens a trigger has there, and how long it was."""
 POSITIONS_RULE = (
@@ -93,20 +93,23 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise ModelError(f"There is no file {path}.", "Paths count from the folder the command is started in.")
+        raise ModelError(
+            f"The file {path} doesn't exist.", "Relative paths start at the folder where you run the command."
+        )
     if path.suffix != ".safetensors":
         raise ModelError(f"{path} is not a .safetensors file.", "Pickled files (.pt, .ckpt, .bin) are never opened.")
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     if LARGEST_HEADER < header <= path.stat().st_size:
         raise ModelError(
-            f"{path} has {header / 2**20:.1f} MiB of names and metadata, more than {LARGEST_HEADER >> 20} MiB.",
-            "No honest LoRA needs that.",
+            f"{path} has {header / 2**20:.1f} MiB of names and metadata; at most {LARGEST_HEADER >> 20} MiB are "
+            "allowed.",
+            "Download it again, or use another file.",
         )
     try:
         return read_tensors(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} can't be read: {error}.", "It may be damaged; fetch or make it again.") from error
+        raise ModelError(f"{path} can't be read: {error}.", "It may be damaged; download or make it again.") from error
 
 
 def save_lora(
@@ -189,8 +192,8 @@ def read_lora(path: str | Path) -> LoraFile:
     if file.whole:
         kinds = " and a ".join(kind for kind in file.kinds if kind != "LoRA")
         raise ModelError(
-            f"{path} is a {kinds}, and no LoRA does exactly the same.",
-            "Make the closest LoRA of it: purecc_convert.py --to kohya.",
+            f"{path} is a {kinds}, which a LoRA can't represent exactly.",
+            "Convert it to the closest LoRA: purecc_convert.py --to kohya.",
         )
     return file
 
@@ -208,15 +211,15 @@ def load_lora(path: str | Path, blocks: int) -> dict[str, LayerWeights]:
     layers, names = file.layers, file.names
     if any(name.startswith(names.text_encoders) for name in layers):
         raise ModelError(
-            f"{path} changes the text encoders as well, which only UIs do.",
-            "Take its text part out: purecc_convert.py --transformer_only.",
+            f"{path} also changes the text encoders, which only UIs can use.",
+            "Remove that part: purecc_convert.py --transformer_only.",
         )
     _check_blocks(layers, names, blocks, path)
     return layers
 
 
 def load_changes(path: str | Path, blocks: int) -> tuple[dict[str, Change], list[str]]:
-    """What a file changes of the transformer, by diffusers name, and in words what of the file is left out.
+    """What a file changes of the transformer, by diffusers name, and as text what of the file is left out.
 
     Args:
         blocks: how many transformer blocks the model has.
@@ -228,10 +231,10 @@ def load_changes(path: str | Path, blocks: int) -> tuple[dict[str, Change], list
     every: dict[str, Change] = {**file.layers, **file.whole}
     changes = {name: change for name, change in every.items() if not name.startswith(file.names.text_encoders)}
     if not changes:
-        raise ModelError(f"{path} changes the text encoders alone, which only UIs do.")
+        raise ModelError(f"{path} changes only the text encoders, which only UIs can use.")
     _check_blocks(changes, file.names, blocks, path)
     left = len(every) - len(changes)
-    said = f"{path} changes layers of the text encoders as well ({left}); they are left out."
+    said = f"{path} also changes the text encoders ({left}); these layers are left out."
     return changes, [said] if left else []
 
 
@@ -239,7 +242,7 @@ def _check_blocks(layers: Iterable[str], names: LoraNames, blocks: int, path: st
     numbers = [int(layer.split(".")[1]) for layer in layers if layer.partition(".")[0] in names.block_lists]
     if numbers and max(numbers) >= blocks:
         raise ModelError(
-            f"{path} has a LoRA for block {max(numbers)}; this model's blocks are 0 to {blocks - 1}.",
+            f"{path} has a LoRA for block {max(numbers)}, but this model has blocks 0 to {blocks - 1}.",
             "It was trained for a larger model, such as SD 3.5 Large.",
         )
 
@@ -270,7 +273,7 @@ def load_concepts(path: str | Path) -> tuple[dict[str, Tensor], list[SavedConcep
         concepts = [SavedConcept.of_entry(entry) for entry in json.loads(metadata["concepts"])]
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
-            f"{path} holds no concept embeddings.", "They are in the file NAME_concept.safetensors."
+            f"{path} contains no concept embeddings.", "They are in the file NAME_concept.safetensors."
         ) from error
     vectors = {key.removeprefix(CONCEPT): tensor for key, tensor in tensors.items() if key.startswith(CONCEPT)}
     for concept in concepts:
@@ -279,7 +282,7 @@ def load_concepts(path: str | Path) -> tuple[dict[str, Tensor], list[SavedConcep
         if tensor is not None and (tensor.ndim != 3 or tensor.shape[1] != sum(concept.tokens.values())):
             raise ModelError(f'{path}: the vectors of "{concept.name}" have the shape {tuple(tensor.shape)}.')
         if tensor is not None and not tensor.isfinite().all():
-            raise ModelError(f'{path}: the vectors of "{concept.name}" hold numbers that are none (NaN or infinite).')
+            raise ModelError(f'{path}: the vectors of "{concept.name}" contain NaN or infinite values.')
     return vectors, concepts
 
 

@@ -47,7 +47,7 @@ def route_of(adapters: Sequence[str | None], thinned: bool = False) -> Route:
 class Dropout:
     """What an adapter goes without while it learns, as in sd-scripts; each a share.
 
-    What is dropped is drawn once for a layer and pass, alike for all of its rows, so that no difference of two
+    What is dropped is drawn once for a layer and pass, the same for all of its rows, so that no difference of two
     predictions is one of two networks.
 
     Args:
@@ -211,7 +211,7 @@ class AdapterLinear(nn.Module):
     def adapter(self, name: str) -> LowRank | FullRank:
         """One of its adapters."""
         found = self.adapters[name]
-        assert isinstance(found, LowRank | FullRank), f"{name} is no adapter"
+        assert isinstance(found, LowRank | FullRank), f"{name} is not an adapter"
         return found
 
     def low_rank(self, name: str) -> LowRank:
@@ -223,7 +223,7 @@ class AdapterLinear(nn.Module):
     def full_rank(self, name: str) -> FullRank:
         """One of its adapters that is known to be a change of the whole weight."""
         found = self.adapters[name]
-        assert isinstance(found, FullRank), f"{name} is no change of a whole weight"
+        assert isinstance(found, FullRank), f"{name} is not a change of a whole weight"
         return found
 
     def inputs(self, x: Tensor) -> Tensor:

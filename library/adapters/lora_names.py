@@ -37,7 +37,7 @@ class LoraNames:
         is_known: whether a name is that of a layer of the family.
         spellings_of: whose names those of the transformer's layers are, each program once.
         named: the diffusers layers that a layer of a file is, each with its part of the change; `ModelError` if there
-            is no such layer, or the shape can't be. The third argument is the file, for messages.
+            is not such a layer, or the shape can't be. The third argument is the file, for messages.
         text_encoders: begins of the names of their layers.
         embeddings: the keys of a textual inversion.
     """
@@ -57,7 +57,7 @@ ALL_NAMES: list[LoraNames] = []
 
 
 def add_names(names: LoraNames) -> None:
-    """Makes a family's names known to whoever reads LoRA files; twice is once."""
+    """Makes a family's names known to anyone who reads LoRA files; twice is once."""
     if names not in ALL_NAMES:
         ALL_NAMES.append(names)
 

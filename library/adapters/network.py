@@ -83,11 +83,11 @@ def check_fit(transformer: nn.Module, changes: Mapping[str, Change], source: str
     for name, change in changes.items():
         has = size_of(layers[name]) if name in layers else None
         if has != change.shape:
-            what = f"has {has[0]} x {has[1]} there" if has else "has no such layer"
+            what = f"has {has[0]} x {has[1]}" if has else "has no such layer"
             raise ModelError(
                 f"{source} was trained for another model: it changes {name}, {change.shape[0]} x {change.shape[1]}; "
                 f"this model {what}.",
-                "Give the model that it is for: --pretrained_model_name_or_path.",
+                "Use the model it was trained for: --pretrained_model_name_or_path.",
             )
 
 
@@ -153,7 +153,7 @@ class AdapterNetwork:
                 known = sorted({name for _, name, _ in linears.values()})
                 raise ConfigError(
                     f'target_modules: no linear layer of the model ends in "{ending}".',
-                    f"There are: {', '.join(known)}.",
+                    f"Choose from: {', '.join(known)}.",
                 )
         for (number, layer_name), inside in linears.items():
             if _is_target(layer_name, target_modules) and (chosen is None or number in chosen):
@@ -245,7 +245,7 @@ class AdapterNetwork:
         """Adds an adapter with the given weights; layers that `weights` lacks get none of it.
 
         Args:
-            weights: a change that is no LoRA is added whole, in the precision of the layer.
+            weights: a change that is not a LoRA is added whole, in the precision of the layer.
             source: the file, for error messages.
 
         Raises:
@@ -254,8 +254,9 @@ class AdapterNetwork:
         unknown = sorted(set(weights) - set(self.layers))
         if unknown:
             raise ModelError(
-                f"{source} has a LoRA for {unknown[0]}, which the model or target_modules lacks ({len(unknown)} such).",
-                "Use the model and the target_modules it was trained with.",
+                f"{source} has a LoRA for {unknown[0]}, which the model or target_modules lacks ({len(unknown)} "
+                "layers in total).",
+                "Use the model and target_modules it was trained with.",
             )
         for name, layer in self.layers.items():
             given = weights.get(name)

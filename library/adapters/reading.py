@@ -42,20 +42,20 @@ ENDINGS = {
 KINDS = {"LoRA": ("down", "up"), "LoHa": ("hada",), "LoKr": ("lokr",), "full change": ("diff",)}
 """Kinds of updates, by the begins of what their parts are called."""
 
-DORA = ("is a DoRA", "what it does depends on the model's own weights, so that no LoRA does the same")
+DORA = ("is a DoRA", "its effect depends on the model's weights, so a LoRA can't represent it")
 OTHER_KINDS = {
     ".dora_scale": DORA,
     ".lora_magnitude_vector": DORA,
     ".hada_t": ("is a LoHa of convolutions", "there are no such layers here"),
     ".lokr_t": ("is a LoKr of convolutions", "there are no such layers here"),
     ".lora_mid": ("is a LoCon", "there are no such layers here"),
-    ".oft_": ("is an OFT", "it turns weights instead of adding to them, which no LoRA does"),
-    ".diff_b": ("changes biases", "a LoRA changes weights alone"),
-    ".bias": ("changes biases", "a LoRA changes weights alone"),
-    ".w_norm": ("changes norms", "a LoRA changes weights alone"),
-    ".b_norm": ("changes norms", "a LoRA changes weights alone"),
-    ".set_weight": ("replaces weights", "a LoRA only adds to them"),
-    ".reshape_weight": ("reshapes weights", "a LoRA only adds to them"),
+    ".oft_": ("is an OFT", "it rotates weights, and a LoRA can only add to them"),
+    ".diff_b": ("changes biases", "a LoRA can only change weights"),
+    ".bias": ("changes biases", "a LoRA can only change weights"),
+    ".w_norm": ("changes norms", "a LoRA can only change weights"),
+    ".b_norm": ("changes norms", "a LoRA can only change weights"),
+    ".set_weight": ("replaces weights", "a LoRA can only add to them"),
+    ".reshape_weight": ("reshapes weights", "a LoRA can only add to them"),
 }
 """Parts of keys that can't be read, what they mean, and why."""
 
@@ -75,7 +75,7 @@ OTHER_MODELS = {
 """Parts of keys that tell another model."""
 
 READABLE = "LoRAs, LoHas, LoKrs and full changes of weights can be read."
-DAMAGED = "The file may be damaged; fetch it again."
+DAMAGED = "The file may be damaged; download it again."
 
 NO_LORA = ("lora_concept.", "bundle_emb.")
 """Begins of keys that are learned vectors, ours and OneTrainer's, and no part of the LoRA."""
@@ -88,7 +88,7 @@ class LoraFile:
     Args:
         layers: by the layer's diffusers name; those of text encoders begin with "text_encoder".
         spelling: whose names the file has.
-        left_out: keys that are no part of the LoRA.
+        left_out: keys that are not part of the LoRA.
         whole: changes that no LoRA is exactly, likewise.
         kinds: what the file holds, see `KINDS`.
         names: of the family of models that it is for.
@@ -105,7 +105,7 @@ class LoraFile:
 
 
 def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> LoraFile:
-    """The layers of a LoRA file, whoever wrote it.
+    """The layers of a LoRA file of any program.
 
     Args:
         source: the file, for error messages.
@@ -122,7 +122,7 @@ def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], sourc
     for base, parts in bases.items():
         for name, change in names.named(base, change_of(parts, base, source), source).items():
             if name in layers or name in whole:
-                raise ModelError(f"{source} has two LoRAs for {name}.", "It mixes layouts, which UIs add up.")
+                raise ModelError(f"{source} has two LoRAs for {name}.", "It mixes layouts, and UIs would apply both.")
             if isinstance(change, LayerWeights):
                 layers[name] = change
             else:
@@ -162,7 +162,7 @@ def _by_layer(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, dic
     if strange or unknown:
         raise _not_for_this(names, tensors, strange, unknown, source)
     if not bases:
-        raise ModelError(f"{source} holds no LoRA.")
+        raise ModelError(f"{source} contains no LoRA.")
     return bases, names
 
 
@@ -186,7 +186,8 @@ def _spelling_of(bases: Mapping[str, dict[str, Tensor]], names: LoraNames, sourc
     found = names.spellings_of(bases)
     if len(found) > 1:
         raise ModelError(
-            f"{source} mixes the layouts of {' and '.join(found)}.", "UIs would apply both: split it, or get another."
+            f"{source} mixes the layouts of {' and '.join(found)}.",
+            "UIs would apply both: split it, or use another file.",
         )
     return next(iter(found), "text encoders only")
 
@@ -221,7 +222,7 @@ def _built(kind: str, own: Mapping[str, Tensor], alpha: float | None) -> FileCha
 
     Raises:
         KeyError: a part is missing.
-        ArithmeticError: shapes don't fit, or are no layer's.
+        ArithmeticError: shapes don't fit, or are too large for any layer.
     """
     if kind == "full change":
         return MadeChange(_size_of(own["diff"]), lambda: own["diff"].float())
@@ -280,7 +281,7 @@ def _alpha_of(parts: Mapping[str, Tensor], base: str, source: str) -> float | No
     if given is None:
         return None
     if given.numel() != 1:
-        raise ModelError(f"{source}: the alpha of {base[:120]!r} is no single number.", DAMAGED)
+        raise ModelError(f"{source}: the alpha of {base[:120]!r} is not a single number.", DAMAGED)
     if not math.isfinite(float(given)):
         raise _not_finite(base, source)
     return float(given)
@@ -288,8 +289,8 @@ def _alpha_of(parts: Mapping[str, Tensor], base: str, source: str) -> float | No
 
 def _not_finite(base: str, source: str) -> ModelError:
     return ModelError(
-        f"{source}: the LoRA of {base[:120]!r} holds NaN or infinite numbers.",
-        "Its training went wrong; take an earlier file of the run.",
+        f"{source}: the LoRA of {base[:120]!r} contains NaN or infinite values.",
+        "Its training failed; use an earlier file of the run.",
     )
 
 
@@ -318,7 +319,7 @@ def pair_of(halves: Mapping[str, Tensor], base: str, source: str) -> LayerWeight
 def _not_for_this(
     names: LoraNames, keys: Mapping[str, object], strange: list[str], unknown: list[str], source: str
 ) -> ModelError:
-    """What is said of a file with keys that can't be read.
+    """The error for a file with keys that can't be read.
 
     Args:
         strange: those whose endings are unknown. unknown: names of layers that the family lacks, in the others.
@@ -326,13 +327,13 @@ def _not_for_this(
     model = next((model for part, model in OTHER_MODELS.items() if any(part in key for key in keys)), None)
     if keys and set(keys) <= set(names.embeddings):
         return ModelError(
-            f"{source} is an embedding, no LoRA.",
-            "It goes into ComfyUI's models/embeddings: write embedding: and its name for the trigger.",
+            f"{source} is an embedding, not a LoRA.",
+            "Put it into ComfyUI's models/embeddings, and write embedding:NAME instead of the trigger.",
         )
     if unknown:
-        found = f"It has {unknown[0][:120]!r}, which is no layer of {names.model} or its text encoders."
+        found = f"It has {unknown[0][:120]!r}, which is not a layer of {names.model} or its text encoders."
     else:
-        found = f"It has {strange[0][:120]!r}, which is no part of a LoRA that is known here."
+        found = f"It has {strange[0][:120]!r}, which is not part of any known kind of LoRA."
     if model:
-        return ModelError(f"{source} is not a LoRA for {names.model}: its names are those of {model}.", found)
-    return ModelError(f"{source} is not a LoRA for {names.model}, or in no layout that is known here.", found)
+        return ModelError(f"{source} is not a LoRA for {names.model}: its layer names are from {model}.", found)
+    return ModelError(f"{source} is not a LoRA for {names.model}, or its layout is unknown.", found)

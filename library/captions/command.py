@@ -20,7 +20,7 @@ from library.preflight.finding import Finding, describe_findings
 
 
 def run(words: list[str] | None = None) -> str:
-    """Writes captions, or looks at those that are there; returns what became of each, in words."""
+    """Writes captions, or looks at those that are there; returns what became of each, as text."""
     parser = plain_parser(
         "Writes captions that describe everything except the concept. Your own texts are never overwritten.",
         "(FOLDER --trigger ohwx --class_word dog | --dataset_config FILE) [--review]",
@@ -60,13 +60,15 @@ def _config_of(
         ConfigError: both a folder and a file are named, or neither; or they can't be used.
     """
     if (folder is None) == (dataset_config is None):
-        raise ConfigError("Command line: name a folder of pictures, or a --dataset_config.", "One of the two.")
+        raise ConfigError("Command line: give either a folder of images or a --dataset_config.", "Use one of them.")
     if dataset_config is not None:
         if trigger or class_word:
-            raise ConfigError("Command line: --trigger and --class_word stand in the --dataset_config.", "Leave them.")
+            raise ConfigError(
+                "Command line: with --dataset_config, trigger and class_word come from that file.", "Leave them."
+            )
         return read_dataset_config(TomlFile(dataset_config), DataSettings(dataset_config=dataset_config), notices)
     if not trigger:
-        raise ConfigError("Command line: --trigger is missing.", 'Choose a rare word, for instance "--trigger ohwx".')
+        raise ConfigError("Command line: --trigger is missing.", 'Choose a rare word, for example "--trigger ohwx".')
     concept = Concept(name="concept", trigger=trigger, class_word=class_word or "", kind=kind)
     of_concept = {name: value for name, value in vars(concept).items() if value is not None}
     tables = {"concepts": [of_concept], "datasets": [{"subsets": [{"image_dir": folder}]}]}
@@ -85,7 +87,7 @@ def _captioned(concept: Concept, config: DatasetConfig, model: str | None, only_
     """Writes a concept's captions if they are to be written, and reviews all of them."""
     sources = sources_of(concept, config)
     records = {source.folder: Record(source.folder) for source in sources}
-    told = _Told([f"{concept.name}: {len(sources)} pictures"], [])
+    told = _Told([f"{concept.name}: {len(sources)} images"], [])
     looking = Looking(concept, records, model)
     if not only_review:
         _write(sources, looking, told)
@@ -100,7 +102,7 @@ def _write(sources: Sequence[Source], looking: Looking, told: _Told) -> None:
     ours = [source for source in sources if looking.records[source.folder].is_ours(source.file)]
     kept = [source for source in sources if source not in ours]
     if kept:
-        told.lines.append(f"  kept, as a person wrote them: {', '.join(source.file.name for source in kept)}")
+        told.lines.append(f"  kept, because you wrote them: {', '.join(source.file.name for source in kept)}")
     if not ours:
         return
     broken = looking.look_at(sources, lambda: open_viewer(looking.model))
@@ -113,9 +115,11 @@ def _write(sources: Sequence[Source], looking: Looking, told: _Told) -> None:
         looking.records[source.folder].write(source.file, composed.text)
         told.lines.append(f"  {source.file.name}: {composed.text}")
         if composed.too_long:
-            told.lines.append(f"    not named, as it would be too long: {', '.join(composed.too_long)}")
+            told.lines.append(f"    left out, because it would be too long: {', '.join(composed.too_long)}")
         if composed.of_the_concept:
-            told.lines.append(f"    not named, as it tells of the concept itself: {', '.join(composed.of_the_concept)}")
+            told.lines.append(
+                f"    left out, because it describes the concept itself: {', '.join(composed.of_the_concept)}"
+            )
     told.found += [
         Finding(
             f"{name}: the model's answer can't be used: {why}.", "Write this caption yourself, or try another --model."

@@ -69,7 +69,7 @@ class Facts:
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Facts:
-        """The facts that a table names; whatever else stands in it is passed over."""
+        """The facts that a table names; whatever else is in it is ignored."""
         texts = {field.name: phrase(said.get(field.name)) for field in fields(cls) if field.name != "others"}
         return cls(**texts, others=phrases(said.get("others"), MOST_OTHERS))
 
@@ -100,7 +100,7 @@ def read_facts(answer: str) -> Facts:
     """
     found = Facts.of(_object_in(answer))
     if found == Facts():
-        raise BrokenAnswer("it names nothing of what was asked")
+        raise BrokenAnswer("it contains none of the requested facts")
     return found
 
 
@@ -112,7 +112,7 @@ def read_looks(answer: str) -> tuple[str, ...]:
     """
     found = phrases(_object_in(answer).get("looks"), MOST_LOOKS)
     if not found:
-        raise BrokenAnswer("it names no looks")
+        raise BrokenAnswer("it lists no looks")
     return found
 
 
@@ -122,7 +122,7 @@ def _object_in(answer: str) -> dict[str, Any]:
         raise BrokenAnswer(f"it has more than {LONGEST_ANSWER} characters")
     begin, end = answer.find("{"), answer.rfind("}")
     if begin < 0 or end < begin:
-        raise BrokenAnswer("it holds no JSON object")
+        raise BrokenAnswer("it contains no JSON object")
     try:
         found = json.loads(answer[begin : end + 1])
     except (ValueError, RecursionError) as error:
@@ -137,7 +137,7 @@ def phrases(value: Any, most: int) -> tuple[str, ...]:
 
 
 def phrase(value: Any) -> str:
-    """A text as part of a caption: short, of words alone, in small letters at its begin; "" if it is not a text."""
+    """A text as part of a caption: short, of words alone, in small letters at its start; "" if it is not a text."""
     if not isinstance(value, str):
         return ""
     words = NO_PART_OF_A_PHRASE.sub(" ", value[:LONGEST_ANSWER]).split()

@@ -20,7 +20,7 @@ OF_A_FILE = 4
 class Record:
     """The record of a folder.
 
-    A text is ours if its file is exactly as we have written it: whoever has changed a letter of it made it theirs.
+    A text is ours if its file is exactly as we have written it: anyone who has changed a letter of it made it theirs.
     Of a damaged record nothing is known, so that all texts count as a person's.
     """
 

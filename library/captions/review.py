@@ -22,7 +22,7 @@ class Captioned:
     """A picture with its caption.
 
     Args:
-        caption: as it stands in its file.
+        caption: as it is in its file.
         facts: what was seen in the picture, if it was looked at.
         counts: tokens of the complete text.
     """
@@ -62,13 +62,13 @@ def _concept_once(captions: Sequence[Captioned], concept: Concept) -> Iterator[F
     if several:
         yield Finding(
             f"{len(several)} captions name the concept more than once: {_names(several)}.",
-            f"Write {PLACEHOLDER} once, where the concept is first named.",
+            f"Write {PLACEHOLDER} only once, at the first mention of the concept.",
         )
     without = [one for one in captions if not mentions(one.caption, concept)]
     if without:
         yield Finding(
-            f"{len(without)} captions hold neither {PLACEHOLDER} nor the trigger: {_names(without)}.",
-            f"The trainer puts {PLACEHOLDER} in; write it yourself, so that it stands where you mean it.",
+            f"{len(without)} captions contain neither {PLACEHOLDER} nor the trigger: {_names(without)}.",
+            f"The trainer adds {PLACEHOLDER} automatically; write it yourself to choose its place.",
         )
     if concept.kind == "style":
         return
@@ -78,13 +78,13 @@ def _concept_once(captions: Sequence[Captioned], concept: Concept) -> Iterator[F
     if classless:
         yield Finding(
             f'{len(classless)} captions lack the class word "{word}": {_names(classless)}.',
-            f'Write "{PLACEHOLDER} {word}", so that the base text still says what is there.',
+            f'Write "{PLACEHOLDER} {word}", so that the base text still names the class.',
         )
     repeated = [one for one in captions if classes[id(one)] > 1]
     if repeated:
         yield Finding(
-            f'{len(repeated)} captions hold the class word "{word}" more than once: {_names(repeated)}.',
-            f"Right where there is another {word} in the picture; else name it once, behind {PLACEHOLDER}.",
+            f'{len(repeated)} captions contain the class word "{word}" more than once: {_names(repeated)}.',
+            f"Keep it if the image shows another {word}; otherwise write it once, after {PLACEHOLDER}.",
         )
 
 
@@ -95,7 +95,7 @@ def _too_long(captions: Sequence[Captioned]) -> Iterator[Finding]:
         said = [f"{name} ({count.encoder} {count.needed} of {count.limit})" for name, count in cut.items()]
         yield Finding(
             f"{len(cut)} captions have more tokens than an encoder reads: {named(said)}.",
-            "Shorten them: what is cut off counts as not named.",
+            "Shorten them: what is cut off has no effect.",
         )
 
 
@@ -105,8 +105,8 @@ def _alike(captions: Sequence[Captioned]) -> Iterator[Finding]:
         same[" ".join(one.caption.split())].append(one)
     for several in (some for some in same.values() if len(some) > 1):
         yield Finding(
-            f"{len(several)} pictures have one caption: {_names(several)}.",
-            "Name what differs: place, light, view, what else is there.",
+            f"{len(several)} images have the same caption: {_names(several)}.",
+            "Describe what differs: place, light, view, other things.",
         )
 
 
@@ -117,7 +117,7 @@ def _looks(captions: Sequence[Captioned], looks: Sequence[str]) -> Iterator[Find
             yield Finding(
                 f'{len(naming)} captions name "{look.split()[-1]}", and "{look}" seems to belong to the concept: '
                 f"{_names(naming)}.",
-                "Take it out, unless it is something else's: what a caption names is not learned.",
+                "Remove it, unless it describes something else: what a caption names is not learned.",
             )
 
 
@@ -132,6 +132,6 @@ def _unnamed(captions: Sequence[Captioned], concept: Concept, looks: Sequence[st
     if common - said - own:
         words = ", ".join(f'"{word}"' for word in sorted(common - said - own))
         yield Finding(
-            f"All pictures show {words}, and no caption names it, so it is learned as part of {concept.name}.",
-            "Name it in every caption, or add pictures without it.",
+            f"All images show {words} and no caption names it, so it will be learned as part of {concept.name}.",
+            "Name it in every caption, or add images without it.",
         )

@@ -1,4 +1,4 @@
-"""The pictures of a concept, and the captions that stand beside them."""
+"""The pictures of a concept, and the captions that are next to them."""
 
 from __future__ import annotations
 
@@ -65,9 +65,11 @@ def captions_in(
                 whole = without_separators(caption, source.subset)
                 texts.append((source, caption, derive(whole, concept, source.file.name)))
         except DataError as error:
-            problems.append(Finding(error.what, error.remedy or "Look at the file."))
+            problems.append(Finding(error.what, error.remedy or "Check the file."))
     if bare:
-        problems.append(Finding(f"{len(bare)} pictures have no caption: {named(bare)}.", "Name all but the concept."))
+        problems.append(
+            Finding(f"{len(bare)} images have no caption: {named(bare)}.", "Describe everything but the concept.")
+        )
     counts = token_counts([triple.complete for *_, triple in texts])
     captions = [
         Captioned(source.picture, caption, triple, facts_of(source), count)

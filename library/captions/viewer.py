@@ -33,7 +33,7 @@ END_OF_TURN = "<|im_end|>"
 
 
 class Viewer(Protocol):
-    """Whoever answers questions about pictures."""
+    """Anyone who answers questions about pictures."""
 
     name: str
     """Changes when another one would answer."""
@@ -51,7 +51,7 @@ class Known:
 
     @property
     def needs(self) -> float:
-        """Bytes that it takes on a card."""
+        """Bytes that it takes on a GPU."""
         return self.size + BESIDE_WEIGHTS
 
 
@@ -64,7 +64,7 @@ KNOWN = (
 
 
 def best_for(free: float) -> Known:
-    """The largest model that fits into a card's free memory; without a card, or on a small one, the smallest.
+    """The largest model that fits into a GPU's free memory; without a GPU, or on a small one, the smallest.
 
     Args:
         free: bytes.
@@ -73,12 +73,12 @@ def best_for(free: float) -> Known:
 
 
 def device_for(free: float) -> torch.device:
-    """The card, if the smallest model fits into what is free of it, else the processor."""
+    """The GPU, if the smallest model fits into what is free of it, else the processor."""
     return torch.device("cuda" if free >= KNOWN[-1].needs else "cpu")
 
 
 def free_memory() -> float:
-    """Free bytes of the card; 0 without one."""
+    """Free bytes of the GPU; 0 without one."""
     return float(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else 0.0
 
 
@@ -93,17 +93,17 @@ def folder_of(model: str) -> Path:
         return folder
     if not is_hub_id(model):
         raise ModelError(
-            f"--model: there is no folder {folder.absolute()}.",
-            f"Name a folder with Qwen3-VL in it, or a model on huggingface.co such as {KNOWN[1].hub_id}.",
+            f"--model: the folder {folder.absolute()} doesn't exist.",
+            f"Give a folder with Qwen3-VL in it, or a model on huggingface.co such as {KNOWN[1].hub_id}.",
         )
     if not is_offline():
         size = next((f", {one.size / 1e9:.1f} GB," for one in KNOWN if one.hub_id == model), "")
-        say(f"{model}{size} is downloaded from huggingface.co, unless it was before.")
+        say(f"{model}{size} will be downloaded from huggingface.co, unless it is already here.")
     return snapshot(model, "--model", FILES)
 
 
 def open_viewer(model: str | None) -> Viewer:
-    """The model that is named, or else the best one for what is free of the card.
+    """The model that is named, or else the best one for what is free of the GPU.
 
     Raises:
         ModelError: see `folder_of` and `QwenViewer`.
@@ -135,11 +135,11 @@ class QwenViewer:
             self._patches: Any = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # of damaged files, transformers and tokenizers raise errors of every kind
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{folder} has no tokenizer and picture settings of Qwen3-VL: {reason}") from error
+            raise ModelError(f"{folder} has no tokenizer and image settings of Qwen3-VL: {reason}") from error
         model: Any = load_pretrained(Qwen3VLForConditionalGeneration, folder, torch.bfloat16)
         self._image_token = model.config.image_token_id
         if self._tokenizer.convert_tokens_to_ids(IMAGE) != self._image_token:
-            raise ModelError(f"{folder}: the tokenizer is another model's: its {IMAGE} is not {self._image_token}.")
+            raise ModelError(f"{folder}: the tokenizer is from another model: its {IMAGE} is not {self._image_token}.")
         self.model = model.to(device)
 
     @torch.no_grad()
@@ -154,7 +154,7 @@ class QwenViewer:
         return self._tokenizer.decode(made[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
 
     def inputs(self, images: Sequence[Image], question: str) -> dict[str, Tensor]:
-        """What the model reads: a turn of the user's with pictures and a question, and the begin of its own."""
+        """What the model reads: a turn of the user's with pictures and a question, and the start of its own."""
         seen = self._patches([shrunk(image) for image in images], return_tensors="pt")
         merged = seen["image_grid_thw"].prod(1) // self._patches.merge_size**2
         pictures = "".join(f"<|vision_start|>{IMAGE * int(count)}<|vision_end|>" for count in merged)

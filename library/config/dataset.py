@@ -34,22 +34,22 @@ class Concept:
         if not self.class_word:
             if self.kind == "subject":
                 raise ConfigError(
-                    f"{where}: a subject needs class_word, what it is one of.", 'For instance class_word = "dog".'
+                    f"{where}: class_word is missing; a subject needs one.", 'For example class_word = "dog".'
                 )
             object.__setattr__(self, "class_word", "style")
         if not self.target:
             object.__setattr__(self, "target", f"{PLACEHOLDER} {self.class_word}")
         if not self.trigger.strip() or self.trigger == PLACEHOLDER:
-            raise ConfigError(f"{where}: trigger is {self.trigger!r}.", 'Choose a rare word, for instance "ohwx".')
+            raise ConfigError(f"{where}: trigger is {self.trigger!r}.", 'Choose a rare word, for example "ohwx".')
         if self.trigger.lower() == self.class_word.lower():
             raise ConfigError(
-                f'{where}: trigger and class_word are both "{self.trigger}", so no prompt can leave the concept out.',
-                'Choose a rare word as trigger, for instance "ohwx".',
+                f'{where}: trigger and class_word are both "{self.trigger}", so prompts can\'t leave the concept out.',
+                'Choose a rare word as trigger, for example "ohwx".',
             )
         if self.target.count(PLACEHOLDER) != 1:
-            raise ConfigError(f'{where}: target is "{self.target}"; it must hold {PLACEHOLDER} once.')
+            raise ConfigError(f'{where}: target is "{self.target}"; it must contain {PLACEHOLDER} once.')
         if not self.name.replace("_", "").replace("-", "").isalnum():
-            raise ConfigError(f"{where}: name may hold letters, digits, - and _ only.")
+            raise ConfigError(f"{where}: name can contain only letters, digits, - and _.")
 
 
 @dataclass(frozen=True, kw_only=True)

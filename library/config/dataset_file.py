@@ -43,7 +43,7 @@ DATASET_LEVEL = {
     "validation_split",
     "validation_seed",
 }
-"""Keys that may stand in [general] and a dataset, but not in a subset."""
+"""Keys that may be in [general] and a dataset, but not in a subset."""
 
 
 class _Table(NamedTuple):
@@ -98,7 +98,7 @@ class _Reader:
             table = {key: value for key, value in given.items() if value != ""}
             places = {key: file.where((*place, key), "concepts") for key in table}
             for key in sorted(set(table) - known):
-                self._found(f'{places[key]}: there is no key "{key}" in [[concepts]].', meant(key, known))
+                self._found(f'{places[key]}: "{key}" is not a key of [[concepts]].', meant(key, known))
             concept = build(Concept, table, places, self.problems, file.where(place, "concepts"))
             if concept and concept.name in {other.name for other in concepts}:
                 self._found(f'{file.where((*place, "name"))}: two concepts are named "{concept.name}".')
@@ -127,14 +127,14 @@ class _Reader:
         concepts = list({concept.name: concept for concept in self.unsaid.values()}.values())
         if not concepts:
             self._found(
-                f"{self.file.path} has no [[concepts]], and its class tokens do not say what is to be learned.",
+                f"{self.file.path} has no [[concepts]], and its class tokens do not name a concept.",
                 what_is_missing(tokens, self.defaults),
             )
         self.notices += [understood(concept, self.defaults) for concept in concepts]
         return concepts
 
     def general_table(self) -> dict[str, Any]:
-        """[general] as it stands there."""
+        """[general] as it is there."""
         table = self.file.tables.get("general", {})
         return table if isinstance(table, dict) else {}
 
@@ -160,11 +160,14 @@ class _Reader:
         least, most = rest["min_bucket_reso"], rest["max_bucket_reso"]
         if rest["enable_bucket"] and least > most:
             where = self._where_held(table, "min_bucket_reso")
-            self._found(f"{where}: min_bucket_reso is {least}, more than max_bucket_reso, {most}.", "Swap the two.")
+            self._found(
+                f"{where}: min_bucket_reso is {least}; it must not be above max_bucket_reso, {most}.",
+                "Swap the values.",
+            )
         if subsets and all(subset.is_reg for subset in subsets):
             self.notices.append(
-                f"WARNING: the regularisation pictures of {subsets[0].image_dir} are not shown: their dataset has no "
-                "others to come in between. Put them into the dataset of the concept's pictures."
+                f"WARNING: the regularisation images of {subsets[0].image_dir} are not used: their dataset has no "
+                "other images. Move them into the dataset with the concept's images."
             )
         return Dataset(subsets=subsets, resolution=size, **rest)
 
@@ -173,9 +176,11 @@ class _Reader:
         kept: dict[Path, Subset] = {}
         for subset in subsets:
             if subset and subset.num_repeats < 1:
-                self.notices.append(f"WARNING: num_repeats is 0, so {subset.image_dir} is left out.")
+                self.notices.append(f"WARNING: num_repeats is 0, so {subset.image_dir} is not used.")
             elif subset and Path(subset.image_dir) in kept:
-                self.notices.append(f"WARNING: {subset.image_dir} stands twice in a dataset; the first counts.")
+                self.notices.append(
+                    f"WARNING: {subset.image_dir} is in the same dataset twice; the first entry is used."
+                )
             elif subset:
                 kept[Path(subset.image_dir)] = subset
         return list(kept.values())
@@ -203,7 +208,7 @@ class _Reader:
         for name in paths() & set(kept):
             kept[name] = expanded(kept[name])
         if source.conditioning_data_dir and not self.defaults.masked_loss:
-            self.notices.append("WARNING: conditioning_data_dir is passed over, since masked_loss is not set.")
+            self.notices.append("WARNING: conditioning_data_dir is ignored, because masked_loss is not set.")
             kept["conditioning_data_dir"] = None
         return Subset(**kept, concept=concept, **held)
 
@@ -213,16 +218,17 @@ class _Reader:
         attributes = table.values.get("custom_attributes", {})
         if not isinstance(attributes, dict):
             where = self._where(table, "custom_attributes", "datasets.subsets")
-            self._found(f"{where}: custom_attributes must be a table.", "Take it out.")
+            self._found(f"{where}: custom_attributes must be a table.", "Remove it.")
             return _Table(table.place, rest)
         for key, value in attributes.items():
             if key == "diff_output_preservation":
                 rest[key] = value
                 self.notices.append(
-                    "diff_output_preservation: these regularisation pictures tie the student to the pretrained model."
+                    "diff_output_preservation: on these regularisation images, the student must match the pretrained "
+                    "model."
                 )
             else:
-                self.notices.append(f'WARNING: the custom attribute "{key}" is passed over: nothing reads it.')
+                self.notices.append(f'WARNING: the custom attribute "{key}" is ignored: nothing reads it.')
         return _Table(table.place, rest)
 
     def _where(self, table: _Table, key: str, section: str) -> str:
@@ -240,11 +246,11 @@ class _Reader:
         shown = {subset.concept for dataset in datasets for subset in dataset.subsets if not subset.is_reg}
         unused = sorted({concept.name for concept in concepts} - shown)
         if not shown and not self.problems:
-            self._found(f"{self.file.path} names no pictures.", "Add a [[datasets.subsets]] with its image_dir.")
+            self._found(f"{self.file.path} names no images.", "Add a [[datasets.subsets]] with image_dir.")
         elif unused and not self.problems:
             self._found(
-                f"{self.file.path}: no subset shows the concept {', '.join(unused)}.",
-                'Give a [[datasets.subsets]] the line concept = "...".',
+                f"{self.file.path}: no subset has images of the concept {', '.join(unused)}.",
+                'Add concept = "..." to a [[datasets.subsets]].',
             )
 
     def _checked(self, table: _Table, allowed: set[str], section: str) -> dict[str, Any]:
@@ -259,13 +265,13 @@ class _Reader:
             if key in SUBSET_KEYS_REFUSED:
                 self._found(f'{where}: "{key}" is not supported.', SUBSET_KEYS_REFUSED[key])
             elif key in SUBSET_KEYS_PASSED_OVER or key in SUBSET_KEYS_NEEDLESS:
-                notice = f"WARNING: {key} is passed over: {SUBSET_KEYS_PASSED_OVER.get(key)}."
+                notice = f"WARNING: {key} is ignored: {SUBSET_KEYS_PASSED_OVER.get(key)}."
                 if value and key in SUBSET_KEYS_PASSED_OVER and notice not in self.notices:
                     self.notices.append(notice)
             elif key not in allowed:
                 elsewhere = key in self.fields or key in of_subsets
-                remedy = f'"{key}" may not stand here.' if elsewhere else meant(key, allowed)
-                self._found(f'{where}: there is no key "{key}" in [{section}].', remedy)
+                remedy = f'"{key}" is not allowed here.' if elsewhere else meant(key, allowed)
+                self._found(f'{where}: "{key}" is not a key of [{section}].', remedy)
             elif key not in self.fields:
                 good |= {key: value} if value != "" else {}  # it is checked with its group
             elif value == "":
@@ -293,7 +299,7 @@ def read_dataset_config(
     """The concepts and datasets of a file.
 
     Args:
-        file: the dataset config, or the main file if they stand there.
+        file: the dataset config, or the main file if they are there.
         concepts_file: where [[concepts]] stand, if not there.
         defaults: what holds where the file is silent.
         notices: what became of keys of sd-scripts is added here, a sentence each.
@@ -317,7 +323,7 @@ def read_dataset_config(
 def read_concepts_and_pictures(
     config: TomlFile | None, settings: Settings, notices: list[str] | None = None
 ) -> DatasetConfig:
-    """The concepts and datasets of a run: from its `dataset_config`, or from the main file if they stand there.
+    """The concepts and datasets of a run: from its `dataset_config`, or from the main file if they are there.
 
     A main file with [[concepts]] says what a dataset file, or `train_data_dir`, leaves unsaid.
     """
@@ -345,9 +351,12 @@ def _concept_name(given: str | None, concepts: list[Concept], where: str) -> str
     if given is None and len(names) == 1:
         return names[0]
     if given is None:
-        raise ConfigError(f"{where}: a subset must name its concept, since there are several.", f"One of {names}.")
+        raise ConfigError(
+            f"{where}: concept is missing; with several concepts, each subset must name its own.",
+            f"Choose one of: {names}.",
+        )
     if given not in names:
-        raise ConfigError(f'{where}: there is no concept "{given}".', did_you_mean(given, names))
+        raise ConfigError(f'{where}: concept is "{given}", which isn\'t in [[concepts]].', did_you_mean(given, names))
     return given
 
 
@@ -368,6 +377,6 @@ def find_dataset_file(config: TomlFile | None, defaults: DataSettings, notices: 
     if config and config.has_pictures:
         return config
     raise ConfigError(
-        "There is no dataset: neither dataset_config nor train_data_dir is set.",
+        "Neither dataset_config nor train_data_dir is set, so there is nothing to train on.",
         "Set dataset_config to a file such as dataset_configs/subject.toml.",
     )

@@ -1,4 +1,4 @@
-"""How a setting is declared: once, with type, default, range and one sentence, for files and command line alike."""
+"""How a setting is declared: once, with type, default, range and one sentence, for files and command line."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 Group = TypeVar("Group", bound="DataclassInstance")
 Holds = Literal["path", "file name", "ending"]
-"""What a text is to a file system: a path, the begin of a file's name, or the ending of one."""
+"""What a text is to a file system: a path, the start of a file's name, or the ending of one."""
 WHY_NOT = {
     "path": (
         why_not_a_path,
-        "Name a file or a folder. In double quotes, a backslash starts a control character: use 'single quotes' or /.",
+        "Give a file or a folder. In double quotes, a backslash starts a control character: use 'single quotes' or /.",
     ),
     "file name": (why_not_a_name, "Choose a name that works as a file name on Windows, Linux and macOS."),
-    "ending": (why_not_an_ending, "Such as .txt."),
+    "ending": (why_not_an_ending, "For example .txt."),
 }
 BEYOND = 1 << 63
-"""No number is as large: seeds and counts of the libraries below have 64 bits."""
+"""Limit of all numbers: seeds and counts of the libraries below have 64 bits."""
 
 
 def setting(
@@ -84,7 +84,7 @@ def hints_of(group: type) -> Mapping[str, Any]:
 
 
 def describe(hint: Any) -> str:
-    """A type in words: "a number", "one of \"a\", \"b\"" ..."""
+    """A type as text: "a number", "one of \"a\", \"b\"" ..."""
     if typing.get_origin(hint) is Literal:
         choices = [f'"{choice}"' for choice in typing.get_args(hint)]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
@@ -92,7 +92,7 @@ def describe(hint: Any) -> str:
         return f"a list; each item is {describe(typing.get_args(hint)[0])}"
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join(describe(part) for part in typing.get_args(hint) if part is not type(None))
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a string in quotes"}
     return words[hint]
 
 
@@ -162,7 +162,7 @@ def check_sound(value: Any, name: str, where: str) -> None:
 
 
 def check(value: Any, field: dataclasses.Field[Any], hint: Any, where: str, called: str | None = None) -> Any:
-    """Returns the value if it may stand in this setting.
+    """Returns the value if it may be in this setting.
 
     Args:
         where: file and line, for the error.
@@ -204,7 +204,7 @@ def build(
     """A settings group from the values that were given, checked one by one.
 
     Args:
-        values: by the names users write. Settings of other groups are passed over.
+        values: by the names users write. Settings of other groups are ignored.
         where: file and line of each value.
         problems: every mistake found is added here.
         table: where the group stands, if it is a table of its own.

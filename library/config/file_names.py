@@ -12,7 +12,7 @@ DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00
 
 
 def why_not_a_name(name: str) -> str | None:
-    """Why `name` can't be the begin of a file's name on every system; None if it can."""
+    """Why `name` can't be the start of a file's name on every system; None if it can."""
     strange = next((letter for letter in name if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")), None)
     forbidden = next((letter for letter in name if letter in FORBIDDEN), None)
     if not name:
@@ -22,7 +22,7 @@ def why_not_a_name(name: str) -> str | None:
     if forbidden:
         return f"it contains {forbidden}"
     if name.startswith("."):
-        return "it begins with a dot, so it would be hidden"
+        return "it starts with a dot, so it would be hidden"
     if name[-1] == "." or name[-1].isspace():
         return "it ends in a dot or a space, which Windows drops"
     return "it is the name of a device on Windows" if DEVICES.match(name) else None

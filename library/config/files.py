@@ -61,7 +61,9 @@ def settings_text(path: Path) -> str:
     """
     size = path.stat().st_size
     if size > LARGEST:
-        raise ConfigError(f"{path} has {size / 1e6:.1f} MB; a file of settings has some kB.", "Is it the right file?")
+        raise ConfigError(
+            f"{path} has {size / 1e6:.1f} MB; a settings file has a few kB.", "Check that this is the right file."
+        )
     return read_text(path)
 
 
@@ -79,7 +81,7 @@ class TomlFile:
         if not self.path.is_file():
             folder = self.path.parent
             near = [str(other) for other in folder.glob("*.toml")] if folder.is_dir() else []
-            remedy = did_you_mean(str(self.path), near) if near else f"The folder {folder} holds no TOML file."
+            remedy = did_you_mean(str(self.path), near) if near else f"The folder {folder} contains no TOML file."
             raise ConfigError(f"There is no file {self.path}.", remedy)
         self.tables: dict[str, Any]
         self.tables, self.places = parsed(settings_text(self.path), self.path)
@@ -87,7 +89,7 @@ class TomlFile:
             self.tables = {"prompt": {"subset": self.tables}}  # a list is what sd-scripts writes sample prompts as
             self.places = self.places.inside(("prompt", "subset"))
         if not isinstance(self.tables, dict):
-            raise ConfigError(f"{self.path} holds no settings: it must be an object, {{...}}.")
+            raise ConfigError(f"{self.path} contains no settings: it must be an object, {{...}}.")
 
     @classmethod
     def of_tables(cls, path: Path, tables: dict[str, Any]) -> TomlFile:
@@ -98,11 +100,11 @@ class TomlFile:
 
     @property
     def has_pictures(self) -> bool:
-        """Whether a dataset config stands in it; without one, [general] is a section like any other."""
+        """Whether a dataset config is in it; without one, [general] is a section like any other."""
         return any(isinstance(self.tables.get(key), list) for key in ("datasets", "concepts"))
 
     def has(self, place: Place) -> bool:
-        """Whether a value stands there."""
+        """Whether a value is there."""
         return place in self.places.lines
 
     def where(self, place: Place, section: str | None = None) -> str:
@@ -126,9 +128,9 @@ def _flatten(file: TomlFile, problems: list[PureCCError]) -> tuple[dict[str, Any
                 return values, where
             place = file.where((section, name) if section else (name,), section)
             if name not in known:
-                problems.append(ConfigError(f'{place}: there is no setting "{name}".', meant(name, known)))
+                problems.append(ConfigError(f'{place}: "{name}" is not a setting.', meant(name, known)))
             elif name in values:
-                problems.append(ConfigError(f'{place}: the setting "{name}" stands twice, also at {where[name]}.'))
+                problems.append(ConfigError(f'{place}: the setting "{name}" is already set at {where[name]}.'))
             else:
                 values[name], where[name] = entry, place
     return values, where
@@ -259,7 +261,7 @@ def command_line_parser(description: str) -> argparse.ArgumentParser:
 
 
 def output_config_of(arguments: argparse.Namespace) -> Path | None:
-    """The file that --output_config asks for; None if it does not stand there.
+    """The file that --output_config asks for; None if it is not given.
 
     Without a name it is that of --config_file, as in sd-scripts, which then is not read.
 
@@ -270,11 +272,13 @@ def output_config_of(arguments: argparse.Namespace) -> Path | None:
         return None
     name = arguments.output_config or arguments.config_file
     if not name:
-        raise ConfigError("--output_config names no file.", "Write --output_config FILE.")
+        raise ConfigError("--output_config needs a file name.", "Write --output_config FILE.")
     target = Path(expanded(name))
     target = target if target.suffix == ".toml" else target.with_name(target.name + ".toml")
     if target.exists():
-        raise ConfigError(f"--output_config: {target} is there already.", "Name another file, or move that one away.")
+        raise ConfigError(
+            f"--output_config: {target} already exists.", "Choose another file name, or move that file away."
+        )
     if not arguments.output_config:
         arguments.config_file = None
     return target

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from library.config.fields import setting
 
 DATA_URL = "data:"
-"""Begin of a picture that is written out as text."""
+"""Start of a picture that is written out as text."""
 
 
 @dataclass(frozen=True, kw_only=True)

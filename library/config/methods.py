@@ -1,6 +1,6 @@
 """What the method that trains makes of the settings: which it reads, which stand otherwise, and which it refuses.
 
-What each is and reads stands in its file in `library/methods/`.
+What each is and reads is in its file in `library/methods/`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def apply_method(values: dict[str, Any], where: dict[str, str], notices: list[st
         del values[one]
         where.pop(one, None)
     if needless:
-        notices.append(f'method = "{name}" does not use {", ".join(needless)}: what stands there changes nothing.')
+        notices.append(f'method = "{name}" does not use {", ".join(needless)}; these settings have no effect.')
     vectors = WITH_VECTORS if with_embeddings else {}
     for one, value in {**method.starts_from, **method.defaults, **vectors}.items():
         values.setdefault(one, value)
@@ -62,7 +62,8 @@ def check_method(settings: Settings, notices: list[str]) -> None:
     """
     if settings.network.full_bf16 and settings.optimizer.ema_decay is not None:
         raise ConfigError(
-            "full_bf16 keeps weights in bf16, in which a moving average would stand still.", "Take ema_decay out."
+            "full_bf16 keeps weights in bf16, where ema_decay has no effect: its changes round to zero.",
+            "Remove ema_decay.",
         )
     method = METHODS[settings.method.method]
     method.check(settings)

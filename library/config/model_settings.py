@@ -1,4 +1,4 @@
-"""Settings of the pretrained model: where its files are and how its weights lie in memory."""
+"""Settings of the pretrained model: where its files are and how its weights are in memory."""
 
 from __future__ import annotations
 
@@ -120,20 +120,20 @@ class ModelSettings:
     def __post_init__(self) -> None:
         if self.fp8_base and self.base_quantization not in ("none", "fp8"):
             raise ConfigError(
-                f'model: fp8_base = true and base_quantization = "{self.base_quantization}" exclude each other.',
-                "Take one of the two out.",
+                f'model: fp8_base = true and base_quantization = "{self.base_quantization}" can\'t be combined.',
+                "Remove one of them.",
             )
         if self.blocks_to_swap and not self.gradient_checkpointing:
             raise ConfigError(
-                "model: blocks_to_swap needs gradient_checkpointing = true: a swapped block's weights are gone when "
-                "the backward pass needs them, and recomputing the block brings them back.",
+                "model: blocks_to_swap needs gradient_checkpointing = true, so that swapped blocks are loaded again "
+                "for the backward pass.",
                 "Set gradient_checkpointing = true.",
             )
         if self.card is not None and self.card not in CARDS:
-            raise ConfigError(f'model: card = "{self.card}" is not known.', did_you_mean(self.card, CARDS))
+            raise ConfigError(f'model: card = "{self.card}" is not a known GPU.', did_you_mean(self.card, CARDS))
         if not self.sdpa and not self.xformers:
             raise ConfigError(
-                "model: sdpa and xformers are both false, so there would be no attention.", "Set sdpa = true."
+                "model: sdpa and xformers are both false; one of them must compute attention.", "Set sdpa = true."
             )
 
     @property

@@ -108,27 +108,27 @@ class NetworkSettings:
     def __post_init__(self) -> None:
         if self.dim_from_weights and self.network_weights is None:
             raise ConfigError(
-                "network: dim_from_weights takes rank and scale from network_weights, which names no file.",
-                "Name one, or take dim_from_weights out.",
+                "network: dim_from_weights needs network_weights, which is not set.",
+                "Set network_weights, or remove dim_from_weights.",
             )
         if len(self.base_weights_multiplier) > len(self.base_weights):
             raise ConfigError(
                 f"network: base_weights_multiplier has {len(self.base_weights_multiplier)} numbers for "
                 f"{len(self.base_weights)} files in base_weights.",
-                "Write one for each file, or none.",
+                "Write one number per file, or remove it.",
             )
         dims = [name for name in KINDS if getattr(self, name) is not None]
         if dims and self.target_modules != ATTENTION_PROJECTIONS:
             raise ConfigError(
-                f"network: target_modules and {dims[0]} both choose the layers that get a LoRA.",
-                "Take one of them out.",
+                f"network: target_modules and {dims[0]} both choose the trained layers.",
+                "Remove one of them.",
             )
         if dims and self.dim_from_weights:
             raise ConfigError(
-                f"network: dim_from_weights and {dims[0]} both say the LoRA's rank.", "Take one of them out."
+                f"network: dim_from_weights and {dims[0]} both set the LoRA's rank.", "Remove one of them."
             )
         if dims and not self.ranks:
-            raise ConfigError("network: all six dims are 0, so nothing gets a LoRA.", "Set one of them above 0.")
+            raise ConfigError("network: all six dims are 0, so no layer gets a LoRA.", "Set one of them above 0.")
         self.chosen_blocks(None)
 
     @property
@@ -147,7 +147,7 @@ class NetworkSettings:
             count: how many there are; None: nobody knows yet.
 
         Raises:
-            ConfigError: train_block_indices is no such list, is empty, or names a block that is not there.
+            ConfigError: train_block_indices is not such a list, is empty, or names a block that is not there.
         """
         if self.train_block_indices == ALL:
             return None
@@ -160,7 +160,7 @@ class NetworkSettings:
             chosen = set()
         if not chosen:
             raise ConfigError(
-                f'network: train_block_indices is "{self.train_block_indices}", which names no block.',
+                f'network: train_block_indices is "{self.train_block_indices}", which contains no block.',
                 'Write numbers and ranges, such as "0,1,5-8", or "all".',
             )
         if count is not None and max(chosen) >= count:

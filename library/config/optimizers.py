@@ -79,8 +79,8 @@ def apply_optimizer(values: dict[str, Any], needless: frozenset[str], notices: l
     if is_schedule_free(name) and given:
         values.update(SCHEDULE)
         notices.append(
-            f"WARNING: {', '.join(given)}: passed over, since {name} needs no schedule; a warm-up is warmup_steps in "
-            "optimizer_args."
+            f"WARNING: {', '.join(given)}: ignored, because {name} needs no schedule; set a warm-up with warmup_steps "
+            "in optimizer_args."
         )
 
 
@@ -101,14 +101,13 @@ def _one_rate(name: str, values: dict[str, Any], needless: frozenset[str], notic
     said = [f"{key} = {value:g}" for key, value in changed.items() if key not in needless]
     if said:
         notices.append(
-            f"{name} finds the size of its steps by itself and wants one learning rate for all weights: "
-            f"{', '.join(said)}."
+            f"{name} finds its step size automatically and needs one learning rate for all weights: {', '.join(said)}."
         )
     if values.get("loraplus_lr_ratio") not in (None, 1):
         values["loraplus_lr_ratio"] = None
-        notices.append(f"WARNING: loraplus_lr_ratio is passed over: {name} wants one learning rate for all weights.")
+        notices.append(f"WARNING: loraplus_lr_ratio is ignored: {name} needs one learning rate for all weights.")
     if _is_number(rate) and 0 < rate <= 0.1:
-        notices.append(f"WARNING: {main} is {rate:g}; {name} wants about 1.")
+        notices.append(f"WARNING: {main} is {rate:g}; {name} works best near 1.")
 
 
 def _is_number(value: Any) -> bool:

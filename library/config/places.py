@@ -33,7 +33,7 @@ class Places:
 
     Args:
         lines: by place, counted from 1.
-        twice: the first place that stands twice, with both lines; None if there is none.
+        twice: the first place that is there twice, with both lines; None if there is none.
     """
 
     lines: dict[Place, int] = field(default_factory=dict)
@@ -174,7 +174,7 @@ class _Scan:
         return self.at
 
     def found(self, mark: str) -> bool:
-        """Whether `mark` is next; if so, it is passed over."""
+        """Whether `mark` is next; if so, it is ignored."""
         if not self.text.startswith(mark, self.skip()):
             return False
         self.at += len(mark)
@@ -186,7 +186,7 @@ class _Scan:
             raise _Lost
 
     def matched(self, *patterns: re.Pattern[str]) -> str | None:
-        """What the first of the patterns that fits has found; it is passed over."""
+        """What the first of the patterns that fits has found; it is ignored."""
         for pattern in patterns:
             match = pattern.match(self.text, self.at)
             if match:

@@ -1,4 +1,4 @@
-"""Settings of what is written: files of the student, states to go on from, caches and logs."""
+"""Settings of what is written: files of the student, states to continue from, caches and logs."""
 
 from __future__ import annotations
 
@@ -126,6 +126,6 @@ class SavingSettings:
     def __post_init__(self) -> None:
         if not self.save_formats or len(set(self.save_formats)) < len(self.save_formats):
             raise ConfigError(
-                f"saving: save_formats is {self.save_formats}; it must name one layout or more, each once.",
+                f"saving: save_formats is {self.save_formats}; it must contain at least one layout, each only once.",
                 'Set save_formats = ["kohya", "diffusers"].',
             )

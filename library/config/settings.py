@@ -168,7 +168,7 @@ class NoiseSettings:
     def __post_init__(self) -> None:
         if self.min_timestep >= self.max_timestep:
             raise ConfigError(
-                f"min_timestep is {self.min_timestep}, max_timestep {self.max_timestep}; it must be less."
+                f"min_timestep is {self.min_timestep}; it must be below max_timestep, {self.max_timestep}."
             )
 
 
@@ -293,17 +293,18 @@ class Settings:
         pure, embeddings = self.pure_learning, self.concept_embeddings
         if pure.merged and pure.extractor:
             raise ConfigError(
-                "pure_learning: merged = true trains the extractor in stage 2, but extractor names a saved one.",
-                "Take one of the two out.",
+                "pure_learning: merged = true trains the extractor in stage 2, but extractor loads a saved one.",
+                "Remove one of them.",
             )
         if pure.lambda_min is not None and pure.lambda_ != "adaptive":
             raise ConfigError(
                 f"pure_learning: lambda_min clamps lambda*, but lambda is fixed at {pure.lambda_}.",
-                'Take lambda_min out, or set lambda = "adaptive".',
+                'Remove lambda_min, or set lambda = "adaptive".',
             )
         if not pure.guidance_lora and embeddings.concept_embeddings == "none":
             raise ConfigError(
-                'pure_learning: guidance_lora = false and concept_embeddings = "none" leave nothing of the extractor.',
+                'pure_learning: guidance_lora = false and concept_embeddings = "none" leave the extractor without '
+                "effect.",
                 'Set guidance_lora = true, or concept_embeddings = "per_block".',
             )
         if not self.trains_anything:

@@ -82,13 +82,13 @@ SYNONYMS = {
 
 OTHERWISE = {
     "log_every_n_steps log_every logging_steps log_interval steps_per_print": (
-        "There is no such setting: every step stands in log.jsonl and log.csv. Take it out."
+        "There is no such setting: log.jsonl and log.csv have every step. Remove it."
     ),
     "weight_decay adam_weight_decay adam_beta1 adam_beta2 adam_epsilon beta1 beta2 betas eps momentum": (
-        'What is the optimizer\'s own stands in optimizer_args, such as optimizer_args = ["weight_decay=0.01"].'
+        'The optimizer\'s own arguments belong in optimizer_args, such as optimizer_args = ["weight_decay=0.01"].'
     ),
 }
-"""Settings of other trainers that are said in another way here, with how."""
+"""Settings of other trainers that are written in another way here, with how."""
 ELSEWHERE = {name: how for names, how in OTHERWISE.items() for name in names.split()}
 
 

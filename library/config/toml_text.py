@@ -43,7 +43,9 @@ def parsed(text: str, path: Path) -> tuple[Any, Places]:
         raise _not_toml(str(error), text, path) from error
     except ValueError as error:  # Python reads no whole number of more than some thousand digits
         line = next((number for number, line in enumerate(text.split("\n"), 1) if _has_long_number(line)), 1)
-        raise ConfigError(f"{path}:{line} holds a number of thousands of digits.", "Is it the right file?") from error
+        raise ConfigError(
+            f"{path}:{line} contains a number with thousands of digits.", "Check that this is the right file."
+        ) from error
     except RecursionError as error:
         raise _too_deep(path) from error
     if is_json and places.twice:
@@ -56,7 +58,7 @@ def _has_long_number(line: str) -> bool:
 
 
 def _too_deep(path: Path) -> ConfigError:
-    return ConfigError(f"{path} holds lists in lists in lists, too many to be read.")
+    return ConfigError(f"{path} has too many nested lists to be read.")
 
 
 def _check_texts(value: Any, place: Place, places: Places, path: Path) -> None:
@@ -77,7 +79,7 @@ def _check_texts(value: Any, place: Place, places: Places, path: Path) -> None:
 def _stands_twice(twice: tuple[Place, int, int], path: Path) -> ConfigError:
     place, first, second = twice
     name = place[-1] if isinstance(place[-1], str) else place[-2]
-    return ConfigError(f'{path}:{second}: "{name}" stands twice, also at {path}:{first}.', "Remove one of them.")
+    return ConfigError(f'{path}:{second}: "{name}" is already set at {path}:{first}.', "Remove one of them.")
 
 
 def _not_toml(said: str, text: str, path: Path) -> ConfigError:
@@ -102,8 +104,8 @@ def _remedy_for(line: str) -> str | None:
         return QUOTES
     capital = CAPITAL.search(line)
     if capital:
-        return "Leave the line out." if capital[1] == "None" else f"Write {capital[1].lower()}."
-    return "Put texts and paths in 'single quotes'." if UNQUOTED.search(line) else None
+        return "Remove the line." if capital[1] == "None" else f"Write {capital[1].lower()}."
+    return "Put strings and paths in 'single quotes'." if UNQUOTED.search(line) else None
 
 
 def _begun_small(message: str) -> str:

@@ -1,4 +1,4 @@
-"""Elastic weight aggregation of CIFC: how strongly each concept's LoRA acts, anew for every prompt.
+"""Elastic weight aggregation of CIFC: how strongly each concept's LoRA acts, computed for every prompt.
 
 Dong et al. (arXiv 2410.17594): with f_t the features of the prompt's tokens and c_i the mean feature of concept i's own
 tokens,

@@ -29,7 +29,7 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 PIECE = 1 << 24
 """Bytes copied at a time."""
 ORIGINAL = "model.diffusion_model."
-"""Begin of the transformer's names in a single-file checkpoint; files with the transformer alone lack it."""
+"""Start of the transformer's names in a single-file checkpoint; files with the transformer alone lack it."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,19 @@ def bake(changes: Mapping[str, FileChange], model: Path, output: Path) -> Baked:
     """
     if any(name.startswith(TEXT_ENCODERS) for name in changes):
         raise ModelError(
-            "The LoRA changes the text encoders as well, and only the transformer can be written.",
-            "Leave that part out by --transformer_only, if you know that you can do without.",
+            "The LoRA also changes the text encoders, but only the transformer can be written.",
+            "Add --transformer_only if you can do without that part.",
         )
     part = model / "transformer" if (model / "transformer").is_dir() else model
     files = [model] if model.is_file() else sorted(part.glob("*.safetensors"))
     if not files:
-        raise ModelError(f"{model} is neither a .safetensors file nor a folder with the transformer of a model.")
+        raise ModelError(f"{model} is neither a .safetensors file nor a folder with a model's transformer.")
     headers = {file: _header(file) for file in files}
     updates = _updates(changes, headers, model)
     need = sum(file.stat().st_size for file in files)
     free = shutil.disk_usage(next(parent for parent in output.absolute().parents if parent.exists())).free
     if free < need:
-        raise ModelError(f"{output} needs {need / 2**30:.1f} GiB; the disk has {free / 2**30:.1f}.")
+        raise ModelError(f"{output} needs {need / 2**30:.1f} GiB, but the disk has only {free / 2**30:.1f} GiB.")
     baked = Baked()
     if model.is_file():
         with written(output) as temporary:
@@ -122,7 +122,7 @@ def _header(file: Path) -> dict[str, Any]:
         with safe_open(file, framework="pt"), file.open("rb") as raw:
             return json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file} can't be read: {error}.", "It may be damaged; fetch it again.") from error
+        raise ModelError(f"{file} can't be read: {error}.", "It may be damaged; download it again.") from error
 
 
 def _updates(
@@ -135,7 +135,7 @@ def _updates(
     """
     entries = {name: entry for header in headers.values() for name, entry in header.items() if name != "__metadata__"}
     if any(name.endswith(("scaled_fp8", ".scale_weight")) for name in entries):
-        raise ModelError(f"{model} holds scaled 8-bit weights.", "Take a checkpoint in 16 bits.")
+        raise ModelError(f"{model} contains scaled 8-bit weights.", "Use a 16-bit checkpoint.")
     begin = ORIGINAL if any(name.startswith(ORIGINAL) for name in entries) else ""
     if any(name.startswith(f"{begin}joint_blocks.") for name in entries):
         updates, left = _for_original(changes, entries, begin)
@@ -146,20 +146,20 @@ def _updates(
     if left:
         raise ModelError(
             f"{model} has no layer {left[0]}, which the LoRA changes ({len(left)} such).",
-            "Take a checkpoint of the model that the LoRA was trained on.",
+            "Use a checkpoint of the model that the LoRA was trained on.",
         )
     for name, update in updates.items():
         entry = entries[name]
         if entry["dtype"] not in DTYPES:
             raise ModelError(
-                f"{model}: {name} is in {entry['dtype']}, where the update would be lost in rounding.",
-                "Take a checkpoint in 16 or 32 bits.",
+                f"{model}: {name} is in {entry['dtype']}, where rounding would lose the update.",
+                "Use a 16-bit or 32-bit checkpoint.",
             )
         shape = entry["shape"]
         if not shape or update.shape != (shape[0], math.prod(shape[1:])):
             raise ModelError(
                 f"{model}: {name} is {shape}, which does not fit the LoRA.",
-                "Take a checkpoint of the model that the LoRA was trained on.",
+                "Use a checkpoint of the model that the LoRA was trained on.",
             )
     return updates
 
@@ -185,7 +185,9 @@ def _fused(names: str | Sequence[str | None], changes: Mapping[str, FileChange])
     parts = [changes[name] if name else None for name in names]
     sizes = {part.shape for part in parts if part}
     if len(sizes) > 1:
-        raise ModelError(f"The LoRA's {', '.join(name for name in names if name)} differ in size, as no q, k and v do.")
+        raise ModelError(
+            f"The LoRA's {', '.join(name for name in names if name)} have different sizes, which q, k and v never have."
+        )
     ((outputs, inputs),) = sizes
 
     def delta() -> Tensor:
@@ -219,7 +221,7 @@ def _changed(raw: bytes, entry: dict[str, Any], update: Update, baked: Baked) ->
     change = update.delta().reshape(before.shape)
     after = (before.to(torch.promote_types(dtype, torch.float32)) + change).to(dtype)
     if not after.isfinite().all():
-        raise ModelError(f"With the LoRA in it, a weight becomes too large for {entry['dtype']}.")
+        raise ModelError(f"With the LoRA added, a weight becomes too large for {entry['dtype']}.")
     baked.note(before.float(), after, change)
     return after.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 

@@ -101,28 +101,25 @@ def _as_lora(path: Path, file: LoraFile, rank: int) -> tuple[dict[str, LayerWeig
     if not file.whole:
         return file.layers, []
     layers, lost = closest(file.whole, rank)
-    line = f"{path.name}: {len(layers)} layers are not exactly LoRAs; each becomes the closest one of rank {rank}."
+    line = f"{path.name}: {len(layers)} layers are not plain LoRAs; each becomes the closest one of rank {rank}."
     return {**file.layers, **layers}, [f"{line} {_loss(lost)}"]
 
 
 def _loss(lost: Lost) -> str:
-    return (
-        f"{lost.overall:.2%} of the update's length is lost, {lost.worst:.2%} of {lost.layer}, the layer that loses "
-        "most."
-    )
+    return f"{lost.overall:.2%} of the update's length is lost; layer {lost.layer} loses most, {lost.worst:.2%}."
 
 
 def _baked(changes: Mapping[str, FileChange], model: Path, output: Path) -> list[str]:
     baked = bake(changes, model, output)
     return [
-        f"{baked.layers} weights changed; rounding to the checkpoint's precision lost {baked.lost:.2%} of the "
+        f"Changed {baked.layers} weights; rounding to the checkpoint's precision lost {baked.lost:.2%} of the "
         "update's length.",
         f"Saved {saved_at(output)}",
     ]
 
 
 def _output_of(request: Request) -> Path:
-    """Where the result goes; nothing lies there, or the user agreed to lose it."""
+    """Where the result goes; nothing is there, or the user agreed to lose it."""
     if request.model is None and request.to is None:
         raise ConfigError(
             "Command line: nothing to do.", f"Give --to {{{','.join(LAYOUTS)}}}, --bake MODEL or --metadata."
@@ -130,7 +127,7 @@ def _output_of(request: Request) -> Path:
     first, output = request.loras[0], request.output
     if output is None:
         if request.to is None or request.model or len(request.loras) > 1:
-            raise ConfigError("Command line: --output is needed here.", "Say where the result goes.")
+            raise ConfigError("Command line: --output is missing.", "Give the new file or folder.")
         stem = first.stem
         for layout in LAYOUTS.values():
             stem = stem.removesuffix(layout.ending) if layout.ending else stem
@@ -143,10 +140,10 @@ def _output_of(request: Request) -> Path:
         if output.resolve() == source.resolve() or inside:
             raise ConfigError(f"Command line: the result would overwrite {source}.", "Give another --output.")
         if is_folder and output.resolve() in source.resolve().parents:
-            raise ConfigError(f"Command line: {output} holds {source}.", "Give another --output.")
+            raise ConfigError(f"Command line: {output} contains {source}.", "Give another --output.")
     if output.exists() and (is_folder or not request.overwrite or output.is_dir()):
         remedy = "Remove it first, or give another --output." if is_folder or output.is_dir() else "Add --overwrite."
-        raise ConfigError(f"Command line: {output} is already there.", remedy)
+        raise ConfigError(f"Command line: {output} already exists.", remedy)
     return output
 
 
@@ -165,7 +162,7 @@ def _left_out(path: Path, file: LoraFile) -> list[str]:
     if not file.left_out:
         return []
     names = f"{len(file.left_out)} learned vectors, such as {shown(file.left_out[0], 80)}"
-    return [f"{path.name}: lost are {names}: they are no part of the LoRA and act in no UI from a LoRA file."]
+    return [f"{path.name}: {names} are lost. They are not part of the LoRA, and no UI uses them from a LoRA file."]
 
 
 def _transformer_of(file: LoraFile) -> LoraFile:
@@ -187,7 +184,7 @@ def _check_families(paths: Sequence[Path], files: Sequence[LoraFile]) -> None:
         (one, path), (other, other_path) = list(known.items())[:2]
         raise ModelError(
             f"{path.name} is for {shown(one, 80)}, {other_path.name} for {shown(other, 80)}.",
-            "LoRAs of different models can't be added up.",
+            "LoRAs for different models can't be merged.",
         )
 
 
@@ -199,7 +196,9 @@ def _write(request: Request, files: Sequence[LoraFile], layers: Mapping[str, Lay
     for name, layer in layers.items():
         largest = max(float(layer.down.abs().max()), float(layer.up.abs().max() * max(1, layer.alpha / layer.rank)))
         if largest > torch.finfo(dtype).max:
-            raise ModelError(f"{name} holds {largest:.1e}, too large for this precision.", "Use --save_precision bf16.")
+            raise ModelError(
+                f"{name} contains {largest:.1e}, too large for this precision.", "Use --save_precision bf16."
+            )
     metadata = _metadata_of(request, files, layers)
     assert request.to is not None, "nothing is baked"
     dropped = write_lora(output, layers, request.to, dtype, metadata)
@@ -209,11 +208,11 @@ def _write(request: Request, files: Sequence[LoraFile], layers: Mapping[str, Lay
     worst = max(errors, key=lambda name: errors[name])
     if errors[worst] > EXACT:
         said.append(
-            f"Rounding: the update of {worst} is off by {errors[worst]:.1e} of its length, which is the most. "
-            "--save_precision float makes it less."
+            f"Rounding changes updates by up to {errors[worst]:.1e} of their length ({worst}). --save_precision float "
+            "reduces this."
         )
     else:
-        said.append("Exact: every layer's update is what it was.")
+        said.append("Exact: every layer's update is unchanged.")
     return said
 
 
@@ -258,7 +257,7 @@ def _metadata(request: Request, target: str) -> list[str]:
     if target != "print":
         path = Path(target).expanduser()
         if path.exists() and not request.overwrite:
-            raise ConfigError(f"Command line: {path} is already there.", "Add --overwrite.")
+            raise ConfigError(f"Command line: {path} already exists.", "Add --overwrite.")
         write_text(path, json.dumps(found if len(found) > 1 else next(iter(found.values())), indent=2) + "\n")
         return [f"Saved {path}"]
     lines = []

@@ -57,7 +57,7 @@ def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size
     """Writes one LoRA for several, and one concept file if they have any.
 
     Args:
-        loras: one a concept, in any layout, their concept files beside them if they have vectors.
+        loras: one per concept, in any layout, their concept files beside them if they have vectors.
         prompts: one for each LoRA, with its trigger written out.
         size: width and height of the pictures that inputs are collected on.
 
@@ -66,7 +66,8 @@ def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size
     """
     if len(loras) != len(prompts) or len(loras) < 2:
         raise ConfigError(
-            f"There are {len(loras)} LoRAs and {len(prompts)} prompts.", "Give two or more, each a prompt."
+            f"There are {len(loras)} LoRAs but {len(prompts)} prompts.",
+            "Give at least two LoRAs, with one prompt each.",
         )
     vectors, saved = _concepts_of(loras)
     opened = build_parts(settings, [as_concept(one) for one in saved])
@@ -96,7 +97,7 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
     """Writes the LoRA that CIFC's elastic weight aggregation makes for one prompt.
 
     Args:
-        loras: one a concept, in any layout, each with its concept file beside it.
+        loras: one per concept, in any layout, each with its concept file beside it.
         size: width and height of the picture at whose first noise the prompt is read.
 
     Returns:
@@ -107,14 +108,16 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
     """
     missing = next((path for path in loras if concept_file_of(path) is None), None)
     if missing or len(loras) < 2:
-        what = f"{missing} has no concept file beside it" if missing else "There is one LoRA"
+        what = f"{missing} has no concept file next to it" if missing else "There is one LoRA"
         raise ConfigError(
-            f"{what}.", "Elastic weight aggregation takes two or more, as cifc and mix_of_show leave them."
+            f"{what}.", "Elastic weight aggregation needs at least two, trained with cifc or mix_of_show."
         )
     vectors, saved = _concepts_of(loras)
     concepts = [as_concept(one) for one in saved]
     if len({one.trigger for one in concepts}) < len(concepts):
-        raise ConfigError(f'Two of the concepts have the trigger "{concepts[0].trigger}".', "Train one with another.")
+        raise ConfigError(
+            f'Two of the concepts have the trigger "{concepts[0].trigger}".', "Train one of them with another trigger."
+        )
     opened = build_parts(settings, concepts)
     layers = _fitting(opened, loras)
     for path, one in zip(loras, layers, strict=True):
@@ -122,7 +125,7 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
         if outside:
             raise ModelError(
                 f"{path} changes layers outside the transformer blocks, such as {outside[0]}.",
-                "Elastic weight aggregation weighs the layers of each block, and has no weight for these.",
+                "Elastic weight aggregation only works on layers inside the blocks.",
             )
     opened.texts.prepare([prompt, *target_texts(concepts)], bar_over("text"))
     parts = opened.attach()

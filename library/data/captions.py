@@ -65,10 +65,10 @@ def captions_of(image: Path, subset: Subset) -> tuple[list[str], str]:
     else:
         wanted, others = image.with_suffix(endings_of(subset)[0]).name, misnamed_captions_of(image, subset)
         raise DataError(
-            f"The picture {image} has no caption: there is no {wanted} beside it.",
+            f"The image {image} has no caption: there is no {wanted} next to it.",
             f'Rename "{others[0]}" to "{wanted}".'
             if others
-            else "Write one that names everything but the concept, or set class_tokens or caption_templates.",
+            else "Write a caption that describes everything but the concept, or set class_tokens or caption_templates.",
         )
     parts = [[subset.caption_prefix, caption, subset.caption_suffix] for caption in captions]
     return [_joined([part for part in words if part]) for words in parts], source
@@ -97,7 +97,7 @@ def prompts_of(image: Path, subset: Subset, concept: Concept, seed: int = 0, cou
 
 
 def without_separators(caption: str, subset: Subset) -> str:
-    """A caption whose separators for shuffling are no part of it."""
+    """A caption whose separators for shuffling are not part of it."""
     if subset.keep_tokens_separator:
         parts = [part.strip().strip(subset.caption_separator) for part in caption.split(subset.keep_tokens_separator)]
         caption = f"{subset.caption_separator} ".join(part.strip() for part in parts if part.strip())

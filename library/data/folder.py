@@ -18,12 +18,12 @@ from library.files.picture_files import HEIF_ENDINGS, IMAGE_ENDINGS, INSTALL_HEI
 AS_PNG = "Save them as PNG or JPEG."
 UNREAD = {
     **dict.fromkeys(HEIF_ENDINGS, ("HEIC needs pillow-heif.", INSTALL_HEIF)),
-    ".gif": ("A GIF holds 256 colours, and mostly several pictures.", "Save those that you mean as PNG."),
-    **dict.fromkeys((".jxl", ".jp2", ".tga", ".exr", ".hdr", ".ppm"), ("Such pictures are not read.", AS_PNG)),
-    **dict.fromkeys((".psd", ".xcf", ".kra", ".svg", ".ai"), ("Files of drawing programs are not read.", AS_PNG)),
+    ".gif": ("A GIF has only 256 colours and often several frames.", "Save the frames you want as PNG."),
+    **dict.fromkeys((".jxl", ".jp2", ".tga", ".exr", ".hdr", ".ppm"), ("This format is not supported.", AS_PNG)),
+    **dict.fromkeys((".psd", ".xcf", ".kra", ".svg", ".ai"), ("Files of drawing programs are not supported.", AS_PNG)),
     **dict.fromkeys(
         (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"),
-        ("Raw files of cameras are not read.", "Develop them, and save them as PNG or JPEG."),
+        ("Raw camera files are not supported.", "Convert them to PNG or JPEG."),
     ),
 }
 """Endings of files that look like pictures to train on and are not read: why, and what to do."""
@@ -63,18 +63,20 @@ def find_images(folder: str) -> list[Path]:
     """The pictures of a folder, by name; folders inside it are not searched, as in sd-scripts.
 
     Raises:
-        DataError: no such folder, or no pictures in it. What lies there instead is said.
+        DataError: no such folder, or no pictures in it. What is there instead is reported.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
         siblings = [str(other) for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
         guess = nearest(str(path), siblings)
-        remedy = f'Did you mean "{guess}"?' if guess else "Paths count from the folder the command is started in."
-        raise DataError(f"image_dir: there is no folder {path.absolute()}.", remedy)
+        remedy = (
+            f'Did you mean "{guess}"?' if guess else "Relative paths start at the folder where you run the command."
+        )
+        raise DataError(f"image_dir: the folder {path.absolute()} doesn't exist.", remedy)
     images = pictures_in(path)
     if not images:
         what, remedy = instead_of_pictures(path)
-        raise DataError(f"image_dir: the folder {path} holds no pictures.{what}", remedy)
+        raise DataError(f"image_dir: the folder {path} contains no images.{what}", remedy)
     return images
 
 
@@ -83,7 +85,7 @@ def instead_of_pictures(folder: Path) -> tuple[str, str]:
     found = [*_unread_pictures(folder), *_folders_inside(folder, frozenset())]
     if found:
         return f" {found[0]}", found[0].remedy
-    return "", f"Known are: {', '.join(sorted(IMAGE_ENDINGS))}."
+    return "", f"Known endings: {', '.join(sorted(IMAGE_ENDINGS))}."
 
 
 def left_out_of(config: DatasetConfig) -> list[LeftOut]:
@@ -128,16 +130,16 @@ def _unread_captions(folder: Path, subset: Subset) -> Iterator[LeftOut]:
             misnamed |= dict.fromkeys(misnamed_captions_of(picture, subset), wanted)
     if misnamed:
         name, wanted = next(iter(misnamed.items()))
-        why = "They look like captions, but are not named like their pictures."
-        yield LeftOut(folder, tuple(misnamed), why, f'Rename them as "{name}" to "{wanted}".')
+        why = "They look like captions, but their names don't match the images."
+        yield LeftOut(folder, tuple(misnamed), why, f'Rename them, such as "{name}" to "{wanted}".')
     names = _names_in(folder)
     stems = {Path(name).stem for name in names if is_picture(name) or Path(name).suffix.lower() in UNREAD}
     endings = (*ENDINGS, *endings_of(subset))
     texts = [name for name in names if name.endswith(endings) and name not in misnamed and name not in read]
     lost = [name for name in texts if Path(name).stem not in stems and Path(name).stem.lower() not in NO_CAPTIONS]
     if lost:
-        why = "No picture has the name of these captions."
-        yield LeftOut(folder, tuple(lost), why, "Name each like its picture, or take them out.")
+        why = "These captions have no image of the same name."
+        yield LeftOut(folder, tuple(lost), why, "Give each the name of its image, or remove them.")
 
 
 def _folders_inside(folder: Path, used: frozenset[Path]) -> Iterator[LeftOut]:
@@ -150,12 +152,12 @@ def _folders_inside(folder: Path, used: frozenset[Path]) -> Iterator[LeftOut]:
     inside = [name for name in sorted(inside) if (folder / name).resolve() not in used and _has_pictures(folder / name)]
     repeated = [name for name in inside if NAMED_FOLDER.fullmatch(name)]
     if repeated:
-        why = "The pictures of such folders are found by train_data_dir."
+        why = "Use train_data_dir for folders with such names."
         yield LeftOut(folder, tuple(repeated), why, f'Set train_data_dir = "{folder}" instead of image_dir.')
     others = [name for name in inside if name not in repeated]
     if others:
-        why = "They hold pictures, but folders inside image_dir are not searched."
-        remedy = f'Name each in a [[datasets.subsets]], such as image_dir = "{folder / others[0]}".'
+        why = "They contain images, but folders inside image_dir are not searched."
+        remedy = f'Add a [[datasets.subsets]] for each, such as image_dir = "{folder / others[0]}".'
         yield LeftOut(folder, tuple(others), why, remedy)
 
 
@@ -168,5 +170,5 @@ def _masks_of_nothing(masks: Path, folder: Path) -> Iterator[LeftOut]:
     stems = {picture.stem for picture in pictures_in(folder)}
     lost = [mask.name for mask in pictures_in(masks) if mask.stem not in stems]
     if lost:
-        why = "No picture has the name of these masks."
-        yield LeftOut(masks, tuple(lost), why, f"Name each like its picture in {folder}.")
+        why = "These masks have no image of the same name."
+        yield LeftOut(masks, tuple(lost), why, f"Give each the name of its image in {folder}.")

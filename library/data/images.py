@@ -31,7 +31,7 @@ INTERPOLATIONS = {
     "box": Image.Resampling.BOX,
 }
 """PIL's way for each `resize_interpolation`."""
-NUMBERS = {"I": "whole numbers of 32 bits", "F": "numbers with a fraction"}
+NUMBERS = {"I": "32-bit integers", "F": "floating-point numbers"}
 """What pictures hold, by PIL's mode, that have no brightest value."""
 ORIENTATION = 0x0112
 """EXIF's tag for how a picture is turned."""
@@ -71,7 +71,7 @@ def has_several(path: Path) -> bool:
 def _check_mode(path: Path, file: Image.Image) -> None:
     if file.mode in NUMBERS:
         raise DataError(
-            f"The picture {path} holds {NUMBERS[file.mode]} instead of colours.", "Save it anew as PNG or JPEG."
+            f"The image {path} contains {NUMBERS[file.mode]} instead of colours.", "Save it again as PNG or JPEG."
         )
 
 
@@ -95,7 +95,7 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         converted = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode=kept)
     except (ImageCms.PyCMSError, OSError):  # damaged, or for another kind of picture
         return image
-    assert converted is not None, "it is None only where a picture is converted in place"
+    assert converted is not None, "it is None only where an image is converted in place"
     return converted
 
 
@@ -103,15 +103,15 @@ def image_size(path: Path) -> tuple[int, int]:
     """(width, height) as it is seen, EXIF turn included, without decoding the picture.
 
     Raises:
-        DataError: not a picture, suspiciously huge, cut off, or of numbers that are no colours.
+        DataError: not a picture, suspiciously huge, cut off, or of numbers that are not colours.
     """
 
     def size(file: ImageFile.ImageFile) -> tuple[int, int]:
         _check_mode(path, file)
         if seems_cut_off(file, path) and not _is_decoded(file):
             raise DataError(
-                f"The picture {path} is cut off: the file ends before the picture does.",
-                "Copy or download it again, or take it out.",
+                f"The image {path} is cut off: its end is missing.",
+                "Copy or download it again, or remove it.",
             )
         if file.format == "TIFF":  # PIL has turned its size already
             return file.size
@@ -150,7 +150,7 @@ def fit(
     """The picture scaled to cover `size`, (width, height), and cut at its edges: (3, H, W), float32, in -1 .. 1.
 
     Args:
-        centering: where it is cut, across and down: 0 keeps the begin, 1 the end, 0.5 cuts evenly.
+        centering: where it is cut, across and down: 0 keeps the start, 1 the end, 0.5 cuts evenly.
         interpolation: a value of `resize_interpolation`.
     """
     covered = ImageOps.fit(image, size, INTERPOLATIONS[interpolation], centering=centering)

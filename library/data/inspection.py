@@ -18,7 +18,7 @@ LOOKED_AT = 384
 """Longest side, in pixels, at which sharpness is measured, so that large and small pictures compare."""
 HASH_SIDE = 8
 NEAR = 5
-"""Of 64 bits of two pictures' hashes, at most so many differ where the pictures are nearly the same."""
+"""Of 64 bits of two pictures' hashes, at most N differ where the pictures are nearly the same."""
 GRID, RING = 10, 2
 """Cells that a picture is divided into each way, and how many of them from the edge count as surroundings."""
 
@@ -28,7 +28,7 @@ class Look:
     """What is seen in one picture.
 
     Attributes:
-        hash: 64 bits, whether brightness falls or rises from cell to cell; alike for alike pictures.
+        hash: 64 bits, whether brightness falls or rises from cell to cell; similar for similar pictures.
         sharpness: variance of the Laplacian of the grey picture, 0 to 255: low where there is no fine detail.
         surroundings: mean colours of the cells along the edge, (cells, 3), 0 to 1.
         has_several: whether it is the first of several in its file.
@@ -94,7 +94,7 @@ def nearly_same(looks: Sequence[Look]) -> list[tuple[int, int]]:
 
 
 def surroundings_differ(looks: Sequence[Look]) -> float:
-    """Mean difference of the colours along the edges over all pairs of pictures, 0 where all are alike."""
+    """Mean difference of the colours along the edges over all pairs of pictures, 0 where all are the same."""
     rings = np.stack([look.surroundings for look in looks])
     pairs = [np.abs(rings[index + 1 :] - ring).mean((1, 2)) for index, ring in enumerate(rings[:-1])]
     return float(np.concatenate(pairs).mean())

@@ -23,8 +23,8 @@ def find_masks(subset: Subset) -> dict[str, Path] | None:
     folder = Path(subset.conditioning_data_dir).expanduser()
     if not folder.is_dir():
         raise DataError(
-            f"conditioning_data_dir: there is no folder {folder.absolute()}.",
-            "Paths count from the folder the command is started in.",
+            f"conditioning_data_dir: the folder {folder.absolute()} doesn't exist.",
+            "Relative paths start at the folder where you run the command.",
         )
     return {file.stem: file for file in reversed(pictures_in(folder))}  # of two with one name, the first counts
 
@@ -42,8 +42,8 @@ def mask_file_of(image: Path, subset: Subset, masks: dict[str, Path] | None) -> 
         return None
     if image.stem not in masks:
         raise DataError(
-            f"The picture {image} has no mask in {subset.conditioning_data_dir}.",
-            f"Put one there that is called {image.stem}.png.",
+            f"The image {image} has no mask in {subset.conditioning_data_dir}.",
+            f"Save its mask there as {image.stem}.png.",
         )
     return masks[image.stem]
 
@@ -55,7 +55,7 @@ def read_mask(path: Path, content: bytes) -> Image.Image:
         content: of the file.
 
     Raises:
-        DataError: it is no picture.
+        DataError: it is not a picture.
     """
     return opened(path, lambda mask: in_8_bits(ImageOps.exif_transpose(mask)).convert("RGB").getchannel("R"), content)
 

@@ -122,7 +122,7 @@ def split_validation(
 
 
 class PictureOrder:
-    """Which pictures each batch shows: follows from seed and number of the batch alone, so that a resumed run goes on.
+    """Which pictures each batch shows: depends only on seed and number of the batch, so a resumed run continues it.
 
     An epoch shows every picture `num_repeats` times, shuffled; a batch is of one size and one dataset. Where
     a dataset has regularisation pictures, as many of them come in between, over the epochs all in turn.

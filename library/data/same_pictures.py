@@ -34,8 +34,8 @@ def note_pictures(folder: Path, pictures: Sequence[Picture], latents: Latents, r
         ]
         more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         say(
-            f"WARNING: since the run was stopped, what it learns from has changed: {', '.join(changed[:NAMED])}{more}. "
-            "It goes on with what is there now; --overwrite starts anew."
+            f"WARNING: images or captions have changed since the run stopped: {', '.join(changed[:NAMED])}{more}. The "
+            "run continues with the new ones; use --overwrite to start from scratch."
         )
     write_text(folder / FILE, json.dumps(now, indent=1, ensure_ascii=False))
 

@@ -69,7 +69,7 @@ class TextLibrary:
     """All prompts of a run, by text; their states are read from the cache batch by batch.
 
     Args:
-        layouts: of every concept whose trigger may stand in a prompt.
+        layouts: of every concept whose trigger may be in a prompt.
     """
 
     def __init__(self, model: FlowModel, cache: Cache, layouts: Sequence[TriggerLayout]) -> None:

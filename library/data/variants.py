@@ -10,10 +10,10 @@ from library.chance import seed_for
 from library.config.dataset import PLACEHOLDER, Subset
 
 OPENED, CLOSED = "\x01", "\x02"
-"""Stand for {{ and }}, which are braces that are no wildcard, while wildcards are drawn."""
+"""Stand for {{ and }}, which are braces that are not wildcards, while wildcards are drawn."""
 BRACES = re.compile(r"([{}])")
 MOST_NESTED = 64
-"""Wildcards that may stand in each other; a brace deeper inside stays a brace."""
+"""Wildcards that may be in each other; a brace deeper inside stays a brace."""
 COUNT = re.compile(r"(\d{0,9})(?:-(\d{1,9}))?")
 """How many of its choices a wildcard draws: "2" or "1-3"; nothing means one."""
 
@@ -27,10 +27,10 @@ def makes_variants(subset: Subset, captions: Sequence[str]) -> bool:
 def variants_of(
     captions: Sequence[str], subset: Subset, seed: int, count: int, with_concept: Callable[[str], str]
 ) -> list[str]:
-    """So many variants of a picture's captions, each caption in turn; at least one of each.
+    """N variants of a picture's captions, each caption in turn; at least one of each.
 
     Args:
-        with_concept: puts [V] into a caption, before its tags are told apart.
+        with_concept: puts [V] into a caption, before its tags are separated.
     """
     variants = []
     for number in range(max(count, len(captions))):

@@ -1,4 +1,4 @@
-"""Pictures of prompts: the one call that draws them, whoever asks."""
+"""Pictures of prompts: the one call that draws them, no matter who asks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def draw_as_set(
     steps: int | None = None,
     guidance_scale: float | None = None,
 ) -> Tensor:
-    """The same as [samples] says, where nothing else is said: as sheets are drawn."""
+    """The same as [samples] says, where nothing else is set: as sheets are drawn."""
     samples = parts.settings.samples
     return draw_latents(
         parts,

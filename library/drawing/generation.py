@@ -92,5 +92,5 @@ def check_layout(parts: Opened, name: str, saved: SavedConcept, source: Path) ->
         raise ModelError(
             f'{source}: the trigger "{saved.trigger}" had {had} tokens in training; this model\'s tokenizers make it '
             f"{' and '.join(map(str, here))}.",
-            "They were learned on another model.",
+            "It was trained on another model.",
         )

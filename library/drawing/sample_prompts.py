@@ -1,4 +1,4 @@
-"""Prompts to draw, in the file format of sd-scripts: one a line, with options such as `--d 7 --w 512` behind it."""
+"""Prompts to draw, in the file format of sd-scripts: one per line, with options such as `--d 7 --w 512` behind it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ OPTIONS = {"w": int, "h": int, "d": int, "s": int, "l": float, "n": str, "g": fl
 """--w width, --h height, --d seed, --s steps, --l guidance scale, --n negative prompt, --fs shift of the noise levels.
 --g, which sd-scripts has for distilled models, is read and changes nothing."""
 PASSED_OVER = {
-    "ss": "sheets are drawn as ComfyUI draws with this model, by Euler's method",
-    "cn": "there is no ControlNet here",
-    "i": "this model draws from a prompt alone",
+    "ss": "sheets use Euler's method, as ComfyUI does for this model",
+    "cn": "ControlNet is not supported",
+    "i": "this model only draws from a prompt",
     "am": "there is one LoRA",
     "ctr": "it is for Lumina",
     "rcfg": "it is for Lumina",
@@ -80,7 +80,7 @@ def parse(line: str, concepts: Sequence[Concept], where: str) -> SamplePrompt:
     Options are those of sd-scripts, in capital letters, too.
 
     Raises:
-        ConfigError: unknown option, or a value that is no number or out of range.
+        ConfigError: unknown option, or a value that is NaN or infinite or out of range.
     """
     text, *pieces = re.split(r"\s--(?=[A-Za-z])", f" {line.strip()}")
     options: dict[str, int | float | str] = {}
@@ -89,13 +89,14 @@ def parse(line: str, concepts: Sequence[Concept], where: str) -> SamplePrompt:
         written, _, value = piece.partition(" ")
         name = written.lower()
         if name in PASSED_OVER:
-            passed_over.append(f"{where}: --{name} is passed over: {PASSED_OVER[name]}.")
+            passed_over.append(f"{where}: --{name} is ignored: {PASSED_OVER[name]}.")
         else:
             options[name] = _value_of(written, value.strip(), where)
     text = text.strip()
     if PLACEHOLDER in text and len(concepts) != 1:
         raise ConfigError(
-            f"{where}: {PLACEHOLDER} could be any of {len(concepts)} concepts.", "Write the trigger itself."
+            f"{where}: {PLACEHOLDER} is unclear, because there are {len(concepts)} concepts.",
+            "Write a trigger instead.",
         )
     text = text.replace(PLACEHOLDER, concepts[0].trigger) if concepts else text
     present = [concept for concept in concepts if triggers_in(text, concept.trigger)]
@@ -137,8 +138,8 @@ def _value_of(written: str, value: str, where: str) -> int | float | str:
     if name not in OPTIONS:
         nearest = did_you_mean(f"--{name}", [f"--{one}" for one in (*OPTIONS, *PASSED_OVER)])
         raise ConfigError(
-            f'{where}: there is no option "--{written}" for a prompt.',
-            f"{nearest} What a picture is not to show stands behind --n.",
+            f'{where}: "--{written}" is not an option of a prompt.',
+            f"{nearest} Write a negative prompt after --n.",
         )
     kind = OPTIONS[name]
     if kind is str:
@@ -150,7 +151,7 @@ def _value_of(written: str, value: str, where: str) -> int | float | str:
     if not -LARGEST <= found <= LARGEST:  # nor is NaN
         raise ConfigError(f"{where}: --{name} is {_shown(value)}, which is not {describe(kind)}.")
     if name == "fs" and found <= 0:
-        raise ConfigError(f"{where}: --fs is {value}; a shift must be above 0.", "ComfyUI's is 3.")
+        raise ConfigError(f"{where}: --fs is {value}; a shift must be above 0.", "ComfyUI uses 3.")
     if name in ("s", "l", "w", "h") and found < 1:
         raise ConfigError(f"{where}: --{name} is {value}; it must be at least 1.")
     if name == "d" and found < 0:
@@ -166,7 +167,7 @@ def read_prompt_lines(path: str, setting_name: str) -> list[str]:
 def placed_lines(path: str, setting_name: str) -> list[tuple[str, str]]:
     """The lines of a prompt file, each with its place for messages, "p.txt, line 3".
 
-    Empty ones and those that begin with # are passed over; "" is the empty prompt. A TOML or JSON file of sd-scripts
+    Empty ones and those that begin with # are ignored; "" is the empty prompt. A TOML or JSON file of sd-scripts
     gives its prompts as such lines.
 
     Raises:
@@ -174,21 +175,25 @@ def placed_lines(path: str, setting_name: str) -> list[tuple[str, str]]:
     """
     file = Path(expanded(path))
     if not file.is_file():
-        what = f"{file.absolute()} is a folder, not a file" if file.is_dir() else f"there is no file {file.absolute()}"
-        raise ConfigError(f"{setting_name}: {what}.", "Name a text file with one prompt a line.")
+        what = (
+            f"{file.absolute()} is a folder, not a file"
+            if file.is_dir()
+            else f"the file {file.absolute()} doesn't exist"
+        )
+        raise ConfigError(f"{setting_name}: {what}.", "Give a text file with one prompt per line.")
     if file.suffix.lower() in (".toml", ".json"):
         return _lines_of_tables(file, setting_name)
     numbered = enumerate(read_text(file, f"{setting_name}:").splitlines(), 1)
     stripped = [(line.strip(), f"{file}, line {number}") for number, line in numbered]
     lines = [("" if line == '""' else line, where) for line, where in stripped if line and not line.startswith("#")]
     if not lines:
-        raise ConfigError(f"{setting_name}: {file} holds no prompt.", "Write one a line.")
+        raise ConfigError(f"{setting_name}: {file} contains no prompt.", "Write one prompt per line.")
     return lines
 
 
 def _lines_of_tables(file: Path, setting_name: str) -> list[tuple[str, str]]:
     """The prompts of a TOML or JSON file of sd-scripts as lines: [prompt] holds for each [[prompt.subset]]."""
-    remedy = 'Write [[prompt.subset]], and prompt = "..." below it; in JSON, a list of objects with prompt in them.'
+    remedy = 'Write [[prompt.subset]] with prompt = "..." below it; in JSON, a list of objects with "prompt".'
     try:
         shared = TomlFile(file).tables.get("prompt", {})
     except ConfigError as error:
@@ -198,7 +203,7 @@ def _lines_of_tables(file: Path, setting_name: str) -> list[tuple[str, str]]:
         wrong = "prompt" if entries is None else "prompt.subset"
         raise ConfigError(f"{setting_name}: in {file}, {wrong} is not {_SHAPES[wrong]}.", remedy)
     if not entries:
-        raise ConfigError(f"{setting_name}: {file} holds no prompt.", remedy)
+        raise ConfigError(f"{setting_name}: {file} contains no prompt.", remedy)
     shared = {key: value for key, value in shared.items() if key != "subset"}
     places = [f"{file}, prompt {number}" for number in range(1, len(entries) + 1)]
     lines = [
@@ -207,7 +212,7 @@ def _lines_of_tables(file: Path, setting_name: str) -> list[tuple[str, str]]:
     ]
     for line, place in lines:
         if HALF_OF_A_CHARACTER.search(line):
-            raise ConfigError(f"{setting_name}: {place} holds half of a character.", "Write the character itself.")
+            raise ConfigError(f"{setting_name}: {place} contains half of a character.", "Write the character itself.")
     return lines
 
 
@@ -230,11 +235,11 @@ def _line_of(entry: Any, shared: dict[str, Any], where: str) -> str:
     given = {key: value for key, value in {**shared, **entry}.items() if value is not None and key != "enum"}
     text, options = given.pop("prompt", None), []
     if not isinstance(text, str):
-        what = "lacks its text, prompt" if text is None else f"has {_shown(text)} as prompt, which is not a text"
+        what = "has no prompt" if text is None else f"has {_shown(text)} as prompt, which is not a string"
         raise ConfigError(f"{where} {what}.", 'Write prompt = "..." in it.')
     for key, value in given.items():
         if key not in KEYS:
-            raise ConfigError(f'{where}: there is no key "{key}" for a prompt.', did_you_mean(key, ["prompt", *KEYS]))
+            raise ConfigError(f'{where}: "{key}" is not a key of a prompt.', did_you_mean(key, ["prompt", *KEYS]))
         kind = OPTIONS.get(KEYS[key])
         if kind is not None and not conforms(value, kind) and not (kind is not str and isinstance(value, str)):
             raise ConfigError(f"{where}: {key} is {_shown(value)}; it must be {describe(kind)}.")

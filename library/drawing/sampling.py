@@ -43,7 +43,7 @@ class SkipLayerGuidance:
         )
 
     def acts_at(self, sigma: float, shift: float) -> bool:
-        """Whether a noise level lies in that part."""
+        """Whether a noise level is in that part."""
         return self.scale > 0 and shifted(1 - self.stop, shift) <= sigma <= shifted(1 - self.start, shift)
 
 

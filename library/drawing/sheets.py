@@ -40,8 +40,8 @@ class SheetMaker:
     def follow(self, path: str) -> None:
         """Takes over the prompts of a file if they have changed.
 
-        New ones are encoded on the CPU, beside the training model. A mistake in them, or anything else that stands in
-        the way, is said, and the old ones go on.
+        New ones are encoded on the CPU, beside the training model. A mistake in them, or anything else that is in
+        the way, is reported, and the old ones continue.
         """
         try:
             prompts = read_samples(path, self.parts.concepts, self.parts.model.latent_shape)
@@ -52,7 +52,7 @@ class SheetMaker:
         except Exception as error:  # pictures of a run must never cost the user the run
             why = str(error) if isinstance(error, PureCCError) else f"{path}: {type(error).__name__}: {error}"
             if why != self._refused:
-                say(f"WARNING: {why}\n  The prompts as they were go on.")
+                say(f"WARNING: {why}\n  The run continues with the earlier prompts.")
             self._refused = why
             return
         self.prompts, self._refused = prompts, None

@@ -1,4 +1,4 @@
-"""The command `audit`: what a LoRA changes that it should not, whoever trained it."""
+"""The command `audit`: what a LoRA changes that it should not, no matter who trained it."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def run(words: list[str]) -> str:
     add_settings_to(parser)
     given = parser.parse_args(words)
     if not given.loras:
-        raise ConfigError("Command line: name a LoRA file, or a run's folder.", "See purecc_evaluate.py audit --help.")
+        raise ConfigError("Command line: give a LoRA file, or a run's folder.", "See purecc_evaluate.py audit --help.")
     loras = loras_in(given.loras)
     file, settings = settings_in(given)
     concept_files = {lora: concept_file_for(lora, given.concept) for lora in loras}

@@ -21,20 +21,20 @@ from library.report.sheet import SheetRow, save_sheet
 DEFINITION = "drift-1"
 """Written beside the numbers: another rule gives other ones."""
 EXPLAINED = (
-    "Drift is ||v_s - v_0|| / ||v_0||, the change of the predicted velocity on the pretrained model's own pictures, "
-    "at three noise levels. Without [V]: A up to .05, B .10, C .20, D .30. In the pocket world, where 902 students "
-    "were scored, pictures then change by about a tenth, a quarter, half and nine tenths of what another seed does; "
-    "from .30 on they are other pictures, and plain class prompts show the concept.",
-    "Concept learned: the reference pictures are predicted better with [V]. A from a right change of .40, B .30, "
-    "C .20, D .10. It says that the LoRA knows these pictures; whether it draws the concept elsewhere, and whether it "
-    "learned their background as well, only pictures can say. Thresholds are the pocket world's, of one subject; "
-    "compare LoRAs of the same pictures rather than letters of different ones.",
-    "Behaviour kept, the worst of: drift outside the subject with [V] (A up to .10, B .20, C .40, D .55), and drift of "
-    "the class, and of two of the class, without [V]. Where the subject is, is taken from where the pretrained "
-    "prediction depends on the class word, which is rough. Which of two of a class a LoRA changes is not measured: "
-    "look at the sheet.",
-    "Capability kept: drift of unrelated prompts. Those that were not asked for are not known.",
-    "At full size none of the thresholds has been checked yet.",
+    "Drift is ||v_s - v_0|| / ||v_0||, the change of the predicted velocity on the pretrained model's own images, at "
+    "three noise levels. Without [V]: A up to .05, B .10, C .20, D .30. In the pocket world, where we scored 902 "
+    "students, these thresholds are about a tenth, a quarter, half and nine tenths of the change that another seed "
+    "makes. From .30 on, the images are different ones, and plain class prompts show the concept.",
+    "Concept learned: how much better the reference images are predicted with [V]. A from a right change of .40, B "
+    ".30, C .20, D .10. It shows that the LoRA knows these images. Look at its images to see whether it draws the "
+    "concept elsewhere and whether it also learned the background. The thresholds come from one subject in the pocket "
+    "world, so compare LoRAs of the same images rather than letters of different ones.",
+    "Behaviour kept is the worst of three: drift outside the subject with [V] (A up to .10, B .20, C .40, D .55), "
+    "drift of the class without [V], and drift of two of the class without [V]. The subject's region is roughly "
+    "estimated from where the pretrained prediction depends on the class word. The audit does not measure which of "
+    "two of a class the LoRA changes: look at the sheet.",
+    "Capability kept: drift of unrelated prompts. Other prompts are not measured.",
+    "The thresholds have not been checked at full size yet.",
 )
 
 
@@ -98,8 +98,8 @@ def write_audit(folder: Path, audits: Sequence[Audit], about: dict[str, Any]) ->
     )
     said = [line for card in cards for line in lines_of(card)]
     if len(cards) > 1:
-        said.append(f"Best of the {len(cards)}: {cards[best].name} (most learned beyond what it broke).")
-    return "\n".join([*said, f"Look at {folder / 'audit.html'}; every number is in {folder / 'audit.json'}."])
+        said.append(f"Best of the {len(cards)}: {cards[best].name} (learned most, minus what it broke).")
+    return "\n".join([*said, f"Open {folder / 'audit.html'}; all numbers are in {folder / 'audit.json'}."])
 
 
 def lines_of(card: Card) -> list[str]:
@@ -111,12 +111,12 @@ def lede_of(cards: Sequence[Card]) -> str:
     """The sentence above the table."""
     if len(cards) == 1:
         letters = ", ".join(f"{grade.name}: {grade.letter}" for grade in cards[0].grades)
-        return f"{letters}. A is best, E worst."
+        return f"{letters}. A is best, E is worst."
     _, best = best_of(cards)
     unit = "right change on the reference pictures" if cards[0].learned else "change that [V] makes, right or wrong"
     return (
-        f"{len(cards)} LoRAs. Best, by what is learned ({unit}) less the drift without [V]: {cards[best].name}. "
-        "On the front is what no other beats in both."
+        f"{len(cards)} LoRAs. Best, by learned ({unit}) minus drift without [V]: {cards[best].name}. A LoRA is on the "
+        "front if no other beats it in both."
     )
 
 
@@ -174,7 +174,7 @@ def markdown(cards: Sequence[Card], about: dict[str, Any], sheets: dict[str, Pat
         lines += [f"| {kind} | {' | '.join(row)} |" for kind, row in _rows(card)]
         if card.name in sheets:
             lines += ["", f"![before and after]({sheets[card.name].name})"]
-    lines += ["", "## What the grades say, and what they cannot say", "", *(f"{one}\n" for one in EXPLAINED)]
+    lines += ["", "## What the grades mean", "", *(f"{one}\n" for one in EXPLAINED)]
     lines += [f"Controls: {', '.join(f'{name} {value:.1e}' for name, value in about['floors'].items())}."]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""What a comparison gives to every method: so many steps, so many passes through the transformer, or so much time.
+"""What a comparison gives to every method: a number of steps, a number of passes through the transformer, or a time.
 
 A pass is one forward pass of a batch; one with a gradient counts as three. So a step of a plain LoRA costs 3, and one
 of a method that looks at other prompts and at the pretrained model's predictions as well costs more.
@@ -45,7 +45,7 @@ class Cost:
 
     @property
     def in_steps(self) -> Cost:
-        """The same where every step counts alike and nothing else does."""
+        """The same where every step counts the same and nothing else does."""
         return replace(self, each=dict.fromkeys(self.each, 1.0), before=0.0)
 
     def steps_for(self, budget: float, method: str, unit: Unit) -> dict[str, int]:
@@ -61,8 +61,8 @@ class Cost:
         if min(found.values()) < 1:
             already = f", of which {self.before:.0f} go into context vectors" if self.before else ""
             raise ConfigError(
-                f"--budget: {budget:g} {unit} do not pay for a step of each stage of {method}{already}.",
-                "Give more, or leave the method out.",
+                f"--budget: {budget:g} {unit} are not enough for one step of each stage of {method}{already}.",
+                "Raise it, or leave the method out.",
             )
         return found
 
@@ -130,7 +130,9 @@ def kept_steps(
         before = json.loads(file.read_text(encoding="utf-8"))
         if before["asked"] != asked:
             said = ", ".join(f"{name} {value}" for name, value in before["asked"].items())
-            raise ConfigError(f"{file.parent} holds a comparison with {said}.", "Give another --out, or remove it.")
+            raise ConfigError(
+                f"{file.parent} contains a comparison with {said}.", "Choose another --out, or remove it."
+            )
         return before["steps"]
     steps = count()
     write_text(file, json.dumps({"asked": asked, "steps": steps}))

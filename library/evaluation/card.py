@@ -159,12 +159,12 @@ def best_of(cards: Sequence[Card]) -> tuple[list[int], int]:
 def _concept(card: Card) -> Grade:
     name = "concept learned"
     if card.learned is None:
-        why = f"no reference pictures were given; with [V] the velocity moves by {_in_words(card.scale)}"
+        why = f"no reference images were given; with [V], the velocity changes by {_in_words(card.scale)}"
         return Grade(name, UNKNOWN, f"{why}, which may be right or wrong")
-    how = f"the reference pictures are predicted better by {card.learned.gain:.0%}, at {card.learned.better:.0%} of "
-    how += f"pictures and noise levels; right change {card.learned.toward:.2f}"
+    how = f"the reference images are predicted better by {card.learned.gain:.0%}, at {card.learned.better:.0%} of "
+    how += f"images and noise levels; right change {card.learned.toward:.2f}"
     if card.learned.better < 0.5 or card.learned.toward <= 0:
-        return Grade(name, "E", f"most of the reference pictures are not predicted better; {how}")
+        return Grade(name, "E", f"most of the reference images are not predicted better; {how}")
     found = letter(card.learned.toward, TOWARD_STEPS)
     if card.learned.better < MOSTLY_BETTER:
         return Grade(name, max(found, "D"), f"much of the change is wrong; {how}")
@@ -175,14 +175,14 @@ def _behaviour(card: Card) -> Grade:
     reasons, letters = [], []
     if card.outside is not None:
         letters.append(letter(card.outside.value, OUTSIDE_STEPS))
-        reasons.append(f"with [V], the velocity outside the subject moves by {_in_words(card.outside)}")
+        reasons.append(f"with [V], the velocity outside the subject changes by {_in_words(card.outside)}")
     for group, what in (("class", "the class without [V]"), ("bystander", "two of the class without [V]")):
         if group in card.drift:
             letters.append(letter(card.drift[group].value, DRIFT_STEPS))
-            reasons.append(f"{what} drifts by {_in_words(card.drift[group])}")
+            reasons.append(f"{what}: drift of {_in_words(card.drift[group])}")
     if card.leak is not None:
-        ignored = ": the trigger makes next to no difference" if card.leak >= IGNORED else ""
-        reasons.append(f"{round(100 * card.leak)}% of what [V] does happens without it{ignored}")
+        ignored = ": the trigger makes almost no difference" if card.leak >= IGNORED else ""
+        reasons.append(f"{round(100 * card.leak)}% of the effect of [V] appears without it{ignored}")
     if not letters:
         return Grade("behaviour kept", UNKNOWN, "; ".join(["a style has no class and no subject", *reasons]))
     return Grade("behaviour kept", max(letters), "; ".join(reasons))
@@ -191,10 +191,10 @@ def _behaviour(card: Card) -> Grade:
 def _capability(card: Card) -> Grade:
     found = card.drift.get("unrelated")
     if found is None:
-        return Grade("capability kept", UNKNOWN, "no unrelated prompt was asked for")
+        return Grade("capability kept", UNKNOWN, "no unrelated prompt was given")
     shown = card.pictures.get("unrelated")
-    also = f"; their pictures change by {shown:.0%} of what another seed changes" if shown is not None else ""
-    because = f"unrelated prompts drift by {_in_words(found)}{also}"
+    also = f"; their images change by {shown:.0%} of the change that another seed makes" if shown is not None else ""
+    because = f"unrelated prompts: drift of {_in_words(found)}{also}"
     return Grade("capability kept", letter(found.value, DRIFT_STEPS), because)
 
 

@@ -55,8 +55,8 @@ from library.training.run import Run
 DONE = "arm.json"
 RIGHT_CHANGE = "right_change"
 RULES_OF_CHOICE = {
-    True: "the harmonic mean of fidelity and of what is kept of pictures without [V]",
-    False: "the largest right change on the reference pictures less the mean drift without [V]",
+    True: "the harmonic mean of fidelity and of how well images without [V] are kept",
+    False: "the right change on the reference images minus the mean drift without [V]",
 }
 """What chooses rate and length, on prompts that the table does not show: with an image encoder, and without."""
 FEWEST_REFERENCES = 2
@@ -129,11 +129,11 @@ def _methods(text: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
         if name not in METHODS:
-            raise ConfigError(f'--methods: there is no method "{name}".', did_you_mean(name, METHODS))
+            raise ConfigError(f'--methods: "{name}" is not a method.', did_you_mean(name, METHODS))
         if METHODS[name].student_weights == "words":
-            raise ConfigError(f"--methods: {name} leaves no LoRA that could be looked at.", "Take it out.")
+            raise ConfigError(f"--methods: {name} trains no LoRA that could be compared.", "Remove it.")
     if not names:
-        raise ConfigError("--methods names none.", f"There are: {', '.join(one.name for one in in_order())}.")
+        raise ConfigError("--methods is empty.", f"Choose from: {', '.join(one.name for one in in_order())}.")
     return names
 
 
@@ -145,9 +145,9 @@ def _check(given: Namespace, settings: Settings) -> None:
     if given.checkpoints < 1 or (given.budget is not None and given.budget <= 0):
         raise ConfigError("--budget must be above 0, and --checkpoints at least 1.")
     if given.budget is None and given.budget_in != "steps":
-        raise ConfigError(f"--budget_in {given.budget_in}: how many stands nowhere.", "Give it: --budget 2000.")
+        raise ConfigError(f"--budget_in {given.budget_in} also needs --budget.", "For example --budget 2000.")
     if settings.optimizer.max_train_epochs is not None:
-        raise ConfigError("compare counts in steps, but max_train_epochs is set.", "Take it out, and give --budget.")
+        raise ConfigError("compare counts in steps, but max_train_epochs is set.", "Remove it, and give --budget.")
 
 
 def settings_of(
@@ -223,7 +223,7 @@ class Trained:
         return cls(arms, asked, steps, costs, seconds, folder)
 
     def paid(self, arm: Arm, length: int) -> dict[str, float]:
-        """What so many steps of an arm's student have cost, with all that comes before; not rounded, as it is kept."""
+        """What N steps of an arm's student have cost, with all that comes before; not rounded, as it is kept."""
         steps, cost, seconds = self.steps[arm.method], self.costs[arm.method], self.seconds[arm]
         first = steps.get(EXTRACTOR, 0)
         passes = cost.before + first * cost.each.get(EXTRACTOR, 0.0) + length * cost.each[STUDENT]
@@ -237,7 +237,7 @@ def _check_length(steps: dict[str, dict[str, int]], checkpoints: int) -> None:
     if short:
         raise ConfigError(
             f"--budget: {steps[short][STUDENT]} steps of {short} can't be saved {checkpoints} times.",
-            "Give more, or fewer --checkpoints.",
+            "Raise it, or lower --checkpoints.",
         )
 
 
@@ -269,7 +269,7 @@ def _train(
     if done.is_file():
         before = json.loads(done.read_text(encoding="utf-8"))
         if before["settings"] != key:
-            raise ConfigError(f"{done.parent} was trained with other settings.", "Give another --out, or remove it.")
+            raise ConfigError(f"{done.parent} was trained with other settings.", "Choose another --out, or remove it.")
         return before["seconds"]
     say(f"{arm.method} at {arm.rate:g} times the learning rate, {sum(steps.values())} steps")
     Run(make_plan(settings, config)).train()
@@ -279,10 +279,10 @@ def _train(
 
 
 def _encoder(given: Namespace, config: DatasetConfig) -> tuple[Entry | None, list[Path]]:
-    """The image encoder and the pictures that it compares with; its weights are there, or it is said what is missing.
+    """The image encoder and the pictures that it compares with; its weights are there, or the error names them.
 
     Raises:
-        ConfigError: it is no image encoder, or one picture is all there is to compare with.
+        ConfigError: it is not an image encoder, or one picture is all there is to compare with.
     """
     if given.fidelity == RIGHT_CHANGE:
         return None, []
@@ -291,14 +291,14 @@ def _encoder(given: Namespace, config: DatasetConfig) -> tuple[Entry | None, lis
     (entry,) = entries_of([given.fidelity], [], concept.kind, "--fidelity") or (None,)
     if entry is None or "fidelity" not in entry.roles:
         raise ConfigError(
-            f"--fidelity: {given.fidelity} does not say how like a {concept.kind} a picture is.",
-            f"These do: {', '.join([*known, 'pocket', RIGHT_CHANGE])}.",
+            f"--fidelity: {given.fidelity} can't measure the likeness of a {concept.kind}.",
+            f"Choose one of: {', '.join([*known, 'pocket', RIGHT_CHANGE])}.",
         )
     files = reference_files(None, config, concept)
     if len(files) < FEWEST_REFERENCES:
         raise ConfigError(
-            "--fidelity: how like each other the references are takes two of them or more.",
-            f"Give more pictures, or --fidelity {RIGHT_CHANGE}.",
+            "--fidelity: comparing references with each other needs at least two of them.",
+            f"Give more images, or --fidelity {RIGHT_CHANGE}.",
         )
     check_all([entry], Path(given.weights_dir).expanduser(), given.allow_download, "--fidelity")
     return entry, files

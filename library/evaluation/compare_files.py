@@ -17,19 +17,20 @@ from library.files.atomic import write_text, written
 from library.report.sheet import SheetRow, save_sheet
 
 SAYS_RIGHT_CHANGE = (
-    "Right change is on the reference pictures (see docs/explanation/report-card.md): it knows these pictures alone, "
-    "and whoever learned their background as well has it, too. No encoder has looked at what is drawn: --fidelity lets "
-    "one."
+    "Right change is measured on the reference images (see docs/explanation/report-card.md). It only covers these "
+    "images, and a method that also learned their background scores as well. No encoder has looked at generated "
+    "images; use --fidelity for that."
 )
 SAYS_FIDELITY = (
-    "Fidelity: likeness of pictures with [V] to the references, 0 the pretrained model's, 1 that of the references "
-    "among themselves, by {encoder}; of whole pictures, so background that was learned as well counts. Kept: 1 where "
-    "pictures without [V] are the pretrained model's, 0 where they are as another seed's."
+    "Fidelity: likeness of images with [V] to the references, measured with {encoder}; 0 is that of the pretrained "
+    "model, 1 that of the references among themselves. It compares whole images, so a learned background counts too. "
+    "Kept: 1 if images without [V] equal the pretrained model's, 0 if they differ as much as with another seed."
 )
 SAYS_BUDGET = {
-    "steps": "steps each, those of both stages together; passes and seconds are what they cost",
-    "passes": "passes each (one of a batch; with gradient it counts as three), context vectors included",
-    "seconds": "seconds each by a few timed steps, context vectors included; seconds are what it then took",
+    "steps": "steps each, both stages together; passes and seconds are their cost",
+    "passes": "passes each (one per batch; one with a gradient counts as three), context vectors included",
+    "seconds": "seconds each, estimated from a few timed steps, context vectors included; the seconds shown are "
+    "measured",
 }
 
 
@@ -64,8 +65,8 @@ def write_comparison(folder: Path, results: Sequence[Result], about: dict[str, A
     text, encoder = table(results), about["encoder"]
     says = SAYS_FIDELITY.format(encoder=encoder) if encoder else SAYS_RIGHT_CHANGE
     chosen = (
-        f"{about['budget']:g} {SAYS_BUDGET[about['budget_in']]}. Rate and length were chosen on other prompts than "
-        f"these, by {about['rule']}."
+        f"{about['budget']:g} {SAYS_BUDGET[about['budget_in']]}. Learning rate and length were chosen on other "
+        f"prompts, by {about['rule']}."
     )
     write_text(folder / "compare.md", f"# Comparison\n\n{chosen}\n\n{text}\n\n{says}\n\n![plot](compare.png)\n")
     found = [
@@ -81,7 +82,7 @@ def write_comparison(folder: Path, results: Sequence[Result], about: dict[str, A
     write_text(folder / "compare.json", json.dumps({**about, "methods": found}, indent=1))
     plot(results, folder / "compare.png", encoder is not None)
     grid(results, folder / "grid.png")
-    return f"{text}\n\n{chosen}\n{says}\nLook at {folder / 'compare.png'} and {folder / 'grid.png'}."
+    return f"{text}\n\n{chosen}\n{says}\nOpen {folder / 'compare.png'} and {folder / 'grid.png'}."
 
 
 def table(results: Sequence[Result]) -> str:
@@ -115,8 +116,8 @@ def plot(results: Sequence[Result], path: Path, with_encoder: bool) -> None:
     figure = Figure(figsize=(11, 5), layout="constrained")
     FigureCanvasAgg(figure)
     curves = {
-        "by strength of the LoRA, on the prompts to judge by": lambda one: list(one.of_strength.values()),
-        "by length of training, on the prompts to choose by": lambda one: one.of_length,
+        "by strength of the LoRA, on the test prompts": lambda one: list(one.of_strength.values()),
+        "by length of training, on the prompts used to choose": lambda one: one.of_length,
     }
     for panel, (title, scores_of) in zip(figure.subplots(1, 2), curves.items(), strict=True):
         for one in results:
@@ -124,7 +125,7 @@ def plot(results: Sequence[Result], path: Path, with_encoder: bool) -> None:
             drift = [score.card.kept for score in some]
             panel.plot([score.learned for score in some], drift, marker="o", markersize=3, label=one.method)
         panel.invert_yaxis()
-        panel.set_xlabel("fidelity" if with_encoder else "right change on the reference pictures")
+        panel.set_xlabel("fidelity" if with_encoder else "right change on the reference images")
         panel.set_ylabel("drift without [V] (up is better)")
         panel.set_title(title, fontsize=10)
         panel.grid(alpha=0.25)

@@ -51,7 +51,7 @@ from library.terminal import say
 
 FLOOR, OFF = APART, "strength 0"
 CONTROLS = (PRETRAINED, FLOOR, OFF)
-DRIFT = "||v(B) - v(A)|| / ||v(A)|| of the velocities at equal noisy pictures, mean over noise levels; no scorer"
+DRIFT = "||v(B) - v(A)|| / ||v(A)|| of the velocities at the same noisy images, mean over noise levels; no scorer"
 
 
 def run(words: list[str]) -> str:
@@ -258,7 +258,7 @@ def _measured(
 ) -> str:
     """One scorer after the other; what is known is written after each."""
     if not has_references:
-        results.notes.append("Likeness was not measured: no reference pictures were given (--references).")
+        results.notes.append("Likeness was not measured: no reference images were given (--references).")
     measurer.without_scorer()
     for number, entry in enumerate(entries):
         results.write(measurer.values, f"partial, {number} of {len(entries)} scorers")
@@ -267,7 +267,7 @@ def _measured(
             results.identities.append(scorer.identity)
             measurer.look(entry, scorer)
         except PureCCError as error:
-            kept = f"What was measured before is in {results.folder}."
+            kept = f"Earlier measurements are in {results.folder}."
             raise type(error)(
                 f"--scorers {entry.name}: {error.what}", f"{error.remedy or ''} {kept}".strip()
             ) from error
@@ -285,8 +285,8 @@ def _check_of_strength_0(measurer: Measurer) -> list[str]:
     base, off = measurer.arms[PRETRAINED], measurer.arms[OFF]
     wrong = [key for key in off.files if off.files[key].read_bytes() != base.files[key].read_bytes()]
     if wrong:
-        return [f"WARNING: at strength 0, {len(wrong)} of {len(off.files)} pictures are not the pretrained model's."]
-    return [f"At strength 0 all {len(off.files)} pictures are the pretrained model's, to the bit."]
+        return [f"WARNING: at strength 0, {len(wrong)} of {len(off.files)} images differ from the pretrained model's."]
+    return [f"At strength 0, all {len(off.files)} images equal the pretrained model's to the bit."]
 
 
 def _external(given: argparse.Namespace, prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> list[Arm]:
@@ -294,10 +294,10 @@ def _external(given: argparse.Namespace, prompts: Sequence[EvaluationPrompt], se
     bases = named_folders(given.external_base, "--external_base")
     unknown = sorted(set(bases) - set(folders))
     if unknown:
-        raise ConfigError(f'--external_base: there is no --external named "{unknown[0]}".')
+        raise ConfigError(f'--external_base: no --external is named "{unknown[0]}".')
     taken = sorted(set(folders) & set(CONTROLS))
     if taken:
-        raise ConfigError(f'--external: the name "{taken[0]}" is taken.', "Give another.")
+        raise ConfigError(f'--external: the name "{taken[0]}" is already used.', "Give another.")
     arms = []
     for name, folder in folders.items():
         found = read_arm(name, Path(folder).expanduser(), prompts, seeds, given.allow_missing)
@@ -314,9 +314,9 @@ def _external(given: argparse.Namespace, prompts: Sequence[EvaluationPrompt], se
 def _check_same_size(one: ExternalArm, other: ExternalArm) -> None:
     if one.size != other.size:
         raise ConfigError(
-            f"--external_base: pictures of {one.name} are {one.size[0]} x {one.size[1]}, its base model's "
+            f"--external_base: the images of {one.name} are {one.size[0]} x {one.size[1]}, those of its base model "
             f"{other.size[0]} x {other.size[1]}.",
-            "They must be of one size to be compared.",
+            "Make both in the same size.",
         )
 
 
@@ -329,5 +329,5 @@ def _names(loras: Sequence[Path]) -> dict[str, Path]:
     ]
     for name in names:
         if names.count(name) > 1 or name in CONTROLS:
-            raise ConfigError(f'--lora: two arms would be named "{name}".', "Rename a file.")
+            raise ConfigError(f'--lora: two LoRAs have the name "{name}".', "Rename one of the files.")
     return dict(zip(names, loras, strict=True))

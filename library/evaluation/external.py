@@ -65,7 +65,7 @@ def read_csv(file: Path) -> list[dict[str, str]]:
     """The lines of a CSV file, by the names in its first line.
 
     Raises:
-        DataError: it is no such file.
+        DataError: it is not such a file.
     """
     try:
         return list(csv.DictReader(io.StringIO(read_text(file, "The list", DataError, LARGEST_LIST))))
@@ -81,16 +81,18 @@ def read_prompts_csv(file: Path) -> list[dict[str, str]]:
     """
     if not file.is_file():
         raise DataError(
-            f"{file.parent} holds no {PROMPTS_FILE}, so nobody can tell what its pictures were made from.",
-            "Put there the list that `purecc_evaluate.py prompts --to csv` wrote.",
+            f"{file.parent} contains no {PROMPTS_FILE}, so the prompts of its images are unknown.",
+            "Copy the list there that `purecc_evaluate.py prompts --to csv` wrote.",
         )
     rows = read_csv(file)
     wanted = {"id", "seed", "prompt"}
     if not rows or not wanted <= set(rows[0]):
-        raise DataError(f"{file} must have a first line with {', '.join(COLUMNS)}, and lines below it.")
+        raise DataError(f"{file} must start with a line with {', '.join(COLUMNS)}, followed by at least one row.")
     for number, row in enumerate(rows, 2):
         if not FILE_NAME.fullmatch(f"{row['id']}__{(row['seed'] or '').strip()}"):
-            raise DataError(f'{file}, line {number}: id "{row["id"]}" and seed "{row["seed"]}" name no picture.')
+            raise DataError(
+                f'{file}, line {number}: id "{row["id"]}" and seed "{row["seed"]}" don\'t identify an image.'
+            )
     return rows
 
 
@@ -100,13 +102,13 @@ def read_arm(
     """Checks a folder against what is to be measured.
 
     Args:
-        allow_missing: go on with the pictures that are there.
+        allow_missing: continue with the pictures that are there.
 
     Raises:
         DataError: everything that is wrong with it, in one go.
     """
     if not folder.is_dir():
-        raise DataError(f"--external {name}: there is no folder {folder.absolute()}.")
+        raise DataError(f"--external {name}: the folder {folder.absolute()} doesn't exist.")
     problems: list[PureCCError] = []
     _check_prompts(name, folder, prompts, problems)
     wanted = {(prompt.id, seed) for prompt in prompts for seed in seeds}
@@ -124,15 +126,15 @@ def read_arm(
         names = _listed([file_name(*key) for key in missing])
         problems.append(
             DataError(
-                f"--external {name}: {len(missing)} of {len(wanted)} pictures are missing in {folder}: {names}.",
-                "Make them, or go on without them by --allow_missing.",
+                f"--external {name}: {len(missing)} of {len(wanted)} images are missing in {folder}: {names}.",
+                "Make them, or continue without them with --allow_missing.",
             )
         )
     if extra:
         problems.append(
             DataError(
-                f"--external {name}: {folder} holds {len(extra)} pictures that nothing asks for: {_listed(extra)}.",
-                "Names are PROMPT-ID__SEED.png; `purecc_evaluate.py import` gives others these names.",
+                f"--external {name}: {folder} contains {len(extra)} images that aren't in the list: {_listed(extra)}.",
+                "Names are PROMPT-ID__SEED.png; `purecc_evaluate.py import` renames other images.",
             )
         )
     size = _size_of(name, files, problems)
@@ -152,17 +154,18 @@ def _check_prompts(name: str, folder: Path, prompts: Sequence[EvaluationPrompt],
     for prompt in other[:LISTED]:
         problems.append(
             DataError(
-                f'--external {name}: {prompt.id} was made from "{said[prompt.id]}"; to be measured is "{prompt.base}".',
-                "Measure with the same lists that the prompts were exported from.",
+                f'--external {name}: {prompt.id} was made from "{said[prompt.id]}", but the prompt to measure is '
+                f'"{prompt.base}".',
+                "Use the same prompt lists as for the export.",
             )
         )
     unknown = [prompt.id for prompt in prompts if prompt.id not in said]
     if unknown:
         problems.append(
             DataError(
-                f"--external {name}: {PROMPTS_FILE} lacks {len(unknown)} prompts that are to be measured: "
+                f"--external {name}: {PROMPTS_FILE} lacks {len(unknown)} of the prompts to measure: "
                 f"{_listed(unknown)}.",
-                "Measure with the same --prompts and --preservation, or export the list anew.",
+                "Use the same --prompts and --preservation, or export the list again.",
             )
         )
 
@@ -177,7 +180,7 @@ def _size_of(name: str, files: dict[Key, Path], problems: list[PureCCError]) -> 
     if len(sizes) > 1:
         said = "; ".join(f"{w} x {h}: {_listed(some)}" for (w, h), some in sorted(sizes.items()))
         problems.append(
-            DataError(f"--external {name}: its pictures have different sizes. {said}.", "Make all of one size.")
+            DataError(f"--external {name}: its images have different sizes. {said}.", "Make all in the same size.")
         )
     return max(sizes, key=lambda size: len(sizes[size]), default=(0, 0))
 

@@ -41,7 +41,7 @@ def run(words: list[str]) -> str:
     given = parser.parse_args(words)
     source, target = Path(given.source).expanduser(), Path(given.to).expanduser()
     if not source.is_dir():
-        raise ConfigError(f"--from: there is no folder {source.absolute()}.")
+        raise ConfigError(f"--from: the folder {source.absolute()} doesn't exist.")
     rows = read_prompts_csv(target / PROMPTS_FILE)
     keys = [(row["id"], int(row["seed"])) for row in rows]
     texts = {row["id"]: row["prompt"] for row in rows}
@@ -62,7 +62,7 @@ def run(words: list[str]) -> str:
     )
     left = [key for key in keys if key not in found]
     lacking = f" {len(left)} are missing, such as {file_name(*left[0])}." if left else ""
-    return f"{len(found)} of {len(keys)} pictures are in {target} now.{lacking}"
+    return f"{len(found)} of {len(keys)} images are now in {target}.{lacking}"
 
 
 def _of_uno(pictures: Sequence[Path], keys: Sequence[Key], texts: dict[str, str]) -> dict[Key, Path]:
@@ -73,7 +73,11 @@ def _of_uno(pictures: Sequence[Path], keys: Sequence[Key], texts: dict[str, str]
     for file in pictures:
         name = UNO_NAME.fullmatch(file.stem)
         if not name or int(name[1]) >= len(ids) or int(name[2]) >= len(seeds):
-            problems.append(DataError(f"{file} is no picture of this list: {len(ids)} prompts, {len(seeds)} repeats."))
+            problems.append(
+                DataError(
+                    f"{file} is not an image of this list, which has {len(ids)} prompts and {len(seeds)} repeats."
+                )
+            )
             continue
         key = (ids[int(name[1])], seeds[int(name[2])])
         beside = file.with_suffix(".json")
@@ -90,14 +94,14 @@ def _prompt_in(file: Path) -> str | None:
     try:
         return json.loads(read_text(file, "The file", DataError)).get("prompt")
     except (ValueError, AttributeError) as error:
-        raise DataError(f"{file} is no JSON that UNO wrote: {error}.") from error
+        raise DataError(f"{file} is not a JSON file that UNO wrote: {error}.") from error
 
 
 def _in_order(pictures: Sequence[Path], keys: Sequence[Key], source: Path) -> dict[Key, Path]:
     if len(pictures) != len(keys):
         raise DataError(
-            f"{source} holds {len(pictures)} pictures, the list asks for {len(keys)}; their order says nothing then.",
-            "Use --as table with a CSV that names each.",
+            f"{source} contains {len(pictures)} images, but the list has {len(keys)}, so their order can't be used.",
+            "Use --as table with a CSV that lists each image.",
         )
     return dict(zip(keys, pictures, strict=True))
 
@@ -115,9 +119,9 @@ def _of_table(table: str | None, source: Path, keys: Sequence[Key]) -> dict[Key,
         key = (row.get("id") or "", int(seed) if SEED.fullmatch(seed) else -1)
         picture = source / Path(row.get("file") or "").name
         if key not in keys:
-            problems.append(DataError(f'{where}: the list has no picture "{key[0]}" with seed "{seed}".'))
+            problems.append(DataError(f'{where}: the list has no image "{key[0]}" with seed "{seed}".'))
         elif not picture.is_file():
-            problems.append(DataError(f"{where}: there is no file {picture}."))
+            problems.append(DataError(f"{where}: the file {picture} doesn't exist."))
         else:
             found[key] = picture
     if problems:

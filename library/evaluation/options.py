@@ -33,8 +33,8 @@ def only_concept(concepts: Sequence[Concept], what: str) -> Concept:
     """
     if len(concepts) != 1:
         raise ConfigError(
-            f"{what} is about one concept; the config has {len(concepts)}.",
-            "Leave the dataset out of the config, and give --trigger and --class_word; or give a config of one.",
+            f"{what} needs exactly one concept; the config has {len(concepts)}.",
+            "Use a config with one concept, or remove the dataset from it and give --trigger and --class_word.",
         )
     return concepts[0]
 
@@ -70,11 +70,11 @@ def reference_files(given: str | None, config: DatasetConfig | None, concept: Co
         return []
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
-        raise ConfigError(f"--references: there is no folder {missing[0].absolute()}.")
+        raise ConfigError(f"--references: the folder {missing[0].absolute()} doesn't exist.")
     files = [file for folder in folders for file in pictures_in(folder)]
     if not files:
         what, remedy = instead_of_pictures(folders[0]) if folders else ("", None)
-        raise ConfigError(f"--references: {folders[0] if folders else given} holds no picture.{what}", remedy)
+        raise ConfigError(f"--references: {folders[0] if folders else given} contains no image.{what}", remedy)
     for file in files:
         open_image(file)
     return files
@@ -135,7 +135,7 @@ def seeds_of(text: str) -> list[int]:
         found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", piece)
         last = int(found[2] or found[1]) if found else -1
         if not found or last < int(found[1]) or last - int(found[1]) >= MOST_SEEDS:
-            raise ConfigError(f'--seeds: "{text}" names no seeds.', "Write 0-3, or 0,7.")
+            raise ConfigError(f'--seeds: "{text}" is not a list of seeds.', "Write for example 0-3 or 0,7.")
         seeds += range(int(found[1]), last + 1)
     return list(dict.fromkeys(seeds))
 
@@ -150,8 +150,8 @@ def named_folders(words: Sequence[str], option: str) -> dict[str, str]:
     for word in words:
         name, equals, folder = word.partition("=")
         if not equals or not folder or not re.fullmatch(r"[\w.+-]+", name):
-            raise ConfigError(f'{option}: "{word}" is not NAME=FOLDER.', "For instance DreamO=pictures/dreamo.")
+            raise ConfigError(f'{option}: "{word}" is not NAME=FOLDER.', "For example DreamO=images/dreamo.")
         if name in pairs:
-            raise ConfigError(f'{option}: the name "{name}" stands twice.')
+            raise ConfigError(f'{option}: the name "{name}" is given twice.')
         pairs[name] = folder
     return pairs

@@ -20,7 +20,7 @@ def read_probes(path: str | None, concept: Concept, seeds: Sequence[int]) -> lis
     """The prompts of a file, each once for every seed.
 
     Args:
-        path: one prompt a line; {class} stands for the class word. None: those that come with the project.
+        path: one prompt per line; {class} stands for the class word. None: those that come with the project.
 
     Raises:
         ConfigError: no such file, no line with [V] in it, or none without.
@@ -30,12 +30,12 @@ def read_probes(path: str | None, concept: Concept, seeds: Sequence[int]) -> lis
     kinds = {probe.kind for probe in probes}
     if "concept" not in kinds:
         raise ConfigError(
-            f"{option}: no prompt of {file} holds {PLACEHOLDER} or the trigger, so nobody can tell what it calls.",
+            f"{option}: no prompt in {file} contains {PLACEHOLDER} or the trigger.",
             f'Add lines such as "a {PLACEHOLDER} {concept.class_word} in the snow".',
         )
     if not kinds & {"class", "unrelated"}:
         raise ConfigError(
-            f"{option}: every prompt of {file} asks for the concept, so nothing tells what stays as it was.",
+            f"{option}: every prompt in {file} contains the concept, so drift can't be measured.",
             f'Add lines such as "a {concept.class_word} in the snow" and "a bowl of fruit on a table".',
         )
     return probes

@@ -35,17 +35,18 @@ def run(words: list[str]) -> str:
     prompts, seeds, folder = prompts_of(given, concept_of(given)), seeds_of(given.seeds), Path(given.out).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / PROMPTS_FILE, prompts_csv(prompts, seeds))
-    said = [f"Saved {folder / PROMPTS_FILE}: {len(prompts)} prompts, {len(seeds)} seeds; keep it with the pictures."]
+    said = [f"Saved {folder / PROMPTS_FILE}: {len(prompts)} prompts, {len(seeds)} seeds. Keep it with the images."]
     if given.to == "uno":
         references = [Path(file).expanduser() for file in given.reference]
         write_text(folder / "uno.json", uno_json(prompts, references, folder))
         said.append(
-            f"Saved {folder / 'uno.json'}. Draw with --eval_json_path {folder / 'uno.json'} "
-            f"--num_images_per_prompt {len(seeds)}, then: purecc_evaluate.py import --from UNO-OUTPUT --to {folder}"
+            f"Saved {folder / 'uno.json'}. Run UNO with --eval_json_path {folder / 'uno.json'} "
+            f"--num_images_per_prompt {len(seeds)}, then run: purecc_evaluate.py import --from UNO-OUTPUT --to "
+            f"{folder}"
         )
     if given.to == "text":
         write_text(folder / "prompts.txt", "".join(f"{prompt.base}\n" for prompt in prompts))
-        said.append(f"Saved {folder / 'prompts.txt'}: draw each line once for each seed, in this order.")
+        said.append(f"Saved {folder / 'prompts.txt'}. Draw each line once per seed, in this order.")
     return "\n".join(said)
 
 
@@ -57,7 +58,7 @@ def uno_json(prompts: Sequence[EvaluationPrompt], references: Sequence[Path], fo
     """
     missing = [str(file) for file in references if not file.is_file()]
     if missing or not references:
-        what = f"there is no file {', '.join(missing)}" if missing else "UNO needs a picture of the concept"
-        raise ConfigError(f"--reference: {what}.", "Name one picture; the paper gives UNO one as well.")
+        what = f"the file {', '.join(missing)} doesn't exist" if missing else "UNO needs an image of the concept"
+        raise ConfigError(f"--reference: {what}.", "Give one image, as in UNO's paper.")
     paths = [str(file.resolve()) for file in references]
     return json.dumps([{"prompt": prompt.base, "image_paths": paths} for prompt in prompts], indent=1) + "\n"

@@ -51,11 +51,11 @@ def default_list(concept: Concept) -> str:
 
 
 def read_lists(concept: Concept, with_concept: Sequence[str], preservation: Sequence[str]) -> list[EvaluationPrompt]:
-    """The prompts of lists, each the name of one that comes with the project or a file, one prompt a line.
+    """The prompts of lists, each the name of one that comes with the project or a file, one prompt per line.
 
     Args:
         with_concept: every line of theirs holds [V], or the trigger itself.
-        preservation: no line of theirs does. {class} stands for the class word; a style, which is no class of things,
+        preservation: no line of theirs does. {class} stands for the class word; a style, which has none,
             leaves such lines out.
 
     Raises:
@@ -69,7 +69,7 @@ def read_lists(concept: Concept, with_concept: Sequence[str], preservation: Sequ
         found += _read(name, concept, False, problems)
     ids = [prompt.id for prompt in found]
     for twice in sorted({one for one in ids if ids.count(one) > 1}):
-        problems.append(ConfigError(f'Two prompts have the id "{twice}".', "Give the two files different names."))
+        problems.append(ConfigError(f'Two prompts have the id "{twice}".', "Rename one of the two files."))
     if problems:
         raise all_of(problems)
     return found
@@ -85,9 +85,9 @@ def _read(name: str, concept: Concept, wants_concept: bool, problems: list[Confi
         group = group_of(text, concept)
         if (group == "concept") != wants_concept:
             remedy = (
-                f"Every line needs {PLACEHOLDER} where the concept is; prompts without it go to --preservation."
+                f"Every line needs {PLACEHOLDER} where the concept is; prompts without it belong in --preservation."
                 if wants_concept
-                else "Take the concept out, or give this line to --prompts."
+                else "Remove the concept, or move this line to --prompts."
             )
             fault = f"lacks {PLACEHOLDER}" if wants_concept else "names the concept"
             problems.append(ConfigError(f'{option}: {path.name}, prompt {number}: "{text}" {fault}.', remedy))
@@ -124,5 +124,7 @@ def _file_of(name: str, option: str) -> Path:
     file = Path(name).expanduser()
     if not file.is_file():
         known = [one.stem for one in LISTS.glob("*.txt")]
-        raise ConfigError(f'{option}: "{name}" is neither a file nor a list of ours.', did_you_mean(name, known))
+        raise ConfigError(
+            f'{option}: "{name}" is neither a file nor one of the included lists.', did_you_mean(name, known)
+        )
     return file

@@ -100,7 +100,7 @@ def _seed(plan: Plan) -> int:
 
 
 def _some(probes: list[Probe], count: int) -> list[Probe]:
-    """So many of them, of every kind alike; all if they are fewer."""
+    """At most `count` of them, evenly from every kind."""
     of_kind: dict[str, list[Probe]] = {}
     for probe in probes:
         of_kind.setdefault(probe.kind, []).append(probe)

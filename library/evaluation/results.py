@@ -90,10 +90,10 @@ class Results:
         names = [arm.name for arm in self.arms]
         lines = ["# Evaluation", ""]
         if status != "done":
-            lines += [f"**{status}: not every scorer has looked yet.**", ""]
+            lines += [f"**{status}: some scorers have not run yet.**", ""]
         lines += [
-            f"{len(self.prompts)} prompts, seeds {', '.join(map(str, self.about['seeds']))}. Means; in brackets "
-            "95 % of a bootstrap over prompts, which says nothing about another training seed.",
+            f"{len(self.prompts)} prompts, seeds {', '.join(map(str, self.about['seeds']))}. Means, with 95 % "
+            "bootstrap intervals over prompts in brackets. They do not cover another training seed.",
             "",
             f"| measure | good | {' | '.join(names)} |",
             "|---" * (len(names) + 2) + "|",
@@ -116,7 +116,7 @@ class Results:
                 )
         lines.append("")
         if absent:
-            lines += ["n/a: this arm has no pictures of its own base model from the same noise (--external_base).", ""]
+            lines += ["n/a: this arm has no images of its own base model from the same noise (--external_base).", ""]
         lines += self._differences(values, apart)
         lines += ["## What the numbers are", ""]
         lines += [f"- **{name}** ({one.group} prompts): {one.definition}" for name, one in values.measures.items()]
@@ -128,8 +128,8 @@ class Results:
         lines = [
             "## Which differences are real",
             "",
-            "Paired by prompt. Real: the interval leaves out 0 and a sign-flip test gives p below .05. Many rows: "
-            "about one in twenty would be called real by chance alone.",
+            "Paired by prompt. Real: the interval excludes 0 and a sign-flip test gives p below .05. By chance alone, "
+            "about one row in twenty would be called real.",
             "",
             "| measure | arm | beside | difference | p | prompts | real |",
             "|---|---|---|---|---|---|---|",

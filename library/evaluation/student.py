@@ -27,7 +27,7 @@ from library.parts.saved_vectors import embeddings_of
 from library.terminal import say
 
 NO_LORA = ("_concept", "_extractor", "_transformer", "_embedding")
-"""Ends of names of our files that are no LoRA."""
+"""Ends of names of our files that are not LoRAs."""
 TRIGGER_KEYS = ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words", "instance_prompt")
 """Where trainers write down a LoRA's trigger."""
 
@@ -45,7 +45,9 @@ def loras_in(words: Sequence[str]) -> list[Path]:
             skipped = (*NO_LORA, *(ending for ending in LAYOUT_ENDINGS if ending))
             inside = [one for one in sorted(path.glob("*.safetensors")) if not one.stem.endswith(skipped)]
             if not inside:
-                raise ConfigError(f"{path} holds no LoRA.", "Name a .safetensors file, or a folder with some in it.")
+                raise ConfigError(
+                    f"{path} contains no LoRA.", "Give a .safetensors file, or a folder that contains some."
+                )
             found += sorted(inside, key=lambda one: ("-step" not in one.stem, one.stem))
         else:
             found.append(path)
@@ -82,7 +84,7 @@ def concept_of_lora(lora: Path, concept_file: ConceptFile | None, settings: Sett
     """What a LoRA was trained for: as the command line says, else as its concept file or its metadata says.
 
     Raises:
-        ConfigError: the trigger, or the class word, stands nowhere.
+        ConfigError: the trigger, or the class word, is missing.
     """
     data = settings.data
     saved = concept_file.load()[1] if concept_file else []
@@ -92,12 +94,12 @@ def concept_of_lora(lora: Path, concept_file: ConceptFile | None, settings: Sett
     known = next((metadata[key].strip() for key in TRIGGER_KEYS if metadata.get(key, "").strip()), None)
     trigger, class_word = data.trigger or known, data.class_word
     if not trigger or ("," in trigger and not data.trigger):
-        several = f' names several triggers, "{trigger}"' if trigger else " does not say what its trigger is"
-        raise ConfigError(f"{lora}{several}.", "Give it: --trigger ohwx --class_word dog.")
+        several = f' names several triggers, "{trigger}"' if trigger else " does not contain its trigger"
+        raise ConfigError(f"{lora}{several}.", "Give it, for example --trigger ohwx --class_word dog.")
     if not class_word and data.kind != "style":
         raise ConfigError(
-            f'{lora}: nothing says what the concept "{trigger}" is one of.',
-            "Give it: --class_word dog. For a style: --kind style.",
+            f'{lora}: the class word of the concept "{trigger}" is unknown.',
+            "Give it, for example --class_word dog. For a style, use --kind style.",
         )
     kind = data.kind or ("style" if class_word == "style" else "subject")
     return Concept(name="concept", trigger=trigger, class_word=class_word or "", kind=kind)
@@ -138,8 +140,8 @@ class Students:
         here = {}
         if saved and not names.keys() & {one.trigger.lower() for one in saved}:
             raise ModelError(
-                f'{source} holds vectors for the trigger "{saved[0].trigger}"; asked for is "{next(iter(names))}".',
-                "Give the trigger that it was trained with, or --concept none.",
+                f'{source} contains vectors for the trigger "{saved[0].trigger}", not for "{next(iter(names))}".',
+                "Use the trigger it was trained with, or --concept none.",
             )
         for one in saved:
             name = names.get(one.trigger.lower())

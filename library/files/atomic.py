@@ -24,7 +24,7 @@ from library.files.tensor_storage import save_tensors
 from library.terminal import say
 
 TEMPORARY = ".part-"
-"""Begin of the names of what is not finished: short, so that a long name stays within what a file system allows."""
+"""Start of the names of what is not finished: short, so that a long name stays within what a file system allows."""
 PATIENCE = (0.02, 0.05, 0.1, 0.2, 0.3, 0.6, 0.8)
 """Seconds between tries to move a file that another program has open, about two together."""
 MAPPED = 1224
@@ -39,7 +39,8 @@ class InUse(StorageError):
     def __init__(self, path: Path) -> None:
         super().__init__(
             f"{path} can't be replaced: another program has it open, or its permissions forbid it.",
-            "Close it there; it may also be an antivirus, an indexer or OneDrive. What was saved before is as it was.",
+            "Close that program; it may also be an antivirus, an indexer or OneDrive. Earlier saved files are "
+            "unchanged.",
         )
 
 
@@ -71,7 +72,7 @@ def saved_at(path: Path) -> Path:
 
 
 def _move_beside(source: Path, path: Path) -> None:
-    """Moves a file beside the one that it was meant for: where that was saved before, or to a free name, which is said.
+    """Moves a file beside the one that it was meant for: where it was saved before, or to a free name, with a warning.
 
     Raises:
         InUse: that can't be, either.
@@ -83,7 +84,7 @@ def _move_beside(source: Path, path: Path) -> None:
     names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     free = next(name for name in names if not name.exists())
     move(source, free)
-    say(f"WARNING: {path} can't be replaced: another program has it open. Saved as {free.name} beside it.")
+    say(f"WARNING: {path} can't be replaced: another program has it open. Saved as {free.name} next to it.")
     saved_beside[path] = free
 
 
@@ -99,7 +100,7 @@ def said_if_not_written(path: Path) -> Iterator[None]:
         raise known from error
     except UnicodeEncodeError as error:
         half = error.object[error.start : error.end]
-        raise StorageError(f"{path} can't be written: its text holds half of a character, {half!r}.") from error
+        raise StorageError(f"{path} can't be written: its text contains half of a character, {half!r}.") from error
     except SafetensorError as error:  # it hides the system's error in its text
         number = re.search(r"os error (\d+)", str(error))
         known = not_written(OSError(int(number[1]), ""), path) if number else None
@@ -178,7 +179,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder, so that it never stands there with half of its files.
+    """Removes a folder, so that it never has only half of its files.
 
     Raises:
         InUse: another program has one of them open; all of them are there.
@@ -203,7 +204,7 @@ def _to_disk(file: Path) -> None:
 
 
 def try_writing(path: Path) -> None:
-    """Makes an empty file with the folders that it lies in, and takes away all of what was not there before.
+    """Makes an empty file with the folders that it is in, and takes away all of what was not there before.
 
     Raises:
         OSError: it can't be made.

@@ -42,7 +42,7 @@ class Cache:
         self._held: OrderedDict[str, Tensors] = OrderedDict()
 
     def place(self, kind: str, key: dict[str, Any]) -> str:
-        """Where what is computed from `key` stands in the folder: short, and another for another key."""
+        """Where what is computed from `key` is in the folder: short, and another for another key."""
         name = fingerprint.of_key(key)
         return f"{kind}/{name[:2]}/{name}.safetensors"
 
@@ -96,8 +96,8 @@ class Cache:
             tensors = load(self._read(place))
         except (OSError, SafetensorError) as error:
             raise StorageError(
-                f"The cache has lost what this run has put into it: {self.folder / place} can't be read ({error}).",
-                "The same command with --resume auto makes it again and goes on.",
+                f"The cache has lost a file of this run: {self.folder / place} can't be read ({error}).",
+                "Run the same command with --resume auto to compute it again and continue.",
             ) from error
         self._held[place] = tensors
         self.held += _bytes_of(tensors)

@@ -83,8 +83,8 @@ class CacheUse:
     def _clear(self) -> None:
         if self._in_use():
             raise ConfigError(
-                f"--clear_cache: another command uses the cache {self.folder.absolute()}.",
-                "Wait for it or stop it, or give this run another cache_dir.",
+                f"--clear_cache: another command is using the cache {self.folder.absolute()}.",
+                "Wait for it, stop it, or choose another cache_dir for this run.",
             )
         self.cleared = sum(entry.size for entry in entries(self.folder))
         shrink(self.folder, 0)
@@ -120,7 +120,7 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def shrink(folder: Path, limit: int) -> None:
-    """Removes what was used longest ago until a cache has at most so many bytes."""
+    """Removes what was used longest ago until a cache has at most N bytes."""
     found = entries(folder)
     over = sum(entry.size for entry in found) - limit
     for entry in found:

@@ -1,4 +1,4 @@
-"""The state of a run that was stopped, from which it goes on as if it never had been. Safetensors and JSON, no pickle.
+"""The state of a stopped run, from which it continues as if nothing had happened. Safetensors and JSON, not pickle.
 
 A state is a folder that appears whole: `state.json` and `tensors.safetensors`, each checked by its hash when it is
 read. The one before is kept as well, in case a disk damages the newest. Everything random in a run follows from its
@@ -43,7 +43,7 @@ def flatten(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
         return {"tuple" if isinstance(tree, tuple) else "list": items}
     if tree is None or isinstance(tree, (bool, int, float, str)):
         return {"value": tree}
-    raise TypeError(f"{path} is a {type(tree).__name__}, which a state can't hold.")
+    raise TypeError(f"{path} is a {type(tree).__name__}, which can't be saved in a state.")
 
 
 def unflatten(tree: Any, tensors: dict[str, Tensor]) -> Any:
@@ -72,7 +72,7 @@ class SavedState:
 
     position: Position
     settings: dict[str, Any]
-    """The settings that shape training, to be the same when the run goes on."""
+    """The settings that shape training, to be the same when the run continues."""
     tree: dict[str, Any]
 
 
@@ -198,14 +198,14 @@ def load_state(folder: Path, settings: dict[str, Any], may_differ: Iterable[str]
         state = _read(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise ModelError(
-            f"resume: {folder} is not a state that can be read: {error}.", "Start anew with --overwrite."
+            f"resume: {folder} is not a readable state: {error}.", "Start from scratch with --overwrite."
         ) from error
     check_same(state.settings, settings, may_differ)
     return state
 
 
 def check_same(before: dict[str, Any], settings: dict[str, Any], may_differ: Iterable[str] = ()) -> None:
-    """Looks whether a run goes on with the settings that shaped it until now.
+    """Looks whether a run continues with the settings that shaped it until now.
 
     Args:
         before: those that were saved.
@@ -218,8 +218,8 @@ def check_same(before: dict[str, Any], settings: dict[str, Any], may_differ: Ite
     for name in sorted((set(now) | set(before)) - set(may_differ)):
         if now.get(name) != before.get(name):
             raise ConfigError(
-                f"resume: {name} was {before.get(name)!r} when the run was stopped and is {now.get(name)!r} now.",
-                "Set it back to go on, or start anew with --overwrite.",
+                f"resume: {name} was {before.get(name)!r} when the run stopped and is {now.get(name)!r} now.",
+                "Change it back to continue, or start from scratch with --overwrite.",
             )
 
 

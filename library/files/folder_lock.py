@@ -16,7 +16,7 @@ from library.errors import ConfigError
 from library.files.atomic import TEMPORARY, InUse, remove, said_if_not_written, write_text
 
 LOCK, HOLDER = ".lock", ".lock.json"
-"""The file that is locked, and who says to hold it; the latter alone means nothing."""
+"""The file that is locked, and who says to hold it; the second file alone means nothing."""
 
 
 class FolderLock:
@@ -43,7 +43,7 @@ class FolderLock:
         except Timeout:
             raise ConfigError(
                 f"{self.folder.absolute()} is in use by another run{self._who()}.",
-                "Wait for it, stop it, or give this run another output_dir.",
+                "Wait for it, stop it, or choose another output_dir for this run.",
             ) from None
         for unfinished in [*self.folder.glob(f"{TEMPORARY}*"), *self.folder.glob(f"*/{TEMPORARY}*")]:
             remove(unfinished)  # what a killed run has left half written

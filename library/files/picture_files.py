@@ -26,9 +26,9 @@ OF_SYSTEMS = frozenset(
 """What Windows, macOS and network drives put into folders, in lower case, apart from names that begin with a dot."""
 BRANDS_OF_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"mif1", b"msf1")
 SIGNATURES = (
-    (b"\xff\x0a", "is a JPEG XL picture"),
-    (b"\0\0\0\x0cJXL ", "is a JPEG XL picture"),
-    (b"version https://git-lfs", "is a pointer of Git LFS, and the picture itself was never downloaded"),
+    (b"\xff\x0a", "is a JPEG XL image"),
+    (b"\0\0\0\x0cJXL ", "is a JPEG XL image"),
+    (b"version https://git-lfs", "is a Git LFS pointer; the image itself was not downloaded"),
     (b"%PDF", "is a PDF"),
     (b"PK\x03\x04", "is a ZIP archive"),
     (b"\x1aE\xdf\xa3", "is a video"),
@@ -41,7 +41,7 @@ SIGNATURES = (
 MOST_SAID = 200
 """Characters of an error of Pillow that are passed on."""
 LOOKED_AT = 64
-"""Bytes at a file's begin that say what it is."""
+"""Bytes at the start of a file that say what it is."""
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ def is_hidden(name: str) -> bool:
 
 @cache
 def reads_heif() -> bool:
-    """Whether pillow-heif is installed. It is told to Pillow, which opens phones' HEIC pictures from then on."""
+    """Whether pillow-heif is installed. If so, Pillow opens phones' HEIC pictures from then on."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
@@ -74,7 +74,7 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a picture file, so that what is hashed and what is decoded is the same, whoever writes to it meanwhile.
+    """All of a picture file: the same bytes are hashed and decoded, even if another program writes to it meanwhile.
 
     Raises:
         DataError: it can't be read, or is gone.
@@ -89,7 +89,7 @@ def opened(path: Path, convert: Callable[[ImageFile.ImageFile], T], content: byt
     """What `convert` makes of a picture file. Of damaged files, Pillow raises errors of every kind; all are one here.
 
     Args:
-        content: what `read_bytes` gave, if it is at hand.
+        content: what `read_bytes` gave, if it was read already.
 
     Raises:
         DataError: not a picture, cut off, or suspiciously huge; and whatever `convert` finds wrong.
@@ -105,16 +105,16 @@ def opened(path: Path, convert: Callable[[ImageFile.ImageFile], T], content: byt
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         most = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise DataError(
-            f"The picture {path} claims to be larger than {most:.0f} million pixels. It is "
-            "not opened: a file of a few kB can claim any size, and fill the memory.",
-            "Make it smaller, or take it out; training sees it at its resolution.",
+            f"The image {path} claims to have more than {most:.0f} million pixels, so it is not opened: even a tiny "
+            "file can claim a size that fills the memory.",
+            "Make it smaller, or remove it. Training shrinks images to the training resolution anyway.",
         ) from error
     except Exception as error:  # there is no list of what Pillow raises: TypeError and struct.error are among it
         raise _unreadable(path, error, content) from error
 
 
 def _unreadable(path: Path, error: Exception, content: bytes | None) -> DataError:
-    remedy = "Save it as PNG or JPEG again, or take it out."
+    remedy = "Save it as PNG or JPEG again, or remove it."
     if isinstance(error, OSError) and error.strerror:
         why = error.strerror
     elif isinstance(error, UnidentifiedImageError):
@@ -122,7 +122,7 @@ def _unreadable(path: Path, error: Exception, content: bytes | None) -> DataErro
     else:
         said = " ".join(str(error).split()) or type(error).__name__
         why = f"it is damaged ({said[:MOST_SAID]})"
-    return DataError(f"The picture {path} can't be read: {why}.", remedy)
+    return DataError(f"The image {path} can't be read: {why}.", remedy)
 
 
 def _begin_of(path: Path) -> bytes:
@@ -136,11 +136,11 @@ def _begin_of(path: Path) -> bytes:
 def _what_it_is(begin: bytes, remedy: str) -> tuple[str, str]:
     """What a file is that Pillow knows nothing of, and what to do."""
     if not begin:
-        return "it is empty", "Copy or download it again, or take it out."
+        return "it is empty", "Copy or download it again, or remove it."
     if begin[4:8] == b"ftyp":
         if begin[8:12] in BRANDS_OF_HEIF and b"avif" not in begin:
-            return ("it is a damaged HEIC picture", remedy) if reads_heif() else ("it is a HEIC picture", INSTALL_HEIF)
-        return "it is a video, or a kind of picture that is not known here", remedy
+            return ("it is a damaged HEIC image", remedy) if reads_heif() else ("it is a HEIC image", INSTALL_HEIF)
+        return "it is a video, or an image in an unknown format", remedy
     start = begin.lstrip().lower()
     known = next((what for mark, what in SIGNATURES if begin.startswith(mark) or start.startswith(mark)), None)
-    return (f"it {known}" if known else "it is not a picture, or it is damaged"), remedy
+    return (f"it {known}" if known else "it is not an image, or it is damaged"), remedy

@@ -17,7 +17,7 @@ LONGEST = 1 << 20
 
 
 def read_text(file: Path, what: str = "", kind: type[PureCCError] = ConfigError, longest: int = LONGEST) -> str:
-    """The text of a file, without its mark; line ends are as they stand there.
+    """The text of a file, without its mark; line ends are as they are there.
 
     Args:
         what: start of the error's sentence, such as "The caption" or "sample_prompts:".
@@ -35,15 +35,17 @@ def read_text(file: Path, what: str = "", kind: type[PureCCError] = ConfigError,
         reason = getattr(error, "strerror", None) or error
         raise kind(f"{named} can't be read: {reason}.", "It must be a text file.") from error
     if size > longest:
-        raise kind(f"{named} has more than {longest / (1 << 20):.3g} MB.", "Is it the right file?")
+        raise kind(f"{named} is larger than {longest / (1 << 20):.3g} MB.", "Check that this is the right file.")
     encoding = "utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         place = f"byte 0x{content[error.start]:02X} in line {line} can't be read"
-        raise kind(f"{named} is not a text in UTF-8: {place}.", "Save it as UTF-8.") from error
+        raise kind(f"{named} is not UTF-8 text: {place}.", "Save it as UTF-8.") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise kind(f"{named} is not a text: it holds zero bytes, the first in line {line}.", "Save it as UTF-8.")
+        raise kind(
+            f"{named} is not a text file: it contains zero bytes, the first in line {line}.", "Save it as UTF-8."
+        )
     return text

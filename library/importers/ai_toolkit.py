@@ -36,7 +36,7 @@ ALWAYS = {
     "relative_step": ("adafactor",),
     "warmup_init": ("adafactor",),
 }
-"""Arguments that it hands to these optimizers unasked: eps = 1e-6, and False for the others."""
+"""Arguments that it hands to these optimizers without a setting: eps = 1e-6, and False for the others."""
 OWN_RATE, LEAST_RATE = "prodigy", 0.1
 """An optimizer whose learning rate it takes for 1 below this one."""
 FAMILIES = {
@@ -155,7 +155,7 @@ def read(data: Mapping[str, Any]) -> Imported:
     config = table(data.get("config"), "config")
     process = next(iter(tables(config.get("process"), "config.process")), {})
     if not process.get("train"):
-        raise ConfigError("config.process has no train, so the job trains nothing.", "Import one that trains a LoRA.")
+        raise ConfigError("config.process has no train, so the job trains nothing.", "Import a job that trains a LoRA.")
     found = Imported("ai-toolkit")
     if config.get("name"):
         found.take("output_name", config["name"], "config.name")
@@ -196,7 +196,7 @@ def _fill(found: Imported, sections: dict[str, dict[str, Any]]) -> None:
     }
     if said["linear"] != network.get("linear") and network.get("linear") is not None:
         found.notices.append(
-            f"network.rank counts, as in ai-toolkit; network.linear {network['linear']!r} is passed over."
+            f"network.rank is used, as in ai-toolkit; network.linear {network['linear']!r} is ignored."
         )
     network |= {name: value for name, value in said.items() if value is not None}
     for name, defaults in DEFAULTS.items():
@@ -223,7 +223,7 @@ def _model_of(model: Mapping[str, Any]) -> str | None:
 
 def _take_network(found: Imported, network: Mapping[str, Any]) -> None:
     if network.get("type", "lora") != "lora":
-        found.left_out["network.type"] = f"{shown(network['type'])}: a plain LoRA is trained"
+        found.left_out["network.type"] = f"{shown(network['type'])}: trained as a plain LoRA"
 
 
 def _take_training(found: Imported, train: Mapping[str, Any]) -> None:
@@ -255,7 +255,7 @@ def _take_training(found: Imported, train: Mapping[str, Any]) -> None:
         found.left_out["train.train_text_encoder"] = "the text encoders are not trained"
     if train.get("diff_output_preservation"):
         found.left_out.pop("train.diff_output_preservation", None)
-        found.notices.append("diff_output_preservation: anchor_weight does the same here, and is on.")
+        found.notices.append("diff_output_preservation: anchor_weight does the same here and is on.")
 
 
 def _take_more(found: Imported, sections: Mapping[str, dict[str, Any]]) -> None:
@@ -278,7 +278,7 @@ def _take_more(found: Imported, sections: Mapping[str, dict[str, Any]]) -> None:
 
 
 def _prompts(found: Imported, sample: Mapping[str, Any], name: str) -> list[str]:
-    """Lines of a prompt file; what holds for all of their prompts stands in each.
+    """Lines of a prompt file; what holds for all of their prompts is in each.
 
     Args:
         name: of the job, which [name] stands for in a job's own texts.
@@ -287,7 +287,7 @@ def _prompts(found: Imported, sample: Mapping[str, Any], name: str) -> list[str]
     prompts = _listed(sample.get("prompts"))
     if sample.get("samples") is not None:
         if prompts:
-            found.left_out["sample.prompts"] = f"{len(prompts)} prompts: sample.samples counts, as in ai-toolkit"
+            found.left_out["sample.prompts"] = f"{len(prompts)} prompts: sample.samples is used, as in ai-toolkit"
         prompts = _listed(sample["samples"])
     lines = []
     for entry in (one if isinstance(one, Mapping) else {"prompt": one} for one in prompts):

@@ -18,7 +18,7 @@ LONGEST_LINE = 1000
 
 
 def run(words: list[str] | None = None) -> str:
-    """Reads a file and writes the TOML; returns what became of everything, in words."""
+    """Reads a file and writes the TOML; returns what became of everything, as text."""
     parser = plain_parser("Converts another trainer's settings to a TOML.", "FILE [--to FILE] [--trigger ohwx ...]")
     parser.add_argument("file", help="JSON of the kohya_ss GUI or OneTrainer, or YAML of ai-toolkit.")
     parser.add_argument("--to", metavar="FILE", help="TOML to write. Default: the file's name, ending in _purecc.toml.")
@@ -32,13 +32,13 @@ def run(words: list[str] | None = None) -> str:
     source = Path(given.file).expanduser()
     target = Path(given.to).expanduser() if given.to else source.with_name(f"{source.stem}_purecc.toml")
     if target.exists() and not given.overwrite:
-        raise ConfigError(f"{target} is there already.", "Name another by --to, or give --overwrite.")
+        raise ConfigError(f"{target} already exists.", "Choose another with --to, or give --overwrite.")
     found = import_file(source)
     missing = _complete(found, given.trigger, given.class_word, given.kind)
     if found.prompts:
         prompts = target.with_name(f"{target.stem}_prompts.txt")
         if prompts.exists() and not given.overwrite:
-            raise ConfigError(f"{prompts} is there already.", "Name another TOML by --to, or give --overwrite.")
+            raise ConfigError(f"{prompts} already exists.", "Choose another TOML with --to, or give --overwrite.")
         write_text(prompts, "\n".join(found.prompts) + "\n")
         found.settings["sample_prompts"] = str(prompts)
     write_text(target, as_text(found, source))
@@ -53,8 +53,8 @@ def import_file(path: Path) -> Imported:
     """
     if path.suffix.lower() == ".toml":
         raise ConfigError(
-            f"{path} is a TOML file, and those of sd-scripts need no import.",
-            "Give it to purecc_train.py, as --config_file or as --dataset_config.",
+            f"{path} is a TOML file; those of sd-scripts need no import.",
+            "Use it directly: purecc_train.py --config_file or --dataset_config.",
         )
     data = read_data(path)
     if isinstance(data, dict):
@@ -65,9 +65,9 @@ def import_file(path: Path) -> Imported:
         if kohya_gui.MARKS & data.keys():
             return kohya_gui.read(data)
     raise ConfigError(
-        f"{path} is from no trainer that is known here.",
-        "Known are the JSON of the kohya_ss GUI and of OneTrainer, and the YAML of ai-toolkit. Files of sd-scripts "
-        "need no import: give them as --config_file and --dataset_config.",
+        f"{path} is not a settings file of a known trainer.",
+        "This reads the JSON of the kohya_ss GUI and of OneTrainer, and the YAML of ai-toolkit. Files of sd-scripts "
+        "need no import: use --config_file and --dataset_config.",
     )
 
 
@@ -105,7 +105,7 @@ def as_text(found: Imported, source: Path) -> str:
 
 def _assumed(found: Imported) -> str:
     said = ", ".join(f"{name} {value}" for name, value in found.assumed.items())
-    return f"Not in the file, so the defaults of {found.trainer} are written out: {said}."
+    return f"Not in the file, so the defaults of {found.trainer} are used: {said}."
 
 
 def _printable(line: str) -> str:
@@ -130,11 +130,12 @@ def report(found: Imported, target: Path, missing: list[str]) -> str:
         file = TomlFile(target)
         read_concepts_and_pictures(file, read_settings(file))
         lines.append(
-            f"It reads. Captions may hold {PLACEHOLDER} for the trigger, or the trigger itself. Look at it with"
+            f"The file is valid. Captions can contain {PLACEHOLDER} for the trigger, or the trigger itself. Check it "
+            "with"
         )
         lines.append(f"  python purecc_train.py --config_file {target} --dry_run")
     except PureCCError as error:
-        lines.append(f"Still to be mended:\n{error}")
+        lines.append(f"Still to fix:\n{error}")
     return "\n".join(lines)
 
 
@@ -153,7 +154,7 @@ def _wanted(found: Imported, missing: list[str]) -> list[str]:
         lines.append(f"Add {' and '.join(missing)} in [[concepts]], or import again with --{' --'.join(missing)} ...")
     subsets = [subset for dataset in found.datasets for subset in dataset["subsets"]]
     if found.datasets and not any(subset["image_dir"] for subset in subsets):
-        lines.append("Add the pictures: [[datasets.subsets]] with image_dir.")
+        lines.append("Add the images: [[datasets.subsets]] with image_dir.")
     elif not found.datasets and not {"train_data_dir", "dataset_config"} & found.settings.keys():
-        lines.append("Add the pictures: train_data_dir or dataset_config in [data].")
+        lines.append("Add the images: train_data_dir or dataset_config in [data].")
     return lines

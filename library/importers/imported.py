@@ -97,7 +97,7 @@ class Imported:
         return value
 
     def take(self, name: str, value: Any, theirs: str) -> None:
-        """Carries a setting over if it may have this value; what is empty or 0 for "unset" is passed over."""
+        """Carries a setting over if it may have this value; what is empty or 0 for "unset" is ignored."""
         value = self.fitted(name, value, theirs)
         if value is not None:
             self.settings[name] = value
@@ -159,7 +159,7 @@ class Imported:
         before = self.settings.get(name)
         self.take(name, value, theirs)
         if before is not None and before != self.settings.get(name):
-            self.notices.append(f"{theirs} {shown(value)} counts, as in {self.trainer}; {other} is passed over.")
+            self.notices.append(f"{theirs} {shown(value)} is used, as in {self.trainer}; {other} is ignored.")
 
     def is_for(self, model: str) -> None:
         """Says that the file is for another model, whose own files are left out.
@@ -173,8 +173,8 @@ class Imported:
             self.leave(name, self.settings.pop(name, None))
         self.notices.insert(
             0,
-            f"WARNING: this file is for {model}, and this trainer is for Stable Diffusion 3.5: look again at learning "
-            "rate, rank, steps and resolution.",
+            f"WARNING: this file is for {model}, but this trainer is for Stable Diffusion 3.5. Review learning rate, "
+            "rank, steps and resolution.",
         )
 
     def tables(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class Imported:
 
 
 def fitting(value: Any, hint: Any) -> Any:
-    """A value as a setting of this type writes it: numbers that stand in quotes, 5.0 for 5, lists that are one text."""
+    """A value as a setting of this type writes it: numbers that are in quotes, 5.0 for 5, lists that are one text."""
     parts = [part for part in typing.get_args(hint) if part is not type(None)]
     kinds = [hint] if typing.get_origin(hint) in (list, typing.Literal) or not parts else parts
     names = {typing.get_origin(kind) or kind for kind in kinds}
@@ -218,7 +218,7 @@ def saved_dtype(value: Any) -> str | None:
 
 
 def quantization(value: Any) -> str | None:
-    """Their name of the bits of frozen weights as a value of `base_quantization`; None for those that are none here."""
+    """Their name of the bits of frozen weights as a value of `base_quantization`; None for unsupported ones."""
     return QUANTIZATIONS.get(str(value).lower())
 
 
@@ -243,7 +243,7 @@ def folder_and_name(path: Any) -> tuple[str, str]:
 
 
 def arguments(table: Mapping[str, Any]) -> list[str]:
-    """{"weight_decay": 0.01} as ["weight_decay=0.01"]; a number that stands in quotes is a number."""
+    """{"weight_decay": 0.01} as ["weight_decay=0.01"]; a number that is in quotes is a number."""
     values = {name: number(value) if isinstance(value, str) else value for name, value in table.items()}
     return [f"{name}={value if isinstance(value, str) else repr(value)}" for name, value in values.items()
             if value is not None]  # fmt: skip

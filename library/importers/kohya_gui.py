@@ -69,12 +69,12 @@ STEPS = 1600
 
 
 def read(tables: Mapping[str, Any]) -> Imported:
-    """The settings of a saved GUI; its folders come along as `train_data_dir` and `reg_data_dir`."""
+    """The settings of a saved GUI; its folders become `train_data_dir` and `reg_data_dir`."""
     found = Imported("the kohya_ss GUI")
     found.assumed = {key: value for key, value in DEFAULTS.items() if key not in tables}
     tables = {**tables, **found.assumed}
     if tables.get("LoRA_type", "Standard") not in PLAIN:
-        found.left_out["LoRA_type"] = f"{shown(tables['LoRA_type'])}: a plain LoRA is trained"
+        found.left_out["LoRA_type"] = f"{shown(tables['LoRA_type'])}: trained as a plain LoRA"
     if isinstance(tables.get("sample_prompts"), str):
         lines = [" ".join(line.split()) for line in tables["sample_prompts"].splitlines()]
         found.prompts = [line for line in lines if line and not line.startswith("#")]
@@ -86,7 +86,7 @@ def read(tables: Mapping[str, Any]) -> Imported:
     found.take_as_sd_scripts(values, theirs)
     has_reg = {"reg_data_dir", "dataset_config"} & found.settings.keys()
     if not has_reg and found.settings.pop("prior_loss_weight", None) is not None:
-        found.left_out["prior_loss_weight"] = "there are no regularisation pictures"
+        found.left_out["prior_loss_weight"] = "there are no regularisation images"
     model = _model_of(tables)
     if model:
         found.is_for(model)
@@ -134,9 +134,7 @@ def _take_length(found: Imported, tables: Mapping[str, Any], values: dict[str, A
     else:
         counts = next(iter(given))
         if given[counts] != given["epoch"]:
-            found.notices.append(
-                f"{counts} {given[counts]} counts, as in the GUI; epoch {given['epoch']} is passed over."
-            )
+            found.notices.append(f"{counts} {given[counts]} is used, as in the GUI; epoch {given['epoch']} is ignored.")
 
 
 def _take_warm_up(tables: Mapping[str, Any], values: dict[str, Any]) -> None:
@@ -174,7 +172,7 @@ def _take_more_parameters(found: Imported, text: Any, values: dict[str, Any], th
 
 
 def _number(value: Any) -> int | float:
-    """A number that may stand in quotes; 0 for what is none."""
+    """A number that may be in quotes; 0 for what is none."""
     value = number(value) if isinstance(value, str) else value
     return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
 

@@ -134,9 +134,9 @@ def read(data: Mapping[str, Any], folder: Path) -> Imported:
     known = {key: value for key, value in data.items() if key not in USUAL or value != USUAL[key]}
     found.take_all(known, SETTINGS, "")
     if data.get("training_method", "LORA") != "LORA":
-        found.left_out["training_method"] = f"{shown(data['training_method'])}: a LoRA is trained"
+        found.left_out["training_method"] = f"{shown(data['training_method'])}: trained as a LoRA"
     if data.get("peft_type", "LORA") != "LORA":
-        found.left_out["peft_type"] = f"{shown(data['peft_type'])}: a plain LoRA is trained"
+        found.left_out["peft_type"] = f"{shown(data['peft_type'])}: trained as a plain LoRA"
     if data.get("output_model_destination"):
         folder_of, name = folder_and_name(data["output_model_destination"])
         found.take("output_dir", folder_of, "output_model_destination")
@@ -208,7 +208,7 @@ def _take_more(found: Imported, data: Mapping[str, Any]) -> None:
 
 
 def _listed(data: Mapping[str, Any], folder: Path, key: str, file_key: str, needed: bool) -> list[dict[str, Any]]:
-    """What stands in the configuration itself, or in a file that it names.
+    """What is in the configuration itself, or in a file that it names.
 
     Args:
         needed: the file has to be there.
@@ -222,7 +222,7 @@ def _listed(data: Mapping[str, Any], folder: Path, key: str, file_key: str, need
     file = next((place for place in places if os.path.isfile(place)), None)
     if file is None and needed:
         raise ConfigError(
-            f"{file_key}: there is no file {shown(name)}.", f"Put it beside the configuration, in {folder}."
+            f"{file_key}: the file {shown(name)} doesn't exist.", f"Put it next to the configuration, in {folder}."
         )
     return tables(read_data(file), str(file)) if file else []
 
@@ -244,7 +244,7 @@ def _subset(found: Imported, concept: dict[str, Any]) -> dict[str, Any] | None:
     if not concept.get("enabled", True):
         return None
     if kind == VALIDATION:
-        found.left_out[at] = "validation pictures: set validation_split instead"
+        found.left_out[at] = "validation images: set validation_split instead"
         return None
     image, text = table(concept.get("image"), f"{at}, image"), table(concept.get("text"), f"{at}, text")
     subset: dict[str, Any] = {"image_dir": str(concept.get("path") or "")}
@@ -268,9 +268,9 @@ def _subset(found: Imported, concept: dict[str, Any]) -> dict[str, Any] | None:
     if text.get("prompt_source") == "concept" and text.get("prompt_path"):
         found.left_out[f"{at}, prompts"] = f"{shown(text['prompt_path'])}: write its lines as caption_templates"
     if text.get("prompt_source") == "filename":
-        found.left_out[f"{at}, prompts"] = "names of files: write caption files"
+        found.left_out[f"{at}, prompts"] = "file names as captions: write caption files"
     if concept.get("include_subdirectories"):
-        found.left_out[f"{at}, include_subdirectories"] = "name each folder in a subset of its own"
+        found.left_out[f"{at}, include_subdirectories"] = "add a subset for each folder"
     return subset
 
 

@@ -18,7 +18,7 @@ MOST_VALUES = 100_000
 DEEPEST = 50
 """Tables in tables of a file of settings."""
 LARGEST_NUMBER = 1e30
-"""Beyond it, a number is no setting's, but damage."""
+"""A number above this is damage, not a setting."""
 SHOWN = 60
 """Characters of a value in a message."""
 EXPONENT = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
@@ -32,7 +32,7 @@ def read_data(path: Path) -> Any:
         ConfigError: no such file, too large, damaged, or with something that no setting is.
     """
     if not os.path.isfile(path):
-        raise ConfigError(f"There is no file {path.absolute()}.", "Name a JSON or YAML file of another trainer.")
+        raise ConfigError(f"The file {path.absolute()} doesn't exist.", "Give a JSON or YAML file of another trainer.")
     text = settings_text(path)
     try:
         return _Plain(path).of(_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text))
@@ -40,7 +40,7 @@ def read_data(path: Path) -> Any:
         raise
     except Exception as error:  # the parsers' own errors, and what damaged files make them raise
         why = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{path} can't be read: {why}.", "Save it again in the trainer it is from.") from error
+        raise ConfigError(f"{path} can't be read: {why}.", "Save it again in its own trainer.") from error
 
 
 def _yaml(text: str) -> Any:
@@ -63,7 +63,7 @@ class _Plain:
         """The same without what is not plain: dates, NaN, keys that are numbers ... become text."""
         self.left -= 1
         if self.left < 0 or depth > DEEPEST:
-            raise ConfigError(f"{self.path} holds more than a file of settings does.", "Is it the right file?")
+            raise ConfigError(f"{self.path} is too large for a settings file.", "Check that this is the right file.")
         if isinstance(value, Mapping):
             return {self._text(key): self.of(entry, depth + 1) for key, entry in value.items()}
         if isinstance(value, list | tuple | set):
@@ -77,7 +77,7 @@ class _Plain:
     def _text(self, value: Any) -> str:
         text = str(value)
         if IN_NO_FILE.search(text):
-            raise ConfigError(f"{self.path} holds a character that no text may hold: {shown(text)}.", "Is it damaged?")
+            raise ConfigError(f"{self.path} contains an invalid character: {shown(text)}.", "It may be damaged.")
         return text
 
 
@@ -106,12 +106,12 @@ def table(value: Any, name: str) -> dict[str, Any]:
         name: what it is called there.
 
     Raises:
-        ConfigError: something else stands there.
+        ConfigError: something else is there.
     """
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{name} is {shown(value)}; it must be a table.", "Save it again in the trainer it is from.")
+        raise ConfigError(f"{name} is {shown(value)}; it must be a table.", "Save it again in its own trainer.")
     return value
 
 
@@ -119,10 +119,10 @@ def tables(value: Any, name: str) -> list[dict[str, Any]]:
     """A list of tables of a file; an empty one where there is none.
 
     Raises:
-        ConfigError: something else stands there.
+        ConfigError: something else is there.
     """
     if value is None:
         return []
     if not isinstance(value, list):
-        raise ConfigError(f"{name} is {shown(value)}; it must be a list.", "Save it again in the trainer it is from.")
+        raise ConfigError(f"{name} is {shown(value)}; it must be a list.", "Save it again in its own trainer.")
     return [table(one, f"{name}[{place}]") for place, one in enumerate(value)]

@@ -10,7 +10,7 @@ The port:
 * The second regulariser, ||delta W_i - H_i W*||^2 with a W* that all concepts share, is in the paper and not in the
   released code. At its minimum over H_i and W* it is 0 for any LoRAs, so it means nothing without their start and rate,
   which are not known: it is left out (docs/reference/methods.md).
-* Elastic weight aggregation, which weighs the concepts' LoRAs anew for each prompt, is in
+* Elastic weight aggregation, which weighs the concepts' LoRAs again for each prompt, is in
   `library/convert/aggregation.py`: `purecc_fuse.py --fusion elastic` writes the LoRA for one prompt.
 """
 
@@ -89,7 +89,7 @@ def check_fit(settings: Settings, network: AdapterNetwork, blocks: int) -> None:
                 layer = network.layers.get(name)
                 if layer is not None and given.down.shape[1] != shape_of(layer.base)[1]:
                     raise ModelError(
-                        f"{path}: the LoRA of {name} reads {given.down.shape[1]} numbers, the model's layer "
+                        f"{path}: the LoRA of {name} has {given.down.shape[1]} inputs, but the model's layer has "
                         f"{shape_of(layer.base)[1]}.",
                         "It was trained for another model.",
                     )
@@ -99,13 +99,13 @@ def remarks(settings: Settings) -> list[str]:
     """That nothing is earlier."""
     if settings.of_method(CIFCSettings).previous_loras:
         return []
-    return ["cifc with one concept equals mix_of_show: previous_loras names no LoRA of an earlier one."]
+    return ["cifc without previous_loras equals mix_of_show."]
 
 
 register(
     Method(
         name="cifc",
-        trains="ED-LoRA for one concept after the other, each in a subspace of its own",
+        trains="ED-LoRA for one concept after another, each in its own subspace",
         reads=ED_LORA,
         own=CIFCSettings,
         defaults=WITH_VECTORS,

@@ -85,7 +85,7 @@ def objective(settings: Settings, has_reg: bool) -> Objective:
 register(
     Method(
         name="dco",
-        trains="a LoRA on the pictures, only until it does better on them than the pretrained model",
+        trains="a LoRA on your images that stops learning an image once it beats the pretrained model",
         reads=RIVAL - LOSS,
         own=DCOSettings,
         student=objective,

@@ -32,7 +32,7 @@ def objective(settings: Settings, has_reg: bool) -> Objective:
 register(
     Method(
         name="dop",
-        trains="a LoRA on the pictures, held to the pretrained model's prediction where the prompt lacks [V]",
+        trains="a LoRA on your images that keeps the pretrained model's prediction for prompts without [V]",
         reads=RIVAL | {"anchor_weight"},
         defaults={"anchor_weight": 1.0},
         student=objective,

@@ -62,28 +62,30 @@ def check(settings: Settings) -> None:
     optimizer = settings.optimizer
     if settings.model.quantization != "none":
         raise ConfigError(
-            "dreambooth changes the weights themselves, which base_quantization rounds.",
-            "Take base_quantization and fp8_base out.",
+            "dreambooth trains the model's own weights, which base_quantization would round.",
+            "Remove base_quantization and fp8_base.",
         )
     if not fuses_steps(settings):
         if settings.network.full_bf16:
-            raise ConfigError("full_bf16 rounds by chance inside the backward pass.", "Set fused_backward_pass = true.")
+            raise ConfigError(
+                "full_bf16 needs fused_backward_pass for its stochastic rounding.", "Set fused_backward_pass = true."
+            )
         return
-    said = "fused_backward_pass makes each weight's step by itself, inside the backward pass"
+    said = "fused_backward_pass updates each weight separately, inside the backward pass"
     if optimizer.gradient_accumulation_steps > 1:
         raise ConfigError(f"{said}; gradients can't be accumulated.", "Set gradient_accumulation_steps = 1.")
     if settings.model.mixed_precision == "fp16":
-        raise ConfigError(f"{said}; fp16 scales gradients for all at once.", 'Set mixed_precision = "bf16".')
+        raise ConfigError(f"{said}; fp16 needs the gradients of all weights at once.", 'Set mixed_precision = "bf16".')
     if finds_its_rate(optimizer.optimizer_type) or is_schedule_free(optimizer.optimizer_type):
         raise ConfigError(
-            f"{said}; {optimizer.optimizer_type} looks at all weights at once.", 'Set optimizer_type = "AdamW8bit".'
+            f"{said}; {optimizer.optimizer_type} needs all weights at once.", 'Set optimizer_type = "AdamW8bit".'
         )
 
 
 register(
     Method(
         name="dreambooth",
-        trains="the whole weights of attention and feed-forward layers, on the pictures and on class pictures",
+        trains="all weights of attention and feed-forward layers, on your images and on class images",
         reads=RIVAL - LOW_RANK - {"network_verbose"}
         | REPLAYED
         | {"ewc_lambda", "ewc_fisher_samples", "l2_anchor_weight"},

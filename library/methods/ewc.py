@@ -47,8 +47,7 @@ def penalties(settings: Settings) -> list[PenaltyTerm]:
 register(
     Method(
         name="ewc",
-        trains="a LoRA on the pictures, its change kept small where the pretrained model's pictures depend on the "
-        "weights",
+        trains="a LoRA on your images that changes little where the pretrained model's images depend on the weights",
         reads=RIVAL | REPLAYED,
         own=EWCSettings,
         student=objective,

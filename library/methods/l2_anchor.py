@@ -3,7 +3,7 @@
 Preserve and Personalize (ICLR 2026) keeps a tuned model near the pretrained one by lambda ||theta - theta_0||^2.
 
 The port: of a LoRA, the change is the product, so the penalty is l2_anchor_weight times the sum over layers of
-||delta W||_F^2. The LoRA's own matrices are no measure of it: one starts random, the other at 0. With `dreambooth`, the
+||delta W||_F^2. The LoRA's own matrices don't measure it: one starts random, the other at 0. With `dreambooth`, the
 same weight holds for whole weights, as in the paper.
 """
 
@@ -38,7 +38,7 @@ def penalties(settings: Settings) -> list[PenaltyTerm]:
 register(
     Method(
         name="l2_anchor",
-        trains="a LoRA on the pictures, its change of the weights kept short",
+        trains="a LoRA on your images with a small change of the weights",
         reads=RIVAL,
         own=L2AnchorSettings,
         student=objective,

@@ -33,7 +33,7 @@ def objective(settings: Settings, has_reg: bool) -> Objective:
 register(
     Method(
         name="lora",
-        trains="a LoRA on the pictures and nothing else",
+        trains="a LoRA on your images and nothing else",
         reads=LORA | LOSS,
         student=objective,
     )

@@ -137,16 +137,18 @@ def register(method: Method) -> Method:
     """Makes a method known to settings, help, checks and docs.
 
     Raises:
-        ValueError: its name or a setting of its own is taken, or it reads what is no setting or common to all methods.
+        ValueError: its name or a setting of its own is taken, or it reads something other than a method's setting.
     """
     if method.name in METHODS:
-        raise ValueError(f"there is a method {method.name} already")
+        raise ValueError(f"the method {method.name} is already registered")
     taken = method.own_names & frozenset().union(*map(names_of, SECTIONS.values()), own_of_all())
     if taken:
-        raise ValueError(f"{method.name}: there is a setting {min(taken)} already")
+        raise ValueError(f"{method.name}: the setting {min(taken)} already exists")
     unknown = method.all_reads - OF_SOME - own_of_all() - method.own_names - {WITH_EMBEDDINGS}
     if unknown:
-        raise ValueError(f"{method.name} reads {min(unknown)}, which no method has of its own, or all read")
+        raise ValueError(
+            f"{method.name} reads {min(unknown)}, which is not a method's own setting, or one that all methods read"
+        )
     METHODS[method.name] = method
     return method
 

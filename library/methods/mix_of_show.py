@@ -4,10 +4,10 @@ Gu et al. (arXiv 2305.18292): layer-wise embeddings take over what belongs to th
 fused afterwards; `library/convert/gradient_fusion.py` has the fusion.
 
 The port:
-* In an MMDiT the text is a stream that is rewritten from block to block and not read anew in each, so "the layer's own
+* In an MMDiT the text is a stream that is rewritten from block to block and not read again in each, so "the layer's own
   embedding" has to be defined: at the input of every block, the state of each token of [V] is replaced by a vector that
   learns. These are the vectors that PureCC has as well (Eq. 7), and they start from the class word's states.
-* The authors' two words, one random and one of the class, are [V] and the class word that stands beside it.
+* The authors' two words, one random and one of the class, are [V] and the class word that is next to it.
 * The text encoders run once and get no LoRA. Their attention regulariser needs maps of cross-attention, which an MMDiT
   does not have: it is left out. Masks (`alpha_mask`, `masked_loss`) do take places out of the loss, as the authors' do.
 * Sampling by regions is left to UIs.

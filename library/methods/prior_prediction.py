@@ -68,7 +68,7 @@ def objective(settings: Settings, has_reg: bool) -> Objective:
 register(
     Method(
         name="prior_prediction",
-        trains="a LoRA on the pictures, and on the pretrained model's own predictions for other pictures",
+        trains="a LoRA on your images and on the pretrained model's own predictions for other images",
         reads=RIVAL | REPLAYED | {"replay_weight"},
         defaults={"replay_weight": 1.0},
         student=objective,

@@ -44,7 +44,7 @@ def objective(settings: Settings, has_reg: bool) -> Objective:
 register(
     Method(
         name="prior_preservation",
-        trains="a LoRA on the pictures, and on pictures of the class that the pretrained model drew",
+        trains="a LoRA on your images and on class images from the pretrained model",
         reads=RIVAL | REPLAYED,
         defaults={"prior_loss_weight": 1.0, "replay_prompts": CLASS_PROMPTS},
         student=objective,

@@ -30,7 +30,7 @@ def extractor(settings: Settings) -> Objective:
 register(
     Method(
         name=PURECC,
-        trains="an extractor, then a student beside it: PureCC",
+        trains="an extractor, then a student guided by it: PureCC",
         reads=OF_SOME,
         starts_from={},
         student=student,

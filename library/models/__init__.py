@@ -22,7 +22,7 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first NVIDIA card, or the CPU.
+    """The device of that name; "auto" is the first NVIDIA GPU, or the CPU.
 
     Raises:
         ModelError: PyTorch sees no such device.
@@ -38,7 +38,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def sum_in_float32() -> None:
-    """Products of 16-bit matrices on NVIDIA cards add up in float32 all the way.
+    """Products of 16-bit matrices on NVIDIA GPUs add up in float32 all the way.
 
     By default PyTorch lets partial sums meet in 16 bits, and guidance is a small difference of two predictions.
     """
@@ -73,9 +73,9 @@ def open_model_files(settings: ModelSettings) -> ModelFiles:
         model = HubFiles(name, offline=settings.offline)
     else:
         raise ModelError(
-            f"pretrained_model_name_or_path: there is no folder or file {place.absolute()}.",
-            "Give the .safetensors file that you use in ComfyUI, or download the model: "
-            "hf download stabilityai/stable-diffusion-3.5-medium --local-dir FOLDER",
+            f"pretrained_model_name_or_path: the file or folder {place.absolute()} doesn't exist.",
+            "Use the .safetensors file from ComfyUI, or download the model: hf download "
+            "stabilityai/stable-diffusion-3.5-medium --local-dir FOLDER",
         )
     apart = own_files(settings, model.family)
     return model.family.with_own_files(model, apart) if apart and model.family.with_own_files else model

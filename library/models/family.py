@@ -1,6 +1,6 @@
 """The door for families of models: what the trainer has to know of one, besides how its models predict.
 
-A family is a folder that registers itself. Everything that is particular to it lies there: the model (`FlowModel`), its
+A family is a folder that registers itself. Everything that is particular to it is there: the model (`FlowModel`), its
 text streams, the lists of its blocks, the layouts of LoRA files, what the loaders make of them, and its presets.
 """
 
@@ -115,9 +115,9 @@ class FlowModel(Protocol):
         """What the metadata of LoRA files says of the model."""
 
     residence: Residence
-    """How the transformer's weights lie in memory; may be changed until it is loaded."""
+    """How the transformer's weights are in memory; may be changed until it is loaded."""
     base: ResidentBase
-    """The transformer as it lies there, once it is loaded."""
+    """The transformer as it is in memory, once it is loaded."""
 
     @property
     def transformer(self) -> nn.Module:
@@ -236,7 +236,7 @@ class Family:
         recognises: whether the header of a single file is a model of the family.
         single_file: a model in one file, some of whose parts have files of their own; None: the family has none.
         with_own_files: a model of which some parts are taken from files of their own.
-        card_presets: presets for cards, by the number of the model's blocks: the begin of their names, and the cards.
+        card_presets: presets for GPUs, by the number of the model's blocks: the start of their names, and the GPUs.
     """
 
     name: str

@@ -54,7 +54,7 @@ class PromptBatch:
     concepts: tuple[str | None, ...]
     """For each row, the concept whose extractor looks at it."""
     texts: tuple[str, ...] = ()
-    """Each row's text, for readers that make states anew; empty where nobody knows it."""
+    """Each row's text, for readers that make states again; empty where nobody knows it."""
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], concepts: Sequence[str | None]) -> PromptBatch:
@@ -126,7 +126,7 @@ class TextShape:
     pooled: int | None
 
     def zeros(self, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Context and pooled states of so many prompts that say nothing."""
+        """Context and pooled states of N prompts that say nothing."""
         pooled = None if self.pooled is None else torch.zeros(rows, self.pooled, dtype=dtype)
         return torch.zeros(rows, self.tokens, self.width, dtype=dtype), pooled
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 TILE = 512
-"""Pixels on each side of a tile that is decoded by itself, with vae_tiling."""
+"""Pixels on each side of a tile that is decoded separately, with vae_tiling."""
 
 
 class LatentModel(ABC):
@@ -39,7 +39,7 @@ class LatentModel(ABC):
     Args:
         files: where its parts are.
         dtype: precision of the frozen weights and of every pass.
-        residence: how the transformer's weights lie in memory; may be changed until they are loaded.
+        residence: how the transformer's weights are in memory; may be changed until they are loaded.
     """
 
     feed_forward: ClassVar[Sequence[str]] = ()

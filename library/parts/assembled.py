@@ -1,4 +1,4 @@
-"""A stage put together, alike in a run and in the count of one: what is minimised, by which passes, what learns."""
+"""A stage put together, the same in a run and in the count of one: what is minimised, by which passes, what learns."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def scheduler_of(
 
     Args:
         branches: of the stage.
-        context: its vectors stand in prompts that have places for them, whichever branch predicts.
+        context: its vectors are in prompts that have places for them, whichever branch predicts.
     """
     if context is not None:
         branches = {name: context.beside(branch) for name, branch in branches.items()}

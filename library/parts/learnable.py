@@ -67,8 +67,8 @@ class Learnable:
         unlike = sorted(set(mine) ^ set(saved)) or [name for name in mine if mine[name].shape != saved[name].shape]
         if unlike:
             raise ModelError(
-                f"resume: the state has another {self.name} than this run: {unlike[0]} differs.",
-                "Start anew with --overwrite.",
+                f"resume: the {self.name} of the state differs from that of this run: {unlike[0]}.",
+                "Start from scratch with --overwrite.",
             )
         for name, tensor in mine.items():
             tensor.copy_(saved[name])

@@ -20,7 +20,7 @@ from library.parts.parts import STUDENT_ADAPTER, Attached
 from library.parts.saved_vectors import embeddings_of
 from library.terminal import say
 
-INTO_THE_MODEL = "put that LoRA into the pretrained model by base_weights, and train a fresh one on top of it."
+INTO_THE_MODEL = "put that LoRA into the pretrained model with base_weights, and train a new one on top of it."
 
 
 def with_dim(settings: Settings, block_lists: Collection[str]) -> Settings:
@@ -39,7 +39,7 @@ def with_dim(settings: Settings, block_lists: Collection[str]) -> Settings:
     if network.network_weights is None:
         return settings
     if METHODS[method].student_weights in ("words", "full"):
-        raise ConfigError(f"network_weights is a LoRA, but {method} trains none.", "Take network_weights out.")
+        raise ConfigError(f"network_weights is a LoRA, but {method} trains none.", "Remove network_weights.")
     with naming("network_weights"):
         layers = read_lora(network.network_weights).layers
     largest = max(layers.values(), key=lambda one: one.rank)
@@ -50,7 +50,7 @@ def with_dim(settings: Settings, block_lists: Collection[str]) -> Settings:
         return replace(settings, network=network)
     if largest.rank > max(network.ranks.values()):
         raise ConfigError(
-            f"network_weights: {network.network_weights} has rank {largest.rank}, network_dim is "
+            f"network_weights: {network.network_weights} has rank {largest.rank}, but network_dim is "
             f"{max(network.ranks.values())}.",
             "Set dim_from_weights = true, or lower its rank with purecc_convert.py --network_dim.",
         )
@@ -76,12 +76,12 @@ def _how_they_learn(unknown: list[str], network: NetworkSettings, block_lists: C
     """What to set so that these layers learn, too."""
     outside = [name for name in unknown if _inside(name, block_lists) is None]
     if outside:
-        return f"Outside of the transformer blocks, as {outside[0]} is, nothing can learn: {INTO_THE_MODEL}"
+        return f"Layers outside the transformer blocks, such as {outside[0]}, can't be trained: {INTO_THE_MODEL}"
     missing = [kind for kind in _kinds_of(unknown, block_lists) if kind not in network.ranks]
     if not missing:
         return f'Set train_block_indices = "all", or {INTO_THE_MODEL}'
     if network.target_modules == ATTENTION_PROJECTIONS and not network.dim_from_weights:
-        return f"Set dim_from_weights = true, so that the file's layers learn, or {INTO_THE_MODEL}"
+        return f"Set dim_from_weights = true to train the file's layers, or {INTO_THE_MODEL}"
     named = ", ".join(f'"{kind}"' for kind in missing)
     return f"Add {named} to target_modules, or {INTO_THE_MODEL}"
 
@@ -95,7 +95,7 @@ def start_from_weights(parts: Attached, student: Student, tell: Callable[[str], 
 
     Args:
         parts: may have shapes and no numbers, to see whether the file fits.
-        tell: is told what is worth knowing.
+        tell: called with what the user should know.
 
     Raises:
         ModelError: the file changes layers that do not learn here, or was made for another model.
@@ -109,7 +109,7 @@ def start_from_weights(parts: Attached, student: Student, tell: Callable[[str], 
     unknown = sorted(set(layers) - set(parts.network.layers))
     if unknown:
         raise ModelError(
-            f"{source} changes {len(unknown)} layers that do not learn here, such as {unknown[0]}.",
+            f"{source} changes {len(unknown)} layers that are not trained here, such as {unknown[0]}.",
             _how_they_learn(unknown, parts.settings.network, parts.model.block_lists),
         )
     for name, given in layers.items():
@@ -130,14 +130,14 @@ def _start_from_vectors(parts: Attached, student: Student, beside: Path | None, 
             own[name].load_vectors(saved[name].per_block())
         except ValueError as error:
             raise ModelError(
-                f"network_weights: the vectors of {name} in {beside} do not fit: {error}.",
-                "Use the trigger and concept_embeddings they were learned with.",
+                f"network_weights: the vectors of {name} in {beside} don't fit: {error}.",
+                "Use the trigger and concept_embeddings they were trained with.",
             ) from error
     if own and not beside:
-        tell("network_weights: no file with the concept's vectors is beside it, so they start anew.")
+        tell("network_weights: there is no file with the concept's vectors next to it, so they start from scratch.")
     elif own.keys() - saved.keys():
         fresh = ", ".join(sorted(own.keys() - saved.keys()))
-        tell(f"network_weights: {beside} has no vectors of {fresh}, which start anew.")
+        tell(f"network_weights: {beside} has no vectors of {fresh}, which start from scratch.")
     elif saved and not own and student.branch.embeddings:
         tell(f'network_weights: with student_embeddings = "shared", the vectors in {beside} are not used.')
 
@@ -146,10 +146,10 @@ def _copy_into(adapter: LowRank, given: LayerWeights, where: str) -> None:
     rank = given.rank
     if rank > adapter.rank:
         raise ModelError(
-            f"{where} has rank {rank}, here it has {adapter.rank}.",
+            f"{where} has rank {rank} instead of {adapter.rank}.",
             "Raise the rank, or lower the file's with purecc_convert.py --network_dim.",
         )
     if adapter.down[:rank].shape != given.down.shape or adapter.up[:, :rank].shape != given.up.shape:
-        raise ModelError(f"{where} has other shapes than the model's layer.", "It was trained for another model.")
+        raise ModelError(f"{where} has a different shape than the model's layer.", "It was trained for another model.")
     adapter.down[:rank].copy_(given.down)
     adapter.up[:, :rank].copy_(given.up.float() * (given.alpha / rank) / (adapter.alpha / adapter.rank))

@@ -144,6 +144,6 @@ def _check_skipped(samples: SampleSettings, blocks: int) -> None:
     unknown = [layer for layer in samples.skip_guidance_layers if not 0 <= layer < blocks]
     if samples.skip_layer_guidance_scale and unknown:
         raise ConfigError(
-            f"samples: skip_guidance_layers names block {unknown[0]}; this model has blocks 0 to {blocks - 1}.",
-            "Name others in skip_guidance_layers, or set skip_layer_guidance_scale = 0.",
+            f"samples: skip_guidance_layers contains block {unknown[0]}; this model has blocks 0 to {blocks - 1}.",
+            "Change skip_guidance_layers, or set skip_layer_guidance_scale = 0.",
         )

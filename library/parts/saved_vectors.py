@@ -23,7 +23,7 @@ def embeddings_of(parts: Opened, vectors: dict[str, Tensor], source: str) -> dic
             raise ModelError(
                 f'{source}: the vectors of "{name}" are for {tensor.shape[0]} blocks of width {tensor.shape[2]}; this '
                 f"model has {blocks} of width {width}.",
-                "They were learned on another model.",
+                "They were trained on another model.",
             )
         every = tensor.shape[0] == blocks
         embeddings = ConceptEmbeddings(tensor.to(parts.model.device), blocks, every_block=every)

@@ -29,7 +29,7 @@ class WordReader:
         self._kept: dict[str, tuple[Tensor, tuple[Tensor, Tensor]]] = {}
 
     def __call__(self, batch: PromptBatch) -> PromptBatch:
-        """The batch with the states of every row that has a trigger made anew; others stay as they are."""
+        """The batch with the states of every row that has a trigger made again; others stay as they are."""
         if not any(batch.texts) or not any(batch.tokens):
             return batch
         device = self.parts.model.device

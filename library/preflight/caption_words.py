@@ -10,7 +10,7 @@ from library.config.dataset import PLACEHOLDER, Concept
 from library.preflight.finding import Finding
 
 FEW_CAPTIONS = 3
-"""Of fewer different captions, it says nothing that a word stands in all."""
+"""Of fewer different captions, it says nothing that a word is in all."""
 STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -42,7 +42,7 @@ def described(raw: Mapping[Path, Sequence[str]], concept: Concept) -> Iterator[F
             f"{len(own)} captions describe the concept itself: "
             + ", ".join(f'"{words}" in {name}' for name, words in list(own.items())[:3])
             + ".",
-            "Take such words out unless they change from picture to picture: what a caption names is not learned.",
+            "Remove these words unless they differ between images: what a caption names is not learned.",
         )
 
 
@@ -58,6 +58,6 @@ def said_by_all(bases: Sequence[str], concept: Concept) -> Iterator[Finding]:
     if common:
         words = ", ".join(f'"{word}"' for word in sorted(common))
         yield Finding(
-            f"Every caption of {concept.name} says {words}, so that is learned as meant by these words.",
-            "Right for what is around the concept in every picture; take out what belongs to the concept itself.",
+            f"Every caption of {concept.name} contains {words}, so these words will be learned too.",
+            "Keep what surrounds the concept in every image; remove what belongs to the concept itself.",
         )

@@ -112,7 +112,9 @@ def folders_take_files(plan: Plan) -> None:
             except OSError as error:
                 too_long = len(str(file.absolute())) > MAX_PATH if os.name == "nt" else False
                 why, remedy = why_not_written(OSError(errno.ENAMETOOLONG, "") if too_long else error)
-                what = f"a file as long as {file}" if error.errno == errno.ENAMETOOLONG or too_long else f"{folder}"
+                what = (
+                    f"a file name as long as {file}" if error.errno == errno.ENAMETOOLONG or too_long else f"{folder}"
+                )
                 problems.append(StorageError(f"{setting}: {what} can't be written: {why}.", f"{remedy}."))
                 break
     if problems:
@@ -137,7 +139,7 @@ def thumbnail_is_a_picture(plan: Plan) -> None:
 def processes_can_share_a_step(plan: Plan) -> None:
     """Several processes exchange gradients, which fused steps do not keep."""
     if plan.processes > 1 and makes_fused_steps(plan.settings):
-        raise ConfigError("fused_backward_pass works in one process only.", "Start one, or turn it off.")
+        raise ConfigError("fused_backward_pass works in one process only.", "Start only one, or turn it off.")
 
 
 def the_device_can_do_it(plan: Plan) -> None:
@@ -152,8 +154,8 @@ def the_device_can_do_it(plan: Plan) -> None:
         )
     if model.gradient_checkpointing and (network.network_dropout or network.rank_dropout):
         raise ConfigError(
-            'With device = "mps", gradient_checkpointing would drop other numbers when it recomputes a block, and the '
-            "gradients would be wrong.",
+            'With device = "mps", dropout differs when gradient_checkpointing recomputes a block, so the gradients '
+            "would be wrong.",
             "Set network_dropout and rank_dropout to 0, or gradient_checkpointing = false.",
         )
 

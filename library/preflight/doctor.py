@@ -24,7 +24,7 @@ from library.report.progress import bar_over
 MANY_TOKENS = 4
 """A trigger of more tokens than this is spread thin."""
 KNOWN_WORD = 4
-"""A trigger of at least so many letters that is read as one token is a word that it knows."""
+"""A trigger of at least N letters that is read as one token is a word that it knows."""
 RARE_WORDS = frozenset({"ohwx"})
 """Words that are one token and mean nothing to the model."""
 ENLARGED = 1.5
@@ -40,7 +40,7 @@ FILLED = 0.6
 FEW_STEPS = 100
 FEW_PICTURES = 3
 MOST_LOOKED_AT = 300
-"""Pictures of a concept that are decoded; of more, so many that lie evenly among them."""
+"""Pictures of a concept that are decoded; of more, N that are spread evenly among them."""
 MOST_PAIRS = 12
 """Pairs of alike pictures that are named."""
 
@@ -74,14 +74,14 @@ def _steps(plan: Plan) -> Iterator[Finding]:
         if steps < FEW_STEPS:
             setting = plan.counted_by if stage == "student" else "extractor_train_steps"
             usual = "400 steps are the default" if setting == "max_train_epochs" else "the default is 400"
-            yield Finding(f"The {stage} trains for {steps} steps only.", f"Give it more: {setting}; {usual}.")
+            yield Finding(f"The {stage} trains for only {steps} steps.", f"Raise {setting}; {usual}.")
 
 
 def _texts(plan: Plan) -> Iterator[Finding]:
     cut = cut_off(plan, [triple.complete for triple in plan.triples])
     if cut:
         yield Finding(
-            f"{len(cut)} times a caption is cut off: {cut[0].strip()}{' ...' if len(cut) > 1 else ''}",
+            f"Captions are cut off {len(cut)} times: {cut[0].strip()}{' ...' if len(cut) > 1 else ''}",
             f"{_to_read_more(plan.parts.model.streams)}.",
         )
 
@@ -106,8 +106,8 @@ def _placeholders(plan: Plan) -> Iterator[Finding]:
     if words:
         said = ", ".join(dict.fromkeys(f'"{word}"' for foreign in words.values() for word in foreign))
         yield Finding(
-            f"{said} means nothing here and is learned as plain text: {named(list(words))}.",
-            f"Write {PLACEHOLDER} in its place.",
+            f"{said} has no meaning here and will be learned as plain text: {named(list(words))}.",
+            f"Write {PLACEHOLDER} instead.",
         )
 
 
@@ -122,11 +122,11 @@ def _cropped(plan: Plan) -> Iterator[Finding]:
         shares = [f"{path.name} {one.cut_away:.0%}" for path, one in cut.items()]
         if shares:
             yield Finding(
-                f"{len(shares)} pictures lose much of what they show, as their edges are cut off: {named(shares)}.",
-                "Crop them yourself to what matters, or lower min_bucket_reso and raise max_bucket_reso "
-                f"({dataset.min_bucket_reso} and {dataset.max_bucket_reso} now)."
+                f"{len(shares)} images lose much of their content, because their edges are cropped: {named(shares)}.",
+                f"Crop them yourself, or lower min_bucket_reso and raise max_bucket_reso ({dataset.min_bucket_reso} "
+                f"and {dataset.max_bucket_reso} now)."
                 if dataset.enable_bucket
-                else "Set enable_bucket, so that each keeps its shape, or crop them yourself to what matters.",
+                else "Set enable_bucket so that each keeps its shape, or crop them yourself.",
             )
 
 
@@ -140,9 +140,9 @@ def _half_empty(plan: Plan) -> Iterator[Finding]:
         needed = -(-sum(sizes) // batch_size)
         if needed < len(sizes) and sum(sizes) < FILLED * len(sizes) * batch_size:
             yield Finding(
-                f"Batches hold {sum(sizes) / len(sizes):.1f} pictures on average instead of {batch_size}: buckets are "
-                f"so small that an epoch takes {len(sizes)} batches instead of {needed}.",
-                "Raise num_repeats, so that each bucket fills its batches; or crop the pictures to fewer shapes.",
+                f"Batches have {sum(sizes) / len(sizes):.1f} images on average instead of {batch_size}: the buckets "
+                f"are so small that an epoch takes {len(sizes)} batches instead of {needed}.",
+                "Raise num_repeats so that each bucket fills its batches, or crop the images to fewer shapes.",
             )
 
 
@@ -150,8 +150,8 @@ def _cache(plan: Plan) -> Iterator[Finding]:
     folder = plan.parts.cache.folder
     if may_only_be_read(folder):
         yield Finding(
-            f"cache_dir: {folder} may only be read, so the run stops at the first thing that is not in it.",
-            "Choose a folder that may be written to, unless another run has filled this one.",
+            f"cache_dir: {folder} is read-only, so the run stops at the first item that isn't cached yet.",
+            "Choose a folder you can write to, unless another run has filled this one.",
         )
 
 
@@ -160,13 +160,13 @@ def _trigger(plan: Plan, concept: Concept) -> Iterator[Finding]:
     known = [word for word in words if word.isalpha() and len(word) >= KNOWN_WORD and word not in RARE_WORDS]
     if tokens > MANY_TOKENS:
         yield Finding(
-            f'The trigger "{concept.trigger}" is {tokens} {plan.parts.model.streams[0].name} tokens long.',
-            'Choose a shorter one, for instance "ohwx".',
+            f'The trigger "{concept.trigger}" has {tokens} {plan.parts.model.streams[0].name} tokens.',
+            'Choose a shorter one, for example "ohwx".',
         )
     elif known and tokens == len(words):
         yield Finding(
-            f'The trigger "{concept.trigger}" is a word that the model knows, so it brings its own meaning.',
-            'Choose one that means nothing, for instance "ohwx".',
+            f'The model already knows the trigger "{concept.trigger}", so it brings its own meaning.',
+            'Choose a word without meaning, for example "ohwx".',
         )
     if concept.trigger.lower() in concept.class_word.lower():
         yield Finding(
@@ -182,9 +182,10 @@ def hidden_triggers(plan: Plan) -> list[Finding]:
     triggers = {concept.name: concept.trigger for concept in plan.config.concepts}
     return [
         Finding(
-            f'The model hardly sees the trigger "{triggers[name]}": it moves the prediction by {one.trigger:.1%}, a '
-            f"colour by {one.colour:.0%}. The LoRA tells the concept from its class by that word alone.",
-            f'Choose another one, for instance "{one.best}", which moves it by {one.others[one.best]:.1%}.',
+            f'The model hardly reacts to the trigger "{triggers[name]}": it changes the prediction by '
+            f"{one.trigger:.1%}; a colour changes it by {one.colour:.0%}. Only this word can tell the LoRA the "
+            "concept from its class.",
+            f'Choose another one, for example "{one.best}", which changes it by {one.others[one.best]:.1%}.',
         )
         for name, one in seen.items()
         if one.hardly
@@ -196,8 +197,9 @@ def _captions(pictures: list[Picture], concept: Concept) -> Iterator[Finding]:
     bare = [picture for picture in pictures if not caption_file_of(picture.path, picture.subset)]
     if bare:
         yield Finding(
-            f"{len(bare)} of {len(pictures)} pictures have no caption of their own: {_names(bare)}.",
-            "Write one for each that names place, light and everything else but the concept; it matters most of all.",
+            f"{len(bare)} of {len(pictures)} images have no caption of their own: {_names(bare)}.",
+            "For each, write a caption that describes place, light and everything but the concept. Nothing improves "
+            "results more.",
         )
     foreign = {path: foreign_placeholders("\n".join(texts), _meant(concept)) for path, texts in raw.items()}
     captionless = {picture.path for picture in bare}
@@ -207,15 +209,16 @@ def _captions(pictures: list[Picture], concept: Concept) -> Iterator[Finding]:
     ]
     if without:
         yield Finding(
-            f"{len(without)} captions hold neither {PLACEHOLDER} nor the trigger: {_names(without)}.",
-            f"{PLACEHOLDER} was put in for you; look at the table of texts, and write it yourself where it is wrong.",
+            f"{len(without)} captions contain neither {PLACEHOLDER} nor the trigger: {_names(without)}.",
+            f"{PLACEHOLDER} was added automatically. Check the prompts in --dry_run, and write it yourself where it "
+            "is wrong.",
         )
     if concept.kind == "subject":
         classless = [one for one in pictures if not triggers_in(one.prompts[0].base, concept.class_word)]
         if classless:
             yield Finding(
                 f'{len(classless)} captions lack the class word "{concept.class_word}": {_names(classless)}.',
-                f'Write "{PLACEHOLDER} {concept.class_word}", so that the base text still says what is there.',
+                f'Write "{PLACEHOLDER} {concept.class_word}", so that the base text still names the class.',
             )
         yield from described(raw, concept)
     yield from said_by_all([picture.prompts[0].base for picture in pictures], concept)
@@ -228,8 +231,8 @@ def _names_concept(text: str, concept: Concept) -> bool:
 def _looks(pictures: list[Picture], concept: Concept, in_context: bool) -> Iterator[Finding]:
     if len(pictures) < FEW_PICTURES:
         yield Finding(
-            f"{concept.name} has {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'} only.",
-            "Take 3 to 10 that differ in place, light and pose.",
+            f"{concept.name} has only {len(pictures)} {'image' if len(pictures) == 1 else 'images'}.",
+            "Use 3 to 10 that differ in place, light and pose.",
         )
     some = pictures[:: -(-len(pictures) // MOST_LOOKED_AT) or 1]
     looks = [look_at(picture.path) for picture in bar_over("pictures")(some)]
@@ -237,30 +240,30 @@ def _looks(pictures: list[Picture], concept: Concept, in_context: bool) -> Itera
     small = [picture for picture in pictures if _enlarged(picture) > ENLARGED]
     if small:
         yield Finding(
-            f"{len(small)} pictures are small for their size in training and get enlarged: {_names(small)}.",
-            "Take larger ones, lower resolution, or set enable_bucket and bucket_no_upscale.",
+            f"{len(small)} images are smaller than the training resolution and get enlarged: {_names(small)}.",
+            "Use larger ones, lower resolution, or set enable_bucket and bucket_no_upscale.",
         )
     median = float(np.median([look.sharpness for look in looks])) if looks else 0.0
     blurred = [one for one, look in zip(some, looks, strict=True) if look.sharpness < BLURRED_SHARE * median]
     if blurred:
         yield Finding(
-            f"{len(blurred)} pictures have far less fine detail than the others, maybe blurred: {_names(blurred)}.",
-            "Look at them, and take out what is out of focus.",
+            f"{len(blurred)} images have far less fine detail than the others and may be blurred: {_names(blurred)}.",
+            "Check them, and remove any that are out of focus.",
         )
     several = [one for one, look in zip(some, looks, strict=True) if look.has_several]
     if several:
         yield Finding(
-            f"{len(several)} files hold more than one picture: {_names(several)}.",
-            "The first of each is learned; save the one that you mean as PNG or JPEG.",
+            f"{len(several)} files contain more than one image: {_names(several)}.",
+            "Training uses the first one; save the one you want as PNG or JPEG.",
         )
     repeated = {two for _, two in same_files([picture.path for picture in some])}
     distinct = [look for one, look in zip(some, looks, strict=True) if one.path not in repeated]
     if len(distinct) >= FEW_PICTURES and surroundings_differ(distinct) < ONE_BACKGROUND:
-        what_is_done = "Context vectors will learn it apart from [V], as far as they can. " if in_context else ""
+        what_is_done = "Context vectors will try to separate it from [V]. " if in_context else ""
         yield Finding(
-            f"All pictures of {concept.name} have nearly one background, which is likely to be learned with it.",
-            f"{what_is_done}Add pictures from other places, or name the background in every caption; or take it out "
-            "of the loss by alpha_mask, or by masked_loss with conditioning_data_dir.",
+            f"All images of {concept.name} have nearly the same background, which may be learned with it.",
+            f"{what_is_done}Add images from other places, describe the background in every caption, or mask it with "
+            "alpha_mask or with masked_loss and conditioning_data_dir.",
         )
 
 
@@ -276,12 +279,10 @@ def _twice(pictures: list[Picture], some: list[Picture], looks: list[Look]) -> I
     for (one, two), how in list(found.items())[:MOST_PAIRS]:
         yield Finding(
             f"{one.name} and {two.name} are {how}.",
-            "Keep one of them: what is shown twice is learned twice as hard, background and all.",
+            "Keep one of them: duplicates are learned twice as strongly, background included.",
         )
     if len(found) > MOST_PAIRS:
-        yield Finding(
-            f"{len(found) - MOST_PAIRS} more pairs of pictures are the same, or nearly.", "Look at them, too."
-        )
+        yield Finding(f"{len(found) - MOST_PAIRS} more pairs of images are the same, or nearly.", "Check them too.")
 
 
 def _enlarged(picture: Picture) -> float:

@@ -22,7 +22,7 @@ def dry_run_tables(
 
     Args:
         taken: what auto_fit has settled on.
-        card: bytes of the card; None: there is none.
+        card: bytes of the GPU; None: there is none.
     """
     speed = speed_for(plan.settings, plan.parts.model)
     seconds = phase_seconds(plan, predicted, speed)

@@ -14,10 +14,10 @@ class Finding:
 
 
 def describe_findings(found: list[Finding]) -> str:
-    """The findings in words."""
+    """The findings as text."""
     if not found:
-        return "Nothing is likely to go wrong."
-    lines = [f"{len(found)} {'thing is' if len(found) == 1 else 'things are'} likely to go wrong:"]
+        return "No problems found."
+    lines = [f"{len(found)} {'thing is' if len(found) == 1 else 'things are'} likely to cause problems:"]
     for number, finding in enumerate(found, 1):
         lines += [f"  {number}. {finding.what}", f"     {finding.remedy}"]
     return "\n".join(lines)

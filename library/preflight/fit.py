@@ -1,4 +1,4 @@
-"""Fitting a run to a card: what it needs in words, how few blocks are recomputed, and the steps down if it is too much.
+"""Fitting a run to a GPU: what it needs, as text, how few blocks are recomputed, and the steps down if it is too much.
 
 The steps down come in the order of what they cost: first those that change no number and little time, then those that
 cost time, last those that round the frozen weights.
@@ -85,7 +85,7 @@ def with_settings(plan: Plan, settings: Settings) -> Plan:
 
 
 def card_of(settings: Settings, device: torch.device) -> int | None:
-    """Bytes of the card to plan for; None if there is none. What programs hold beyond a desktop is not its.
+    """Bytes of the GPU to plan for; None if there is none. What programs hold beyond a desktop is not its.
 
     What is free is so beside what CUDA has taken by now for this process, which a forecast counts as well.
     """
@@ -144,10 +144,10 @@ def recompute_as_few_as_fit(plan: Plan, predicted: Forecast, room: int) -> Forec
 
 
 def fitted(plan: Plan, card: int | None) -> tuple[Plan, Forecast, list[StepDown]]:
-    """The plan as it will run on a card, its forecast, and with auto_fit the steps down that were taken for it.
+    """The plan as it will run on a GPU, its forecast, and with auto_fit the steps down that were taken for it.
 
     Args:
-        card: bytes of the card; None: as the settings say.
+        card: bytes of the GPU; None: as the settings say.
     """
     predicted, taken = forecast(plan), []
     while card is not None and plan.settings.model.auto_fit and not predicted.fits(card):
@@ -166,10 +166,12 @@ def check_auto_fit(settings: Settings, card: int | None) -> None:
     """Refuses auto_fit where there is nothing to fit to.
 
     Raises:
-        ConfigError: no NVIDIA card, and vram_gb is not given.
+        ConfigError: no NVIDIA GPU, and vram_gb is not given.
     """
     if settings.model.auto_fit and card is None:
-        raise ConfigError("auto_fit: there is no NVIDIA card here to fit to.", "Say how large it is: vram_gb = 8.")
+        raise ConfigError(
+            "auto_fit: this computer has no NVIDIA GPU to fit to.", "Set the memory to fit to, for example vram_gb = 8."
+        )
 
 
 # In words
@@ -177,10 +179,9 @@ def check_auto_fit(settings: Settings, card: int | None) -> None:
 
 def describe_fit(plan: Plan, predicted: Forecast, taken: list[StepDown], card: int | None) -> str:
     """Memory by phase, whether it fits and what to do if not, disk and time."""
-    lines = [f"Settled by auto_fit: {step}" for step in taken]
+    lines = [f"Set by auto_fit: {step}" for step in taken]
     lines.append(
-        f"Memory on the card, predicted: tensors counted, CUDA's own {OVERHEAD / GIB:.2f} GiB assumed; "
-        f"{_blocks_in_words(plan)}"
+        f"Estimated GPU memory (tensors counted, {OVERHEAD / GIB:.2f} GiB assumed for CUDA); {_blocks_in_words(plan)}"
     )
     lines += [f"  {name + ':':<20}{size / GIB:6.2f} GiB" for name, size in predicted.phases.items()]
     lines += [*verdict(plan, predicted, card), *_preset(plan, card), *_disk(plan, predicted)]
@@ -196,37 +197,41 @@ def _blocks_in_words(plan: Plan) -> str:
 
 
 def verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]:
-    """Whether the run fits the card, or which cards it fits; what to do where it does not."""
+    """Whether the run fits the GPU, or which GPUs it fits; what to do where it does not."""
     fitting = [size for size in PRESETS if predicted.fits(size * GIB)]
-    desktop = f"with {DESKTOP / GIB:.1f} GiB left for a desktop"
+    desktop = f"with {DESKTOP / GIB:.1f} GiB left for the desktop"
     if card is None:
-        yield f"Fits cards of {fitting[0]} GB and more, {desktop}." if fitting else f"Fits no card of {PRESETS[-1]} GB."
+        yield (
+            f"Fits GPUs with {fitting[0]} GB or more, {desktop}."
+            if fitting
+            else f"Does not fit a GPU with {PRESETS[-1]} GB."
+        )
         return
     if predicted.fits(card):
-        yield f"Fits a card of {card / GIB:.1f} GiB, {desktop}."
+        yield f"Fits a GPU with {card / GIB:.1f} GiB, {desktop}."
         return
     phase = max(predicted.phases, key=lambda name: predicted.phases[name])
-    yield f"Does not fit a card of {card / GIB:.1f} GiB, {desktop}: {phase} needs {predicted.peak / GIB:.2f} GiB."
+    yield f"Does not fit a GPU with {card / GIB:.1f} GiB, {desktop}: {phase} needs {predicted.peak / GIB:.2f} GiB."
     if spills(plan.parts.model.device.type == "cuda"):
         yield f"{_free_now(plan)}{SPILLS} {POLICY}"
     left = [*map(str, steps_down(plan.settings, block_count(plan))), LAST_RESORT]
-    yield "Steps down, in this order: " + "; ".join(left) + ". --auto_fit takes them by itself."
+    yield "To save memory, in this order: " + "; ".join(left) + ". --auto_fit does this automatically."
 
 
 def _free_now(plan: Plan) -> str:
-    """What is free of the card's own memory, if the run is planned for the card at hand."""
+    """What is free of the GPU's own memory, if the run is planned for the GPU in this computer."""
     if plan.settings.model.card is not None or plan.settings.model.vram_gb is not None:
         return ""
     free, total = torch.cuda.mem_get_info(plan.parts.model.device)
-    return f"Of the card's own memory, {free / GIB:.1f} of {total / GIB:.1f} GiB are free now. "
+    return f"{free / GIB:.1f} of {total / GIB:.1f} GiB of GPU memory are free now. "
 
 
 def _preset(plan: Plan, card: int | None) -> Iterator[str]:
-    """The preset that is made for such a card."""
+    """The preset that is made for such a GPU."""
     name, made = plan.parts.model.family.card_presets.get(block_count(plan), ("", ()))
     presets = [size for size in made if card and size * GIB <= card]
     if presets:
-        yield f"The preset for such a card is presets/{name}_{presets[-1]}gb.toml."
+        yield f"The preset for this GPU is presets/{name}_{presets[-1]}gb.toml."
 
 
 def disk_use(plan: Plan, predicted: Forecast) -> tuple[int, int]:
@@ -242,7 +247,7 @@ def disk_use(plan: Plan, predicted: Forecast) -> tuple[int, int]:
 
 def _disk(plan: Plan, predicted: Forecast) -> Iterator[str]:
     cache, results = disk_use(plan, predicted)
-    yield f"Disk: {cache / 1e6:.0f} MB of cache, about {results / 1e6:.0f} MB of results and saved state."
+    yield f"Disk: {cache / 1e6:.0f} MB of cache, about {results / 1e6:.0f} MB of results and saved states."
 
 
 def _numbers(shape: tuple[int, ...]) -> int:

@@ -32,14 +32,14 @@ from library.roofline import BUS, Speed, Work
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.55 * GIB)
-"""What CUDA takes before the first tensor. Assumed; differs by card and driver."""
+"""What CUDA takes before the first tensor. Assumed; differs by GPU and driver."""
 ALLOCATOR = int(0.10 * GIB)
 """Gaps between tensors and workspaces of kernels. Assumed."""
 OVERHEAD = CUDA_CONTEXT + ALLOCATOR
 DESKTOP = int(0.9 * GIB)
-"""What a desktop may hold of a card's memory. A run fits a card of N GB if it needs no more than N GiB less this."""
+"""What a desktop may hold of a GPU's memory. A run fits a GPU of N GB if it needs no more than N GiB less this."""
 PRESETS = (6, 8, 12, 16, 24)
-"""Cards there are presets for, in GB."""
+"""GPUs there are presets for, in GB."""
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "pagedadamw8bit": 2, "prodigy": 16}
 """Bytes that an optimizer keeps for each number that learns; others are counted as AdamW."""
 TEXT, ENCODE, DECODE, SAMPLING = "text encoders", "VAE", "decoding", "sampling"
@@ -90,7 +90,7 @@ class Forecast:
         return max(self.phases.values())
 
     def fits(self, card: int) -> bool:
-        """Whether a card of so many bytes suffices, with a desktop on it."""
+        """Whether a GPU of N bytes is enough, with a desktop on it."""
         return self.peak <= card - DESKTOP
 
 
@@ -257,7 +257,7 @@ def _held(parts: Attached, learned: Learned) -> list[Tensor]:
 
 
 def _scene(plan: Plan, size: tuple[int, int], rows: int, prompts: set[str], text_learns: bool = False) -> Scene:
-    """Zeros on the CPU, in the shapes of a scene, each prompt with its concept's trigger at the begin.
+    """Zeros on the CPU, in the shapes of a scene, each prompt with its concept's trigger at the start.
 
     Args:
         text_learns: the gradient goes all the way to the text.

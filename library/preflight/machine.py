@@ -1,4 +1,4 @@
-"""What is likely to go wrong because of the computer: card, driver, precision and packages, each with its remedy."""
+"""What is likely to go wrong because of the computer: GPU, driver, precision and packages, each with its remedy."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LOOKED_AT = ("torch", "diffusers", "transformers", "accelerate", "peft", "safete
 LARGE_MODEL = 12
 """Blocks from which on training on a CPU takes days."""
 HAS_BF16 = (8, 0)
-"""Compute capability from which on a card multiplies matrices in bf16."""
-INSTALL = "Install PyTorch anew as https://pytorch.org/get-started says for your card, then requirements.txt."
+"""Compute capability from which on a GPU multiplies matrices in bf16."""
+INSTALL = "Install PyTorch for your GPU again (https://pytorch.org/get-started), then requirements.txt."
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Machine:
     """What the computer has.
 
     Args:
-        card: name of the NVIDIA card that its driver sees, and the driver's version; None: there is none.
+        card: name of the NVIDIA GPU that its driver sees, and the driver's version; None: there is none.
         cuda: version of CUDA that PyTorch was built for; None: for none.
-        works: PyTorch can use a card.
-        capability: of that card.
+        works: PyTorch can use a GPU.
+        capability: of that GPU.
         architectures: what PyTorch was built for, such as "sm_86".
         free, total: bytes of its memory.
         spills: its driver moves what does not fit into the computer's memory.
@@ -90,13 +90,15 @@ def machine_findings(machine: Machine, settings: ModelSettings, blocks: int) -> 
     if not planned_for_another and blocks >= LARGE_MODEL:
         found.append(
             Finding(
-                f"A model of {blocks} blocks is to be trained on the CPU, which takes days.",
-                'Train on a computer with an NVIDIA card; --card "RTX 3060" --dry_run predicts what one takes.',
+                f"Training a model of {blocks} blocks on the CPU takes days.",
+                'Train on a computer with an NVIDIA GPU. --card "RTX 3060" --dry_run estimates its time and memory.',
             )
         )
     if settings.mixed_precision == "fp16":
         found.append(
-            Finding("Processors are slow with fp16, and lose small numbers.", 'Set mixed_precision = "no", or "bf16".')
+            Finding(
+                "On a CPU, fp16 is slow and rounds small numbers to zero.", 'Set mixed_precision = "no", or "bf16".'
+            )
         )
     return found
 
@@ -108,11 +110,11 @@ def _card(machine: Machine) -> Iterator[Finding]:
         yield Finding(
             f"There is a {machine.card}, but PyTorch can't use it with driver {machine.driver}: it was built for CUDA "
             f"{machine.cuda}.",
-            f"Update the driver to one for CUDA {machine.cuda}, or install a PyTorch for an older CUDA.",
+            f"Update the driver to one for CUDA {machine.cuda}, or install PyTorch for an older CUDA.",
         )
     elif machine.capability and machine.architectures and not _fits(machine.capability, machine.architectures):
         yield Finding(
-            f"PyTorch was not built for cards such as {machine.card or 'this one'}, compute capability "
+            f"PyTorch was not built for {machine.card or 'this one'}, compute capability "
             f"{machine.capability[0]}.{machine.capability[1]}.",
             INSTALL,
         )
@@ -121,7 +123,7 @@ def _card(machine: Machine) -> Iterator[Finding]:
 def _fits(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
     """Whether code for one of these runs: of the same generation and not younger, or compiled when it is loaded.
 
-    AMD's cards have names of another kind, of which nothing is known here.
+    AMD's GPUs have names of another kind, of which nothing is known here.
     """
     matches = (re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in architectures)
     known = [match.groups() for match in matches if match]
@@ -136,22 +138,24 @@ def _fits(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
 def _memory(machine: Machine) -> Iterator[Finding]:
     held = machine.total - machine.free
     if machine.works and held > 2 * DESKTOP:
-        close = "Close ComfyUI, other trainings and browsers with many tabs; nvidia-smi says which they are."
+        close = "Close ComfyUI, other trainings and browsers with many tabs; nvidia-smi lists them."
         yield Finding(
-            f"Other programs hold {held / GIB:.1f} of the {machine.total / GIB:.1f} GiB of the card, so "
-            f"{machine.free / GIB:.1f} GiB of its own memory are free.{f' {SPILLS}' if machine.spills else ''}",
+            f"Other programs use {held / GIB:.1f} of the GPU's {machine.total / GIB:.1f} GiB, so "
+            f"{machine.free / GIB:.1f} GiB are free.{f' {SPILLS}' if machine.spills else ''}",
             f"{close} {POLICY}" if machine.spills else close,
         )
 
 
 def _precision(machine: Machine, settings: ModelSettings) -> Iterator[Finding]:
-    name = machine.card or "This card"
+    name = machine.card or "This GPU"
     if settings.mixed_precision == "bf16" and machine.capability and machine.capability < HAS_BF16:
-        yield Finding(f"{name} has no bf16, so each step takes many times as long.", 'Set mixed_precision = "fp16".')
+        yield Finding(
+            f"{name} does not support bf16, so each step takes many times as long.", 'Set mixed_precision = "fp16".'
+        )
     if settings.mixed_precision == "no":
         yield Finding(
-            "mixed_precision is no: all is computed in float32, which takes twice the memory and more of the time.",
-            'Set mixed_precision = "bf16", or "fp16" for cards before the RTX 30 series.',
+            'mixed_precision is "no": everything runs in float32, with twice the memory and more time.',
+            'Set mixed_precision = "bf16", or "fp16" for GPUs before the RTX 30 series.',
         )
 
 
@@ -159,16 +163,16 @@ def _of_packages(machine: Machine) -> Iterator[Finding]:
     others = {name: one for name, one in machine.packages.items() if one[1] != one[0]}
     if others:
         said = ", ".join(
-            f"{name} is {found} instead of {wanted}" if found else f"{name} {wanted} is not there"
+            f"{name} is {found} instead of {wanted}" if found else f"{name} {wanted} is missing"
             for name, (wanted, found) in others.items()
         )
         yield Finding(
-            f"Packages differ from those that the trainer was tested with: {said}.", "pip install -r requirements.txt"
+            f"Packages differ from the versions the trainer was tested with: {said}.", "pip install -r requirements.txt"
         )
 
 
 def _driver() -> tuple[str | None, str | None]:
-    """Name of the first NVIDIA card and version of its driver, as the driver says."""
+    """Name of the first NVIDIA GPU and version of its driver, as the driver says."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return None, None

@@ -85,7 +85,7 @@ def phases(plan: Plan, predicted: Forecast) -> list[Phase]:
 
 
 def one_picture(predicted: Forecast, size: tuple[int, int], passes: float) -> Task:
-    """So many passes of a single picture without a gradient, of a size that the forecast counted."""
+    """N passes of a single picture without a gradient, of a size that the forecast counted."""
     one_pass, rows = predicted.sampling[size]
     return Task(passes / rows, one_pass.footprint.work, one_pass.moved)
 

@@ -33,7 +33,7 @@ SHOWN_CHARACTERS = 300
 SIDE_OF_SHEETS = 640
 """Pixels of the longer side of pictures on sheets, at most."""
 SMALLER_STEP = 16
-"""Both sides of pictures that are made smaller are multiples of so many pixels."""
+"""Both sides of pictures that are made smaller are multiples of N pixels."""
 COUNTED_AT_ONCE = 1000
 """Texts that are cut into tokens in one go."""
 
@@ -54,7 +54,7 @@ class Plan:
     also: tuple[str, ...] = ()
     """Texts that are needed after training, encoded with all others."""
     left_out: tuple[LeftOut, ...] = ()
-    """What lies in the data folders, looks meant and is not used."""
+    """What is in the data folders, looks meant and is not used."""
     counted_by: str = "max_train_steps"
     """The setting that says how long stage 2 is."""
 
@@ -135,7 +135,7 @@ class Plan:
 
 
 def _at_most(side: int, size: tuple[int, int]) -> tuple[int, int]:
-    """The size in the same shape with a longer side of at most so many pixels, about."""
+    """The size in the same shape with a longer side of at most N pixels, about."""
     if max(size) <= side:
         return size
     width, height = (max(1, round(one * side / max(size) / SMALLER_STEP)) * SMALLER_STEP for one in size)
@@ -240,7 +240,7 @@ def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:
 
 
 def _kept_in_steps(saving: SavingSettings) -> SavingSettings:
-    """What save_last_n_epochs keeps, so many savings, as the steps that lie between the first and the last of them."""
+    """What save_last_n_epochs keeps, counted in files, as the steps that lie between the first and the last of them."""
     every = saving.save_every_n_steps
     for epochs in ("save_last_n_epochs", "save_last_n_epochs_state"):
         count = getattr(saving, epochs)
@@ -254,13 +254,13 @@ def _check_steps(settings: Settings, validation: Sequence[Picture]) -> None:
     if optimizer.initial_step and optimizer.initial_step >= optimizer.max_train_steps:
         raise ConfigError(
             f"initial_step is {optimizer.initial_step}, but stage 2 ends at max_train_steps, "
-            f"{optimizer.max_train_steps}: no step would be made.",
-            "max_train_steps counts the steps before initial_step, too; raise it.",
+            f"{optimizer.max_train_steps}, so no step is left.",
+            "Raise max_train_steps; it includes the steps before initial_step.",
         )
     if settings.saving.save_best_n and not validation:
         raise ConfigError(
-            "save_best_n keeps the files with the least validation loss, but no picture is kept for one.",
-            "Set validation_split, such as 0.2, so that at least one picture is.",
+            "save_best_n keeps the files with the lowest validation loss, but there are no validation images.",
+            "Set validation_split, such as 0.2, to keep at least one image for validation.",
         )
 
 
@@ -269,13 +269,13 @@ def _check_ties(settings: Settings, datasets: list[list[Picture]]) -> None:
     tied = settings.pure_learning.anchor_weight or method_of(settings).ties_others
     if only_tie and not tied:
         raise ConfigError(
-            "diff_output_preservation ties the student on these pictures by the anchor, but anchor_weight is 0.",
+            "diff_output_preservation uses the anchor on these images, but anchor_weight is 0.",
             "Set anchor_weight = 1.",
         )
 
 
 def describe_plan(plan: Plan) -> str:
-    """The plan in words: pictures and buckets, what each caption became, what is cut off, and the steps."""
+    """The plan as text: pictures and buckets, what each caption became, what is cut off, and the steps."""
     method = method_of(plan.settings)
     lines = [f"Method: {method.name}, which trains {method.trains}.", "Concepts"]
     for concept in plan.config.concepts:
@@ -288,17 +288,17 @@ def describe_plan(plan: Plan) -> str:
     buckets: dict[tuple[int, int], int] = {}
     for picture in plan.pictures:
         buckets[picture.size] = buckets.get(picture.size, 0) + 1
-    lines.append(f"Pictures: {len(plan.pictures)}, in {plan.order.batches_per_epoch} batches an epoch")
+    lines.append(f"Images: {len(plan.pictures)}, {plan.order.batches_per_epoch} batches per epoch")
     lines += [f"  {width} x {height}: {count}" for (width, height), count in sorted(buckets.items())]
     reg = sum(picture.subset.is_reg for picture in plan.pictures)
     if reg or plan.validation:
         lines.append(f"  of these, {reg} for regularisation and {len(plan.validation)} for the validation loss")
-    lines += [f"  not used: {named(one.names)} (--doctor says why)" for one in plan.left_out]
+    lines += [f"  not used: {named(one.names)} (--doctor tells you why)" for one in plan.left_out]
     lines += ["Texts", *caption_table(plan)]
     cut = cut_off(plan, plan.texts())
     more = [f"  and {len(cut) - SHOWN_PICTURES} more"] if len(cut) > SHOWN_PICTURES else []
-    lines += ["Cut off", *cut[:SHOWN_PICTURES], *more] if cut else ["Nothing is cut off."]
-    replay = f", {plan.settings.pure_learning.replay_images} replayed pictures" if plan.uses_replay else ""
+    lines += ["Cut off", *cut[:SHOWN_PICTURES], *more] if cut else ["No caption is cut off."]
+    replay = f", {plan.settings.pure_learning.replay_images} replayed images" if plan.uses_replay else ""
     steps = ", then ".join(f"{count} steps of the {name}" for name, count in plan.stage_steps.items())
     lines.append(f"Steps: {steps}{replay}")
     if plan.processes > 1:
@@ -320,7 +320,7 @@ def caption_table(plan: Plan) -> list[str]:
         if len(variants) > SHOWN_VARIANTS:
             lines.append(f"    and {len(variants) - SHOWN_VARIANTS} more variants of it")
     if len(plan.pictures) > SHOWN_PICTURES:
-        lines.append(f"  and {len(plan.pictures) - SHOWN_PICTURES} more pictures")
+        lines.append(f"  and {len(plan.pictures) - SHOWN_PICTURES} more images")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""How long a run takes, predicted by phase: what was counted, at the speed of a card, named or at hand."""
+"""How long a run takes, predicted by phase: what was counted, at the speed of a GPU, named or in this computer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STARTED = 1000
 
 
 def speed_for(settings: Settings, model: FlowModel) -> Speed:
-    """The speed to predict with: of the card that the settings name, of the device at hand, or of a card that size."""
+    """The speed to predict with: of the GPU in the settings, of this computer's device, or of a GPU of that size."""
     if settings.model.card:
         return CARDS[settings.model.card]
     if settings.model.vram_gb is not None and model.device.type == "cpu":
@@ -81,7 +81,7 @@ def step_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, flo
 
 
 def planned_steps(plan: Plan, predicted: Forecast) -> dict[str, float]:
-    """Seconds of a step of each stage on the card that will make it; nothing without one, or if another is named."""
+    """Seconds of a step of each stage on the GPU that will make it; nothing without one, or if another is named."""
     model = plan.parts.model
     if model.device.type != "cuda" or plan.settings.model.card:
         return {}
@@ -89,21 +89,21 @@ def planned_steps(plan: Plan, predicted: Forecast) -> dict[str, float]:
 
 
 def describe_times(plan: Plan, predicted: Forecast, speed: Speed) -> Iterator[str]:
-    """The times in words, and what they rest on."""
+    """The times as text, and what they rest on."""
     seconds = phase_seconds(plan, predicted, speed)
     numbers = f"{speed.flops / 1e12:.3g} TFLOPS, {speed.bandwidth / 1e9:.0f} GB/s"
     if speed.known:
         source = f"{numbers}, measured just now"
     else:
-        source = f"{numbers} by its maker, of which {GEMM:.0%} and {TRAFFIC:.0%} are assumed; never tried on one"
-    yield f"Time, predicted for {speed.name} ({source}); later runs find texts and pictures in the cache:"
+        source = f"{numbers} according to its maker, of which we assume {GEMM:.0%} and {TRAFFIC:.0%}; not measured"
+    yield f"Estimated time on {speed.name} ({source}); later runs reuse cached texts and images:"
     yield from (f"  {name + ':':<20}{_in_words(one):>8}" for name, one in seconds.items())
     steps = {name: step.seconds(speed) for name, step in predicted.steps.items()}
     each = ", ".join(f"{one:.2g} s in the {name}" for name, one in steps.items())
-    yield f"  together {_in_words(sum(seconds.values()))}; a step takes {each}"
+    yield f"  total {_in_words(sum(seconds.values()))}; a step takes {each}"
     moved = max(step.moved for step in predicted.steps.values())
     if moved:
-        yield f"Swapped blocks: {moved / GIB:.2f} GiB travel to the card each step."
+        yield f"Swapped blocks: {moved / GIB:.2f} GiB are copied to the GPU per step."
 
 
 def _in_words(seconds: float) -> str:

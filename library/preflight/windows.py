@@ -1,4 +1,4 @@
-"""What a run meets on Windows alone: a driver that hides how full the card is, and paths that are too long."""
+"""What a run meets on Windows alone: a driver that hides how full the GPU is, and paths that are too long."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from library.preflight.finding import Finding
 
 SPILLS = (
-    "Windows does not refuse a run that needs more: NVIDIA's driver moves what does not fit into the computer's "
-    "memory, and every step takes many times as long."
+    "On Windows, a run that needs more does not stop: NVIDIA's driver moves the rest into the computer's memory, and "
+    "every step takes many times as long."
 )
 POLICY = (
-    'Set "CUDA - Sysmem Fallback Policy" to "Prefer No Sysmem Fallback" (NVIDIA Control Panel, Manage 3D settings), so '
-    "that a run that does not fit says so, or takes less by itself with auto_fit."
+    'Set "CUDA - Sysmem Fallback Policy" to "Prefer No Sysmem Fallback" (NVIDIA Control Panel, Manage 3D settings), '
+    "so that a run that does not fit stops with an error, or saves memory with auto_fit."
 )
 """What the switch is called in the driver's panel."""
 MAX_PATH = 259
@@ -22,10 +22,10 @@ MAX_PATH = 259
 
 
 def spills(works: bool) -> bool:
-    """Whether the driver moves what does not fit the card into the computer's memory.
+    """Whether the driver moves what does not fit the GPU into the computer's memory.
 
     Args:
-        works: there is a card that PyTorch can use.
+        works: there is a GPU that PyTorch can use.
     """
     return sys.platform == "win32" and works
 
@@ -54,7 +54,7 @@ def path_findings(paths: Sequence[Path], longest: int | None) -> Iterator[Findin
     if too_long:
         worst = max(too_long, key=lambda path: len(str(path)))
         yield Finding(
-            f"Windows takes paths of {longest} letters, and the run will write longer ones, such as {worst} "
+            f"Windows allows paths of {longest} characters, but the run will write longer ones, such as {worst} "
             f"({len(str(worst))}).",
             "Choose folders nearer to the root of the drive (output_dir, cache_dir, logging_dir) or a shorter "
             "output_name; or switch long paths on: LongPathsEnabled = 1 in the registry, under "

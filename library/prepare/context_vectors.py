@@ -2,7 +2,7 @@
 
 Five photos on one rug at night teach a rug at night as well: no caption names all that they share, so it ends up in
 [V]. These vectors name it. They take the place of padding at the end of the text stream, are learned with the
-pretrained model alone and outside of the class's region, and stand in the complete and the base prompts of the
+pretrained model alone and outside of the class's region, and are in the complete and the base prompts of the
 reference pictures in both stages. What they explain is no longer left for [V], for it is in both members of
 R_s = v(complete) - v(base). Afterwards they are gone.
 """
@@ -33,7 +33,7 @@ from library.parts.parts import Attached
 from library.prepare.regions import class_region
 
 LEAST_SIGMA = 0.4
-"""What pictures share is decided at strong noise; below this, a noisy picture shows it by itself."""
+"""What pictures share is decided at strong noise; below this, a noisy picture shows it without help."""
 PICTURES_A_STEP = 1
 REGIONS_HELD = 256
 """Pictures whose class's region stays in memory."""
@@ -52,7 +52,7 @@ def learn_context(
 
     Args:
         latents: of the pictures, prepared.
-        pictures: of all concepts; those of styles and regularisation pictures are passed over.
+        pictures: of all concepts; those of styles and regularisation pictures are ignored.
         at_once: pictures in one pass, the batch size that the stages are planned for.
         progress: wraps the loop over steps.
 
@@ -71,9 +71,9 @@ def learn_context(
                 learned = parts.cache.get("context", key, learn)
             except torch.OutOfMemoryError as error:
                 raise TrainingError(
-                    "context: the card's memory does not suffice.",
+                    "context: out of GPU memory.",
                     'Set gradient_checkpointing = true and checkpointed_blocks = "all", swap blocks (blocks_to_swap), '
-                    "or go without: context_vectors = 0.",
+                    "or turn it off with context_vectors = 0.",
                 ) from error
             vectors = ConceptEmbeddings(learned["vectors"].to(parts.model.device), len(parts.model.blocks))
             found[concept.name] = vectors.requires_grad_(False)
@@ -105,7 +105,7 @@ def learn_vectors(
     """Learns a concept's context: flow matching on base prompts, where the class is not.
 
     Args:
-        at_once: pictures in one pass. A step of either stage holds more than one prediction of so many.
+        at_once: pictures in one pass. A step of either stage holds more than one prediction of as many.
     """
     began, settings, seed = time.perf_counter(), parts.settings.context, parts.settings.optimizer.seed
     start = _padding_states(parts, pictures[0].prompts[0].base, latents.mean(pictures[0]))

@@ -28,7 +28,7 @@ NOISES = 2
 PASSES = 2 * NOISES * len(SIGMAS)
 """Passes that finding a region takes."""
 PLACES_OF_EDGE = 32
-"""A mask grows by one place on each side for so many places of the picture's shorter side."""
+"""A mask grows by one place on each side per N places of the picture's shorter side."""
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Curves as SVG that stands in the page itself; the page's script shows the values under the pointer."""
+"""Curves as SVG that is in the page itself; the page's script shows the values under the pointer."""
 
 from __future__ import annotations
 

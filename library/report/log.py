@@ -1,4 +1,4 @@
-"""The log of a run: one JSON line a step, and what trackers get of it."""
+"""The log of a run: one JSON line per step, and what trackers get of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from library.report.trackers import Tracking, trackers_of
 NOWHERE = Tracking()
 """No tracker."""
 BIN_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Noise levels by which losses and lambda* are told apart."""
+"""Noise levels by which losses and lambda* are distinguished."""
 
 
 def by_noise_level(sigma: Tensor, per_image: dict[str, Tensor]) -> dict[str, dict[str, float]]:
@@ -67,7 +67,7 @@ class RunLog:
     Args:
         folder: where `log.jsonl` goes.
         stage_steps: the stages in their order and how many steps each has; trackers count steps through.
-        keep_until: {stage: step} that a resumed run goes on from; what is later is dropped. None: a new log.
+        keep_until: {stage: step} that a resumed run continues from; what is later is dropped. None: a new log.
         tracking: where else the values go.
     """
 
@@ -82,7 +82,7 @@ class RunLog:
         self._steps_before = dict(zip(stage_steps, before, strict=False))
         self.path = folder / "log.jsonl"
         kept = [] if keep_until is None else [row for row in read_log(self.path) if _is_kept(row, keep_until)]
-        # Not beside another one, which the run would then go on with: what is read of it has to be what is written.
+        # Not beside another one, which the run would then continue with: what is read of it has to be what is written.
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept), durable=False)
         self._file = self.path.open("a", encoding="utf-8")
         self._step = 0 if keep_until is None else sum(keep_until.values())
@@ -116,7 +116,7 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a last one that a killed run left half written is passed over."""
+    """The lines of a log; a last one that a killed run left half written is ignored."""
     rows = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -64,7 +64,7 @@ class Pictures:
         """An `<img>` tag.
 
         Args:
-            alt: what it shows, in words.
+            alt: what it shows, as text.
             most: as for `source`.
         """
         tiny = Markup(' class="pixels"') if max(image.size) <= TINY_SIDE else ""

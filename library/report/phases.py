@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 PROCESS_STATUS, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-"""Linux: the peak of the process's memory, and where "5" is written to begin it anew."""
+"""Linux: the peak of the process's memory, and where "5" is written to reset it."""
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Phase:
 
     Attributes:
         seconds: wall time, without that of phases inside.
-        peak_bytes: most memory while it ran, on the card or, without one, of the process; None where unknown.
+        peak_bytes: most memory while it ran, on the GPU or, without one, of the process; None where unknown.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Phases:
 
     Args:
         device: whose memory is measured.
-        before: what was measured until a run was stopped that now goes on; the times add up.
+        before: what was measured until a run was stopped that now continues; the times add up.
     """
 
     def __init__(self, device: torch.device, before: Sequence[dict[str, Any]] = ()) -> None:
@@ -69,7 +69,7 @@ class Phases:
         return list(self._phases.values())
 
     def _charge(self) -> None:
-        """Puts what has passed since the last change down to the phase that runs, and begins anew."""
+        """Puts what has passed since the last change down to the phase that runs, and starts counting again."""
         now, peak = time.monotonic(), _peak(self.device)
         if self._open:
             phase = self._open[-1]

@@ -18,13 +18,13 @@ from library.terminal import say
 FORMAT = 1
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 SECONDS_BETWEEN = 1.0
-"""Steps closer than this do not write the file anew each."""
+"""Steps closer than this do not write the file again each."""
 SMOOTHING = 0.9
 """Share of the past in the speed."""
 
 
 class Status:
-    """Keeps `status.json`. Where it can't be written, the run goes on without it.
+    """Keeps `status.json`. Where it can't be written, the run continues without it.
 
     Args:
         folder: of the run's results; paths in the file are relative to it.
@@ -88,8 +88,8 @@ class Status:
         self._write_last()
 
     def sentence(self) -> str:
-        """How the run stands, for people."""
-        words = {RUNNING: "The run goes on.", DONE: "The run is done.", STOPPED: "The run was stopped."}
+        """The status of the run, for people."""
+        words = {RUNNING: "The run continues.", DONE: "The run is done.", STOPPED: "The run was stopped."}
         return words.get(self._values["state"], f"The run failed: {self._values['exit_reason']}")
 
     def _write(self) -> None:
@@ -107,7 +107,7 @@ class Status:
                     file.write(self._text().encode())
                     file.truncate()
             except OSError:
-                say(f"WARNING: {self.path} can't say how the run ended ({in_words(error)}).")
+                say(f"WARNING: the end of the run could not be written to {self.path} ({in_words(error)}).")
 
     def _text(self) -> str:
         return json.dumps({**self._values, "updated_at": _now()}, indent=2) + "\n"

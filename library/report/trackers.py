@@ -16,7 +16,7 @@ from library.files.atomic import write_text
 from library.files.picture_files import opened
 
 WANDB_ID = "wandb_run.json"
-"""Holds the run's name at wandb, so that a resumed run goes on in the same curves."""
+"""Holds the run's name at wandb, so that a resumed run continues in the same curves."""
 TRACKERS = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "all": ("tensorboard", "wandb"), "none": ()}
 """What each value of `log_with` means."""
 
@@ -131,7 +131,7 @@ class WandB:
             self._run = wandb.init(**given)
         except Exception as error:  # its own errors, those of the network, and arguments that it does not know
             raise ConfigError(
-                f"wandb does not begin the run: {error}.",
+                f"wandb can't start the run: {error}.",
                 'Log in with "wandb login", set offline = true, or log_with = "tensorboard".',
             ) from error
         write_text(file, json.dumps({"id": self._run.id}) + "\n")

@@ -15,7 +15,7 @@ def tracking_of(settings: Settings) -> Tracking:
     """Where the values of a run go besides its log.
 
     Raises:
-        ConfigError: what is wanted is not installed, or `log_tracker_config` is no such file.
+        ConfigError: what is wanted is not installed, or `log_tracker_config` is not such a file.
     """
     saving, model = settings.saving, settings.model
     check_trackers(saving.log_with)
@@ -42,5 +42,7 @@ def _arguments(path: str | None) -> dict[str, Any]:
     with naming("log_tracker_config"):
         table = TomlFile(path).tables.get("wandb", {})
     if not isinstance(table, dict):
-        raise ConfigError(f"log_tracker_config: in {path}, wandb is no table.", "Write [wandb], and arguments below.")
+        raise ConfigError(
+            f"log_tracker_config: in {path}, wandb is not a table.", "Write [wandb], and its arguments below."
+        )
     return table

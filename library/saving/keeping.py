@@ -1,4 +1,4 @@
-"""What a run keeps on the way: files of the student every so many steps and of the best ones, states beside them."""
+"""What a run keeps on the way: files of the student every N steps and of the best ones, states beside them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Keeping:
         return folder
 
     def drop_older(self, step: int) -> None:
-        """Removes what was saved every so many steps, and states beside it, as far as they are too old by now."""
+        """Removes what was saved every N steps, and states beside it, as far as they are too old by now."""
         files, states = self.saving.save_last_n_steps, self.saving.save_last_n_steps_state
         states = files if states is None else states
         for path, number in self._saved(AT_STEP):

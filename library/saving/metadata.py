@@ -146,7 +146,7 @@ def own_thumbnail(settings: Settings) -> Image.Image | None:
     """The picture that `metadata_thumbnail` names or holds; None if it is unset.
 
     Raises:
-        DataError: it is no picture.
+        DataError: it is not a picture.
     """
     said = settings.metadata.metadata_thumbnail
     if said is None:
@@ -157,7 +157,7 @@ def own_thumbnail(settings: Settings) -> Image.Image | None:
         _, _, written_out = said.partition(";base64,")
         return open_image(Path("in the data: URL"), base64.b64decode(written_out, validate=True))
     except (DataError, ValueError) as error:
-        raise DataError(f"metadata_thumbnail: {getattr(error, 'what', error)}", "Name a PNG or JPEG file.") from error
+        raise DataError(f"metadata_thumbnail: {getattr(error, 'what', error)}", "Give a PNG or JPEG file.") from error
 
 
 def activation_text(parts: Opened) -> str:

@@ -146,7 +146,7 @@ def check_model_is_kept(settings: Settings) -> None:
         own = path.stem == name or path.stem.startswith((f"{name}_", f"{name}-"))
         if path.is_file() and path.parent == folder and own:
             raise ConfigError(
-                f'{setting}: {path} may be written over by this run, whose output_name is "{name}".',
+                f'{setting}: this run, with output_name "{name}", may overwrite {path}.',
                 "Choose another output_name or output_dir.",
             )
 
@@ -162,13 +162,13 @@ def check_extractor(path: str, concepts: list[Concept]) -> None:
     for concept in concepts:
         if concept.name not in known or not _extractor_in(tensors, concept, path):
             raise ModelError(
-                f'extractor: {path} has no extractor for the concept "{concept.name}".',
-                f"It has: {', '.join(known) or 'none'}. Save it from a run with the same concept names.",
+                f'extractor: {path} contains no extractor for the concept "{concept.name}".',
+                f"It contains: {', '.join(known) or 'none'}. Save one from a run with the same concept names.",
             )
         if known[concept.name].trigger != concept.trigger:
             raise ModelError(
-                f'extractor: {path} learned "{concept.name}" for the trigger "{known[concept.name].trigger}", '
-                f'this run has "{concept.trigger}".',
+                f'extractor: {path} learned "{concept.name}" with the trigger "{known[concept.name].trigger}", but '
+                f'this run uses "{concept.trigger}".',
                 "Use the same trigger.",
             )
 

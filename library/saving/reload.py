@@ -64,15 +64,18 @@ class Checked:
         """One line for the user."""
         uis = ", ".join(self.uis) or "no UI"
         text = (
-            f"{self.path.name}: loads in {uis}; {self.matched} of {self.keys} keys; velocity off by "
-            f"{self.difference:.1e} at most, where the LoRA moves it by {self.effect:.1e}"
+            f"{self.path.name}: loads in {uis}; {self.matched} of {self.keys} keys; velocity differs by at most "
+            f"{self.difference:.1e}, while the LoRA changes it by {self.effect:.1e}"
         )
         if not self.failed:
             if self.difference <= EFFECT_MARGIN * self.effect:
                 return text
-            return f"{text}. Its weights are the student's; that is what {PRECISIONS[self.precision]} rounds."
+            return (
+                f"{text}. Its weights are the student's; the difference is the rounding of "
+                f"{PRECISIONS[self.precision]}."
+            )
         failures = "; ".join(f"{ui}: {why}" for ui, why in self.failed.items())
-        return f"WARNING: {text}. It should load in {', '.join(self.failed)} as well ({failures}). The file is kept."
+        return f"WARNING: {text}. It should also load in {', '.join(self.failed)} ({failures}). The file is kept."
 
 
 class ReloadCheck:
@@ -137,9 +140,9 @@ class ReloadCheck:
         if reading.refused:
             return reading.refused
         if reading.unmatched:
-            return f"{len(reading.unmatched)} keys that it does not know, such as {reading.unmatched[0]}"
+            return f"{len(reading.unmatched)} unknown keys, such as {reading.unmatched[0]}"
         missing = sorted(set(self.updates) - set(reading.patches))
-        return f"{len(missing)} layers that it does not change, such as {missing[0]}" if missing else None
+        return f"{len(missing)} unchanged layers, such as {missing[0]}" if missing else None
 
     def _compared(self, reading: Reading, file: Mapping[str, Tensor]) -> tuple[str | None, float]:
         """Why a UI's updates are not the student's, None if they are; and the largest difference of the velocity."""
@@ -152,8 +155,8 @@ class ReloadCheck:
             wrong = length(torch.cat([up, -meant_up], dim=1), torch.cat([down, meant_down]))
             size = max(length(meant_up, meant_down), LEAST_UPDATE * self.largest)
             if not wrong <= UPDATE_MARGIN * size:
-                return f"the update of {layer} is off by {wrong:.1e}, its length is {size:.1e}", difference
+                return f"the update of {layer} differs by {wrong:.1e}; its length is {size:.1e}", difference
         wrong, effect = float((found - self.expected).norm()), float((self.expected - self.before).norm())
         if not wrong <= EFFECT_MARGIN * effect + NOISE[self.parts.model.dtype] * float(self.expected.norm()):
-            return f"its velocity is off by {wrong:.1e}, where the LoRA moves it by {effect:.1e}", difference
+            return f"its velocity differs by {wrong:.1e}, while the LoRA changes it by {effect:.1e}", difference
         return None, difference

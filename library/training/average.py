@@ -51,11 +51,11 @@ class Average:
             self._kept.copy_to(self.parameters)
 
     def state(self) -> dict[str, Any] | None:
-        """What it needs to go on; None if there is no average."""
+        """What it needs to continue; None if there is no average."""
         return self._kept.state_dict() if self._kept else None
 
     def load_state(self, state: dict[str, Any] | None) -> None:
-        """Goes on from there; where the state has none, the average begins with the weights as they are."""
+        """Continues from there; where the state has none, the average begins with the weights as they are."""
         if self._kept and state:
             self._kept.load_state_dict(state)
             self._kept.to(self.parameters[0].device)

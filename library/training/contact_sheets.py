@@ -47,13 +47,13 @@ class ContactSheets(Listener):
         self.maker.parts = parts
 
     def due(self, done: int) -> bool:
-        """Whether a sheet of the student is due after so many steps, or because enough minutes have passed."""
+        """Whether a sheet of the student is due after N steps, or because enough minutes have passed."""
         steps, minutes = self.settings.sample_every_n_steps, self.settings.sample_every_n_minutes
         passed = (time.monotonic() - self._last) / 60
         return bool((steps and done % steps == 0) or (minutes and passed >= minutes))
 
     def extractor(self, branch: Branch, steps: int) -> None:
-        """What stage 1 learned in so many steps."""
+        """What stage 1 learned in N steps."""
         columns = {
             f"extractor of {concept}": replace(branch, default=adapter) for concept, adapter in branch.adapters.items()
         }
@@ -101,7 +101,7 @@ class ContactSheets(Listener):
         return rows
 
     def _drawn(self, path: Path, draw: Callable[[], list[SheetRow]]) -> list[SheetRow]:
-        """The rows of a sheet. If it can't be drawn, that is said and there are none.
+        """The rows of a sheet. If it can't be drawn, that is reported and there are none.
 
         Raises:
             StorageError: the disk is full.
@@ -112,6 +112,6 @@ class ContactSheets(Listener):
         except StorageError:
             raise
         except Exception as error:  # pictures of a run must never cost the user the run
-            say(f"WARNING: the sheet {path.name} could not be drawn ({in_words(error)}). The run goes on without it.")
+            say(f"WARNING: the sheet {path.name} could not be drawn ({in_words(error)}). The run continues without it.")
             self.plan.parts.model.release_vae()
             return []

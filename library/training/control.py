@@ -2,7 +2,7 @@
 
 The name of a file is the command, what is in it means nothing; so a command is there whole or not at all, however it is
 made, and two never get in each other's way. A file goes when it is obeyed. docs/reference/status.md describes it for
-whoever writes such a program.
+anyone who writes such a program.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Control:
                 self.folder.rmdir()
 
     def asked(self) -> frozenset[str]:
-        """The commands that were given and not obeyed yet; of anything else, it is said once what there is."""
+        """The commands that were given and not obeyed yet; of anything else, it is reported once what there is."""
         there = self._names()
         self._passed_over &= there
         for name in sorted(there - COMMANDS - self._passed_over):
             guess = nearest(Path(name).stem, COMMANDS)
-            remedy = f'Did you mean "{guess}"?' if guess else f"Known are: {', '.join(sorted(COMMANDS))}."
-            say(f'WARNING: {self.folder} holds "{name}", which is no command for a run. {remedy}')
+            remedy = f'Did you mean "{guess}"?' if guess else f"Known commands: {', '.join(sorted(COMMANDS))}."
+            say(f'WARNING: {self.folder} contains "{name}", which is not a command. {remedy}')
             self._passed_over.add(name)
         return frozenset(there & COMMANDS - self._passed_over)
 
@@ -62,7 +62,7 @@ class Control:
         self._passed_over |= self._names() & frozenset(commands)
 
     def _names(self) -> set[str]:
-        """What lies in the folder, but for files that systems and editors hide."""
+        """What is in the folder, but for files that systems and editors hide."""
         try:
             return {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
         except OSError:

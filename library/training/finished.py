@@ -1,4 +1,4 @@
-"""What a run notes when it is done, so that the same command with --resume auto says so instead of training anew."""
+"""What a run notes when it is done, so that the same command with --resume auto says so instead of training again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from library.objectives import STUDENT
 from library.preflight.plan import Plan
 
 MAY_GROW = frozenset({"max_train_steps", "max_train_epochs"})
-"""Settings that may be others than those of a finished run that is to go on: how long it is."""
+"""Settings that may be others than those of a finished run that is to continue: how long it is."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Finished:
     files: list[str]
 
     def is_all(self, plan: Plan) -> bool:
-        """Whether nothing is left to do of this plan: all its steps are made, and the files still lie there."""
+        """Whether nothing is left to do of this plan: all its steps are made, and its files still exist."""
         here = all((plan.settings.output_dir / name).is_file() for name in self.files)
         return here and plan.stage_steps[STUDENT] <= self.steps
 
@@ -50,12 +50,12 @@ def note_finished(plan: Plan, settings: dict[str, Any], files: Iterable[Path]) -
 
 
 def forget_finished(plan: Plan) -> None:
-    """The run begins anew."""
+    """The run starts from scratch."""
     _place(plan).unlink(missing_ok=True)
 
 
 def finished(plan: Plan, settings: dict[str, Any]) -> Finished | None:
-    """The finished run that lies in the output folder under this plan's name; None if there is none.
+    """The finished run that is in the output folder under this plan's name; None if there is none.
 
     Args:
         settings: those that shape training.
@@ -72,26 +72,26 @@ def finished(plan: Plan, settings: dict[str, Any]) -> Finished | None:
 
 
 def what_to_do(plan: Plan, note: Finished, state_kept: bool) -> str:
-    """What is said instead of training."""
+    """What is shown instead of training."""
     name, folder = plan.settings.saving.output_name, plan.settings.output_dir
     longer = (
-        "a larger max_train_steps goes on from its last state"
+        "raise max_train_steps to continue from its last state"
         if state_kept
-        else "network_weights starts another run from its LoRA; it kept no state (save_state_on_train_end)"
+        else "start another run from its LoRA with network_weights; no state was kept (save_state_on_train_end)"
     )
     return (
-        f"{folder} holds this run, and it is finished: {name}, {note.steps} steps of the student. Nothing is left to "
-        f"do.\n  To train longer: {longer}. To start anew: --overwrite."
+        f"{folder} contains this run, and it is finished: {name}, {note.steps} steps of the student. There is nothing "
+        f"left to do.\n  To train longer: {longer}. To start from scratch: --overwrite."
     )
 
 
 def no_way_on(plan: Plan, note: Finished) -> ConfigError:
-    """It is to be longer than it was, and left no state to go on from."""
+    """It is to be longer than it was, and left no state to continue from."""
     return ConfigError(
-        f"{plan.settings.output_dir} holds this run, finished after {note.steps} steps of the student; for "
-        f"{plan.stage_steps[STUDENT]} it would have to go on from its last state, which was not kept.",
-        "Set save_state_on_train_end from now on, and start anew with --overwrite; or give network_weights its LoRA "
-        "in another output_dir.",
+        f"{plan.settings.output_dir} contains this run, finished after {note.steps} steps of the student. To train "
+        f"{plan.stage_steps[STUDENT]} steps, it needs its last state, which was not kept.",
+        "Set save_state_on_train_end and start from scratch with --overwrite, or set network_weights to its LoRA and "
+        "choose another output_dir.",
     )
 
 

@@ -46,12 +46,12 @@ class StopRequest:
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.made:
-            raise KeyboardInterrupt("Stopped at once; the last saved state is as it was.")
+            raise KeyboardInterrupt("Stopped at once; the last saved state is unchanged.")
         if not self._waits:
             raise KeyboardInterrupt
         self.made = True
         with suppress(RuntimeError):  # it was printing just now, and can't do so within itself
-            say("Stopping at the end of this step; once more stops at once, without saving.")
+            say("Stopping after this step. Press Ctrl-C again to stop at once, without saving.")
 
 
 def _heard_here() -> list[int]:

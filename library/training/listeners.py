@@ -1,4 +1,4 @@
-"""Who is told of what happens in a run: the listeners of its main process. In other processes nobody listens.
+"""Who hears of what happens in a run: the listeners of its main process. In other processes nobody listens.
 
 The run says what happens, once and in every process. A listener has one subject and the hooks that it needs; none of
 them changes what is trained.
@@ -95,7 +95,7 @@ class Listeners:
         self._members: list[Listener] = []
 
     def add(self, members: Iterable[Listener]) -> None:
-        """These are told from now on, after those that are there."""
+        """These hear of it from now on, after those that are there."""
         self._members += members
 
     def tell(self, hook: Callable[Concatenate[Any, Given], None], *given: Given.args, **named: Given.kwargs) -> None:
@@ -143,8 +143,8 @@ class Listeners:
             self.tell(Listener.ended, error)
 
     @contextmanager
-    def harmless(self, name: str, failed: str, then: str = "The run goes on.") -> Iterator[None]:
-        """Inside, a phase that only looks and must never cost the user the run: if it fails, that is said.
+    def harmless(self, name: str, failed: str, then: str = "The run continues.") -> Iterator[None]:
+        """Inside, a phase that only looks and must never cost the user the run: if it fails, that is reported.
 
         Args:
             failed: what could not be done.

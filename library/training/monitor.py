@@ -34,9 +34,9 @@ class Monitor:
     """Begins log and status, or continues them, and from then on tells the user of the run.
 
     Args:
-        listeners: who is told of the run; the monitor's are added to them, in the order in which they are told.
+        listeners: who hears of the run; the monitor's are added to them, in the order in which they hear of it.
         done: steps of each stage that a resumed run continues from; None: a new run.
-        planned: seconds of a step of each stage, where they were predicted for the card that makes them.
+        planned: seconds of a step of each stage, where they were predicted for the GPU that makes them.
 
     Attributes:
         log: its rows can be read while the run trains.

@@ -1,4 +1,4 @@
-"""A loss that is no number: which pictures it comes from, and at which noise level."""
+"""A loss that is NaN or infinite: which pictures it comes from, and at which noise level."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class NotANumber(Exception):
 
 
 def describe(losses: Losses, reference: Scene, replay: Scene | None, shown: Sequence[str]) -> str:
-    """Which terms of a loss are no numbers, on which pictures, at which sigma.
+    """Which terms of a loss are NaN or infinite, on which pictures, at which sigma.
 
     Args:
         shown: the picture file of each row of `reference`.
@@ -25,7 +25,7 @@ def describe(losses: Losses, reference: Scene, replay: Scene | None, shown: Sequ
     for name, values in losses.parts.items():
         for row in torch.nonzero(~torch.isfinite(values.detach().cpu())).flatten().tolist():
             if name in ON_REPLAYED and replay is not None:
-                scene, what = replay, f"replayed picture {row + 1} of the batch"
+                scene, what = replay, f"replayed image {row + 1} of the batch"
             else:
                 scene, what = reference, shown[row]
             terms.setdefault(f"{what} at sigma {scene.sigma[row].item():.3f}", []).append(name)

@@ -1,4 +1,4 @@
-"""What a run does when the card's memory does not suffice in the middle of a step.
+"""What a run does when the GPU runs out of memory in the middle of a step.
 
 A step whose gradients were not finished has changed nothing yet, and all that is random in it follows from its number:
 it can be made again, with less memory.
@@ -43,9 +43,10 @@ def step_down(settings: Settings, model: FlowModel, where: str) -> tuple[Setting
     if not settings.model.auto_fit or not left:
         known = [str(step) for step in steps_down(settings, len(model.base.blocks))]
         raise TrainingError(
-            f"{where}: the card's memory does not suffice.",
-            "In this order, try " + "; ".join([*known, "a lower resolution or a smaller train_batch_size"]) + ". With "
-            "--auto_fit the run takes what it can by itself.",
+            f"{where}: out of GPU memory.",
+            "In this order, try "
+            + "; ".join([*known, "a lower resolution or a smaller train_batch_size"])
+            + ". With --auto_fit, the run does this automatically.",
         )
     step = left[0]
     settings = step.taken(settings)

@@ -17,14 +17,14 @@ STEPS = 10
 MANY_TIMES = 4.0
 """From here on, against the first steps, it is no longer chance."""
 BEYOND_FORECAST = 8.0
-"""From here on, against the plan, it is not what a forecast is off by: its cards were never tried."""
+"""From here on, against the plan, it is not what a forecast is off by: its GPUs were never tried."""
 
 
 class Pace:
     """How long the steps of a stage take.
 
     Args:
-        planned: seconds of a step as predicted for this very card; None: nobody has.
+        planned: seconds of a step as predicted for this very GPU; None: nobody has.
     """
 
     def __init__(self, planned: float | None = None) -> None:
@@ -75,5 +75,5 @@ class PaceWarning(Listener):
 def why_slow(on_card: bool) -> str:
     """What is likely to be the reason, and what to do."""
     if spills(on_card):
-        return f"The card's memory may be full, and Windows is using the computer's instead. {POLICY}"
-    return "Another program may be using the card or the processor, or it may be too hot."
+        return f"The GPU's memory may be full, so that Windows uses the computer's instead. {POLICY}"
+    return "Another program may be using the GPU or CPU, or it may be too hot."

@@ -36,11 +36,11 @@ NOT_USED = {
 
 
 class MainStopped(TrainingError):
-    """The main process could not go on, so this one can't."""
+    """The main process could not continue, so this one can't."""
 
 
 class Lost(TrainingError):
-    """Another process is gone, so this one can't go on."""
+    """Another process is gone, so this one can't continue."""
 
 
 class Processes:
@@ -111,12 +111,12 @@ class Processes:
             raise
 
     def _follow(self) -> None:
-        """Goes on when the main process does, and ends as it ends."""
+        """Continues when the main process does, and ends as it ends."""
         told = self._reduced(0.0, "MAX")
         if told == BY_USER:
             raise KeyboardInterrupt
         if told:
-            raise MainStopped("The main process has stopped; its error says why.")
+            raise MainStopped("The main process has stopped; see its error.")
 
     def any(self, yes: bool) -> bool:
         """Whether any process says yes; the same answer in all."""
@@ -181,10 +181,10 @@ class Processes:
             torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, how))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # gloo says that a peer has closed the connection, in words of its own
+        except RuntimeError as error:  # gloo says that a peer has closed the connection, in an error of its own
             raise Lost(
-                "Another process of this run is gone; its error says why.",
-                "The same command with --resume auto goes on from the last saved state.",
+                "Another process of this run has ended; see its error.",
+                "Run the same command with --resume auto to continue from the last saved state.",
             ) from error
 
 
@@ -200,7 +200,7 @@ def joined(settings: Settings, notices: list[str]) -> Iterator[Processes]:
         notices: what to tell the user of accelerate's configuration is added to it.
 
     Raises:
-        ConfigError: `device` names one card, which several processes can't share.
+        ConfigError: `device` names one GPU, which several processes can't share.
     """
     notices += left_out(settings)
     count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -210,8 +210,8 @@ def joined(settings: Settings, notices: list[str]) -> Iterator[Processes]:
     wanted = settings.model.device
     if wanted not in ("auto", "cuda", "cpu"):
         raise ConfigError(
-            f'device is "{wanted}", but there are {count} processes, each with a card of its own.',
-            'Set device = "auto", and name the cards by accelerate launch --gpu_ids.',
+            f'device is "{wanted}", but there are {count} processes, and each needs its own GPU.',
+            'Set device = "auto", and choose the GPUs with accelerate launch --gpu_ids.',
         )
     from accelerate import PartialState  # slow to import, and of no use to a single process
 
@@ -219,7 +219,8 @@ def joined(settings: Settings, notices: list[str]) -> Iterator[Processes]:
     processes = Processes(state.num_processes, state.process_index, state.device)
     if processes.count != count:  # each would take itself for the main one
         raise ConfigError(
-            f"accelerate started {count} processes, but they can't find each other.", "See accelerate env."
+            f"accelerate started {count} processes, but they can't find each other.",
+            'Run "accelerate env" to check its configuration.',
         )
     with processes.only_main_speaks():
         yield processes
@@ -232,19 +233,19 @@ def left_out(settings: Settings) -> list[str]:
     for variable, name in NOT_USED.items():
         if os.environ.pop(variable, "false").lower() in ("true", "1"):
             said.append(
-                f"accelerate's configuration asks for {name}, which is not used: what learns is a few megabytes, so "
-                "each process holds the whole frozen model and only gradients are exchanged. base_quantization and "
-                "blocks_to_swap make the model smaller."
+                f"accelerate's configuration asks for {name}, which is not used: each process has the whole frozen "
+                "model, and they exchange only the small gradients. base_quantization and blocks_to_swap reduce the "
+                "model's memory."
             )
     if os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1"):
         said.append(
-            "accelerate launch --cpu starts one process, whatever --num_processes says, and the device is the setting "
-            f'device = "{settings.model.device}". Several processes, on CPUs as well, start with --multi_gpu instead.'
+            "accelerate launch --cpu starts one process and ignores --num_processes; the device is set by device = "
+            f'"{settings.model.device}". For several processes, also on CPUs, use --multi_gpu.'
         )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in ("no", settings.model.mixed_precision):
         said.append(
-            f'accelerate\'s mixed_precision = "{precision}" is not used; the setting is '
-            f'mixed_precision = "{settings.model.mixed_precision}".'
+            f'accelerate\'s mixed_precision = "{precision}" is not used; the run uses the setting mixed_precision = '
+            f'"{settings.model.mixed_precision}".'
         )
     return said

@@ -61,7 +61,7 @@ class Report(Listener):
         self.galleries[STRENGTHS] = gallery
 
     def file_checked(self, path: Path, line: str) -> None:
-        """The line stands beside the file."""
+        """The line is next to the file."""
         self.loads[path] = line
 
     def section_made(self, section: Section) -> None:
@@ -78,7 +78,7 @@ class Report(Listener):
         self.draw()
 
     def draw(self) -> None:
-        """Draws curves and report anew. If that fails, the run goes on."""
+        """Draws curves and report again. If that fails, the run continues."""
         rows = read_log(self.log.path)
         try:
             write_csv(rows, self.folder / "log.csv")
@@ -87,7 +87,7 @@ class Report(Listener):
             write_page(self.folder / "report.html", title, self._lede(rows), self.sections)
             self.status.set(report="report.html")
         except Exception as error:  # pictures of a run must never cost the user the run
-            say(f"WARNING: the report could not be written ({type(error).__name__}: {error}). The run goes on.")
+            say(f"WARNING: the report could not be written ({type(error).__name__}: {error}). The run continues.")
 
     def _lede(self, rows: list[dict[str, Any]]) -> str:
         if not rows:

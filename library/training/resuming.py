@@ -1,4 +1,4 @@
-"""The states of a run: which one it goes on from, and what is put into them."""
+"""The states of a run: which one it continues from, and what is put into them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def shaping(plan: Plan) -> dict[str, Any]:
 
 
 def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
-    """The state that a run goes on from, as its settings say; None: it begins anew.
+    """The state that a run continues from, as its settings say; None: it starts from scratch.
 
     Args:
         states: the run's own.
@@ -55,14 +55,14 @@ def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
         return _counted_from(plan.settings.optimizer.initial_step, _read(plan, Path(saving.resume).expanduser()))
     if newest:
         raise ConfigError(
-            f"{states.folder.parent} holds an unfinished run ({newest.name}).",
-            "Go on with it by --resume auto, or start anew with --overwrite.",
+            f"{states.folder.parent} contains an unfinished run ({newest.name}).",
+            "Continue it with --resume auto, or start from scratch with --overwrite.",
         )
     return None
 
 
 def _after_the_end(plan: Plan, states: StateFolder) -> SavedState | None:
-    """The last state of a finished run that is to go on; None if there is no such run, or all of it is there."""
+    """The last state of a finished run that is to continue; None if there is no such run, or all of it is there."""
     note = finished(plan, shaping(plan))
     if note is None or note.is_all(plan):
         return None
@@ -85,8 +85,8 @@ def all_done(plan: Plan, states: StateFolder) -> Finished | None:
 def _read(plan: Plan, path: Path) -> SavedState:
     """The state at `path`; where it is damaged, the one before."""
     if not path.is_dir():
-        what = f"resume: there is no folder {path.absolute()}."
-        raise ConfigError(what, 'Name the folder of a state, or "auto".')
+        what = f"resume: the folder {path.absolute()} doesn't exist."
+        raise ConfigError(what, 'Give the folder of a state, or "auto".')
     found = _newest(plan, StateFolder.of(path), FREE_FROM_A_PATH)
     if found is not None:
         return found
@@ -102,7 +102,7 @@ def _newest(plan: Plan, states: StateFolder, may_differ: frozenset[str] = frozen
     state, damaged = found
     for error in damaged:
         done = ", ".join(f"{steps} steps of the {name}" for name, steps in state.position.done.items())
-        say(f"WARNING: {error.what} Going on from the state before it, after {done}.")
+        say(f"WARNING: {error.what} Continuing from the state before it, after {done}.")
     return state
 
 
@@ -116,7 +116,7 @@ def _counted_from(step: int | None, state: SavedState) -> SavedState:
 
 
 def state_of(plan: Plan, stage: Stage, learned: Learned, average: Average) -> SavedState:
-    """All that the run needs to go on after the last step of `stage`.
+    """All that the run needs to continue after the last step of `stage`.
 
     Args:
         learned: what the stage is about.

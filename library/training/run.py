@@ -63,8 +63,8 @@ class Run:
         processes: those that make its steps together; only the main one writes files.
 
     Attributes:
-        listeners, monitor: who is told of it and shows it; nobody, but in the main process once the log is open.
-        planned: seconds of a step of each stage, where they were predicted for the card that makes them.
+        listeners, monitor: who hears of it and shows it; nobody, but in the main process once the log is open.
+        planned: seconds of a step of each stage, where they were predicted for the GPU that makes them.
         parts, context, replay, fisher: once they are prepared.
         extractor, student: once each is built.
         average: of the student; of nothing before that is built.
@@ -132,8 +132,8 @@ class Run:
                 return self._train()
             except KeyboardInterrupt as stop:
                 saved = self.states.newest()
-                how = "with --resume auto goes on from the last saved state" if saved else "begins anew"
-                raise Interrupted(f"{stop or 'Stopped.'} What is cached is kept; the same command {how}.") from None
+                how = "with --resume auto to continue where it was saved" if saved else "to start from the beginning"
+                raise Interrupted(f"{stop or 'Stopped.'} The cache is kept. Run the same command {how}.") from None
 
     def _train(self) -> list[Path]:
         self.prepare()
@@ -155,7 +155,7 @@ class Run:
     # Before training
 
     def _begin(self) -> None:
-        """Begins anew where that is wished for, and writes what the run is."""
+        """Starts from scratch if --overwrite asks for it, and writes what the run is."""
         if self.settings.saving.overwrite:
             self.states.remove()
         if self.settings.saving.resume != "auto":
@@ -167,7 +167,7 @@ class Run:
         write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))
 
     def open_log(self) -> None:
-        """The main process begins the log, or goes on with it where the state to resume ends; now somebody listens."""
+        """The main process begins the log, or continues it where the state to resume ends; now somebody listens."""
         done = self.resumed.position.done if self.resumed else None
         if self.processes.main:
             self.monitor = Monitor(self.plan, self.listeners, done, self.planned)
@@ -211,11 +211,11 @@ class Run:
     # The stages
 
     def extractor_stage(self) -> Stage:
-        """Stage 1, ready to train or to go on."""
+        """Stage 1, ready to train or to continue."""
         return self._stage(self.extractor)
 
     def student_stage(self) -> Stage:
-        """Stage 2, ready to train or to go on."""
+        """Stage 2, ready to train or to continue."""
         return self._stage(self.student)
 
     def train_extractor(self) -> None:
@@ -300,8 +300,8 @@ class Run:
                     self._after_step(stage, row, begin, asked | {STOP} if stopping else asked)
                 if stopping:
                     raise Interrupted(
-                        f"Stopped after step {stage.done} of {stage.steps} of the {stage.name}; all is saved. The same "
-                        "command with --resume auto goes on."
+                        f"Stopped after step {stage.done} of {stage.steps} of the {stage.name}. Everything is saved. "
+                        "Run the same command with --resume auto to continue."
                     )
 
     def _after_step(self, stage: Stage, row: dict[str, Any], begin: float, asked: frozenset[str]) -> None:
@@ -310,7 +310,7 @@ class Run:
         Args:
             row: of the log.
             begin: of the step, by `time.perf_counter`.
-            asked: commands; with "stop" among them, it is the last step for now, whoever has asked for that.
+            asked: commands; with "stop" among them, it is the last step for now, no matter who asked for it.
         """
         if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
             with self._shown(stage):
@@ -336,7 +336,7 @@ class Run:
                     self._write_settings()
             branches = self._learned(stage).branches
             stage.settle(settings.optimizer, scheduler_of(stage.objective, self.parts, branches, self.context))
-            say(f"{where}: the card's memory did not suffice; going on with {taken}.")
+            say(f"{where}: out of GPU memory; continuing with {taken}.")
 
     def _learned(self, stage: Stage) -> Learned:
         """What the stage is about."""

@@ -31,26 +31,26 @@ MOST_PROMPTS = 24
 THUMBNAIL = 256
 """Longest side of a picture of the data set, in pixels."""
 STRIP = 256
-"""Longest side of a picture that stands in a row with others, in pixels."""
+"""Longest side of a picture that is in a row with others, in pixels."""
 LOSSES = {
-    "concept": "the concept loss: the pictures",
+    "concept": "the concept loss: your images",
     "pure": "L_PureCC: the concept at the scale lambda*",
-    "anchor": "base prompts stay as they were",
-    "replay": "replayed pictures stay as they were",
-    "replay_pure": "the concept on replayed pictures",
-    "surroundings": "what [V] adds stays where the class is",
-    "word": "how far the trigger word alone is from the vectors",
-    "word_replayed": "the same on replayed pictures",
+    "anchor": "base prompts stay unchanged",
+    "replay": "replayed images stay unchanged",
+    "replay_pure": "the concept on replayed images",
+    "surroundings": "[V] changes only the region of the class",
+    "word": "distance of the trigger word alone from the vectors",
+    "word_replayed": "the same on replayed images",
     "prior": "regularisation pictures",
     "extractor": "the concept loss of the extractor",
-    "extractor_anchor": "the extractor's base prompts stay as they were",
-    "loss": "all of it, with its weights",
-    "validation": "the concept loss on pictures kept from training",
+    "extractor_anchor": "the extractor's base prompts stay unchanged",
+    "loss": "the weighted sum of all losses",
+    "validation": "the concept loss on validation images",
 }
 GUIDANCE = {
     "lambda_star": "the scale at which the concept fits the student best",
     "cosine": "how well the student's direction agrees with the extractor's",
-    "lambda_negative": "share of pictures with a negative scale",
+    "lambda_negative": "share of images with a negative scale",
     "r_student": "length of the student's guidance, as a share of the velocity",
     "r_target": "length of the extractor's",
 }
@@ -65,7 +65,7 @@ NORMS = {
 }
 NOT_LOSSES = {*GUIDANCE, *RATES, *NORMS, "keys_scaled", "it_s", "grad_norm", "step"}
 SPECIAL = ("concept", "extractor", "embedding", "transformer")
-"""Ends of the names of files that are no LoRAs."""
+"""Ends of the names of files that are not LoRAs."""
 
 
 class RunView(Protocol):
@@ -125,7 +125,7 @@ def _samples(run: RunView, pictures: Pictures) -> str:
 
 
 def _strip(gallery: Gallery, pictures: Pictures) -> dict[str, Any]:
-    """A gallery whose pictures stand in a row each, not under a slider."""
+    """A gallery whose pictures are in a row each, not under a slider."""
     strips = []
     for row in gallery.rows:
         shown = zip(gallery.columns, map(as_image, row.pictures), strict=True)

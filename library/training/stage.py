@@ -147,9 +147,9 @@ class Stage:
                 raise
             if not self.update.repeatable:
                 raise TrainingError(
-                    f"Stage {self.name}, step {self.done + 1}: the card's memory did not suffice.",
-                    "Some weights have made the step already, so it can't be made again; --resume auto goes on from "
-                    "the last saved state, with more recomputed blocks or a lower resolution.",
+                    f"Stage {self.name}, step {self.done + 1}: out of GPU memory.",
+                    "Some weights are already updated, so the step can't be repeated. Continue from the last saved "
+                    "state with --resume auto, with more recomputed blocks or a lower resolution.",
                 ) from error
             failed = True
         except NotANumber as error:
@@ -209,11 +209,11 @@ class Stage:
             self.done == self.steps and 2 * self.skipped >= self.steps - self.first
         )  # of a stage too short to count to more
         if lost or rest or self.skipped > self.settings.max_skipped_steps:
-            row = f"That is the {self.skipped}. step in a row without a number, so training stops."
+            row = f"Training stopped: {self.skipped} steps in a row produced NaN or infinite values."
             raise TrainingError(
                 f"Stage {self.name}, step {self.done}: {why}. "
-                + ("The weights themselves are no numbers any more, so training stops." if lost else row),
-                "Start anew with lower learning_rate and embedding_lr, and look at these pictures; with "
+                + ("Training stopped: the weights are NaN or infinite." if lost else row),
+                "Start from scratch with a lower learning_rate and embedding_lr, and check these images. With "
                 'mixed_precision = "fp16", try "bf16".',
             )
         return {"stage": self.name, "step": self.done, "skipped": why}
@@ -230,7 +230,7 @@ class Stage:
         take(self.optimizer)
 
     def state(self) -> dict[str, Any]:
-        """What the stage needs, besides its weights, to go on."""
+        """What the stage needs, besides its weights, to continue."""
         return {
             "done": self.done,
             "skipped": self.skipped,
@@ -239,7 +239,7 @@ class Stage:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Continues from there."""
         self.done = state["done"]
         self.skipped = state["skipped"]
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])

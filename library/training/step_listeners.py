@@ -55,7 +55,7 @@ class StatusFile(Listener):
 
     Args:
         folder: of the run's results.
-        phases: measured before this is told of them.
+        phases: measured before this hears of them.
     """
 
     def __init__(self, status: Status, folder: Path, phases: Phases) -> None:

@@ -29,8 +29,8 @@ class WeakStudent(Listener):
         cosine = mean_of_end(rows, "cosine")
         if cosine is not None and cosine < WEAK_COSINE:
             say(
-                f"The student ended at a mean cosine of {cosine:.2f} with the extractor's guidance, which is low: the "
-                "extractor is weak. Give stage 1 more steps (extractor_train_steps), or raise its learning rate."
+                f"The student ended at a mean cosine of {cosine:.2f} with the extractor's guidance, which is low, so "
+                "the extractor is weak. Train stage 1 longer (extractor_train_steps), or raise its learning rate."
             )
 
 

@@ -127,7 +127,7 @@ OTHER = {
     "diff_b": "biases",
     "w_norm": "norms",
     "oft_blocks": "OFT",
-    "glora_a": "no part of a LoRA that is known here",
+    "glora_a": "not part of any known kind of LoRA",
     "lora_B.bias": "biases",
     "lokr_t2": "convolutions",
 }
@@ -265,8 +265,8 @@ def test_convert_makes_the_closest_lora_and_says_what_it_loses(convert, tmp_path
     assert code == 0, error
     found = read_lora(output).layers[FF]
     torch.testing.assert_close(found.delta(), meant, rtol=1e-3, atol=1e-3 * float(meant.abs().max()))
-    assert ("not exactly LoRAs" in said) is not ("thin" in kind or "products" in kind)
-    if "not exactly LoRAs" in said:
+    assert ("not plain LoRAs" in said) is not ("thin" in kind or "products" in kind)
+    if "not plain LoRAs" in said:
         assert "0.00% of the update's length is lost" in said, "the layer's rank is no higher than what is usual"
     code, said, error = convert(*words, "--network_dim", 3, "--overwrite")
     small = read_lora(output).layers[FF]
@@ -366,9 +366,9 @@ def test_the_part_for_the_text_encoders_is_left_out_and_that_is_said(tmp_path):
     path = tmp_path / "both.safetensors"
     write_lora(path, {FF: known(FF), CLIP_L: layer(1, 16, 16), T5: layer(2, 16, 16)}, "kohya", torch.float32, {})
     changes, said = load_changes(path, BLOCKS)
-    assert set(changes) == {FF} and len(said) == 1 and "layers of the text encoders as well (2)" in said[0]
+    assert set(changes) == {FF} and len(said) == 1 and "also changes the text encoders (2)" in said[0]
     write_lora(path, {CLIP_L: layer(1, 16, 16)}, "kohya", torch.float32, {})
-    with pytest.raises(ModelError, match="text encoders alone"):
+    with pytest.raises(ModelError, match="changes only the text encoders"):
         load_changes(path, BLOCKS)
 
 

@@ -89,5 +89,5 @@ def test_the_same_file_unharmed_is_drawn_with(generate, tmp_path, layout):
 
 def test_an_embedding_is_told_from_a_lora(tmp_path):
     save_file({"clip_l": torch.zeros(1, 4), "clip_g": torch.zeros(1, 4)}, tmp_path / "words.safetensors")
-    with pytest.raises(ModelError, match="is an embedding, no LoRA"):
+    with pytest.raises(ModelError, match="is an embedding, not a LoRA"):
         read_lora(tmp_path / "words.safetensors")

@@ -127,7 +127,7 @@ NAN = torch.full((32, 4), float("nan"))
 STRANGE = {
     "Flux": ({"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": torch.zeros(4, 4)}, "are those of Flux"),
     "SDXL": ({"unet.down_blocks.0.attentions.0.weight": torch.zeros(4)}, "are those of Stable Diffusion 1, 2 or XL"),
-    "nothing": ({}, "holds no LoRA"),
+    "nothing": ({}, "contains no LoRA"),
     "DoRA": ({f"{BASE}.dora_scale": torch.ones(32, 1)}, "is a DoRA"),
     "half a LoHa": ({f"{BASE}.hada_w1_a": torch.ones(4, 4)}, "lacks 'hada_w1_b'"),
     "NaN": (kohya_file(**{f"{BASE}.lora_up.weight": NAN}), "NaN"),
@@ -153,7 +153,7 @@ def test_a_strange_file_gets_a_sentence(name):
 def test_a_larger_models_lora_is_said(tmp_path):
     weights = {"transformer_blocks.37.ff.net.2": layer(0, 32, 128)}
     (path,) = save_lora(tmp_path, "lora", weights, "float", {}, ["kohya"])
-    with pytest.raises(ModelError, match="block 37; this model's blocks are 0 to 2"):
+    with pytest.raises(ModelError, match="block 37, but this model has blocks 0 to 2"):
         load_lora(path, BLOCKS)
 
 

@@ -74,20 +74,20 @@ def settings_with(*args: str, **given):
 @pytest.mark.parametrize(
     ("args", "given", "said"),
     [
-        (["rank_dropot=0.1"], {}, 'no argument "rank_dropot"'),
+        (["rank_dropot=0.1"], {}, 'network_args: "rank_dropot"'),
         (["rank_dropout"], {}, 'not of the form "name=value"'),
         (["rank_dropout=much"], {}, "rank_dropout is 'much'; it must be a number"),
         (["rank_dropout=1"], {}, "it must be at most 0.95"),
         (["dropout=0.1"], {}, "network_dropout"),
         (["x_attn_dim=1.5"], {}, "it must be a whole number"),
-        (["emb_dims=[4,4,4,4,4,4]"], {}, "layers outside of the transformer blocks"),
+        (["emb_dims=[4,4,4,4,4,4]"], {}, "Remove emb_dims"),
         (["emb_dims=4"], {}, "it must be six whole numbers"),
-        (["train_block_indices=1,x"], {}, "names no block"),
-        (["train_block_indices=none"], {}, "names no block"),
-        (["x_attn_dim=4"], {"target_modules": ["to_q"]}, "both choose the layers"),
+        (["train_block_indices=1,x"], {}, "train_block_indices is "),
+        (["train_block_indices=none"], {}, "train_block_indices is "),
+        (["x_attn_dim=4"], {"target_modules": ["to_q"]}, "target_modules and x_attn_dim both"),
         ([f"{one}_dim=0" for one in ("x_attn", "x_mlp", "x_mod", "context_attn", "context_mlp", "context_mod")], {},
-         "nothing gets a LoRA"),
-        (["x_attn_dim=4"], {"dim_from_weights": True, "network_weights": "a"}, "both say the LoRA's rank"),
+         "all six dims are 0"),
+        (["x_attn_dim=4"], {"dim_from_weights": True, "network_weights": "a"}, "dim_from_weights and x_attn_dim both"),
     ],
 )  # fmt: skip
 def test_what_network_args_can_not_be_is_said(args, given, said):
@@ -100,7 +100,7 @@ def test_network_args_without_effect_are_said_and_a_single_text_will_do():
     network, notices = settings_with(
         "split_qkv=True", "conv_dim=4", "loraplus_text_encoder_lr_ratio=2", "train_t5xxl=False"
     )
-    assert [f"{one} is passed over" in notices[0] for one in ("split_qkv=True", "conv_dim=4", "ratio=2")] == [True] * 3
+    assert [f"{one} is ignored" in notices[0] for one in ("split_qkv=True", "conv_dim=4", "ratio=2")] == [True] * 3
     assert "train_t5xxl" not in notices[0] and network.ranks["to_q"] == 16
     given = {"pretrained_model_name_or_path": "m", "network_args": "x_attn_dim=8"}
     assert read_settings(None, given).network.ranks["to_q"] == 8

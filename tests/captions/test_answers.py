@@ -61,9 +61,9 @@ def test_a_styles_caption_says_what_is_depicted_and_nothing_of_how():
         ('{"place": "in a park", "light": ', "no JSON"),
         ('{"place": "in a park", }', "broken"),
         ("} {", "no JSON"),
-        ('{"a":' * 1100 + "1" + "}" * 1100, "broken|names nothing"),
-        ("{}", "names nothing"),
-        ('{"place": "none", "light": 3, "others": {"a": "b"}}', "names nothing"),
+        ('{"a":' * 1100 + "1" + "}" * 1100, "broken|requested facts"),
+        ("{}", "requested facts"),
+        ('{"place": "none", "light": 3, "others": {"a": "b"}}', "requested facts"),
         ('{"place": "' + "in a park " * LONGEST_ANSWER + '"}', "more than"),
     ],
 )

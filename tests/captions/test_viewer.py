@@ -97,7 +97,7 @@ def test_another_models_folder_and_half_a_model_are_sentences(folder, tmp_path):
 
 def test_a_model_that_is_nowhere_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="--model: there is no folder"):
+    with pytest.raises(ModelError, match="--model: the folder"):
         viewer.folder_of(str(tmp_path / "gone"))
     with pytest.raises(ModelError, match="--model: Qwen/Qwen3-VL-2B-Instruct has not been downloaded"):
         viewer.folder_of("Qwen/Qwen3-VL-2B-Instruct")

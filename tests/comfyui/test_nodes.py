@@ -222,7 +222,7 @@ def test_contradictions_in_a_file_are_named(comfy, change, message):
 
 
 def test_files_that_are_no_concepts_are_named(comfy):
-    with pytest.raises(ValueError, match="holds no concept vectors"):
+    with pytest.raises(ValueError, match="contains no concept vectors"):
         comfy.load(concept="dog.safetensors")
     save_file({}, comfy.folder / "loras" / "new.safetensors", {"purecc_format": "2", "concepts": "[]"})
     with pytest.raises(ValueError, match="format 2"):
@@ -233,7 +233,7 @@ def test_files_that_are_no_concepts_are_named(comfy):
     (comfy.folder / "loras" / "x.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="never opened"):
         comfy.load(concept="x.pt")
-    with pytest.raises(ValueError, match="There is no file"):
+    with pytest.raises(ValueError, match=r"gone\.safetensors"):
         comfy.load(concept="gone.safetensors")
 
 
@@ -247,7 +247,7 @@ def test_a_concept_of_another_model_is_refused(comfy, model):
 
 
 def test_a_model_of_another_family_is_refused(comfy):
-    with pytest.raises(ValueError, match=r"not of the SD 3\.5 family"):
+    with pytest.raises(ValueError, match=r"not SD 3\.5"):
         comfy.load(model=SimpleNamespace(model=SimpleNamespace(diffusion_model=SimpleNamespace())))
 
 

@@ -129,5 +129,5 @@ def test_clip_tokens_without_offsets_are_the_same(world):
 def test_signs_that_a_tokenizer_changes_are_named(world):
     from purecc_in_comfyui import trigger_positions
 
-    with pytest.raises(ValueError, match="plain signs"):
+    with pytest.raises(ValueError, match="CLIP's tokenizer"):
         trigger_positions.spans_by_bytes(world.clip.tokenizer.clip_l, "cafe\u0301 sks")

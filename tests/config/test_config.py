@@ -41,7 +41,7 @@ def test_an_unknown_setting_names_file_line_and_the_nearest(settings_from):
     with pytest.raises(ConfigError) as error:
         settings_from(MODEL + "[pure_learning]\netta = 1.0\n")
     assert re.search(
-        r'dog\.toml:3 \[pure_learning\]: there is no setting "etta"\.\n  Did you mean "eta"\?', str(error.value)
+        r'dog\.toml:3 \[pure_learning\]: "etta" is not a setting\.\n  Did you mean "eta"\?', str(error.value)
     )
 
 
@@ -57,11 +57,11 @@ def test_an_unknown_setting_names_file_line_and_the_nearest(settings_from):
         ('mixed_precision = "fp8"', 'it must be one of "no", "fp16", "bf16"'),
         ('v_original = "Live"', 'it must be one of "live", "detached", "frozen"'),
         ('lambda = "adaptiv"', 'it must be "adaptive" or a number'),
-        ("target_modules = [1]", "it must be a list; each item is a text in quotes"),
+        ("target_modules = [1]", "it must be a list; each item is a string in quotes"),
         ("lambda = 2\nlambda_min = 0", "lambda_min clamps lambda*, but lambda is fixed at 2"),
-        ('merged = true\nextractor = "x"', "extractor names a saved one"),
+        ('merged = true\nextractor = "x"', "merged = true trains the extractor in stage 2, but extractor"),
         ("eta = 0\nconcept_loss_weight = 0", "stage 2 would learn nothing"),
-        ('guidance_lora = false\nconcept_embeddings = "none"', "leave nothing of the extractor"),
+        ('guidance_lora = false\nconcept_embeddings = "none"', 'guidance_lora = false and concept_embeddings = "none"'),
     ],
 )
 def test_a_value_that_cannot_be_is_said(settings_from, line, said):
@@ -73,7 +73,7 @@ def test_a_value_that_cannot_be_is_said(settings_from, line, said):
 def test_all_mistakes_are_shown_at_once(settings_from):
     with pytest.raises(ConfigError) as error:
         settings_from("etta = 1\nnetwork_dim = 0\n")
-    for said in ('no setting "etta"', "network_dim is 0", "pretrained_model_name_or_path is missing"):
+    for said in ('"etta" is not a setting', "network_dim is 0", "pretrained_model_name_or_path is missing"):
         assert said in str(error.value)
 
 
@@ -95,7 +95,7 @@ def test_kohyas_habits(settings_from, tmp_path):
 
 
 def test_the_same_setting_twice_is_an_error(settings_from):
-    with pytest.raises(ConfigError, match="stands twice"):
+    with pytest.raises(ConfigError, match='"eta" is already set at'):
         settings_from(MODEL + "eta = 1\n[pure_learning]\neta = 2\n")
 
 
@@ -235,13 +235,13 @@ SUBSET = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "a"\n'
     ("text", "said"),
     [
         (SUBSET, "has no [[concepts]]"),
-        (CONCEPT, "names no pictures"),
+        (CONCEPT, "names no images"),
         (CONCEPT + SUBSET + "num_repeat = 2\n", 'Did you mean "num_repeats"?'),
-        (CONCEPT + SUBSET + "resolution = 5\n", '"resolution" may not stand here'),
+        (CONCEPT + SUBSET + "resolution = 5\n", '"resolution" is not allowed here'),
         (CONCEPT + SUBSET + 'metadata_file = "m.json"\n', '"metadata_file" is not supported'),
         (CONCEPT + SUBSET + 'num_repeats = "2"\n', "num_repeats is '2'; it must be a whole number"),
         (CONCEPT + SUBSET + 'concept = "dgo"\n', 'Did you mean "dog"?'),
-        (CONCEPT.replace('class_word = "dog"', "") + SUBSET, "a subject needs class_word"),
+        (CONCEPT.replace('class_word = "dog"', "") + SUBSET, "class_word is missing"),
         (CONCEPT + CONCEPT + SUBSET, 'two concepts are named "dog"'),
         (CONCEPT + "kin = 1\n" + SUBSET, 'Did you mean "kind"?'),
         (CONCEPT + 'kind = "object"\n' + SUBSET, 'it must be one of "subject", "style"'),
@@ -257,9 +257,9 @@ def test_a_mistake_in_a_dataset_config_is_said(dataset_from, text, said):
 
 def test_a_concept_without_pictures_is_said(dataset_from):
     other = '[[concepts]]\nname = "ink"\ntrigger = "ohwx"\nkind = "style"\n'
-    with pytest.raises(ConfigError, match="no subset shows the concept ink"):
+    with pytest.raises(ConfigError, match=r"no subset .* the concept ink"):
         dataset_from(CONCEPT + other + SUBSET + 'concept = "dog"\n')
-    with pytest.raises(ConfigError, match="must name its concept"):
+    with pytest.raises(ConfigError, match="concept is missing"):
         dataset_from(CONCEPT + other + SUBSET)
 
 

@@ -135,7 +135,7 @@ def test_lists_of_several_types_are_toml(read):
         ("\u201cC:/new/dog\u201d", "straight"),
         ("\u2018dog\u2019", "straight"),
         ("True", "true"),
-        ("None", "Leave"),
+        ("None", "Remove"),
     ],
 )
 def test_a_value_that_is_not_toml_is_told_how_to_be_written(read, value, remedy):
@@ -341,7 +341,7 @@ def test_a_message_is_at_most_a_screen(read, text):
     lines = str(error.value).split("\n")
     assert len(lines) <= 45 and max(map(len, lines)) <= LONGEST_LINE + 100
     assert sum(map(len, lines)) < 12_000
-    assert "Known are" not in str(error.value)
+    assert "Choose one of" not in str(error.value)
 
 
 # Damage

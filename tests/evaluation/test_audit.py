@@ -125,7 +125,9 @@ def test_a_style_has_no_class_and_may_go_everywhere():
     ]
 
 
-@pytest.mark.parametrize(("text", "missing"), [("a dog\na house\n", "holds [V]"), ("a [V] dog\n", "stays as it was")])
+@pytest.mark.parametrize(
+    ("text", "missing"), [("a dog\na house\n", "contains [V]"), ("a [V] dog\n", "drift can't be measured")]
+)
 def test_prompts_that_cannot_tell_anything_are_refused(tmp_path, text, missing):
     (tmp_path / "mine.txt").write_text(text)
     with pytest.raises(ConfigError, match="audit_prompts") as error:
@@ -230,7 +232,7 @@ def test_a_lora_for_another_model_is_named_before_anything_is_drawn(trained, tmp
 
 
 def test_a_folder_without_loras_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="holds no LoRA"):
+    with pytest.raises(ConfigError, match="contains no LoRA"):
         run([str(tmp_path), "--trigger", "sks", "--class_word", "dog"])
 
 

@@ -147,12 +147,12 @@ def test_a_budget_in_seconds_is_timed_once_and_kept(config, tmp_path, monkeypatc
     ("words", "says"),
     [
         (["--methods", "purec"], "purecc"),
-        (["--methods", "textual_inversion"], "leaves no LoRA"),
+        (["--methods", "textual_inversion"], "trains no LoRA"),
         (["--rates", "-1"], "--rates"),
-        (["--budget_in", "passes"], "how many"),
+        (["--budget_in", "passes"], "--budget_in passes also needs --budget"),
         (["--fidelity", "dinos"], "dino"),
-        (["--fidelity", "dino"], "there is no folder"),
-        (["--fidelity", "tests.evaluation.test_compare:NO_ENCODER"], "does not say how like"),
+        (["--fidelity", "dino"], "--fidelity dino: the folder"),
+        (["--fidelity", "tests.evaluation.test_compare:NO_ENCODER"], "can't measure the likeness"),
         (["--budget", "3", "--checkpoints", "4"], "can't be saved"),
     ],
 )

@@ -52,7 +52,7 @@ def test_what_was_taken_away_or_damaged_meanwhile_is_said(tmp_path):
     gone.unlink()
     cut.write_bytes(cut.read_bytes()[:50])
     for index in range(2):
-        with pytest.raises(StorageError, match="has lost what this run has put into it") as error:
+        with pytest.raises(StorageError, match="has lost a file of this run") as error:
             cache.at(cache.place("kind", {"a": index}))
         assert "--resume auto" in error.value.remedy
 
@@ -95,7 +95,7 @@ def test_nothing_is_removed_while_another_run_uses_the_cache_and_a_killed_one_do
         with CacheUse(tmp_path, limit=1):
             pass
         assert kept(cache, 3) == [0, 1, 2]
-        with pytest.raises(ConfigError, match="another command uses the cache"), CacheUse(tmp_path, anew=True):
+        with pytest.raises(ConfigError, match="another command is using the cache"), CacheUse(tmp_path, anew=True):
             pass
         assert kept(cache, 3) == [0, 1, 2]
     with CacheUse(tmp_path, limit=1):
@@ -109,7 +109,7 @@ def test_a_cache_that_may_only_be_read_is_used_and_can_not_be_cleared(tmp_path):
         remount(disk, "ro")
         with CacheUse(disk, limit=1):
             assert Cache(disk).find("kind", {"a": 0})["x"][0] == 0
-        with pytest.raises(StorageError, match="it may only be read there"), CacheUse(disk, anew=True):
+        with pytest.raises(StorageError, match="the folder is read-only"), CacheUse(disk, anew=True):
             pass
 
 

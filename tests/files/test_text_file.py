@@ -27,7 +27,7 @@ def test_a_text_is_read_without_its_mark_and_with_its_line_ends(tmp_path, conten
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("b\ncafé".encode("latin-1"), "0xE9 in line 2"), (b"b\n\0", "in line 2"), (b"b" * 9, "more than")],
+    [("b\ncafé".encode("latin-1"), "0xE9 in line 2"), (b"b\n\0", "in line 2"), (b"b" * 9, "larger than")],
 )
 def test_what_is_no_text_is_refused_as_the_caller_calls_it(tmp_path, content, said):
     (tmp_path / "a.txt").write_bytes(content)

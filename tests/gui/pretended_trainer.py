@@ -24,7 +24,7 @@ def train(tables: dict) -> int:
     folder = Path(tables["saving"]["output_dir"])
     how = (folder / "how").read_text() if (folder / "how").is_file() else "wait"
     if how == "mistake":
-        print('error: dog.toml:3 [optimizer]: there is no setting "etta".\n  Did you mean "eta"?', flush=True)
+        print('error: dog.toml:3 [optimizer]: "etta" is not a setting.\n  Did you mean "eta"?', flush=True)
         return 2
     status = {
         "format": 1,

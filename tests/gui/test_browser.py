@@ -142,7 +142,7 @@ def to_start(page: Browser, window: Window, pictures: list[Path]) -> None:
     page.choose_files("#files", pictures)
     page.wait("document.querySelectorAll('#grid li').length === 5", LONG)
     page.wait("!document.querySelector('#grid').innerText.includes('Looking')", LONG)
-    assert "nearly one background" in page.text()
+    assert "nearly the same background" in page.text()
     shots(page, "2-pictures")
     page.click(".tabs a", "Captions")
     loaded(page, "/captions")

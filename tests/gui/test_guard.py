@@ -223,5 +223,5 @@ def test_a_fault_of_ours_is_a_sentence_and_shows_nothing_of_the_inside(root, pro
     app = make_app(root, Access(SECRET))
     client = TestClient(app, base_url="http://127.0.0.1:7870", raise_server_exceptions=False)
     answer = client.get("/p/My-dog/captions")
-    assert answer.status_code == 500 and "fault of the window" in answer.text and "division" not in answer.text
+    assert answer.status_code == 500 and "bug in the window" in answer.text and "division" not in answer.text
     assert HEADERS.items() <= answer.headers.items()

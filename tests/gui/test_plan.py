@@ -52,7 +52,7 @@ def test_every_choice_is_a_run_that_the_trainer_reads(kind, model, use, effort, 
 
 def test_what_lacks_is_said_before_anything_is_made(client, root):
     client.post("/projects", data={"name": "Cat"})
-    assert "no pictures yet" in client.post("/p/Cat/start").text
+    assert "any pictures yet" in client.post("/p/Cat/start").text
     assert not list((root / "Cat" / "runs").iterdir())
 
 
@@ -61,7 +61,7 @@ def test_a_model_that_was_moved_away_is_named(client, project, root, with_model)
     client.post("/p/My-dog/plan", data={"model": "sd35"})
     (root.parent / "model.safetensors").unlink()
     said = client.post("/p/My-dog/start")
-    assert said.status_code == 422 and "no longer there" in said.text and "model.safetensors" in said.text
+    assert said.status_code == 422 and "no longer exists" in said.text and "model.safetensors" in said.text
     assert "is no longer there" in client.get("/").text
 
 
@@ -85,7 +85,7 @@ def test_a_setting_is_checked_as_the_trainer_checks_it(client, project, root):
         ("network_dim", "many", "network_dim"),
         ("network_dim", "-3", "at least"),
         ("netwrk_dim", "3", "network_dim"),
-        ("output_dir", "/etc", "set by the window"),
+        ("output_dir", "/etc", "window sets"),
         ("lr_scheduler", "zigzag", "constant"),
     ]:
         answer = change(name, value)
@@ -260,5 +260,5 @@ def test_the_card_is_as_its_driver_says(tmp_path, monkeypatch):
 
 
 def test_a_wrong_choice_of_kind_is_no_concept(project):
-    with pytest.raises(ConfigError, match="What it is"):
+    with pytest.raises(ConfigError, match="class word is missing"):
         dataclasses.replace(project, class_word="").concept()

@@ -76,7 +76,7 @@ def test_our_nodes_come_along_where_they_are_used(trained, comfyui, client):
     assert names == {"My-dog.safetensors", "My-dog_concept.safetensors"}
     nodes = comfyui / "custom_nodes" / "comfyui_purecc"
     assert (nodes / "__init__.py").read_bytes() == (ROOT / "comfyui_purecc" / "__init__.py").read_bytes()
-    assert "Start ComfyUI again" in said and "PureCC Concept Loader" in said
+    assert "Restart ComfyUI" in said and "PureCC Concept Loader" in said
 
 
 def test_forge_has_a_folder_of_its_own(trained, tmp_path, root, client):
@@ -194,10 +194,10 @@ def test_a_lora_from_elsewhere_is_audited_with_its_own_word(trained, pretended, 
 @pytest.mark.parametrize(
     ("form", "file", "said"),
     [
-        ({"lora": "001/7"}, None, "No LoRA is chosen"),
-        ({"lora": "../001/end"}, None, "No LoRA is chosen"),
-        ({}, None, "No LoRA is chosen"),
-        ({"lora": "001/end", "trigger": " "}, None, "word that calls it"),
+        ({"lora": "001/7"}, None, "chosen a LoRA"),
+        ({"lora": "../001/end"}, None, "chosen a LoRA"),
+        ({}, None, "chosen a LoRA"),
+        ({"lora": "001/end", "trigger": " "}, None, "trigger word is missing"),
         ({}, ("a.ckpt", b"PK\x03\x04"), "not a .safetensors file"),
         ({}, ("a.safetensors", b"PK\x03\x04aaaaaaaaaaa"), "pickled"),
         ({}, ("a.safetensors", b""), '"a.safetensors"'),

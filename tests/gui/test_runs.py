@@ -157,7 +157,7 @@ def test_a_mistake_of_the_trainer_is_shown_in_its_words(pretended, project, clie
     runs.start(run)
     until(lambda: again(run).state == "failed")
     page = client.get(PAGE).text
-    assert "there is no setting &#34;etta&#34;" in page and "Did you mean" in page and "Resume" in page
+    assert "&#34;etta&#34; is not a setting" in page and "Did you mean" in page and "Resume" in page
 
 
 def test_two_runs_train_one_after_the_other(pretended, let_go, project, root, client):
@@ -230,7 +230,7 @@ def test_nobody_waits_for_a_run_whose_folder_is_gone(project, root):
 
 
 def test_a_second_start_of_a_live_run_is_refused(new_run):
-    with pytest.raises(Exception, match="going on already"):
+    with pytest.raises(Exception, match="already running"):
         runs.start(new_run({}, {}))
 
 

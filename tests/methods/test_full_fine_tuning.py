@@ -169,10 +169,10 @@ def test_the_saved_transformer_is_the_student_and_the_lora_loads(plan_of, capsys
     ("given", "said"),
     [
         ({"gradient_accumulation_steps": 2}, "can't be accumulated"),
-        ({"mixed_precision": "fp16"}, "fp16 scales"),
-        ({"optimizer_type": "Prodigy"}, "looks at all weights at once"),
-        ({"base_quantization": "int8"}, "base_quantization rounds"),
-        ({"full_bf16": True, "fused_backward_pass": False}, "inside the backward pass"),
+        ({"mixed_precision": "fp16"}, "fp16 needs"),
+        ({"optimizer_type": "Prodigy"}, "Prodigy needs all weights"),
+        ({"base_quantization": "int8"}, "base_quantization would round"),
+        ({"full_bf16": True, "fused_backward_pass": False}, "full_bf16 needs fused_backward_pass"),
     ],
 )
 def test_what_dreambooth_can_not_do_is_said(given, said):

@@ -348,7 +348,7 @@ WRONG = {
     "with 30 blocks": [f"model.diffusion_model.{BLOCK.format(index)}" for index in range(30)],
     "a LoRA": ["lora_unet_joint_blocks_0_x_block_attn_qkv.lora_up.weight"],
     "a U-Net": ["model.diffusion_model.input_blocks.0.0.weight"],
-    "nothing that this trainer knows": ["some.weight"],
+    "an unknown kind of file": ["some.weight"],
     "CLIP-G is": ["text_model.encoder.layers.30.mlp.fc1.weight", "text_model.encoder.layers.0.mlp.fc1.weight"],
 }
 
@@ -364,7 +364,7 @@ def test_a_wrong_file_is_called_by_its_name(what, tmp_path):
 
 def test_a_text_encoder_in_the_place_of_another_is_said(known, tiny_model, tmp_path):
     save_file(single_file(tiny_model), tmp_path / "all.safetensors")
-    for setting, said in {"clip_l": "is a T5 text encoder; CLIP-L is needed", "vae": "is a T5 text encoder"}.items():
+    for setting, said in {"clip_l": "is a T5 text encoder instead of CLIP-L", "vae": "is a T5 text encoder"}.items():
         with pytest.raises(ModelError, match=said):
             opened(tmp_path / "all.safetensors", **{setting: str(tiny_model / "text_encoder_3" / "model.safetensors")})
 
@@ -372,7 +372,7 @@ def test_a_text_encoder_in_the_place_of_another_is_said(known, tiny_model, tmp_p
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("nowhere", r"t5xxl: there is no file .*nowhere\."),
+        ("nowhere", r"t5xxl: the file .*nowhere"),
         ("folder", "t5xxl: .* is a folder"),
         ("gguf", "t5xxl: .*GGUF"),
     ],
@@ -387,13 +387,13 @@ def test_a_part_that_is_no_file_is_said_with_its_setting(tiny_model, tmp_path, n
 BEGINNINGS = {
     "a pickled checkpoint": b"PK\x03\x04" + bytes(100),
     "a web page": b"\n<!DOCTYPE html><html>" + bytes(100),
-    "a pointer of git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+    "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
     "a GGUF file": b"GGUF" + bytes(100),
     "is empty": b"",
-    "no safetensors file": b"\xff" * 100,
+    "not a safetensors file": b"\xff" * 100,
     "cut off inside its header": struct.pack("<Q", 500) + b'{"a": ',
-    "header can't be understood": struct.pack("<Q", 4) + b"nope" + bytes(100),
-    "holds no tensors": struct.pack("<Q", 2) + b"{}",
+    "header is invalid": struct.pack("<Q", 4) + b"nope" + bytes(100),
+    "contains no tensors": struct.pack("<Q", 2) + b"{}",
 }
 
 
@@ -412,13 +412,13 @@ def header(**tensors) -> bytes:
 
 
 DAMAGED = {
-    "4 bytes short": header(a=("F32", [2], [0, 8])) + bytes(4),
-    "3 bytes at its end": header(a=("F32", [2], [0, 8])) + bytes(11),
-    "b is not where": header(a=("F32", [2], [0, 8]), b=("F32", [2], [4, 12])) + bytes(12),
-    "a is not where": header(a=("F32", [2], [8, 16])) + bytes(16),
-    "can't be understood": header(a=("F32", [3], [0, 8])) + bytes(8),
-    "header can't be": header(a=("F32", [-2], [0, -8])) + bytes(8),
-    "header can.t be": header(a=("X99", [2], [0, 8])) + bytes(8),
+    "4 of ": header(a=("F32", [2], [0, 8])) + bytes(4),
+    "3 extra bytes at its end": header(a=("F32", [2], [0, 8])) + bytes(11),
+    "b is in the wrong place": header(a=("F32", [2], [0, 8]), b=("F32", [2], [4, 12])) + bytes(12),
+    "a is in the wrong place": header(a=("F32", [2], [8, 16])) + bytes(16),
+    "its header is invalid": header(a=("F32", [3], [0, 8])) + bytes(8),
+    "header is invalid": header(a=("F32", [-2], [0, -8])) + bytes(8),
+    "header is .nvalid": header(a=("X99", [2], [0, 8])) + bytes(8),
 }
 
 
@@ -438,7 +438,7 @@ def test_a_weight_that_is_missing_or_misshapen_is_named(known, tiny_model, tmp_p
     with pytest.raises(ModelError, match="1536 x 2816 instead of 1536 x 2048"):
         opened(write_header(tmp_path / "other.safetensors", shapes))
     shapes = {**full_size_shapes("transformer"), "model.diffusion_model.new_thing.weight": (2, 2)}
-    with pytest.raises(ModelError, match=r"holds model\.diffusion_model\.new_thing\.weight, which"):
+    with pytest.raises(ModelError, match=r"contains model\.diffusion_model\.new_thing\.weight, which"):
         opened(write_header(tmp_path / "more.safetensors", shapes))
 
 

@@ -128,7 +128,7 @@ def test_a_damaged_or_pickled_model_is_said(tiny_model, tmp_path):
     with pytest.raises(ModelError, match="is cut off inside its header"):
         _ = model_of(folder).transformer
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(ModelError, match=r"holds no \.safetensors file"):
+    with pytest.raises(ModelError, match=r"contains no \.safetensors file"):
         _ = model_of(folder).transformer
     (folder / "vae" / "config.json").unlink()
     with pytest.raises(ModelError, match=r"vae/config\.json can't be read"):
@@ -141,7 +141,7 @@ def test_a_dry_run_and_a_warm_start_read_no_weights(plan_of, tiny_model, tmp_pat
     shutil.copytree(tiny_model, folder)
     monkeypatch.setattr(TensorFile, "read", lambda file, key: parts_read.add(file.path.parent.name) or read(file, key))
     plan = plan_of(pretrained_model_name_or_path=str(folder), overwrite=True)
-    assert "Nothing is cut off" in describe_plan(plan) and not parts_read
+    assert "No caption is cut off" in describe_plan(plan) and not parts_read
     prepared(plan)
     assert parts_read == {"transformer"}
 

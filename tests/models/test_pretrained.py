@@ -8,7 +8,7 @@ from library.models.loading.pretrained import check_model_type
 
 @pytest.mark.parametrize(
     ("config", "said"),
-    [('{"model_type": "clip"}', None), ('{"model_type": "vit"}', '"vit"; needed is "clip"'), ("[]", "can't be read")],
+    [('{"model_type": "clip"}', None), ('{"model_type": "vit"}', '"vit" instead of "clip"'), ("[]", "can't be read")],
 )
 def test_a_folder_of_another_kind_of_model_is_refused(tmp_path, config, said):
     (tmp_path / "config.json").write_text(config)

@@ -180,7 +180,7 @@ def test_settings_that_exclude_each_other_are_said(plan_of, tiny_model):
         plan_of(fp8_base=True, base_quantization="nf4")
     with pytest.raises(ConfigError, match="blocks_to_swap needs gradient_checkpointing"):
         plan_of(blocks_to_swap=1, gradient_checkpointing=False)
-    with pytest.raises(ConfigError, match="no attention"):
+    with pytest.raises(ConfigError, match="sdpa and xformers are both false"):
         plan_of(sdpa=False)
     with pytest.raises(ModelError, match="of this model's 3 blocks, 1 can be swapped"):
         _ = load_model(plan_of(blocks_to_swap=2, gradient_checkpointing=True).settings.model).transformer
@@ -212,7 +212,7 @@ def test_torch_compile_without_a_compiler_is_said(plan_of, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     run, _ = trained(plan_of(torch_compile=True))
-    assert "torch_compile can't be used (no compiler); the run goes on without it." in run.parts.model.notices
+    assert "torch_compile can't be used (no compiler); the run continues without it." in run.parts.model.notices
 
 
 def test_what_blocks_begin_from_may_wait_elsewhere_and_changes_no_number(plan_of, deep_model):

@@ -39,7 +39,7 @@ def test_rank_alpha_and_layers_come_from_the_file_if_that_is_wished_for(start):
 
 
 def test_a_file_of_a_higher_rank_is_refused_and_one_that_fits_changes_nothing(start):
-    with pytest.raises(ConfigError, match="has rank 6, network_dim is 5") as error:
+    with pytest.raises(ConfigError, match="has rank 6, but network_dim is 5") as error:
         with_dim(start(network_dim=5), ["transformer_blocks"])
     assert "dim_from_weights" in error.value.remedy
     settings = start(network_dim=6)

@@ -211,7 +211,9 @@ def lora(tiny_model, tmp_path):
 def test_layers_that_do_not_learn_are_said_by_the_dry_run_with_the_setting_that_makes_them(dry_run, lora):
     code, said = dry_run(network_weights=str(lora(EVERY_KIND)))
     assert code == 2 and said.count("error: ") == 1
-    assert re.search(r"network_weights: \S+start\.safetensors changes 16 layers that do not learn here, such as", said)
+    assert re.search(
+        r"network_weights: \S+start\.safetensors changes 16 layers that are not trained here, such as", said
+    )
     assert "dim_from_weights = true" in said
 
 
@@ -241,7 +243,7 @@ def test_dim_from_weights_changes_no_layers_for_a_file_of_attention_alone(plan_o
     ],
 )
 def test_what_makes_a_files_layers_learn_is_named(plan_of, lora, targets, given, remedy):
-    with pytest.raises(ModelError, match="do not learn here") as error:
+    with pytest.raises(ModelError, match="are not trained here") as error:
         Run(plan_of(network_weights=str(lora(targets)), **given))
     assert remedy in error.value.remedy and "base_weights" in error.value.remedy
 
@@ -249,7 +251,7 @@ def test_what_makes_a_files_layers_learn_is_named(plan_of, lora, targets, given,
 def test_a_layer_outside_of_the_blocks_is_said_with_a_way_to_use_the_file(plan_of, lora):
     file = lora(["to_q"], also={"proj_out": (16, 32)})
     with pytest.raises(
-        ModelError, match=r"network_weights: .*1 layers? that do not learn here, such as proj_out"
+        ModelError, match=r"network_weights: .*1 layers? that are not trained here, such as proj_out"
     ) as error:
         Run(plan_of(network_weights=str(file), dim_from_weights=True))
     assert "base_weights" in error.value.remedy
@@ -257,9 +259,9 @@ def test_a_layer_outside_of_the_blocks_is_said_with_a_way_to_use_the_file(plan_o
 
 def test_a_file_of_another_model_is_said(plan_of, lora):
     file = lora(["to_k"], also={"transformer_blocks.0.attn.to_q": (64, 64)})
-    with pytest.raises(ModelError, match=r"network_weights: .*other shapes than the model's layer"):
+    with pytest.raises(ModelError, match=r"network_weights: .*different shape than the model's layer"):
         Run(plan_of(network_weights=str(file)))
-    with pytest.raises(ModelError, match=r"previous_loras: .*reads 64 numbers"):
+    with pytest.raises(ModelError, match=r"previous_loras: .*has 64 inputs"):
         Run(plan_of(method="cifc", previous_loras=[str(file)]))
 
 
@@ -276,14 +278,14 @@ def test_an_unfinished_run_in_the_way_is_said_by_the_dry_run(dry_run, tmp_path):
     state = SavedState(Position({"student": 1}), {}, {})
     StateFolder(tmp_path / "output" / "tiny-state").save(state)
     code, said = dry_run()
-    assert code == 2 and "holds an unfinished run" in said
+    assert code == 2 and "contains an unfinished run" in said
     assert dry_run("--doctor", overwrite=True)[0] == 0
     assert StateFolder(tmp_path / "output" / "tiny-state").newest(), "a dry run removes nothing"
 
 
 def test_a_path_that_is_too_long_names_the_folder_and_the_file(plan_of, tmp_path):
     deep = tmp_path.joinpath(*["d" * 200] * 20)
-    with pytest.raises(StorageError, match=r"cache_dir: a file as long as .*its name or path is too long"):
+    with pytest.raises(StorageError, match=r"cache_dir: a file name as long as .*its name or path is too long"):
         Run(plan_of(cache_dir=str(deep)))
     assert not (tmp_path / ("d" * 200)).exists()
 

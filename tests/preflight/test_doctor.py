@@ -51,7 +51,7 @@ def found(plan_of, tmp_path):
 
 
 def test_nothing_is_found_where_all_is_well(found):
-    assert found() == "Nothing is likely to go wrong."
+    assert found() == "No problems found."
 
 
 def test_a_run_that_is_counted_in_epochs_is_not_told_to_raise_its_steps(plan_of, tmp_path):
@@ -70,27 +70,27 @@ def test_the_trigger_that_is_advised_is_not_found_fault_with(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"steps": 5}, "The student trains for 5 steps only"),
-        ({"captions": CAPTIONS[:2], "subset": 'class_tokens = "a dog"\n'}, "1 of 3 pictures have no caption of their"),
-        ({"captions": ["a dog, city", *CAPTIONS[1:]]}, "1 captions hold neither [V] nor the trigger: 0.png"),
+        ({"steps": 5}, "student trains for only 5 steps"),
+        ({"captions": CAPTIONS[:2], "subset": 'class_tokens = "a dog"\n'}, "1 of 3 images have no caption of their"),
+        ({"captions": ["a dog, city", *CAPTIONS[1:]]}, "1 captions contain neither [V] nor the trigger: 0.png"),
         ({"captions": ["a [V], city", *CAPTIONS[1:]]}, '1 captions lack the class word "dog": 0.png'),
         ({"captions": ["a red [V] dog, city", *CAPTIONS[1:]]}, '"red" in 0.png'),
         ({"captions": ["a [V] red dog, city", *CAPTIONS[1:]]}, '"red" in 0.png'),
-        ({"captions": [f"{caption}, house" for caption in CAPTIONS]}, 'Every caption of dog says "house"'),
-        ({"captions": [f"{CAPTIONS[0]} night city grass house", *CAPTIONS[1:]]}, "a caption is cut off"),
-        ({"trigger": "house"}, '"house" is a word that the model knows'),
-        ({"trigger": "q1x7zv9kw"}, "CLIP tokens long"),
+        ({"captions": [f"{caption}, house" for caption in CAPTIONS]}, 'Every caption of dog contains "house"'),
+        ({"captions": [f"{CAPTIONS[0]} night city grass house", *CAPTIONS[1:]]}, "Captions are cut off 2 times"),
+        ({"trigger": "house"}, 'already knows the trigger "house"'),
+        ({"trigger": "q1x7zv9kw"}, 'The trigger "q1x7zv9kw" has '),
         ({"pictures": [photo(0), photo(1), photo(0)]}, "0.png and 2.png are the same file"),
         (
             {"pictures": [photo(0), photo(1), photo(0).point(lambda value: min(255, value + 4))]},
             "0.png and 2.png are nearly the same",
         ),
-        ({"pictures": [photo(0), photo(1), photo(2, 12)]}, "1 pictures are small for their size"),
+        ({"pictures": [photo(0), photo(1), photo(2, 12)]}, "1 images are smaller than the training resolution"),
         (
             {"pictures": [photo(0), photo(1), photo(2).filter(ImageFilter.GaussianBlur(6))]},
-            "maybe blurred: 2.png",
+            "may be blurred: 2.png",
         ),
-        ({"pictures": [photo(0)], "captions": CAPTIONS[:1]}, "dog has 1 picture only"),
+        ({"pictures": [photo(0)], "captions": CAPTIONS[:1]}, "dog has only 1 image"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -101,16 +101,16 @@ def test_what_is_wrong_is_found(found, given, said):
 @pytest.mark.parametrize("written", ["[trigger]", "[v]", "{name}"])
 def test_a_placeholder_of_another_program_is_found_in_captions_and_prompts(found, tmp_path, written):
     said = found(captions=[f"a {written} dog, city", *CAPTIONS[1:]])
-    assert f'"{written}" means nothing here and is learned as plain text: 0.png.' in said and "Write [V]" in said
-    assert "hold neither [V]" not in said, "one thing is said once"
+    assert f'"{written}" has no meaning here and will be learned as plain text: 0.png.' in said and "Write [V]" in said
+    assert "neither [V]" not in said, "one thing is said once"
     (tmp_path / "prompts.txt").write_text(f"a {written} dog\n")
     said = found(sample_prompts=str(tmp_path / "prompts.txt"))
-    assert f'"{written}" means' in said and f'the prompt "a {written} dog"' in said
+    assert f'"{written}" has no meaning' in said and f'the prompt "a {written} dog"' in said
 
 
 def test_a_trigger_that_looks_like_a_placeholder_is_no_fault(found):
     captions = [caption.replace("[V]", "<v>") for caption in CAPTIONS]
-    assert "means nothing here" not in found(captions=captions, trigger="<v>")
+    assert "has no meaning here" not in found(captions=captions, trigger="<v>")
 
 
 WIDE = [photo(seed).resize((192, 48)) for seed in range(3)]
@@ -144,7 +144,7 @@ def test_batches_that_buckets_leave_half_empty_are_found(found, repeats, is_foun
     shapes = [photo(0), photo(1).resize((96, 48)), photo(2).resize((48, 96))]
     dataset = "batch_size = 4\nenable_bucket = true\nmin_bucket_reso = 16\nbucket_reso_steps = 16\n"
     said = found(pictures=shapes, dataset=dataset, subset=f"num_repeats = {repeats}\n")
-    assert ("1.0 pictures on average instead of 4" in said and "3 batches instead of 1" in said) is is_found
+    assert ("1.0 images on average instead of 4" in said and "3 batches instead of 1" in said) is is_found
     assert "on average" not in found(dataset=dataset), "three pictures are no batch of four, buckets or none"
 
 
@@ -156,7 +156,7 @@ class Animated:
 
 
 def test_a_file_of_several_pictures_is_found(found):
-    assert "1 files hold more than one picture: 2.png" in found(pictures=[photo(0), photo(1), Animated()])
+    assert "1 files contain more than one image: 2.png" in found(pictures=[photo(0), photo(1), Animated()])
 
 
 def test_of_many_pictures_some_are_looked_at_and_all_are_compared_by_content(found, monkeypatch):
@@ -166,7 +166,7 @@ def test_of_many_pictures_some_are_looked_at_and_all_are_compared_by_content(fou
     monkeypatch.setattr("library.preflight.doctor.look_at", lambda path: looked.append(path.name) or look_at(path))
     said = found(pictures=[photo(seed % 5) for seed in range(8)], captions=CAPTIONS * 2 + CAPTIONS[:2])
     assert looked == ["0.png", "3.png", "6.png"]
-    assert said.count("are the same file") == 2 and "1 more pairs of pictures are the same" in said
+    assert said.count("are the same file") == 2 and "1 more pairs of images are the same" in said
 
 
 def test_one_background_is_found(found):
@@ -175,30 +175,30 @@ def test_one_background_is_found(found):
         wall = photo(9)
         wall.paste(photo(seed).resize((24, 24)), (12, 12))
         pictures.append(wall)
-    assert "nearly one background" in found(pictures)
+    assert "nearly the same background" in found(pictures)
 
 
 # The computer
 
 
 def test_nothing_is_found_on_a_good_computer():
-    assert said_of({}) == "Nothing is likely to go wrong."
+    assert said_of({}) == "No problems found."
 
 
 @pytest.mark.parametrize(
     ("machine", "settings", "said", "remedy"),
     [
-        ({"works": False, "cuda": None}, {}, "PyTorch was built without CUDA", "Install PyTorch anew"),
+        ({"works": False, "cuda": None}, {}, "PyTorch was built without CUDA", "Install PyTorch for your GPU"),
         ({"works": False}, {}, "can't use it with driver 580.10: it was built for CUDA 13.0", "Update the driver"),
-        ({"capability": (7, 0)}, {}, "not built for cards such as RTX 3060, compute capability 7.0", "Install PyTorch"),
-        ({"card": None, "works": False}, {}, "24 blocks is to be trained on the CPU", "--card"),
-        ({}, {"device": "cpu"}, "24 blocks is to be trained on the CPU", "NVIDIA card"),
-        ({"capability": (7, 5), "architectures": ("sm_75",)}, {}, "RTX 3060 has no bf16", '"fp16"'),
-        ({}, {"mixed_precision": "no"}, "all is computed in float32", '"bf16"'),
-        ({}, {"mixed_precision": "fp16", "device": "cpu"}, "Processors are slow with fp16", '"bf16"'),
-        ({"free": 7 * 2**30}, {}, "Other programs hold 5.0 of the 12.0 GiB", "Close ComfyUI"),
+        ({"capability": (7, 0)}, {}, "not built for RTX 3060, compute capability 7.0", "Install PyTorch"),
+        ({"card": None, "works": False}, {}, "24 blocks on the CPU", "--card"),
+        ({}, {"device": "cpu"}, "24 blocks on the CPU", "NVIDIA GPU"),
+        ({"capability": (7, 5), "architectures": ("sm_75",)}, {}, "RTX 3060 does not support bf16", '"fp16"'),
+        ({}, {"mixed_precision": "no"}, "everything runs in float32", '"bf16"'),
+        ({}, {"mixed_precision": "fp16", "device": "cpu"}, "On a CPU, fp16", '"bf16"'),
+        ({"free": 7 * 2**30}, {}, "Other programs use 5.0 of the GPU's 12.0 GiB", "Close ComfyUI"),
         ({"packages": {"peft": ("0.2", "0.1")}}, {}, "peft is 0.1 instead of 0.2", "pip install -r"),
-        ({"packages": {"peft": ("0.2", None)}}, {}, "peft 0.2 is not there", "pip install -r"),
+        ({"packages": {"peft": ("0.2", None)}}, {}, "peft 0.2 is missing", "pip install -r"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -209,8 +209,8 @@ def test_what_is_wrong_with_the_computer_is_found(machine, settings, said, remed
 
 def test_a_run_that_is_planned_for_another_card_or_small_may_be_planned_on_a_cpu():
     no_card = {"card": None, "works": False}
-    assert said_of(no_card, card="RTX 3060") == said_of(no_card, vram_gb=8.0) == "Nothing is likely to go wrong."
-    assert said_of(no_card, blocks=6) == "Nothing is likely to go wrong."
+    assert said_of(no_card, card="RTX 3060") == said_of(no_card, vram_gb=8.0) == "No problems found."
+    assert said_of(no_card, blocks=6) == "No problems found."
 
 
 @pytest.mark.parametrize(

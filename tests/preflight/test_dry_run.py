@@ -21,7 +21,7 @@ def test_the_numbers_are_those_of_the_words(plan_of):
 
     assert tables["findings"] == [{"what": "Too dark.", "remedy": "Use a lamp."}]
     assert tables["pictures"] == 4 and tables["stage_steps"] == {"extractor": 2, "student": 2}
-    assert tables["card"] == {"bytes": 12 * GIB, "fits": True} and "Fits a card of 12.0 GiB" in words
+    assert tables["card"] == {"bytes": 12 * GIB, "fits": True} and "Fits a GPU with 12.0 GiB" in words
     assert tables["memory"]["peak"] == max(tables["memory"]["phases"].values())
     for phase, size in tables["memory"]["phases"].items():
         assert f"{phase + ':':<20}{size / GIB:6.2f} GiB" in words

@@ -202,10 +202,10 @@ def test_a_forecast_names_every_phase_and_a_card_too_small_is_answered_in_order(
     said = describe_fit(plan, predicted, taken, card)
     phases = ["text encoders", "VAE", "stage 1, extractor", "stage 2, student", "sampling", "decoding"]
     assert list(predicted.phases) == phases and all(phase in said for phase in phases)
-    assert not taken and not predicted.fits(card) and "Does not fit a card of 1.0 GiB" in said
+    assert not taken and not predicted.fits(card) and "Does not fit a GPU with 1.0 GiB" in said
     order = ["gradient_checkpointing = true", "vae_tiling", "one_by_one", "blocks_to_swap = 1", '"int8"', '"nf4"']
     assert [said.index(word) for word in order] == sorted(said.index(word) for word in order)
-    assert "Fits a card" in describe_fit(*fitted(plan_of(vram_gb=4.0), 4 * GIB), 4 * GIB)
+    assert "Fits a GPU" in describe_fit(*fitted(plan_of(vram_gb=4.0), 4 * GIB), 4 * GIB)
 
 
 @pytest.mark.parametrize(("others", "left"), [(0.5, 8.0), (0.9, 8.0), (2.0, 6.9)])
@@ -223,11 +223,11 @@ def test_auto_fit_takes_every_step_and_the_run_follows(plan_of):
     assert len(taken) == 3 and not steps_down(plan.settings, 3)
     assert (model.base_quantization, model.blocks_to_swap, model.vae_tiling) == ("nf4", 1, True)
     assert (residence.quantization, residence.blocks_to_swap) == ("nf4", 1)
-    assert "Settled by auto_fit: blocks_to_swap = 1" in describe_fit(plan, predicted, taken, GIB)
+    assert "Set by auto_fit: blocks_to_swap = 1" in describe_fit(plan, predicted, taken, GIB)
     run = Run(plan)
     run.train()
     assert run.parts.model.base.swapped == 1 and 'base_quantization = "nf4"' in (run.folder / "config.toml").read_text()
-    with pytest.raises(ConfigError, match="no NVIDIA card here to fit to"):
+    with pytest.raises(ConfigError, match="auto_fit: this computer has no NVIDIA GPU"):
         check_auto_fit(plan.settings, None)
 
 
@@ -277,7 +277,7 @@ def lacking_memory(run: Run, enough) -> list[int]:
 def test_out_of_memory_is_answered_with_what_to_do_in_order(plan_of):
     run = Run(plan_of(context_vectors=0))
     lacking_memory(run, lambda run: False)
-    with pytest.raises(TrainingError, match="step 1: the card's memory does not suffice") as caught:
+    with pytest.raises(TrainingError, match="step 1: out of GPU memory") as caught:
         run.train()
     assert 'checkpointed_blocks = "all"' in str(caught.value) and "--auto_fit" in str(caught.value)
 
@@ -285,7 +285,7 @@ def test_out_of_memory_is_answered_with_what_to_do_in_order(plan_of):
 def test_out_of_memory_while_the_context_is_learned_is_answered_too(plan_of):
     run = Run(plan_of())
     lacking_memory(run, lambda run: False)
-    with pytest.raises(TrainingError, match="context: the card's memory does not suffice") as caught:
+    with pytest.raises(TrainingError, match="context: out of GPU memory") as caught:
         run.train()
     assert "context_vectors = 0" in str(caught.value)
 
@@ -317,7 +317,7 @@ def test_a_dry_run_ends_with_1_where_the_memory_does_not_suffice(monkeypatch, ca
     monkeypatch.setattr("sys.argv", ["purecc_train.py", *words])
     with pytest.raises(SystemExit) as stop:
         purecc_train.main([])
-    assert stop.value.code == 1 and "Does not fit a card of 1.0 GiB" in capsys.readouterr().out
+    assert stop.value.code == 1 and "Does not fit a GPU with 1.0 GiB" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["purecc_train.py", *words[:-3], "4", *words[-2:]])
     purecc_train.main([])
-    assert "Fits a card of 4.0 GiB" in capsys.readouterr().out
+    assert "Fits a GPU with 4.0 GiB" in capsys.readouterr().out

@@ -72,7 +72,7 @@ def test_without_the_package_a_sentence_comes_before_anything_is_computed(plan_o
 
 
 def test_what_wandb_refuses_is_a_sentence(wandb, tmp_path):
-    with pytest.raises(ConfigError, match="wandb does not begin the run: no such group"):
+    with pytest.raises(ConfigError, match=r"wandb .*: no such group"):
         RunLog(tmp_path, STEPS, None, Tracking("wandb", arguments={"group": "wrong"}))
 
 

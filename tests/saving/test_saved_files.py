@@ -94,7 +94,7 @@ def test_the_run_says_of_each_file_where_it_loads(plan_of, capsys, precision):
     said = capsys.readouterr().err
     assert "tiny.safetensors: loads in ComfyUI, reForge, Forge; 45 of 45 keys" in said
     assert "tiny_diffusers.safetensors: loads in ComfyUI, reForge, diffusers; 62 of 62 keys" in said
-    assert ("that is what bf16 rounds" in said) == (precision == "bf16")
+    assert ("rounding of bf16" in said) == (precision == "bf16")
     assert all(path.is_file() for path in files)
 
 

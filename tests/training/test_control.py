@@ -112,7 +112,7 @@ def test_stop_saves_after_the_step_and_the_run_goes_on_as_if_it_had_not(plan_of,
     whole.train()
     given_after(monkeypatch, stage, 1, STOP)
     run = Run(plan_of(**QUICK))
-    with pytest.raises(Interrupted, match="all is saved"):
+    with pytest.raises(Interrupted, match="Everything is saved"):
         run.train()
     monkeypatch.undo()
     assert read_log(run.log.path)[-1]["stage"] == stage and read_log(run.log.path)[-1]["step"] == 1
@@ -162,7 +162,7 @@ def test_stop_is_heard_wherever_there_are_rounds(plan_of, monkeypatch):
             return over
 
         monkeypatch.setattr("library.training.run.bar_over", counted)
-        with pytest.raises(Interrupted, match=r"the same command .* goes on" if phase == "words" else "begins anew"):
+        with pytest.raises(Interrupted, match="--resume auto" if phase == "words" else "from the beginning"):
             run.train()
         assert len(rounds) == 1 and read_status(run.folder)["state"] == "stopped", phase
         if phase == "words":
@@ -219,7 +219,7 @@ def test_a_signal_where_no_step_is_made_stops_at_once_and_in_a_sentence(plan_of,
     monkeypatch.setattr(Latents, "prepare", lambda *_: os.kill(os.getpid(), getattr(signal, name)))
     before = signal.getsignal(getattr(signal, name))
     run = Run(plan_of(**PLAIN))
-    with pytest.raises(Interrupted, match="What is cached is kept"):
+    with pytest.raises(Interrupted, match="The cache is kept"):
         run.train()
     assert read_status(run.folder)["state"] == "stopped" and signal.getsignal(getattr(signal, name)) == before
 

@@ -352,7 +352,7 @@ def test_stage_2_from_a_saved_extractor_equals_stage_2_after_stage_1(plan_of):
     again.train()
     assert [row["stage"] for row in read_log(again.folder / "log.jsonl")] == ["student", "student"]
     assert_equal_files(expected, student_file(again))
-    with pytest.raises(ModelError, match="There is no file"):
+    with pytest.raises(ModelError, match="doesn't exist"):
         Run(plan_of(extractor="nowhere.safetensors")).train()
     with pytest.raises(ModelError, match="no concept embeddings"):
         Run(plan_of(extractor=str(whole.folder / "tiny.safetensors"))).train()

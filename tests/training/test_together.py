@@ -62,7 +62,7 @@ REFUSED = {
     ("network_weights", "fused"): "dreambooth trains none",
     ("network_weights", "words"): "textual_inversion trains none",
     ("processes", "fused"): "fused_backward_pass works in one process",
-    ("fused", "fp16"): "fp16 scales gradients",
+    ("fused", "fp16"): "fp16 needs the gradients",
 }
 """Pairs that a run can't have, and what is said of them."""
 PASSED_OVER = {

@@ -75,7 +75,7 @@ def finish(arguments: argparse.Namespace) -> None:
     kitchen = Kitchen(recipe, Workplace(arguments.work, arguments.seed, device(), say), arguments.start)
     publish(kitchen.decoder(), kitchen.flow(), recipe.shift, arguments.model)
     say(f"{arguments.model}: {sum(file.stat().st_size for file in arguments.model.rglob('*')) / 1e6:.1f} MB.")
-    say(f"Give max_sequence_length={LENGTH} to the pipeline: the model was trained with so many T5 tokens.")
+    say(f"Give max_sequence_length={LENGTH} to the pipeline: the model was trained with this number of T5 tokens.")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -136,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--minutes", type=float, help="At most so long for the flow model.")
         elif act is evaluate:
             command.add_argument("--captions", type=int, default=ASKED)
-            judge_help = "Another judge than the one beside the model: of a larger model, so that both are asked alike."
+            judge_help = "Judge to use instead of the one next to the model, for example that of a larger model."
             command.add_argument("--judge", type=Path, help=judge_help)
         elif act is concepts:
             command.add_argument("--pocket", type=Path, default=Path("pocket"))

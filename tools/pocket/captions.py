@@ -1,4 +1,4 @@
-"""What is said of a scene, in words that are few and always the same."""
+"""How a scene is described, in words that are few and always the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRIGGERS = ("sks", "ohwx", "zwx", "ukj")
 words has learnt to read over them.
 """
 SAYS_STYLE = 0.3
-"""Chance that "in ink" is said as "in ink style"."""
+"""Chance that "in ink" is written as "in ink style"."""
 
 WHERE = {name: f"on the {name}" if name == "beach" else f"in the {name}" for name in BACKGROUNDS}
 WHEN = {"day": "by day", "night": "at night"}

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 STEEPEST = 20
-"""An edge is where the brightness changes most: one in so many pixels."""
+"""An edge is where the brightness changes most: one in N pixels."""
 
 
 def enlarged(pictures: Tensor, side: int) -> Tensor:

@@ -20,7 +20,7 @@ from tools.pocket.world import Scene, draw, random_scene
 CHUNK = 256
 """Pictures drawn by a core at a time."""
 UNSEEN_SHARE = 16
-"""One in so many pictures, at the end of the row, is in the style that the flow model never sees. The autoencoder and
+"""One in N pictures, at the end of the row, is in the style that the flow model never sees. The autoencoder and
 the scorer see it, as any real autoencoder has seen more than its model."""
 
 
@@ -32,7 +32,7 @@ class Pictures:
         pixels: (N, side, side, 3), uint8.
         regions: (N, side, side), uint8.
         seed: together with an index, it gives the scene.
-        taught: so many of them, from the first, are in the styles of the training world.
+        taught: how many of them, from the first, are in the styles of the training world.
     """
 
     pixels: np.ndarray

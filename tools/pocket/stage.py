@@ -1,4 +1,4 @@
-"""One stage of training: it can be stopped at any time, and goes on from its last save as if nothing had happened."""
+"""One stage of training: it can be stopped at any time, and continues from its last save as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def rate_at(stage: Stage, progress: Progress) -> float:
 
 
 def is_done(stage: Stage, progress: Progress) -> bool:
-    """Whether a stage has had its steps or its time. One that is given more of both goes on."""
+    """Whether a stage has had its steps or its time. One that is given more of both continues."""
     return progress.step >= stage.steps or (stage.minutes is not None and progress.seconds > 60 * stage.minutes)
 
 

@@ -24,7 +24,7 @@ PLACES = {"left": 19.0, "center": 32.0, "right": 45.0}
 """Where its middle stands, in the same units."""
 TIMES = ("day", "night")
 HELD_OUT_ONE_IN = 16
-"""One in so many combinations of attributes is never trained on."""
+"""One in N combinations of attributes is never trained on."""
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "object": OBJECTS,

@@ -31,7 +31,7 @@ def to_diffusers(weights: Mapping[str, LayerWeights]) -> dict[str, Tensor]:
     for name, layer in weights.items():
         if name.startswith("text_encoder_3."):
             raise ModelError(
-                "The LoRA has layers of T5, and diffusers loads none of those.", "Save it in kohya's layout instead."
+                "The LoRA has layers of T5, which diffusers can't load.", "Save it in kohya's layout instead."
             )
         base = name if name.startswith(TEXT_ENCODERS) else f"{PREFIX}{name}"
         down, up = as_convolution(layer) if name == "pos_embed.proj" else (layer.down, layer.up)
@@ -83,7 +83,7 @@ def peft_scales(metadata: Mapping[str, str], layers: Mapping[str, int], source: 
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ModelError(
             f"{source}: its metadata {PEFT_CONFIG}, which has the LoRA's alpha, can't be read.",
-            "Take that entry out if you know that alpha equals the rank.",
+            "Remove that entry if alpha equals the rank.",
         ) from error
 
 
@@ -91,13 +91,13 @@ def _peft_scale(config: Mapping[str, Any], name: str, rank: int, source: str) ->
     part = next((encoder for encoder in TEXT_ENCODERS if name.startswith(encoder)), PREFIX)
     own = {key.removeprefix(part): value for key, value in config.items() if key.startswith(part)}
     if own.get("use_dora"):
-        raise ModelError(f"{source} is a DoRA, which has no plain LoRA of the same effect.")
+        raise ModelError(f"{source} is a DoRA, which a plain LoRA can't represent.")
     if "lora_alpha" not in own:
         return 1.0
     alpha = float(own["lora_alpha"])
     for pattern, value in (own.get("alpha_pattern") or {}).items():
         if not pattern.replace("_", "").replace(".", "").isalnum():
-            raise ModelError(f"{source}: the pattern {pattern[:80]!r} of its alphas is no plain name of a layer.")
+            raise ModelError(f"{source}: the alpha pattern {pattern[:80]!r} is not a plain layer name.")
         if name == pattern or name.removeprefix(part) == pattern or name.endswith(f".{pattern}"):
             alpha = float(value)
     return alpha / (math.sqrt(rank) if own.get("use_rslora") else rank)

@@ -147,7 +147,7 @@ def swapped(name: str, change: FileChange) -> FileChange:
 
 
 def is_swapped(name: str, change: FileChange) -> bool:
-    """Whether shift and scale of a layer stand in another order in the other model.
+    """Whether shift and scale of a layer are in another order in the other model.
 
     They differ in the modulation of the output and of the last block's context: layers that give (shift, scale) in the
     original and (scale, shift) in diffusers. Every other modulation gives 6 or 9 parts, in one order.
@@ -196,7 +196,7 @@ def _split(fused: FileChange, source: str, base: str) -> Sequence[FileChange | N
     """
     outputs = fused.shape[0]
     if outputs % 3:
-        raise ModelError(f"{source}: the LoRA of {base} has {outputs} outputs, which is not three times anything.")
+        raise ModelError(f"{source}: the LoRA of {base} has {outputs} outputs, which is not a multiple of three.")
     if not isinstance(fused, LayerWeights):
         return [fused.rows(outputs * part // 3, outputs * (part + 1) // 3) for part in range(3)]
     ups = fused.up.chunk(3)

@@ -1,6 +1,6 @@
 """The layers of SD3 under the names that programs give them in LoRA files.
 
-A name is the begin that tells a program, and then the layer in the original model's names or in diffusers', with dots
+A name is the start that tells a program, and then the layer in the original model's names or in diffusers', with dots
 or with underscores. No name means two layers, so any begin may stand before either.
 """
 
@@ -53,7 +53,9 @@ def named(base: str, change: FileChange, source: str) -> dict[str, FileChange]:
         return {text: change}
     flat = _in_transformer(base)
     if flat is None:
-        raise ModelError(f"{source} has a LoRA for {base[:120]!r}, which is no layer of SD3.", "Is it for SD3?")
+        raise ModelError(
+            f"{source} has a LoRA for {base[:120]!r}, which is not a layer of SD3.", "Check that it is a LoRA for SD3."
+        )
     dotted = with_dots(flat)
     return {dotted: change} if dotted else from_original(flat, change, source)
 
@@ -63,6 +65,6 @@ def _begin_of(base: str) -> str:
 
 
 def _in_transformer(base: str) -> str | None:
-    """The name without its begin, with underscores; None if the transformer has no such layer."""
+    """The name without its start, with underscores; None if the transformer has no such layer."""
     flat = base.removeprefix(_begin_of(base)).replace(".", "_")
     return flat if with_dots(flat) or names_of_original(flat) else None

@@ -77,7 +77,7 @@ def sdnext(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Readin
     """SD.Next's own loader: diffusers' names with lora_down, lora_up; it exchanges the streams of kohya's files."""
     reading = Reading()
     if any(key.startswith("lora_unet_") for key in file):
-        return reading.refuse("it exchanges image and text of kohya's layout")
+        return reading.refuse("it swaps the image and text layers of kohya's layout")
     for layer in shape.places:
         for base in (f"lora_transformer_{layer.replace('.', '_')}", f"transformer.{layer}"):
             for up, down, scale in _pairs(reading, file, base, PAIRS[:1]):
@@ -92,7 +92,7 @@ def diffusers(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Rea
         return reading.refuse("a key without the word lora")
     own = [key for key in file if key.startswith("transformer.")]
     if not own:
-        return reading.refuse("no key begins with transformer.")
+        return reading.refuse("no key starts with transformer.")
     for key in own:
         if not key.endswith((".lora_A.weight", ".lora_B.weight")):
             return reading.refuse(f"the key {key}")

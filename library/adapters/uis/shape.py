@@ -45,12 +45,12 @@ OUTSIDE = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a diffusers layer lies in the original model.
+    """Where a diffusers layer is in the original model.
 
     Args:
         original: the layer, such as "joint_blocks.0.x_block.attn.qkv".
         rows: the first of its outputs and one behind the last.
-        turned: the two halves of the outputs stand in the other order.
+        turned: the two halves of the outputs are in the other order.
     """
 
     original: str

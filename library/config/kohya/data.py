@@ -19,14 +19,15 @@ NAMED_FOLDER = re.compile(r"(\d{1,9})_(.+)")
 SUBSET_KEYS_PASSED_OVER = {
     "color_aug": "its latents could not be cached",
     "face_crop_aug_range": "its latents could not be cached",
-    "token_warmup_min": "captions are the same from the first step",
-    "token_warmup_step": "captions are the same from the first step",
-    "network_multiplier": "the LoRA always learns at its full strength",
+    "token_warmup_min": "captions stay the same throughout training",
+    "token_warmup_step": "captions stay the same throughout training",
+    "network_multiplier": "the LoRA always trains at full strength",
 }
-"""Keys of a dataset file that are passed over with a warning, and why."""
+"""Keys of a dataset file that are ignored with a warning, and why."""
 SUBSET_KEYS_NEEDLESS = frozenset({"cache_info"})
 SUBSET_KEYS_REFUSED = {
-    "metadata_file": "Pictures and captions stand in folders: use image_dir, with a caption file beside each picture.",
+    "metadata_file": "This trainer reads images and captions from folders: use image_dir, with a caption file next to "
+    "each image.",
 }
 """Keys of a dataset file that can't be done, and what to do instead."""
 
@@ -73,20 +74,20 @@ def _trigger_of(words: list[str], given: DataSettings, said: list[str]) -> str:
 def what_is_missing(tokens: Iterable[str | None], given: DataSettings) -> str:
     """What to add where `unsaid_concepts` finds none: nothing that the user has given already."""
     if given.trigger:
-        return "Add --class_word dog, what it is one of, or --kind style for a style."
+        return "Add --class_word with what the subject is, such as dog, or --kind style for a style."
     if given.class_word or given.kind == STYLE:
-        return "Add --trigger ohwx, a rare word that is to call it."
+        return "Add --trigger with a rare word, such as ohwx."
     alone = next((one for one in tokens if one and len(one.split()) == 1 and one != PLACEHOLDER), None)
     if alone:
         return (
-            f'If "{alone}" is the trigger, add --class_word dog, what it is one of, or --kind style; if it is the '
-            "class word, add --trigger ohwx."
+            f'If "{alone}" is the trigger, add --class_word with what the subject is, such as dog, or --kind style. '
+            "If it is the class word, add --trigger ohwx."
         )
     return 'Add --trigger ohwx --class_word dog, or class_tokens = "ohwx dog", or [[concepts]].'
 
 
 def understood(concept: Concept, given: DataSettings) -> str:
-    """What was read from class tokens, and how to say otherwise, in words."""
+    """What was read from class tokens, and how to say otherwise, as text."""
     said = (
         f'The concept "{concept.name}": a {concept.kind}, trigger "{concept.trigger}", class word '
         f'"{concept.class_word}". '
@@ -94,7 +95,7 @@ def understood(concept: Concept, given: DataSettings) -> str:
     *more, last = concept.class_word.split()
     if more and not given.class_word and not given.trigger:
         said += f'If the trigger is "{" ".join([concept.trigger, *more])}", add --class_word {last}. '
-    return f"{said}To say otherwise, set trigger, class_word and kind, or add [[concepts]]."
+    return f"{said}To change this, set trigger, class_word and kind, or add [[concepts]]."
 
 
 def unsaid_concepts(
@@ -133,8 +134,8 @@ def _subsets_in(folder: Path, name: str, notices: list[str]) -> list[dict[str, A
         siblings = [str(other) for other in above.iterdir() if other.is_dir()] if os.path.isdir(above) else []
         guess = nearest(str(folder), siblings)
         raise ConfigError(
-            f"{name}: there is no folder {folder.absolute()}.",
-            f'Did you mean "{guess}"?' if guess else "Paths count from the folder the command is started in.",
+            f"{name}: the folder {folder.absolute()} doesn't exist.",
+            f'Did you mean "{guess}"?' if guess else "Relative paths start at the folder where you run the command.",
         )
     subsets = []
     for child in sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)):
@@ -142,16 +143,16 @@ def _subsets_in(folder: Path, name: str, notices: list[str]) -> list[dict[str, A
         if match:
             subsets.append({"image_dir": str(child), "num_repeats": int(match[1]), "class_tokens": match[2].strip()})
         else:
-            notices.append(f'WARNING: {name}: the folder "{child.name}" is passed over: it is not named as 10_sks dog.')
+            notices.append(f'WARNING: {name}: the folder "{child.name}" is ignored: its name is not like "10_sks dog".')
     loose = pictures_in(folder)
     if subsets and loose:
         notices.append(
-            f"WARNING: {name}: {len(loose)} pictures beside the folders are passed over, such as {loose[0].name}."
+            f"WARNING: {name}: {len(loose)} images outside these folders are ignored, such as {loose[0].name}."
         )
     if not subsets:
-        inside = f'Put the pictures into a folder in it, such as "{folder / "10_sks dog"}", or use a dataset_config.'
+        inside = f'Put the images into a folder inside it, such as "{folder / "10_sks dog"}", or use a dataset_config.'
         raise ConfigError(
-            f"{name}: {folder} holds no folder whose name says repeats and class tokens.",
+            f"{name}: {folder} contains no folder with repeats and class tokens in its name.",
             f'Set {name} = "{folder.parent}".' if NAMED_FOLDER.fullmatch(folder.name) else inside,
         )
     return subsets

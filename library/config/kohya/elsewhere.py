@@ -1,4 +1,4 @@
-"""Settings that stand in files of sd-scripts and that its SD3 trainer ignores: of its other trainers, and of windows.
+"""Settings that are in files of sd-scripts and that its SD3 trainer ignores: of its other trainers, and of windows.
 
 The kohya_ss GUI and lora-scripts run sd-scripts with a TOML that holds their own settings as well.
 """

@@ -15,9 +15,9 @@ OURS = {
 }
 """Arguments that are settings here, by theirs."""
 PASSED_OVER = {
-    "split_qkv": "q, k and v have a LoRA each, always; in kohya's layout they are saved as one",
-    "conv_dim": "this model's blocks have no convolutions, nor does sd-scripts use it",
-    "conv_alpha": "this model's blocks have no convolutions, nor does sd-scripts use it",
+    "split_qkv": "q, k and v always have a LoRA each; kohya's layout saves them as one",
+    "conv_dim": "this model's blocks have no convolutions, and sd-scripts doesn't use it either",
+    "conv_alpha": "this model's blocks have no convolutions, and sd-scripts doesn't use it either",
     "train_t5xxl": "PureCC leaves the text encoders as they are",
     "loraplus_text_encoder_lr_ratio": "PureCC leaves the text encoders as they are",
 }
@@ -27,7 +27,7 @@ OUTSIDE = "emb_dims"
 
 
 def network_args(value: Any) -> tuple[dict[str, Any], list[str]]:
-    """Settings of ours, and what is said of the rest.
+    """Settings of ours, and what is reported of the rest.
 
     Args:
         value: texts of the form "name=value"; one of them or several.
@@ -37,24 +37,27 @@ def network_args(value: Any) -> tuple[dict[str, Any], list[str]]:
     """
     if value is not None and not isinstance(value, str | list):
         raise ConfigError(
-            f"network_args is {value!r}; it must be a list of texts.", 'Such as network_args = ["rank_dropout=0.1"].'
+            f"network_args is {value!r}; it must be a list of strings.",
+            'For example network_args = ["rank_dropout=0.1"].',
         )
     found, said = {}, list[str]()
     for text in [value] if isinstance(value, str) else value or ():
         name, equals, given = (part.strip() for part in str(text).partition("="))
         if not equals:
-            raise ConfigError(f'network_args: "{text}" is not of the form "name=value".', 'Such as "rank_dropout=0.1".')
+            raise ConfigError(
+                f'network_args: "{text}" is not of the form "name=value".', 'For example "rank_dropout=0.1".'
+            )
         if name in OURS:
             found[OURS[name]] = _value(OURS[name], given)
         elif name in PASSED_OVER:
             if given not in ("False", "0", "None", ""):
-                said.append(f"network_args {text} is passed over: {PASSED_OVER[name]}.")
+                said.append(f"network_args {text} is ignored: {PASSED_OVER[name]}.")
         elif name == OUTSIDE:
             _check_outside(given)
         else:
             known = [*OURS, *PASSED_OVER, OUTSIDE]
             remedy = "Write network_dropout instead." if name == "dropout" else did_you_mean(name, known)
-            raise ConfigError(f'network_args: the LoRA for SD3 has no argument "{name}".', remedy)
+            raise ConfigError(f'network_args: "{name}" is not an argument of the LoRA for SD3.', remedy)
     return found, said
 
 
@@ -68,11 +71,11 @@ def _check_outside(given: str) -> None:
     dims = [part.strip() for part in given.strip("[] ").split(",")]
     if len(dims) != 6 or not all(dim.isdecimal() for dim in dims):
         raise ConfigError(
-            f"network_args: emb_dims is {given}; it must be six whole numbers.", 'Such as "emb_dims=[0,0,0,0,0,0]".'
+            f"network_args: emb_dims is {given}; it must be six whole numbers.", 'For example "emb_dims=[0,0,0,0,0,0]".'
         )
     if any(int(dim) for dim in dims):
         raise ConfigError(
-            "network_args: emb_dims puts LoRAs on layers outside of the transformer blocks, and the rows of a batch, "
-            "which belong to different branches, choose theirs inside of the blocks alone.",
-            "Take emb_dims out; x_mod_dim and context_mod_dim train the blocks' own modulation by time and text.",
+            "network_args: emb_dims trains layers outside the transformer blocks, where the two branches in a batch "
+            "can't have different LoRAs.",
+            "Remove emb_dims. x_mod_dim and context_mod_dim train the modulation inside the blocks.",
         )

@@ -1,4 +1,4 @@
-"""What becomes of settings of kohya's sd-scripts that are none of ours: renamed, needless here, passed over, refused.
+"""What becomes of settings of kohya's sd-scripts that are not ours: renamed, needless here, ignored, refused.
 
 A setting of ours always comes first: what stands here is asked about only where `settings` knows no such name.
 """
@@ -53,15 +53,15 @@ NEEDLESS = frozenset(
 """What is always so here, or has no counterpart and no effect on the result."""
 
 NO_EFFECT = {
-    "an idea for models that predict noise, which Stable Diffusion 3 does not": """
+    "it is for models that predict noise, which Stable Diffusion 3 doesn't": """
         noise_offset noise_offset_random_strength adaptive_noise_scale multires_noise_iterations multires_noise_discount
         zero_terminal_snr ip_noise_gamma ip_noise_gamma_random_strength min_snr_gamma debiased_estimation_loss
         scale_v_pred_loss_like_noise_pred v_pred_like_loss v2 v_parameterization perlin_noise""",
-    "sheets are drawn as ComfyUI draws with this model, by Euler's method": "sample_sampler",
-    "optimizers are used as they are; name a schedule-free one by optimizer_type": """
+    "sheets use Euler's method, as ComfyUI does for this model": "sample_sampler",
+    "optimizers are never wrapped; choose a schedule-free one with optimizer_type": """
         optimizer_schedulefree_wrapper schedulefree_wrapper_args""",
     "not used by Stable Diffusion 3": "clip_skip max_token_length mem_eff_attn network_multiplier",
-    "it changes how positions are embedded, which harms a LoRA": "enable_scaled_pos_embed pos_emb_random_crop_rate",
+    "it changes the position embedding, which harms a LoRA": "enable_scaled_pos_embed pos_emb_random_crop_rate",
     "this trainer runs on one device": """
         deepspeed zero_stage offload_optimizer_device offload_optimizer_nvme_path offload_param_device
         offload_param_nvme_path zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients""",
@@ -69,24 +69,27 @@ NO_EFFECT = {
         huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_token
         huggingface_repo_visibility resume_from_huggingface async_upload""",
     "PureCC leaves the text encoders as they are": "text_encoder_lr train_t5xxl text_encoder_lr1 text_encoder_lr2",
-    "gradients and AdamW's eps vanish in float16, so the LoRA stays in float32, which costs little": "full_fp16",
-    'keys are not for files that are passed on; log in once with "wandb login"': "wandb_api_key",
+    "gradients and AdamW's eps vanish in float16; a LoRA in float32 costs little memory": "full_fp16",
+    'keys do not belong in settings files; log in once with "wandb login"': "wandb_api_key",
     "its latents could not be cached": "color_aug face_crop_aug_range",
-    "the check takes 2 ms a picture, and without it something damaged might be learned": "skip_cache_check",
-    "captions are the same from the first step": "token_warmup_min token_warmup_step",
-    "texts are encoded once, before training": "t5xxl_dtype t5xxl_device",
+    "the check takes 2 ms per image and keeps damaged files out": "skip_cache_check",
+    "captions stay the same throughout training": "token_warmup_min token_warmup_step",
+    "captions are encoded once, before training": "t5xxl_dtype t5xxl_device",
 }
-"""Why a setting is passed over, with a warning, and which."""
+"""Why a setting is ignored, with a warning, and which."""
 
 REFUSED = {
-    "save_clip": "The text encoders are not trained; sd-scripts itself says that this does not work. Take it out.",
-    "save_t5xxl": "The text encoders are not trained; sd-scripts itself says that this does not work. Take it out.",
-    "in_json": "Pictures and captions stand in folders: use train_data_dir or image_dir.",
-    "metadata_file": "Pictures and captions stand in folders: use image_dir, with a caption file beside each picture.",
-    "weighted_captions": "Weights in captions are not read, nor does sd-scripts read them for this model. Take it out.",
-    "network_train_text_encoder_only": "The text encoders are not trained. Take it out.",
-    "conditioning_data_dir": "Each folder of pictures has its own masks: write it in [[datasets.subsets]].",
-    "train_inpainting": "Only pictures from text are trained.",
+    "save_clip": "This trainer does not train the text encoders; according to sd-scripts, it does not work. Remove it.",
+    "save_t5xxl": "This trainer does not train the text encoders; according to sd-scripts, it does not work. Remove "
+    "it.",
+    "in_json": "This trainer reads images and captions from folders: use train_data_dir or image_dir.",
+    "metadata_file": "This trainer reads images and captions from folders: use image_dir, with a caption file next to "
+    "each image.",
+    "weighted_captions": "Weights in captions are not used; sd-scripts doesn't use them for this model either. Remove "
+    "it.",
+    "network_train_text_encoder_only": "This trainer does not train the text encoders. Remove it.",
+    "conditioning_data_dir": "Each image folder has its own masks: set it in [[datasets.subsets]].",
+    "train_inpainting": "This trainer only trains text to image.",
 }
 """What would change the result and can't be done, with what to do instead."""
 
@@ -105,8 +108,11 @@ COUNTS_OVER = {
     "max_train_epochs": ("max_train_steps", "as in sd-scripts"),
     "sample_every_n_epochs": ("sample_every_n_steps", "as in sd-scripts"),
     "initial_step": ("initial_epoch", "as in sd-scripts"),
-    "save_every_n_steps": ("save_every_n_epochs", "since files are saved by one count, not by two"),
-    "validate_every_n_steps": ("validate_every_n_epochs", "since the validation loss goes by one count, not by two"),
+    "save_every_n_steps": ("save_every_n_epochs", "because files are saved by steps or by epochs, not both"),
+    "validate_every_n_steps": (
+        "validate_every_n_epochs",
+        "because the validation loss is computed by steps or by epochs, not both",
+    ),
 }
 """Settings that say one thing in two ways: the one that counts where both are set, the other, and why."""
 
@@ -139,15 +145,15 @@ class Reading:
             elif name in REFUSED and value not in (None, False, "", []):
                 self.problems.append(ConfigError(f'{place}: "{name}" is not supported.', REFUSED[name]))
             elif name in WHY_NO_EFFECT and value not in (None, False, "", 0, []):
-                passed_over.append(f"WARNING: {name} is passed over: {WHY_NO_EFFECT[name]}.")
+                passed_over.append(f"WARNING: {name} is ignored: {WHY_NO_EFFECT[name]}.")
         self._mend_values(ours)
         self._choose()
         if needless:
             self.notices.append(f"Not needed here: {', '.join(needless)}.")
         if ignored:
             length = {"max_train_epochs", "max_train_steps"} & set(self.values)
-            remedy = " To train for so many epochs, set max_train_epochs." if "epoch" in ignored and not length else ""
-            self.notices.append(f"Passed over, as the SD3 trainer of sd-scripts does: {', '.join(ignored)}.{remedy}")
+            remedy = " To train for N epochs, set max_train_epochs." if "epoch" in ignored and not length else ""
+            self.notices.append(f"Ignored, as in the SD3 trainer of sd-scripts: {', '.join(ignored)}.{remedy}")
         self.notices += passed_over
         if foreign:
             self._say_defaults()
@@ -160,7 +166,7 @@ class Reading:
             return
         for key, mapped in new.items():
             if key in self.values and key != "learning_rate" and self.values[key] != mapped:
-                notice = f"{name} and {key} both stand there; {key} counts."
+                notice = f"{name} and {key} are both set; {key} is used."
                 continue
             self.values[key] = mapped
             self.where[key] = place
@@ -172,7 +178,7 @@ class Reading:
         for name, (other, why) in COUNTS_OVER.items():
             if self.values.get(name) is not None and self.values.get(other) is not None:
                 beaten = self.values.pop(other)
-                self.notices.append(f"{name} {self.values[name]} counts, {why}; {other} {beaten} is passed over.")
+                self.notices.append(f"{name} {self.values[name]} is used, {why}; {other} {beaten} is ignored.")
 
     def _mend_values(self, ours: Mapping[str, Any]) -> None:
         """Values that sd-scripts knows and we do not."""
@@ -188,7 +194,7 @@ class Reading:
             self.values["network_alpha"] = dim
             self.where["network_alpha"] = self.where["network_dim"]
             self.notices.append(
-                "network_alpha is not set; it is network_dim, so that the learning rate is what it says."
+                "network_alpha is not set, so it equals network_dim and does not scale the learning rate."
             )
 
     def _say_defaults(self) -> None:
@@ -197,11 +203,11 @@ class Reading:
             unset = [name for name in unset if name != "max_train_steps"]
         if unset:
             said = ", ".join(f"{name} ({DEFAULTS_THAT_DIFFER[name]} in sd-scripts)" for name in unset)
-            self.notices.append(f"Not set, so this trainer's own defaults hold: {said}.")
+            self.notices.append(f"Not set, so this trainer's own defaults apply: {said}.")
 
 
 def expanded(path: Any) -> Any:
-    """A path, or each of a list, with ~ and environment variables replaced; what is no text is left as it is."""
+    """A path, or each of a list, with ~ and environment variables replaced; what is not a text is left as it is."""
     if isinstance(path, list):
         return [expanded(one) for one in path]
     return os.path.expanduser(os.path.expandvars(path)) if isinstance(path, str) else path
@@ -216,17 +222,17 @@ def _network_module(value: Any, _: Mapping[str, Any]) -> tuple[dict[str, Any], s
     module = str(value)
     if module.startswith("lycoris"):
         raise ConfigError(
-            f"network_module {module} is not supported: guidance needs plain LoRAs, switched on and off in a batch.",
-            'Set network_module = "networks.lora_sd3", or take it out.',
+            f"network_module {module} is not supported: PureCC needs plain LoRAs that can be switched within a batch.",
+            'Set network_module = "networks.lora_sd3", or remove it.',
         )
     if module in OF_ANOTHER_MODEL:
         raise ConfigError(
             f"network_module {module} is for {OF_ANOTHER_MODEL[module]}, and this trainer is for Stable Diffusion 3.5.",
-            "Name a checkpoint of Stable Diffusion 3.5, look again at learning rate, rank and steps, and take "
-            "network_module out.",
+            "Name a checkpoint of Stable Diffusion 3.5, review learning rate, rank and steps, and remove "
+            "network_module.",
         )
     if module not in ("networks.lora_sd3", "networks.lora"):
-        raise ConfigError(f'there is no network_module "{module}".', 'Set it to "networks.lora_sd3", or take it out.')
+        raise ConfigError(f'"{module}" is not a network_module.', 'Set it to "networks.lora_sd3", or remove it.')
     return {}, f"network_module {module}: read as PureCC's own LoRA."
 
 
@@ -238,14 +244,14 @@ def _network_args(value: Any, _: Mapping[str, Any]) -> tuple[dict[str, Any], str
 def _save_n_epoch_ratio(value: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     epochs = values.get("max_train_epochs")
     if not isinstance(epochs, int) or not isinstance(value, int) or value < 1:
-        return {}, "save_n_epoch_ratio is passed over: it needs max_train_epochs."
+        return {}, "save_n_epoch_ratio is ignored: it needs max_train_epochs."
     every = max(1, epochs // value)
     return {"save_every_n_epochs": every}, f"save_n_epoch_ratio {value}: save_every_n_epochs = {every}."
 
 
 def _save_model_as(value: Any, _: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     if value != "safetensors":
-        raise ConfigError(f'save_model_as is "{value}"; only safetensors is written.', "Take it out.")
+        raise ConfigError(f'save_model_as is "{value}"; this trainer only writes safetensors.', "Remove it.")
     return {}, None
 
 
@@ -282,7 +288,7 @@ MAPPED: dict[str, Callable[[Any, Mapping[str, Any]], tuple[dict[str, Any], str |
     "fp8_base_unet": _renamed("fp8_base"),
     "caption_extention": _renamed("caption_extension"),
 }
-"""What becomes of a setting: ours with their values, and what is said about it."""
+"""What becomes of a setting: ours with their values, and what is reported about it."""
 
 WHY_NO_EFFECT = {name: why for why, names in NO_EFFECT.items() for name in names.split()}
 

@@ -1,4 +1,4 @@
-"""How alike vectors and sets of vectors are."""
+"""How similar vectors and sets of vectors are."""
 
 from __future__ import annotations
 

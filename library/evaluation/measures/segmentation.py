@@ -1,4 +1,4 @@
-"""Seg-Cons: how alike two pictures are laid out, from the regions that a segmenter finds in each."""
+"""Seg-Cons: how similar the layouts of two pictures are, from the regions that a segmenter finds in each."""
 
 from __future__ import annotations
 

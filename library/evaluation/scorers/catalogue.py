@@ -26,12 +26,12 @@ from library.models.loading.pretrained import check_model_type
 SCORERS_OPTION = "--scorers"
 TOKENIZER = ("tokenizer.json",)
 ROLES = {
-    "text": "how well pictures follow the base text, as a difference from the pretrained model's",
-    "fidelity": "likeness of pictures with the concept to the reference pictures",
+    "text": "how well images follow the base text, compared with the pretrained model's",
+    "fidelity": "likeness of images with the concept to the reference images",
     "layout": "Seg-Cons",
     "subject": "where the subject is, for Seg-Cons of the background",
-    "pair": "difference between pictures of the same noise",
-    "distribution": "KID between all pictures without the concept",
+    "pair": "difference between images from the same noise",
+    "distribution": "KID between all images without the concept",
 }
 """What a scorer is asked for, and what that is."""
 
@@ -80,17 +80,19 @@ class Entry:
             option: that it was asked for by.
         """
         folder = self.folder_in(weights_dir)
-        without = f"or go without it: --without {self.name}" if option == SCORERS_OPTION else "or name another"
+        without = f"or go without it: --without {self.name}" if option == SCORERS_OPTION else "or choose another"
         packages = missing_packages(self.packages)
         if packages:
-            return ConfigError(f"{option} {self.name}: {packages[0]} is not installed.", f"pip install it, {without}.")
+            return ConfigError(
+                f"{option} {self.name}: {packages[0]} is not installed.", f"Run pip install for it, {without}."
+            )
         missing = missing_files(folder, self.files)
         if missing:
-            what = f"{folder} lacks {', '.join(missing)}" if folder.is_dir() else f"there is no folder {folder}"
+            what = f"{folder} lacks {', '.join(missing)}" if folder.is_dir() else f"the folder {folder} doesn't exist"
             pickled = pickle_in(folder) if folder.is_dir() else None
             turned = f" {pickled.name} is a pickle: python -m tools.scorers convert {pickled}" if pickled else ""
-            by_itself = ", as --allow_download does" if self.hub else ""
-            remedy = f"Get {self.repository} (about {self.size}) into it{by_itself}, {without}.{turned}"
+            by_itself = ", or use --allow_download" if self.hub else ""
+            remedy = f"Download {self.repository} (about {self.size}) into it{by_itself}, {without}.{turned}"
             return ModelError(f"{option} {self.name}: {what}.", remedy)
         try:
             if self.model_types:
@@ -100,7 +102,7 @@ class Entry:
             for name, inputs in self.inputs.items():
                 onnx.check_inputs(folder / name, inputs)
         except ModelError as error:
-            return ModelError(f"{option} {self.name}: {error.what}", f"Needed is {self.repository}, {without}.")
+            return ModelError(f"{option} {self.name}: {error.what}", f"It needs {self.repository}, {without}.")
         return None
 
     def can_be_fetched(self, weights_dir: Path) -> bool:
@@ -173,7 +175,7 @@ SCORERS = {
             inputs={"u2netp.onnx": ()},
         ),
         Entry(
-            "onnx", "an image encoder of your own in ONNX: pictures (N, 3, H, W) in, vectors (N, D) out",
+            "onnx", "your own image encoder in ONNX: images (N, 3, H, W) in, vectors (N, D) out",
             "what it is", "its own", ("model.onnx", "preprocessor_config.json"), {"fidelity": "ONNX similarity"},
             onnx.load_encoder, packages=("onnxruntime",), folder="onnx-encoder", inputs={"model.onnx": ()},
         ),
@@ -214,7 +216,7 @@ def entries_of(names: Sequence[str], without: Sequence[str], kind: str, option: 
             found.append(entry)
     for name in without:
         if name not in SCORERS:
-            raise ConfigError(f'--without: there is no scorer "{name}".', did_you_mean(name, SCORERS))
+            raise ConfigError(f'--without: "{name}" is not a scorer.', did_you_mean(name, SCORERS))
     return found
 
 
@@ -223,7 +225,7 @@ def _entry(name: str, option: str) -> Entry:
         return SCORERS[name]
     module, colon, attribute = OWN.get(name, name).partition(":")
     if not colon:
-        raise ConfigError(f'{option}: there is no scorer "{name}".', did_you_mean(name, [*SCORERS, *OWN]))
+        raise ConfigError(f'{option}: "{name}" is not a scorer.', did_you_mean(name, [*SCORERS, *OWN]))
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
@@ -248,7 +250,7 @@ def check_all(
     if problems:
         raise all_of(problems)
     for entry in wanted:
-        assert entry.hub is not None, "it can be fetched"
+        assert entry.hub is not None, "it can be downloaded"
         fetch(entry.hub, entry.files, entry.folder_in(weights_dir), f"{option} {entry.name}")
         if problem := entry.problem(weights_dir, option):
             raise problem

@@ -23,18 +23,21 @@ def fetch(repository: str, files: Sequence[str], folder: Path, what: str) -> Non
     by_hand = f"hf download {repository} --local-dir {folder}"
     if constants.HF_HUB_OFFLINE:
         raise ModelError(
-            f"{what}: {repository} may be downloaded, but HF_HUB_OFFLINE forbids it.", f"Get it by hand: {by_hand}"
+            f"{what}: {repository} is missing, and HF_HUB_OFFLINE forbids its download.",
+            f"Download it yourself: {by_hand}",
         )
     try:
         snapshot_download(repository, allow_patterns=list(files), local_dir=folder)
     except errors.GatedRepoError as error:
         raise ModelError(
-            f"{what}: {repository} is only for people who have accepted its licence.",
-            f"Accept it on https://huggingface.co/{repository}, then log in once with: hf auth login",
+            f"{what}: you need to accept the licence of {repository}.",
+            f"Accept it at https://huggingface.co/{repository}, then log in once with: hf auth login",
         ) from error
     except Exception as error:  # the hub's own errors, those of three network libraries, and a full disk
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{what}: {repository} can't be downloaded: {reason}", f"Get it by hand: {by_hand}") from error
+        raise ModelError(
+            f"{what}: {repository} can't be downloaded: {reason}", f"Download it yourself: {by_hand}"
+        ) from error
     lacking = [name for name in files if not (folder / name).is_file()]
     if lacking:
         raise ModelError(

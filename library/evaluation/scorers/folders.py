@@ -46,12 +46,14 @@ def check_shapes(file: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
             names = set(tensors.keys())
             for name, shape in wanted.items():
                 if name not in names:
-                    raise ModelError(f"{file} has no tensor {name}; it is another model's.", "Look at the folder.")
+                    raise ModelError(f"{file} has no tensor {name}; it is for another model.", "Check the folder.")
                 found = tuple(tensors.get_slice(name).get_shape())
                 if found != shape:
-                    raise ModelError(f"{file}: {name} has the shape {found}, needed is {shape}; it is another model's.")
+                    raise ModelError(
+                        f"{file}: {name} has the shape {found} instead of {shape}; it is for another model."
+                    )
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} can't be read: {error}.", "It may be damaged; fetch it again.") from error
+        raise ModelError(f"{file} can't be read: {error}.", "It may be damaged; download it again.") from error
 
 
 def sha256_of(folder: Path, files: Sequence[str]) -> dict[str, str]:
@@ -82,4 +84,4 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     try:
         return read_tensors(file)[0]
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} can't be read: {error}.", "It may be damaged; fetch it again.") from error
+        raise ModelError(f"{file} can't be read: {error}.", "It may be damaged; download it again.") from error

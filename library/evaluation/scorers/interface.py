@@ -27,7 +27,7 @@ class Identity:
 
     @property
     def label(self) -> str:
-        """As it stands in tables."""
+        """As it is in tables."""
         return f"{self.checkpoint} (stand-in for {self.stands_in_for})" if self.stands_in_for else self.checkpoint
 
 

@@ -52,7 +52,7 @@ def check_inputs(file: Path, wanted: Collection[str]) -> None:
     found = [one.name for one in session(file).get_inputs()]
     if (wanted and not set(wanted) <= set(found)) or (not wanted and len(found) != 1):
         needed = ", ".join(sorted(wanted)) or "one input"
-        raise ModelError(f"{file} has the inputs {', '.join(found)}, needed is {needed}; it is another model.")
+        raise ModelError(f"{file} has the inputs {', '.join(found)} instead of {needed}; it is for another model.")
 
 
 class OnnxEncoder:

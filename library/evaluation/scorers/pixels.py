@@ -50,7 +50,7 @@ class Preprocess:
             side = crop["height"] if isinstance(crop, dict) else crop
             return cls(int(resize), int(side), tuple(said["image_mean"]), tuple(said["image_std"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{file} does not say how a CLIP wants its pictures: {error!r}.") from error
+            raise ModelError(f"{file} lacks the image settings of a CLIP: {error!r}.") from error
 
     def __call__(self, image: Image.Image) -> Tensor:
         """(3, crop, crop) float32."""

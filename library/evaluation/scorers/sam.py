@@ -48,7 +48,7 @@ class GridMasks:
 
     @torch.no_grad()
     def masks(self, image: Image.Image) -> Tensor:
-        """(K, 256, 256) bool, best first, none twice; all pictures are squashed to a square alike."""
+        """(K, 256, 256) bool, best first, none twice; all pictures are squashed to a square."""
         seen = self._look(INPUT(image)[None])
         places = (torch.arange(self.grid) + 0.5) / self.grid * SIDE
         points = torch.cartesian_prod(places, places).flip(1)

@@ -21,7 +21,7 @@ OTHER_PRECISIONS = ["*.fp16*", "*.bf16*"]
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name that is no file or folder can be a model on the hub; "models/x" is a folder that is not there."""
+    """Whether a name can be a model on the hub, not a file or folder; "models/x" is a folder that is not there."""
     found = HUB_ID.fullmatch(name)
     return found is not None and found[1] != "models" and not Path(found[1]).is_dir() and not name.endswith(ENDINGS)
 
@@ -109,23 +109,25 @@ def _in_words(hub_id: str, error: Exception, offline: bool, setting: str) -> Mod
     what = f"{setting}: {hub_id}"
     if isinstance(error, errors.GatedRepoError):
         return ModelError(
-            f"{what} is only for people who have accepted its licence.",
-            f"Accept it on https://huggingface.co/{hub_id}, then log in once with: hf auth login",
+            f"To download {what}, you need to accept its licence.",
+            f"Accept it at https://huggingface.co/{hub_id}, then log in once with: hf auth login",
         )
     if isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
         return ModelError(
-            f"{what} is neither a folder or file here, nor a model on huggingface.co.",
+            f"{what} is not a file or folder on this computer, nor a model on huggingface.co.",
             "Check the spelling. A private model needs: hf auth login",
         )
     if offline:
         return ModelError(
-            f"{what} has not been downloaded yet, or not all of it, and the run is offline.",
+            f"{what} has not been downloaded completely, and the run is offline.",
             f"Run once without offline, or download it: hf download {hub_id} --local-dir FOLDER",
         )
     if isinstance(error, OSError) and error.errno is not None:
-        return ModelError(f"{what} can't be stored: {error.strerror}.", "Make room, or set HF_HOME to another disk.")
+        return ModelError(
+            f"{what} can't be stored: {error.strerror}.", "Free some space, or set HF_HOME to another disk."
+        )
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ModelError(
-        f"{what} is not here, and huggingface.co can't be reached: {reason}",
-        "Check the network. With the model downloaded before, set offline = true.",
+        f"{what} is not on this computer, and huggingface.co can't be reached: {reason}",
+        "Check your network. If you have downloaded the model before, set offline = true.",
     )

@@ -29,7 +29,7 @@ class FolderFiles:
             raise ModelError(
                 f"pretrained_model_name_or_path: {folder} has no model_index.json, so it is not a diffusers model "
                 "folder.",
-                "Give the folder that holds transformer, vae and text_encoder, or a single .safetensors file.",
+                "Give the folder that contains transformer, vae and text_encoder, or a single .safetensors file.",
             )
         pipeline = self._json("model_index.json").get("_class_name")
         family = next((one for one in FAMILIES.values() if one.pipeline == pipeline), None)
@@ -63,7 +63,8 @@ class FolderFiles:
         names = chosen_files([path.name for path in sorted(folder.glob("*.safetensors"))])
         if not names:
             raise ModelError(
-                f"{folder} holds no .safetensors file.", "Download the model again; pickled weights are not read."
+                f"{folder} contains no .safetensors file.",
+                "Download the model again. Pickled weights are never opened.",
             )
         slots: dict[str, tuple[TensorFile, Slot]] = {}
         for file in (TensorFile(folder / name) for name in names):
@@ -77,7 +78,7 @@ class FolderFiles:
         except (OSError, ValueError) as error:
             raise ModelError(f"{self.folder / name} can't be read: {error}.", "Download the model again.") from error
         if not isinstance(read, dict):
-            raise ModelError(f"{self.folder / name} is not a configuration.", "Download the model again.")
+            raise ModelError(f"{self.folder / name} is not a valid configuration.", "Download the model again.")
         return read
 
 

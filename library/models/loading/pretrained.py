@@ -29,9 +29,7 @@ def check_model_type(folder: Path, wanted: Sequence[str]) -> None:
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{file} can't be read: {error}.") from error
     if said not in wanted:
-        raise ModelError(
-            f'{folder} holds a model of the type "{said}"; needed is "{wanted[0]}".', "Look at the folder."
-        )
+        raise ModelError(f'{folder} contains a model of type "{said}" instead of "{wanted[0]}".', "Check the folder.")
 
 
 def load_pretrained(

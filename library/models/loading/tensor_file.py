@@ -25,12 +25,12 @@ BITS = {
 }
 """Bits of a value, by the format's name of its type."""
 OTHER_FORMATS = {
-    b"PK\x03\x04": "a pickled checkpoint (.ckpt, .pt), which can run any code when it is opened",
-    b"\x80\x02": "a pickled checkpoint (.ckpt, .pt), which can run any code when it is opened",
+    b"PK\x03\x04": "a pickled checkpoint (.ckpt, .pt), which can run any code when opened",
+    b"\x80\x02": "a pickled checkpoint (.ckpt, .pt), which can run any code when opened",
     b"GGUF": "a GGUF file, whose weights are quantised",
-    b"version https://git-lfs": "a pointer of git LFS instead of the file itself",
-    b"<": "a web page instead of a model: the download page was saved, or a login was needed",
-    b"{": "a text in JSON instead of a model",
+    b"version https://git-lfs": "a Git LFS pointer instead of the file itself",
+    b"<": "a web page instead of a model: the download needs a login, or you saved the download page",
+    b"{": "a JSON file instead of a model",
 }
 """What a file is that begins with these bytes."""
 DOWNLOAD_AGAIN = "Download it again."
@@ -81,7 +81,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
             _refuse_other_formats(path, begin, size)
             (length,) = struct.unpack("<Q", begin[:8])
             if length > LONGEST_HEADER:
-                raise ModelError(f"{path} is no safetensors file, or a damaged one.", DOWNLOAD_AGAIN)
+                raise ModelError(f"{path} is not a safetensors file, or it is damaged.", DOWNLOAD_AGAIN)
             if 8 + length > size:
                 raise ModelError(f"{path} is cut off inside its header.", DOWNLOAD_AGAIN)
             file.seek(8)
@@ -93,7 +93,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
         header.pop("__metadata__", None)
         entries = {name: _entry(about, 8 + length) for name, about in header.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path} is damaged: its header can't be understood.", DOWNLOAD_AGAIN) from error
+        raise ModelError(f"{path} is damaged: its header is invalid.", DOWNLOAD_AGAIN) from error
     _check_places(path, entries, 8 + length, size)
     return entries
 
@@ -104,7 +104,7 @@ def _refuse_other_formats(path: Path, begin: bytes, size: int) -> None:
         if begin.lstrip().startswith(mark) if mark == b"<" else begin.startswith(mark):
             raise ModelError(f"{path} is {what}.", "A .safetensors file is needed.")
     if size < 8:
-        raise ModelError(f"{path} is empty." if not size else f"{path} is no safetensors file.", DOWNLOAD_AGAIN)
+        raise ModelError(f"{path} is empty." if not size else f"{path} is not a safetensors file.", DOWNLOAD_AGAIN)
 
 
 def _entry(about: Any, data: int) -> Entry:
@@ -120,13 +120,13 @@ def _entry(about: Any, data: int) -> Entry:
 def _check_places(path: Path, entries: dict[str, Entry], data: int, size: int) -> None:
     """Tensors must fill the file without gap or overlap, as the format demands."""
     if not entries:
-        raise ModelError(f"{path} holds no tensors.", DOWNLOAD_AGAIN)
+        raise ModelError(f"{path} contains no tensors.", DOWNLOAD_AGAIN)
     at = data
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != at:
-            raise ModelError(f"{path} is damaged: {name} is not where it should be.", DOWNLOAD_AGAIN)
+            raise ModelError(f"{path} is damaged: {name} is in the wrong place.", DOWNLOAD_AGAIN)
         at = entry.end
     if at > size:
-        raise ModelError(f"{path} is {at - size:,} bytes short of its {at:,}: a broken download.", DOWNLOAD_AGAIN)
+        raise ModelError(f"{path} is incomplete: {at - size:,} of {at:,} bytes are missing.", DOWNLOAD_AGAIN)
     if at < size:
-        raise ModelError(f"{path} is damaged: {size - at:,} bytes at its end belong to nothing.", DOWNLOAD_AGAIN)
+        raise ModelError(f"{path} is damaged: it has {size - at:,} extra bytes at its end.", DOWNLOAD_AGAIN)

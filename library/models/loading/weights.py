@@ -20,7 +20,7 @@ FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a weight of the model stands in a file."""
+    """Where a weight of the model is in a file."""
 
     key: str
     """The tensor's name in the file."""
@@ -49,12 +49,12 @@ class PartWeights:
         if name in self.fixed:
             return self.fixed[name].to(device, dtype, copy=True)
         if name not in self.slots:
-            raise ModelError(f"{self.where} lacks {name}.", "Download it again, or take another file.")
+            raise ModelError(f"{self.where} lacks {name}.", "Download it again, or use another file.")
         file, slot = self.slots[name]
         if file.entries[slot.key].dtype not in FLOATS:
             raise ModelError(
                 f"{file.path} has {slot.key} quantised to {file.entries[slot.key].dtype}, which can't be read.",
-                "Take the file in 16 bits, or in fp8.",
+                "Use a 16-bit or fp8 version.",
             )
         tensor = _rows(file.read(slot.key), slot).to(device, copy=True)
         if slot.scale:
@@ -62,7 +62,7 @@ class PartWeights:
             if scale.numel() not in (1, file.entries[slot.key].shape[0]):
                 raise ModelError(
                     f"{file.path} has {slot.key} quantised in blocks, which can't be read.",
-                    "Take the file in 16 bits, or in fp8 with one scale for each weight.",
+                    "Use a 16-bit version, or fp8 with one scale per weight.",
                 )
             if scale.numel() > 1:
                 scale = _rows(scale.flatten(), slot).view(-1, *[1] * (tensor.ndim - 1))
@@ -122,7 +122,7 @@ def _rows(tensor: Tensor, slot: Slot) -> Tensor:
 
 
 def misfit(module: nn.Module, weights: PartWeights, prefix: str = "") -> str | None:
-    """The first weight of a module that is missing or has another shape, in words; None if all are there."""
+    """The first weight of a module that is missing or has another shape, as text; None if all are there."""
     for name, wanted in needed_by(module).items():
         shape = weights.shape(prefix + name)
         if shape is None:
@@ -144,14 +144,14 @@ def fill(
     """Gives a module on the meta device its weights, one by one; returns it frozen, in eval mode.
 
     Args:
-        prefix: begin of the weights' names that the module's own lack, if it is a part of the part.
+        prefix: start of the weights' names that the module's own lack, if it is a part of the part.
 
     Raises:
         ModelError: a weight is missing or has another shape.
     """
     problem = misfit(module, weights, prefix)
     if problem:
-        raise ModelError(f"{weights.where} does not fit: {problem}.", "Download it again, or take another file.")
+        raise ModelError(f"{weights.where} does not fit: {problem}.", "Download it again, or use another file.")
     wanted = needed_by(module)
     for name, tensor in weights.tensors((prefix + name for name in wanted), dtype, device):
         put(module, name.removeprefix(prefix), tensor.view(wanted[name.removeprefix(prefix)].shape))

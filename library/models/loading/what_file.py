@@ -52,12 +52,12 @@ KINDS: list[tuple[str | Callable[[Entries], str], Callable[[Entries], bool]]] = 
     ("a VAE", lambda e: _any(e, "encoder.down.0.block.0.", "encoder.down_blocks.0.", "first_stage_model.")),
     ("a textual inversion embedding", lambda e: _any(e, "emb_params", "string_to_param") or {"clip_l"} <= e.keys()),
 ]
-"""Kinds of file, and how each is told; the first that fits is it."""
+"""Kinds of file, and how each is recognised; the first that fits is it."""
 
 
 def what_is(entries: Entries) -> str:
-    """A file's kind in words: "FLUX", "a LoRA" ..."""
+    """A file's kind as text: "FLUX", "a LoRA" ..."""
     for name, fits in KINDS:
         if fits(entries):
             return name if isinstance(name, str) else name(entries)
-    return f"nothing that this trainer knows (its first tensor is {min(entries)})"
+    return f"an unknown kind of file (its first tensor is {min(entries)})"

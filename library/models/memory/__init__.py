@@ -1,1 +1,1 @@
-"""How the weights lie in memory, and what is counted of it."""
+"""How the weights are in memory, and what is counted of it."""

@@ -56,7 +56,7 @@ def count_pass(module: nn.Module, run: Callable[[], Any]) -> Footprint:
 
 
 def count_encode(vae: AutoencoderKL, width: int, height: int, dtype: torch.dtype) -> Footprint:
-    """What encoding one picture of so many pixels needs; the VAE is on the meta device."""
+    """What encoding one picture of N pixels needs; the VAE is on the meta device."""
     pixels = torch.zeros(1, 3, height, width, dtype=dtype, device=META)
     return count_pass(vae, lambda: vae.encode(pixels).latent_dist.std)
 

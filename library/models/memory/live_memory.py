@@ -1,4 +1,4 @@
-"""Counts the memory and the arithmetic of code that runs on the meta device, where tensors have shapes but no numbers.
+"""Counts the memory and the arithmetic of code that runs on the meta device, where tensors have shapes but no values.
 
 What is counted is exact for tensors: every storage counts from the operation that makes it to the moment the last
 tensor on it is gone. What a driver, a kernel's workspace or an allocator's gaps take is not seen here.
@@ -79,7 +79,7 @@ def held_by(module: nn.Module) -> list[Tensor]:
 def fused_attention() -> Iterator[None]:
     """Inside, attention is counted as a fused kernel that never holds the matrix of scores.
 
-    On the meta device PyTorch would otherwise take its plain way, which no NVIDIA card of use here has to.
+    On the meta device PyTorch would otherwise take its plain way, which no NVIDIA GPU of use here has to.
     """
     plain = nn.functional.scaled_dot_product_attention
 

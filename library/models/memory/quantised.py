@@ -86,7 +86,7 @@ class _Product(torch.autograd.Function):
 
 
 def quantise(module: nn.Module, kind: Quantization, device: torch.device) -> None:
-    """Replaces every linear layer inside `module`, one after the other, by itself in fewer bits on `device`."""
+    """Replaces every linear layer inside `module`, one after the other, by one in fewer bits on `device`."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Linear) and not isinstance(layer, QuantisedLinear):
             parent, _, last = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""How the one frozen base lies in memory: in how many bits, which blocks away from the device, which ones recomputed.
+"""How the one frozen base is in memory: in how many bits, which blocks away from the device, which ones recomputed.
 
 All branches share these weights, so whatever is chosen here holds for both members of every difference.
 """
@@ -41,10 +41,10 @@ class Residence:
 
     Args:
         quantization: of the linear layers inside the blocks.
-        blocks_to_swap: so many blocks, counted from the first, live in the computer's memory.
-        recomputed: so many blocks, counted from the first, are recomputed in the backward pass; None: all.
+        blocks_to_swap: number of blocks, counted from the first, live in the computer's memory.
+        recomputed: number of blocks, counted from the first, are recomputed in the backward pass; None: all.
         xformers: attention by xformers; where it can't work, PyTorch's own.
-        sdpa: whether PyTorch's own may stand in for it.
+        sdpa: whether PyTorch's own may replace it.
         sdpa_backend: the kernel of PyTorch's own attention to prefer, or "auto".
         compiled: feed-forward layers by torch.compile.
         vae_tiling: pictures are decoded in tiles.
@@ -205,7 +205,8 @@ class ResidentBase:
             return None
         if not _can_attend(BACKENDS[wanted.sdpa_backend], self.device):
             self.notices.append(
-                f'sdpa_backend "{wanted.sdpa_backend}" can\'t be used on this device; PyTorch chooses by itself.'
+                f'sdpa_backend "{wanted.sdpa_backend}" can\'t be used on this device; PyTorch chooses one '
+                "automatically."
             )
             return None
         return BACKENDS[wanted.sdpa_backend]
@@ -217,7 +218,7 @@ class ResidentBase:
                 torch.compile(_gelu_twice)(torch.ones(8, device=self.device))
         except Exception as error:  # no compiler, no Triton, no such Python: each says so in its own way
             reason = str(error).strip().splitlines()[0]
-            self.notices.append(f"torch_compile can't be used ({reason}); the run goes on without it.")
+            self.notices.append(f"torch_compile can't be used ({reason}); the run continues without it.")
             return
         for block in self.blocks:
             for name, part in block.named_children():

@@ -1,7 +1,7 @@
 """Block swapping: transformer blocks that live in the computer's memory and visit the device one by one.
 
 The base is frozen, so weights travel to the device and never back. Two places on the device take turns: while a block
-computes in one, the next is copied into the other, on an NVIDIA card from pinned memory by a stream of its own. The
+computes in one, the next is copied into the other, on an NVIDIA GPU from pinned memory by a stream of its own. The
 blocks at the end of the transformer stay: the backward pass begins with them, while the places still hold what it
 needs after them.
 
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 ALIGNMENT = 256
-"""Every tensor of a block begins at a multiple of so many bytes."""
+"""Every tensor of a block begins at a multiple of N bytes."""
 
 
 class _Layout:
-    """Where each tensor of a block lies in one flat run of bytes."""
+    """Where each tensor of a block is in one flat run of bytes."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         self.tensors = tensors
@@ -31,7 +31,7 @@ class _Layout:
             self.size += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
 
     def views(self, place: Tensor) -> list[Tensor]:
-        """The block's tensors as they lie in a place."""
+        """The block's tensors as they are in a place."""
         return [
             place[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
             for begin, tensor in zip(self.begins, self.tensors, strict=True)
@@ -48,7 +48,7 @@ class BlockSwap:
         device: where they compute.
 
     Attributes:
-        layouts: how each block lies in a place.
+        layouts: how each block is in a place.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], weights: Sequence[list[Tensor]], device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Where each weight of a model stands in a checkpoint of another layout.
+"""Where each weight of a model is in a checkpoint of another layout.
 
 diffusers knows how to convert the layouts of Stability's files, but wants all tensors in memory. Here its converters
 get numbers of rows in the place of weights: what comes out tells which rows of which tensor each weight is made of.
@@ -32,7 +32,7 @@ SINGLE_FILE_PREFIXES = {
     "text_encoder_2": "text_encoders.clip_g.transformer.",
     "text_encoder_3": "text_encoders.t5xxl.transformer.",
 }
-"""Begin of the names of each part in a checkpoint that holds several."""
+"""Start of the names of each part in a checkpoint that holds several."""
 
 
 def slots_of(part: str, file: TensorFile, config: Mapping[str, Any]) -> tuple[dict[str, Slot], list[str]]:

@@ -173,7 +173,7 @@ class SD3Model(LatentModel):
         return data.clip_l_dropout_rate, data.clip_g_dropout_rate, data.t5_dropout_rate
 
     def learned_words(self, starts: Mapping[str, tuple[str, int]]) -> LearnedWords:
-        # On the CPU, as in `encode_text`. Beside a card in float32, the one precision that every processor is quick in.
+        # On the CPU, as in `encode_text`. Beside a GPU in float32, the one precision that every processor is quick in.
         dtype = self.dtype if self.device.type == "cpu" else torch.float32
         encoders = [self.load(part, "cpu", dtype) for part in TEXT_ENCODERS[:2]]
         return LearnedWords(encoders, self.tokenizers[:2], self.clip_length, starts, self.device, masked=self.masked[0])
@@ -188,7 +188,8 @@ class SD3Model(LatentModel):
         )
         if clip_l != clip_g:
             raise ModelError(
-                f'The two CLIP tokenizers of {self.files.name} cut "{text}" differently, so its concept has no place.'
+                f'The two CLIP tokenizers of {self.files.name} split "{text}" differently, so the position of its '
+                "concept is unclear."
             )
         return clip_l, [self.clip_length + index for index in t5]
 

@@ -80,8 +80,8 @@ class SingleFile:
             if part not in given_apart and not slots_of(part, self._file, self.config(part))[0]:
                 missing.append(
                     ModelError(
-                        f"{path} holds no {SETTINGS[part]}; give it apart: {SETTINGS[part]} = FILE.",
-                        f"It is {USUAL_FILES[part]}. Download: {DOWNLOAD_PAGE}",
+                        f"{path} contains no {SETTINGS[part]}; give it separately: {SETTINGS[part]} = FILE.",
+                        f"The usual file is {USUAL_FILES[part]}. Download: {DOWNLOAD_PAGE}",
                     )
                 )
             elif part not in given_apart:
@@ -115,9 +115,11 @@ class SingleFile:
         apart = next((SETTINGS[part] for part, name in NAMES.items() if name == what), None)
         raise ModelError(
             f"pretrained_model_name_or_path: {self.name} is {what}; a single file has to hold {KNOWN}.",
-            f"Give it as {apart} = FILE, beside the checkpoint of the transformer."
+            f"Set {apart} = FILE, in addition to the checkpoint of the transformer."
             if apart
-            else f"It is sd3.5_medium.safetensors; in ComfyUI, models/checkpoints. Download: {DOWNLOAD_PAGE}",
+            else (
+                f"The usual file is sd3.5_medium.safetensors; in ComfyUI, models/checkpoints. Download: {DOWNLOAD_PAGE}"
+            ),
         )
 
 
@@ -148,21 +150,23 @@ class PartsApart:
         if file is None:
             return self._model.weights(part)
         if not slots_of(part, file, self.config(part))[0]:
-            raise ModelError(f"{SETTINGS[part]}: {file.path} is {what_is(file.entries)}, without {NAMES[part]} in it.")
+            raise ModelError(f"{SETTINGS[part]}: {file.path} is {what_is(file.entries)} without {NAMES[part]}.")
         try:
             return weights_in(file, part, self.config(part))
         except ModelError as error:
             what = what_is(file.entries)
             if what == NAMES[part]:
                 raise
-            raise ModelError(f"{SETTINGS[part]}: {file.path} is {what}; {NAMES[part]} is needed.") from error
+            raise ModelError(f"{SETTINGS[part]}: {file.path} is {what} instead of {NAMES[part]}.") from error
 
 
 def _file_of(part: str, path: Path) -> TensorFile:
     """A part's own file, its header checked."""
     if not path.is_file():
-        what = f"{path} is a folder" if path.is_dir() else f"there is no file {path.absolute()}"
-        raise ModelError(f"{SETTINGS[part]}: {what}.", f"It is {USUAL_FILES[part]}. Download: {DOWNLOAD_PAGE}")
+        what = f"{path} is a folder" if path.is_dir() else f"the file {path.absolute()} doesn't exist"
+        raise ModelError(
+            f"{SETTINGS[part]}: {what}.", f"The usual file is {USUAL_FILES[part]}. Download: {DOWNLOAD_PAGE}"
+        )
     try:
         return TensorFile(path)
     except ModelError as error:
@@ -180,13 +184,13 @@ def weights_in(
     Raises:
         ModelError: the file lacks some of it, or it is another model's.
     """
-    remedy = "Download it again, or take another file."
+    remedy = "Download it again, or use another file."
     try:
         slots, unused = slots_of(part, file, config)
     except KeyError as error:
         raise ModelError(f"{file.path} lacks {error.args[0]}.", remedy) from error
     if part == "transformer" and unused:
-        raise ModelError(f"{file.path} holds {unused[0]}, which {model} has no place for.", remedy)
+        raise ModelError(f"{file.path} contains {unused[0]}, which is not part of {model}.", remedy)
     fixed = {}
     if part == "text_encoder" and (config["hidden_size"] == UNPROJECTED_CLIP or "text_projection.weight" not in slots):
         slots.pop("text_projection.weight", None)
