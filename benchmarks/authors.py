@@ -19,12 +19,12 @@ from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.data.images import fit, open_image
 from library.flow import interpolate, mse, velocity_target
 from library.models import FlowModel
-from library.models.loading.model_files import TEXT_ENCODERS
 from library.models.loading.weights import fill
 from library.models.memory.counting import as_skeleton
 from library.models.memory.live_memory import held_by
 from library.models.memory.operations import META
-from library.models.modules import blank
+from library.models.sd3.checkpoint_layouts import TEXT_ENCODERS
+from library.models.sd3.modules import blank
 from library.prompts import NULL_PROMPT
 
 if TYPE_CHECKING:

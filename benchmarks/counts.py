@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument(
         "--resolution", nargs="+", type=int, default=[512, 1024], metavar="N", help="Default: 512 1024."
     )
+    parser.add_argument("--only", choices=("objectives", "presets"), help="One of the two tables.")
     parser.add_argument("--output_dir", type=Path, default=Path("output/benchmark"))
     arguments = parser.parse_args()
     from benchmarks.record import write
@@ -187,12 +188,14 @@ def main() -> None:
     command = ["python", "-m", "benchmarks.counts", *sys.argv[1:]]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        rows = list(bar_over("objectives")(variants(folder, arguments.resolution)))
-        title = "One step of stage 2, Stable Diffusion 3.5 Medium in bf16, one picture"
-        write(arguments.output_dir / "counts.json", title, "counted", rows, COLUMNS, command)
-        rows = list(bar_over("presets")(presets(folder)))
-        title = "The presets for cards: GiB by phase, 0.65 assumed for CUDA, and time on a card of that size"
-        write(arguments.output_dir / "presets.json", title, "counted", rows, PRESET_COLUMNS, command)
+        if arguments.only != "presets":
+            rows = list(bar_over("objectives")(variants(folder, arguments.resolution)))
+            title = "One step of stage 2, Stable Diffusion 3.5 Medium in bf16, one picture"
+            write(arguments.output_dir / "counts.json", title, "counted", rows, COLUMNS, command)
+        if arguments.only != "objectives":
+            rows = list(bar_over("presets")(presets(folder)))
+            title = "The presets for cards: GiB by phase, 0.65 assumed for CUDA, and time on a card of that size"
+            write(arguments.output_dir / "presets.json", title, "counted", rows, PRESET_COLUMNS, command)
 
 
 if __name__ == "__main__":

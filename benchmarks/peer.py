@@ -12,7 +12,7 @@ from torch import nn
 
 from library.flow import mse, velocity_target
 from library.models.loading.weights import fill
-from library.models.modules import blank
+from library.models.sd3.modules import blank
 from library.objectives import COMPLETE
 
 if TYPE_CHECKING:

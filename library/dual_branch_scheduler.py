@@ -22,7 +22,8 @@ from library.hierarchical_embedding_injector import (
     HierarchicalEmbeddingInjector,
     placements_of,
 )
-from library.models.interface import FlowModel, PromptBatch
+from library.models.family import FlowModel
+from library.models.interface import PromptBatch
 from library.objectives import REPLAYED, Prediction, Reading, Truth, Velocities
 from library.transfer import to_device
 
@@ -256,4 +257,4 @@ def branch_velocity(
 
 
 def _on(device: torch.device, batch: PromptBatch) -> PromptBatch:
-    return replace(batch, context=to_device(batch.context, device), pooled=to_device(batch.pooled, device))
+    return replace(batch, context=to_device(batch.context, device), pooled=_on_device(batch.pooled, device))

@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LEVELS_OVER_ALL = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Noise levels at which something is looked at all along the way from image to noise."""
+
 
 def interpolate(image: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """x_t = (1 - sigma) image + sigma noise, per image (PureCC, Eq. 1).

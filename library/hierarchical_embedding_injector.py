@@ -27,10 +27,10 @@ class ConceptToken:
     """One token of a prompt that a concept's vector replaces."""
 
     position: int
-    """Index in the text stream, CLIP's tokens first, then T5's."""
+    """Index in the text stream."""
     concept: str
     vector: int
-    """Which of the concept's vectors: CLIP's tokens first, then T5's pieces."""
+    """Which of the concept's vectors: as the trigger's tokens stand, one of the model's streams after the other."""
     of_trigger: bool = True
     """Whether it is the trigger's, not a place of context vectors."""
 
@@ -135,20 +135,34 @@ def placements_of(
     )
 
 
+@dataclass(frozen=True)
+class TextInput:
+    """Where a transformer block reads the text: a keyword, or a positional argument, of states (B, tokens, width).
+
+    Args:
+        keyword, place: of the argument.
+        tokens: how many of the states are the text's, from the first; None: all, as the pictures' stand apart.
+    """
+
+    keyword: str = "encoder_hidden_states"
+    place: int = 1
+    tokens: int | None = None
+
+
 class HierarchicalEmbeddingInjector:
     """Puts concept vectors into the text stream of a transformer's blocks.
 
     Args:
-        blocks: the transformer blocks, in order. Each is called with the keyword or the second positional argument
-            `encoder_hidden_states`, the text stream (B, tokens, width).
+        blocks: the transformer blocks, in order.
+        inputs: where each reads the text; None: all where diffusers' MMDiT does.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], inputs: Sequence[TextInput] | None = None) -> None:
         self.placements: PerPass[tuple[Placement, ...]] = PerPass(())
         self.blocks = len(blocks)
         self._seen: list[Tensor] | None = None
-        for index, block in enumerate(blocks):
-            block.register_forward_pre_hook(self._hook_of(index), with_kwargs=True)
+        for index, (block, where) in enumerate(zip(blocks, inputs or [TextInput()] * len(blocks), strict=True)):
+            block.register_forward_pre_hook(self._hook_of(index, where), with_kwargs=True)
 
     def injecting(self, placements: tuple[Placement, ...]) -> AbstractContextManager[None]:
         """Inside, every pass gets these vectors."""
@@ -163,18 +177,18 @@ class HierarchicalEmbeddingInjector:
         finally:
             self._seen = None
 
-    def _hook_of(self, block: int) -> Hook:
+    def _hook_of(self, block: int, where: TextInput) -> Hook:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            positional = "encoder_hidden_states" not in kwargs
-            text = args[1] if positional else kwargs["encoder_hidden_states"]
+            positional = where.keyword not in kwargs
+            text = args[where.place] if positional else kwargs[where.keyword]
             text = self._replaced(text, block)
             if self._seen is not None:
-                self._seen.append(text.detach())
+                self._seen.append(text[:, : where.tokens].detach())
             if positional:
-                return (args[0], text, *args[2:]), kwargs
-            return args, {**kwargs, "encoder_hidden_states": text}
+                return (*args[: where.place], text, *args[where.place + 1 :]), kwargs
+            return args, {**kwargs, where.keyword: text}
 
         return hook
 

@@ -120,14 +120,14 @@ def model(tiny_model):
     return load_model(ModelSettings(pretrained_model_name_or_path=str(tiny_model), **settings))
 
 
-def places(model, text: str, trigger: str = "sks", positions: str = "clip_and_t5") -> list[tuple[int, int]]:
-    layout = TriggerLayout(Concept(name="dog", trigger=trigger, class_word="dog"), model, positions)
+def places(model, text: str, trigger: str = "sks", every_stream: bool = True) -> list[tuple[int, int]]:
+    layout = TriggerLayout(Concept(name="dog", trigger=trigger, class_word="dog"), model, every_stream)
     return [(token.position, token.vector) for token in layout.find(text, model)]
 
 
 def test_places_of_a_trigger_of_one_token(model):
     assert places(model, "a sks dog city") == [(2, 0), (LENGTH + 1, 1)]
-    assert places(model, "a sks dog city", positions="clip") == [(2, 0)]
+    assert places(model, "a sks dog city", every_stream=False) == [(2, 0)]
 
 
 def test_places_of_a_trigger_of_several_tokens(model):
@@ -168,7 +168,7 @@ def test_the_class_word_gives_the_first_states(plan_of):
 
 
 def test_a_library_encodes_each_text_once(model, tmp_path):
-    layouts = [TriggerLayout(Concept(name="dog", trigger="sks", class_word="dog"), model, "clip_and_t5")]
+    layouts = [TriggerLayout(Concept(name="dog", trigger="sks", class_word="dog"), model)]
     texts = ["a sks dog", "a dog", ""]
     TextLibrary(model, Cache(tmp_path), layouts).prepare(texts)
     model.encode_text = None  # whoever encodes again fails

@@ -1,7 +1,7 @@
 """Stable Diffusion 3.5 Medium with random weights, in one file for ComfyUI: python -m tools.random_checkpoint FILE
 
 All of its parts at full size, 16 GB in 16 bits: whatever loads, counts, caches or trains can be tried on it without the
-real weights. It draws noise.
+real weights. It draws noise. `--model` makes 3.5 Large, 28 GB, or 3 Medium of it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ import torch
 from torch import Tensor
 
 from library.files.atomic import written
-from library.models.loading.model_files import PARTS, FolderFiles
 from library.models.loading.weights import needed_by
-from library.models.modules import blank
-from library.models.sd3.single_file import CONFIGURATIONS
+from library.models.sd3.checkpoint_layouts import PARTS
+from library.models.sd3.modules import blank
+from library.models.sd3.single_file import NAMED, SD35_MEDIUM, Configuration
 from tools.single_file import PREFIXES, transformer_for_comfyui, vae_for_comfyui
 
 DTYPES = {"bf16": ("BF16", torch.bfloat16), "fp16": ("F16", torch.float16)}
+MODELS = {name.removeprefix("Stable Diffusion "): folder for name, folder in NAMED.items()}
 GENERAL = 1
 """Dimensions of a weight that is a bias or a scale."""
 
 
-def shapes_of(part: str) -> dict[str, tuple[int, ...]]:
+def shapes_of(part: str, model: Path = SD35_MEDIUM) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a part as a single file has them."""
-    weights = needed_by(blank(part, FolderFiles(CONFIGURATIONS[0]).config(part)))
+    weights = needed_by(blank(part, Configuration(model).config(part)))
     convert = {"transformer": transformer_for_comfyui, "vae": vae_for_comfyui}.get(part, dict)
     with torch.device("meta"):
         converted = convert({name: torch.empty(tensor.shape) for name, tensor in weights.items()})
@@ -43,10 +44,10 @@ def random_tensor(name: str, shape: tuple[int, ...], generator: torch.Generator)
     return torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
 
 
-def write_random(file: Path, parts: list[str], precision: str, seed: int = 0) -> int:
+def write_random(file: Path, parts: list[str], precision: str, model: Path = SD35_MEDIUM, seed: int = 0) -> int:
     """Writes the file tensor by tensor; returns its bytes."""
     name_of_dtype, dtype = DTYPES[precision]
-    shapes = {name: shape for part in parts for name, shape in shapes_of(part).items()}
+    shapes = {name: shape for part in parts for name, shape in shapes_of(part, model).items()}
     header, at = {}, 0
     for name, shape in shapes.items():
         size = dtype.itemsize * math.prod(shape)
@@ -69,10 +70,11 @@ def _raw(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, seed: int) -> I
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Writes Stable Diffusion 3.5 Medium with random weights.")
+    parser = argparse.ArgumentParser(description="Writes one of Stability's models with random weights.")
     parser.add_argument("file", type=Path)
+    parser.add_argument("--model", choices=list(MODELS), default="3.5 Medium")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="Default: all.")
     parser.add_argument("--precision", choices=list(DTYPES), default="bf16")
     arguments = parser.parse_args()
-    size = write_random(arguments.file, arguments.parts, arguments.precision)
+    size = write_random(arguments.file, arguments.parts, arguments.precision, MODELS[arguments.model])
     print(f"{arguments.file}: {size / 1e9:.2f} GB")

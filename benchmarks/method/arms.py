@@ -7,6 +7,8 @@ from typing import Any
 
 CHECKPOINTS = (10, 20, 40, 80, 160)
 """Steps of stage 2 after which the student is scored, where an arm names no others."""
+LONGER = (*CHECKPOINTS, 320)
+"""Of ours: the word learns after the vectors."""
 FEW = (20, 40, 80, 160)
 WITH_VECTORS = ", with vectors"
 """What an arm is called where its students, which are scored by the word alone, were scored with their vectors, too."""
@@ -77,7 +79,7 @@ class Arm:
 
 
 def _pure(about: str, **changes: Any) -> Arm:
-    return Arm({**PURE, **changes}, about)
+    return Arm({**PURE, **changes}, about, checkpoints=LONGER)
 
 
 def _lean(
@@ -85,7 +87,7 @@ def _lean(
     captions: str = "partial",
     pictures: int = 5,
     with_vectors: bool = False,
-    checkpoints: tuple[int, ...] = CHECKPOINTS,
+    checkpoints: tuple[int, ...] = LONGER,
     **changes: Any,
 ) -> Arm:
     return Arm({**LEAN, **changes}, about, False, captions, pictures, with_vectors, checkpoints)
@@ -146,9 +148,9 @@ ARMS: dict[str, Arm] = {
         "the preset: lambda*, eta 0.5, anchor, replay, clean extractor, R against the class, context, surroundings, "
         "all in turns, and the word",
         with_vectors=True,
+        checkpoints=LONGER,
     ),
     "lean": _lean("control: `pure` without stage 1 and without L_PureCC", with_vectors=True),
-    "lean, twice as long": _lean("", checkpoints=(*CHECKPOINTS, 320)),
     "pure, lambda 0": _pure("control: an L2 tie to the base prediction", **{"lambda": 0.0}),
     "pure, lambda 1": _pure("a fixed lambda", **{"lambda": 1.0}),
     "pure, lambda >= 0": _pure("", lambda_min=0.0),

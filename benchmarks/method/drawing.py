@@ -9,7 +9,8 @@ from torch import Tensor
 
 from benchmarks.method.concepts import Probe
 from library.chance import generator_for
-from library.drawing.sampling import initial_noise, sample
+from library.drawing.drawn import draw_latents
+from library.drawing.sampling import initial_noise
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.flow import interpolate
 from library.models import PromptBatch
@@ -39,18 +40,8 @@ def draw(
     with autocast(parts.model.device.type):
         for begin in range(0, len(texts), AT_ONCE):
             some = texts[begin : begin + AT_ONCE]
-            none = [None] * len(some)
-            drawn.append(
-                sample(
-                    lambda *given: parts.velocity(branch, *given),
-                    parts.model.sampling_scheduler(),
-                    torch.stack([initial_noise(shape, seed) for seed in seeds[begin : begin + AT_ONCE]]),
-                    PromptBatch.of([parts.texts[text] for text in some], none),
-                    PromptBatch.of([parts.texts[NULL_PROMPT]] * len(some), none),
-                    STEPS,
-                    GUIDANCE,
-                )
-            )
+            noise = torch.stack([initial_noise(shape, seed) for seed in seeds[begin : begin + AT_ONCE]])
+            drawn.append(draw_latents(parts, branch, some, noise, STEPS, GUIDANCE))
         latents = torch.cat(drawn)
         return latents, parts.model.decode(latents)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from library.adapters.hashes import hashes_of
 from library.adapters.layouts.known import LAYOUTS
-from library.adapters.layouts.text_encoders import TEXT_ENCODERS
+from library.adapters.lora_names import Layout, LoraNames
 from library.adapters.metadata import fitting
 from library.adapters.network import Change, LayerWeights
 from library.adapters.reading import LoraFile, understood
@@ -28,6 +28,8 @@ LARGEST_HEADER = 8 << 20
 """Bytes of names and metadata that a file may have; ComfyUI reads as many."""
 CONCEPT = "lora_concept."
 """Begin of the names of concept embeddings."""
+TOKENS, LENGTH = "_tokens", "_length"
+"""Ends of the keys that say of a text stream how many tokens a trigger has there, and how long it was."""
 POSITIONS_RULE = (
     "Every token that holds characters of the trigger, at each of its occurrences in the prompt, is replaced at the "
     "input of block l by vector [l, i]: i counts CLIP's tokens of the trigger first, then T5's pieces."
@@ -43,6 +45,8 @@ class SavedConcept:
     """What one needs to know to use a concept's vectors.
 
     Args:
+        tokens: of the trigger that have vectors, by the key of the model's text stream.
+        lengths: of the streams whose length is a setting.
         optional: the LoRA does by the trigger word alone what it does with them.
     """
 
@@ -51,11 +55,34 @@ class SavedConcept:
     class_word: str
     kind: Literal["subject", "style"]
     target: str
-    clip_tokens: int
-    t5_tokens: int
+    tokens: Mapping[str, int]
     every_block: bool
-    t5_length: int
+    lengths: Mapping[str, int] = field(default_factory=dict)
     optional: bool = False
+
+    def entry(self) -> dict[str, Any]:
+        """As files have it: a key for each stream's tokens and length, such as "clip_tokens"."""
+        entry: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            ending = {"tokens": TOKENS, "lengths": LENGTH}.get(name)
+            entry |= {name: value} if ending is None else {f"{key}{ending}": count for key, count in value.items()}
+        return entry
+
+    @classmethod
+    def of_entry(cls, entry: Mapping[str, Any]) -> SavedConcept:
+        """The other way.
+
+        Raises:
+            TypeError: a key is missing, or one too many.
+        """
+        tokens, lengths = (
+            {key.removesuffix(ending): value for key, value in entry.items() if key.endswith(ending)}
+            for ending in (TOKENS, LENGTH)
+        )
+        if not tokens:
+            raise TypeError("no stream has tokens")
+        others = {key: value for key, value in entry.items() if not key.endswith((TOKENS, LENGTH))}
+        return cls(**others, tokens=tokens, lengths=lengths)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -89,16 +116,32 @@ def save_lora(
     precision: str,
     metadata: Mapping[str, str],
     formats: Sequence[str] = ("kohya", "diffusers"),
+    layouts: Mapping[str, Layout] = LAYOUTS,
 ) -> list[Path]:
-    """Writes a LoRA once in each layout: `name.safetensors` is kohya's, the others' names say whose they are."""
-    paths = [folder / f"{name}{LAYOUTS[one].ending}.safetensors" for one in formats]
+    """Writes a LoRA once in each layout: `name.safetensors` is kohya's, the others' names say whose they are.
+
+    Args:
+        layouts: those of the model's family.
+
+    Raises:
+        ModelError: the family has no such layout.
+    """
+    missing = next((one for one in formats if one not in layouts), None)
+    if missing:
+        raise ModelError(f"save_formats: this model's family has no layout {missing}.", f"It has {', '.join(layouts)}.")
+    paths = [folder / f"{name}{layouts[one].ending}.safetensors" for one in formats]
     for path, one in zip(paths, formats, strict=True):
-        write_lora(path, weights, one, PRECISIONS[precision], metadata)
+        write_lora(path, weights, one, PRECISIONS[precision], metadata, layouts)
     return [saved_at(path) for path in paths]
 
 
 def write_lora(
-    path: Path, weights: Mapping[str, LayerWeights], layout: str, dtype: torch.dtype, metadata: Mapping[str, str]
+    path: Path,
+    weights: Mapping[str, LayerWeights],
+    layout: str,
+    dtype: torch.dtype,
+    metadata: Mapping[str, str],
+    layouts: Mapping[str, Layout] = LAYOUTS,
 ) -> list[str]:
     """Writes one file in one layout, with the hashes of its tensors in the metadata.
 
@@ -110,9 +153,9 @@ def write_lora(
     """
     tensors = {
         key: tensor if key.endswith(".alpha") else tensor.to(dtype)
-        for key, tensor in LAYOUTS[layout].write(weights).items()
+        for key, tensor in layouts[layout].write(weights).items()
     }
-    said, dropped = fitting({**metadata, **LAYOUTS[layout].says(weights), "format": "pt"}, tensors)
+    said, dropped = fitting({**metadata, **layouts[layout].says(weights), "format": "pt"}, tensors)
     write_tensors(path, tensors, {**said, **hashes_of(tensors, said)})
     return dropped
 
@@ -130,7 +173,7 @@ def read_changes(path: str | Path) -> LoraFile:
     """A file in any layout with LoRAs, LoHas, LoKrs or full changes of weights.
 
     Raises:
-        ModelError: not for SD3, of another kind, or damaged.
+        ModelError: for no family that is known, of another kind, or damaged.
     """
     tensors, metadata = read_safetensors(path)
     return understood(tensors, metadata, str(path))
@@ -140,7 +183,7 @@ def read_lora(path: str | Path) -> LoraFile:
     """A LoRA file in any layout.
 
     Raises:
-        ModelError: not exactly a LoRA for SD3, or damaged.
+        ModelError: not exactly a LoRA for a family that is known, or damaged.
     """
     file = read_changes(path)
     if file.whole:
@@ -161,13 +204,14 @@ def load_lora(path: str | Path, blocks: int) -> dict[str, LayerWeights]:
     Raises:
         ModelError: not exactly a LoRA for a model of that size, or damaged.
     """
-    layers = read_lora(path).layers
-    if any(name.startswith(TEXT_ENCODERS) for name in layers):
+    file = read_lora(path)
+    layers, names = file.layers, file.names
+    if any(name.startswith(names.text_encoders) for name in layers):
         raise ModelError(
             f"{path} changes the text encoders as well, which only UIs do.",
             "Take its text part out: purecc_convert.py --transformer_only.",
         )
-    _check_blocks(layers, blocks, path)
+    _check_blocks(layers, names, blocks, path)
     return layers
 
 
@@ -182,17 +226,17 @@ def load_changes(path: str | Path, blocks: int) -> tuple[dict[str, Change], list
     """
     file = read_changes(path)
     every: dict[str, Change] = {**file.layers, **file.whole}
-    changes = {name: change for name, change in every.items() if not name.startswith(TEXT_ENCODERS)}
+    changes = {name: change for name, change in every.items() if not name.startswith(file.names.text_encoders)}
     if not changes:
         raise ModelError(f"{path} changes the text encoders alone, which only UIs do.")
-    _check_blocks(changes, blocks, path)
+    _check_blocks(changes, file.names, blocks, path)
     left = len(every) - len(changes)
     said = f"{path} changes layers of the text encoders as well ({left}); they are left out."
     return changes, [said] if left else []
 
 
-def _check_blocks(names: Iterable[str], blocks: int, path: str | Path) -> None:
-    numbers = [int(name.split(".")[1]) for name in names if name.startswith("transformer_blocks.")]
+def _check_blocks(layers: Iterable[str], names: LoraNames, blocks: int, path: str | Path) -> None:
+    numbers = [int(layer.split(".")[1]) for layer in layers if layer.partition(".")[0] in names.block_lists]
     if numbers and max(numbers) >= blocks:
         raise ModelError(
             f"{path} has a LoRA for block {max(numbers)}; this model's blocks are 0 to {blocks - 1}.",
@@ -210,7 +254,7 @@ def concept_metadata(concepts: Sequence[SavedConcept]) -> dict[str, str]:
     """What a file with concept embeddings says about them."""
     return {
         "purecc_format": "1",
-        "concepts": json.dumps([asdict(concept) for concept in concepts]),
+        "concepts": json.dumps([concept.entry() for concept in concepts]),
         "token_positions": POSITIONS_RULE,
     }
 
@@ -223,8 +267,8 @@ def load_concepts(path: str | Path) -> tuple[dict[str, Tensor], list[SavedConcep
     """
     tensors, metadata = read_safetensors(path)
     try:
-        concepts = [SavedConcept(**entry) for entry in json.loads(metadata["concepts"])]
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        concepts = [SavedConcept.of_entry(entry) for entry in json.loads(metadata["concepts"])]
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{path} holds no concept embeddings.", "They are in the file NAME_concept.safetensors."
         ) from error
@@ -232,7 +276,7 @@ def load_concepts(path: str | Path) -> tuple[dict[str, Tensor], list[SavedConcep
     for concept in concepts:
         _check_described(concept, path)
         tensor = vectors.get(concept.name)
-        if tensor is not None and (tensor.ndim != 3 or tensor.shape[1] != concept.clip_tokens + concept.t5_tokens):
+        if tensor is not None and (tensor.ndim != 3 or tensor.shape[1] != sum(concept.tokens.values())):
             raise ModelError(f'{path}: the vectors of "{concept.name}" have the shape {tuple(tensor.shape)}.')
         if tensor is not None and not tensor.isfinite().all():
             raise ModelError(f'{path}: the vectors of "{concept.name}" hold numbers that are none (NaN or infinite).')
@@ -241,7 +285,7 @@ def load_concepts(path: str | Path) -> tuple[dict[str, Tensor], list[SavedConcep
 
 def _check_described(concept: SavedConcept, path: str | Path) -> None:
     texts = (concept.name, concept.trigger, concept.class_word, concept.kind, concept.target)
-    counts, flag = (concept.clip_tokens, concept.t5_tokens), concept.optional
+    counts, flag = concept.tokens.values(), concept.optional
     whole = all(type(n) is int and n >= 0 for n in counts) and isinstance(flag, bool)
     if not whole or not all(isinstance(text, str) for text in texts) or concept.kind not in ("subject", "style"):
         raise ModelError(f"{path}: the description of its concepts is damaged.", "Copy the file again.")

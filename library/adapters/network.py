@@ -124,31 +124,40 @@ class AdapterNetwork:
     """Named adapters on the linear layers of a transformer's blocks.
 
     Args:
-        blocks: the module that holds the transformer blocks. Its target layers are wrapped in place and frozen.
-        prefix: the name of `blocks` inside the transformer, put before every layer's name.
+        lists: the lists of the transformer's blocks by their names inside it, in the order in which they run. Target
+            layers are wrapped in place and frozen.
         target_modules: ends of the names of the layers to wrap.
-        chosen: numbers of the blocks whose layers are wrapped; None: all.
+        chosen: numbers of the blocks whose layers are wrapped, counted over all lists; None: all.
 
     Raises:
         ConfigError: a target matches no linear layer.
     """
 
     def __init__(
-        self, blocks: nn.Module, prefix: str, target_modules: Iterable[str], chosen: Collection[int] | None = None
+        self,
+        lists: Mapping[str, Sequence[nn.Module]],
+        target_modules: Iterable[str],
+        chosen: Collection[int] | None = None,
     ) -> None:
         self.route: PerPass[Route] = PerPass(NO_ADAPTER)
         self.layers: dict[str, AdapterLinear] = {}
-        linears = {name: layer for name, layer in blocks.named_modules() if isinstance(layer, nn.Linear)}
+        blocks = [(f"{prefix}.{index}", block) for prefix, one in lists.items() for index, block in enumerate(one)]
+        linears = {
+            (number, f"{begin}.{name}"): (block, name, layer)
+            for number, (begin, block) in enumerate(blocks)
+            for name, layer in block.named_modules()
+            if isinstance(layer, nn.Linear)
+        }
         for ending in target_modules:
-            if not any(_is_target(name, [ending]) for name in linears):
-                known = sorted({name.split(".", 1)[1] for name in linears})
+            if not any(_is_target(name, [ending]) for _, name in linears):
+                known = sorted({name for _, name, _ in linears.values()})
                 raise ConfigError(
                     f'target_modules: no linear layer of the model ends in "{ending}".',
                     f"There are: {', '.join(known)}.",
                 )
-        for name, layer in linears.items():
-            if _is_target(name, target_modules) and (chosen is None or int(name.partition(".")[0]) in chosen):
-                self.layers[f"{prefix}.{name}"] = self._wrap(blocks, name, layer)
+        for (number, layer_name), inside in linears.items():
+            if _is_target(layer_name, target_modules) and (chosen is None or number in chosen):
+                self.layers[layer_name] = self._wrap(*inside)
 
     @classmethod
     def on(cls, transformer: nn.Module, names: Iterable[str]) -> AdapterNetwork:
@@ -157,7 +166,7 @@ class AdapterNetwork:
         Args:
             names: of layers that the transformer has, see `check_fit`.
         """
-        network = cls(transformer, "", ())
+        network = cls({}, ())
         for name in dict.fromkeys(names):
             layer = transformer.get_submodule(name)
             assert isinstance(layer, Layer), f"{name} can have no adapters"

@@ -1,4 +1,4 @@
-"""LoRA files for SD3 as trainers write them: kohya, diffusers / PEFT, OneTrainer, SimpleTuner, LyCORIS, generic names.
+"""LoRA files as trainers write them: kohya, diffusers / PEFT, OneTrainer, SimpleTuner, LyCORIS, generic names.
 
 A key is the name of a layer, in one of the spellings of `layer_names`, and an ending that says which part of the update
 it is. What no change of weights can express (DoRA, changed biases) is refused, never dropped in silence.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from library.adapters.changes import FileChange, MadeChange, Product, WholeChange, hadamard, kronecker
 from library.adapters.layouts.diffusers import peft_scales, unfolded
-from library.adapters.layouts.layer_names import is_known, named, spellings_of
+from library.adapters.lora_names import LoraNames, names_of
 from library.adapters.network import LayerWeights
 from library.errors import ModelError
 
@@ -46,9 +46,9 @@ DORA = ("is a DoRA", "what it does depends on the model's own weights, so that n
 OTHER_KINDS = {
     ".dora_scale": DORA,
     ".lora_magnitude_vector": DORA,
-    ".hada_t": ("is a LoHa of convolutions", "SD3 has no such layers"),
-    ".lokr_t": ("is a LoKr of convolutions", "SD3 has no such layers"),
-    ".lora_mid": ("is a LoCon", "SD3 has no such layers"),
+    ".hada_t": ("is a LoHa of convolutions", "there are no such layers here"),
+    ".lokr_t": ("is a LoKr of convolutions", "there are no such layers here"),
+    ".lora_mid": ("is a LoCon", "there are no such layers here"),
     ".oft_": ("is an OFT", "it turns weights instead of adding to them, which no LoRA does"),
     ".diff_b": ("changes biases", "a LoRA changes weights alone"),
     ".bias": ("changes biases", "a LoRA changes weights alone"),
@@ -60,10 +60,8 @@ OTHER_KINDS = {
 """Parts of keys that can't be read, what they mean, and why."""
 
 LARGEST_LAYER = 1 << 26
-"""Numbers that a layer's weight may have; the largest of SD3 and its text encoders has two thirds of that."""
+"""Numbers that a layer's weight may have; the largest of Stable Diffusion 3 and its encoders has two thirds of that."""
 
-EMBEDDINGS = {"clip_l", "clip_g", "t5xxl"}
-"""The keys of a textual inversion for SD3."""
 OTHER_MODELS = {
     "double_blocks": "Flux",
     "single_transformer_blocks": "Flux",
@@ -93,6 +91,7 @@ class LoraFile:
         left_out: keys that are no part of the LoRA.
         whole: changes that no LoRA is exactly, likewise.
         kinds: what the file holds, see `KINDS`.
+        names: of the family of models that it is for.
     """
 
     layers: dict[str, LayerWeights]
@@ -102,6 +101,7 @@ class LoraFile:
     dtype: torch.dtype = torch.float32
     whole: Mapping[str, WholeChange] = field(default_factory=dict)
     kinds: tuple[str, ...] = ("LoRA",)
+    names: LoraNames = field(kw_only=True)
 
 
 def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> LoraFile:
@@ -111,15 +111,16 @@ def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], sourc
         source: the file, for error messages.
 
     Raises:
-        ModelError: not a LoRA for SD3, not one that can be read, damaged, or two layouts in one file.
+        ModelError: not a LoRA for a family that is known, not one that can be read, damaged, or two layouts in one
+            file.
     """
     left_out = tuple(key for key in tensors if key.startswith(NO_LORA))
-    bases = _by_layer({key: tensor for key, tensor in tensors.items() if key not in left_out}, source)
-    spelling = _spelling_of(bases, source)
+    bases, names = _by_layer({key: tensor for key, tensor in tensors.items() if key not in left_out}, source)
+    spelling = _spelling_of(bases, names, source)
     layers: dict[str, LayerWeights] = {}
     whole: dict[str, WholeChange] = {}
     for base, parts in bases.items():
-        for name, change in named(base, change_of(parts, base, source), source).items():
+        for name, change in names.named(base, change_of(parts, base, source), source).items():
             if name in layers or name in whole:
                 raise ModelError(f"{source} has two LoRAs for {name}.", "It mixes layouts, which UIs add up.")
             if isinstance(change, LayerWeights):
@@ -135,11 +136,11 @@ def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], sourc
     kinds = tuple(dict.fromkeys(_kind_of(parts) for parts in bases.values()))
     dtypes = {tensor.dtype for key, tensor in tensors.items() if key not in left_out and tensor.ndim > 1}
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    return LoraFile(layers, spelling, metadata, left_out, dtype, whole, kinds)
+    return LoraFile(layers, spelling, metadata, left_out, dtype, whole, kinds, names=names)
 
 
-def _by_layer(tensors: Mapping[str, Tensor], source: str) -> dict[str, dict[str, Tensor]]:
-    """Tensors by the name of their layer and by what they are: "down", "up", "alpha", "lokr_w1"."""
+def _by_layer(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, dict[str, Tensor]], LoraNames]:
+    """Tensors by the name of their layer and by what they are: "down", "up", "alpha", "lokr_w1"; and whose names."""
     bases: dict[str, dict[str, Tensor]] = {}
     strange: list[str] = []
     for key, tensor in tensors.items():
@@ -156,12 +157,13 @@ def _by_layer(tensors: Mapping[str, Tensor], source: str) -> dict[str, dict[str,
         if other:
             what, why = other
             raise ModelError(f"{source} {what} (it has {key[:120]!r}): {why}.", READABLE)
-    unknown = [base for base in bases if not is_known(base)]
+    names = names_of(bases)
+    unknown = [base for base in bases if not names.is_known(base)]
     if strange or unknown:
-        raise _not_for_sd3(tensors, strange, unknown, source)
+        raise _not_for_this(names, tensors, strange, unknown, source)
     if not bases:
         raise ModelError(f"{source} holds no LoRA.")
-    return bases
+    return bases, names
 
 
 def _parted(key: str) -> tuple[str, str | None]:
@@ -180,8 +182,8 @@ def _kind_of(parts: Mapping[str, Tensor]) -> str:
     return next((kind for kind, begins in KINDS.items() if any(part.startswith(begins) for part in parts)), "LoRA")
 
 
-def _spelling_of(bases: Mapping[str, dict[str, Tensor]], source: str) -> str:
-    found = spellings_of(bases)
+def _spelling_of(bases: Mapping[str, dict[str, Tensor]], names: LoraNames, source: str) -> str:
+    found = names.spellings_of(bases)
     if len(found) > 1:
         raise ModelError(
             f"{source} mixes the layouts of {' and '.join(found)}.", "UIs would apply both: split it, or get another."
@@ -247,7 +249,7 @@ def _check_size(*sides: int) -> None:
         ArithmeticError: it would.
     """
     if math.prod(sides) > LARGEST_LAYER:
-        raise ArithmeticError("is larger than any layer of SD3")
+        raise ArithmeticError("is larger than any layer")
 
 
 def _size_of(part: Tensor | Product) -> tuple[int, int]:
@@ -313,22 +315,24 @@ def pair_of(halves: Mapping[str, Tensor], base: str, source: str) -> LayerWeight
     return LayerWeights(down, up, float(len(down)) if alpha is None else alpha)
 
 
-def _not_for_sd3(keys: Mapping[str, object], strange: list[str], unknown: list[str], source: str) -> ModelError:
+def _not_for_this(
+    names: LoraNames, keys: Mapping[str, object], strange: list[str], unknown: list[str], source: str
+) -> ModelError:
     """What is said of a file with keys that can't be read.
 
     Args:
-        strange: those whose endings are unknown. unknown: names of layers that SD3 lacks, in the others.
+        strange: those whose endings are unknown. unknown: names of layers that the family lacks, in the others.
     """
     model = next((model for part, model in OTHER_MODELS.items() if any(part in key for key in keys)), None)
-    if set(keys) <= EMBEDDINGS:
+    if keys and set(keys) <= set(names.embeddings):
         return ModelError(
             f"{source} is an embedding, no LoRA.",
             "It goes into ComfyUI's models/embeddings: write embedding: and its name for the trigger.",
         )
     if unknown:
-        found = f"It has {unknown[0][:120]!r}, which is no layer of SD3 or its text encoders."
+        found = f"It has {unknown[0][:120]!r}, which is no layer of {names.model} or its text encoders."
     else:
         found = f"It has {strange[0][:120]!r}, which is no part of a LoRA that is known here."
     if model:
-        return ModelError(f"{source} is not a LoRA for SD3: its names are those of {model}.", found)
-    return ModelError(f"{source} is not a LoRA for SD3, or in no layout that is known here.", found)
+        return ModelError(f"{source} is not a LoRA for {names.model}: its names are those of {model}.", found)
+    return ModelError(f"{source} is not a LoRA for {names.model}, or in no layout that is known here.", found)

@@ -15,8 +15,8 @@ class ModelSettings:
     """[model]: the base model, its precision, and how it uses memory."""
 
     pretrained_model_name_or_path: str = setting(
-        help="Base model: a Stable Diffusion 3.5 Medium .safetensors file as for ComfyUI, or a Stable Diffusion 3 "
-        "or 3.5 model in diffusers format (a folder, or a name on huggingface.co).",
+        help="Base model: a .safetensors file of Stable Diffusion 3.5 Medium, 3.5 Large or 3 Medium as for ComfyUI, or "
+        "such a model in diffusers format (a folder, or a name on huggingface.co).",
         holds="path",
     )
     clip_l: str | None = setting(

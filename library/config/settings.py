@@ -43,6 +43,11 @@ class ConceptEmbeddingSettings:
         "class word), shared (the extractor's, frozen) or none (LoRA and trigger word carry the concept).",
     )
 
+    @property
+    def every_stream(self) -> bool:
+        """Whether the trigger's tokens in all of the model's text streams get vectors, or those in the first alone."""
+        return self.embedding_positions != "clip"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PureLearningSettings:

@@ -5,10 +5,10 @@ tokens,
 
     M_i = max_t <f_t, c_i>,    psi = M^2 / ||M^2||_2,    delta W = sum_i psi_i delta W_i
 
-The port: features are the states of CLIP's tokens as a block reads them, each concept's learned vectors among them, of
-unit length. They are taken once, at the noise from which sampling starts, and weigh that block's layers at every step,
-so that the sum is a plain LoRA of summed rank. The released code takes the mean over a concept's words, the fourth
-power and another norm.
+The port: features are the states of the first text stream's tokens as a block reads them, each concept's learned
+vectors among them, of unit length. They are taken once, at the noise from which sampling starts, and weigh that block's
+layers at every step, so that the sum is a plain LoRA of summed rank. The released code takes the mean over a concept's
+words, the fourth power and another norm.
 """
 
 from __future__ import annotations

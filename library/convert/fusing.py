@@ -13,17 +13,20 @@ from torch import Tensor
 from library.adapters.extraction import extracted
 from library.adapters.files import ConceptFile, SavedConcept, concept_file_of, load_lora, save_concepts, save_lora
 from library.adapters.linear import AdapterLinear
+from library.adapters.lora_names import Layout
 from library.adapters.network import LayerWeights, LowRankWeights, check_fit
 from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.convert.aggregation import aggregated, aggregation_weights
 from library.convert.gradient_fusion import fused, fused_by_lbfgs
+from library.drawing.drawn import draw_latents
 from library.drawing.generation import as_concept
 from library.drawing.sample_prompts import read_prompt_lines
-from library.drawing.sampling import initial_noise, sample
+from library.drawing.sampling import initial_noise
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError, ModelError
 from library.models import PromptBatch
+from library.models.interface import block_of
 from library.parts.parts import Attached, Opened, build_parts
 from library.parts.saved_vectors import embeddings_of
 from library.prepare.replay import CLASS, DEFAULT_PROMPTS
@@ -79,7 +82,14 @@ def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size
     seen = [_seen(parts, branch, [prompt], size, how) for branch, prompt in zip(branches, prompts, strict=True)]
     others = _seen(parts, PRETRAINED_BRANCH, neutral, size, how)
     found = {name: _fused_layer(name, weights, seen, others, how) for name in bar_over("fusion")(layers)}
-    _save(settings, found, vectors, saved, {"purecc_fused": ", ".join(path.name for path in loras)})
+    _save(
+        settings,
+        found,
+        vectors,
+        saved,
+        {"purecc_fused": ", ".join(path.name for path in loras)},
+        opened.model.family.lora_names.layouts,
+    )
 
 
 def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tuple[int, int]) -> dict[str, float]:
@@ -108,7 +118,7 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
     opened = build_parts(settings, concepts)
     layers = _fitting(opened, loras)
     for path, one in zip(loras, layers, strict=True):
-        outside = [name for name in one if not name.startswith(f"{opened.model.blocks_name}.")]
+        outside = [name for name in one if block_of(name, opened.model.block_lists) is None]
         if outside:
             raise ModelError(
                 f"{path} changes layers outside the transformer blocks, such as {outside[0]}.",
@@ -117,8 +127,8 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
     opened.texts.prepare([prompt, *target_texts(concepts)], bar_over("text"))
     parts = opened.attach()
     weights = Aggregation(parts, vectors, size).weights(prompt)
-    found = weighed(layers, weights)
-    _save(settings, found, vectors, saved, {"purecc_aggregated_for": prompt})
+    found = weighed(layers, weights, opened.model.block_lists)
+    _save(settings, found, vectors, saved, {"purecc_aggregated_for": prompt}, opened.model.family.lora_names.layouts)
     return dict(zip([one.trigger for one in concepts], weights.mean(0).tolist(), strict=True))
 
 
@@ -153,7 +163,7 @@ class Aggregation:
 
     @torch.no_grad()
     def _features(self, text: str, span: tuple[int, int]) -> list[Tensor]:
-        """The states of CLIP's tokens in this place of a text, as each block reads them, (T, width) each."""
+        """The states of the first text stream's tokens in this place, as each block reads them, (T, width) each."""
         positions = self.parts.model.token_positions(text, span)[0]
         prompts = PromptBatch.of([self.parts.texts[text]], [None])
         with self.parts.injector.watching() as seen:
@@ -161,15 +171,21 @@ class Aggregation:
         return [states[0, positions].float().cpu() for states in seen]
 
 
-def weighed(loras: Sequence[LowRankWeights], weights: Tensor) -> dict[str, LayerWeights]:
+def weighed(
+    loras: Sequence[LowRankWeights], weights: Tensor, block_lists: Mapping[str, int]
+) -> dict[str, LayerWeights]:
     """The sum of LoRAs as one, each at its weight in every block; a layer that some lack is the sum of the others.
 
     Args:
         weights: (L, LoRAs).
+        block_lists: see `FlowModel`; all layers are in blocks.
     """
     found = {}
     for name in sorted(set().union(*loras)):
-        of_block = weights[int(name.split(".")[1])].tolist()
+        block = block_of(name, block_lists)
+        if block is None:
+            raise ValueError(f"{name} is in no block, so it has no weight")
+        of_block = weights[block].tolist()
         some = [(one[name], weight) for one, weight in zip(loras, of_block, strict=True) if name in one]
         found[name] = aggregated([layer for layer, _ in some], [weight for _, weight in some])
     return found
@@ -181,9 +197,11 @@ def _save(
     vectors: Mapping[str, Tensor],
     saved: Sequence[SavedConcept],
     about: Mapping[str, str],
+    layouts: Mapping[str, Layout],
 ) -> None:
     name, saving = settings.saving.output_name, settings.saving
-    for path in save_lora(settings.output_dir, name, layers, saving.save_precision, about, saving.save_formats):
+    paths = save_lora(settings.output_dir, name, layers, saving.save_precision, about, saving.save_formats, layouts)
+    for path in paths:
         say(f"Saved {path}")
     if saved:
         save_concepts(settings.output_dir / f"{name}_concept.safetensors", vectors, saved)
@@ -195,7 +213,7 @@ def _fitting(parts: Opened, loras: Sequence[Path]) -> list[dict[str, LayerWeight
     Raises:
         ModelError: one is not for this model.
     """
-    counted, blocks = parts.model.counted().transformer, parts.model.transformer_config["num_layers"]
+    counted, blocks = parts.model.counted().transformer, parts.model.depth
     found = [load_lora(path, blocks) for path in loras]
     for path, one in zip(loras, found, strict=True):
         check_fit(counted, one, str(path))
@@ -247,14 +265,8 @@ def _seen(
     shape, seed = parts.model.latent_shape(*size), parts.settings.optimizer.seed
     with _collecting(parts) as sums:
         for number, prompt in enumerate(bar_over("inputs of the layers")(prompts)):
-            sample(
-                lambda x, sigma, batches: parts.velocity(branch, x, sigma, batches),
-                parts.model.sampling_scheduler(),
-                initial_noise(shape, seed + number)[None],
-                PromptBatch.of([parts.texts[prompt]], [None]),
-                PromptBatch.of([parts.texts[NULL_PROMPT]], [None]),
-                how.steps,
-                1.0,
+            draw_latents(
+                parts, branch, [prompt], initial_noise(shape, seed + number)[None], how.steps, guidance_scale=1.0
             )
     return {name: (total / count).cpu() for name, (total, count) in sums.items()}
 

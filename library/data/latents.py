@@ -15,7 +15,8 @@ from library.data.pictures import Draw, Picture
 from library.files import fingerprint
 from library.files.cache import Cache
 from library.files.picture_files import read_bytes
-from library.models.interface import FlowModel, Progress
+from library.models.family import FlowModel
+from library.models.interface import Progress
 
 SEEN = 2
 """How pictures are decoded; grows with every change of it, so that latents made before are made again."""

@@ -9,7 +9,8 @@ from library.config.dataset import Concept
 from library.errors import ConfigError
 from library.files.cache import Cache
 from library.hierarchical_embedding_injector import ConceptToken
-from library.models.interface import FlowModel, Progress, Prompt, TextStates
+from library.models.family import FlowModel
+from library.models.interface import Progress, Prompt, TextStates
 from library.prompts import triggers_in, with_trigger
 
 ENCODED_AT_ONCE = 256
@@ -21,40 +22,46 @@ TOKENS_HELD = 4096
 class TriggerLayout:
     """How many tokens a concept's trigger has, which is how many vectors each block has for it.
 
-    CLIP's tokens come first, then T5's pieces, each in the order of the text. The rule for a prompt: every token that
-    holds characters of the trigger, at each of its occurrences, gets the vector of its place in the trigger.
+    One of the model's text streams comes after the other, each in the order of the text. The rule for a prompt: every
+    token that holds characters of the trigger, at each of its occurrences, gets the vector of its place in the trigger.
 
     Args:
-        positions: "clip_and_t5" or "clip": which of the tokens get vectors.
+        every_stream: whether tokens of all streams get vectors, or those of the first alone.
+
+    Attributes:
+        counts: tokens that get vectors, of each stream.
 
     Raises:
         ConfigError: the target prompt is so long that the trigger is cut off.
     """
 
-    def __init__(self, concept: Concept, model: FlowModel, positions: str) -> None:
+    def __init__(self, concept: Concept, model: FlowModel, every_stream: bool = True) -> None:
         self.concept = concept
         target = with_trigger(concept.target, concept)
-        clip, t5 = model.token_positions(target, triggers_in(target, concept.trigger)[0])
-        self.clip, self.t5 = len(clip), len(t5) if positions == "clip_and_t5" else 0
-        if not self.clip or (positions == "clip_and_t5" and not self.t5):
+        found = [len(places) for places in model.token_positions(target, triggers_in(target, concept.trigger)[0])]
+        marked = len(found) if every_stream else 1
+        self.counts = (*found[:marked], *[0] * (len(found) - marked))
+        if not all(found[:marked]):
+            ways = ["Choose a shorter trigger", *(f"raise {one.setting}" for one in model.streams if one.setting)]
             raise ConfigError(
                 f'concept "{concept.name}": its trigger "{concept.trigger}" is cut off in the target "{target}".',
-                "Choose a shorter trigger, or raise t5xxl_max_token_length.",
+                f"{', or '.join(ways)}.",
             )
 
     @property
     def vectors(self) -> int:
         """Vectors of a block."""
-        return self.clip + self.t5
+        return sum(self.counts)
 
     def find(self, text: str, model: FlowModel) -> list[ConceptToken]:
         """The tokens of a text that the concept's vectors replace."""
         found = []
         for span in triggers_in(text, self.concept.trigger):
-            clip, t5 = model.token_positions(text, span)
-            places = [*zip(clip[: self.clip], range(self.clip), strict=False)]
-            places += zip(t5[: self.t5], range(self.clip, self.vectors), strict=False)
-            found += [ConceptToken(position, self.concept.name, vector) for position, vector in places]
+            first = 0
+            for positions, count in zip(model.token_positions(text, span), self.counts, strict=True):
+                places = zip(positions[:count], range(first, first + count), strict=False)
+                found += [ConceptToken(position, self.concept.name, vector) for position, vector in places]
+                first += count
         return found
 
 
@@ -81,12 +88,13 @@ class TextLibrary:
         batches = [missing[begin : begin + ENCODED_AT_ONCE] for begin in range(0, len(missing), ENCODED_AT_ONCE)]
         for batch in batches:
             for text, states in zip(batch, self.model.encode_text(batch, progress), strict=True):
-                self.cache.put("text", self._key(text), {"context": states.context, "pooled": states.pooled})
+                pooled = {} if states.pooled is None else {"pooled": states.pooled}
+                self.cache.put("text", self._key(text), {"context": states.context, **pooled})
         self._places |= {text: self.cache.place("text", self._key(text)) for text in wanted}
 
     def __getitem__(self, text: str) -> Prompt:
         found = self.cache.at(self._places[text])
-        return Prompt(text, TextStates(found["context"], found["pooled"]), self._tokens_of(text))
+        return Prompt(text, TextStates(found["context"], found.get("pooled")), self._tokens_of(text))
 
     def _find_tokens(self, text: str) -> tuple[ConceptToken, ...]:
         return tuple(token for layout in self.layouts for token in layout.find(text, self.model))

@@ -56,7 +56,7 @@ def generate(
     concepts = [as_concept(concept) for concept in saved] or concepts
     opened = build_parts(settings, concepts)
     samples = [parse(prompt, concepts, "--prompt") for prompt in prompts]
-    changes, left_out = load_changes(lora, opened.model.transformer_config["num_layers"])
+    changes, left_out = load_changes(lora, opened.model.depth)
     # On a model without numbers, before minutes are spent on texts and the real one.
     check_fit(opened.model.counted().transformer, changes, str(lora))
     for line in left_out:
@@ -84,10 +84,13 @@ def check_layout(parts: Opened, name: str, saved: SavedConcept, source: Path) ->
     Raises:
         ModelError: it does not.
     """
-    layout = parts.layouts[name]
-    if layout.clip != saved.clip_tokens or (saved.t5_tokens and layout.t5 != saved.t5_tokens):
+    streams, here = parts.model.streams, parts.layouts[name].counts
+    there = [saved.tokens.get(stream.key, 0) for stream in streams]
+    # Of streams behind the first, the file may have no vectors.
+    if here[0] != there[0] or any(other and other != own for own, other in zip(here[1:], there[1:], strict=True)):
+        had = " and ".join(f"{count} {stream.name}" for stream, count in zip(streams, there, strict=True))
         raise ModelError(
-            f'{source}: the trigger "{saved.trigger}" had {saved.clip_tokens} CLIP and {saved.t5_tokens} T5 tokens in '
-            f"training; this model's tokenizers make it {layout.clip} and {layout.t5}.",
+            f'{source}: the trigger "{saved.trigger}" had {had} tokens in training; this model\'s tokenizers make it '
+            f"{' and '.join(map(str, here))}.",
             "They were learned on another model.",
         )

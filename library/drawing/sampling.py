@@ -19,7 +19,7 @@ LEVELS = 1000
 
 @dataclass(frozen=True)
 class SkipLayerGuidance:
-    """Pushes away from what the model predicts without some of its blocks (SkipLayerGuidanceSD3 in ComfyUI).
+    """Pushes away from what the model predicts without some of its blocks (skip-layer guidance, as in ComfyUI).
 
     Args:
         layers: the blocks to leave out.

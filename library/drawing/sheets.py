@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from library.drawing.drawn import draw_as_set
 from library.drawing.sample_prompts import SamplePrompt, read_samples
-from library.drawing.sampling import SkipLayerGuidance, initial_noise, sample
+from library.drawing.sampling import initial_noise
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import PureCCError
-from library.models import PromptBatch
 from library.models.interface import Progress
 from library.parts.parts import STUDENT_ADAPTER, Attached
 from library.report.progress import bar_over
@@ -134,21 +134,18 @@ class SheetMaker:
         return self.parts.cache.get("sheets", key, draw)["latents"]
 
     def _draw(self, prompt: SamplePrompt, text: str, branch: Branch, seeds: int | None = None) -> Tensor:
-        samples, model = self.parts.settings.samples, self.parts.model
-        seeds = seeds or samples.sample_seeds
+        model, seeds = self.parts.model, seeds or self.parts.settings.samples.sample_seeds
         first = self.parts.settings.optimizer.seed if prompt.seed is None else prompt.seed
         shape = model.latent_shape(prompt.width or self.size[0], prompt.height or self.size[1])
-        none = [None] * seeds
-        return sample(
-            lambda *given: self.parts.velocity(branch, *given),
-            model.sampling_scheduler(samples.sample_shift if prompt.shift is None else prompt.shift),
+        return draw_as_set(
+            self.parts,
+            branch,
+            [text] * seeds,
             torch.stack([initial_noise(shape, first + seed) for seed in range(seeds)]),
-            PromptBatch.of([self.parts.texts[text]] * seeds, none),
-            PromptBatch.of([self.parts.texts[prompt.negative]] * seeds, none),
-            prompt.steps or samples.sample_steps,
-            prompt.guidance_scale or samples.guidance_scale,
-            samples.sample_scheduler,
-            SkipLayerGuidance.of(samples),
+            negative=prompt.negative,
+            shift=prompt.shift,
+            steps=prompt.steps,
+            guidance_scale=prompt.guidance_scale,
         )
 
 

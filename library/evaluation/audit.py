@@ -21,7 +21,8 @@ from library.config.files import (
 from library.config.settings import Settings
 from library.data.latents import Latents
 from library.data.pictures import Picture, find_pictures
-from library.drawing.sampling import initial_noise, sample
+from library.drawing.drawn import draw_latents
+from library.drawing.sampling import initial_noise
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError
 from library.evaluation.audit_files import Audit, Shown, write_audit
@@ -32,7 +33,6 @@ from library.evaluation.probes import read_probes
 from library.evaluation.student import Students, concept_of_lora, loras_in, read_layers
 from library.files.cache_limit import CacheUse
 from library.files.fingerprint import of_file
-from library.models import PromptBatch
 from library.parts.parts import STUDENT_ADAPTER, Attached, Opened, build_parts
 from library.prepare.replay import pictures_at_once
 from library.prompts import NULL_PROMPT
@@ -111,16 +111,8 @@ def draw(
     at_once = pictures_at_once(shape)
     for begin in bar_over(name)(range(0, len(texts), at_once)):
         some = texts[begin : begin + at_once]
-        none = [None] * len(some)
-        drawn += sample(
-            lambda x, sigma, batches: parts.velocity(branch, x, sigma, batches),
-            parts.model.sampling_scheduler(),
-            torch.stack([initial_noise(shape, seed) for seed in seeds[begin : begin + at_once]]),
-            PromptBatch.of([parts.texts[text] for text in some], none),
-            PromptBatch.of([parts.texts[NULL_PROMPT]] * len(some), none),
-            steps or samples.sample_steps,
-            samples.guidance_scale,
-        )
+        noise = torch.stack([initial_noise(shape, seed) for seed in seeds[begin : begin + at_once]])
+        drawn += draw_latents(parts, branch, some, noise, steps or samples.sample_steps, samples.guidance_scale)
     return drawn
 
 

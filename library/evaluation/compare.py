@@ -42,7 +42,7 @@ from library.evaluation.scoring import Likeness, Scoring, best
 from library.evaluation.student import Students, loras_in, read_layers
 from library.files.atomic import write_text
 from library.files.cache_limit import CacheUse
-from library.files.fingerprint import of_key, of_large_file
+from library.files.fingerprint import of_file, of_key
 from library.methods import METHODS, in_order
 from library.objectives import EXTRACTOR, STUDENT
 from library.parts.parts import Attached, build_parts
@@ -332,7 +332,7 @@ def _scored(
     made_of = {
         "model": parts.model.fingerprint(), "concept": vars(concept), "seed": first, "size": list(size),
         "references": [one.prompts[0].complete for one in shown], "encoder": label,
-        "pictures": [of_large_file(file) for file in encoder[1]],
+        "pictures": [of_file(file) for file in encoder[1]],
         "sampling": {"steps": settings.samples.sample_steps, "guidance_scale": settings.samples.guidance_scale},
     }  # fmt: skip
 

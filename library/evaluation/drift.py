@@ -28,10 +28,11 @@ from torch import Tensor
 
 from library.chance import generator_for
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
-from library.flow import interpolate, mse, velocity_target
+from library.flow import LEVELS_OVER_ALL, interpolate, mse, velocity_target
 from library.models import PromptBatch
 from library.models.interface import Progress
 from library.parts.parts import Attached
+from library.prepare.regions import split
 from library.prepare.replay import pictures_at_once
 
 SIGMAS = (0.3, 0.6, 0.9)
@@ -40,8 +41,6 @@ SUBJECT_SIGMA = 0.6
 """Noise level at which the subject is looked for: above .8 the picture says too little."""
 SUBJECT_GRID = 16
 """Places along the longer side of the map of the subject; finer ones would be noise."""
-REFERENCE_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Noise levels at which reference pictures are looked at."""
 
 Kind = Literal["concept", "bystander", "class", "unrelated"]
 
@@ -182,18 +181,8 @@ def subject_at(parts: Attached, probes: Sequence[Probe], latents: Tensor) -> Ten
     height, width = matters.shape[-2:]
     part = min(1.0, SUBJECT_GRID / max(height, width))
     coarse = F.adaptive_avg_pool2d(matters, (max(1, round(height * part)), max(1, round(width * part))))
-    chosen = torch.stack([one > otsu(one) for one in coarse]).float()
+    chosen = torch.stack([split(one) for one in coarse])
     return F.interpolate(chosen, (height, width)).squeeze(1) > 0
-
-
-def otsu(values: Tensor) -> float:
-    """The threshold that parts values into two groups as different as can be; all-equal values are all below it."""
-    ordered = values.flatten().double().sort().values
-    count = torch.arange(1, len(ordered) + 1, dtype=torch.double)
-    below = ordered.cumsum(0) / count
-    above = (ordered.sum() - ordered.cumsum(0)) / (len(ordered) - count).clamp_min(1)
-    between = count * (len(ordered) - count) * (above - below).square()
-    return float(ordered[int(between.argmax())])
 
 
 @torch.no_grad()
@@ -221,9 +210,9 @@ def learned(
     """
     before_all, now_all, toward = [], [], []
     for number, (image, text, base) in enumerate(zip(images, texts, base_texts, strict=True)):
-        rows = image[None].expand(len(REFERENCE_SIGMAS), -1, -1, -1)
+        rows = image[None].expand(len(LEVELS_OVER_ALL), -1, -1, -1)
         noise = torch.randn(rows.shape, generator=generator_for(0, "reference", number))
-        sigma = torch.tensor(REFERENCE_SIGMAS)
+        sigma = torch.tensor(LEVELS_OVER_ALL)
         x_t, goal = interpolate(rows, noise, sigma), velocity_target(rows, noise)
         before = velocity_of(parts, PRETRAINED_BRANCH, x_t, sigma, [base] * len(sigma))
         now = velocity_of(parts, branch, x_t, sigma, [text] * len(sigma))

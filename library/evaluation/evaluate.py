@@ -43,7 +43,7 @@ from library.evaluation.scorers.catalogue import Entry, check_all, entries_of
 from library.evaluation.scorers.pixels import as_tensor
 from library.evaluation.student import Students, concept_of_lora, read_layers
 from library.files.cache_limit import CacheUse
-from library.files.fingerprint import of_large_file
+from library.files.fingerprint import of_file
 from library.parts.parts import Attached, build_parts
 from library.prompts import NULL_PROMPT
 from library.report.progress import bar_over
@@ -172,9 +172,9 @@ class Evaluation:
         return [base, other, off, *arms]
 
     def _key(self, lora: Path, concept_file: ConceptFile | None, strength: float) -> dict[str, Any]:
-        concept = None if concept_file is None else of_large_file(concept_file.path)
+        concept = None if concept_file is None else of_file(concept_file.path)
         named = concept_file is not None and concept_file.named
-        return {"lora": [of_large_file(lora), concept], "named": named, "strength": strength}
+        return {"lora": [of_file(lora), concept], "named": named, "strength": strength}
 
     def _arm(
         self,
@@ -238,8 +238,8 @@ class Evaluation:
             "loras": {
                 name: {
                     "file": str(lora),
-                    "sha256": of_large_file(lora),
-                    "concept_file_sha256": of_large_file(file.path) if (file := concept_files[lora]) else None,
+                    "sha256": of_file(lora),
+                    "concept_file_sha256": of_file(file.path) if (file := concept_files[lora]) else None,
                 }
                 for name, lora in names.items()
             },

@@ -13,15 +13,13 @@ from PIL import Image
 
 from library.chance import generator_for
 from library.data.images import open_image
-from library.drawing.sampling import SkipLayerGuidance, sample
+from library.drawing.drawn import draw_as_set
 from library.dual_branch_scheduler import Branch
 from library.evaluation.external import Key, file_name
 from library.evaluation.prompts import EvaluationPrompt
 from library.files.atomic import written
 from library.files.fingerprint import of_key
-from library.models import PromptBatch
 from library.parts.parts import Attached
-from library.prompts import NULL_PROMPT
 from library.report.sheet import as_image
 
 SAMPLING = (
@@ -107,23 +105,12 @@ class Gallery:
         return self.parts.cache.folder / "pictures" / name[:2] / f"{name}.png"
 
     def _draw(self, wanted: Wanted, branch: Branch) -> list[Image.Image]:
-        parts, samples = self.parts, self.parts.settings.samples
-        shape, count = parts.model.latent_shape(*self.size), len(wanted.seeds)
+        parts, shape = self.parts, self.parts.model.latent_shape(*self.size)
         noise = [
             torch.randn(shape, generator=generator_for(seed + wanted.shift, "evaluation", wanted.prompt.base))
             for seed in wanted.seeds
         ]
-        latents = sample(
-            lambda *given: parts.velocity(branch, *given),
-            parts.model.sampling_scheduler(samples.sample_shift),
-            torch.stack(noise),
-            PromptBatch.of([parts.texts[wanted.text]] * count, [None] * count),
-            PromptBatch.of([parts.texts[NULL_PROMPT]] * count, [None] * count),
-            samples.sample_steps,
-            samples.guidance_scale,
-            samples.sample_scheduler,
-            SkipLayerGuidance.of(samples),
-        )
+        latents = draw_as_set(parts, branch, [wanted.text] * len(noise), torch.stack(noise))
         return [as_image(pixels) for pixels in parts.model.decode(latents)]
 
 

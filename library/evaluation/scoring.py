@@ -33,7 +33,7 @@ from library.evaluation.pictures import opened
 from library.evaluation.scorers.interface import ImageEncoder
 from library.evaluation.student import Students
 from library.files.atomic import write_text
-from library.files.fingerprint import of_key, of_large_file
+from library.files.fingerprint import of_file, of_key
 from library.report.sheet import as_image
 
 
@@ -145,7 +145,7 @@ class Scoring:
     def score(self, lora: Path, strength: float) -> Score:
         """Of a LoRA at a strength."""
         concept_file = concept_file_for(lora, None)
-        sums = [of_large_file(lora), of_large_file(concept_file.path) if concept_file else None]
+        sums = [of_file(lora), of_file(concept_file.path) if concept_file else None]
         file = self.folder / f"{of_key({**self.about, 'files': sums, 'strength': strength})}.json"
         if not file.is_file():
             write_text(file, json.dumps(self._scored(lora, concept_file, strength).as_dict()))

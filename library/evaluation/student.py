@@ -71,7 +71,7 @@ def read_layers(path: Path, model: FlowModel) -> FileOnModel:
     Raises:
         ModelError: not a file for this model, or of a kind that can't be read.
     """
-    changes, left_out = load_changes(path, model.transformer_config["num_layers"])
+    changes, left_out = load_changes(path, model.depth)
     check_fit(model.counted().transformer, changes, str(path))
     for line in left_out:
         say(line)

@@ -22,7 +22,7 @@ SLICES = 64
 
 
 def of_file(path: Path) -> str:
-    """SHA-256 of a whole file."""
+    """SHA-256 of a whole file, of any size."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(READ_AT_ONCE):
@@ -42,15 +42,6 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def of_large_file(path: Path) -> str:
-    """SHA-256 of a file of any size, all of it: for numbers that others want to check."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-        return digest.hexdigest()
 
 
 def of_key(key: Any) -> str:

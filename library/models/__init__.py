@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from pathlib import Path
 
 import torch
 
 from library.config.model_settings import ModelSettings
 from library.errors import ModelError, naming
-from library.models.interface import BaseChange, FlowModel, Prompt, PromptBatch, TextStates
+from library.models.family import FAMILIES, Family, FlowModel, ModelFiles
+from library.models.interface import BaseChange, Prompt, PromptBatch, TextStates
 from library.models.loading.hub import HubFiles, is_hub_id
-from library.models.loading.model_files import FolderFiles, ModelFiles
-from library.models.memory.residence import Residence
-from library.models.sd3.model import SD3Model
-from library.models.sd3.single_file import CONFIGURATIONS, SETTINGS, PartsApart, SingleFile
+from library.models.loading.model_files import FolderFiles
+from library.models.loading.tensor_file import read_entries
 
-__all__ = ["BaseChange", "FlowModel", "Prompt", "PromptBatch", "TextStates", "load_model"]
+__all__ = ["FAMILIES", "BaseChange", "FlowModel", "Prompt", "PromptBatch", "TextStates", "load_model"]
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -52,14 +53,8 @@ def load_model(settings: ModelSettings) -> FlowModel:
         ModelError: no such model, or not one that this trainer knows.
     """
     sum_in_float32()
-    return SD3Model(
-        open_model_files(settings),
-        device=pick_device(settings.device),
-        dtype=DTYPES[settings.mixed_precision],
-        t5_length=settings.t5xxl_max_token_length,
-        residence=Residence.of(settings),
-        masked=(settings.apply_lg_attn_mask, settings.apply_lg_attn_mask, settings.apply_t5_attn_mask),
-    )
+    files = open_model_files(settings)
+    return files.family.model(files, settings, pick_device(settings.device), DTYPES[settings.mixed_precision])
 
 
 def open_model_files(settings: ModelSettings) -> ModelFiles:
@@ -68,14 +63,12 @@ def open_model_files(settings: ModelSettings) -> ModelFiles:
     Raises:
         ModelError: see `load_model`.
     """
-    given = {part: getattr(settings, name) for part, name in SETTINGS.items() if getattr(settings, name)}
-    paths = {part: Path(path).expanduser() for part, path in given.items()}
     name = settings.pretrained_model_name_or_path
     place = Path(name).expanduser()
     model: ModelFiles
     if place.is_file() or place.is_dir():
         with naming("pretrained_model_name_or_path"):
-            model = FolderFiles(place) if place.is_dir() else SingleFile(place, list(given), CONFIGURATIONS)
+            model = FolderFiles(place) if place.is_dir() else _single_file(place, settings)
     elif is_hub_id(name):
         model = HubFiles(name, offline=settings.offline)
     else:
@@ -84,4 +77,25 @@ def open_model_files(settings: ModelSettings) -> ModelFiles:
             "Give the .safetensors file that you use in ComfyUI, or download the model: "
             "hf download stabilityai/stable-diffusion-3.5-medium --local-dir FOLDER",
         )
-    return PartsApart(model, paths) if paths else model
+    apart = own_files(settings, model.family)
+    return model.family.with_own_files(model, apart) if apart and model.family.with_own_files else model
+
+
+def own_files(settings: ModelSettings, family: Family) -> dict[str, Path]:
+    """The files that the settings name for parts, by part."""
+    named = {part: getattr(settings, name) for part, name in family.own_files.items()}
+    return {part: Path(path).expanduser() for part, path in named.items() if path}
+
+
+def _single_file(path: Path, settings: ModelSettings) -> ModelFiles:
+    """A model in one file, of the family that knows it; of the first family that has such files if none does."""
+    entries = read_entries(path)
+    families = [one for one in FAMILIES.values() if one.single_file]
+    family = next((one for one in families if one.recognises(entries)), families[0])
+    assert family.single_file is not None
+    return family.single_file(path, list(own_files(settings, family)))
+
+
+for _folder in pkgutil.iter_modules(__path__):
+    if (Path(__path__[0]) / _folder.name / "family.py").is_file():
+        importlib.import_module(f"{__name__}.{_folder.name}.family")

@@ -1,18 +1,15 @@
-"""What the trainer needs of a pretrained model, whatever its family."""
+"""What goes into a pretrained model and comes out of it, whatever its family."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from library.hierarchical_embedding_injector import ConceptToken
-from library.models.memory.counting import Footprint
-from library.models.memory.residence import Residence, ResidentBase
-from library.per_pass import PerPass
 
 T = TypeVar("T")
 
@@ -29,9 +26,9 @@ class TextStates:
     """What the text encoders make of one prompt; computed once, kept on the CPU."""
 
     context: Tensor
-    """(tokens, width): CLIP's tokens, then T5's."""
-    pooled: Tensor
-    """(pooled width,)."""
+    """(tokens, width): of each of the model's text streams, one after the other."""
+    pooled: Tensor | None = None
+    """(pooled width,); None where the family's transformer reads none."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,8 @@ class PromptBatch:
 
     context: Tensor
     """(B, tokens, width)."""
-    pooled: Tensor
-    """(B, pooled width)."""
+    pooled: Tensor | None
+    """(B, pooled width); None where the family's transformer reads none."""
     tokens: tuple[tuple[ConceptToken, ...], ...]
     """For each row, the tokens that belong to concepts."""
     concepts: tuple[str | None, ...]
@@ -64,7 +61,7 @@ class PromptBatch:
         """Stacks prompts."""
         return cls(
             torch.stack([prompt.states.context for prompt in prompts]),
-            torch.stack([prompt.states.pooled for prompt in prompts]),
+            _all(torch.stack, [prompt.states.pooled for prompt in prompts]),
             tuple(prompt.tokens for prompt in prompts),
             tuple(concepts),
             tuple(prompt.text for prompt in prompts),
@@ -75,7 +72,7 @@ class PromptBatch:
         """Several batches as one, in order."""
         return cls(
             torch.cat([batch.context for batch in batches]),
-            torch.cat([batch.pooled for batch in batches]),
+            _all(torch.cat, [batch.pooled for batch in batches]),
             tuple(tokens for batch in batches for tokens in batch.tokens),
             tuple(concept for batch in batches for concept in batch.concepts),
             tuple(text for batch in batches for text in batch.texts),
@@ -83,9 +80,102 @@ class PromptBatch:
 
     def part(self, rows: slice) -> PromptBatch:
         """Some of its rows."""
-        return PromptBatch(
-            self.context[rows], self.pooled[rows], self.tokens[rows], self.concepts[rows], self.texts[rows]
-        )
+        pooled = None if self.pooled is None else self.pooled[rows]
+        return PromptBatch(self.context[rows], pooled, self.tokens[rows], self.concepts[rows], self.texts[rows])
+
+
+def _all(joined: Callable[[list[Tensor]], Tensor], pooled: Sequence[Tensor | None]) -> Tensor | None:
+    """Pooled states put together; None if a prompt has none, as then all have none."""
+    present = [one for one in pooled if one is not None]
+    return joined(present) if len(present) == len(pooled) else None
+
+
+@dataclass(frozen=True)
+class TextStream:
+    """A run of the text's tokens, as one tokenizer cuts it.
+
+    Args:
+        name: what messages call it.
+        key: what files call it.
+        begin, length: where it stands among all tokens of a text.
+        setting: sets its length; None: it is the model's own.
+    """
+
+    name: str
+    key: str
+    begin: int
+    length: int
+    setting: str | None = None
+
+    @property
+    def end(self) -> int:
+        """The first token behind it."""
+        return self.begin + self.length
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """The size of a prompt's states.
+
+    Args:
+        tokens, width: of the context. pooled: width of the pooled state; None: there is none.
+    """
+
+    tokens: int
+    width: int
+    pooled: int | None
+
+    def zeros(self, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Context and pooled states of so many prompts that say nothing."""
+        pooled = None if self.pooled is None else torch.zeros(rows, self.pooled, dtype=dtype)
+        return torch.zeros(rows, self.tokens, self.width, dtype=dtype), pooled
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the states of a prompt are."""
+        return self.tokens * self.width + (self.pooled or 0)
+
+
+def block_of(layer: str, block_lists: Mapping[str, int]) -> int | None:
+    """The number of the block that a layer is in, counted over all lists; None if it is in none.
+
+    Args:
+        layer: its name, begun by that of its list and its number there.
+        block_lists: see `FlowModel`.
+    """
+    before = 0
+    for name, count in block_lists.items():
+        if layer.startswith(f"{name}."):
+            return before + int(layer.removeprefix(f"{name}.").partition(".")[0])
+        before += count
+    return None
+
+
+class Words(nn.Module):
+    """Text encoders with learned rows for triggers, which take the place of the trigger's tokens.
+
+    Attributes:
+        rows: of each concept, the rows of each encoder by the name that files have for it.
+        length: tokens that these encoders read, the first of the text stream.
+    """
+
+    rows: nn.ModuleDict
+    length: int
+
+    def rows_of(self, concept: str) -> dict[str, nn.Parameter]:
+        """A concept's rows, by the name that files have for each encoder."""
+        raise NotImplementedError
+
+    def encode(self, text: str, spans: Sequence[tuple[int, int, str]], plain: TextStates) -> tuple[Tensor, Tensor]:
+        """Context (tokens, width) and pooled state of a text, with gradients to the rows.
+
+        Args:
+            text: with the trigger in it.
+            spans: each of the trigger's occurrences, in order: its first token, the first behind it, and the concept,
+                all of whose rows are put there instead.
+            plain: states of the text without the trigger, of which encoders that learn nothing give their part.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -113,127 +203,13 @@ class BaseChange:
 
 @dataclass(frozen=True)
 class TokenCount:
-    """How a text fits an encoder."""
+    """How a text fits an encoder.
+
+    Args:
+        stream: the number of the text stream that the encoder's tokens are.
+    """
 
     encoder: str
     needed: int
     limit: int
-
-
-class FlowModel(Protocol):
-    """A pretrained text-to-image flow model. Its parts are loaded when they are first used and can be let go."""
-
-    device: torch.device
-    dtype: torch.dtype
-    notices: list[str]
-    """What could not be done as wished, a sentence each; complete once the transformer is loaded."""
-    blocks_name: str
-    """Name of the list of transformer blocks inside the transformer, in diffusers' naming."""
-
-    @property
-    def size_multiple(self) -> int:
-        """Width and height of pictures must be multiples of it, in pixels."""
-
-    def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch, skipped: Sequence[int] = ()) -> Tensor:
-        """Predicted velocity, (B, C, H, W) float32, of noisy latents of that shape at noise levels sigma, (B,).
-
-        Args:
-            skipped: blocks to leave out.
-        """
-
-    t5_length: int
-    """Tokens that T5 reads of each prompt."""
-    residence: Residence
-    """How the transformer's weights lie in memory; may be changed until it is loaded."""
-    base: ResidentBase
-    """The transformer as it lies there, once it is loaded."""
-
-    @property
-    def clip_length(self) -> int:
-        """Tokens that CLIP reads."""
-
-    @property
-    def transformer_config(self) -> Mapping[str, Any]:
-        """The transformer's config.json."""
-
-    @property
-    def transformer(self) -> nn.Module:
-        """The transformer, frozen, loaded now if it is not yet."""
-
-    def pretrained_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The transformer's weights by diffusers name, read from the files one after the other, on the CPU."""
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """Its blocks, in order."""
-
-    def keep_for_recompute(self, *states: PerPass[Any]) -> None:
-        """Values that a pass depends on, to be put back when checkpointing runs a block again."""
-
-    def on_top_of(self, change: BaseChange) -> FlowModel:
-        """The model with one change more, before its weights are loaded.
-
-        Raises:
-            ModelError: the transformer lacks such a weight, or it has another shape.
-        """
-
-    def counted(self, residence: Residence | None = None) -> FlowModel:
-        """A copy on the meta device, whose weights have shapes and no numbers, kept in memory as said."""
-
-    def footprints(self, pictures: Sequence[tuple[int, int]], drawn: Sequence[tuple[int, int]]) -> dict[str, Footprint]:
-        """What "text", "encode" and "decode" need on the device, for pictures of these widths and heights."""
-
-    def encode_text(self, texts: Sequence[str], progress: Progress = iter) -> list[TextStates]:
-        """Text states of prompts, on the CPU. The encoders are read for it and let go again.
-
-        Args:
-            progress: wraps the loop that takes the time.
-        """
-
-    def without_encoders(self, prompts: PromptBatch, dropped: Tensor) -> PromptBatch:
-        """The prompts with zeros where states of encoders were, in the context and in the pooled state.
-
-        Args:
-            dropped: for each row whether CLIP-L, CLIP-G and T5 are left out, (B, 3) bool.
-        """
-
-    def learned_words(self, starts: Mapping[str, tuple[str, int]]) -> nn.Module:
-        """The two CLIPs with learned rows for triggers; see `LearnedWords`. They stay on the CPU."""
-
-    def count_tokens(self, texts: Sequence[str]) -> list[list[TokenCount]]:
-        """For each text, how many tokens each encoder needs, begin and end included, and how many it takes."""
-
-    def token_positions(self, text: str, span: tuple[int, int]) -> tuple[list[int], list[int]]:
-        """Places in the text stream of the tokens that hold these characters: CLIP's, T5's; none for cut-off ones."""
-
-    def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents, (C, h, w) float32 on the CPU, of pixels (3, H, W) in -1 .. 1."""
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in -1 .. 1, float32 on the CPU, of latents (B, C, h, w)."""
-
-    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """(C, h, w) of a picture's latents.
-
-        Raises:
-            ModelError: the model can't draw this size.
-        """
-
-    def sampling_scheduler(self, shift: float | None = None) -> Any:
-        """A fresh copy of the diffusers scheduler that the model is sampled with.
-
-        Args:
-            shift: another than the model's own.
-        """
-
-    def text_fingerprint(self) -> str:
-        """Changes when another encoder, length or precision would give other text states."""
-
-    def image_fingerprint(self) -> str:
-        """Changes when another VAE or precision would give other latents."""
-
-    def fingerprint(self) -> str:
-        """Changes when the transformer does."""
-
-    def release_vae(self) -> None:
-        """Lets the VAE go."""
+    stream: int = 0

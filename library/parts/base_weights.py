@@ -39,7 +39,7 @@ def _content(layers: Mapping[str, LayerWeights]) -> str:
 
 
 def _change(path: str, multiplier: float, model: FlowModel) -> BaseChange:
-    layers = load_lora(path, model.transformer_config["num_layers"])
+    layers = load_lora(path, model.depth)
     return BaseChange(
         {f"{name}.weight": partial(_update, layer, multiplier) for name, layer in layers.items()},
         {f"{name}.weight": (len(layer.up), layer.down.shape[1]) for name, layer in layers.items()},

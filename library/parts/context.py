@@ -48,19 +48,14 @@ def name_of(concept: str) -> str:
 
 
 def places(parts: Opened, concept: str, text: str) -> tuple[ConceptToken, ...]:
-    """The last tokens of a text in CLIP's and in T5's part of the stream, as far as they are padding."""
+    """The last tokens of a text in each of the model's text streams, as far as they are padding."""
     count, model = parts.settings.context.context_vectors, parts.model
-    needed = {"clip": 0, "t5": 0}
-    for encoder in model.count_tokens([text])[0]:
-        kind = "t5" if encoder.encoder == "T5" else "clip"
-        needed[kind] = max(needed[kind], encoder.needed)
-    found = []
-    for number, (begin, length, kind) in enumerate(
-        ((0, model.clip_length, "clip"), (model.clip_length, model.t5_length, "t5"))
-    ):
-        free = min(count, max(0, length - needed[kind]))
+    counts, found = model.count_tokens([text])[0], list[ConceptToken]()
+    for number, stream in enumerate(model.streams):
+        needed = max(one.needed for one in counts if one.stream == number)
+        free = min(count, max(0, stream.length - needed))
         found += [
-            ConceptToken(begin + length - 1 - index, name_of(concept), number * count + index, of_trigger=False)
+            ConceptToken(stream.end - 1 - index, name_of(concept), number * count + index, of_trigger=False)
             for index in range(free)
         ]
     return tuple(found)

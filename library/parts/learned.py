@@ -11,7 +11,7 @@ from torch import Tensor
 from library.config.dataset import Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.hierarchical_embedding_injector import ConceptEmbeddings
-from library.models.sd3.learned_words import LearnedWords
+from library.models.interface import Words
 from library.objectives import EXTRACTOR, GUIDE, PRETRAINED, STUDENT, WORD
 from library.parts.branching import has_extractor
 from library.parts.learnable import Learnable
@@ -69,7 +69,7 @@ class Student:
     merged: bool
     taught_word: bool
     vectors: Mapping[str, ConceptEmbeddings]
-    words: LearnedWords | None
+    words: Words | None
 
     stage: ClassVar[str] = STUDENT
 
@@ -140,7 +140,7 @@ def fresh_student(parts: Attached, extractor: Extractor, start: Start) -> Studen
 
 
 def student_of(
-    parts: Attached, extractor: Extractor, vectors: Mapping[str, ConceptEmbeddings], words: LearnedWords | None = None
+    parts: Attached, extractor: Extractor, vectors: Mapping[str, ConceptEmbeddings], words: Words | None = None
 ) -> Student:
     """The student whose vectors, by concept, and words these are.
 

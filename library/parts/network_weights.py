@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,13 +23,13 @@ from library.terminal import say
 INTO_THE_MODEL = "put that LoRA into the pretrained model by base_weights, and train a fresh one on top of it."
 
 
-def with_dim(settings: Settings, blocks_name: str) -> Settings:
+def with_dim(settings: Settings, block_lists: Collection[str]) -> Settings:
     """The settings, with rank, scale and layers of `network_weights` if `dim_from_weights` says so.
 
     Layers that `target_modules` names stay the user's choice.
 
     Args:
-        blocks_name: of the transformer's blocks, the begin of their layers' names.
+        block_lists: names of the lists of the transformer's blocks, the begins of their layers' names.
 
     Raises:
         ConfigError: the method trains no LoRA, or the file's rank is larger than `network_dim`.
@@ -46,7 +46,7 @@ def with_dim(settings: Settings, blocks_name: str) -> Settings:
     if network.dim_from_weights:
         network = replace(network, network_dim=largest.rank, network_alpha=largest.alpha)
         if network.target_modules == ATTENTION_PROJECTIONS:
-            network = replace(network, target_modules=_kinds_of(layers, blocks_name))
+            network = replace(network, target_modules=_kinds_of(layers, block_lists))
         return replace(settings, network=network)
     if largest.rank > max(network.ranks.values()):
         raise ConfigError(
@@ -57,22 +57,27 @@ def with_dim(settings: Settings, blocks_name: str) -> Settings:
     return settings
 
 
-def _kinds_of(layers: Iterable[str], blocks_name: str) -> list[str]:
+def _inside(layer: str, block_lists: Collection[str]) -> str | None:
+    """A layer's name inside its block; None if it is in none."""
+    begin, _, rest = layer.partition(".")
+    return rest.partition(".")[2] if begin in block_lists else None
+
+
+def _kinds_of(layers: Iterable[str], block_lists: Collection[str]) -> list[str]:
     """The layers of a file as `target_modules` names them, those inside of blocks."""
-    inside = [name for name in layers if name.startswith(f"{blocks_name}.")]
     known = [ending for kind in KINDS.values() for ending in kind]
-    targets = dict.fromkeys(name.removeprefix(f"{blocks_name}.").partition(".")[2] for name in inside)
+    targets = dict.fromkeys(inside for name in layers if (inside := _inside(name, block_lists)))
     found = {next((end for end in known if name.endswith(f".{end}") or name == end), name) for name in targets}
     order = [*ATTENTION_PROJECTIONS, *known]
     return sorted(found, key=lambda ending: order.index(ending) if ending in order else len(order))
 
 
-def _how_they_learn(unknown: list[str], network: NetworkSettings, blocks_name: str) -> str:
+def _how_they_learn(unknown: list[str], network: NetworkSettings, block_lists: Collection[str]) -> str:
     """What to set so that these layers learn, too."""
-    outside = [name for name in unknown if not name.startswith(f"{blocks_name}.")]
+    outside = [name for name in unknown if _inside(name, block_lists) is None]
     if outside:
         return f"Outside of the transformer blocks, as {outside[0]} is, nothing can learn: {INTO_THE_MODEL}"
-    missing = [kind for kind in _kinds_of(unknown, blocks_name) if kind not in network.ranks]
+    missing = [kind for kind in _kinds_of(unknown, block_lists) if kind not in network.ranks]
     if not missing:
         return f'Set train_block_indices = "all", or {INTO_THE_MODEL}'
     if network.target_modules == ATTENTION_PROJECTIONS and not network.dim_from_weights:
@@ -100,12 +105,12 @@ def start_from_weights(parts: Attached, student: Student, tell: Callable[[str], 
         return
     source = f"network_weights: {path}"
     with naming("network_weights"):
-        layers = load_lora(path, len(parts.model.blocks))
+        layers = load_lora(path, parts.model.depth)
     unknown = sorted(set(layers) - set(parts.network.layers))
     if unknown:
         raise ModelError(
             f"{source} changes {len(unknown)} layers that do not learn here, such as {unknown[0]}.",
-            _how_they_learn(unknown, parts.settings.network, parts.model.blocks_name),
+            _how_they_learn(unknown, parts.settings.network, parts.model.block_lists),
         )
     for name, given in layers.items():
         _copy_into(parts.network.layers[name].low_rank(STUDENT_ADAPTER), given, f"{source}: {name}")

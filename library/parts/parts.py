@@ -55,13 +55,13 @@ class Opened:
         Args:
             layers: by diffusers name, other ones than the settings name, inside the blocks or outside.
         """
-        blocks, shape = self.model.blocks, self.settings.network
+        transformer, shape = self.model.transformer, self.settings.network
         if layers is None:
-            chosen = shape.chosen_blocks(len(blocks))
-            network = AdapterNetwork(blocks, self.model.blocks_name, shape.ranks, chosen)
+            lists = {name: list(transformer.get_submodule(name).children()) for name in self.model.block_lists}
+            network = AdapterNetwork(lists, shape.ranks, shape.chosen_blocks(self.model.depth))
         else:
-            network = AdapterNetwork.on(self.model.transformer, layers)
-        injector = HierarchicalEmbeddingInjector(list(blocks))
+            network = AdapterNetwork.on(transformer, layers)
+        injector = HierarchicalEmbeddingInjector(self.model.blocks, self.model.text_inputs)
         self.model.keep_for_recompute(network.route, injector.placements)
         held = {one.name: getattr(self, one.name) for one in fields(Opened)}
         return Attached(**held, network=network, injector=injector)
@@ -69,6 +69,7 @@ class Opened:
     def saved_concepts(self) -> list[SavedConcept]:
         """What the concept files say about each concept."""
         every = self.settings.concept_embeddings.concept_embeddings != "first_block"
+        streams = self.model.streams
         return [
             SavedConcept(
                 name=concept.name,
@@ -76,10 +77,9 @@ class Opened:
                 class_word=concept.class_word,
                 kind=concept.kind,
                 target=concept.target,
-                clip_tokens=self.layouts[concept.name].clip,
-                t5_tokens=self.layouts[concept.name].t5,
+                tokens={one.key: count for one, count in zip(streams, self.layouts[concept.name].counts, strict=True)},
                 every_block=every,
-                t5_length=self.settings.model.t5xxl_max_token_length,
+                lengths={one.key: one.length for one in streams if one.setting},
                 optional=self.settings.teaches_word,
             )
             for concept in self.concepts
@@ -131,12 +131,12 @@ def build_parts(settings: Settings, concepts: list[Concept]) -> Opened:
         ConfigError: skip-layer guidance names a block that the model lacks.
     """
     model = load_model(settings.model)
-    _check_skipped(settings.samples, model.transformer_config["num_layers"])
-    settings.network.chosen_blocks(model.transformer_config["num_layers"])
+    _check_skipped(settings.samples, model.depth)
+    settings.network.chosen_blocks(model.depth)
     model = with_base_weights(model, settings.network)
     cache = Cache(settings.saving.cache_dir)
-    positions = settings.concept_embeddings.embedding_positions
-    layouts = {concept.name: TriggerLayout(concept, model, positions) for concept in concepts}
+    every_stream = settings.concept_embeddings.every_stream
+    layouts = {concept.name: TriggerLayout(concept, model, every_stream) for concept in concepts}
     return Opened(settings, concepts, model, cache, layouts, TextLibrary(model, cache, list(layouts.values())))
 
 

@@ -15,8 +15,7 @@ def embeddings_of(parts: Opened, vectors: dict[str, Tensor], source: str) -> dic
     Raises:
         ModelError: they do not fit the model.
     """
-    blocks, found = parts.model.transformer_config["num_layers"], {}
-    width = parts.model.transformer_config["caption_projection_dim"]
+    blocks, width, found = parts.model.depth, parts.model.width, {}
     for name, tensor in vectors.items():
         if name not in parts.layouts:
             continue

@@ -11,7 +11,7 @@ from torch import Tensor
 from library.files.atomic import saved_at, write_tensors
 from library.hierarchical_embedding_injector import ConceptToken
 from library.models import PromptBatch
-from library.models.sd3.learned_words import LearnedWords
+from library.models.interface import Words
 from library.parts.parts import Opened
 from library.prompts import without_concept
 
@@ -24,7 +24,7 @@ class WordReader:
         words: those that are read.
     """
 
-    def __init__(self, parts: Opened, words: LearnedWords) -> None:
+    def __init__(self, parts: Opened, words: Words) -> None:
         self.parts, self.words = parts, words
         self._kept: dict[str, tuple[Tensor, tuple[Tensor, Tensor]]] = {}
 
@@ -33,6 +33,8 @@ class WordReader:
         if not any(batch.texts) or not any(batch.tokens):
             return batch
         device = self.parts.model.device
+        if batch.pooled is None:
+            raise TypeError("learned words make a pooled state, and this model reads none")
         context, pooled = list(batch.context.to(device)), list(batch.pooled.to(device))
         made: dict[str, tuple[Tensor, Tensor]] = {}
         for row, (text, tokens) in enumerate(zip(batch.texts, batch.tokens, strict=True)):
@@ -56,14 +58,14 @@ class WordReader:
         for concept in self.parts.concepts:
             plain = without_concept(plain, concept)
         self.parts.texts.prepare([plain])
-        spans = _spans(self.parts.texts[text].tokens, self.parts.model.clip_length)
+        spans = _spans(self.parts.texts[text].tokens, self.words.length)
         return self.words.encode(text, spans, self.parts.texts[plain].states)
 
 
-def _spans(tokens: Sequence[ConceptToken], clip_length: int) -> list[tuple[int, int, str]]:
-    """First token, the first behind it and concept of each trigger that CLIP reads."""
+def _spans(tokens: Sequence[ConceptToken], length: int) -> list[tuple[int, int, str]]:
+    """First token, the first behind it and concept of each trigger among the first tokens of the text stream."""
     spans: list[tuple[int, int, str]] = []
-    for token in sorted((one for one in tokens if one.position < clip_length), key=lambda one: one.position):
+    for token in sorted((one for one in tokens if one.position < length), key=lambda one: one.position):
         if token.vector == 0:
             spans.append((token.position, token.position + 1, token.concept))
         else:
@@ -71,21 +73,19 @@ def _spans(tokens: Sequence[ConceptToken], clip_length: int) -> list[tuple[int, 
     return spans
 
 
-def made_words(parts: Opened) -> LearnedWords:
+def made_words(parts: Opened) -> Words:
     """Loads the encoders and gives every concept its rows: the class word's, as many as its trigger has tokens."""
-    starts = {one.name: (one.class_word, parts.layouts[one.name].clip) for one in parts.concepts}
-    words = parts.model.learned_words(starts)
-    assert isinstance(words, LearnedWords), "no other model has them"
-    return words
+    starts = {one.name: (one.class_word, parts.layouts[one.name].counts[0]) for one in parts.concepts}
+    return parts.model.learned_words(starts)
 
 
-def save_words(parts: Opened, words: LearnedWords, name: str) -> list[Path]:
-    """Writes a file for each concept, as ComfyUI loads it from `models/embeddings`: "clip_l" and "clip_g"."""
+def save_words(parts: Opened, words: Words, name: str) -> list[Path]:
+    """Writes a file for each concept, as ComfyUI loads it from `models/embeddings`: the rows of each encoder."""
     paths = []
     for concept in parts.concepts:
         ending = "embedding" if len(parts.concepts) == 1 else f"{concept.name}_embedding"
         path = parts.settings.output_dir / f"{name}_{ending}.safetensors"
-        tensors = {clip: rows.detach().float().cpu() for clip, rows in words.rows_of(concept.name).items()}
+        tensors = {name: rows.detach().float().cpu() for name, rows in words.rows_of(concept.name).items()}
         write_tensors(path, tensors, {"format": "pt", "trigger": concept.trigger, "class_word": concept.class_word})
         paths.append(saved_at(path))
     return paths

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from library.data.captions import caption_file_of, captions_of
 from library.data.folder import named
 from library.data.inspection import Look, look_at, nearly_same, same_files, surroundings_differ
 from library.data.pictures import Picture
+from library.models.interface import TextStream
 from library.placeholders import foreign_placeholders
 from library.preflight.caption_words import described, said_by_all
 from library.preflight.checks import may_only_be_read
@@ -21,11 +22,11 @@ from library.prompts import triggers_in
 from library.report.progress import bar_over
 
 MANY_TOKENS = 4
-"""A trigger of more CLIP tokens than this is spread thin."""
+"""A trigger of more tokens than this is spread thin."""
 KNOWN_WORD = 4
-"""A trigger of at least so many letters that CLIP reads as one token is a word that it knows."""
+"""A trigger of at least so many letters that is read as one token is a word that it knows."""
 RARE_WORDS = frozenset({"ohwx"})
-"""Words that CLIP reads as one token and that mean nothing to it."""
+"""Words that are one token and mean nothing to the model."""
 ENLARGED = 1.5
 """A picture that has to be enlarged by more than this is too small."""
 BLURRED_SHARE = 0.1
@@ -81,8 +82,15 @@ def _texts(plan: Plan) -> Iterator[Finding]:
     if cut:
         yield Finding(
             f"{len(cut)} times a caption is cut off: {cut[0].strip()}{' ...' if len(cut) > 1 else ''}",
-            "Shorten captions, or raise t5xxl_max_token_length (CLIP always reads 77 tokens at most).",
+            f"{_to_read_more(plan.parts.model.streams)}.",
         )
+
+
+def _to_read_more(streams: Sequence[TextStream]) -> str:
+    """What helps where a text is cut off."""
+    ways = ["Shorten captions", *(f"raise {one.setting}" for one in streams if one.setting)]
+    fixed = [f"{one.name} always reads {one.length} tokens at most" for one in streams if not one.setting]
+    return ", or ".join(ways) + (f" ({', '.join(fixed)})" if fixed else "")
 
 
 def _placeholders(plan: Plan) -> Iterator[Finding]:
@@ -148,11 +156,11 @@ def _cache(plan: Plan) -> Iterator[Finding]:
 
 
 def _trigger(plan: Plan, concept: Concept) -> Iterator[Finding]:
-    tokens, words = plan.parts.layouts[concept.name].clip, concept.trigger.split()
+    tokens, words = plan.parts.layouts[concept.name].counts[0], concept.trigger.split()
     known = [word for word in words if word.isalpha() and len(word) >= KNOWN_WORD and word not in RARE_WORDS]
     if tokens > MANY_TOKENS:
         yield Finding(
-            f'The trigger "{concept.trigger}" is {tokens} CLIP tokens long.',
+            f'The trigger "{concept.trigger}" is {tokens} {plan.parts.model.streams[0].name} tokens long.',
             'Choose a shorter one, for instance "ohwx".',
         )
     elif known and tokens == len(words):

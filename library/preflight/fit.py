@@ -25,15 +25,12 @@ from library.preflight.forecast import (
     count_step,
     forecast,
     recounted,
-    text_length,
 )
 from library.preflight.plan import Plan
 from library.preflight.times import describe_times, speed_for
 from library.preflight.windows import POLICY, SPILLS, spills
 from library.roofline import CARDS
 
-PRESET_BLOCKS = 24
-"""Blocks of the model that the presets for cards are made for, Stable Diffusion 3.5 Medium."""
 REFINEMENTS = 2
 LAST_RESORT = "a lower resolution, or a smaller train_batch_size with more gradient_accumulation_steps"
 
@@ -104,7 +101,7 @@ def card_of(settings: Settings, device: torch.device) -> int | None:
 
 def block_count(plan: Plan) -> int:
     """Blocks of the transformer."""
-    return plan.parts.model.transformer_config["num_layers"]
+    return plan.parts.model.depth
 
 
 def recompute_as_few_as_fit(plan: Plan, predicted: Forecast, room: int) -> Forecast:
@@ -226,16 +223,16 @@ def _free_now(plan: Plan) -> str:
 
 def _preset(plan: Plan, card: int | None) -> Iterator[str]:
     """The preset that is made for such a card."""
-    presets = [size for size in PRESETS if card and size * GIB <= card]
-    if presets and block_count(plan) == PRESET_BLOCKS:
-        yield f"The preset for such a card is presets/sd35m_{presets[-1]}gb.toml."
+    name, made = plan.parts.model.family.card_presets.get(block_count(plan), ("", ()))
+    presets = [size for size in made if card and size * GIB <= card]
+    if presets:
+        yield f"The preset for such a card is presets/{name}_{presets[-1]}gb.toml."
 
 
 def disk_use(plan: Plan, predicted: Forecast) -> tuple[int, int]:
     """Bytes of the cache, and about how many of results and saved state."""
     model, settings = plan.parts.model, plan.settings
-    width, pooled = (model.transformer_config[f"{name}_dim"] for name in ("joint_attention", "pooled_projection"))
-    texts = len(plan.texts()) * (text_length(model) * width + pooled) * model.dtype.itemsize
+    texts = len(plan.texts()) * model.text_shape.numbers * model.dtype.itemsize
     ways = [(picture.size, 2 if picture.subset.flip_aug else 1) for picture in plan.pictures]
     latents = sum(8 * n * _numbers(model.latent_shape(*size)) for size, n in ways)  # mean and deviation, 4 bytes each
     replayed = settings.pure_learning.replay_images if plan.uses_replay else 0

@@ -15,7 +15,7 @@ from torch import Tensor
 from library.config.dataset import Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Scene
 from library.hierarchical_embedding_injector import ConceptToken
-from library.models import FlowModel, PromptBatch
+from library.models import PromptBatch
 from library.models.memory.counting import Footprint
 from library.models.memory.live_memory import LiveMemory, fused_attention, held_by, storage_bytes
 from library.models.memory.operations import META
@@ -240,8 +240,7 @@ def counted_student(parts: Attached) -> Student:
 def _zeros(parts: Attached, concept: Concept) -> Tensor:
     """What a concept's vectors start from, without numbers that mean anything."""
     blocks = len(parts.model.blocks) if parts.settings.concept_embeddings.concept_embeddings == "per_block" else 1
-    width = parts.model.transformer_config["caption_projection_dim"]
-    return torch.zeros(blocks, parts.layouts[concept.name].vectors, width)
+    return torch.zeros(blocks, parts.layouts[concept.name].vectors, parts.model.width)
 
 
 def heaviest_batch(plan: Plan) -> tuple[tuple[int, int], int]:
@@ -265,17 +264,12 @@ def _scene(plan: Plan, size: tuple[int, int], rows: int, prompts: set[str], text
     """
     model, concept = plan.parts.model, plan.config.concepts[0]
     vectors = range(plan.parts.layouts[concept.name].vectors)
-    text = torch.zeros(rows, text_length(model), model.transformer_config["joint_attention_dim"], dtype=model.dtype)
+    text, pooled = model.text_shape.zeros(rows, model.dtype)
     batch = PromptBatch(
         _learning(text) if text_learns else text,
-        torch.zeros(rows, model.transformer_config["pooled_projection_dim"], dtype=model.dtype),
+        pooled,
         (tuple(ConceptToken(index, concept.name, index) for index in vectors),) * rows,
         (concept.name,) * rows,
     )
     image = torch.zeros(rows, *model.latent_shape(*size))
     return Scene(image, image, torch.full((rows,), 0.5), dict.fromkeys(prompts, batch), region=image[:, :1])
-
-
-def text_length(model: FlowModel) -> int:
-    """Tokens of the text stream, CLIP's and T5's."""
-    return model.clip_length + model.t5_length

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from library.drawing.sheets import SHOWN_AT_STRENGTHS
-from library.models.sd3.text_encoders import TEXT_BATCH
 from library.objectives import EXTRACTOR, STUDENT
 from library.preflight.forecast import DECODE, ENCODE, TEXT, Forecast, drawn_sizes, phase_of
 from library.preflight.plan import Plan
@@ -65,7 +64,7 @@ def phases(plan: Plan, predicted: Forecast) -> list[Phase]:
     """The phases of a run that finds nothing in its cache, in order; the report card comes on top of them."""
     settings, parts = plan.settings, predicted.parts
     latents = sum((2 if picture.subset.flip_aug else 1) * len(picture.crops) for picture in plan.pictures)
-    texts = Task(-(-len(plan.texts()) // TEXT_BATCH), parts[TEXT].work)
+    texts = Task(-(-len(plan.texts()) // plan.parts.model.texts_at_once), parts[TEXT].work)
     found = [
         Phase(TEXT, (texts,), parts[TEXT].read),
         Phase(ENCODE, (Task(latents, parts[ENCODE].work),)),

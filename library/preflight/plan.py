@@ -165,7 +165,7 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
     """
     check_model_is_kept(settings)
     parts = build_parts(settings, config.concepts)
-    settings = with_dim(settings, parts.model.blocks_name)
+    settings = with_dim(settings, parts.model.block_lists)
     check_optimizer(settings.optimizer, [list(rates.values()) for rates in stage_rates(settings).values()])
     seed, data = settings.optimizer.seed, settings.data
     found = find_pictures(config, parts.model.size_multiple, seed, data.caption_variants, data.random_crop_variants)
@@ -279,10 +279,11 @@ def describe_plan(plan: Plan) -> str:
     method = method_of(plan.settings)
     lines = [f"Method: {method.name}, which trains {method.trains}.", "Concepts"]
     for concept in plan.config.concepts:
-        layout = plan.parts.layouts[concept.name]
+        counts = zip(plan.parts.layouts[concept.name].counts, plan.parts.model.streams, strict=True)
+        tokens = " and ".join(f"{count} {stream.name}" for count, stream in counts)
         lines.append(
-            f'  {concept.name}: a {concept.kind}, trigger "{concept.trigger}" ({layout.clip} CLIP and {layout.t5} T5 '
-            f'tokens), class "{concept.class_word}"'
+            f'  {concept.name}: a {concept.kind}, trigger "{concept.trigger}" ({tokens} tokens), class '
+            f'"{concept.class_word}"'
         )
     buckets: dict[tuple[int, int], int] = {}
     for picture in plan.pictures:

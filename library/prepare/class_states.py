@@ -12,13 +12,11 @@ from library.config.dataset import Concept
 from library.data.latents import Latents
 from library.data.pictures import Picture
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
-from library.flow import interpolate
+from library.flow import LEVELS_OVER_ALL, interpolate
 from library.models import PromptBatch
 from library.parts.parts import Attached
 from library.prompts import derive, triggers_in
 
-INIT_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Noise levels over which the class word's hidden states are averaged."""
 PICTURES_LOOKED_AT = 4
 """Pictures of a concept that the states are averaged over, at most."""
 
@@ -33,7 +31,7 @@ def class_text(concept: Concept) -> str:
 def class_states(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
     """What the concept's vectors start from: the class word's hidden states at the input of each block.
 
-    Averaged over noise levels, pictures and the word's own tokens; one mean for CLIP's places, one for T5's.
+    Averaged over noise levels, pictures and the word's own tokens; one mean for the places of each text stream.
 
     Args:
         latents: of some of the concept's pictures, (B, C, h, w).
@@ -42,20 +40,22 @@ def class_states(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
         (L, tokens, width), float32; (1, tokens, width) where all blocks share it or only the first gets one.
     """
     text, layout, model = class_text(concept), parts.layouts[concept.name], parts.model
-    clip, t5 = model.token_positions(text, triggers_in(text, concept.class_word)[0])
+    places = model.token_positions(text, triggers_in(text, concept.class_word)[0])
     prompts = PromptBatch.of([parts.texts[text]] * len(latents), [None] * len(latents))
     generator = generator_for(parts.settings.optimizer.seed, "class states", concept.name)
     means = []
-    for level in INIT_SIGMAS:
+    for level in LEVELS_OVER_ALL:
         sigma = torch.full((len(latents),), level)
         x_t = interpolate(latents, torch.randn(latents.shape, generator=generator), sigma)
         with parts.injector.watching() as seen:
             parts.velocity(PRETRAINED_BRANCH, x_t, sigma, [prompts])
         means.append(torch.stack([states.float().mean(0) for states in seen]))
-    states = sum(means[1:], means[0]) / len(INIT_SIGMAS)
-    kinds = [states[:, clip].mean(1, keepdim=True).expand(-1, layout.clip, -1)]
-    if layout.t5:
-        kinds.append(states[:, t5 or clip].mean(1, keepdim=True).expand(-1, layout.t5, -1))
+    states = sum(means[1:], means[0]) / len(LEVELS_OVER_ALL)
+    kinds = [
+        states[:, own or places[0]].mean(1, keepdim=True).expand(-1, count, -1)
+        for own, count in zip(places, layout.counts, strict=True)
+        if count
+    ]
     vectors = torch.cat(kinds, dim=1)
     modes = {"per_block": vectors, "shared": vectors.mean(0, keepdim=True), "first_block": vectors[:1]}
     return modes[parts.settings.concept_embeddings.concept_embeddings]

@@ -24,13 +24,12 @@ from library.data.latents import Latents
 from library.data.pictures import Picture
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import TrainingError
-from library.flow import interpolate, mse, velocity_target
+from library.flow import LEVELS_OVER_ALL, interpolate, mse, velocity_target
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.models import PromptBatch
 from library.models.interface import Progress
 from library.parts.context import Context, name_of, places
 from library.parts.parts import Attached
-from library.prepare.class_states import INIT_SIGMAS
 from library.prepare.regions import class_region
 
 LEAST_SIGMA = 0.4
@@ -158,14 +157,13 @@ def _padding_states(parts: Attached, text: str, latents: Tensor) -> Tensor:
     """The padding's own states at the input of each block, (L, vectors, width): with these, nothing has changed."""
     prompts = PromptBatch.of([parts.texts[text]], [None])
     count, model = parts.settings.context.context_vectors, parts.model
-    ends = (model.clip_length, model.clip_length + model.t5_length)
-    positions = [end - 1 - index for end in ends for index in range(count)]
+    positions = [stream.end - 1 - index for stream in model.streams for index in range(count)]
     total = torch.zeros(())
-    for level in INIT_SIGMAS:
+    for level in LEVELS_OVER_ALL:
         generator = generator_for(parts.settings.optimizer.seed, "padding", str(level))
         noise = torch.randn(latents.shape, generator=generator)
         sigma = torch.full((1,), level)
         with parts.injector.watching() as seen:
             parts.velocity(PRETRAINED_BRANCH, interpolate(latents[None], noise[None], sigma), sigma, [prompts])
         total = total + torch.stack([states[0, positions].float() for states in seen])
-    return total / len(INIT_SIGMAS)
+    return total / len(LEVELS_OVER_ALL)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from library.config.dataset import Concept
+from library.drawing.drawn import draw_latents
 from library.drawing.sample_prompts import read_prompt_lines
-from library.drawing.sampling import initial_noise, sample
+from library.drawing.sampling import initial_noise
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
-from library.models import PromptBatch
 from library.models.interface import Progress
 from library.parts.parts import Attached, Opened
 from library.prepare.regions import class_region
-from library.prompts import NULL_PROMPT, PromptTriple, derive, triggers_in
+from library.prompts import PromptTriple, derive, triggers_in
 
 DEFAULT_PROMPTS = Path(__file__).with_name("replay_prompts.txt")
 CLASS = "{class}"
@@ -124,16 +124,9 @@ def _draw(parts: Attached, prompts: list[str], numbers: list[int], shape: tuple[
     ]
     found = [tensors for key in keys if (tensors := parts.cache.find("replay", key))]
     if len(found) < len(keys):
-        none = [None] * len(prompts)
-        latents = sample(
-            lambda *given: parts.velocity(PRETRAINED_BRANCH, *given),
-            parts.model.sampling_scheduler(),
-            torch.stack([initial_noise(shape, key["seed"]) for key in keys]),
-            PromptBatch.of([parts.texts[prompt] for prompt in prompts], none),
-            PromptBatch.of([parts.texts[NULL_PROMPT]] * len(prompts), none),
-            settings.pure_learning.replay_sample_steps,
-            settings.samples.guidance_scale,
-        )
+        noise = torch.stack([initial_noise(shape, settings.optimizer.seed + number) for number in numbers])
+        steps, guidance = settings.pure_learning.replay_sample_steps, settings.samples.guidance_scale
+        latents = draw_latents(parts, PRETRAINED_BRANCH, prompts, noise, steps, guidance)
         found = [{"latents": one} for one in latents]
         for key, tensors in zip(keys, found, strict=True):
             parts.cache.put("replay", key, tensors)

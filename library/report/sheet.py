@@ -51,7 +51,9 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
     Args:
         size: in pixels.
     """
-    folder = Path(find_spec("matplotlib").origin).parent
+    found = find_spec("matplotlib")
+    assert found is not None and found.origin is not None, "requirements.txt has it"
+    folder = Path(found.origin).parent
     return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 

@@ -39,13 +39,6 @@ NEEDED = frozenset(
 """What stays of kohya's with `no_metadata`, as in sd-scripts."""
 
 
-def family_of(transformer_config: Mapping[str, Any]) -> str:
-    """Which of Stability's models it is: "3-medium", "3-5-medium" or "3-5-large", by how it is built."""
-    if transformer_config.get("dual_attention_layers"):
-        return "3-5-medium"
-    return "3-5-large" if transformer_config.get("qk_norm") else "3-medium"
-
-
 def metadata_of(parts: Opened, steps: int, about_data: Mapping[str, str] | None = None) -> dict[str, str]:
     """What UIs and other trainers read in a LoRA file. SD.Next knows the model by `ss_base_model_version`.
 
@@ -61,7 +54,7 @@ def metadata_of(parts: Opened, steps: int, about_data: Mapping[str, str] | None 
 def _of_training(parts: Opened, steps: int) -> dict[str, str]:
     settings, saving, said = parts.settings, parts.settings.saving, parts.settings.metadata
     network, whole = settings.network, learns_whole_weights(settings)
-    pure, family = settings.pure_learning, family_of(parts.model.transformer_config)
+    pure, described = settings.pure_learning, parts.model.described
     weights = {
         "eta": pure.eta,
         "lambda": pure.lambda_,
@@ -72,14 +65,14 @@ def _of_training(parts: Opened, steps: int) -> dict[str, str]:
     in_words = ", ".join(f"{name} {weight}" for name, weight in weights.items())
     return {
         "ss_output_name": saving.output_name,
-        "ss_network_module": "networks.lora_sd3",
+        "ss_network_module": described["ss_network_module"],
         "ss_network_dim": str(settings.network.network_dim),
         "ss_network_alpha": str(network.network_dim if whole else network.network_alpha),
         "ss_network_dropout": str(network.network_dropout),
         **_network_args(network),
         "ss_scale_weight_norms": str(network.scale_weight_norms or None),
         "ss_loss_type": settings.loss.loss_type,
-        "ss_base_model_version": f"sd{family}",
+        "ss_base_model_version": described["ss_base_model_version"],
         "ss_sd_model_name": settings.model.pretrained_model_name_or_path.replace("\\", "/").rstrip("/").split("/")[-1],
         "ss_steps": str(steps),
         "ss_learning_rate": str(settings.optimizer.learning_rate),
@@ -91,8 +84,8 @@ def _of_training(parts: Opened, steps: int) -> dict[str, str]:
         "ss_training_comment": said.training_comment
         or f"PureCC {__version__}, method {settings.method.method}: {in_words}",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"stable-diffusion-{family}/lora",
-        "modelspec.implementation": "https://github.com/Stability-AI/sd3.5",
+        "modelspec.architecture": described["modelspec.architecture"],
+        "modelspec.implementation": described["modelspec.implementation"],
         "modelspec.title": said.metadata_title or saving.output_name,
         "modelspec.date": datetime.now(UTC).isoformat(timespec="seconds"),
         "modelspec.trigger_phrase": said.metadata_trigger_phrase or triggers,

@@ -20,7 +20,6 @@ from library.adapters.files import (
     save_concepts,
     save_lora,
 )
-from library.adapters.layouts.known import LAYOUTS
 from library.adapters.network import LayerWeights
 from library.adapters.reading import pair_of
 from library.config.dataset import Concept
@@ -28,6 +27,7 @@ from library.config.settings import Settings
 from library.errors import ConfigError, ModelError, naming
 from library.files.atomic import saved_at, write_tensors, write_text, written
 from library.hierarchical_embedding_injector import ConceptEmbeddings
+from library.models import FAMILIES
 from library.parts.branching import learns_whole_weights
 from library.parts.learned import Extractor, Student, extractor_adapters, extractor_of
 from library.parts.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Attached, Opened
@@ -63,7 +63,8 @@ def save_student(
     if student.words is not None:
         return dict.fromkeys(save_words(parts, student.words, name), WORDS_FILE)
     weights, metadata = shown_weights(parts), metadata_of(parts, steps, about_data)
-    paths = save_lora(settings.output_dir, name, weights, saving.save_precision, metadata, saving.save_formats)
+    layouts = parts.model.family.lora_names.layouts
+    paths = save_lora(settings.output_dir, name, weights, saving.save_precision, metadata, saving.save_formats, layouts)
     files: dict[Path, str] = dict(zip(paths, saving.save_formats, strict=True))
     if student.branch.embeddings:
         path = settings.output_dir / f"{name}_concept.safetensors"
@@ -105,7 +106,7 @@ def save_preview(parts: Opened, files: Mapping[Path, str], picture: Image.Image)
     Args:
         files: as `save_student` gives them; the first one gets picture and text beside it.
     """
-    loras = [path for path, layout in files.items() if layout in LAYOUTS]
+    loras = [path for path, layout in files.items() if layout in parts.model.family.lora_names.layouts]
     small, jpeg = picture.convert("RGB"), BytesIO()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     small.save(jpeg, "JPEG", quality=88)
@@ -139,7 +140,8 @@ def check_model_is_kept(settings: Settings) -> None:
         ConfigError: it would.
     """
     folder, name = settings.output_dir.resolve(), settings.saving.output_name
-    for setting in ("pretrained_model_name_or_path", "vae", "clip_l", "clip_g", "t5xxl"):
+    own_files = dict.fromkeys(name for family in FAMILIES.values() for name in family.own_files.values())
+    for setting in ("pretrained_model_name_or_path", *own_files):
         path = Path(getattr(settings.model, setting) or "").expanduser().resolve()
         own = path.stem == name or path.stem.startswith((f"{name}_", f"{name}-"))
         if path.is_file() and path.parent == folder and own:

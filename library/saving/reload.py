@@ -16,20 +16,13 @@ import torch
 from torch import Tensor
 
 from library.adapters.uis.apply import factors, length, patched, read_file
-from library.adapters.uis.rules import RULES, Reading
-from library.adapters.uis.shape import shape_of
+from library.adapters.uis.loaders import Reading
 from library.chance import generator_for
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.models import PromptBatch
 from library.parts.branching import learns_whole_weights
 from library.parts.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Attached
 
-PROMISED = {
-    "kohya": ("ComfyUI", "reForge", "Forge"),
-    "diffusers": ("ComfyUI", "reForge", "diffusers"),
-    "onetrainer": ("ComfyUI", "reForge", "SD.Next"),
-}
-"""The UIs that each layout is written for."""
 MOST_PATCHES = 16
 """Most patches along a side of the picture that velocities are compared on: it is small, as nobody looks at it."""
 SIGMA = 0.7
@@ -92,12 +85,13 @@ class ReloadCheck:
 
     @torch.no_grad()
     def __init__(self, parts: Attached, prompt: str) -> None:
-        self.parts, self.shape = parts, shape_of(parts.model.transformer)
+        self.parts, self.loaders = parts, parts.model.family.loaders
+        self.shape = self.loaders.shape_of(parts.model.transformer)
         saved = EXTRACTED_ADAPTER if learns_whole_weights(parts.settings) else STUDENT_ADAPTER
         weights = parts.network.weights(saved)
         self.updates = {layer: (one.up * (one.alpha / one.rank), one.down) for layer, one in weights.items()}
         self.largest = max(length(*one) for one in self.updates.values())
-        side = parts.model.size_multiple * min(MOST_PATCHES, parts.model.transformer_config["pos_embed_max_size"])
+        side = min(parts.model.size_multiple * MOST_PATCHES, parts.model.most_pixels)
         generator = generator_for(parts.settings.optimizer.seed, "reload")
         self._x_t = torch.randn(1, *parts.model.latent_shape(side, side), generator=generator)
         self._prompts = [PromptBatch.of([parts.texts[prompt]], [None])]
@@ -112,7 +106,7 @@ class ReloadCheck:
             layout: what it was saved in.
         """
         file, metadata = read_file(path)
-        readings = {ui: rule(file, metadata, self.shape) for ui, rule in RULES.items()}
+        readings = self.loaders.readings(file, metadata, self.shape)
         failures: dict[str, str | None] = {}
         passes: list[tuple[Reading, str | None, float]] = []
         for ui, reading in readings.items():
@@ -123,12 +117,12 @@ class ReloadCheck:
                     known = (reading, *self._compared(reading, file))
                     passes.append(known)
                 failures[ui] = known[1]
-        promised = (*PROMISED[layout], *(["A1111"] if layout == "kohya" and not self.shape.dual_attention else []))
+        promised = (*self.loaders.promised[layout], *self.loaders.also(layout, self.shape))
         return Checked(
             path=path,
             uis=tuple(ui for ui, failure in failures.items() if failure is None),
             failed={ui: failure for ui in promised if (failure := failures[ui])},
-            matched=max(len(reading.matched) for reading in readings.values()),
+            matched=max((len(reading.matched) for reading in readings.values()), default=0),
             keys=len(file),
             difference=max((difference for _, _, difference in passes), default=math.nan),
             effect=float((self.expected - self.before).abs().max()),

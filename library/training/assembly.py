@@ -47,7 +47,6 @@ class Ingredients:
     def sources(self) -> Sources:
         """What the scenes of every stage are drawn from."""
         parts, context, settings = self.parts, self.context, self.parts.settings
-        data = settings.data
         return Sources(
             seed=settings.optimizer.seed,
             noise=settings.noise,
@@ -56,7 +55,7 @@ class Ingredients:
             texts=parts.texts,
             replay=self.replay,
             processes=self.processes,
-            without_encoders=(data.clip_l_dropout_rate, data.clip_g_dropout_rate, data.t5_dropout_rate),
+            without_encoders=parts.model.dropout_rates(settings.data),
             in_context=partial(context.add_to, parts=parts) if context.vectors else None,
         )
 

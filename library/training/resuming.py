@@ -32,9 +32,7 @@ def shaping(plan: Plan) -> dict[str, Any]:
     flat = {name: value for table in tables.values() for name, value in table.items()}
     together = {"processes": plan.processes} if plan.processes > 1 else {}
     if plan.settings.network.base_weights:
-        flat["what is in base_weights"] = contents(
-            plan.settings.network, plan.parts.model.transformer_config["num_layers"]
-        )
+        flat["what is in base_weights"] = contents(plan.settings.network, plan.parts.model.depth)
     return {**flat, **dataset_config.as_tables(plan.config), **together}
 
 

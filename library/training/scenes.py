@@ -44,7 +44,7 @@ class Sources:
     Args:
         replay: the pretrained model's own pictures, if there are any.
         processes: each gets its share of the rows of every scene, of which all is drawn, so that shares fit together.
-        without_encoders: how often a picture is seen without CLIP-L, CLIP-G and T5.
+        without_encoders: how often a picture is seen without each of the text encoders; empty: never.
         in_context: gives prompts of reference pictures the places of their context vectors: of a batch, its texts and
             the rows that show the concept.
     """
@@ -56,7 +56,7 @@ class Sources:
     texts: TextLibrary
     replay: Replay | None = None
     processes: Processes = ALONE
-    without_encoders: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    without_encoders: Sequence[float] = ()
     in_context: Callable[[PromptBatch, Sequence[str], Sequence[bool]], PromptBatch] | None = None
 
 
@@ -135,7 +135,7 @@ class SceneMaker:
             return prompts
         count = len(next(iter(prompts.values())).concepts)
         generator = generator_for(self.seed, self.stage, "encoder dropout", which, number)
-        dropped = torch.rand(count, 3, generator=generator) < self._rates
+        dropped = torch.rand(count, len(self._rates), generator=generator) < self._rates
         return {name: self.texts.model.without_encoders(batch, dropped) for name, batch in prompts.items()}
 
     def _scene(self, image: Tensor, prompts: dict[str, PromptBatch], generator: torch.Generator) -> Scene:

@@ -22,7 +22,6 @@ from library.report.phases import Phases, kind_of_memory
 from library.report.sheet import as_image
 from library.saving.keeping import AT_STEP
 from library.saving.metadata import activation_text
-from library.saving.reload import PROMISED
 from library.training.galleries import ORDER, STRENGTHS, Gallery
 
 MOST_PICTURES = 48
@@ -67,14 +66,6 @@ NORMS = {
 NOT_LOSSES = {*GUIDANCE, *RATES, *NORMS, "keys_scaled", "it_s", "grad_norm", "step"}
 SPECIAL = ("concept", "extractor", "embedding", "transformer")
 """Ends of the names of files that are no LoRAs."""
-WHERE = {
-    "ComfyUI": "models/loras",
-    "Forge": "models/Lora",
-    "reForge": "models/Lora",
-    "SD.Next": "models/Lora",
-    "diffusers": "pipeline.load_lora_weights(folder, weight_name=file)",
-}
-"""Where each UI looks for a LoRA."""
 
 
 class RunView(Protocol):
@@ -192,8 +183,11 @@ def _thumbnail(picture: Picture) -> Image.Image | None:
 
 
 def _files(run: RunView) -> str:
-    layouts = run.plan.settings.saving.save_formats
-    endings = {"diffusers": "_diffusers", "onetrainer": "_onetrainer"}
+    family = run.plan.parts.model.family
+    loaders, known = family.loaders, family.lora_names.layouts
+    formats = [name for name in run.plan.settings.saving.save_formats if name in known]
+    endings = {name: known[name].ending for name in formats if known[name].ending}
+    plain = next((name for name, layout in known.items() if not layout.ending), "")
     rows = read_log(run.log.path)
     losses = {row["step"]: row["validation"] for row in rows if row["stage"] == STUDENT and "validation" in row}
     found = []
@@ -201,9 +195,9 @@ def _files(run: RunView) -> str:
         if path.suffix != ".safetensors" or not path.is_file():
             continue
         stem = path.stem
-        layout = next((name for name, ending in endings.items() if stem.endswith(ending) and name in layouts), "kohya")
+        layout = next((name for name, ending in endings.items() if stem.endswith(ending)), plain)
         special = next((kind for kind in SPECIAL if stem.endswith(f"_{kind}")), None)
-        uis = [] if special else [(ui, WHERE[ui]) for ui in PROMISED[layout]]
+        uis = [] if special else [(ui, loaders.where[ui]) for ui in loaders.promised[layout]]
         found.append(
             {
                 "name": path.name,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from library.adapters.layouts.known import LAYOUTS
 from library.dual_branch_scheduler import Branch
 from library.objectives import STUDENT
 from library.parts.parts import Attached
@@ -48,13 +47,14 @@ class FileCheck(Listener):
 
     def student_finished(self, parts: Attached, branch: Branch, files: Mapping[Path, str]) -> None:
         """Says of every LoRA file where it loads. Whatever goes wrong here, the files are saved."""
-        if not set(files.values()) & set(LAYOUTS):
+        layouts = parts.model.family.lora_names.layouts
+        if not set(files.values()) & set(layouts):
             return
         failed = "the saved files could not be checked"
         with self.listeners.harmless("check of the files", failed, "They are kept."):
             check = ReloadCheck(parts, self.prompt)
             for path, layout in files.items():
-                if layout in LAYOUTS:
+                if layout in layouts:
                     line = check.of(path, layout).line
                     self.listeners.tell(Listener.file_checked, path, line)
                     say(line)

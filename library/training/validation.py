@@ -11,13 +11,10 @@ from library.config.settings import Settings
 from library.data.latents import Latents
 from library.data.pictures import Draw, Picture
 from library.dual_branch_scheduler import Branch
-from library.flow import interpolate, velocity_target
+from library.flow import LEVELS_OVER_ALL, interpolate, velocity_target
 from library.models import PromptBatch
 from library.objectives import concept_error
 from library.parts.parts import Attached
-
-SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Noise levels at which each picture is looked at."""
 
 
 class ValidationLoss:
@@ -48,10 +45,10 @@ class ValidationLoss:
         """Mean error of its velocity over pictures and noise levels; errors and masks count as in training."""
         total = 0.0
         for number, picture in enumerate(self.pictures):
-            image = self.latents.mean(picture)[None].expand(len(SIGMAS), -1, -1, -1)
+            image = self.latents.mean(picture)[None].expand(len(LEVELS_OVER_ALL), -1, -1, -1)
             noise = torch.randn(image.shape, generator=generator_for(self.seed, "validation", number))
-            sigma, prompt = torch.tensor(SIGMAS), parts.texts[picture.prompts[0].complete]
-            prompts = PromptBatch.of([prompt] * len(SIGMAS), [picture.concept.name] * len(SIGMAS))
+            sigma, prompt = torch.tensor(LEVELS_OVER_ALL), parts.texts[picture.prompts[0].complete]
+            prompts = PromptBatch.of([prompt] * len(LEVELS_OVER_ALL), [picture.concept.name] * len(LEVELS_OVER_ALL))
             velocity = parts.velocity(branch, interpolate(image, noise, sigma), sigma, [prompts]).cpu()
             emphasis = self.latents.emphasis([Draw(picture, picture.prompts[0], mirrored=False)])
             total += float(self.error(velocity, velocity_target(image, noise), sigma, emphasis).mean())

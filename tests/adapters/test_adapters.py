@@ -42,7 +42,7 @@ def test_adapters_off_equal_the_pretrained_model_bit_for_bit():
 
 def test_a_fresh_adapter_changes_nothing():
     transformer = tiny_transformer()
-    network = AdapterNetwork(transformer.transformer_blocks, "transformer_blocks", ATTENTION_PROJECTIONS)
+    network = AdapterNetwork({"transformer_blocks": transformer.transformer_blocks}, ATTENTION_PROJECTIONS)
     network.add("student", 4, 4.0, torch.Generator().manual_seed(0))
     before = velocity(transformer)
     with network.using(["student", "student"]):
@@ -119,7 +119,7 @@ def test_checkpointing_does_not_change_the_gradient():
 
 def test_a_target_that_matches_nothing_is_named():
     with pytest.raises(ConfigError, match='no linear layer of the model ends in "to_qq"'):
-        AdapterNetwork(tiny_transformer().transformer_blocks, "transformer_blocks", ["to_q", "to_qq"])
+        AdapterNetwork({"transformer_blocks": tiny_transformer().transformer_blocks}, ["to_q", "to_qq"])
 
 
 def weights_of(targets=ATTENTION_PROJECTIONS) -> dict[str, LayerWeights]:

@@ -437,7 +437,7 @@ def test_what_weighs_block_by_block_refuses_layers_outside_of_them(plan_of, tmp_
     for name, trigger in (("one", "sks"), ("two", "ohwx")):
         loras.append(tmp_path / f"{name}.safetensors")
         write_lora(loras[-1], {"proj_out": known("proj_out")}, "kohya", torch.float32, {})
-        concept = SavedConcept(name, trigger, "dog", "subject", "[V] dog", 1, 1, True, 10)
+        concept = SavedConcept(name, trigger, "dog", "subject", "[V] dog", {"clip": 1, "t5": 1}, True, {"t5": 10})
         save_concepts(tmp_path / f"{name}_concept.safetensors", {name: torch.ones(BLOCKS, 2, 32)}, [concept])
     with pytest.raises(ModelError, match="changes layers outside the transformer blocks, such as proj_out"):
         aggregate(plan_of().settings, loras, "a sks dog", (32, 32))

@@ -13,14 +13,18 @@ from library.adapters.uis.apply import delta, patched, read_file
 from library.adapters.uis.rules import RULES
 from library.adapters.uis.shape import shape_of
 from tests.helpers.loras import all_layers, network_on
-from tests.helpers.tiny import sd3_medium_transformer, tiny_transformer, velocity
+from tests.helpers.tiny import SD35_LARGE, sd3_medium_transformer, tiny_transformer, velocity
 
 LOADS = {
     "kohya": {"ComfyUI", "reForge", "Forge"},
     "diffusers": {"ComfyUI", "reForge", "diffusers"},
     "onetrainer": {"ComfyUI", "reForge", "SD.Next"},
 }
-BASES = {"SD 3.5 Medium": tiny_transformer, "SD 3 Medium": sd3_medium_transformer}
+BASES = {
+    "SD 3.5 Medium": tiny_transformer,
+    "SD 3.5 Large": lambda: tiny_transformer(**SD35_LARGE),
+    "SD 3 Medium": sd3_medium_transformer,
+}
 
 
 def readings_of(path, transformer):

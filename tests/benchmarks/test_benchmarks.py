@@ -11,9 +11,9 @@ from benchmarks.numerics import errors
 from benchmarks.record import table, write
 from benchmarks.variants import PLAIN
 from benchmarks.whole_run import CARD, PLAIN_STEPS, count
-from library.models.loading.model_files import PARTS
 from library.models.memory.live_memory import held_by, storage_bytes
-from library.models.modules import blank
+from library.models.sd3.checkpoint_layouts import PARTS
+from library.models.sd3.modules import blank
 from tests.helpers.places import ROOT
 
 BLOCKS = 3

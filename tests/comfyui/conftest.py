@@ -29,7 +29,9 @@ def comfy(tmp_path, monkeypatch):
     nodes = sys.modules[f"{package}.nodes"]
     model, clip = stand_ins.Model(BLOCKS, WIDTH), stand_ins.CLIP()
     vectors = torch.randn(BLOCKS, CLIP_TOKENS + T5_TOKENS, WIDTH)
-    concept = SavedConcept("dog", "sks", "dog", "subject", "[V] dog", CLIP_TOKENS, T5_TOKENS, True, t5_length=12)
+    concept = SavedConcept(
+        "dog", "sks", "dog", "subject", "[V] dog", {"clip": CLIP_TOKENS, "t5": T5_TOKENS}, True, {"t5": 12}
+    )
     save_concepts(tmp_path / "loras" / "dog_concept.safetensors", {"dog": vectors}, [concept])
     halves = {"up": torch.ones(32, 4), "down": torch.ones(4, 128)}
     lora = {f"{stand_ins.BASE}.lora_{name}.weight": half for name, half in halves.items()}

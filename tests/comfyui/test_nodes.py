@@ -129,7 +129,9 @@ def test_the_text_stream_is_never_changed_in_place(comfy):
 
 
 def test_vectors_for_the_first_block_alone(comfy):
-    concept = SavedConcept("dog", "sks", "dog", "subject", "[V] dog", CLIP_TOKENS, T5_TOKENS, False, t5_length=12)
+    concept = SavedConcept(
+        "dog", "sks", "dog", "subject", "[V] dog", {"clip": CLIP_TOKENS, "t5": T5_TOKENS}, False, {"t5": 12}
+    )
     save_concepts(comfy.folder / "embeddings" / "first.safetensors", {"dog": comfy.vectors[:1]}, [concept])
     _, _, conditioning = comfy.load(concept="first.safetensors")
     seen = streams(comfy.model, conditioning)
@@ -139,7 +141,9 @@ def test_vectors_for_the_first_block_alone(comfy):
 
 
 def test_loaders_in_a_chain_give_a_prompt_both_concepts(comfy):
-    other = SavedConcept("style", "ohwx", "style", "style", "[V] style", CLIP_TOKENS, T5_TOKENS, True, t5_length=20)
+    other = SavedConcept(
+        "style", "ohwx", "style", "style", "[V] style", {"clip": CLIP_TOKENS, "t5": T5_TOKENS}, True, {"t5": 20}
+    )
     vectors = torch.randn_like(comfy.vectors)
     save_concepts(comfy.folder / "embeddings" / "style_concept.safetensors", {"style": vectors}, [other])
     model, clip, _ = comfy.load("dog.safetensors", text="")

@@ -34,7 +34,7 @@ PROMPTS += ["\u00fcber sks \u732b dog", "sks2 sks", "<v>sks<v> dog"]
 def test_positions_are_the_trainers(world, text, trigger):
     text = text.replace("sks", trigger).replace("(", "").replace(")", "")
     concept = Concept(name="x", trigger=trigger, class_word="dog", kind="subject", target="[V] dog")
-    layout = TriggerLayout(concept, world.trainer, "clip_and_t5")
+    layout = TriggerLayout(concept, world.trainer)
     found = find(world, text, trigger, layout)
     wanted = layout.find(text, world.trainer)
     assert sorted((t.position, t.vector) for t in found) == sorted((t.position, t.vector) for t in wanted)
@@ -46,7 +46,7 @@ def find(world, text, trigger, layout, clip=None):
     from purecc_in_comfyui.concept_file import LoadedConcept
     from purecc_in_comfyui.trigger_positions import find_trigger
 
-    loaded = LoadedConcept("x", trigger, layout.clip, layout.t5, 0, torch.zeros(1, layout.vectors, 4))
+    loaded = LoadedConcept("x", trigger, *layout.counts, 0, torch.zeros(1, layout.vectors, 4))
     return find_trigger(clip or world.clip, text, loaded)
 
 

@@ -115,7 +115,7 @@ def test_each_block_is_weighed_by_itself():
     layers, _, _ = problem()
     loras = [{f"transformer_blocks.{block}.attn.to_q": layer for block in range(2)} for layer in layers]
     loras[1]["transformer_blocks.1.attn.to_k"] = layers[1]
-    found = weighed(loras, torch.tensor([[1.0, 0.0], [0.6, 0.8]]))
+    found = weighed(loras, torch.tensor([[1.0, 0.0], [0.6, 0.8]]), {"transformer_blocks": 2})
     torch.testing.assert_close(found["transformer_blocks.0.attn.to_q"].delta(), layers[0].delta())
     expected = 0.6 * layers[0].delta() + 0.8 * layers[1].delta()
     torch.testing.assert_close(found["transformer_blocks.1.attn.to_q"].delta(), expected, rtol=1e-4, atol=1e-4)

@@ -6,7 +6,7 @@ import torch
 from library.data.texts import TextLibrary, TriggerLayout
 from library.errors import ConfigError
 from library.files.cache import Cache
-from library.models.interface import TextStates
+from library.models.interface import TextStates, TextStream
 from tests.helpers.datasets import DOG
 
 
@@ -15,6 +15,7 @@ class OfCharacters:
 
     def __init__(self, length: int = 40) -> None:
         self.length = length
+        self.streams = (TextStream("CLIP", "clip", 0, length), TextStream("T5", "t5", length, length))
         self.encoded: list[str] = []
 
     def token_positions(self, text: str, span: tuple[int, int]) -> tuple[list[int], list[int]]:
@@ -30,27 +31,27 @@ class OfCharacters:
 
 
 def test_each_place_of_a_trigger_has_its_vector_at_each_of_its_occurrences():
-    layout = TriggerLayout(DOG, OfCharacters(), "clip_and_t5")
+    layout = TriggerLayout(DOG, OfCharacters())
     count = len(DOG.trigger)
-    assert (layout.clip, layout.t5, layout.vectors) == (count, count, 2 * count)
+    assert (layout.counts, layout.vectors) == ((count, count), 2 * count)
     text = f"{DOG.trigger} and {DOG.trigger}"
     found = layout.find(text, OfCharacters())
     assert [token.vector for token in found] == [*range(2 * count)] * 2
     begins = (0, text.rindex(DOG.trigger))
     places = [at + begin + one for begin in begins for at in (0, 40) for one in range(count)]
     assert [token.position for token in found] == places
-    assert TriggerLayout(DOG, OfCharacters(), "clip").vectors == count
+    assert TriggerLayout(DOG, OfCharacters(), every_stream=False).vectors == count
 
 
 def test_a_trigger_that_is_cut_off_is_refused():
     with pytest.raises(ConfigError, match=rf"{DOG.trigger}.* is cut off"):
-        TriggerLayout(DOG, OfCharacters(length=0), "clip")
+        TriggerLayout(DOG, OfCharacters(length=0), every_stream=False)
 
 
 def test_a_text_is_encoded_once_ever(tmp_path):
     model = OfCharacters()
     for _ in range(2):
-        texts = TextLibrary(model, Cache(tmp_path), [TriggerLayout(DOG, model, "clip")])
+        texts = TextLibrary(model, Cache(tmp_path), [TriggerLayout(DOG, model, every_stream=False)])
         texts.prepare(["a dog", f"a {DOG.trigger}", "a dog"])
         texts.prepare(["a dog"])
         prompt = texts[f"a {DOG.trigger}"]

@@ -9,6 +9,7 @@ import pytest
 from library.adapters.files import SavedConcept
 from library.drawing.generation import as_concept, check_layout
 from library.errors import ModelError
+from library.models.interface import TextStream
 from tests.helpers.datasets import DOG
 
 SAVED = SavedConcept(
@@ -17,10 +18,9 @@ SAVED = SavedConcept(
     class_word="dog",
     kind="subject",
     target=DOG.target,
-    clip_tokens=1,
-    t5_tokens=2,
+    tokens={"clip": 1, "t5": 2},
     every_block=True,
-    t5_length=77,
+    lengths={"t5": 77},
 )
 
 
@@ -32,14 +32,16 @@ def test_a_saved_concept_is_the_one_that_was_trained():
     ("saved", "fits"),
     [
         (SAVED, True),
-        (replace(SAVED, t5_tokens=0), True),
-        (replace(SAVED, t5_tokens=3), False),
-        (replace(SAVED, clip_tokens=2), False),
+        (replace(SAVED, tokens={"clip": 1, "t5": 0}), True),
+        (replace(SAVED, tokens={"clip": 1, "t5": 3}), False),
+        (replace(SAVED, tokens={"clip": 2, "t5": 2}), False),
     ],
     ids=["the same", "of CLIP alone", "other pieces of T5", "other tokens of CLIP"],
 )
 def test_vectors_are_refused_where_the_tokenizers_split_the_trigger_otherwise(saved, fits):
-    opened = SimpleNamespace(layouts={"dog": SimpleNamespace(clip=1, t5=2)})
+    streams = (TextStream("CLIP", "clip", 0, 77), TextStream("T5", "t5", 77, 77))
+    model = SimpleNamespace(streams=streams)
+    opened = SimpleNamespace(model=model, layouts={"dog": SimpleNamespace(counts=(1, 2))})
     if fits:
         check_layout(opened, "dog", saved, Path("dog_concept.safetensors"))
         return

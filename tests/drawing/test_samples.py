@@ -79,10 +79,10 @@ def test_changed_prompts_that_can_not_be_encoded_never_end_the_run(plan_of, monk
 def test_a_sheet_that_does_not_fit_into_memory_is_left_out_and_the_run_goes_on(plan_of, monkeypatch, capsys):
     run = short(plan_of)
 
-    def scarce(*_):
+    def scarce(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(sheets, "sample", scarce)
+    monkeypatch.setattr(sheets, "draw_as_set", scarce)
     files = run.train()
     said = capsys.readouterr().err
     assert said.count("could not be drawn (the memory does not suffice)") == 2
@@ -96,8 +96,8 @@ def _train(run: Run) -> list:
 
 def test_pictures_of_the_pretrained_model_are_drawn_once_ever(plan_of, monkeypatch):
     first = _train(short(plan_of))
-    drawn, draw = [], sheets.sample
-    monkeypatch.setattr(sheets, "sample", lambda *args: drawn.append(1) or draw(*args))
+    drawn, draw = [], sheets.draw_as_set
+    monkeypatch.setattr(sheets, "draw_as_set", lambda *args, **named: drawn.append(1) or draw(*args, **named))
     again = _train(short(plan_of))
     assert len(drawn) == 2 * 2  # two sheets, two prompts, the student alone
     assert all(torch.equal(a.pictures[0], b.pictures[0]) for a, b in zip(first, again, strict=True))

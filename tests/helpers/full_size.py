@@ -1,4 +1,4 @@
-"""Stable Diffusion 3.5 Medium as configurations alone: a folder that can be counted, though it holds no weights."""
+"""Stability's models as configurations alone: folders that can be counted, though they hold no weights."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import shutil
 from pathlib import Path
 
 from library.models.sd3.bundled_tokenizers import bundled_tokenizers
-from tests.helpers.places import ROOT
-
-BUNDLED = ROOT / "library" / "models" / "sd3" / "sd35_medium"
+from library.models.sd3.single_file import SD35_MEDIUM
 
 
-def write_full_size(folder: Path) -> Path:
-    """Writes the folder from the configurations and tokenizers that come with the project; returns it."""
-    shutil.copytree(BUNDLED, folder, ignore=shutil.ignore_patterns("tokenizers", "*.md"))
+def write_full_size(folder: Path, model: Path = SD35_MEDIUM) -> Path:
+    """Writes the folder from the configurations and tokenizers that come with the project; returns it.
+
+    Args:
+        model: one of `CONFIGURATIONS` that is Stability's.
+    """
+    for one in (SD35_MEDIUM, model):
+        shutil.copytree(one, folder, ignore=shutil.ignore_patterns("tokenizers", "*.md"), dirs_exist_ok=True)
     names = ("tokenizer", "tokenizer_2", "tokenizer_3")
-    for name, tokenizer in zip(names, bundled_tokenizers(BUNDLED / "tokenizers"), strict=True):
+    for name, tokenizer in zip(names, bundled_tokenizers(SD35_MEDIUM / "tokenizers"), strict=True):
         tokenizer.save_pretrained(folder / name)
     return folder

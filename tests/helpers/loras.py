@@ -38,7 +38,7 @@ def all_layers() -> list[str]:
 def network_on(transformer: SD3Transformer2DModel, *adapters: str, targets=ATTENTION_PROJECTIONS) -> AdapterNetwork:
     """A network with adapters that have an effect."""
     transformer.requires_grad_(False)
-    network = AdapterNetwork(transformer.transformer_blocks, "transformer_blocks", targets)
+    network = AdapterNetwork({"transformer_blocks": transformer.transformer_blocks}, targets)
     for seed, adapter in enumerate(adapters):
         generator = torch.Generator().manual_seed(seed)
         network.add(adapter, 4, 6.0, generator)

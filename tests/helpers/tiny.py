@@ -16,9 +16,14 @@ LENGTH = 10
 BLOCKS, WIDTH = 3, 32
 
 
+SD35_LARGE: dict[str, Any] = {"dual_attention_layers": (), "blocks": 4}
+SD3_MEDIUM: dict[str, Any] = {"dual_attention_layers": (), "qk_norm": None}
+"""How 3.5 Medium's siblings are built: no dual attention; one has more blocks, one no norms of queries and keys."""
+
+
 def sd3_medium_transformer() -> SD3Transformer2DModel:
-    """As SD 3 Medium is built: no dual attention, no norms of queries and keys."""
-    return tiny_transformer(dual_attention_layers=(), qk_norm=None)
+    """As SD 3 Medium is built."""
+    return tiny_transformer(**SD3_MEDIUM)
 
 
 def tiny_transformer(
@@ -60,8 +65,30 @@ def velocity(transformer: SD3Transformer2DModel, **given: torch.Tensor) -> torch
     return transformer(**(given or inputs()), return_dict=False)[0]
 
 
-def save_tiny_model(folder: Path, blocks: int = BLOCKS) -> Path:
-    """Writes a whole `StableDiffusion3Pipeline`; its tokenizers know a few words, such as dog, house, city and sks."""
+def tiny_vae() -> AutoencoderKL:
+    """Makes latents of 4 channels, a quarter of the picture's side."""
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=32,
+        scaling_factor=0.9,
+        shift_factor=0.1,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+    )
+
+
+def save_tiny_model(folder: Path, **of_transformer: Any) -> Path:
+    """Writes a whole `StableDiffusion3Pipeline`; its tokenizers know a few words, such as dog, house, city and sks.
+
+    Args:
+        of_transformer: see `tiny_transformer`.
+    """
     names = ("tokenizer", "tokenizer_2", "tokenizer_3")
     tokenizers = [AutoTokenizer.from_pretrained(TOKENIZERS / name) for name in names]
     torch.manual_seed(1)
@@ -77,22 +104,9 @@ def save_tiny_model(folder: Path, blocks: int = BLOCKS) -> Path:
         eos_token_id=656,
     )
     t5 = T5Config(vocab_size=len(tokenizers[2]), d_model=48, d_kv=12, d_ff=64, num_layers=1, num_heads=4)
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=4,
-        sample_size=32,
-        scaling_factor=0.9,
-        shift_factor=0.1,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        mid_block_add_attention=False,
-    )
+    vae = tiny_vae()
     pipeline = StableDiffusion3Pipeline(
-        transformer=tiny_transformer(blocks=blocks),
+        transformer=tiny_transformer(**of_transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=vae,
         text_encoder=CLIPTextModelWithProjection(clip),

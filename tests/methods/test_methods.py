@@ -277,8 +277,8 @@ def test_an_embedding_file_is_what_comfyui_loads_and_starts_from_the_class_word(
     assert file in files and not (run.folder / "tiny.safetensors").exists()
     saved = load_file(file)
     assert {name: rows.shape for name, rows in saved.items()} == {
-        "clip_l": (run.parts.layouts["dog"].clip, 16),
-        "clip_g": (run.parts.layouts["dog"].clip, 16),
+        "clip_l": (run.parts.layouts["dog"].counts[0], 16),
+        "clip_g": (run.parts.layouts["dog"].counts[0], 16),
     }
     ids = torch.tensor(run.student.words.tokenizers[0]("dog", add_special_tokens=False)["input_ids"])
     start = run.student.words.table_of(0).weight[ids].mean(0)

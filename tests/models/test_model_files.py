@@ -9,30 +9,39 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from library import models
 from library.config.settings import ModelSettings
 from library.errors import ModelError
 from library.models import open_model_files
 from library.models.interface import TextStates
-from library.models.loading.model_files import PARTS, FolderFiles
+from library.models.loading.model_files import FolderFiles
 from library.models.loading.tensor_file import TensorFile
 from library.models.loading.weights import fill, needed_by
 from library.models.loading.what_file import what_is
-from library.models.modules import blank
+from library.models.sd3 import single_file as single_files
 from library.models.sd3.bundled_tokenizers import bundled_tokenizers
-from library.models.sd3.single_file import CONFIGURATIONS, SETTINGS, SingleFile, weights_in
+from library.models.sd3.checkpoint_layouts import PARTS
+from library.models.sd3.modules import blank
+from library.models.sd3.single_file import (
+    CONFIGURATIONS,
+    NAMED,
+    SD3_MEDIUM,
+    SD35_LARGE,
+    SD35_MEDIUM,
+    SETTINGS,
+    Configuration,
+    SingleFile,
+    weights_in,
+)
 from library.models.sd3.text_encoders import encode_texts
 from library.training.run import Run
 from tests.helpers.runs import prepared
 from tools.single_file import PREFIXES, single_file, transformer_for_comfyui, vae_for_comfyui
 
-SD35_MEDIUM = CONFIGURATIONS[0]
-
 
 @pytest.fixture
 def known(tiny_model, monkeypatch):
     """The tiny model is one that a single file may hold."""
-    monkeypatch.setattr(models, "CONFIGURATIONS", (SD35_MEDIUM, tiny_model))
+    monkeypatch.setattr(single_files, "CONFIGURATIONS", (SD35_MEDIUM, tiny_model))
 
 
 def opened(path, **settings):
@@ -65,9 +74,9 @@ def write_header(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "F
     return path
 
 
-def full_size_shapes(part: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a part of Stable Diffusion 3.5 Medium as a single file has them."""
-    weights = needed_by(blank(part, FolderFiles(SD35_MEDIUM).config(part)))
+def full_size_shapes(part: str, model: Path = SD35_MEDIUM) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a part of one of Stability's models as a single file has them."""
+    weights = needed_by(blank(part, Configuration(model).config(part)))
     convert = {"transformer": transformer_for_comfyui, "vae": vae_for_comfyui}.get(part, dict)
     with torch.device("meta"):
         converted = convert({name: torch.empty(tensor.shape) for name, tensor in weights.items()})
@@ -135,7 +144,7 @@ def test_training_from_a_single_file_gives_the_same_lora_and_finds_the_folders_c
     run = prepared(plan_of(pretrained_model_name_or_path=str(file), replay_images=0, overwrite=True))
     assert parts_read == {"model"}
     monkeypatch.undo()
-    monkeypatch.setattr(models, "CONFIGURATIONS", (SD35_MEDIUM, tiny_model))
+    monkeypatch.setattr(single_files, "CONFIGURATIONS", (SD35_MEDIUM, tiny_model))
     run = Run(plan_of(pretrained_model_name_or_path=str(file), overwrite=True))
     run.train()
     again = load_file(run.folder / "tiny.safetensors")
@@ -227,6 +236,38 @@ def test_the_full_size_file_has_the_names_and_shapes_of_stable_diffusion_3_5_med
     assert vae.shape("encoder.mid_block.attentions.0.to_q.weight") == (512, 512, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("model", "blocks", "width", "weights"),
+    [(SD35_LARGE, 38, 2432, 8_056_627_520), (SD3_MEDIUM, 24, 1536, 2_028_328_000)],
+    ids=["3.5 Large", "3 Medium"],
+)
+def test_the_siblings_files_are_told_and_opened(model, blocks, width, weights, tmp_path):
+    """Their own number of blocks and width, no second attention; encoders, VAE and tokenizers as 3.5 Medium's."""
+    shapes = {name: shape for part in PARTS for name, shape in full_size_shapes(part, model).items()}
+    begin = "model.diffusion_model."
+    table = shapes[begin + "pos_embed"]
+    assert table == (1, 192 * 192, width)
+    assert shapes[f"{begin}joint_blocks.{blocks - 1}.context_block.adaLN_modulation.1.weight"] == (2 * width, width)
+    assert not any(".attn2." in name for name in shapes)
+    assert any(".ln_q." in name for name in shapes) == (model == SD35_LARGE)
+    numbers = sum(torch.Size(shape).numel() for name, shape in shapes.items() if name.startswith(begin))
+    assert numbers - torch.Size(table).numel() == weights
+    file = write_header(tmp_path / "whole.safetensors", shapes)
+    assert NAMED[what_is(TensorFile(file).entries)] == model
+    files = opened(file)
+    assert files.config("transformer")["num_layers"] == blocks
+    assert files.config("vae") == FolderFiles(SD35_MEDIUM).config("vae")
+    assert [len(one) for one in files.tokenizers()] == [49408, 49408, 32100]
+
+
+@pytest.mark.parametrize("name", [name for name, model in NAMED.items() if model != SD35_MEDIUM])
+def test_a_siblings_file_that_is_not_whole_is_told_by_its_own_name(name, tmp_path):
+    shapes = full_size_shapes("transformer", NAMED[name])
+    shapes["model.diffusion_model.y_embedder.mlp.0.weight"] = (7, 2048)
+    with pytest.raises(ModelError, match=f"does not fit {name}: .* is 7 x 2048 instead of"):
+        opened(write_header(tmp_path / "other.safetensors", shapes))
+
+
 def test_clip_ls_own_projection_is_left_out_at_full_size(tmp_path):
     shapes = {name.removeprefix(PREFIXES["text_encoder"]): s for name, s in full_size_shapes("text_encoder").items()}
     file = TensorFile(write_header(tmp_path / "clip_l.safetensors", shapes))
@@ -235,7 +276,7 @@ def test_clip_ls_own_projection_is_left_out_at_full_size(tmp_path):
 
 
 def test_the_small_bundled_model_is_read_from_a_single_file(tmp_path):
-    folder = CONFIGURATIONS[1]
+    folder = CONFIGURATIONS[-1]
     save_file(single_file(folder), tmp_path / "pocket.safetensors")
     assert_same(opened(tmp_path / "pocket.safetensors"), FolderFiles(folder), torch.float16)
     for ours, theirs in zip(
@@ -304,8 +345,7 @@ WRONG = {
     "Stable Diffusion XL": ["conditioner.embedders.1.model.positional_embedding"],
     "Stable Diffusion 1.5": ["cond_stage_model.transformer.text_model.final_layer_norm.weight"],
     "FLUX": ["model.diffusion_model.double_blocks.0.img_attn.qkv.weight"],
-    "Stable Diffusion 3 Medium": [f"model.diffusion_model.{BLOCK.format(index)}" for index in range(24)],
-    "Stable Diffusion 3.5 Large": [f"model.diffusion_model.{BLOCK.format(index)}" for index in range(38)],
+    "with 30 blocks": [f"model.diffusion_model.{BLOCK.format(index)}" for index in range(30)],
     "a LoRA": ["lora_unet_joint_blocks_0_x_block_attn_qkv.lora_up.weight"],
     "a U-Net": ["model.diffusion_model.input_blocks.0.0.weight"],
     "nothing that this trainer knows": ["some.weight"],

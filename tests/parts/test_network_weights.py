@@ -30,33 +30,32 @@ def start(tmp_path):
 
 
 def test_rank_alpha_and_layers_come_from_the_file_if_that_is_wished_for(start):
-    network = with_dim(start(dim_from_weights=True), "transformer_blocks").network
+    network = with_dim(start(dim_from_weights=True), ["transformer_blocks"]).network
     assert (network.network_dim, network.network_alpha) == (6, 3.0)
     assert network.target_modules == ["to_q", "ff.net.2"]
     chosen = [*ATTENTION_PROJECTIONS, "ff.net.2"]
-    kept = with_dim(start(dim_from_weights=True, target_modules=chosen), "transformer_blocks").network
+    kept = with_dim(start(dim_from_weights=True, target_modules=chosen), ["transformer_blocks"]).network
     assert kept.target_modules == chosen, "the user's own choice stays"
 
 
 def test_a_file_of_a_higher_rank_is_refused_and_one_that_fits_changes_nothing(start):
     with pytest.raises(ConfigError, match="has rank 6, network_dim is 5") as error:
-        with_dim(start(network_dim=5), "transformer_blocks")
+        with_dim(start(network_dim=5), ["transformer_blocks"])
     assert "dim_from_weights" in error.value.remedy
     settings = start(network_dim=6)
-    assert with_dim(settings, "transformer_blocks") == settings
+    assert with_dim(settings, ["transformer_blocks"]) == settings
     without = replace(settings, network=replace(settings.network, network_weights=None))
-    assert with_dim(without, "transformer_blocks") is without
+    assert with_dim(without, ["transformer_blocks"]) is without
 
 
 def test_a_method_that_trains_no_lora_starts_from_none(start):
     with pytest.raises(ConfigError, match="textual_inversion trains none"):
-        with_dim(start(method="textual_inversion"), "transformer_blocks")
+        with_dim(start(method="textual_inversion"), ["transformer_blocks"])
 
 
 @pytest.mark.parametrize(("shape", "every_block"), [((3, 2, 8), True), ((1, 2, 8), False)])
 def test_saved_vectors_become_frozen_embeddings_of_the_runs_concepts(shape, every_block):
-    config = {"num_layers": 3, "caption_projection_dim": 8}
-    model = SimpleNamespace(transformer_config=config, device=torch.device("cpu"))
+    model = SimpleNamespace(depth=3, width=8, device=torch.device("cpu"))
     parts = SimpleNamespace(model=model, layouts={"dog": None})
     saved = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     found = embeddings_of(parts, {"dog": saved, "cat": saved}, "file")

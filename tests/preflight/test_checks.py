@@ -195,7 +195,7 @@ def lora(tiny_model, tmp_path):
 
     def make(targets: list[str], rank: int = 2, also: dict[str, tuple[int, int]] | None = None, blocks=None) -> Path:
         counted = load_model(ModelSettings(pretrained_model_name_or_path=str(tiny_model))).counted()
-        network = AdapterNetwork(counted.blocks, counted.blocks_name, targets, blocks)
+        network = AdapterNetwork({"transformer_blocks": counted.blocks}, targets, blocks)
         shapes = {name: (one.base.out_features, one.base.in_features) for name, one in network.layers.items()}
         generator = torch.Generator().manual_seed(0)
         tensors = {}

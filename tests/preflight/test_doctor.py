@@ -64,7 +64,7 @@ def test_a_run_that_is_counted_in_epochs_is_not_told_to_raise_its_steps(plan_of,
 
 def test_the_trigger_that_is_advised_is_not_found_fault_with(tmp_path):
     plan = full_size_plan(tmp_path, str(ROOT / "presets" / "pure.toml"), resolution=256)  # its trigger is ohwx
-    assert plan.parts.layouts["subject"].clip == 1 and "ohwx" not in describe_findings(findings(plan))
+    assert plan.parts.layouts["subject"].counts[0] == 1 and "ohwx" not in describe_findings(findings(plan))
 
 
 @pytest.mark.parametrize(

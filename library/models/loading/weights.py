@@ -13,10 +13,21 @@ from torch import Tensor, nn
 from library.errors import ModelError
 from library.files import fingerprint
 from library.models.loading.tensor_file import TensorFile
-from library.models.sd3.checkpoint_layouts import Slot
 
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 """Types of weights that can be read."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a weight of the model stands in a file."""
+
+    key: str
+    """The tensor's name in the file."""
+    rows: tuple[tuple[int, int], ...] | None = None
+    """Runs of its rows, in order, each from and up to; None: all."""
+    scale: str | None = None
+    """Name of the tensor that it is multiplied by."""
 
 
 @dataclass(frozen=True)

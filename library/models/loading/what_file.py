@@ -31,11 +31,16 @@ def _mmdit(entries: Entries) -> str:
     )
 
 
+def is_mmdit(entries: Entries) -> bool:
+    """Whether it is a transformer of Stable Diffusion 3's kind, or a checkpoint with one."""
+    return _begins(entries, "joint_blocks.") or _any(entries, "norm1_context.linear")
+
+
 KINDS: list[tuple[str | Callable[[Entries], str], Callable[[Entries], bool]]] = [
     ("a LoRA", lambda e: _any(e, "lora_up.", "lora_down.", "lora_A.", "lora_B.", ".lora.up.", "hada_w1", "lokr_w")),
     ("a ControlNet", lambda e: _any(e, "control_model.", "controlnet_blocks.", "controlnet_cond_embedding")),
     ("FLUX", lambda e: _begins(e, "double_blocks.", "single_blocks.", "single_transformer_blocks.")),
-    (_mmdit, lambda e: _begins(e, "joint_blocks.") or _any(e, "norm1_context.linear")),
+    (_mmdit, is_mmdit),
     ("Stable Diffusion XL", lambda e: _any(e, "conditioner.embedders.", "add_embedding.linear_1")),
     ("Stable Diffusion XL", lambda e: _begins(e, "label_emb.") and _begins(e, "input_blocks.")),
     ("Stable Diffusion 2", lambda e: _any(e, "cond_stage_model.model.")),

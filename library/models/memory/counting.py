@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,25 +53,6 @@ def count_pass(module: nn.Module, run: Callable[[], Any]) -> Footprint:
     with fused_attention(), LiveMemory() as memory:
         run()
     return Footprint(storage_bytes(held_by(module)), memory.peak, memory.work)
-
-
-def count_text(encoders: Sequence[nn.Module], lengths: Sequence[int], rows: int) -> Footprint:
-    """What encoding texts needs: the encoders visit the device one after the other, T5 layer by layer.
-
-    Args:
-        encoders: CLIP-L, CLIP-G and T5 on the meta device.
-        lengths: tokens that each reads of a text.
-        rows: texts encoded together.
-    """
-    found = []
-    for encoder, length in zip(encoders, lengths, strict=True):
-        ids = torch.zeros(rows, length, dtype=torch.long, device=META)
-        found.append(count_pass(encoder, partial(encoder, ids)))
-    t5_layer = max(storage_bytes(held_by(layer)) for layer in encoders[2].get_submodule("encoder.block").children())
-    work, weights = Work(), max(found[0].weights, found[1].weights, t5_layer)
-    for one in found:
-        work.operations.update(one.work.operations)
-    return Footprint(weights, max(one.transient for one in found), work, sum(one.weights for one in found))
 
 
 def count_encode(vae: AutoencoderKL, width: int, height: int, dtype: torch.dtype) -> Footprint:

@@ -5,10 +5,10 @@ All branches share these weights, so whatever is chosen here holds for both memb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -19,11 +19,10 @@ from library.errors import ModelError
 from library.models.memory.live_memory import held_by
 from library.models.memory.quantised import Quantization, quantise
 from library.models.memory.swap import BlockSwap
-from library.models.sd3.position_table import PositionTable
 from library.transfer import moved
 
 if TYPE_CHECKING:
-    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+    from diffusers.models.modeling_utils import ModelMixin
 
 ALWAYS_RESIDENT = 2
 """Blocks at the end of the transformer that are never swapped."""
@@ -33,8 +32,6 @@ BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,
 }
-FEED_FORWARD = ("ff", "ff_context")
-"""The parts of a block that are compiled."""
 Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 
 
@@ -86,7 +83,9 @@ class ResidentBase:
 
     Args:
         transformer: frozen, on the CPU or, without numbers, on the meta device.
+        blocks: its blocks, in the order in which they run.
         device: where it computes.
+        feed_forward: the parts of a block that may be compiled: what adapters and concept vectors change is not.
 
     Attributes:
         weights: of each block the tensors that travel.
@@ -95,16 +94,22 @@ class ResidentBase:
         ModelError: more blocks to swap than there are, or nf4 without bitsandbytes.
     """
 
-    def __init__(self, transformer: SD3Transformer2DModel, device: torch.device, residence: Residence) -> None:
+    def __init__(
+        self,
+        transformer: nn.Module,
+        blocks: Sequence[nn.Module],
+        device: torch.device,
+        residence: Residence,
+        feed_forward: Collection[str] = (),
+    ) -> None:
         self.transformer = transformer
         self.device = device
         self.residence = residence
-        self.blocks: list[nn.Module] = list(transformer.transformer_blocks)
+        self.blocks, self.feed_forward = list(blocks), frozenset(feed_forward)
         self.notices: list[str] = []
         self.swap: BlockSwap | None = None
         self.swapped = self.bytes_offloaded = 0
         self._check_swap(residence.blocks_to_swap)
-        PositionTable(transformer.pos_embed, device)
         if residence.quantization != "none":
             for block in self.blocks:
                 quantise(block, residence.quantization, device)
@@ -186,7 +191,7 @@ class ResidentBase:
         wanted = self.residence
         if wanted.xformers:
             try:
-                self.transformer.enable_xformers_memory_efficient_attention()
+                cast("ModelMixin", self.transformer).enable_xformers_memory_efficient_attention()
                 return None
             except Exception as error:  # xformers raises all kinds, each meaning that it can't work here
                 reason = str(error).strip().splitlines()[0]
@@ -216,7 +221,7 @@ class ResidentBase:
             return
         for block in self.blocks:
             for name, part in block.named_children():
-                if name in FEED_FORWARD:
+                if name in self.feed_forward:
                     part.compile()
 
 

@@ -13,6 +13,8 @@ CLIP_LENGTH = 77
 CLIP_L_PAD, CLIP_G_PAD = "<|endoftext|>", "!"
 """The two CLIPs cut texts alike, and fill them up differently."""
 ENCODERS = ("CLIP-L", "CLIP-G", "T5")
+STREAM_OF = (0, 0, 1)
+"""The text stream of each: the two CLIPs' states stand side by side, T5's behind them."""
 
 
 def bundled_tokenizers(folder: Path) -> list[Any]:
@@ -64,7 +66,14 @@ def counted(tokenizers: Sequence[Any], lengths: Sequence[int], texts: Sequence[s
         lengths: how many each of them takes.
     """
     counts = []
-    for name, tokenizer, limit in zip(ENCODERS, tokenizers, lengths, strict=True):
+    for name, tokenizer, limit, stream in zip(ENCODERS, tokenizers, lengths, STREAM_OF, strict=True):
         ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
-        counts.append([TokenCount(name, len(tokens), limit) for tokens in ids])
+        counts.append([TokenCount(name, len(tokens), limit, stream) for tokens in ids])
     return [list(of_text) for of_text in zip(*counts, strict=True)]
+
+
+def positions_of(tokenizer: Any, length: int, text: str, span: tuple[int, int]) -> list[int]:
+    """The tokens that hold these characters of a text, of as many as are read."""
+    encoded = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
+    offsets = enumerate(encoded["offset_mapping"])
+    return [index for index, (begin, end) in offsets if begin < span[1] and end > span[0] and end > begin]

@@ -7,13 +7,13 @@ get numbers of rows in the place of weights: what comes out tells which rows of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from library.models.loading.tensor_file import Entry, TensorFile
+from library.models.loading.weights import Slot
 
 QUANTISATION_MARKS = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale", ".comfy_quant")
 """Ends of names that tell how other tensors are quantised."""
@@ -21,6 +21,10 @@ SCALES = (".scale_weight", ".weight_scale")
 """What ".weight" ends with instead, for the scale that a weight in 8 bits has to be multiplied by."""
 LEFT_OUT = ("position_ids", "logit_scale")
 """Ends of names that text encoders have in files, and that no part of the model reads."""
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+"""CLIP-L, CLIP-G, T5."""
+PARTS = ("transformer", "vae", *TEXT_ENCODERS)
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 SINGLE_FILE_PREFIXES = {
     "transformer": "model.diffusion_model.",
     "vae": "first_stage_model.",
@@ -29,18 +33,6 @@ SINGLE_FILE_PREFIXES = {
     "text_encoder_3": "text_encoders.t5xxl.transformer.",
 }
 """Begin of the names of each part in a checkpoint that holds several."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a weight of the model stands in a file."""
-
-    key: str
-    """The tensor's name in the file."""
-    rows: tuple[tuple[int, int], ...] | None = None
-    """Runs of its rows, in order, each from and up to; None: all."""
-    scale: str | None = None
-    """Name of the tensor that it is multiplied by."""
 
 
 def slots_of(part: str, file: TensorFile, config: Mapping[str, Any]) -> tuple[dict[str, Slot], list[str]]:

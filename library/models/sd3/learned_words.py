@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from library.models.interface import TextStates
+from library.models.interface import TextStates, Words
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModelWithProjection
@@ -17,7 +17,7 @@ CLIPS = ("clip_l", "clip_g")
 """What files with learned words call the two encoders."""
 
 
-class LearnedWords(nn.Module):
+class LearnedWords(Words):
     """The two CLIPs with learned rows for triggers; T5 reads its text as it is.
 
     Args:
@@ -61,14 +61,7 @@ class LearnedWords(nn.Module):
         return cast("CLIPTextModelWithProjection", self.encoders[index]).text_model.embeddings.token_embedding
 
     def encode(self, text: str, spans: Sequence[tuple[int, int, str]], plain: TextStates) -> tuple[Tensor, Tensor]:
-        """Context (tokens, width) and pooled state of a text, with gradients to the rows.
-
-        Args:
-            text: with the trigger in it.
-            spans: each of the trigger's occurrences, in order: its first token among CLIP's, the first behind it, and
-                the concept, all of whose rows are put there instead.
-            plain: states of the text without the trigger, whose T5 part is taken.
-        """
+        """See `Words`; T5's part is taken of the plain text."""
         hidden, pooled = zip(*(self._clip(index, text, spans) for index in range(len(CLIPS))), strict=True)
         wide, width = torch.cat(hidden, dim=-1), plain.context.shape[-1]
         wide = nn.functional.pad(wide, (0, width - wide.shape[-1]))

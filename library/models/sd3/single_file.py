@@ -9,17 +9,27 @@ from typing import Any
 import torch
 
 from library.errors import ModelError, PureCCError, all_of
-from library.models.loading.model_files import PARTS, FolderFiles, ModelFiles
+from library.models.family import ModelFiles
+from library.models.loading.model_files import FolderFiles
 from library.models.loading.tensor_file import TensorFile
 from library.models.loading.weights import PartWeights, misfit
 from library.models.loading.what_file import what_is
-from library.models.modules import blank
 from library.models.sd3.bundled_tokenizers import bundled_tokenizers
-from library.models.sd3.checkpoint_layouts import slots_of
+from library.models.sd3.checkpoint_layouts import PARTS, slots_of
+from library.models.sd3.modules import blank
 
-CONFIGURATIONS = (Path(__file__).parent / "sd35_medium", Path(__file__).parents[3] / "pocket" / "model")
+HERE = Path(__file__).parent
+SD35_MEDIUM, SD35_LARGE, SD3_MEDIUM = HERE / "sd35_medium", HERE / "sd35_large", HERE / "sd3_medium"
+CONFIGURATIONS = (SD35_MEDIUM, SD35_LARGE, SD3_MEDIUM, HERE.parents[2] / "pocket" / "model")
 """Models that a single file can hold, each a folder in diffusers format of which only configurations and tokenizers
-are read: Stable Diffusion 3.5 Medium, and the small model that comes with the project."""
+are read: three of Stability's, and the small model that comes with the project."""
+NAMED = {
+    "Stable Diffusion 3.5 Medium": SD35_MEDIUM,
+    "Stable Diffusion 3.5 Large": SD35_LARGE,
+    "Stable Diffusion 3 Medium": SD3_MEDIUM,
+}
+"""The models that `what_is` has a name for."""
+KNOWN = "Stable Diffusion 3.5 Medium, 3.5 Large or 3 Medium"
 SETTINGS = {"vae": "vae", "text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
 """Settings that name a part's own file."""
 NAMES = {"vae": "a VAE", "text_encoder": "CLIP-L", "text_encoder_2": "CLIP-G", "text_encoder_3": "a T5 text encoder"}
@@ -37,6 +47,19 @@ UNPROJECTED_CLIP = 768
 hold all the same: the projection is the identity."""
 
 
+class Configuration(FolderFiles):
+    """A folder of configurations; what it lacks is Stable Diffusion 3.5 Medium's, with which all of Stability's models
+    share encoders, VAE and scheduler."""
+
+    def config(self, part: str) -> dict[str, Any]:
+        return super().config(part) if (self.folder / part).is_dir() else FolderFiles(SD35_MEDIUM).config(part)
+
+    def tokenizers(self) -> list[Any]:
+        if (self.folder / "tokenizer").is_dir():
+            return super().tokenizers()
+        return bundled_tokenizers(SD35_MEDIUM / "tokenizers")
+
+
 class SingleFile:
     """A checkpoint in one file; see `ModelFiles`.
 
@@ -45,12 +68,13 @@ class SingleFile:
         configurations: what it may be, see `CONFIGURATIONS`.
 
     Raises:
-        ModelError: it is no Stable Diffusion 3.5 Medium, or parts are missing.
+        ModelError: it is none of them, or parts are missing.
     """
 
     def __init__(self, path: Path, given_apart: Sequence[str], configurations: Sequence[Path]) -> None:
         self.name, self._file = str(path), TensorFile(path)
-        self._folder = FolderFiles(self._configuration(configurations))
+        self._folder = self._configuration(configurations)
+        self.family = self._folder.family
         missing: list[PureCCError] = []
         for part in PARTS[1:]:
             if part not in given_apart and not slots_of(part, self._file, self.config(part))[0]:
@@ -69,28 +93,28 @@ class SingleFile:
         return self._folder.config(part)
 
     def tokenizers(self) -> list[Any]:
-        bundled = self._folder.folder / "tokenizers"
-        return bundled_tokenizers(bundled) if bundled.is_dir() else self._folder.tokenizers()
+        return self._folder.tokenizers()
 
     def weights(self, part: str) -> PartWeights:
         return weights_in(self._file, part, self.config(part))
 
-    def _configuration(self, configurations: Sequence[Path]) -> Path:
+    def _configuration(self, configurations: Sequence[Path]) -> Configuration:
         """The model that the file's transformer is one of."""
         what, problem = what_is(self._file.entries), None
-        for folder in configurations:
+        own = NAMED.get(what)
+        for folder in sorted(configurations, key=lambda one: one != own):
+            known = Configuration(folder)
             try:
-                weights_in(self._file, "transformer", FolderFiles(folder).config("transformer"))
+                weights_in(self._file, "transformer", known.config("transformer"), what)
             except ModelError as error:
                 problem = problem or error
             else:
-                return folder
-        if what == "Stable Diffusion 3.5 Medium":
+                return known
+        if own is not None:
             raise problem or ModelError(f"{self.name} is damaged.")
         apart = next((SETTINGS[part] for part, name in NAMES.items() if name == what), None)
         raise ModelError(
-            f"pretrained_model_name_or_path: {self.name} is {what}; a single file has to hold Stable Diffusion 3.5 "
-            "Medium.",
+            f"pretrained_model_name_or_path: {self.name} is {what}; a single file has to hold {KNOWN}.",
             f"Give it as {apart} = FILE, beside the checkpoint of the transformer."
             if apart
             else f"It is sd3.5_medium.safetensors; in ComfyUI, models/checkpoints. Download: {DOWNLOAD_PAGE}",
@@ -108,7 +132,7 @@ class PartsApart:
     """
 
     def __init__(self, model: ModelFiles, given: Mapping[str, Path]) -> None:
-        self.name, self._model = model.name, model
+        self.name, self.family, self._model = model.name, model.family, model
         self._given = {part: _file_of(part, path) for part, path in given.items()}
         for part in given:
             self.weights(part)
@@ -145,8 +169,13 @@ def _file_of(part: str, path: Path) -> TensorFile:
         raise ModelError(f"{SETTINGS[part]}: {error.what}", error.remedy) from error
 
 
-def weights_in(file: TensorFile, part: str, config: Mapping[str, Any]) -> PartWeights:
+def weights_in(
+    file: TensorFile, part: str, config: Mapping[str, Any], model: str = "Stable Diffusion 3"
+) -> PartWeights:
     """A part out of a file, checked to be whole.
+
+    Args:
+        model: what messages call the model that the part is to be of.
 
     Raises:
         ModelError: the file lacks some of it, or it is another model's.
@@ -157,7 +186,7 @@ def weights_in(file: TensorFile, part: str, config: Mapping[str, Any]) -> PartWe
     except KeyError as error:
         raise ModelError(f"{file.path} lacks {error.args[0]}.", remedy) from error
     if part == "transformer" and unused:
-        raise ModelError(f"{file.path} holds {unused[0]}, which Stable Diffusion 3.5 Medium has no place for.", remedy)
+        raise ModelError(f"{file.path} holds {unused[0]}, which {model} has no place for.", remedy)
     fixed = {}
     if part == "text_encoder" and (config["hidden_size"] == UNPROJECTED_CLIP or "text_projection.weight" not in slots):
         slots.pop("text_projection.weight", None)
@@ -165,5 +194,5 @@ def weights_in(file: TensorFile, part: str, config: Mapping[str, Any]) -> PartWe
     weights = PartWeights(str(file.path), {name: (file, slot) for name, slot in slots.items()}, fixed)
     problem = misfit(blank(part, config), weights)
     if problem:
-        raise ModelError(f"{file.path} does not fit Stable Diffusion 3.5 Medium: {problem}.", remedy)
+        raise ModelError(f"{file.path} does not fit {model}: {problem}.", remedy)
     return weights

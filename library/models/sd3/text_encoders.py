@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from library.models.family import ModelFiles
 from library.models.interface import Progress, TextStates
-from library.models.loading.model_files import TEXT_ENCODERS, ModelFiles
 from library.models.loading.weights import PartWeights, fill
-from library.models.modules import blank
+from library.models.memory.counting import Footprint, count_pass
+from library.models.memory.live_memory import held_by, storage_bytes
+from library.models.memory.operations import META
+from library.models.sd3.checkpoint_layouts import TEXT_ENCODERS
+from library.models.sd3.modules import blank
+from library.roofline import Work
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
 
 TEXT_BATCH = 8
 """Prompts encoded at a time."""
+
+
+def count_text(encoders: Sequence[nn.Module], lengths: Sequence[int], rows: int) -> Footprint:
+    """What encoding texts needs: the encoders visit the device one after the other, T5 layer by layer.
+
+    Args:
+        encoders: CLIP-L, CLIP-G and T5 on the meta device.
+        lengths: tokens that each reads of a text.
+        rows: texts encoded together.
+    """
+    found = []
+    for encoder, length in zip(encoders, lengths, strict=True):
+        ids = torch.zeros(rows, length, dtype=torch.long, device=META)
+        found.append(count_pass(encoder, partial(encoder, ids)))
+    t5_layer = max(storage_bytes(held_by(layer)) for layer in encoders[2].get_submodule("encoder.block").children())
+    work, weights = Work(), max(found[0].weights, found[1].weights, t5_layer)
+    for one in found:
+        work.operations.update(one.work.operations)
+    return Footprint(weights, max(one.transient for one in found), work, sum(one.weights for one in found))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Modules of a model's parts, without weights: on the meta device, where they take no memory."""
+"""Modules of the parts of Stable Diffusion 3, without weights: on the meta device, where they take no memory."""
 
 from __future__ import annotations
 

@@ -1,0 +1,253 @@
+"""Whether everything works on a card that nobody has tried yet: python -m benchmarks.card
+
+One check after the other, each in processes of its own, so that what fails is a line in the result and not its end.
+Called again, it continues with the checks that have no result yet. `--model FILE` names your Stable Diffusion 3.5;
+without it, memory and steps are those of the small included model. Without an NVIDIA card, the processor takes the
+card's place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from library.environment import prepare_process
+from library.errors import exit_code_of
+
+SHORT = {
+    "extractor_train_steps": "4",
+    "max_train_steps": "8",
+    "replay_images": "4",
+    "replay_sample_steps": "4",
+    "context_train_steps": "4",
+    "sample_steps": "2",
+    "sample_strengths": "1",
+    "log_with": "none",
+}
+"""What the trainings of the checks are cut down to."""
+SETTINGS = {
+    "float32": {"mixed_precision": "no"},
+    "bf16": {"mixed_precision": "bf16"},
+    "fp16": {"mixed_precision": "fp16"},
+    "bf16, blocks recomputed": {"mixed_precision": "bf16", "gradient_checkpointing": "true"},
+    "bf16, 1 block swapped": {"mixed_precision": "bf16", "gradient_checkpointing": "true", "blocks_to_swap": "1"},
+    "bf16, int8 weights": {"mixed_precision": "bf16", "base_quantization": "int8"},
+    "bf16, fp8 weights": {"mixed_precision": "bf16", "base_quantization": "fp8"},
+    "bf16, nf4 weights": {"mixed_precision": "bf16", "base_quantization": "nf4"},
+    "bf16, AdamW8bit": {"mixed_precision": "bf16", "optimizer_type": "AdamW8bit"},
+    "bf16, fused": {"mixed_precision": "bf16", "fused_backward_pass": "true"},
+    "bf16, compiled": {"mixed_precision": "bf16", "torch_compile": "true"},
+}
+"""Ways to train that are compared with float32 on the processor."""
+TOLERANCES = {"float32": 0.005, "bf16": 0.02, "fp16": 0.01, "int8": 0.03, "fp8": 0.05, "nf4": 0.15}
+"""Largest difference of the concept loss in a step, as a share of its mean. The last name found in a way counts."""
+MOST_OUTPUT = 400
+"""Characters of what a failed check said last."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is checked.
+
+    Attributes:
+        device: "cuda", or "cpu" in its place.
+        folder: of the results and of all runs.
+        model: of memory and steps, None for the small included one.
+        rounds: of timed steps.
+    """
+
+    device: str
+    folder: Path
+    model: str | None
+    rounds: int
+
+
+class Failed(Exception):
+    """A check that ended with an error, and what it said."""
+
+
+def called(*words: str) -> str:
+    """What a command prints.
+
+    Raises:
+        Failed: it ended with another code than 0.
+    """
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    if done.returncode:
+        raise Failed(f"exit code {done.returncode}: {done.stderr.strip()[-MOST_OUTPUT:]}")
+    return done.stdout
+
+
+def train(card: Card, name: str, device: str, settings: dict[str, str]) -> Path:
+    """Trains the demo, cut down; returns the folder of the run."""
+    folder = card.folder / "runs" / re.sub(r"\W+", "-", f"{name} {device}")
+    given = {**SHORT, "device": device, "output_dir": str(folder), "cache_dir": str(card.folder / "cache"), **settings}
+    words = [part for key, value in given.items() for part in _option(key, value)]
+    called("purecc_train.py", "--config_file", "presets/demo.toml", *words, "--no_audit", "--overwrite")
+    return folder
+
+
+def _option(name: str, value: str) -> Sequence[str]:
+    return [f"--{name}"] if value == "true" else [f"--{name}={value}"]
+
+
+def losses(folder: Path) -> list[float]:
+    """The concept loss of each step of stage 2."""
+    from library.report.log import read_log
+
+    return [row["concept"] for row in read_log(folder / "log.jsonl") if row["stage"] == "student" and "concept" in row]
+
+
+def same_numbers(card: Card) -> list[dict[str, Any]]:
+    """Trains every way on the card and in float32 on the processor, which are compared step by step."""
+    exact = losses(train(card, "exact", "cpu", SETTINGS["float32"]))
+    mean, rows = sum(exact) / len(exact), []
+    for name, settings in SETTINGS.items():
+        try:
+            found = losses(train(card, name, card.device, settings))
+        except Failed as error:
+            rows.append({"what": name, "outcome": str(error)})
+            continue
+        off = max(abs(one - other) for one, other in zip(found, exact, strict=True)) / mean
+        allowed = [one for part, one in TOLERANCES.items() if part in name][-1]
+        rows.append(
+            {"what": name, "outcome": "as expected" if off <= allowed else "off", "error": off, "most": allowed}
+        )
+    return rows
+
+
+def resumes(card: Card) -> list[dict[str, Any]]:
+    """A run that is continued ends as one that was never stopped."""
+    import torch
+    from safetensors.torch import load_file
+
+    whole = train(card, "whole", card.device, SETTINGS["bf16"])
+    half = {**SETTINGS["bf16"], "max_train_steps": "4", "save_state_on_train_end": "true"}
+    stopped = train(card, "stopped", card.device, half)
+    config = ["--config_file", str(stopped / "config.toml"), "--output_dir", str(stopped)]
+    called("purecc_train.py", *config, "--max_train_steps=8", "--resume", "auto")
+    one, other = (load_file(folder / "demo.safetensors") for folder in (whole, stopped))
+    most = max(float((one[key].float() - other[key].float()).abs().max()) for key in one)
+    equal = all(torch.equal(one[key], other[key]) for key in one)
+    return [{"what": "resume", "outcome": "equal to the bit" if equal else "not equal", "error": most}]
+
+
+def memory(card: Card) -> list[dict[str, Any]]:
+    """The presets that fit the card, each with the memory it really takes."""
+    from library.preflight.forecast import PRESETS
+
+    room = _gigabytes() if card.device == "cuda" else max(PRESETS)
+    fitting = [str(size) for size in PRESETS if size <= room] or [str(min(PRESETS))]
+    model = ["--pretrained_model_name_or_path", card.model] if card.model else []
+    called("-m", "benchmarks.vram", "--presets", *fitting, "--benchmark_dir", str(card.folder), *model)
+    rows = json.loads((card.folder / "vram.json").read_text(encoding="utf-8"))["rows"]
+    return [{"what": row.pop("preset"), **row} for row in rows]
+
+
+def steps(card: Card) -> list[dict[str, Any]]:
+    """A plain LoRA step, ours, and that of diffusers and PEFT, in turns."""
+    preset = "presets/pure.toml" if card.model else "presets/demo.toml"
+    model = ["--pretrained_model_name_or_path", card.model] if card.model else []
+    given = ["--device", card.device, "--output_dir", str(card.folder), "--cache_dir", str(card.folder / "cache")]
+    called("-m", "benchmarks.step", "--config_file", preset, "--rounds", str(card.rounds), *given, *model)
+    rows = json.loads((card.folder / "step.json").read_text(encoding="utf-8"))["rows"]
+    return [{"what": row.pop("variant"), **row} for row in rows]
+
+
+CHECKS: dict[str, Callable[[Card], list[dict[str, Any]]]] = {
+    "numbers": same_numbers,
+    "resume": resumes,
+    "memory": memory,
+    "steps": steps,
+}
+
+
+def check(card: Card, names: Sequence[str]) -> dict[str, Any]:
+    """Makes the checks that have no result yet, and keeps each result as soon as it is there."""
+    from library.files.atomic import write_text
+
+    file = card.folder / "card.json"
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else about(card)
+    for name in names:
+        if name in found["checks"]:
+            continue
+        print(f"{name} ...", flush=True)
+        begin = time.perf_counter()
+        try:
+            rows = CHECKS[name](card)
+        except Failed as error:
+            rows = [{"what": name, "outcome": str(error)}]
+        found["checks"][name] = {"seconds": time.perf_counter() - begin, "rows": rows}
+        write_text(file, json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def about(card: Card) -> dict[str, Any]:
+    """The card and what drives it."""
+    import torch
+
+    from benchmarks.record import commit, device_name
+
+    found = {"device": device_name(), "torch": torch.__version__, "commit": commit(), "model": card.model}
+    if card.device == "cuda":
+        found |= {"gigabytes": _gigabytes(), "capability": list(torch.cuda.get_device_capability())}
+    return {**found, "checks": {}}
+
+
+def _gigabytes() -> float:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**30
+
+
+def page(found: dict[str, Any]) -> str:
+    """The result as a Markdown page."""
+    from benchmarks.record import table
+
+    about_it = ", ".join(f"{name} {value}" for name, value in found.items() if name != "checks" and value is not None)
+    parts = [f"# {found['device']}", f"By `python -m benchmarks.card`: {about_it}."]
+    for name, result in found["checks"].items():
+        columns = {key: key for row in result["rows"] for key in row}
+        parts += [
+            f"## {name.capitalize()}, {result['seconds']:.0f} s",
+            table({"columns": columns, "rows": result["rows"]}),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Makes all checks and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--model", help="Your Stable Diffusion 3.5, a file or folder. Default: the small included model."
+    )
+    parser.add_argument("--checks", nargs="+", choices=CHECKS, default=list(CHECKS), help="Default: all of them.")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="Timed steps of each kind. Default: 5.")
+    parser.add_argument("--output_dir", type=Path, default=Path("output/card"))
+    arguments = parser.parse_args()
+    import torch
+
+    from library.files.atomic import write_text
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    found = check(Card(device, arguments.output_dir.resolve(), arguments.model, arguments.rounds), arguments.checks)
+    file = arguments.output_dir / f"{re.sub(r'[^A-Za-z0-9]+', '-', found['device']).strip('-')}.md"
+    write_text(file, page(found))
+    print(page(found))
+    print(f"Written: {file}")
+
+
+if __name__ == "__main__":
+    prepare_process()
+    sys.exit(exit_code_of(main, lambda: None))

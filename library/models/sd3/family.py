@@ -1,0 +1,49 @@
+"""Stable Diffusion 3 and 3.5 at the door for families."""
+
+from __future__ import annotations
+
+import torch
+
+from library.adapters.layouts.known import SD3_NAMES
+from library.adapters.uis.rules import LOADERS
+from library.config.model_settings import ModelSettings
+from library.models.family import Family, FlowModel, ModelFiles, register
+from library.models.loading.what_file import is_mmdit
+from library.models.memory.residence import Residence
+from library.models.sd3 import single_file
+from library.models.sd3.checkpoint_layouts import PARTS, TOKENIZERS, slots_of
+from library.models.sd3.model import SD3Model
+from library.models.sd3.modules import blank
+
+
+def opened(files: ModelFiles, settings: ModelSettings, device: torch.device, dtype: torch.dtype) -> FlowModel:
+    """A model of the family; nothing heavy is read yet."""
+    return SD3Model(
+        files,
+        device=device,
+        dtype=dtype,
+        t5_length=settings.t5xxl_max_token_length,
+        residence=Residence.of(settings),
+        masked=(settings.apply_lg_attn_mask, settings.apply_lg_attn_mask, settings.apply_t5_attn_mask),
+    )
+
+
+SD3 = register(
+    Family(
+        name="sd3",
+        title="Stable Diffusion 3 and 3.5",
+        pipeline="StableDiffusion3Pipeline",
+        parts=PARTS,
+        tokenizers=TOKENIZERS,
+        blank=blank,
+        slots_of=slots_of,
+        model=opened,
+        lora_names=SD3_NAMES,
+        loaders=LOADERS,
+        own_files=single_file.SETTINGS,
+        recognises=is_mmdit,
+        single_file=lambda path, apart: single_file.SingleFile(path, apart, single_file.CONFIGURATIONS),
+        with_own_files=single_file.PartsApart,
+        card_presets={24: ("sd35m", (6, 8, 12, 16, 24)), 38: ("sd35l", (16,))},
+    )
+)
