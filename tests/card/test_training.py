@@ -9,7 +9,7 @@ import torch
 from tests.helpers.datasets import DATASET
 from tests.helpers.on_card import Failed, draw, fuse_loras, step, step_with, train
 
-TWO_SIZES = DATASET + DATASET.partition("[[datasets]]")[2].join(["[[datasets]]", ""]).replace("32", "64")
+TWO_SIZES = DATASET + "[[datasets]]" + DATASET.partition("[[datasets]]")[2].replace("32", "64")
 FULL = {"preset": "methods/dreambooth", "full_bf16": True, "fused_backward_pass": True, "replay_images": 2}
 STEPS = {
     "swapped blocks in fp8": {"preset": "sd35m_6gb", "blocks_to_swap": 1, "base_quantization": "fp8"},
