@@ -1,0 +1,95 @@
+"""Training on a pretended card: the default preset from begin to end, and a step of what touches a device otherwise."""
+
+import shutil
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from tests.helpers.datasets import DATASET
+from tests.helpers.on_card import Failed, draw, fuse_loras, step, step_with, train
+
+TWO_SIZES = DATASET + "[[datasets]]" + DATASET.partition("[[datasets]]")[2].replace("32", "64")
+FULL = {"preset": "methods/dreambooth", "full_bf16": True, "fused_backward_pass": True, "replay_images": 2}
+STEPS = {
+    "swapped blocks in fp8": {"preset": "sd35m_6gb", "blocks_to_swap": 1, "base_quantization": "fp8"},
+    "int8, offloaded, two sizes": {
+        "preset": "pure",
+        "base_quantization": "int8",
+        "cpu_offload_checkpointing": True,
+        "dataset": TWO_SIZES,
+    },
+    "nf4 in fp16": {"preset": "pure", "base_quantization": "nf4", "mixed_precision": "fp16"},
+    "8-bit optimizer, nothing recomputed, one by one": {
+        "preset": "pure",
+        "optimizer_type": "AdamW8bit",
+        "gradient_checkpointing": False,
+        "batch_passes": "one_by_one",
+    },
+    "full fine-tuning inside the backward pass": FULL,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(on_card):
+    """The files of a whole run: texts, latents, replay, context, both stages, sheets, check, report card."""
+    return on_card(train, preset="pure")
+
+
+def test_a_whole_run_of_the_default_preset(trained):
+    assert {"tiny.safetensors", "tiny_concept.safetensors", "tiny.preview.png"} <= {path.name for path in trained}
+
+
+def test_its_lora_draws(trained, on_card):
+    (lora,) = [path for path in trained if path.name == "tiny.safetensors"]
+    on_card(draw, lora, preset="pure")
+
+
+def test_its_lora_is_fused_with_another(trained, on_card, tmp_path):
+    (lora,) = [path for path in trained if path.name == "tiny.safetensors"]
+    loras = [shutil.copy(lora, tmp_path / f"{name}.safetensors") for name in ("one", "two")]
+    on_card(fuse_loras, loras, preset="pure")
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_a_step(on_card, case):
+    counted = on_card(step, **STEPS[case])
+    assert counted["kernels"] > 500 and counted["peak"] > 2**18
+
+
+# Mutants: mistakes in the library that the card has to find
+
+
+def left_on_the_cpu(to_device):
+    return lambda tensor, device: tensor
+
+
+def indexed_on_the_card(interpolate):
+    return lambda image, *others: interpolate(image[torch.arange(len(image), device="cuda")], *others)
+
+
+def in_another_precision(velocity):
+    def mutant(self, *given, **named):
+        with patch.object(self, "dtype", torch.float16):
+            return velocity(self, *given, **named)
+
+    return mutant
+
+
+def drawn_by_the_cpu(rounded):
+    return lambda values, generator: rounded(values, torch.Generator())
+
+
+MUTANTS = {
+    left_on_the_cpu: ("library.models.sd3.model.to_device", {"preset": "pure"}, "at least two devices"),
+    indexed_on_the_card: ("library.dual_branch_scheduler.interpolate", {"preset": "pure"}, "indices should be"),
+    in_another_precision: ("library.models.sd3.model.SD3Model.velocity", {"preset": "pure"}, "should be the same"),
+    drawn_by_the_cpu: ("library.training.update.stochastically_rounded", FULL, "'cuda' device type for generator"),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_a_mistake_is_found(on_card, mutant):
+    target, given, found = MUTANTS[mutant]
+    with pytest.raises(Failed, match=found):
+        on_card(step_with, target, mutant, **given)

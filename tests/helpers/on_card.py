@@ -1,0 +1,131 @@
+"""Runs of the tiny model on a pretended card. To be called in a process that has one."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from library.adapters.files import ConceptFile, concept_file_of
+from library.config.dataset_file import read_dataset_config
+from library.config.files import TomlFile, read_settings
+from library.convert.fusing import Fusion, fuse
+from library.drawing.generation import generate
+from library.evaluation.probes import read_probes
+from library.evaluation.quick import QuickAudit
+from library.preflight.plan import Plan, make_plan
+from library.training.listeners import Listeners
+from library.training.run import Run
+from library.training.stage import Stage
+from tests.helpers.runs import ready
+from tools.pretended_card.card import Card
+from tools.pretended_card.computer import computer_with
+
+torch.set_num_threads(1)
+
+
+class Failed(Exception):
+    """What was raised on the card, as text: the exception itself may hold tensors, which can't leave the process."""
+
+
+def told(work: Callable[..., Any], *given: Any) -> Any:
+    """Calls a function for another process.
+
+    Raises:
+        Failed: it has raised something.
+    """
+    try:
+        return work(*given)
+    except Exception:
+        raise Failed(traceback.format_exc()) from None
+
+
+def plan(dataset: Path, preset: Path | None, settings: dict[str, Any]) -> Plan:
+    """A plan of a preset, or of none, with settings that go before it."""
+    read = read_settings(TomlFile(preset) if preset else None, settings)
+    return make_plan(read, read_dataset_config(TomlFile(dataset), read.data))
+
+
+@contextmanager
+def strictly(card: Card) -> Iterator[Card]:
+    """Inside there is the card; what looks only, such as sheets, must not fail either. Draws no charts."""
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(Listeners, "harmless", lambda self, name, *_: self.phase(name)))
+        stack.enter_context(patch("library.training.report_page.plot_log", lambda rows, path: None))
+        yield stack.enter_context(computer_with(card))
+
+
+def train(*given: Any) -> list[Path]:
+    """A whole run with its report card; returns its files."""
+    with strictly(Card()):
+        planned = plan(*given)
+        (concept,) = planned.config.concepts
+        audit = QuickAudit({concept.name: read_probes(None, concept, [0])[:1]})
+        run = Run(audit.planned(planned))
+        run.looks.append(audit)
+        return run.train()
+
+
+def stages_of(run: Run) -> Iterator[Stage]:
+    """The stages that a run has, in order; each is made when it is asked for, since what learns is its own."""
+    for name, make in {"extractor": run.extractor_stage, "student": run.student_stage}.items():
+        if name in run.plan.stage_steps:
+            yield make()
+
+
+def step(*given: Any) -> dict[str, Any]:
+    """Prepares a run and makes a step of each stage; returns what the card counted in the last one."""
+    with strictly(card := Card()):
+        for stage in stages_of(ready(plan(*given))):
+            card.begin()
+            assert "skipped" not in stage.step()
+        return {"peak": card.memory.peak_allocated, "kernels": card.kernels, "waits": dict(card.synchronisations)}
+
+
+READY: dict[Path, tuple[Card, Stage]] = {}
+"""Cards and last stages of runs, by dataset file. Mutants share them: a step that fails changes nothing."""
+
+
+def step_with(target: str, mutant: Any, dataset: Path, preset: Path | None, settings: dict[str, Any]) -> None:
+    """A step of stage 2 while something of the library is replaced.
+
+    Args:
+        target: its dotted name.
+        mutant: makes what takes its place from it.
+    """
+    if dataset not in READY:
+        with strictly(card := Card()):
+            *_, last = stages_of(ready(plan(dataset, preset, settings)))
+        READY[dataset] = card, last
+    card, stage = READY[dataset]
+    place, _, name = target.rpartition(".")
+    owner = resolve_name(place)
+    with strictly(card), patch.object(owner, name, mutant(getattr(owner, name))):
+        stage.step()
+
+
+def draw(lora: Path, dataset: Path, preset: Path | None, settings: dict[str, Any]) -> None:
+    """Draws a picture with a LoRA and its concept file."""
+    with strictly(Card()):
+        output = settings["output_dir"] / Path("drawn.png")
+        read = read_settings(TomlFile(preset) if preset else None, settings)
+        generate(read, lora, ConceptFile(concept_file_of(lora)), [], ["a [V] dog"], 1.0, (32, 32), output)
+
+
+def fuse_loras(loras: list[Path], dataset: Path, preset: Path | None, settings: dict[str, Any]) -> None:
+    """Fuses LoRAs without vectors."""
+    with strictly(Card()):
+        read = read_settings(TomlFile(preset) if preset else None, settings)
+        fuse(read, loras, ["a sks dog"] * len(loras), (32, 32), Fusion(steps=1))
+
+
+def alone(work: Callable[[Card], Any]) -> Any:
+    """What a function gives that does something on a card of its own."""
+    with computer_with(Card()) as card:
+        return work(card)

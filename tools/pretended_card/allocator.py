@@ -1,0 +1,124 @@
+"""CUDA's caching allocator as PyTorch has it by default, without the memory."""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+
+MIB = 1 << 20
+ROUNDED = 512
+"""Bytes that every size is rounded up to."""
+SMALL, SMALL_SEGMENT = MIB, 2 * MIB
+"""Sizes up to the first come from segments of the second."""
+LARGE, LARGE_SEGMENT, LARGE_ROUNDED = 10 * MIB, 20 * MIB, 2 * MIB
+"""Sizes below the first come from segments of the second; others have one of their own, rounded to the third."""
+APART = 1 << 40
+"""Bytes between two segments, so that they never merge."""
+
+
+@dataclass(eq=False)
+class Block:
+    """A part of a segment.
+
+    Args:
+        before, after: its neighbours in the segment.
+    """
+
+    address: int
+    size: int
+    small: bool
+    before: Block | None = None
+    after: Block | None = None
+    free: bool = True
+
+
+class CachingAllocator:
+    """Best fit, splitting and merging. A segment is given back by `empty_cache` alone.
+
+    Attributes:
+        allocated, reserved: bytes that are in use, and bytes that the allocator has of the card.
+        peak_allocated, peak_reserved: the most of them since `reset_peaks`.
+    """
+
+    def __init__(self) -> None:
+        self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
+        self._blocks: dict[int, Block] = {}
+        self._free: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+        self._segments = 0
+
+    def reset_peaks(self) -> None:
+        """The peaks begin again."""
+        self.peak_allocated, self.peak_reserved = self.allocated, self.reserved
+
+    def take(self, size: int) -> int:
+        """The address of a block of at least that many bytes."""
+        size = max(ROUNDED, _rounded(size, ROUNDED))
+        free = self._free[size <= SMALL]
+        at = bisect.bisect_left(free, (size, 0))
+        block = self._blocks[free.pop(at)[1]] if at < len(free) else self._segment_for(size)
+        block.free = False
+        self._cut(block, size)
+        self.allocated += block.size
+        self.peak_allocated = max(self.peak_allocated, self.allocated)
+        return block.address
+
+    def give_back(self, address: int) -> None:
+        """The block is free, and one with its free neighbours."""
+        block = self._blocks[address]
+        self.allocated -= block.size
+        for near in (block.before, block.after):
+            if near is not None and near.free:
+                self._free[near.small].remove((near.size, near.address))
+        if block.after is not None and block.after.free:
+            self._join(block, block.after)
+        if block.before is not None and block.before.free:
+            block = self._join(block.before, block)
+        self._let_go(block)
+
+    def empty_cache(self) -> None:
+        """Gives back every segment of which nothing is in use."""
+        for small, free in self._free.items():
+            for size, address in free:
+                if self._blocks[address].before is None and self._blocks[address].after is None:
+                    self.reserved -= size
+                    del self._blocks[address]
+            self._free[small] = [one for one in free if one[1] in self._blocks]
+
+    def _segment_for(self, size: int) -> Block:
+        small = size <= SMALL
+        whole = SMALL_SEGMENT if small else LARGE_SEGMENT if size < LARGE else _rounded(size, LARGE_ROUNDED)
+        block = Block(self._segments * APART, whole, small)
+        self._segments += 1
+        self._blocks[block.address] = block
+        self.reserved += whole
+        self.peak_reserved = max(self.peak_reserved, self.reserved)
+        return block
+
+    def _cut(self, block: Block, size: int) -> None:
+        """Cuts off what a block has to spare, if that is worth it."""
+        spare = block.size - size
+        if spare < ROUNDED if block.small else spare <= SMALL:
+            return
+        rest = Block(block.address + size, spare, block.small, block, block.after)
+        if block.after is not None:
+            block.after.before = rest
+        block.size, block.after = size, rest
+        self._blocks[rest.address] = rest
+        self._let_go(rest)
+
+    def _join(self, block: Block, following: Block) -> Block:
+        """The first of two neighbours, with what the second was."""
+        del self._blocks[following.address]
+        block.size += following.size
+        block.after = following.after
+        if following.after is not None:
+            following.after.before = block
+        return block
+
+    def _let_go(self, block: Block) -> None:
+        block.free = True
+        bisect.insort(self._free[block.small], (block.size, block.address))
+
+
+def _rounded(size: int, to: int) -> int:
+    return -(-size // to) * to
