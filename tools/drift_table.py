@@ -27,7 +27,7 @@ def students(path: str) -> Iterator[dict[str, dict[str, list[float]]]]:
 
 def main() -> None:
     """Prints a line for each range of drift."""
-    found = list(students(sys.argv[1] if len(sys.argv) > 1 else "docs/bench/trials.zip"))
+    found = list(students(sys.argv[1] if len(sys.argv) > 1 else "docs/bench/with-vectors/trials.zip"))
     print(f"{len(found)} students")
     for sort, measures in SHOWN.items():
         rows = np.array([[np.mean(one[sort][m]) for m in ("drift", *measures) if m in one[sort]] for one in found])

@@ -7,7 +7,7 @@ and CUDA's caching allocator is simulated on it. A number that is read from the 
 
 It shows faults of devices, dtypes and shapes, and memory. It does not show:
 
-- any number that a kernel computes, hence no wrong result and no NaN;
+- any number that a kernel computes, so no wrong result and no NaN;
 - kernels that are compiled or brought along: xformers, torch.compile, Triton, and what bitsandbytes computes in (its
   layers and optimizers are seen by the shapes that it declares);
 - whether fused or foreach kernels of an optimizer accept the weights: fake tensors take the plain way;

@@ -26,9 +26,9 @@ def build(folder: Path) -> Path:
     from torch.utils.cpp_extension import get_cxx_compiler, include_paths, library_paths
 
     if sys.platform != "linux":
-        raise CannotBuild("the pretended card is built on Linux only")
+        raise CannotBuild("the pretended GPU is built on Linux only")
     if torch.backends.cuda.is_built():
-        raise CannotBuild("the pretended card needs a PyTorch that was built without CUDA")
+        raise CannotBuild("the pretended GPU needs a PyTorch that was built without CUDA")
     key = hashlib.sha256(SOURCE.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
     made = folder / f"pretended_card_{key}.so"
     if made.exists():
@@ -42,7 +42,7 @@ def build(folder: Path) -> Path:
     try:
         subprocess.run([*words, "-lc10", "-ltorch_cpu"], check=True)
     except FileNotFoundError as error:
-        raise CannotBuild("the pretended card needs a C++ compiler") from error
+        raise CannotBuild("the pretended GPU needs a C++ compiler") from error
     partly.replace(made)
     return made
 
@@ -54,5 +54,5 @@ def insert(made: Path) -> None:
         RuntimeError: PyTorch was imported already, and has counted the cards.
     """
     if "torch" in sys.modules:
-        raise RuntimeError("PyTorch has already looked for cards in this process")
+        raise RuntimeError("PyTorch has already looked for GPUs in this process")
     ctypes.CDLL(str(made), ctypes.RTLD_GLOBAL)

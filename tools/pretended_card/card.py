@@ -119,23 +119,23 @@ class Card(TorchDispatchMode):
 
     def _to_card(self, tensor: Tensor, dtype: torch.dtype | None, non_blocking: bool) -> Tensor:
         if not non_blocking:
-            self.waits("a copy to the card")
+            self.waits("a copy to the GPU")
         return self._empty(tensor.shape, dtype or tensor.dtype)
 
     def _from_card(self, tensor: Tensor, kwargs: dict[str, Any]) -> Tensor:
         dtype = kwargs.get("dtype") or tensor.dtype
         if torch.device(kwargs["device"]).type == "meta":
             return torch.empty(tensor.shape, dtype=dtype, device="meta")
-        self.waits("a copy from the card")
+        self.waits("a copy from the GPU")
         return _made_up(torch.empty(tensor.shape, dtype=dtype))
 
     def _copied(self, to: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
         """A copy into memory of the other side."""
         if not isinstance(to, FakeTensor):
-            self.waits("a copy from the card")
+            self.waits("a copy from the GPU")
             return _made_up(to)
         if not non_blocking:
-            self.waits("a copy to the card")
+            self.waits("a copy to the GPU")
         with self._fake:
             return to.copy_(torch.empty(source.shape, dtype=source.dtype, device="cuda"))
 

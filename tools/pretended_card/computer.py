@@ -70,7 +70,7 @@ def computer_with(card: Card, total: int = 24 * GIB) -> Iterator[Card]:
         "max_memory_allocated": lambda device=None: card.memory.peak_allocated,
         "reset_peak_memory_stats": lambda device=None: card.memory.reset_peaks(),
         "mem_get_info": lambda device=None: (total - card.memory.reserved, total),
-        "get_device_name": lambda device=None: "pretended card",
+        "get_device_name": lambda device=None: "pretended GPU",
     }
     with contextlib.ExitStack() as stack:
         for name, answer in answers.items():
