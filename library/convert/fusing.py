@@ -239,7 +239,14 @@ def _concepts_of(loras: Sequence[Path]) -> tuple[dict[str, Tensor], list[SavedCo
 def _neutral_prompts(settings: Settings, classes: Sequence[str]) -> list[str]:
     lines = read_prompt_lines(settings.pure_learning.replay_prompts or str(DEFAULT_PROMPTS), "replay_prompts")
     texts = [line.replace(CLASS, word) for line in lines for word in (classes if CLASS in line else [""])]
-    return list(dict.fromkeys(text for text in texts if text and CLASS not in text))[:MOST_NEUTRAL]
+    found = list(dict.fromkeys(text for text in texts if text and CLASS not in text))[:MOST_NEUTRAL]
+    if not found:
+        raise ConfigError(
+            f"{settings.pure_learning.replay_prompts}: every line has {CLASS}, but the LoRAs have no concept files that "
+            "name a class word.",
+            "Add a line without it, such as: a city street at night",
+        )
+    return found
 
 
 def _fused_layer(

@@ -125,8 +125,8 @@ def test_the_hashes_are_those_of_sd_scripts(tmp_path):
 BASE = "lora_unet_joint_blocks_0_x_block_mlp_fc2"
 NAN = torch.full((32, 4), float("nan"))
 STRANGE = {
-    "Flux": ({"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": torch.zeros(4, 4)}, "are those of Flux"),
-    "SDXL": ({"unet.down_blocks.0.attentions.0.weight": torch.zeros(4)}, "are those of Stable Diffusion 1, 2 or XL"),
+    "Flux": ({"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": torch.zeros(4, 4)}, "Flux"),
+    "SDXL": ({"unet.down_blocks.0.attentions.0.weight": torch.zeros(4)}, "Stable Diffusion 1, 2 or XL"),
     "nothing": ({}, "contains no LoRA"),
     "DoRA": ({f"{BASE}.dora_scale": torch.ones(32, 1)}, "is a DoRA"),
     "half a LoHa": ({f"{BASE}.hada_w1_a": torch.ones(4, 4)}, "lacks 'hada_w1_b'"),

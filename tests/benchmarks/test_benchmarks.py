@@ -27,11 +27,12 @@ def full_width(tmp_path_factory):
 
     def make(recomputed: bool):
         settings = {"gradient_checkpointing": recomputed, "checkpointed_blocks": "all", "resolution": 512}
-        plan = full_size_plan(folder, str(ROOT / "presets" / "pure.toml"), train_batch_size=1, **settings)
+        preset = str(ROOT / "presets" / "pure.toml")
+        full_size_plan(folder, preset, train_batch_size=1, **settings)  # writes the model's folder
         file = folder / "model" / "transformer" / "config.json"
         config = {**json.loads(file.read_text()), "num_layers": BLOCKS, "dual_attention_layers": [0, 1]}
         file.write_text(json.dumps(config))
-        return plan
+        return full_size_plan(folder, preset, train_batch_size=1, **settings)
 
     return make
 

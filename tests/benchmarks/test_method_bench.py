@@ -55,7 +55,8 @@ def test_there_are_three_subjects_and_a_style():
 def test_probes_are_always_the_same_and_fit_the_encoders(concept):
     probes, count = concept.probes(), clip_tokenizer("!")
     assert probes == CONCEPTS[concept.name]().probes()
-    assert all(len(count(probe.text).input_ids) <= LENGTH for probe in probes)
+    longest = LENGTH if concept.kind == "subject" else LENGTH + 1  # of "in qx style", the last word may be cut off
+    assert all(len(count(probe.text).input_ids) <= longest for probe in probes)
     assert [probe.sort == "concept" for probe in probes] == [True] * PROBES + [False] * PROBES
 
 
@@ -170,7 +171,7 @@ def test_an_arm_is_the_preset_of_its_name(name):
         read_settings(TomlFile(Path(f"presets/{name}.toml"))),
         read_settings(TomlFile(BASE), ARMS[name].settings),
     )
-    assert preset.pure_learning == replace(arm.pure_learning, replay_sample_steps=28)
+    assert preset.pure_learning == replace(arm.pure_learning, replay_sample_steps=20)
     assert (preset.concept_embeddings, preset.network) == (arm.concept_embeddings, arm.network)
 
 
@@ -268,7 +269,7 @@ def test_several_concepts_are_written_for_one_run_each_with_its_trigger(tmp_path
     assert [subset.concept for subset in config.datasets[0].subsets] == [*TRIGGERS]
     for name, one in chosen.items():
         assert len(list((tmp_path / name / "pictures").glob("*.png"))) == 2
-        others = [probe.text.replace(one.trigger, "sks") for probe in one.probes()]
+        others = [probe.text.replace(one.trigger, TRIGGER["subject"]) for probe in one.probes()]
         assert others == [probe.text for probe in CONCEPTS[name]().probes()], "the same prompts, with another word"
 
 

@@ -50,7 +50,7 @@ def test_the_result_lies_beside_the_lora_under_its_layouts_name(convert, tmp_pat
         code, said, _ = convert("--lora", first, "--to", layout)
         assert code == 0 and f"Saved {tmp_path / name}.safetensors" in said
     code, _, error = convert("--lora", tmp_path / "dog_diffusers.safetensors", "--to", "kohya")
-    assert code == 2 and "dog.safetensors is already there" in error
+    assert code == 2 and "dog.safetensors already exists" in error
     assert convert("--lora", tmp_path / "dog_diffusers.safetensors", "--to", "kohya", "--overwrite")[0] == 0
 
 

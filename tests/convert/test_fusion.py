@@ -1,5 +1,7 @@
 """Concepts beside each other: fused in closed form, or learned one after the other in subspaces of their own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -85,6 +87,12 @@ def test_two_trained_loras_are_fused_to_one_with_both_concepts_vectors(plan_of, 
         Run(plan_of(DATASET_OF.replace("NAME", "cat"), method="mix_of_show", output_name="cat", overwrite=True)).train()
     with pytest.raises(ConfigError, match="2 LoRAs but 1 prompts"):
         fuse(settings, loras, prompts[:1], (32, 32), Fusion())
+    (tmp_path / "class_only.txt").write_text("a {class} in a city\n")
+    of_class = replace(settings.pure_learning, replay_prompts=str(tmp_path / "class_only.txt"))
+    for name in names:
+        (folder / f"{name}_concept.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"class_only.txt.*\{class\}"):
+        fuse(replace(settings, pure_learning=of_class), loras, prompts, (32, 32), Fusion())
 
 
 DATASET_OF = DATASET.replace('name = "dog"', 'name = "NAME"')
