@@ -242,8 +242,8 @@ def _neutral_prompts(settings: Settings, classes: Sequence[str]) -> list[str]:
     found = list(dict.fromkeys(text for text in texts if text and CLASS not in text))[:MOST_NEUTRAL]
     if not found:
         raise ConfigError(
-            f"{settings.pure_learning.replay_prompts}: every line has {CLASS}, but the LoRAs have no concept files that "
-            "name a class word.",
+            f"{settings.pure_learning.replay_prompts}: every line has {CLASS}, but no concept file of the LoRAs "
+            "names a class word.",
             "Add a line without it, such as: a city street at night",
         )
     return found

@@ -114,7 +114,7 @@ def test_its_bounds_are_comfyuis_noise_levels():
 
 
 def test_a_block_that_the_model_lacks_is_named_before_training(plan_of):
-    with pytest.raises(ConfigError, match="names block 7; this model has blocks 0 to 2"):
+    with pytest.raises(ConfigError, match="block 7; this model has blocks 0 to 2"):
         plan_of(skip_layer_guidance_scale=3.0)
     plan_of(skip_layer_guidance_scale=3.0, skip_guidance_layers=[1])
 
