@@ -119,7 +119,7 @@ def test_a_method_from_outside_trains_saves_and_resumes(tether, plan_of, monkeyp
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"name": "lora"}, "method lora already"),
+        ({"name": "lora"}, "method lora is already"),
         ({"own": EWCSettings}, "setting ewc_fisher_samples already"),
         ({"reads": LORA | {"learning_rte"}}, "reads learning_rte"),
         ({"reads": LORA | {"seed"}}, "reads seed"),

@@ -406,7 +406,7 @@ def assert_holds(file: Path, weights: list[torch.Tensor]) -> None:
 
 
 def test_what_is_saved_drawn_and_measured_is_the_average_of_the_optimizer(quick, monkeypatch):
-    run = quick(dataset=VALIDATED, save_formats=["diffusers"], **AVERAGING, **LOOKS)
+    run = quick(dataset=VALIDATED, save_formats=["diffusers"], sample_at_first=True, **AVERAGING, **LOOKS)
     drawn, measured, validation = [], [], run.validation.of
 
     def weights() -> list[torch.Tensor]:
