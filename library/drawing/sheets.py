@@ -95,12 +95,12 @@ class SheetMaker:
         Args:
             whole: the rows of the finished student's own sheet, which has it at strength 1 already.
         """
-        kinds = {kind: [row for row in whole if row.kind == kind] for kind in SHOWN_AT_STRENGTHS}
-        some = [row for kind, most in SHOWN_AT_STRENGTHS.items() for row in kinds[kind][:most]]
-        prompts = {prompt.text: prompt for prompt in self.prompts}
+        drawn = list(zip(self.prompts, whole, strict=False))  # none, where that sheet could not be drawn
+        kinds = {kind: [pair for pair in drawn if pair[1].kind == kind] for kind in SHOWN_AT_STRENGTHS}
+        some = [pair for kind, most in SHOWN_AT_STRENGTHS.items() for pair in kinds[kind][:most]]
         rows, network = [], self.parts.network
-        for row in some:
-            prompt, (before, student, *_) = prompts[row.prompt], row.pictures
+        for prompt, row in some:
+            before, student, *_ = row.pictures
             shown = {1.0: student}
             try:
                 for strength in strengths:

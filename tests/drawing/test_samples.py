@@ -139,6 +139,16 @@ def test_the_sheet_of_strengths_goes_from_nothing_to_the_student(plan_of):
     assert (whole - at_0).abs().max() > 1e-3 and (run.folder / "s.png").is_file()
 
 
+def test_prompts_of_one_text_are_each_drawn_from_their_own_seed_at_every_strength(plan_of, tmp_path):
+    (tmp_path / "two.txt").write_text("a [V] dog --d 1\na [V] dog --d 2\n")
+    run = short(plan_of, sample_prompts=str(tmp_path / "two.txt"))
+    student = _train(run)
+    rows = run.monitor.sheets.maker.strengths(run.folder / "s.png", "t", run.student.shown, [0.999, 1.0], student)
+    for _, nearly_whole, whole in (row.pictures for row in rows):
+        torch.testing.assert_close(nearly_whole, whole, atol=1e-2, rtol=1e-2)
+    assert len(rows) == 2 and not torch.allclose(rows[0].pictures[2], rows[1].pictures[2], atol=1e-2)
+
+
 def test_there_is_a_sheet_before_the_first_step_where_it_is_asked_for(plan_of):
     for wanted in (False, True):
         run = short(plan_of, sample_at_first=wanted)
