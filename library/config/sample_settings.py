@@ -103,3 +103,8 @@ class SampleSettings:
     skip_layer_guidance_stop: float = setting(
         0.15, "Where skip-layer guidance stops.", at_least=0, at_most=1, shapes_training=False
     )
+
+    @property
+    def passes_of_guidance(self) -> int:
+        """Predictions that a sampling step makes for each image."""
+        return 2 if self.guidance_scale > 1 else 1

@@ -100,7 +100,7 @@ def forecast(plan: Plan) -> Forecast:
     drawn = drawn_sizes(plan)
     parts_of = model.footprints([picture.size for picture in plan.pictures], drawn)
     steps = _steps(plan)
-    guided = 2 if settings.samples.guidance_scale > 1 else 1
+    guided = settings.samples.passes_of_guidance
     rows = dict.fromkeys(drawn, guided * settings.samples.sample_seeds)
     if plan.uses_replay:
         at_once = pictures_at_once(model.latent_shape(*plan.replay_size))

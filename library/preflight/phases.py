@@ -70,7 +70,7 @@ def phases(plan: Plan, predicted: Forecast) -> list[Phase]:
         Phase(ENCODE, (Task(latents, parts[ENCODE].work),)),
         Phase(LOADING, read=predicted.transformer),
     ]
-    guided = 2 if settings.samples.guidance_scale > 1 else 1
+    guided = settings.samples.passes_of_guidance
     if plan.uses_replay:
         passes = guided * settings.pure_learning.replay_images * settings.pure_learning.replay_sample_steps
         passes += _passes_of_regions(plan)
@@ -119,7 +119,7 @@ def _sheets(plan: Plan, predicted: Forecast) -> Phase:
     extractors = len(plan.config.concepts) if EXTRACTOR in plan.stage_steps else 0
     columns = 1 + students + beside + extractors
     decoded = 2 * students + beside + (1 + extractors if extractors else 0)
-    guided, others = (2 if samples.guidance_scale > 1 else 1), set(samples.sample_strengths) - {1.0}
+    guided, others = samples.passes_of_guidance, set(samples.sample_strengths) - {1.0}
     left, tasks, pictures = dict(SHOWN_AT_STRENGTHS), [], 0
     for prompt, size in zip(plan.samples, drawn_sizes(plan), strict=True):
         at_strengths = len(others) if left.get(prompt.kind, 0) else 0
