@@ -78,7 +78,9 @@ def execute(
 ) -> None:
     """Makes the plan, and whatever was asked for of it."""
     from library.evaluation.quick import QuickAudit
+    from library.preflight.finding import describe_findings
     from library.preflight.fit import card_of, check_auto_fit, describe_fit, fitted
+    from library.preflight.machine import this_machine, unused_card
     from library.preflight.plan import describe_plan, make_plan
     from library.preflight.times import planned_steps
     from library.training.run import Run
@@ -91,6 +93,8 @@ def execute(
         show(arguments, plan, card)
         return
     print(describe_plan(plan))
+    if plan.parts.model.device.type == "cpu" and (unused := unused_card(this_machine(), settings.model)):
+        print(describe_findings(unused))
     planned: dict[str, float] = {}
     if card is not None:
         plan, predicted, taken = fitted(plan, card)

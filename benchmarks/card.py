@@ -181,11 +181,17 @@ def steps(card: Card) -> list[dict[str, Any]]:
     return [{"what": row.pop("variant"), **row} for row in rows]
 
 
+def kernels(card: Card) -> list[dict[str, Any]]:
+    """Attention by each kernel, and how far the copies of swapped blocks overlap with computing."""
+    return json.loads(called("-m", "benchmarks.kernels"))
+
+
 CHECKS: dict[str, Callable[[Card], list[dict[str, Any]]]] = {
     "numbers": same_numbers,
     "resume": resumes,
     "memory": memory,
     "steps": steps,
+    "kernels": kernels,
 }
 
 

@@ -7,6 +7,7 @@ Everything runs on the meta device, so it needs no GPU, and two runs give the sa
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -61,11 +62,15 @@ class_tokens = "a photo of a [V] backpack"
 """
 
 
-def full_size_plan(folder: Path, preset: str, **settings: Any) -> Plan:
-    """The plan of a preset for five square pictures on Stable Diffusion 3.5 Medium as configurations alone.
+def full_size_plan(
+    folder: Path, preset: str, of: Path | None = None, blocks: int | None = None, **settings: Any
+) -> Plan:
+    """The plan of a preset for five square pictures on one of Stability's models as configurations alone.
 
     Args:
         folder: for model and pictures; what is there already is used.
+        of: the model's configurations, None for those of Stable Diffusion 3.5 Medium.
+        blocks: of the transformer, None for all of them.
     """
     import shutil
 
@@ -79,8 +84,11 @@ def full_size_plan(folder: Path, preset: str, **settings: Any) -> Plan:
 
     model, pictures, dataset = folder / "model", folder / "pictures", folder / "dataset.toml"
     if not model.exists():
-        shutil.copytree(CONFIGURATIONS[0], model, ignore=shutil.ignore_patterns("tokenizers", "*.md"))
+        for one in filter(None, (CONFIGURATIONS[0], of)):
+            shutil.copytree(one, model, ignore=shutil.ignore_patterns("tokenizers", "*.md"), dirs_exist_ok=True)
         tokenizers = bundled_tokenizers(CONFIGURATIONS[0] / "tokenizers")
+        if blocks is not None:
+            _cut(model / "transformer" / "config.json", blocks)
         for name, tokenizer in zip(("tokenizer", "tokenizer_2", "tokenizer_3"), tokenizers, strict=True):
             tokenizer.save_pretrained(model / name)
         pictures.mkdir()
@@ -90,6 +98,14 @@ def full_size_plan(folder: Path, preset: str, **settings: Any) -> Plan:
     given = {"pretrained_model_name_or_path": str(model), "device": "cpu", "cache_dir": str(folder), **settings}
     read = read_settings(TomlFile(Path(preset)), given)
     return make_plan(read, read_dataset_config(TomlFile(dataset), read.data))
+
+
+def _cut(config: Path, blocks: int) -> None:
+    """The transformer's first blocks alone."""
+    about = json.loads(config.read_text(encoding="utf-8"))
+    about["num_layers"] = blocks
+    about["dual_attention_layers"] = [number for number in about["dual_attention_layers"] if number < blocks]
+    config.write_text(json.dumps(about), encoding="utf-8")
 
 
 def count_variant(plan: Plan, variant: str) -> dict[str, Any]:
@@ -199,5 +215,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    prepare_process()
+    prepare_process(needed=["peft"])
     sys.exit(exit_code_of(main, lambda: None))

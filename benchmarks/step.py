@@ -140,5 +140,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    prepare_process()
+    prepare_process(needed=["peft"])
     sys.exit(exit_code_of(main, lambda: None))

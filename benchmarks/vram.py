@@ -54,11 +54,11 @@ def child() -> None:
     import torch
 
     import purecc_train
-    from library.preflight.forecast import DESKTOP, GIB, OVERHEAD
+    from library.preflight.forecast import CUDA_CONTEXT, DESKTOP, GIB
 
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory
-        room = float(os.environ[LIMIT]) * GIB - DESKTOP - OVERHEAD
+        room = float(os.environ[LIMIT]) * GIB - DESKTOP - CUDA_CONTEXT
         torch.cuda.set_per_process_memory_fraction(min(1.0, room / total))
     purecc_train.main([])
 

@@ -145,6 +145,49 @@ def memory_error(where: str) -> TrainingError:
     )
 
 
+INSTALL_PYTORCH = "Install PyTorch for your GPU again (https://pytorch.org/get-started), then requirements.txt."
+GPU_FAILS = {
+    "no kernel image is available": ("PyTorch was not built for this GPU", INSTALL_PYTORCH),
+    "driver on your system is too old": (
+        "the GPU's driver is too old for this PyTorch",
+        "Update the driver, or install PyTorch for an older CUDA (https://pytorch.org/get-started).",
+    ),
+    "driver version is insufficient": (
+        "the GPU's driver is too old for this PyTorch",
+        "Update the driver, or install PyTorch for an older CUDA (https://pytorch.org/get-started).",
+    ),
+    **dict.fromkeys(
+        (
+            "unspecified launch failure",
+            "launch timed out",
+            "GPU is lost",
+            "fallen off the bus",
+            "uncorrectable ECC",
+            "busy or unavailable",
+            "no CUDA-capable device",
+            "CUDA error: unknown error",
+        ),
+        (
+            "the GPU does not answer any more",
+            "Restart the computer, then run the same command with --resume auto to continue where it was saved. If it "
+            "happens again, check the GPU's driver, temperature and power supply.",
+        ),
+    ),
+}
+"""In the texts of errors of PyTorch and CUDA where the GPU can't go on: what that means to a user, and what to do."""
+
+
+def gpu_error(where: str, error: BaseException) -> TrainingError | None:
+    """The error of a GPU that can't be used or is gone, as a sentence; None if it is another one.
+
+    Args:
+        where: the phase, or what else used it.
+    """
+    found = (known for mark, known in GPU_FAILS.items() if mark in str(error))
+    what, remedy = next(found, ("", "")) if isinstance(error, RuntimeError) else ("", "")
+    return TrainingError(f"{where}: {what} ({str(error).splitlines()[0]}).", remedy) if what else None
+
+
 @contextmanager
 def naming(setting: str) -> Iterator[None]:
     """Errors inside name the setting that is wrong."""
@@ -222,6 +265,9 @@ def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | 
         print(f"error: {known}", file=sys.stderr)
         return exit_code_for(known)
     except Exception as fault:  # the last resort: nothing above knows it
+        if broken := gpu_error("The run", fault):
+            print(f"error: {broken}", file=sys.stderr)
+            return EXIT_TRAINING_ERROR
         if not lacks_memory(fault):
             return _fault(fault, where_is_the_log)
         print(f"error: {memory_error(str(fault).splitlines()[0] if str(fault) else 'Python')}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 from library.config.fields import literal
 from library.config.optimizers import ARGUMENTS, KNOWN, PACKAGES
 from library.config.settings import OptimizerSettings
+from library.environment import imported
 from library.errors import ConfigError, did_you_mean
 from library.files.checkpoint import flatten
 
@@ -159,7 +159,7 @@ def build_lr_scheduler(optimizer: Optimizer, settings: OptimizerSettings, steps:
 def _named_scheduler(optimizer: Optimizer, name: str, given: list[str]) -> Any:
     module, _, kind = name.rpartition(".")
     try:
-        schedule = getattr(importlib.import_module(module or "torch.optim.lr_scheduler"), kind)
+        schedule = getattr(imported(module or "torch.optim.lr_scheduler"), kind)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f'lr_scheduler_type: "{name}" can\'t be imported: {error}.', "Set lr_scheduler, or install its package."
@@ -194,15 +194,13 @@ def _class_of(name: str) -> type[Optimizer]:
         remedy = f"{did_you_mean(name, KNOWN)} For an optimizer of another package, write module.Class."
         raise ConfigError(f'optimizer_type: "{name}" is not a known optimizer.', remedy)
     try:
-        found = getattr(importlib.import_module(module or "torch.optim"), kind, None)
+        found = getattr(imported(module or "torch.optim"), kind, None)
     except (ImportError, ValueError, TypeError) as error:
         root = module.partition(".")[0]
         remedy = f"pip install {PACKAGES[root]}" if root in PACKAGES else f"Install the package that contains {root}."
         raise ConfigError(f'optimizer_type: "{name}" can\'t be imported: {error}.', remedy) from error
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
-        remedy = did_you_mean(
-            kind, [one for one in dir(importlib.import_module(module or "torch.optim")) if one[:1].isupper()]
-        )
+        remedy = did_you_mean(kind, [one for one in dir(imported(module or "torch.optim")) if one[:1].isupper()])
         raise ConfigError(
             f'optimizer_type: "{name}" can\'t be imported: {kind} is not an optimizer of {module or "torch.optim"}.',
             remedy,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from library.config.model_settings import ModelSettings
-from library.errors import ModelError, naming
+from library.errors import ModelError, gpu_error, naming
 from library.models.family import FAMILIES, Family, FlowModel, ModelFiles
 from library.models.interface import BaseChange, Prompt, PromptBatch, TextStates
 from library.models.loading.hub import HubFiles, is_hub_id
@@ -33,7 +33,9 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f'device: PyTorch can\'t use "{name}".', 'Set device = "auto" or "cpu".') from error
+        known = gpu_error("device", error)
+        what, remedy = (known.what, known.remedy) if known else (None, 'Set device = "auto" or "cpu".')
+        raise ModelError(what or f'device: PyTorch can\'t use "{name}".', remedy) from error
     return device
 
 

@@ -10,7 +10,7 @@ from library.preflight.finding import Finding
 from library.preflight.fit import StepDown, disk_use
 from library.preflight.forecast import Forecast
 from library.preflight.plan import Plan, cut_off
-from library.preflight.times import phase_seconds, speed_for
+from library.preflight.times import SPREAD, phase_seconds, speed_for
 
 FORMAT = 1
 
@@ -26,6 +26,7 @@ def dry_run_tables(
     """
     speed = speed_for(plan.settings, plan.parts.model)
     seconds = phase_seconds(plan, predicted, speed)
+    together, (least, most) = sum(seconds.values()), SPREAD[speed.known]
     cache, results = disk_use(plan, predicted)
     return {
         "format": FORMAT,
@@ -36,6 +37,12 @@ def dry_run_tables(
         "memory": {"phases": predicted.phases, "peak": predicted.peak},
         "card": None if card is None else {"bytes": card, "fits": predicted.fits(card)},
         "taken": [str(step) for step in taken],
-        "time": {"phases": seconds, "together": sum(seconds.values()), "on": speed.name, "measured": speed.known},
+        "time": {
+            "phases": seconds,
+            "together": together,
+            "between": [least * together, most * together],
+            "on": speed.name,
+            "measured": speed.known,
+        },
         "disk": {"cache": cache, "results": results},
     }

@@ -19,7 +19,6 @@ from library.preflight.forecast import (
     CUDA_CONTEXT,
     DESKTOP,
     GIB,
-    OVERHEAD,
     PRESETS,
     Forecast,
     count_step,
@@ -158,7 +157,7 @@ def fitted(plan: Plan, card: int | None) -> tuple[Plan, Forecast, list[StepDown]
         plan = with_settings(plan, left[0].taken(plan.settings))
         predicted = forecast(plan)
     if card is not None and predicted.fits(card):
-        predicted = recompute_as_few_as_fit(plan, predicted, card - DESKTOP - OVERHEAD)
+        predicted = recompute_as_few_as_fit(plan, predicted, card - DESKTOP - CUDA_CONTEXT)
     return plan, predicted, taken
 
 
@@ -181,7 +180,8 @@ def describe_fit(plan: Plan, predicted: Forecast, taken: list[StepDown], card: i
     """Memory by phase, whether it fits and what to do if not, disk and time."""
     lines = [f"Set by auto_fit: {step}" for step in taken]
     lines.append(
-        f"Estimated GPU memory (tensors counted, {OVERHEAD / GIB:.2f} GiB assumed for CUDA); {_blocks_in_words(plan)}"
+        f"Estimated GPU memory (tensors counted, gaps between them simulated, {CUDA_CONTEXT / GIB:.2f} GiB assumed for "
+        f"CUDA); {_blocks_in_words(plan)}"
     )
     lines += [f"  {name + ':':<20}{size / GIB:6.2f} GiB" for name, size in predicted.phases.items()]
     lines += [*verdict(plan, predicted, card), *_preset(plan, card), *_disk(plan, predicted)]

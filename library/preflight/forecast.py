@@ -1,7 +1,8 @@
 """How much memory and arithmetic a run needs, counted before any weight is read.
 
 The steps counted are the run's own: same model, adapters, branches and losses, on the meta device. To the tensors
-counted there come two numbers that are assumed, not measured: `CUDA_CONTEXT` and `ALLOCATOR`.
+counted come the gaps between them, by a simulation of PyTorch's allocator, and one number that is assumed, not measured:
+`CUDA_CONTEXT`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from library.config.dataset import Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Scene
 from library.hierarchical_embedding_injector import ConceptToken
 from library.models import PromptBatch
-from library.models.memory.counting import Footprint
-from library.models.memory.live_memory import LiveMemory, fused_attention, held_by, storage_bytes
+from library.models.memory.allocator import Event, gaps_of
+from library.models.memory.counting import Footprint, footprint_of
+from library.models.memory.live_memory import LiveMemory, fused_attention, held_by, storage_bytes, storage_sizes
 from library.models.memory.operations import META
 from library.models.memory.residence import Residence
 from library.objectives import EXTRACTOR, REPLAYED, STUDENT
@@ -32,10 +34,7 @@ from library.roofline import BUS, Speed, Work
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.55 * GIB)
-"""What CUDA takes before the first tensor. Assumed; differs by GPU and driver."""
-ALLOCATOR = int(0.10 * GIB)
-"""Gaps between tensors and workspaces of kernels. Assumed."""
-OVERHEAD = CUDA_CONTEXT + ALLOCATOR
+"""What CUDA takes beside the tensors: its context and the workspaces of kernels. Assumed; differs by GPU and driver."""
 DESKTOP = int(0.9 * GIB)
 """What a desktop may hold of a GPU's memory. A run fits a GPU of N GB if it needs no more than N GiB less this."""
 PRESETS = (6, 8, 12, 16, 24)
@@ -70,7 +69,7 @@ class Forecast:
     """A run, counted.
 
     Args:
-        phases: bytes on the device at the worst moment of each phase, `OVERHEAD` included, in the order they come.
+        needs: what each phase needs at its worst moment, in the order they come.
         steps: one step of each stage.
         sampling: one pass without a gradient and of how many pictures, guidance included, for each size (width, height)
             of what is drawn, and for the training's own; the first is the largest batch.
@@ -78,11 +77,16 @@ class Forecast:
         transformer: bytes of its weights before they are made fewer.
     """
 
-    phases: dict[str, int]
+    needs: dict[str, Footprint]
     steps: dict[str, StepCount]
     sampling: dict[tuple[int, int], tuple[StepCount, int]]
     parts: dict[str, Footprint]
     transformer: int
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """Bytes on the device at the worst moment of each phase, gaps and `CUDA_CONTEXT` included."""
+        return {name: one.total + CUDA_CONTEXT for name, one in self.needs.items()}
 
     @property
     def peak(self) -> int:
@@ -108,15 +112,18 @@ def forecast(plan: Plan) -> Forecast:
     rows.setdefault(plan.size, 1)
     sizes = sorted(rows, key=lambda one: one[0] * one[1] * rows[one], reverse=True)
     sampling = {size: (count_sampling(plan, size, rows[size]), rows[size]) for size in sizes}
-    largest = max(one.footprint.total for one, _ in sampling.values())
-    phases = {TEXT: parts_of["text"].total, ENCODE: parts_of["encode"].total}
-    phases |= {phase_of(name): step.footprint.total for name, step in steps.items()}
-    resident = steps[STUDENT].footprint.weights
-    phases |= {SAMPLING: largest, DECODE: resident + parts_of["decode"].total}
-    with_overhead = {name: size + OVERHEAD for name, size in phases.items()}
+    largest = max((one.footprint for one, _ in sampling.values()), key=lambda one: one.total)
+    needs = {TEXT: parts_of["text"], ENCODE: parts_of["encode"]}
+    needs |= {phase_of(name): step.footprint for name, step in steps.items()}
+    needs |= {SAMPLING: largest, DECODE: beside(largest, parts_of["decode"])}
     parts = {TEXT: parts_of["text"], ENCODE: parts_of["encode"], DECODE: parts_of["decode"]}
     whole = storage_bytes(held_by(model.counted(Residence()).transformer))
-    return Forecast(with_overhead, steps, sampling, parts, whole)
+    return Forecast(needs, steps, sampling, parts, whole)
+
+
+def beside(resident: Footprint, other: Footprint) -> Footprint:
+    """What a part needs while the weights of another are there."""
+    return Footprint(resident.weights + other.weights, other.transient, gaps=resident.gaps + other.gaps)
 
 
 def drawn_sizes(plan: Plan) -> list[tuple[int, int]]:
@@ -128,8 +135,8 @@ def drawn_sizes(plan: Plan) -> list[tuple[int, int]]:
 def recounted(plan: Plan, predicted: Forecast) -> Forecast:
     """The same with other blocks recomputed, which changes what has a gradient alone."""
     steps = _steps(plan)
-    learned = {phase_of(name): step.footprint.total + OVERHEAD for name, step in steps.items()}
-    return replace(predicted, phases={**predicted.phases, **learned}, steps=steps)
+    learned = {phase_of(name): step.footprint for name, step in steps.items()}
+    return replace(predicted, needs={**predicted.needs, **learned}, steps=steps)
 
 
 def _steps(plan: Plan) -> dict[str, StepCount]:
@@ -159,27 +166,44 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
         for weight in learning:
             weight.register_post_accumulate_grad_hook(_let_go)
     gradients = sum(weight.grad.nbytes for weight in learning if weight.grad is not None)
-    weights = storage_bytes(_held(parts, learned)) + gradients
-    state = count * OPTIMIZER_BYTES.get(settings.optimizer.optimizer_type.lower(), OPTIMIZER_BYTES["adamw"])
+    held = storage_sizes(_held(parts, learned))
+    bytes_each = OPTIMIZER_BYTES.get(settings.optimizer.optimizer_type.lower(), OPTIMIZER_BYTES["adamw"])
+    state = [bytes_each * weight.numel() for weight in learning]
     if stage == STUDENT and settings.optimizer.ema_decay is not None:
-        state += sum(weight.nbytes for weight in learning)
+        state += [weight.nbytes for weight in learning]
     size, rows = heaviest_batch(plan)
     wanted = made.prompts
     words = isinstance(learned, Student) and learned.words is not None
     reference = _scene(plan, size, rows, wanted - REPLAYED, text_learns=words)
     replay = _scene(plan, plan.replay_size, rows, wanted & REPLAYED) if wanted & REPLAYED else None
     swap = parts.model.base.swap
-    peak, work, flops = _count_batches(made, reference, replay)
+    counted = _count_batches(made, reference, replay)
     moved = parts.model.base.bytes_offloaded + (0 if swap is None else swap.bytes_moved)
-    return StepCount(Footprint(weights + state, peak, work), count, flops, moved / work.batches)
+    gaps = gaps_of(held, counted.rounds, state)
+    footprint = Footprint(sum(held) + gradients + sum(state), counted.peak, counted.work, gaps=gaps)
+    return StepCount(footprint, count, counted.flops, moved / counted.work.batches)
 
 
-def _count_batches(made: Assembled, reference: Scene, replay: Scene | None) -> tuple[int, Work, float]:
-    """A batch of each kind: bytes at the worst moment, all of the work, and the mean of its floating-point operations.
+@dataclass(frozen=True)
+class _Batches:
+    """A batch of each kind, counted.
 
-    What has gradients already when it comes to a batch has them in each.
+    Args:
+        peak: bytes at the worst moment.
+        work: of all of them.
+        flops: the mean of their floating-point operations.
+        rounds: what each makes and lets go.
     """
-    kinds, peak, flops = made.objective.kinds, 0, 0
+
+    peak: int
+    work: Work
+    flops: float
+    rounds: list[list[Event]]
+
+
+def _count_batches(made: Assembled, reference: Scene, replay: Scene | None) -> _Batches:
+    """Counts them; what has gradients already when it comes to a batch has them in each."""
+    kinds, peak, flops, rounds = made.objective.kinds, 0, 0, []
     work, before = Work(batches=len(kinds)), [(one, one.grad) for one in parameters_of(made.learnables)]
     for kind in kinds:
         for weight, gradient in before:
@@ -189,7 +213,8 @@ def _count_batches(made: Assembled, reference: Scene, replay: Scene | None) -> t
         work.operations.update(memory.work.operations)
         peak = max(peak, memory.peak)
         flops += memory.flops
-    return peak, work, flops / len(kinds)
+        rounds.append(list(memory.events))
+    return _Batches(peak, work, flops / len(kinds), rounds)
 
 
 def _let_go(weight: Tensor) -> None:
@@ -210,7 +235,7 @@ def count_sampling(plan: Plan, size: tuple[int, int], rows: int) -> StepCount:
     with fused_attention(), LiveMemory() as memory:
         parts.velocity(PRETRAINED_BRANCH, scene.x_t, scene.sigma, [scene.prompts["prompt"]])
     moved = 0 if parts.model.base.swap is None else parts.model.base.swap.bytes_moved
-    return StepCount(Footprint(storage_bytes(_held(parts, student)), memory.peak, memory.work), 0, memory.flops, moved)
+    return StepCount(footprint_of(_held(parts, student), memory), 0, memory.flops, moved)
 
 
 def _learning(states: Tensor) -> Tensor:

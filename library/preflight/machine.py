@@ -13,18 +13,18 @@ from pathlib import Path
 import torch
 
 from library.config.settings import ModelSettings
+from library.errors import INSTALL_PYTORCH
 from library.preflight.finding import Finding
 from library.preflight.forecast import DESKTOP, GIB
 from library.preflight.windows import POLICY, SPILLS, longest_path, spills
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
-LOOKED_AT = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy", "pillow")
+LOOKED_AT = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "pillow")
 """Packages whose versions decide whether a run works; others are for parts of it."""
 LARGE_MODEL = 12
 """Blocks from which on training on a CPU takes days."""
 HAS_BF16 = (8, 0)
 """Compute capability from which on a GPU multiplies matrices in bf16."""
-INSTALL = "Install PyTorch for your GPU again (https://pytorch.org/get-started), then requirements.txt."
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,16 @@ def machine_findings(machine: Machine, settings: ModelSettings, blocks: int) -> 
     return found
 
 
+def unused_card(machine: Machine, settings: ModelSettings) -> list[Finding]:
+    """Why the run uses the CPU, though the computer has an NVIDIA GPU."""
+    return [] if machine.works or settings.device != "auto" else [*_card(machine)]
+
+
 def _card(machine: Machine) -> Iterator[Finding]:
     if machine.card and machine.cuda is None:
-        yield Finding(f"There is a {machine.card}, but PyTorch was built without CUDA and can't use it.", INSTALL)
+        yield Finding(
+            f"There is a {machine.card}, but PyTorch was built without CUDA and can't use it.", INSTALL_PYTORCH
+        )
     elif machine.card and not machine.works:
         yield Finding(
             f"There is a {machine.card}, but PyTorch can't use it with driver {machine.driver}: it was built for CUDA "
@@ -116,7 +123,7 @@ def _card(machine: Machine) -> Iterator[Finding]:
         yield Finding(
             f"PyTorch was not built for {machine.card or 'this one'}, compute capability "
             f"{machine.capability[0]}.{machine.capability[1]}.",
-            INSTALL,
+            INSTALL_PYTORCH,
         )
 
 

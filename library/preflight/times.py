@@ -20,6 +20,9 @@ COPIED = {"cuda": 2**28, "cpu": 2**25}
 """Numbers of a copy that is timed."""
 STARTED = 1000
 """Operations on next to nothing that are timed."""
+SPREAD = {True: (0.75, 1.5), False: (0.5, 2.0)}
+"""Between which multiples of the forecast a time is expected, if the speed was measured and if it was not. Assumed: a
+run times its own first steps."""
 
 
 def speed_for(settings: Settings, model: FlowModel) -> Speed:
@@ -96,17 +99,25 @@ def describe_times(plan: Plan, predicted: Forecast, speed: Speed) -> Iterator[st
         source = f"{numbers}, measured just now"
     else:
         source = f"{numbers} according to its maker, of which we assume {GEMM:.0%} and {TRAFFIC:.0%}; not measured"
+    least, most = SPREAD[speed.known]
     yield f"Estimated time on {speed.name} ({source}); later runs reuse cached texts and images:"
-    yield from (f"  {name + ':':<20}{_in_words(one):>8}" for name, one in seconds.items())
+    yield from (f"  {name + ':':<20}{_between(least * one, most * one):>18}" for name, one in seconds.items())
     steps = {name: step.seconds(speed) for name, step in predicted.steps.items()}
-    each = ", ".join(f"{one:.2g} s in the {name}" for name, one in steps.items())
-    yield f"  total {_in_words(sum(seconds.values()))}; a step takes {each}"
+    each = ", ".join(f"{least * one:.2g} to {most * one:.2g} s in the {name}" for name, one in steps.items())
+    total = sum(seconds.values())
+    yield f"  total {_between(least * total, most * total)}; a step takes {each}"
+    yield "  A few steps after each stage begins, the run says when that stage will end."
     moved = max(step.moved for step in predicted.steps.values())
     if moved:
         yield f"Swapped blocks: {moved / GIB:.2f} GiB are copied to the GPU per step."
 
 
-def _in_words(seconds: float) -> str:
+def _between(least: float, most: float) -> str:
+    return f"{in_time(least)} to {in_time(most)}"
+
+
+def in_time(seconds: float) -> str:
+    """A length of time as people say it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,7 @@
-"""Where the time of a run goes and how much memory each part of it takes, measured while it runs."""
+"""Where the time of a run goes and how much memory each part of it takes, measured while it runs.
+
+Between two phases the GPU has back what nothing holds any more, so that each takes what was forecast for it alone.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +54,14 @@ class Phases:
     def begin(self, name: str) -> None:
         """All that happens until its `end` belongs to this phase, but for what belongs to phases inside."""
         self._charge()
+        _give_back(self.device)
         self._open.append(self._phases.setdefault(name, Phase(name)))
 
     def end(self) -> None:
         """The phase that began last is over."""
         self._charge()
         self._open.pop()
+        _give_back(self.device)
 
     @property
     def now(self) -> str | None:
@@ -95,6 +100,12 @@ def _peak(device: torch.device) -> int | None:
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the whole run until now
     return None
+
+
+def _give_back(device: torch.device) -> None:
+    """What a phase leaves to PyTorch's allocator would only be gaps in the next one, which has tensors of other sizes."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _begin_anew(device: torch.device) -> None:

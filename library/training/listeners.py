@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from library.dual_branch_scheduler import Branch
-from library.errors import in_words, lacks_memory, memory_error
+from library.errors import gpu_error, in_words, lacks_memory, memory_error
 from library.parts.parts import Attached
 from library.preflight.plan import Plan
 from library.report.page import Section
@@ -108,7 +108,7 @@ class Listeners:
         """Inside, this kind of work is done.
 
         Raises:
-            TrainingError: out of memory, and nobody inside knew what to do.
+            TrainingError: out of memory, and nobody inside knew what to do; or the GPU is gone.
         """
         self.tell(Listener.phase_begun, name)
         try:
@@ -116,6 +116,8 @@ class Listeners:
         except Exception as error:
             if lacks_memory(error):
                 raise memory_error(name) from error
+            if broken := gpu_error(name, error):
+                raise broken from error
             raise
         finally:
             self.tell(Listener.phase_ended)

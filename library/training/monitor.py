@@ -14,7 +14,7 @@ from library.report.tracking import tracking_of
 from library.terminal import say
 from library.training.contact_sheets import ContactSheets
 from library.training.listeners import Listener, Listeners
-from library.training.pace import PaceWarning
+from library.training.pace import EndOfStage, PaceWarning
 from library.training.report_page import Report
 from library.training.step_listeners import PhaseTimes, ProgressBar, SkippedSteps, StatusFile, StepLog
 from library.training.student_checks import FileCheck, WeakStudent
@@ -62,6 +62,7 @@ class Monitor:
                 StatusFile(status, folder, phases),
                 ProgressBar(),
                 SkippedSteps(),
+                EndOfStage(),
                 PaceWarning(planned, on_card=device.type == "cuda"),
                 NetworkLayers(),
                 WeakStudent(self.log),

@@ -1,17 +1,23 @@
-"""Whether steps take many times as long as they did, or as was planned: said once, as nothing else would tell."""
+"""How long steps take: when the stage will end, by its first ones; and whether later ones take many times as long as
+they did, or as was planned.
+"""
 
 from __future__ import annotations
 
 import statistics
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from library.preflight.times import in_time
 from library.preflight.windows import POLICY, spills
 from library.terminal import say
 from library.training.listeners import Listener
 from library.training.stage import Stage
 
+TIMED = 5
+"""Steps, after the very first one, by whose middle the end of a stage is told."""
 STEPS = 10
 """Steps whose middle is compared; a single one may be long for any reason."""
 MANY_TIMES = 4.0
@@ -45,6 +51,31 @@ class Pace:
         if self.planned and now > BEYOND_FORECAST * self.planned:
             return f"{now / self.planned:.0f} times as long as planned ({now:.2g} s instead of {self.planned:.2g} s)"
         return None
+
+
+class EndOfStage(Listener):
+    """Says, a few steps after a stage has begun or continues, when it will end."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._seconds: list[float] = []
+
+    def stage_begun(self, stage: Stage) -> None:
+        """Each stage is timed on its own."""
+        self._steps, self._seconds = stage.steps, []
+
+    def step_made(self, row: dict[str, Any], seconds: float) -> None:
+        """Times it; says what follows once there are enough."""
+        self._seconds.append(seconds)
+        if len(self._seconds) != 1 + TIMED:
+            return
+        each = statistics.median_low(self._seconds[1:])
+        left = (self._steps - row["step"]) * each
+        if left:
+            at = time.strftime("%H:%M", time.localtime(time.time() + left))
+            say(
+                f"Measured: a step of the {row['stage']} takes {each:.2g} s; its last one ends in {in_time(left)}, at {at}."
+            )
 
 
 class PaceWarning(Listener):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from benchmarks import card
-from benchmarks.card import CHECKS, SETTINGS, TOLERANCES, Card, Failed, check, page, same_numbers
+from benchmarks.card import CHECKS, SETTINGS, TOLERANCES, Card, Failed, check, kernels, page, same_numbers
+from benchmarks.kernels import KERNELS, NEEDS_CUDA, SWAP
 
 
 @pytest.fixture
@@ -45,6 +46,12 @@ def test_numbers_that_are_off_are_told_from_those_within_tolerance(processor, mo
     outcomes = {row["what"]: row["outcome"] for row in same_numbers(processor)}
     assert outcomes["float32"] == "as expected" and outcomes["fp16"] == "off"
     assert outcomes["bf16, nf4 weights"] == "bitsandbytes has no kernel for this card"
+
+
+def test_attention_and_swapped_blocks_are_lines_where_there_is_no_gpu(processor):
+    rows = kernels(processor)
+    assert [row["what"] for row in rows][-1] == SWAP and len(rows) == len(KERNELS) + 1
+    assert {row["outcome"] for row in rows} == {NEEDS_CUDA}
 
 
 def test_the_trainings_of_the_checks_are_the_demo_cut_down(processor, monkeypatch):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from benchmarks.kernels import Shape, attention, swap
+from library.models.memory.allocator import MIB, CachingAllocator
 from tests.helpers.on_card import Failed, alone
-from tools.pretended_card.allocator import MIB, CachingAllocator
 
 
 def two_devices(card):
@@ -84,6 +85,17 @@ def test_it_counts_arithmetic_memory_and_waiting(process):
     assert (flops, kernels) == (2 * 256 * 256 * 1024, 2)
     assert (peak, left) == (MIB + 256 * 1024 + 512, MIB)
     assert waited == "a number is read"
+
+
+def kernels_and_swapped_blocks(card):
+    small = Shape(heads=2, tokens=16, width=8, blocks=3, layers=2, side=16, rows=4)
+    return [attention("flash", small), swap(small)]
+
+
+def test_attention_and_swapped_blocks_can_be_timed_on_a_card(process):
+    attended, swapped = process(alone, kernels_and_swapped_blocks)
+    assert attended["outcome"] == "works" and attended["ms"] > 0
+    assert 0 <= swapped["overlap"] <= 1 and swapped["ms of copies"] > 0
 
 
 def test_small_blocks_share_a_segment_and_large_ones_are_cut_from_it():

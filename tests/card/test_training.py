@@ -1,4 +1,5 @@
-"""Training on a pretended card: the default preset from begin to end, and a step of what touches a device otherwise."""
+"""Training on a pretended card: the default preset from begin to end, a step of every other one, what looks at a LoRA,
+and a step of what touches a device otherwise."""
 
 import shutil
 from unittest.mock import patch
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from tests.helpers.datasets import DATASET
-from tests.helpers.on_card import Failed, draw, fuse_loras, step, step_with, train
+from tests.helpers.on_card import Failed, draw, evaluate, fuse_loras, step, step_with, train
+from tests.helpers.places import ROOT
 
 TWO_SIZES = DATASET + "[[datasets]]" + DATASET.partition("[[datasets]]")[2].replace("32", "64")
 FULL = {"preset": "methods/dreambooth", "full_bf16": True, "fused_backward_pass": True, "replay_images": 2}
@@ -49,6 +51,43 @@ def test_its_lora_is_fused_with_another(trained, on_card, tmp_path):
     (lora,) = [path for path in trained if path.name == "tiny.safetensors"]
     loras = [shutil.copy(lora, tmp_path / f"{name}.safetensors") for name in ("one", "two")]
     on_card(fuse_loras, loras, preset="pure")
+
+
+LOOKS = {
+    "audit": ["{lora}", "--audit_prompts", "{folder}/audit.txt"],
+    "evaluate": [
+        *("--lora", "{lora}", "--scorers", "tests.helpers.scorers:PLAIN", "--seeds", "0"),
+        *("--prompts", "{folder}/concept.txt", "--preservation", "{folder}/kept.txt"),
+    ],
+}
+"""Commands of purecc_evaluate.py about a LoRA, with their words."""
+
+
+@pytest.mark.parametrize("command", LOOKS)
+def test_its_lora_is_looked_at(trained, on_card, tmp_path, command):
+    (lora,) = [path for path in trained if path.name == "tiny.safetensors"]
+    lists = {"concept": "a [V] dog city\n", "kept": "a {class}\na red house\n", "audit": "a {class}\na [V] dog\n"}
+    for name, text in lists.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    words = [word.format(lora=lora, folder=tmp_path) for word in LOOKS[command]]
+    assert str(tmp_path) in on_card(evaluate, command, [*words, "--out", str(tmp_path)], preset="pure")
+
+
+def test_methods_are_compared(on_card, tmp_path):
+    words = ["--methods", "lora,dop", "--rates", "1", "--checkpoints", "1", "--strengths", "1", "--out", str(tmp_path)]
+    assert str(tmp_path) in on_card(evaluate, "compare", words, preset="pure", max_train_steps=2)
+
+
+PRESETS = sorted(str(path.relative_to(ROOT / "presets").with_suffix("")) for path in (ROOT / "presets").rglob("*.toml"))
+SMALLER = {"blocks_to_swap": 1}
+"""What the tiny model has fewer of than the model that a preset is for."""
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_step_of_each_preset(on_card, preset):
+    swaps = "blocks_to_swap" in (ROOT / "presets" / f"{preset}.toml").read_text()
+    counted = on_card(step, preset=preset, resolution=32, **(SMALLER if swaps else {}))
+    assert counted["kernels"] > 100 and counted["peak"] > 2**18
 
 
 @pytest.mark.parametrize("case", STEPS)

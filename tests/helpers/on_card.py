@@ -15,8 +15,11 @@ import torch
 from library.adapters.files import ConceptFile, concept_file_of
 from library.config.dataset_file import read_dataset_config
 from library.config.files import TomlFile, read_settings
+from library.config.in_force import in_force
 from library.convert.fusing import Fusion, fuse
 from library.drawing.generation import generate
+from library.evaluation import audit, compare
+from library.evaluation import evaluate as evaluating
 from library.evaluation.probes import read_probes
 from library.evaluation.quick import QuickAudit
 from library.preflight.plan import Plan, make_plan
@@ -28,6 +31,7 @@ from tools.pretended_card.card import Card
 from tools.pretended_card.computer import computer_with
 
 torch.set_num_threads(1)
+COMMANDS = {"audit": audit.run, "evaluate": evaluating.run, "compare": compare.run}
 
 
 class Failed(Exception):
@@ -123,6 +127,15 @@ def fuse_loras(loras: list[Path], dataset: Path, preset: Path | None, settings: 
     with strictly(Card()):
         read = read_settings(TomlFile(preset) if preset else None, settings)
         fuse(read, loras, ["a sks dog"] * len(loras), (32, 32), Fusion(steps=1))
+
+
+def evaluate(command: str, words: list[str], dataset: Path, preset: Path | None, settings: dict[str, Any]) -> str:
+    """What a command of purecc_evaluate.py says, with settings of its own file."""
+    with strictly(Card()):
+        read = read_settings(TomlFile(preset) if preset else None, settings)
+        file = dataset.with_name(f"{command}.toml")
+        file.write_text(in_force(read, read_dataset_config(TomlFile(dataset), read.data)))
+        return COMMANDS[command](["--config_file", str(file), *words])
 
 
 def alone(work: Callable[[Card], Any]) -> Any:

@@ -1,5 +1,6 @@
 """What the doctor finds, each in a data set that has just that, and nothing in one that is well."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import torch
 from PIL import Image, ImageFilter
 
 from benchmarks.counts import full_size_plan
+from library.config.settings import ModelSettings
 from library.data.inspection import look_at
 from library.data.pictures import Picture
 from library.preflight.doctor import findings
 from library.preflight.finding import describe_findings
-from library.preflight.machine import this_machine
-from tests.helpers.machines import said_of
+from library.preflight.machine import this_machine, unused_card
+from tests.helpers.machines import GOOD, said_of
 from tests.helpers.places import ROOT
 
 DATASET = (
@@ -183,6 +185,13 @@ def test_one_background_is_found(found):
 
 def test_nothing_is_found_on_a_good_computer():
     assert said_of({}) == "No problems found."
+
+
+@pytest.mark.parametrize(("works", "device", "count"), [(False, "auto", 1), (False, "cpu", 0), (True, "auto", 0)])
+def test_a_run_on_the_cpu_says_why_the_card_is_not_used(works, device, count):
+    settings = ModelSettings(pretrained_model_name_or_path="m", device=device)
+    found = unused_card(replace(GOOD, works=works), settings)
+    assert ["Update the driver" in one.remedy for one in found] == [True] * count
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ def test_the_numbers_are_those_of_the_words(plan_of):
         assert f"{phase + ':':<20}{size / GIB:6.2f} GiB" in words
     assert f"Disk: {tables['disk']['cache'] / 1e6:.0f} MB of cache" in words
     assert tables["time"]["on"] == "RTX 3060" and tables["time"]["measured"] is False
+    least, most = tables["time"]["between"]
+    assert least < tables["time"]["together"] < most
     assert tables["time"]["together"] == pytest.approx(sum(tables["time"]["phases"].values()))
 
 

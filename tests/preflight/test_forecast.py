@@ -27,7 +27,6 @@ from library.preflight.forecast import (
     CUDA_CONTEXT,
     DESKTOP,
     GIB,
-    OVERHEAD,
     StepCount,
     count_step,
     forecast,
@@ -153,7 +152,7 @@ def test_stage_2_stays_within_its_budget_at_full_size(resolution, settings, budg
     """One picture a step, the objective of pure, whose ties take turns."""
     common = {"resolution": resolution, "train_batch_size": 1, "checkpointed_blocks": "all"}
     step = counted(full_plan("presets/pure.toml", **common, **settings))
-    needed = (step.footprint.total + OVERHEAD) / GIB
+    needed = (step.footprint.total + CUDA_CONTEXT) / GIB
     print(f"{resolution} {settings}: {needed:.2f} GiB, {step.flops / 1e12:.1f} TFLOP, {step.moved / GIB:.2f} GiB moved")
     assert needed < budget
     assert 5.5 < step.flops / ({512: 2.138e12, 1024: 10.783e12}[resolution]) < 10
@@ -167,7 +166,7 @@ def test_the_preset_of_each_card_fits_it(gigabytes, full_plan, counted):
     preset = f"presets/sd35m_{gigabytes}gb.toml"
     plan = full_plan(preset, checkpointed_blocks="all")
     step = counted(plan)
-    room = gigabytes * GIB - DESKTOP - OVERHEAD
+    room = gigabytes * GIB - DESKTOP - CUDA_CONTEXT
     assert step.footprint.total <= room
     size = plan.size
     others = plan.parts.model.footprints([size], [size])
@@ -185,7 +184,8 @@ def test_a_sibling_fits_the_card_that_its_preset_is_for(sibling, preset, blocks,
     plan = full_plan(
         f"presets/{preset}.toml", of=write_full_size(tmp_path / "model", sibling), checkpointed_blocks="all"
     )
-    step, room = count_step(plan, STUDENT), int(preset.split("_")[1].removesuffix("gb")) * GIB - DESKTOP - OVERHEAD
+    size = int(preset.split("_")[1].removesuffix("gb"))
+    step, room = count_step(plan, STUDENT), size * GIB - DESKTOP - CUDA_CONTEXT
     assert plan.size == (1024, 1024) and plan.settings.model.quantization == "none"
     assert len(plan.parts.model.counted().blocks) == blocks
     decode = plan.parts.model.footprints([plan.size], [plan.size])["decode"]

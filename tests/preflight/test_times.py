@@ -1,6 +1,7 @@
 """The prediction of time: it adds up what was counted, at a speed that it names."""
 
 import itertools
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -86,6 +87,7 @@ def test_the_speed_is_that_of_the_card_that_is_named_or_else_tried(plan_of, monk
     assert (speed.name, card_of(plan.settings, plan.parts.model.device)) == ("RTX 3060", 12 * GIB)
     said = "\n".join(describe_times(plan, forecast(plan), speed))
     assert "RTX 3060 (25.5 TFLOPS, 360 GB/s according to its maker" in said and "not measured" in said
+    assert re.search(r"total \d+ (s|min) to \d+ (s|min); a step takes", said)
     here = plan_of()
     clock = itertools.count(step=0.5)
     monkeypatch.setattr("library.preflight.times.time", SimpleNamespace(perf_counter=lambda: next(clock)))

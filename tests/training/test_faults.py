@@ -14,9 +14,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from library.errors import ConfigError, Interrupted, ModelError, StorageError, TrainingError
+from library.errors import (
+    EXIT_FAULT,
+    EXIT_TRAINING_ERROR,
+    ConfigError,
+    Interrupted,
+    ModelError,
+    StorageError,
+    TrainingError,
+    exit_code_of,
+)
 from library.files.checkpoint import Position, SavedState, StateFolder
 from library.files.folder_lock import FolderLock
+from library.models import pick_device
 from library.models.sd3.model import SD3Model
 from library.report.log import read_log
 from library.report.status import Status, read_status
@@ -392,8 +402,6 @@ def test_a_gradient_beyond_float16_is_skipped_said_and_scaled_less_next_time(qui
     ids=str,
 )
 def test_memory_that_does_not_suffice_is_a_sentence_wherever_it_happens(quick_plan, monkeypatch, capsys, error):
-    from library.errors import EXIT_TRAINING_ERROR, exit_code_of
-
     def scarce(*_):
         raise error
 
@@ -405,9 +413,44 @@ def test_memory_that_does_not_suffice_is_a_sentence_wherever_it_happens(quick_pl
         Run(quick_plan()).train()
 
 
-def test_a_fault_of_ours_shows_its_traceback_and_a_disk_does_not(capsys, tmp_path):
-    from library.errors import EXIT_FAULT, exit_code_of
+@pytest.mark.parametrize(
+    ("error", "said", "remedy"),
+    [
+        ("CUDA error: unspecified launch failure", "does not answer", "--resume auto"),
+        ("CUDA error: no kernel image is available for execution on the device", "not built for this GPU", "Install"),
+        ("The NVIDIA driver on your system is too old (found version 11040).", "driver is too old", "Update"),
+    ],
+)
+def test_a_gpu_that_is_gone_unknown_or_driven_by_something_old_is_a_sentence(
+    quick_plan, monkeypatch, capsys, error, said, remedy
+):
+    step = Stage.step
 
+    def vanishes(self):
+        if self.done:
+            raise RuntimeError(f"{error}\nCUDA kernel errors might be asynchronously reported")
+        return step(self)
+
+    monkeypatch.setattr(Stage, "step", vanishes)
+    run = Run(quick_plan(extractor_train_steps=3))
+    assert exit_code_of(run.train, lambda: "the log") == EXIT_TRAINING_ERROR
+    shown = capsys.readouterr().err
+    assert "error: extractor: the GPU" in shown or "error: extractor: PyTorch" in shown
+    assert said in shown and remedy in shown and "Traceback" not in shown
+    ended = read_status(run.folder)
+    assert ended["exit_code"] == EXIT_TRAINING_ERROR and said in ended["exit_reason"]
+
+
+def test_a_device_that_cannot_be_used_says_why(monkeypatch):
+    def refuses(*_, **__):
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).")
+
+    monkeypatch.setattr(torch, "empty", refuses)
+    with pytest.raises(ModelError, match="too old for this PyTorch.*11040"):
+        pick_device("cuda")
+
+
+def test_a_fault_of_ours_shows_its_traceback_and_a_disk_does_not(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     assert exit_code_of(lambda: (tmp_path / "file" / "x").write_text(""), lambda: None) == 2
     assert "is a file, not a folder" in capsys.readouterr().err

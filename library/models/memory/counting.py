@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from library.models.memory.live_memory import LiveMemory, fused_attention, held_by, storage_bytes
+from library.models.memory.allocator import gaps_of
+from library.models.memory.live_memory import LiveMemory, fused_attention, held_by, storage_sizes
 from library.models.memory.operations import META
 from library.roofline import Work
 
@@ -23,6 +24,7 @@ class Footprint:
 
     Args:
         weights, transient: bytes on the device: what stays while it is in use, and what comes on top at its worst.
+        gaps: bytes between tensors, which PyTorch's allocator holds for itself.
         work: what it computes in one pass.
         read: bytes of its files, where it is read for the sake of that pass alone.
     """
@@ -31,11 +33,17 @@ class Footprint:
     transient: int
     work: Work = field(default_factory=Work)
     read: int = 0
+    gaps: int = 0
+
+    @property
+    def held(self) -> int:
+        """What tensors take."""
+        return self.weights + self.transient
 
     @property
     def total(self) -> int:
-        """Both."""
-        return self.weights + self.transient
+        """What the allocator has to have of the device."""
+        return self.held + self.gaps
 
 
 def as_skeleton(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -52,7 +60,13 @@ def count_pass(module: nn.Module, run: Callable[[], Any]) -> Footprint:
     """What `run`, a pass without gradient through a module on the meta device, needs."""
     with fused_attention(), LiveMemory() as memory:
         run()
-    return Footprint(storage_bytes(held_by(module)), memory.peak, memory.work)
+    return footprint_of(held_by(module), memory)
+
+
+def footprint_of(tensors: Iterable[Tensor], memory: LiveMemory) -> Footprint:
+    """What tensors that stay need together with what was followed while they were used."""
+    sizes = storage_sizes(tensors)
+    return Footprint(sum(sizes), memory.peak, memory.work, gaps=gaps_of(sizes, [memory.events]))
 
 
 def count_encode(vae: AutoencoderKL, width: int, height: int, dtype: torch.dtype) -> Footprint:

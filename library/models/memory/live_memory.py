@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from library.models.memory.allocator import Event
 from library.models.memory.operations import outcome_of, storages_of
 from library.roofline import Work
 
@@ -26,12 +27,14 @@ class LiveMemory(TorchDispatchMode):
         now, peak: bytes of live storages made inside: at the moment, and at most.
         flops: floating-point operations of matrix products, convolutions and attention, forward and backward.
         work: every operation that computes.
+        events: every storage that is made, and that goes, in order.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = self.flops = 0
         self.work = Work()
+        self.events: list[Event] = []
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(
@@ -53,21 +56,28 @@ class LiveMemory(TorchDispatchMode):
         return out
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
+        key, size, number = storage._cdata, storage.nbytes(), len(self.events)
 
         def gone(_: weakref.ref[torch.UntypedStorage]) -> None:
             del self._alive[key]
             self.now -= size
+            self.events.append((number, None))
 
         self._alive[key] = weakref.ref(storage, gone)
+        self.events.append((number, size))
         self.now += size
         self.peak = max(self.peak, self.now)
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of the storages under these tensors, each counted once."""
+    return sum(storage_sizes(tensors))
+
+
+def storage_sizes(tensors: Iterable[Tensor]) -> list[int]:
+    """Bytes of each storage under these tensors, in their order."""
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
+    return list(storages.values())
 
 
 def held_by(module: nn.Module) -> list[Tensor]:

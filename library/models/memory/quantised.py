@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from library.environment import imported
 from library.errors import ModelError
 
 Quantization = Literal["none", "int8", "fp8", "nf4"]
@@ -95,11 +96,10 @@ def quantise(module: nn.Module, kind: Quantization, device: torch.device) -> Non
 
 def _bitsandbytes() -> Any:
     try:
-        import bitsandbytes.functional as functional
+        return imported("bitsandbytes.functional")
     except Exception as error:  # a build for another CUDA fails in ways of its own
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f'base_quantization = "nf4" needs bitsandbytes, which can\'t be used here: {reason}.',
             'pip install bitsandbytes, or set base_quantization = "int8", which needs nothing.',
         ) from error
-    return functional

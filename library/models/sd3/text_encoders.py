@@ -42,7 +42,8 @@ def count_text(encoders: Sequence[nn.Module], lengths: Sequence[int], rows: int)
     work, weights = Work(), max(found[0].weights, found[1].weights, t5_layer)
     for one in found:
         work.operations.update(one.work.operations)
-    return Footprint(weights, max(one.transient for one in found), work, sum(one.weights for one in found))
+    transient, gaps = max(one.transient for one in found), max(one.gaps for one in found[:2])
+    return Footprint(weights, transient, work, sum(one.weights for one in found), gaps)
 
 
 @torch.no_grad()

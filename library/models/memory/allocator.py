@@ -1,8 +1,9 @@
-"""CUDA's caching allocator as PyTorch has it by default, without the memory."""
+"""CUDA's caching allocator as PyTorch has it by default, without the memory: what it reserves beyond its tensors."""
 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MIB = 1 << 20
@@ -118,6 +119,40 @@ class CachingAllocator:
     def _let_go(self, block: Block) -> None:
         block.free = True
         bisect.insort(self._free[block.small], (block.size, block.address))
+
+
+Event = tuple[int, int | None]
+"""A tensor's number, and its bytes when it is made, None when it is gone."""
+
+
+def play(memory: CachingAllocator, events: Iterable[Event]) -> None:
+    """Makes and lets go what the events say; what is left at their end is let go, too."""
+    places: dict[int, int] = {}
+    for number, size in events:
+        if size:
+            places[number] = memory.take(size)
+        elif number in places:
+            memory.give_back(places.pop(number))
+    for address in places.values():
+        memory.give_back(address)
+
+
+def gaps_of(held: Iterable[int], rounds: Sequence[Sequence[Event]], kept: Iterable[int] = ()) -> int:
+    """Bytes that the allocator has of the GPU beyond what tensors take, each at its worst moment.
+
+    Args:
+        held: bytes of each tensor that is there all the time.
+        rounds: what happens, over and over.
+        kept: bytes of each tensor that comes after the first round and stays, such as an optimizer's state.
+    """
+    memory = CachingAllocator()
+    for size in held:
+        memory.take(size)
+    for turn, events in enumerate((*rounds[:1], *rounds, *rounds)):
+        play(memory, events)
+        for size in kept if turn == 0 else ():
+            memory.take(size)
+    return memory.peak_reserved - memory.peak_allocated
 
 
 def _rounded(size: int, to: int) -> int:

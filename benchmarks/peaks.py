@@ -1,0 +1,187 @@
+"""The forecast of memory beside a pretended GPU: python -m benchmarks.peaks
+
+Each preset runs at full size on the pretended GPU of `tools.pretended_card`: text, latents, replay, context, a step of
+each kind of both stages, a sheet. Its simulation of PyTorch's allocator says what each phase holds and reserves at
+most; beside it stands what the dry run forecasts. It runs on Linux with a C++ compiler and without a GPU, in a few
+minutes for a preset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from library.environment import prepare_process
+from library.errors import exit_code_of
+from tools.pretended_card.building import build, insert
+
+if TYPE_CHECKING:
+    from library.preflight.forecast import Forecast
+    from library.preflight.plan import Plan
+
+ROOT = Path(__file__).parents[1]
+SHORT = {
+    "extractor_train_steps": 1,
+    "replay_images": 2,
+    "replay_sample_steps": 1,
+    "context_train_steps": 1,
+    "sample_steps": 1,
+    "sample_strengths": [],
+    "audit": False,
+}
+"""What runs are cut down to, unless the preset says otherwise."""
+GIGABYTES = 24
+"""Of the GPU for presets that are made for none."""
+PARTS_OF_PHASES = {
+    "text": ("text encoders",),
+    "latents": ("VAE",),
+    "extractor": ("stage 1, extractor",),
+    "student": ("stage 2, student",),
+    "sheets": ("sampling", "decoding"),
+}
+"""The forecast's phases in each phase of a run."""
+COLUMNS = {
+    "preset": "preset",
+    "phase": "phase",
+    "held": "held, GiB",
+    "held_forecast": "forecast",
+    "reserved": "reserved, GiB",
+    "reserved_forecast": "forecast",
+    "off": "off, %",
+}
+
+
+def sized_for(preset: Path) -> int:
+    """Gigabytes of the GPU that a preset is for."""
+    size = preset.stem.rpartition("_")[2].removesuffix("gb")
+    return int(size) if size.isdecimal() else GIGABYTES
+
+
+def measure(preset: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each phase of a preset's run, in a process that has a pretended GPU.
+
+    Args:
+        settings: that go before the preset's.
+    """
+    from library.objectives import STUDENT
+    from library.preflight.fit import card_of, fitted
+    from library.preflight.forecast import GIB
+    from tools.pretended_card.card import Card
+    from tools.pretended_card.computer import computer_with
+    from tools.pretended_card.weights import without_numbers
+
+    size, card = sized_for(preset), Card()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        plan = short_plan(folder, preset, {**settings, "vram_gb": float(size)})
+        plan, predicted, _ = fitted(plan, card_of(plan.settings, plan.parts.model.device))
+        step = predicted.steps[STUDENT]
+        as_fitted = {"device": "cuda", "max_train_steps": step.footprint.work.batches}
+        if (recomputed := plan.parts.model.residence.recomputed) is not None:
+            as_fitted["checkpointed_blocks"] = recomputed
+        with without_numbers(), computer_with(card, size * GIB):
+            peaks = peaks_of(short_plan(folder, preset, {**settings, **as_fitted}), card)
+    return [row for name, found in peaks.items() if (row := compared(preset, name, found, predicted))]
+
+
+def short_plan(folder: Path, preset: Path, settings: dict[str, Any]) -> Plan:
+    """The plan of a preset's run, cut down."""
+    from benchmarks.counts import full_size_plan
+    from library.models.sd3.single_file import SD35_LARGE, SD35_MEDIUM
+
+    prompts = folder / "prompts.txt"
+    prompts.write_text("a photo of a [V] backpack\n", encoding="utf-8")
+    given = {**SHORT, "output_dir": str(folder / "output"), "sample_prompts": str(prompts), **settings}
+    return full_size_plan(folder, str(preset), SD35_LARGE if preset.stem.startswith("sd35l") else SD35_MEDIUM, **given)
+
+
+def peaks_of(plan: Plan, card: Any) -> dict[str, tuple[int, int]]:
+    """Makes a run on the pretended GPU.
+
+    Returns:
+        For each phase, the most bytes that were held and that the allocator reserved.
+    """
+    from library.training.listeners import Listener
+    from library.training.run import Run
+
+    class Peaks(Listener):
+        """Hears of phases before anything else does that resets the peaks."""
+
+        def __init__(self) -> None:
+            self.of: dict[str, tuple[int, int]] = {}
+            self._open: list[str] = []
+
+        def phase_begun(self, name: str) -> None:
+            self._note()
+            self._open.append(name)
+
+        def phase_ended(self) -> None:
+            self._note()
+            self._open.pop()
+
+        def _note(self) -> None:
+            memory = card.memory
+            if self._open:
+                held, reserved = self.of.get(self._open[-1], (0, 0))
+                self.of[self._open[-1]] = max(held, memory.peak_allocated), max(reserved, memory.peak_reserved)
+            memory.reset_peaks()
+
+    peaks, run = Peaks(), Run(plan)
+    run.listeners.add([peaks])
+    run.train()
+    return peaks.of
+
+
+def compared(preset: Path, phase: str, found: tuple[int, int], predicted: Forecast) -> dict[str, Any] | None:
+    """What a phase took beside its forecast; None for a phase that has none of its own."""
+    from library.preflight.forecast import GIB
+
+    parts = PARTS_OF_PHASES.get(phase)
+    if parts is None:
+        return None
+    held, reserved = found
+    forecast = max(predicted.needs[name].total for name in parts)
+    forecast_held = max(predicted.needs[name].held for name in parts)
+    return {
+        "preset": preset.stem,
+        "phase": phase,
+        "held": held / GIB,
+        "held_forecast": forecast_held / GIB,
+        "reserved": reserved / GIB,
+        "reserved_forecast": forecast / GIB,
+        "off": 100 * (forecast / reserved - 1),
+    }
+
+
+def main() -> None:
+    """Measures one preset after the other, and writes what is there after each."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    presets = [path for path in sorted((ROOT / "presets").glob("*.toml")) if path.stem != "demo"]
+    parser.add_argument("--presets", nargs="+", type=Path, default=presets, metavar="FILE", help="Default: all.")
+    parser.add_argument("--resolution", type=int, metavar="N", help="Default: the preset's.")
+    parser.add_argument("--json", action="store_true", help="Prints the rows as JSON.")
+    parser.add_argument("--output_dir", type=Path, default=Path("output/benchmark"))
+    arguments = parser.parse_args()
+    from benchmarks.record import read, table, write
+
+    settings = {} if arguments.resolution is None else {"resolution": arguments.resolution}
+    title = "What each phase of a preset holds and reserves on a pretended GPU, and the forecast without CUDA's context"
+    made, file = build(ROOT / "build" / "pretended_card"), arguments.output_dir / "peaks.json"
+    rows: list[dict[str, Any]] = []
+    for preset in arguments.presets:
+        # In a process of its own: the GPU has to be there before PyTorch is imported.
+        with ProcessPoolExecutor(1, get_context("spawn"), insert, (made,)) as pool:
+            rows += pool.submit(measure, preset, settings).result()
+        write(file, title, "counted", rows, COLUMNS, ["python", "-m", "benchmarks.peaks", *sys.argv[1:]])
+    print(json.dumps(rows, indent=2) if arguments.json else table(read(file)))
+
+
+if __name__ == "__main__":
+    prepare_process()
+    sys.exit(exit_code_of(main, lambda: None))
