@@ -1,8 +1,8 @@
 """How much memory and arithmetic a run needs, counted before any weight is read.
 
 The steps counted are the run's own: same model, adapters, branches and losses, on the meta device. To the tensors
-counted come the gaps between them, by a simulation of PyTorch's allocator, and one number that is assumed, not measured:
-`CUDA_CONTEXT`.
+counted come the gaps between them, by a simulation of PyTorch's allocator, and `CUDA_CONTEXT`, which is assumed, not
+measured.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def _peak(device: torch.device) -> int | None:
 
 
 def _give_back(device: torch.device) -> None:
-    """What a phase leaves to PyTorch's allocator would only be gaps in the next one, which has tensors of other sizes."""
+    """What a phase leaves to PyTorch's allocator would only be gaps in the next, whose tensors have other sizes."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

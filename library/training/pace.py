@@ -73,9 +73,8 @@ class EndOfStage(Listener):
         left = (self._steps - row["step"]) * each
         if left:
             at = time.strftime("%H:%M", time.localtime(time.time() + left))
-            say(
-                f"Measured: a step of the {row['stage']} takes {each:.2g} s; its last one ends in {in_time(left)}, at {at}."
-            )
+            name = row["stage"]
+            say(f"Measured: a step of the {name} takes {each:.2g} s; the last one ends in {in_time(left)}, at {at}.")
 
 
 class PaceWarning(Listener):

@@ -446,7 +446,7 @@ def test_a_device_that_cannot_be_used_says_why(monkeypatch):
         raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).")
 
     monkeypatch.setattr(torch, "empty", refuses)
-    with pytest.raises(ModelError, match="too old for this PyTorch.*11040"):
+    with pytest.raises(ModelError, match=r"too old for this PyTorch.*11040"):
         pick_device("cuda")
 
 
