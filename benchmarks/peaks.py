@@ -125,6 +125,9 @@ def peaks_of(plan: Plan, card: Any) -> dict[str, tuple[int, int]]:
             self._note()
             self._open.pop()
 
+        def step_made(self, row: dict[str, Any], seconds: float) -> None:
+            self._note()
+
         def _note(self) -> None:
             memory = card.memory
             if self._open:

@@ -123,7 +123,7 @@ def forecast(plan: Plan) -> Forecast:
 
 def beside(resident: Footprint, other: Footprint) -> Footprint:
     """What a part needs while the weights of another are there."""
-    return Footprint(resident.weights + other.weights, other.transient, gaps=resident.gaps + other.gaps)
+    return Footprint(resident.weights + other.weights, other.transient, gaps=resident.resting + other.gaps)
 
 
 def drawn_sizes(plan: Plan) -> list[tuple[int, int]]:

@@ -125,16 +125,15 @@ Event = tuple[int, int | None]
 """A tensor's number, and its bytes when it is made, None when it is gone."""
 
 
-def play(memory: CachingAllocator, events: Iterable[Event]) -> None:
-    """Makes and lets go what the events say; what is left at their end is let go, too."""
+def play(memory: CachingAllocator, events: Iterable[Event]) -> Iterable[int]:
+    """Makes and lets go what the events say; returns the addresses of what is left at their end."""
     places: dict[int, int] = {}
     for number, size in events:
         if size:
             places[number] = memory.take(size)
         elif number in places:
             memory.give_back(places.pop(number))
-    for address in places.values():
-        memory.give_back(address)
+    return places.values()
 
 
 def gaps_of(held: Iterable[int], rounds: Sequence[Sequence[Event]], kept: Iterable[int] = ()) -> int:
@@ -149,9 +148,11 @@ def gaps_of(held: Iterable[int], rounds: Sequence[Sequence[Event]], kept: Iterab
     for size in held:
         memory.take(size)
     for turn, events in enumerate((*rounds[:1], *rounds, *rounds)):
-        play(memory, events)
+        left = play(memory, events)
         for size in kept if turn == 0 else ():
             memory.take(size)
+        for address in left:  # gradients, which are there until the next step begins
+            memory.give_back(address)
     return memory.peak_reserved - memory.peak_allocated
 
 

@@ -25,6 +25,7 @@ class Footprint:
     Args:
         weights, transient: bytes on the device: what stays while it is in use, and what comes on top at its worst.
         gaps: bytes between tensors, which PyTorch's allocator holds for itself.
+        resting: such bytes while nothing is there but what stays.
         work: what it computes in one pass.
         read: bytes of its files, where it is read for the sake of that pass alone.
     """
@@ -34,6 +35,7 @@ class Footprint:
     work: Work = field(default_factory=Work)
     read: int = 0
     gaps: int = 0
+    resting: int = 0
 
     @property
     def held(self) -> int:
@@ -66,7 +68,8 @@ def count_pass(module: nn.Module, run: Callable[[], Any]) -> Footprint:
 def footprint_of(tensors: Iterable[Tensor], memory: LiveMemory) -> Footprint:
     """What tensors that stay need together with what was followed while they were used."""
     sizes = storage_sizes(tensors)
-    return Footprint(sum(sizes), memory.peak, memory.work, gaps=gaps_of(sizes, [memory.events]))
+    gaps, resting = gaps_of(sizes, [memory.events]), gaps_of(sizes, [])
+    return Footprint(sum(sizes), memory.peak, memory.work, gaps=gaps, resting=resting)
 
 
 def count_encode(vae: AutoencoderKL, width: int, height: int, dtype: torch.dtype) -> Footprint:
