@@ -13,7 +13,7 @@ from benchmarks.method.arms import ARMS, CHECKPOINTS, STAGE_1
 from benchmarks.method.compare import MEASURES, Comparison
 from benchmarks.method.concepts import CONCEPTS, PROBES, SAID, TRIGGER, write_together
 from benchmarks.method.measures import regions
-from benchmarks.method.report import write
+from benchmarks.method.report import RESULTS, STEPS, write
 from benchmarks.method.together.models import Together
 from benchmarks.method.together.recipes import (
     ADDED,
@@ -27,7 +27,7 @@ from benchmarks.method.together.recipes import (
     subjects,
     trial_file,
 )
-from benchmarks.method.together.report import Results, tables
+from benchmarks.method.together.report import Results, lost_result, tables
 from benchmarks.method.together.report import write as write_together_report
 from benchmarks.method.trial import BASE, REPLAY_PROMPTS, Bench, Trial
 from library.adapters.files import load_lora
@@ -229,6 +229,18 @@ def test_a_report_has_every_method_a_plot_and_a_table_of_differences(tmp_path):
     }
 
 
+def test_the_tables_of_the_docs_have_the_numbers_of_the_comparison():
+    comparison = Comparison([*CONTROLS, result("pure", {10: 0.4, 20: 0.8}), result("plain LoRA", {10: 0.3, 20: 0.5})])
+    made = {name: one(comparison, level=0.4, against="pure") for name, one in RESULTS.items()}
+    row = next(row for row in comparison.rows(0.4) if row.arm == "pure")
+    methods = {one["arm"]: one for one in made["methods"]["rows"]}
+    assert methods.keys() == {"plain LoRA", "pure"} and methods["pure"]["reached"] == "1 of 1"
+    assert methods["pure"]["drift"][0] == row.figures["drift"].value and methods["pure"]["steps"] == row.steps
+    assert made["promise"]["rows"][-1] == {"promise": STEPS, "plain LoRA": "15", "pure": "**10**"}
+    assert [one["arm"] for one in made["differences"]["rows"]] == ["plain LoRA"]
+    assert all(set(one["columns"]) - {"lean"} == set(one["rows"][0]) for one in made.values())
+
+
 def test_a_trial_on_the_bundled_model_is_scored_and_shares_its_extractor(tmp_path, monkeypatch):
     for name, few in (("concepts.PROBES", 4), ("drawing.STEPS", 3)):
         monkeypatch.setattr(f"benchmarks.method.{name}", few)
@@ -327,6 +339,8 @@ def test_concepts_come_into_one_model_and_what_is_there_is_not_made_again(tmp_pa
     downs = [load_lora(tmp_path / f"loras/{path}/student.safetensors", 3) for path in LEARNED]
     same = [all(torch.equal(one[name].down, other[name].down) for name in one) for one, other in pairwise(downs)][::2]
     assert same == [True, False], "the second of a sequence is held off from the first"
+    lost = {row["model"]: row for row in lost_result(Results(results))["rows"]}["Mix-of-Show, fused"]
+    assert lost["fidelity"] != lost["fidelity_alone"]
     report = write_together_report(Results(results), tmp_path, tmp_path / "out")
     assert report.count("| CIFC, aggregated |") == 3
     assert {file.name for file in (tmp_path / "out").iterdir()} == {

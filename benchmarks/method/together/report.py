@@ -154,6 +154,25 @@ def tables(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def lost_result(results: Results) -> dict[str, Any]:
+    """What each recipe keeps of three concepts in one model, a row for each way, in the form of `benchmarks.record`."""
+    found = []
+    for recipe, way in (model for model in results.models() if model[1] != ALONE):
+        alone, together = (recipe, ALONE), (recipe, way)
+        row: dict[str, Any] = {"model": _name(together)}
+        for figure in (FIDELITY, OTHERS):
+            row[f"{figure}_alone"] = results.figure(alone, figure).value
+            row[figure] = results.figure(together, figure).value
+        found.append({**row, **{figure: results.figure(together, figure).value for figure in ("seg_cons", "drift")}})
+    columns = {
+        "model": "recipe, way", "fidelity_alone": "fidelity alone", FIDELITY: "together",
+        "others_alone": "looks of the other two, alone", OTHERS: "together",
+        "seg_cons": "Seg-Cons, together", "drift": "velocity drift, together",
+    }  # fmt: skip
+    formats = {name: f".{FIGURES[name.removesuffix('_alone')][1]}f" for name in columns if name != "model"}
+    return {"title": "Three concepts in one model", "rows": found, "columns": columns, "formats": formats}
+
+
 def sheet(work: Path, results: Results, path: Path) -> None:
     """The same prompts and noise from each model, of trials that kept their pictures."""
     shown = {PRETRAINED: trial_file(work, PRETRAINED, "", 0)}
