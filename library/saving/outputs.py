@@ -1,4 +1,4 @@
-"""What a run leaves: the student's LoRA, its concept embeddings, and the extractor for another run."""
+"""The results of a run: the student's LoRA, its concept embeddings, and the extractor for another run."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from library.saving.metadata import metadata_of, sidecar_of
 
 EXTRACTOR = "extractor."
 CONCEPT_FILE = "concept"
-"""What stands for the layout of a file with concept embeddings."""
+"""The layout's name for a file with concept embeddings."""
 TRANSFORMER_FILE = "transformer"
-"""What stands for the layout of a file with a whole transformer."""
+"""The layout's name for a file with a whole transformer."""
 WORDS_FILE = "words"
-"""What stands for the layout of a file with learned words."""
+"""The layout's name for a file with learned words."""
 THUMBNAIL_SIDE = 256
 """Longest side of the picture in a LoRA file, in pixels."""
 
@@ -52,7 +52,7 @@ def save_student(
     """Writes the LoRA in the layouts of `save_formats`, and the student's concept embeddings if it has them.
 
     Args:
-        about_data: what the metadata says of the pictures.
+        about_data: the metadata about the pictures.
 
     Returns:
         Each file with its layout; "concept" for the embeddings, "transformer" for the whole of it,
@@ -101,10 +101,10 @@ def save_transformer(parts: Attached, path: Path) -> Path:
 
 
 def save_preview(parts: Opened, files: Mapping[Path, str], picture: Image.Image) -> list[Path]:
-    """What UIs show of a LoRA: a picture beside it and in it, and what to write in a prompt, for Forge.
+    """What UIs show of a LoRA: a picture next to it and in it, and the prompt text for Forge.
 
     Args:
-        files: as `save_student` gives them; the first one gets picture and text beside it.
+        files: as `save_student` gives them; the first one gets picture and text next to it.
     """
     loras = [path for path, layout in files.items() if layout in parts.model.family.lora_names.layouts]
     small, jpeg = picture.convert("RGB"), BytesIO()
@@ -134,7 +134,7 @@ def save_extractor(parts: Attached, extractor: Extractor) -> Path:
 
 
 def check_model_is_kept(settings: Settings) -> None:
-    """Looks whether a run would write over a file of the model that it reads, such as an earlier run's transformer.
+    """Checks that a run doesn't overwrite a file of the model that it reads, such as an earlier run's transformer.
 
     Raises:
         ConfigError: it would.
@@ -152,10 +152,10 @@ def check_model_is_kept(settings: Settings) -> None:
 
 
 def check_extractor(path: str, concepts: list[Concept]) -> None:
-    """Looks whether a file has the extractors of these concepts, whole, before anything is computed.
+    """Checks that a file has complete extractors of these concepts, before anything is computed.
 
     Raises:
-        ModelError: it lacks one, has it damaged, or learned it for another trigger.
+        ModelError: one is missing, damaged, or for another trigger.
     """
     tensors, _ = read_safetensors(path)
     known = {saved.name: saved for saved in load_concepts(path)[1]}
@@ -174,7 +174,7 @@ def check_extractor(path: str, concepts: list[Concept]) -> None:
 
 
 def _extractor_in(tensors: Mapping[str, Tensor], concept: Concept, path: str) -> dict[str, LayerWeights]:
-    """A concept's extractor in the tensors of a file, by layer; nothing if it has none."""
+    """A concept's extractor in the tensors of a file, by layer; empty if it has none."""
     begin, layers = f"{EXTRACTOR}{concept.name}.", dict[str, dict[str, Tensor]]()
     for key, tensor in tensors.items():
         if key.startswith(begin):
@@ -184,7 +184,7 @@ def _extractor_in(tensors: Mapping[str, Tensor], concept: Concept, path: str) ->
 
 
 def load_extractor(parts: Attached, path: str) -> Extractor:
-    """Takes the extractor of another run: its adapters and embeddings, frozen.
+    """Loads the extractor of another run: its adapters and embeddings, frozen.
 
     Raises:
         ModelError: it lacks a concept of this run, or does not fit the model.
