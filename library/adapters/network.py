@@ -71,7 +71,7 @@ class LayerWeights:
 
 
 def check_fit(transformer: nn.Module, changes: Mapping[str, Change], source: str) -> None:
-    """Looks whether a transformer has the layers that a file changes, in their sizes.
+    """Checks whether a transformer has the layers that a file changes, in their sizes.
 
     Args:
         changes: by diffusers name. source: the file, for error messages.

@@ -60,7 +60,7 @@ KNOWN = (
     Known("Qwen/Qwen3-VL-4B-Instruct", 8.9e9),
     Known("Qwen/Qwen3-VL-2B-Instruct", 4.3e9),
 )
-"""The largest first."""
+"""Largest first."""
 
 
 def best_for(free: float) -> Known:

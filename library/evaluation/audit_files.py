@@ -1,4 +1,4 @@
-"""What an audit leaves: a JSON with every number, a page, a text and sheets of pictures, the worst first."""
+"""The files of an audit: a JSON with every number, a page, a text, and sheets of pictures, worst first."""
 
 from __future__ import annotations
 

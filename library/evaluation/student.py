@@ -68,7 +68,7 @@ class FileOnModel:
 
 
 def read_layers(path: Path, model: FlowModel) -> FileOnModel:
-    """A LoRA file, looked at on the model without numbers, as no weights are read; it says what is left out.
+    """A LoRA file, checked on the meta device without reading weights; it says what is left out.
 
     Raises:
         ModelError: not a file for this model, or of a kind that can't be read.

@@ -48,7 +48,7 @@ class CacheUse:
 
     Raises:
         ConfigError: it is to be thrown away, and another run uses it.
-        StorageError: it is to be thrown away, and may only be read.
+        StorageError: it should be emptied, but is read-only.
     """
 
     def __init__(self, folder: str | Path, limit: int | None = None, anew: bool = False) -> None:

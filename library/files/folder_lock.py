@@ -16,7 +16,7 @@ from library.errors import ConfigError
 from library.files.atomic import TEMPORARY, InUse, remove, said_if_not_written, write_text
 
 LOCK, HOLDER = ".lock", ".lock.json"
-"""The locked file, and a file that names its holder; the second one means nothing by itself."""
+"""The locked file, and a file that names its holder; the second one alone means nothing."""
 
 
 class FolderLock:

@@ -1,4 +1,4 @@
-"""Every scorer by name: what it needs, where that is to be had, and what it is asked for."""
+"""Every scorer by name: what it needs, where to get that, and what it measures."""
 
 from __future__ import annotations
 
