@@ -8,7 +8,6 @@ from library.lambda_star_loss import (
     AdaptiveScale,
     FixedScale,
     concept_guidance,
-    focused,
     lambda_star,
     measure_guidance,
     pure_loss,
@@ -110,14 +109,3 @@ def test_measures_are_per_image_and_finite_at_zero():
     for values in (measure_guidance(latents(0), latents(1), latents(2)), measure_guidance(zero, zero, zero)):
         for name, value in values.items():
             assert value.shape == (4,) and torch.isfinite(value).all(), name
-
-
-def test_focused_guidance_is_the_same_where_it_is_strongest_and_nothing_elsewhere():
-    r = latents(seed=3)
-    kept = focused(r, 0.25)
-    there = kept.abs().sum(1) > 0
-    assert there.flatten(1).float().mean(1).tolist() == pytest.approx([0.25] * 4, abs=0.02)
-    assert torch.equal(kept.transpose(0, 1)[:, there], r.transpose(0, 1)[:, there])
-    energy = r.square().sum(1)
-    assert all(energy[k][there[k]].min() >= energy[k][~there[k]].max() for k in range(4))
-    assert torch.equal(focused(r, 1.0), r)

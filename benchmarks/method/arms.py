@@ -163,7 +163,6 @@ ARMS: dict[str, Arm] = {
     "pure, plain extractor": _pure("", extractor_anchor_weight=0.0),
     "pure, extractor replay": _pure("stage 1 tied on replayed pictures as well", extractor_replay_weight=1.0),
     "pure, replayed guidance": _pure("L_PureCC on replayed pictures, too", replay_eta=1.0),
-    "pure, focus 0.3": _pure("R kept where it is strongest", guidance_focus=0.3),
     "pure, delta": _pure("delta distillation: the guidance alone teaches", **DELTA),
     "pure, delta, replayed": _pure("", **DELTA, extractor_replay_weight=1.0, replay_eta=1.0),
     "pure, merged": Arm({**PURE, "merged": True}, "both stages in one", extractor=False),

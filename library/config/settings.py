@@ -68,12 +68,6 @@ class PureLearningSettings:
         "Prompt that R(target) is measured against: the empty prompt (null, Eq. 8) or the class without [V] "
         "(class, ours).",
     )
-    guidance_focus: float = setting(
-        1.0,
-        "Share of each image, where R(target) is strongest, that is kept. 1 keeps all of it (ours).",
-        above=0,
-        at_most=1,
-    )
     guidance_lora: bool = setting(
         True, "Keep the extractor's LoRA on while computing R(target). Off: use only its embeddings (authors' release)."
     )
