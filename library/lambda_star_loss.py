@@ -56,18 +56,6 @@ def lambda_star(v_complete: Tensor, v_base: Tensor, r_tar: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AdaptiveScale:
-    """lambda*, clamped from below if `minimum` is set."""
-
-    minimum: float | None = None
-
-    def __call__(self, v_complete: Tensor, v_base: Tensor, r_tar: Tensor) -> Tensor:
-        """(B, 1, 1, 1), float32."""
-        scale = lambda_star(v_complete, v_base, r_tar)
-        return scale if self.minimum is None else scale.clamp_min(self.minimum)
-
-
-@dataclass(frozen=True)
 class FixedScale:
     """One number for every image: pulls along R as well, so it is another method, which the paper ablates."""
 

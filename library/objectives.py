@@ -18,7 +18,7 @@ from library.concept_error import SQUARED, ConceptError
 from library.config.loss_settings import LossSettings
 from library.config.settings import PureLearningSettings, Settings
 from library.flow import mse
-from library.lambda_star_loss import AdaptiveScale, FixedScale, concept_guidance, measure_guidance, pure_loss
+from library.lambda_star_loss import FixedScale, concept_guidance, lambda_star, measure_guidance, pure_loss
 from library.turns import Growing, Turns, Weight, at
 
 STUDENT, EXTRACTOR, PRETRAINED = "student", "extractor", "pretrained"
@@ -392,5 +392,5 @@ def _pure_term(pure: PureLearningSettings, complete: str, base: str, target: str
         original=originals[pure.v_original],
         target=given(GUIDE, target),
         against=given(GUIDE, against[pure.guidance_against]),
-        scale=AdaptiveScale(pure.lambda_min) if isinstance(lambda_, str) else FixedScale(lambda_),
+        scale=lambda_star if isinstance(lambda_, str) else FixedScale(lambda_),
     )

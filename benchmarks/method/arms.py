@@ -153,7 +153,6 @@ ARMS: dict[str, Arm] = {
     "lean": _lean("control: `pure` without stage 1 and without L_PureCC", with_vectors=True),
     "pure, lambda 0": _pure("control: an L2 tie to the base prediction", **{"lambda": 0.0}),
     "pure, lambda 1": _pure("a fixed lambda", **{"lambda": 1.0}),
-    "pure, lambda >= 0": _pure("", lambda_min=0.0),
     "pure, eta 2": _pure("", eta=2.0),
     "pure, eta 4": _pure("", eta=4.0),
     # one thing at a time: the pure term
