@@ -26,7 +26,7 @@ WORST_BY = ("Seg-Cons", "LPIPS, concept", "delta CLIP-T", "delta prompt followin
 
 
 class Results:
-    """Everything that is known so far; written again after each scorer, so that nothing is lost.
+    """Everything known so far, rewritten after each scorer, so that nothing is lost.
 
     Args:
         about: of the run: files and their hashes, seeds, settings, versions.

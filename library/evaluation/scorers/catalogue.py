@@ -235,7 +235,7 @@ def _entry(name: str, option: str) -> Entry:
 def check_all(
     entries: Sequence[Entry], weights_dir: Path, allow_download: bool = False, option: str = SCORERS_OPTION
 ) -> None:
-    """Looks for everything before a picture is made.
+    """Checks everything before a picture is drawn.
 
     Args:
         allow_download: get what is missing and on the hub; only where nothing else is wrong, so that no download is for
