@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
-from benchmarks.method.arms import ABLATIONS, ARMS, WITH_VECTORS
+from benchmarks.method.arms import ABLATIONS, ARMS, BESIDE
 from benchmarks.method.compare import Comparison, Row
 from benchmarks.method.concepts import CONCEPTS
 from library.evaluation.measures.statistics import Estimate
@@ -135,7 +135,7 @@ def sheet(work: Path, concept: str, seed: int, arms: Sequence[str], path: Path) 
 
 def write(comparison: Comparison, work: Path, out: Path, levels: Sequence[float], against: str, seed: int) -> str:
     """Writes method.json, tables.md, method.png and a sheet for each concept; returns the Markdown."""
-    present = [name for arm in ARMS for name in (arm, arm + WITH_VECTORS) if name in comparison.arms]
+    present = [name for arm in ARMS for name in (arm, *(arm + called for called in BESIDE.values())) if name in comparison.arms]
     parts, kept = [], {}
     for level in levels:
         rows = {row.arm: row for row in comparison.rows(level)}

@@ -184,6 +184,17 @@ def test_students_scored_with_their_vectors_are_a_method_of_their_own(tmp_path):
     assert "| lean, with vectors | 1 of 1 |" in text
 
 
+def test_a_lora_that_acts_in_parts_is_scored_as_its_file_in_a_plain_loader_too(tmp_path, monkeypatch):
+    for name, few in (("concepts.PROBES", 2), ("drawing.STEPS", 1)):
+        monkeypatch.setattr(f"benchmarks.method.{name}", few)
+    scored = Bench(tmp_path, "pocket/model").run(Trial("token-masked LoRA", "bib", 0, checkpoints=(2,)))
+    drifts = [scored[way][0]["probes"]["class"]["drift"] for way in ("checkpoints", "as_file")]
+    assert not any(drifts[0]) and all(drifts[1]), "UIs apply it to prompts without the trigger, too"
+    both = result("T-LoRA", {10: 0.4}) | {"as_file": result("", {10: 0.2})["checkpoints"]}
+    reached = {row.arm: row.reached for row in Comparison([*CONTROLS, both]).rows(0.3)}
+    assert reached == {"T-LoRA": 1, "T-LoRA, in a plain loader": 0}
+
+
 def test_a_difference_is_of_the_trials_that_both_reach():
     better = [result("better", {10: 0.6}, seed=seed, spread=0.02) for seed in range(4)]
     for one in better:
