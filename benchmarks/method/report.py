@@ -135,7 +135,9 @@ def sheet(work: Path, concept: str, seed: int, arms: Sequence[str], path: Path) 
 
 def write(comparison: Comparison, work: Path, out: Path, levels: Sequence[float], against: str, seed: int) -> str:
     """Writes method.json, tables.md, method.png and a sheet for each concept; returns the Markdown."""
-    present = [name for arm in ARMS for name in (arm, *(arm + called for called in BESIDE.values())) if name in comparison.arms]
+    present = [
+        name for arm in ARMS for name in (arm, *(arm + called for called in BESIDE.values())) if name in comparison.arms
+    ]
     parts, kept = [], {}
     for level in levels:
         rows = {row.arm: row for row in comparison.rows(level)}

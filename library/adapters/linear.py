@@ -288,7 +288,11 @@ class OrthogonalLowRank(LowRank):
         )
         u, lengths, vh = torch.linalg.svd(small_up @ small_down.T, full_matrices=False)
         roots = lengths.sqrt()
-        return (roots.unsqueeze(1) * vh @ right.T).float(), (left @ u * roots).float(), self.alpha * len(roots) / self.rank
+        return (
+            (roots.unsqueeze(1) * vh @ right.T).float(),
+            (left @ u * roots).float(),
+            self.alpha * len(roots) / self.rank,
+        )
 
     @torch.no_grad()
     def norm(self) -> Tensor:

@@ -10,8 +10,8 @@ The port:
 * t / T is sigma, the flow's own noise level.
 * r_min is half of the ranks and the power is 1, as in ports that follow the authors' scripts. Those have no alpha: with
   network_alpha = network_dim, as it is unless both are set, the scale is 1 here, too.
-* B_0, S_0 and A_0 are the last singular vectors and values of a random matrix, as in their scripts for SDXL. Vectors are
-  drawn by QR, which draws from the same distribution in a fraction of the time; layers of one size share their values.
+* B_0, S_0 and A_0 are the last singular vectors and values of a random matrix, as in their scripts for SDXL. QR draws
+  the vectors, from the same distribution in a fraction of the time; layers of one size share their values.
 * A LoRA file can't say at which noise a rank acts. NAME.safetensors is a plain LoRA of twice the rank, and every UI
   applies all of it at every noise level. What the run draws itself, sheets and report, is as it was trained.
 """
@@ -87,7 +87,8 @@ def check(settings: Settings) -> None:
     """
     if settings.network.network_weights is not None:
         raise ConfigError(
-            "t_lora starts from orthogonal directions of its own, but network_weights is set.", "Remove network_weights."
+            "t_lora starts from orthogonal directions of its own, but network_weights is set.",
+            "Remove network_weights.",
         )
 
 

@@ -11,7 +11,7 @@ The port:
   and both are read together. The LoRA is on the attention of the text's stream, so that it reaches the picture
   through what the trigger's tokens show of themselves there. The picture's own layers have none.
 * The trigger's tokens are those of every text encoder, as for vectors in the blocks. Their pooled state stays.
-* TARA's second loss, which holds the token's attention to the concept's region, needs maps of cross-attention: left out.
+* TARA's second loss holds the token's attention to the concept's region. It needs maps of cross-attention: left out.
 * A LoRA file can't say on which tokens it acts. NAME.safetensors is a plain LoRA, and every UI applies it to all tokens
   of every prompt. What the run draws itself, sheets and report, is as it was trained.
 """
