@@ -14,6 +14,7 @@ from benchmarks.method.compare import MEASURES, Comparison
 from benchmarks.method.concepts import CONCEPTS, PROBES, SAID, TRIGGER, write_together
 from benchmarks.method.measures import regions
 from benchmarks.method.report import write
+from benchmarks.method.runner import group, left_to_do
 from benchmarks.method.together.models import Together
 from benchmarks.method.together.pairs import COLOURED, mixed_colours, others_colours, pairs_of
 from benchmarks.method.together.recipes import (
@@ -121,8 +122,34 @@ def test_arms_with_one_extractor_agree_on_stage_1():
 
 
 def test_trials_have_files_of_their_own(tmp_path):
-    files = {Trial(arm, "mask", 0).file(tmp_path) for arm in ARMS}
-    assert len(files) == len(ARMS)
+    asked = [(arm, concept, seed) for arm in ARMS for concept in CONCEPTS for seed in (0, 1, 11)]
+    assert len({Trial(*one).file(tmp_path) for one in asked}) == len(asked)
+
+
+def test_a_bench_that_was_killed_goes_on_with_the_trials_that_have_no_result(tmp_path, monkeypatch):
+    class Killed(Bench):
+        def __init__(self, work, model):
+            self.work = work
+
+        def run(self, trial):
+            if trial.arm == "lean":
+                raise KeyboardInterrupt
+            return {"arm": trial.arm}
+
+        def controls(self, concept):
+            return [{"arm": "pretrained"}]
+
+        def keep_pictures(self, trial):
+            """It has none."""
+
+        keep_pretrained = keep_pictures
+
+    monkeypatch.setattr("benchmarks.method.trial.Bench", Killed)
+    arms = ["DOP", "lean", "pure"]
+    with pytest.raises(KeyboardInterrupt):
+        group(tmp_path, "", "mask", 1, arms, [], 1)
+    left = left_to_do(tmp_path, arms, ["mask", "bib"], [0, 1])
+    assert left == {("mask", 0): arms, ("bib", 0): arms, ("mask", 1): ["lean", "pure"], ("bib", 1): arms}
 
 
 def test_seg_cons_knows_equal_and_other_pictures():
