@@ -21,12 +21,12 @@ from library.adapters.linear import (
     FullRank,
     Layer,
     LowRank,
-    OrthogonalLowRank,
     Route,
     route_of,
     shape_of,
     size_of,
 )
+from library.adapters.orthogonal import OrthogonalLowRank
 from library.errors import ConfigError, ModelError
 from library.per_pass import PerPass
 

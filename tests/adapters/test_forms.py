@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from library.adapters.linear import Facts, LowRank, OrthogonalLowRank
+from library.adapters.linear import Facts, LowRank
+from library.adapters.orthogonal import OrthogonalLowRank
 from library.errors import ConfigError
 from library.methods.t_lora import RanksByNoise
 from library.methods.token_lora import NamedTokens
