@@ -18,6 +18,7 @@ BY_HAND = {
     "docs/bench/tables.md": "written whole by benchmarks.method report",
     "docs/bench/together-tables.md": "written whole by benchmarks.method.together report",
     "docs/bench/with-vectors/tables.md": "written whole by benchmarks.method report, when it had more methods",
+    "docs/dev/decisions.md": "numbers of throw-away scripts, which the page marks as directions",
     "docs/explanation/evaluation.md": "the values that the measures should have",
     "docs/explanation/report-card.md": "the limits of the grades, which are settings and not measured",
     "docs/how-to/write-captions.md": "sizes of published models",

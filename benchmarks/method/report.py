@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
-from benchmarks.method.arms import ABLATIONS, ARMS, WITH_VECTORS
+from benchmarks.method.arms import ABLATIONS, ARMS, BESIDE
 from benchmarks.method.compare import Comparison, Row
 from benchmarks.method.concepts import CONCEPTS
 from library.evaluation.measures.statistics import Estimate
@@ -151,8 +151,8 @@ RESULTS = {"methods": methods_result, "promise": promise_result, "differences": 
 
 
 def present(comparison: Comparison) -> list[str]:
-    """The methods that have trials, in the order of the arms, each by its word and then with its vectors."""
-    return [name for arm in ARMS for name in (arm, arm + WITH_VECTORS) if name in comparison.arms]
+    """The methods that have trials, in the order of the arms, each by its word and then in its other ways."""
+    return [name for arm in ARMS for name in (arm, *map(arm.__add__, BESIDE.values())) if name in comparison.arms]
 
 
 def _interval(figure: Estimate) -> list[float] | None:

@@ -28,9 +28,9 @@ from library.errors import ConfigError, ModelError, naming
 from library.files.atomic import saved_at, write_tensors, write_text, written
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.models import FAMILIES
-from library.parts.branching import learns_whole_weights
+from library.parts.branching import is_saved_as_it_is, learns_whole_weights
 from library.parts.learned import Extractor, Student, extractor_adapters, extractor_of
-from library.parts.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Attached, Opened
+from library.parts.parts import SAVED_ADAPTER, STUDENT_ADAPTER, Attached, Opened
 from library.parts.saved_vectors import embeddings_of
 from library.parts.words import save_words
 from library.saving.metadata import metadata_of, sidecar_of
@@ -76,13 +76,14 @@ def save_student(
 
 
 def shown_weights(parts: Attached) -> dict[str, LayerWeights]:
-    """The student as a LoRA; of whole weights, the largest singular directions of each layer's change."""
-    if not learns_whole_weights(parts.settings):
-        return parts.network.weights(STUDENT_ADAPTER)
-    layers, rank = parts.network.layers.items(), parts.settings.network.network_dim
-    weights = {name: extracted(layer.full_rank(STUDENT_ADAPTER).weight, rank) for name, layer in layers}
-    if EXTRACTED_ADAPTER not in next(iter(parts.network.layers.values())).adapters:
-        parts.network.load(EXTRACTED_ADAPTER, weights, "the extracted LoRA")
+    """The student as a plain LoRA; of whole weights, the largest singular directions of each layer's change."""
+    if learns_whole_weights(parts.settings):
+        layers, rank = parts.network.layers.items(), parts.settings.network.network_dim
+        weights = {name: extracted(layer.full_rank(STUDENT_ADAPTER).weight, rank) for name, layer in layers}
+    else:
+        weights = parts.network.weights(STUDENT_ADAPTER)
+    if not is_saved_as_it_is(parts.settings):
+        parts.network.load(SAVED_ADAPTER, weights, "the saved LoRA")
     return weights
 
 

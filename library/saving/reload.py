@@ -20,8 +20,8 @@ from library.adapters.uis.loaders import Reading
 from library.chance import generator_for
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.models import PromptBatch
-from library.parts.branching import learns_whole_weights
-from library.parts.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Attached
+from library.parts.branching import is_saved_as_it_is
+from library.parts.parts import SAVED_ADAPTER, STUDENT_ADAPTER, Attached
 
 MOST_PATCHES = 16
 """Most patches along a side of the picture that velocities are compared on: it is small, because nobody looks at it."""
@@ -90,7 +90,7 @@ class ReloadCheck:
     def __init__(self, parts: Attached, prompt: str) -> None:
         self.parts, self.loaders = parts, parts.model.family.loaders
         self.shape = self.loaders.shape_of(parts.model.transformer)
-        saved = EXTRACTED_ADAPTER if learns_whole_weights(parts.settings) else STUDENT_ADAPTER
+        saved = STUDENT_ADAPTER if is_saved_as_it_is(parts.settings) else SAVED_ADAPTER
         weights = parts.network.weights(saved)
         self.updates = {layer: (one.up * (one.alpha / one.rank), one.down) for layer, one in weights.items()}
         self.largest = max(length(*one) for one in self.updates.values())

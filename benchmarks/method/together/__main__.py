@@ -1,8 +1,8 @@
 """Several concepts in one model: python -m benchmarks.method.together run | report
 
-run      the three subjects, each with a trigger of its own, learned apart or in sequence and merged, or jointly. Each
-         is asked for in the model that has all of them, and in the one that has it alone. What is done already is
-         passed over, so it adds up
+run      three subjects, or a subject and a style, each with a trigger of its own, learned apart or in sequence and
+         merged, or jointly. Each is asked for in the model that has all of them, and in the one that has it alone, and
+         every two of them in one prompt. What is done already is passed over, so it adds up
 report   tables and a sheet of everything that is done
 """
 
