@@ -102,6 +102,6 @@ class OrthogonalLowRank(LowRank):
 
 @lru_cache
 def smallest_singular_values(outputs: int, inputs: int, count: int) -> Tensor:
-    """The last singular values of a matrix of normal numbers with standard deviation 1 / count, the largest first."""
+    """The last singular values of a matrix of normal numbers with standard deviation 1 / count, largest first."""
     generator = torch.Generator().manual_seed(0)
     return torch.linalg.svdvals(torch.randn(outputs, inputs, generator=generator) / count)[-count:]
