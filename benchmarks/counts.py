@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("objectives", "presets"), help="One of the two tables.")
     parser.add_argument("--output_dir", type=Path, default=FOLDER, help="Folder for counts.json and presets.json.")
     arguments = parser.parse_args()
+    from library.preflight.forecast import CUDA_CONTEXT, GIB
     from library.report.progress import bar_over
 
     command = ["python", "-m", "benchmarks.counts", *sys.argv[1:]]
@@ -209,7 +210,10 @@ def main() -> None:
             write(arguments.output_dir / "counts.json", title, "counted", rows, COLUMNS, command, FORMATS)
         if arguments.only != "objectives":
             rows = list(bar_over("presets")(presets(folder)))
-            title = "The presets for GPUs: GiB of stage 2, 0.65 assumed for CUDA, and time on a GPU of that size"
+            title = (
+                "The presets for GPUs: GiB of stage 2, gaps between tensors simulated and "
+                f"{CUDA_CONTEXT / GIB:.2f} assumed for CUDA, and time on a GPU of that size"
+            )
             write(
                 arguments.output_dir / "presets.json", title, "counted", rows, PRESET_COLUMNS, command, PRESET_FORMATS
             )

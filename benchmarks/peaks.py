@@ -9,7 +9,6 @@ minutes for a preset.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.record import FOLDER, add_json_to, read, table, write
 from library.environment import prepare_process
 from library.errors import exit_code_of
 from tools.pretended_card.building import build, insert
@@ -48,6 +48,7 @@ PARTS_OF_PHASES = {
 """The forecast's phases in each phase of a run."""
 COLUMNS = {
     "preset": "preset",
+    "blocks": "blocks",
     "phase": "phase",
     "held": "held, GiB",
     "held_forecast": "forecast",
@@ -55,6 +56,7 @@ COLUMNS = {
     "reserved_forecast": "forecast",
     "off": "off, %",
 }
+FORMATS = {"off": "+.1f"}
 
 
 def sized_for(preset: Path) -> int:
@@ -87,7 +89,8 @@ def measure(preset: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
             as_fitted["checkpointed_blocks"] = recomputed
         with without_numbers(), computer_with(card, size * GIB):
             peaks = peaks_of(short_plan(folder, preset, {**settings, **as_fitted}), card)
-    return [row for name, found in peaks.items() if (row := compared(preset, name, found, predicted))]
+    rows = [row for name, found in peaks.items() if (row := compared(name, found, predicted))]
+    return [{"preset": preset.stem, "blocks": plan.parts.model.depth, **row} for row in rows]
 
 
 def short_plan(folder: Path, preset: Path, settings: dict[str, Any]) -> Plan:
@@ -141,7 +144,7 @@ def peaks_of(plan: Plan, card: Any) -> dict[str, tuple[int, int]]:
     return peaks.of
 
 
-def compared(preset: Path, phase: str, found: tuple[int, int], predicted: Forecast) -> dict[str, Any] | None:
+def compared(phase: str, found: tuple[int, int], predicted: Forecast) -> dict[str, Any] | None:
     """What a phase took beside its forecast; None for a phase that has none of its own."""
     from library.preflight.forecast import GIB
 
@@ -152,7 +155,6 @@ def compared(preset: Path, phase: str, found: tuple[int, int], predicted: Foreca
     forecast = max(predicted.needs[name].total for name in parts)
     forecast_held = max(predicted.needs[name].held for name in parts)
     return {
-        "preset": preset.stem,
         "phase": phase,
         "held": held / GIB,
         "held_forecast": forecast_held / GIB,
@@ -168,21 +170,21 @@ def main() -> None:
     presets = [path for path in sorted((ROOT / "presets").glob("*.toml")) if path.stem != "demo"]
     parser.add_argument("--presets", nargs="+", type=Path, default=presets, metavar="FILE", help="Default: all.")
     parser.add_argument("--resolution", type=int, metavar="N", help="Default: the preset's.")
-    parser.add_argument("--json", action="store_true", help="Prints the rows as JSON.")
-    parser.add_argument("--output_dir", type=Path, default=Path("output/benchmark"))
+    parser.add_argument("--blocks", type=int, metavar="N", help="The transformer's first N. Default: all.")
+    add_json_to(parser, "peaks.json in output_dir")
+    parser.add_argument("--output_dir", type=Path, default=FOLDER)
     arguments = parser.parse_args()
-    from benchmarks.record import read, table, write
-
-    settings = {} if arguments.resolution is None else {"resolution": arguments.resolution}
+    given = {"resolution": arguments.resolution, "blocks": arguments.blocks}
+    settings = {name: value for name, value in given.items() if value is not None}
     title = "What each phase of a preset holds and reserves on a pretended GPU, and the forecast without CUDA's context"
-    made, file = build(ROOT / "build" / "pretended_card"), arguments.output_dir / "peaks.json"
+    made, file = build(ROOT / "build" / "pretended_card"), arguments.json or arguments.output_dir / "peaks.json"
     rows: list[dict[str, Any]] = []
     for preset in arguments.presets:
         # In a process of its own: the GPU has to be there before PyTorch is imported.
         with ProcessPoolExecutor(1, get_context("spawn"), insert, (made,)) as pool:
             rows += pool.submit(measure, preset, settings).result()
-        write(file, title, "counted", rows, COLUMNS, ["python", "-m", "benchmarks.peaks", *sys.argv[1:]])
-    print(json.dumps(rows, indent=2) if arguments.json else table(read(file)))
+        write(file, title, "counted", rows, COLUMNS, ["python", "-m", "benchmarks.peaks", *sys.argv[1:]], FORMATS)
+    print(table(read(file)))
 
 
 if __name__ == "__main__":

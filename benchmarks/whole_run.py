@@ -8,13 +8,14 @@ layers and rank.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.counts import full_size_plan
+from benchmarks.record import FOLDER, add_json_to, read, table, write
 from benchmarks.variants import PLAIN, settings_of
 from library.environment import prepare_process
 from library.errors import exit_code_of
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 
 PLAIN_STEPS = 400
 """Steps of a plain LoRA that a run is compared with."""
-CARD = "report card"
-COLUMNS = {"phase": "phase", "plain_steps": "plain LoRA steps", "share": "share, %"}
+CARD, ALL = "report card", "all"
 
 
 def count(plan: Plan) -> dict[str, Any]:
@@ -54,34 +54,43 @@ def count(plan: Plan) -> dict[str, Any]:
     return {**found, "times": whole / plain / PLAIN_STEPS}
 
 
+def beside(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each phase, and one for all of them, with two columns for each preset: plain steps and share.
+
+    Args:
+        found: by preset, what `count` returns.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for preset, counted in found.items():
+        for row in (*counted["phases"], {"phase": ALL, "plain_steps": counted["plain_steps"], "share": 100.0}):
+            shown = rows.setdefault(row["phase"], {"phase": row["phase"]})
+            shown |= {preset: row["plain_steps"], f"{preset}_share": row["share"]}
+    return [*(row for name, row in rows.items() if name != ALL), rows[ALL]]
+
+
 def main() -> None:
     """Counts and prints."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--presets", nargs="+", default=["presets/pure.toml", "presets/lean.toml"])
     parser.add_argument("--resolution", type=int, default=1024, metavar="N", help="Default: 1024.")
-    parser.add_argument("--json", action="store_true", help="Prints all of it as JSON.")
-    parser.add_argument("--output_dir", type=Path, default=Path("output/benchmark"))
+    add_json_to(parser, "whole-run.json in output_dir")
+    parser.add_argument("--output_dir", type=Path, default=FOLDER)
     arguments = parser.parse_args()
-    from benchmarks.record import write
-
     found = {}
     for preset in arguments.presets:
         with tempfile.TemporaryDirectory() as temporary:
             settings = {"resolution": arguments.resolution, "train_batch_size": 1, "checkpointed_blocks": "all"}
-            found[preset] = count(full_size_plan(Path(temporary), preset, **settings))
-        name = Path(preset).stem
-        title = (
-            f"A first run of {name} at {arguments.resolution} x {arguments.resolution}: "
-            f"{found[preset]['times']:.2f} times {PLAIN_STEPS} steps of a plain LoRA"
-        )
-        rows = [*found[preset]["phases"], {"phase": "all", "plain_steps": found[preset]["plain_steps"], "share": 100.0}]
-        command = ["python", "-m", "benchmarks.whole_run", "--resolution", str(arguments.resolution)]
-        write(arguments.output_dir / f"whole_run_{name}.json", title, "counted", rows, COLUMNS, command)
-        if not arguments.json:
-            print(title + ":")
-            print("\n".join(f"  {row['phase']:<24}{row['plain_steps']:>8.0f}{row['share']:>7.1f} %" for row in rows))
-    if arguments.json:
-        print(json.dumps(found, indent=2))
+            found[Path(preset).stem] = count(full_size_plan(Path(temporary), preset, **settings))
+    columns = {"phase": "phase"}
+    for preset in found:
+        columns |= {preset: f"`{preset}`", f"{preset}_share": "share, %"}
+    title = f"A first run at {arguments.resolution} x {arguments.resolution}, in steps of a plain LoRA"
+    command, formats = ["python", "-m", "benchmarks.whole_run", *sys.argv[1:]], dict.fromkeys(columns, ".0f")
+    file = arguments.json or arguments.output_dir / "whole-run.json"
+    write(file, title, "counted", beside(found), columns, command, formats)
+    print(f"{title}:\n{table(read(file))}")
+    for preset, counted in found.items():
+        print(f"{preset} costs {counted['times']:.2f} times {PLAIN_STEPS} steps of a plain LoRA.")
 
 
 if __name__ == "__main__":

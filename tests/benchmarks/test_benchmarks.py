@@ -10,7 +10,7 @@ from benchmarks.counts import count_authors, count_variant, full_size_plan
 from benchmarks.numerics import errors
 from benchmarks.record import table, write
 from benchmarks.variants import PLAIN
-from benchmarks.whole_run import CARD, PLAIN_STEPS, count
+from benchmarks.whole_run import ALL, CARD, PLAIN_STEPS, beside, count
 from library.models.memory.live_memory import held_by, storage_bytes
 from library.models.sd3.checkpoint_layouts import PARTS
 from library.models.sd3.modules import blank
@@ -127,3 +127,15 @@ def test_a_whole_run_is_all_of_its_phases_in_plain_steps(full_width):
     assert sum(row["share"] for row in found["phases"]) == pytest.approx(100)
     assert 400 < steps["stage 2, student"] < 1100, "400 steps, each with the concept and one tie"
     assert 3 < found["times"] < 9
+
+
+def test_whole_runs_are_shown_side_by_side():
+    long = [{"phase": f"stage {n}", "plain_steps": cost, "share": cost} for n, cost in ((1, 30.0), (2, 70.0))]
+    short = [{"phase": "stage 2", "plain_steps": 50.0, "share": 100.0}]
+    rows = beside({"lean": {"phases": short, "plain_steps": 50.0}, "pure": {"phases": long, "plain_steps": 100.0}})
+    assert {row["phase"]: (row.get("lean"), row["pure"]) for row in rows} == {
+        "stage 2": (50.0, 70.0),
+        "stage 1": (None, 30.0),
+        ALL: (50.0, 100.0),
+    }
+    assert rows[-1]["phase"] == ALL and rows[-1]["pure_share"] == 100.0

@@ -16,7 +16,7 @@ def said(capsys):
         listener.stage_begun(SimpleNamespace(steps=steps))
         for number, one in enumerate(seconds, first + 1):
             listener.step_made({"stage": "student", "step": number}, one)
-        return capsys.readouterr().out
+        return capsys.readouterr().err
 
     return told
 
