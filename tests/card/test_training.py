@@ -1,4 +1,4 @@
-"""Training on a pretended card: the default preset from begin to end, a step of every other one, what looks at a LoRA,
+"""Training on a pretended card: the default preset from begin to end, what looks at its LoRA, a step of other presets,
 and a step of what touches a device otherwise."""
 
 import shutil
@@ -9,7 +9,6 @@ import torch
 
 from tests.helpers.datasets import DATASET
 from tests.helpers.on_card import Failed, draw, evaluate, fuse_loras, step, step_with, train
-from tests.helpers.places import ROOT
 
 TWO_SIZES = DATASET + "[[datasets]]" + DATASET.partition("[[datasets]]")[2].replace("32", "64")
 FULL = {"preset": "methods/dreambooth", "full_bf16": True, "fused_backward_pass": True, "replay_images": 2}
@@ -78,15 +77,16 @@ def test_methods_are_compared(on_card, tmp_path):
     assert str(tmp_path) in on_card(evaluate, "compare", words, preset="pure", max_train_steps=2)
 
 
-PRESETS = sorted(str(path.relative_to(ROOT / "presets").with_suffix("")) for path in (ROOT / "presets").rglob("*.toml"))
-SMALLER = {"blocks_to_swap": 1}
-"""What the tiny model has fewer of than the model that a preset is for."""
+PRESETS = [
+    *("paper", "release", "methods/purecc_merged", "methods/textual_inversion", "methods/mix_of_show"),
+    *("methods/cifc", "methods/dco", "methods/dreambooth_ewc", "methods/t_lora", "methods/token_lora"),
+]
+"""One of each kind that does something else with a device; the others differ from these in numbers and weights."""
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_step_of_each_preset(on_card, preset):
-    swaps = "blocks_to_swap" in (ROOT / "presets" / f"{preset}.toml").read_text()
-    counted = on_card(step, preset=preset, resolution=32, **(SMALLER if swaps else {}))
+def test_a_step_of_a_preset(on_card, preset):
+    counted = on_card(step, preset=preset, resolution=32)
     assert counted["kernels"] > 100 and counted["peak"] > 2**18
 
 
