@@ -14,10 +14,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from library.concept_error import SQUARED, ConceptError
 from library.config.loss_settings import LossSettings
 from library.config.settings import PureLearningSettings, Settings
-from library.flow import mse
+from library.flow import SQUARED, ConceptError, mse
 from library.lambda_star_loss import AdaptiveScale, FixedScale, concept_guidance, focused, measure_guidance, pure_loss
 from library.turns import Growing, Turns, Weight, at
 

@@ -12,7 +12,7 @@ from tests.helpers.places import ROOT
 
 READING = [
     "config.groups",
-    "config.methods",
+    "config.method_rules",
     "config.kohya.training",
     "config.files",
     "config.dataset_file",
@@ -21,10 +21,10 @@ READING = [
 ]
 """Files of `config` that know every method, whose settings they read."""
 FLOORS = [
-    ["errors", "terminal", "chance", "flow", "per_pass", "roofline", "transfer"],
-    ["environment", "files", "turns", "concept_error", "lambda_star_loss", "hierarchical_embedding_injector"],
+    ["errors", "terminal", "chance", "flow", "per_pass", "transfer"],
+    ["environment", "files", "turns", "lambda_star_loss", "hierarchical_embedding_injector"],
     ["config", "adapters"],
-    ["prompts", "placeholders", "objectives", "penalties", "optim", "models"],
+    ["prompts", "objectives", "optim", "models"],
     ["dual_branch_scheduler", "methods"],
     READING,
     ["report", "importers"],

@@ -34,9 +34,6 @@ class ConceptEmbeddingSettings:
         "Vectors that stand for [V]: one per block and token (as in the paper), one shared by all blocks, one "
         "at the first block, or none.",
     )
-    embedding_positions: Literal["clip_and_t5", "clip"] = setting(
-        "clip_and_t5", "Trigger tokens that the vectors replace: those of CLIP and T5, or only those of CLIP."
-    )
     student_embeddings: Literal["own", "fresh", "shared", "none"] = setting(
         "fresh",
         "The student's vectors: own (a copy of the extractor's that keeps learning), fresh (started from the "
@@ -46,7 +43,7 @@ class ConceptEmbeddingSettings:
     @property
     def every_stream(self) -> bool:
         """Whether the trigger's tokens in all of the model's text streams get vectors, or those in the first alone."""
-        return self.embedding_positions != "clip"
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

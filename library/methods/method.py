@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from library.adapters.network import AdapterNetwork
+    from library.adapters.penalties import Layers, Penalty
     from library.objectives import Objective
-    from library.penalties import Layers, Penalty
 
 OFF: Mapping[str, Any] = {
     "eta": 0.0,
@@ -37,7 +37,7 @@ OFF: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Student:
+class Penalised:
     """What a penalty may look at.
 
     Args:
@@ -64,7 +64,7 @@ class PenaltyTerm:
 
     name: str
     weight: float
-    of: Callable[[Student], Penalty]
+    of: Callable[[Penalised], Penalty]
     reads_fisher: bool = False
 
 

@@ -19,7 +19,7 @@ from library.methods.reads import LOSS
 register(
     Method(
         name="textual_inversion",
-        trains="the concept's words alone, in front of both CLIPs",
+        trains="the concept's words alone, in front of the text encoders",
         reads=LOSS | {"embedding_lr"},
         student=objective,
         student_weights="words",

@@ -12,14 +12,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from library.config.cards import BUS, Speed
 from library.config.dataset import Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Scene
 from library.hierarchical_embedding_injector import ConceptToken
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.models.memory.counting import Footprint
 from library.models.memory.live_memory import LiveMemory, fused_attention, held_by, storage_bytes
 from library.models.memory.operations import META
 from library.models.memory.residence import Residence
+from library.models.memory.work import Work
 from library.objectives import EXTRACTOR, REPLAYED, STUDENT
 from library.parts.assembled import Assembled, assemble
 from library.parts.branching import makes_fused_steps
@@ -28,7 +30,6 @@ from library.parts.learned import Extractor, Learned, Student, fresh_extractor, 
 from library.parts.parts import Attached
 from library.preflight.plan import Plan
 from library.prepare.replay import pictures_at_once
-from library.roofline import BUS, Speed, Work
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.55 * GIB)

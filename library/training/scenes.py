@@ -15,7 +15,7 @@ from library.data.pictures import PictureOrder
 from library.data.texts import TextLibrary
 from library.dual_branch_scheduler import Scene
 from library.flow import draw_sigma
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.objectives import (
     BASE,
     CLASS,
@@ -69,10 +69,16 @@ class SceneMaker:
     """
 
     def __init__(self, stage: str, wanted: Iterable[str], sources: Sources) -> None:
-        self.stage, self.wanted = stage, frozenset(wanted)
-        self.seed, self.noise, self.processes = sources.seed, sources.noise, sources.processes
-        self.order, self.latents, self.texts = sources.order, sources.latents, sources.texts
-        self._replay, self.in_context = sources.replay, sources.in_context
+        self.stage = stage
+        self.wanted = frozenset(wanted)
+        self.seed = sources.seed
+        self.noise = sources.noise
+        self.processes = sources.processes
+        self.order = sources.order
+        self.latents = sources.latents
+        self.texts = sources.texts
+        self._replay = sources.replay
+        self.in_context = sources.in_context
         self._rates = torch.tensor(sources.without_encoders)
 
     def rows(self, number: int) -> int:

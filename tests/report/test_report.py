@@ -29,6 +29,7 @@ from library.files.atomic import write_text
 from library.objectives import REPLAYED, student_objective
 from library.report import page
 from library.report.charts import Curve, chart
+from library.report.curves import LOSSES
 from library.report.log import ON_REPLAYED
 from library.report.page import Pictures, Section, page_of
 from library.report.phases import Phases
@@ -36,7 +37,6 @@ from library.report.sheet import SheetRow, font_of, read_sheet, save_sheet
 from library.report.status import Status, read_status
 from library.training.listeners import Listener
 from library.training.run import Run
-from library.training.sections import LOSSES
 from library.training.stage import Stage
 from tests.helpers.datasets import DATASET
 from tests.helpers.places import ROOT

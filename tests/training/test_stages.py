@@ -8,10 +8,10 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file
 
-from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.dual_branch_scheduler import Passes
 from library.errors import ConfigError, ModelError, TrainingError
 from library.flow import interpolate, velocity_target
+from library.models.sd3.settings import ATTENTION
 from library.objectives import (
     BASE,
     CLASS,
@@ -165,7 +165,7 @@ def test_eta_0_and_nothing_of_ours_is_plain_lora_training_step_for_step(plan_of)
     run = ready_for_stage_2(plan_of(**PLAIN_LORA, max_train_steps=3))
     stage = run.student_stage()
     theirs = tiny_transformer().requires_grad_(False)
-    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=ATTENTION_PROJECTIONS), theirs)
+    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=ATTENTION), theirs)
     weights = dict(theirs.named_parameters())
     with torch.no_grad():
         for name, layer in run.parts.network.layers.items():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from library.models.memory.operations import outcome_of, storages_of
-from library.roofline import Work
+from library.models.memory.work import Work
 
 
 class LiveMemory(TorchDispatchMode):

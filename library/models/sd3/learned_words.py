@@ -40,7 +40,10 @@ class LearnedWords(Words):
     ) -> None:
         super().__init__()
         self.masked = masked
-        self.encoders, self.tokenizers, self.length, self.device = list(encoders), list(tokenizers), length, device
+        self.encoders = list(encoders)
+        self.tokenizers = list(tokenizers)
+        self.length = length
+        self.device = device
         self.rows = nn.ModuleDict()
         for concept, (word, count) in starts.items():
             rows = {name: self._start(index, word, count) for index, name in enumerate(CLIPS)}
