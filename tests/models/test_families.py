@@ -22,7 +22,6 @@ OF_OTHERS = {
     "importers/": "settings files of other trainers, whose keys name them",
     "evaluation/scorers/": "scorers, which are CLIPs of their own",
     "evaluation/results.py": "names of these scorers",
-    "config/synonyms.py": "clip_grad_norm is about gradients",
 }
 """Files that say a family's words of something else, each with what that is."""
 

@@ -1,4 +1,8 @@
-"""Learned words: rows of the two CLIPs' input tables that stand for a concept's trigger, with gradients to them."""
+"""Learned words: rows of the two CLIPs' input tables that stand for a concept's trigger, with gradients to them.
+
+Both encoders have such rows, and make the pooled state as well. T5 reads the text without the trigger, in training as
+in ComfyUI, which passes over a word without a row for T5.
+"""
 
 from __future__ import annotations
 
