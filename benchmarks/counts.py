@@ -94,7 +94,7 @@ def full_size_plan(folder: Path, preset: str, **settings: Any) -> Plan:
 
 def count_variant(plan: Plan, variant: str) -> dict[str, Any]:
     """One step of stage 2 with the objective of a variant, or as the authors' release makes it."""
-    from library.config.cards import CARDS
+    from library.config.gpus import CARDS
     from library.objectives import STUDENT
     from library.preflight.forecast import GIB, count_step
 

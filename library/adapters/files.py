@@ -13,9 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from library.adapters.hashes import hashes_of
 from library.adapters.lora_names import ALL_NAMES, Layout, LoraNames, names_of
-from library.adapters.metadata import fitting
+from library.adapters.metadata import fitting, hashes_of
 from library.adapters.network import Change, LayerWeights
 from library.adapters.reading import LoraFile, understood
 from library.errors import ModelError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from library.config.cards import CARDS
 from library.config.fields import setting
+from library.config.gpus import CARDS
 from library.errors import ConfigError, did_you_mean
 
 

@@ -42,7 +42,7 @@ from library.terminal import say
 
 @dataclass(frozen=True)
 class References:
-    """The pictures that were to be reference_gain: latents and, for each, the texts with and without the concept."""
+    """The pictures that were to be learned: latents and, for each, the texts with and without the concept."""
 
     latents: list[Tensor] = field(default_factory=list)
     complete: list[str] = field(default_factory=list)
@@ -207,7 +207,7 @@ def _audit(
 
 
 def reference_pictures(config: DatasetConfig, parts: Opened, settings: Settings) -> list[list[Picture]]:
-    """The pictures that are to be reference_gain, of each dataset; none if the config names none."""
+    """The pictures that are to be learned, of each dataset; none if the config names none."""
     if not config.datasets:
         return []
     found = find_pictures(config, parts.model.size_multiple, settings.optimizer.seed, 1, 1)

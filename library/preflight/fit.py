@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from library.config.cards import CARDS
+from library.config.gpus import CARDS
 from library.config.settings import Settings
 from library.errors import ConfigError
 from library.models.memory.residence import ALWAYS_RESIDENT, Residence

@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from library.config.cards import BUS, Speed
 from library.config.dataset import Concept
+from library.config.gpus import BUS, Speed
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Scene
 from library.hierarchical_embedding_injector import ConceptToken
 from library.models.interface import PromptBatch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from library.config.cards import BUS, DISK, Speed
+from library.config.gpus import BUS, DISK, Speed
 from library.drawing.sheet_maker import SHOWN_AT_STRENGTHS
 from library.models.memory.work import Work
 from library.objectives import EXTRACTOR, STUDENT

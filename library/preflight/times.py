@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from library.config.cards import CARDS, GEMM, TRAFFIC, Speed, card_of_size
+from library.config.gpus import CARDS, GEMM, TRAFFIC, Speed, card_of_size
 from library.config.settings import Settings
 from library.models.family import FlowModel
 from library.preflight.forecast import GIB, Forecast

@@ -20,7 +20,7 @@ from library.adapters.files import (
     save_lora,
     write_lora,
 )
-from library.adapters.hashes import hashes_of
+from library.adapters.metadata import hashes_of
 from library.adapters.reading import understood
 from library.adapters.uis.apply import read_file
 from library.convert.resize import resized

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from library.config.cards import CARDS, START, Speed, card_of_size
+from library.config.gpus import CARDS, START, Speed, card_of_size
 from library.errors import ConfigError
 from library.models.memory.live_memory import LiveMemory
 from library.models.memory.operations import META

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from library.config.cards import CARDS
+from library.config.gpus import CARDS
 from library.evaluation.budget import passes_of
 from library.methods import method_of
 from library.objectives import EXTRACTOR, REPLAYED, STUDENT, extractor_objective, student_objective

@@ -231,7 +231,7 @@ def _entry(name: str, option: str) -> ScorerEntry:
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{option} {name}: {error}.", "It must be MODULE:NAME of an ScorerEntry.") from error
+        raise ConfigError(f"{option} {name}: {error}.", "It must be MODULE:NAME of a ScorerEntry.") from error
 
 
 def check_all(

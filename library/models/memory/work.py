@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from library.config.cards import Speed
+from library.config.gpus import Speed
 
 
 @dataclass
