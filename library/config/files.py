@@ -41,7 +41,6 @@ OF_THE_COMMAND = frozenset({"config_file", "output_config"})
 OFTEN_CHANGED = frozenset(
     {
         "pretrained_model_name_or_path",
-        *(name for one in FAMILY_SETTINGS.values() for name in one.often_changed),
         *("base_quantization", "blocks_to_swap", "auto_fit"),
         *("dataset_config", "train_data_dir", "trigger", "class_word"),
         *("resolution", "train_batch_size", "validation_split"),
@@ -52,7 +51,12 @@ OFTEN_CHANGED = frozenset(
         *("sample_prompts", "sample_every_n_steps"),
     }
 )
-"""The settings that `--help` shows. `--help_all` shows all of them."""
+"""The settings that `--help` shows, besides those of families. `--help_all` shows all of them."""
+
+
+def often_changed() -> frozenset[str]:
+    """The settings that `--help` shows."""
+    return OFTEN_CHANGED.union(*(one.often_changed for one in FAMILY_SETTINGS.values()))
 
 
 def settings_text(path: Path) -> str:
@@ -186,12 +190,13 @@ def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] =
     """Gives the parser one option for each setting, grouped and with its sentence as help, and `--help_all`."""
     known = groups()
     parser.add_argument("--help_all", action=_HelpAll, nargs=0, help="Show this help with all settings, and exit.")
-    parser.epilog = f"These are the {len(OFTEN_CHANGED)} settings that people change. --help_all shows all of them."
+    often = often_changed()
+    parser.epilog = f"These are the {len(often)} settings that people change. --help_all shows all of them."
     for section in sections:
         options, hints = parser.add_argument_group(f"[{section}]"), hints_of(known[section])
         for field in dataclasses.fields(known[section]):
             name, hint = name_of(field), hints[field.name]
-            about = _about(field) if name in OFTEN_CHANGED else argparse.SUPPRESS
+            about = _about(field) if name in often else argparse.SUPPRESS
             option: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": about}
             if hint is bool:
                 options.add_argument(f"--{name}", f"--no_{name}", action=_OnOff, nargs=0, **option)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import library.models  # noqa: F401  # whose families bring settings
 from library.config.dataset import Source
 from library.config.family_settings import about_layouts, groups_in, layout_names
-from library.config.fields import name_of
+from library.config.fields import name_of, names_of
 from library.config.method_settings import MethodSettings
 from library.config.settings import SECTIONS
 from library.methods import Method, in_order
@@ -29,9 +29,15 @@ def _joined(group: type, own: tuple[type, ...], *again: tuple[str, Any, Any]) ->
 
     Args:
         again: settings of the group said otherwise: name, type and field.
+
+    Raises:
+        ValueError: the group has such a setting itself.
     """
     if not own and not again:
         return group
+    for one in own:
+        if taken := names_of(group) & names_of(one):
+            raise ValueError(f"{one.__name__}: the setting {min(taken)} already exists")
     return dataclasses.make_dataclass(
         group.__name__,
         again,
