@@ -95,6 +95,11 @@ def test_files_and_functions_can_be_read_without_scrolling_forever(path):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
+def test_no_two_files_differ_by_a_plural_alone():
+    names = {path.stem: path for path in FILES}
+    assert not [(names[name], names[f"{name}s"]) for name in names if f"{name}s" in names]
+
+
 def test_nothing_is_pickled():
     for path in [*FILES, *WINDOW]:
         text = path.read_text()
