@@ -11,9 +11,10 @@ from typing import TypeVar
 
 import torch
 
+import library.models.opening  # noqa: F401  # whose families name the layers of files
 from library.adapters.changes import FileChange
 from library.adapters.files import PRECISIONS, read_changes, read_lora, read_safetensors, write_lora
-from library.adapters.lora_names import LoraNames
+from library.adapters.lora_names import ALL_NAMES, LoraNames
 from library.adapters.metadata import shown
 from library.adapters.network import LayerWeights
 from library.adapters.peft import FOLDED_SCALE, PEFT_CONFIG
@@ -67,10 +68,9 @@ def convert(request: Request) -> list[str]:
     """
     if request.metadata:
         return _metadata(request, request.metadata)
-    if request.model is None and request.to is None:
-        raise ConfigError("Command line: nothing to do.", "Give --to LAYOUT, --bake MODEL or --metadata.")
+    output = _output_of(request)
     files = [read_changes(path) for path in request.loras]
-    output = _output_of(request, files[0].names)
+    _check_layout(request, files[0].names)
     said = [_described(path, file) for path, file in zip(request.loras, files, strict=True)]
     said += [line for path, file in zip(request.loras, files, strict=True) for line in _left_out(path, file)]
     if request.transformer_only:
@@ -119,21 +119,29 @@ def _baked(changes: Mapping[str, FileChange], model: Path, output: Path) -> list
     ]
 
 
-def _output_of(request: Request, names: LoraNames) -> Path:
-    """Where the result goes; nothing is there, or the user agreed to lose it."""
+def _check_layout(request: Request, names: LoraNames) -> None:
     if request.to is not None and request.to not in names.layouts:
         raise ConfigError(
             f"Command line: --to {request.to}: LoRAs for {names.model} have no such layout.",
             f"They have {', '.join(names.layouts)}.",
+        )
+
+
+def _output_of(request: Request) -> Path:
+    """Where the result goes; nothing is there, or the user agreed to lose it."""
+    layouts = {name: layout for names in reversed(ALL_NAMES) for name, layout in names.layouts.items()}
+    if request.model is None and request.to is None:
+        raise ConfigError(
+            "Command line: nothing to do.", f"Give --to {{{','.join(layouts)}}}, --bake MODEL or --metadata."
         )
     first, output = request.loras[0], request.output
     if output is None:
         if request.to is None or request.model or len(request.loras) > 1:
             raise ConfigError("Command line: --output is missing.", "Give the new file or folder.")
         stem = first.stem
-        for layout in names.layouts.values():
+        for layout in layouts.values():
             stem = stem.removesuffix(layout.ending)
-        output = first.with_name(f"{stem}{names.layouts[request.to].ending}.safetensors")
+        output = first.with_name(f"{stem}{layouts[request.to].ending}.safetensors")
     is_folder = request.model is not None and request.model.is_dir()
     if output.suffix != ".safetensors" and not is_folder:
         raise ConfigError(f"Command line: --output {output} must end in .safetensors.")
