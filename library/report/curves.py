@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from library.report.charts import chart, curves_of
@@ -42,7 +42,7 @@ NORMS = {
 NOT_LOSSES = {*GUIDANCE, *RATES, *NORMS, "keys_scaled", "it_s", "grad_norm", "step"}
 
 
-def shown(rows: Sequence[Mapping[str, Any]]) -> str:
+def shown(rows: Sequence[dict[str, Any]]) -> str:
     """The section of the report with the curves of each stage; nothing if there is no step yet.
 
     Args:
