@@ -17,7 +17,7 @@ class FamilySettings:
 
     Args:
         family: what code calls it.
-        sections: by the section they stand in, its settings, a dataclass of them.
+        sections: its settings by section, a dataclass each.
         often_changed: those of them that `--help` shows.
         synonyms: what other trainers call them, names with spaces between.
         layouts: of its LoRA files, by the names that `save_formats` has for them: the programs that each is for.
