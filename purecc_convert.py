@@ -1,4 +1,4 @@
-"""Turns LoRA files into others: python purecc_convert.py --lora FILE --to diffusers."""
+"""Converts LoRA files: python purecc_convert.py --lora FILE --to diffusers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from library.errors import ConfigError, exit_code_of
 
 
 def read_command_line() -> argparse.Namespace:
-    """What is asked for, checked."""
+    """The request, checked."""
     parser = plain_parser(
         "Converts LoRAs for Stable Diffusion 3 and 3.5 between layouts, merges several, lowers the rank, shows "
         "metadata, or merges them into a checkpoint. Works with LoRAs of any trainer, and warns you about losses.",

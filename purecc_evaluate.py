@@ -1,4 +1,4 @@
-"""Says what a LoRA learned and what it broke: python purecc_evaluate.py evaluate --config_file FILE --lora FILE"""
+"""Measures what a LoRA learned and what it broke: python purecc_evaluate.py evaluate --config_file FILE --lora FILE"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMANDS = {
     "import": ("library.evaluation.external_import", "renames images made elsewhere, so that evaluate can read them"),
     "weights": ("library.evaluation.weights", "lists the scorers' weights and what is missing"),
 }
-"""Each command's module, whose `run(words)` does it and returns what there is to say, and what it does."""
+"""Each command's module, whose `run(words)` returns what to print, and what the command does."""
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from library.environment import prepare_process
 from library.errors import ConfigError, exit_code_of
 
 PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart", "psutil": "psutil"}
-"""Modules that the window needs beside the trainer's, and their packages."""
+"""Modules that the window needs besides the trainer's, and their packages."""
 PORT = 7870
 
 

@@ -1,4 +1,4 @@
-"""Makes a TOML of another trainer's settings: python purecc_import.py dog.json --trigger ohwx --class_word dog"""
+"""Turns another trainer's settings into a TOML: python purecc_import.py dog.json --trigger ohwx --class_word dog"""
 
 from __future__ import annotations
 

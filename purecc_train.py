@@ -76,7 +76,7 @@ def main(log: list[Path]) -> None:
 def execute(
     arguments: Namespace, settings: Settings, config: DatasetConfig, processes: Processes, log: list[Path]
 ) -> None:
-    """Makes the plan, and whatever was asked for of it."""
+    """Makes the plan and does what was asked for."""
     from library.evaluation.quick import QuickAudit
     from library.preflight.fit import card_of, check_auto_fit, describe_fit, fitted
     from library.preflight.plan import describe_plan, make_plan
@@ -118,7 +118,7 @@ def execute(
 
 
 def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
-    """What a run would do and stumble over: it is made as a run makes it, and not started.
+    """What a run would do, and which problems it would have. Prepares the run without starting it.
 
     Args:
         card: bytes of the GPU; None: there is none.
@@ -134,7 +134,7 @@ def show(arguments: Namespace, plan: Plan, card: int | None) -> None:
     from library.preflight.windows import path_findings
     from library.training.run import Run
 
-    # A state knows how many bits auto_fit has settled on; all else stops a run before its memory is counted.
+    # A state knows the precision that auto_fit chose. Everything else stops a run before its memory is counted.
     fit = fitted(plan, card) if plan.settings.model.auto_fit else None
     fitting = fit[0] if fit else plan
     Run(QuickAudit.of(fitting).planned(fitting))

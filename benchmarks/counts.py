@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.record import FOLDER, write
 from benchmarks.variants import AUTHORS, VARIANTS, settings_of
 from library.environment import prepare_process
 from library.errors import exit_code_of
@@ -25,27 +26,24 @@ COLUMNS = {
     "resolution": "pixels",
     "recomputed": "blocks recomputed",
     "tflop": "TFLOP",
-    "ratio": "against plain",
+    "ratio": "relative to plain",
     "resident_gib": "weights, GiB",
-    "peak_gib": "on top at the worst moment, GiB",
+    "peak_gib": "on top, GiB",
     "traffic_gb": "read and written, GB",
-    "operations": "operations",
-    "seconds": "predicted s on RTX 3060",
+    "seconds": "predicted s on an RTX 3060",
 }
+FORMATS = {"tflop": ".1f", "traffic_gb": ".0f", "seconds": ".2f"}
 PRESET_COLUMNS = {
     "preset": "preset",
-    "resolution": "pixels",
+    "batch": "images per step",
     "recomputed": "blocks recomputed",
-    "text": "text",
-    "encode": "VAE",
-    "extractor": "stage 1",
-    "student": "stage 2",
-    "sampling": "sampling",
-    "decoding": "decoding",
-    "card": "card",
-    "step_s": "s a step of stage 2",
-    "hours": "hours in all",
+    "swapped": "blocks swapped",
+    "student": "stage 2, GiB",
+    "step_s": "seconds per step of stage 2",
+    "hours": "hours in total",
+    "card": "on",
 }
+PRESET_FORMATS = {"step_s": ".1f", "hours": ".1f"}
 CARD = "RTX 3060"
 """The card for which steps are predicted."""
 PICTURES, SIDE = 5, 1024
@@ -165,7 +163,9 @@ def presets(folder: Path) -> Iterator[dict[str, Any]]:
         yield {
             "preset": Path(preset).stem,
             "resolution": plan.size[0],
+            "batch": plan.settings.data.train_batch_size,
             "recomputed": plan.parts.model.residence.recomputed or 24,
+            "swapped": plan.settings.model.blocks_to_swap,
             **{name: needed / GIB for name, needed in phases},
             "card": speed.name,
             "step_s": predicted.steps[STUDENT].seconds(speed),
@@ -180,9 +180,8 @@ def main() -> None:
         "--resolution", nargs="+", type=int, default=[512, 1024], metavar="N", help="Default: 512 1024."
     )
     parser.add_argument("--only", choices=("objectives", "presets"), help="One of the two tables.")
-    parser.add_argument("--output_dir", type=Path, default=Path("output/benchmark"))
+    parser.add_argument("--output_dir", type=Path, default=FOLDER, help="Folder for counts.json and presets.json.")
     arguments = parser.parse_args()
-    from benchmarks.record import write
     from library.report.progress import bar_over
 
     command = ["python", "-m", "benchmarks.counts", *sys.argv[1:]]
@@ -190,12 +189,14 @@ def main() -> None:
         folder = Path(temporary)
         if arguments.only != "presets":
             rows = list(bar_over("objectives")(variants(folder, arguments.resolution)))
-            title = "One step of stage 2, Stable Diffusion 3.5 Medium in bf16, one picture"
-            write(arguments.output_dir / "counts.json", title, "counted", rows, COLUMNS, command)
+            title = "One step of stage 2, Stable Diffusion 3.5 Medium in bf16, one image"
+            write(arguments.output_dir / "counts.json", title, "counted", rows, COLUMNS, command, FORMATS)
         if arguments.only != "objectives":
             rows = list(bar_over("presets")(presets(folder)))
-            title = "The presets for cards: GiB by phase, 0.65 assumed for CUDA, and time on a card of that size"
-            write(arguments.output_dir / "presets.json", title, "counted", rows, PRESET_COLUMNS, command)
+            title = "The presets for GPUs: GiB of stage 2, 0.65 assumed for CUDA, and time on a GPU of that size"
+            write(
+                arguments.output_dir / "presets.json", title, "counted", rows, PRESET_COLUMNS, command, PRESET_FORMATS
+            )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.record import add_json_to, write
 from library.environment import prepare_process
 from library.errors import exit_code_of
 
@@ -114,12 +115,11 @@ def measure(folder: Path, encoded: bool) -> list[dict]:
 
 def main() -> None:
     """Measures, and writes many_pictures.json beside the pictures."""
-    from benchmarks import record
-
     parser = argparse.ArgumentParser(description="What many pictures cost before and in training.")
     parser.add_argument("--count", type=int, default=10_000, help="Pictures. Default: 10000.")
     parser.add_argument("--folder", help="Where pictures and cache are kept for the next time. Default: nowhere.")
     parser.add_argument("--plan_only", action="store_true", help="Encode nothing.")
+    add_json_to(parser, "many_pictures.json in the folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(given.folder or temporary)
@@ -128,7 +128,7 @@ def main() -> None:
         rows = measure(folder, not given.plan_only)
         title = f"{len(list((folder / 'pictures').glob('*.txt')))} pictures"
         command = ["python", "-m", "benchmarks.many_pictures", *sys.argv[1:]]
-        record.write(folder / "many_pictures.json", title, "measured", rows, COLUMNS, command)
+        write(given.json or folder / "many_pictures.json", title, "measured", rows, COLUMNS, command)
 
 
 if __name__ == "__main__":

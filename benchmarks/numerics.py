@@ -7,13 +7,13 @@ weights, larger than it, that is made for the purpose.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.record import add_json_to, read, table, write
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
 from library.environment import prepare_process
@@ -42,12 +42,13 @@ RANDOM_STEPS = 20
 COLUMNS = {
     "model": "model",
     "precision": "precision",
-    "size": "size of R against v",
-    "v_error": "error of v",
-    "r_error": "error of R",
-    "shrink": "R's part in it",
-    "lambda_error": "error of lambda*",
+    "size": "size of R against v, %",
+    "v_error": "error of v, %",
+    "r_error": "error of R, %",
+    "shrink": "R's part in what is found",
+    "lambda_error": "error of lambda*, %",
 }
+PERCENT = ("size", "v_error", "r_error", "lambda_error")
 
 
 def random_model(like: Path, folder: Path) -> Path:
@@ -145,6 +146,7 @@ def main() -> None:
     """Both models in all precisions."""
     parser = command_line_parser("How exact guidance and lambda* are in few bits.")
     parser.add_argument("--batches", type=int, default=40, metavar="N", help="Batches predicted. Default: 40.")
+    add_json_to(parser, "numerics.json in output_dir")
     add_settings_to(parser)
     arguments = parser.parse_args()
     file, words = config_file_of(arguments), settings_given(arguments)
@@ -154,7 +156,6 @@ def main() -> None:
     short = {"extractor_train_steps": RANDOM_STEPS, "max_train_steps": RANDOM_STEPS, "output_name": "random"}
     other = {**given, **short, "pretrained_model_name_or_path": str(folder / "random_model")}
     rows = []
-    from benchmarks.record import table, write
 
     for name, settings in (("trained", first), ("random, 12 blocks of 384", read_settings(file, other))):
         if settings is not first:
@@ -164,12 +165,13 @@ def main() -> None:
         for precision, model in PRECISIONS.items():
             found = predictions(in_precision(base, config, model), arguments.batches)
             exact = exact or found
-            rows.append({"model": name, "precision": precision, **errors(found, exact)})
+            part = errors(found, exact)
+            rows.append({"model": name, "precision": precision, **part, **{one: 100 * part[one] for one in PERCENT}})
     shutil.rmtree(folder / "random_model")
     title = "Errors of guidance and lambda* against float32, medians over pictures"
-    path, command = folder / "numerics.json", ["python", "-m", "benchmarks.numerics", *sys.argv[1:]]
-    write(path, title, "measured", rows, COLUMNS, command)
-    print(table(json.loads(path.read_text(encoding="utf-8"))))
+    path, command = arguments.json or folder / "numerics.json", ["python", "-m", "benchmarks.numerics", *sys.argv[1:]]
+    write(path, title, "measured", rows, COLUMNS, command, dict.fromkeys(PERCENT, ".2g"))
+    print(table(read(path)))
 
 
 if __name__ == "__main__":

@@ -1,29 +1,52 @@
-"""A benchmark's result: one JSON file for each run, which says what it was run on."""
+"""A measurement as a JSON file, which says what it was run on and how, and as a table of a page.
+
+The results that the docs show are in `docs/measured`. A command writes its file with `--json docs/measured/NAME.json`,
+and `python -m tools.tables` writes the tables.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-KINDS = ("counted", "measured")
-"""Counted: exact for tensors, whatever the machine. Measured: on the device that the file names."""
+FOLDER = Path("output/benchmark")
+KINDS = ("counted", "measured", "transcribed")
+"""Counted: exact for tensors on any machine. Measured: on the device that the file names. Transcribed: copied by hand
+from what an earlier run of the command printed; its file was not kept. There, `note` may add to the command."""
+
+
+def add_json_to(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds --json, the file that a command writes its result to.
+
+    Args:
+        default: where it is written without the option, as the help says it.
+    """
+    parser.add_argument("--json", type=Path, metavar="PATH", help=f"The result. Default: {default}.")
 
 
 def write(
-    path: Path, title: str, kind: str, rows: Sequence[dict[str, Any]], columns: dict[str, str], command: Sequence[str]
+    path: Path,
+    title: str,
+    kind: str,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    command: Sequence[str],
+    formats: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a result.
 
     Args:
         title: a sentence above the table.
         kind: "counted" or "measured".
-        rows: what was found; numbers in the unit that the column's heading says.
-        columns: what the table shows of a row, each with its heading.
-        command: the words that give the result again.
+        rows: what was found; numbers in the unit that the column's heading names.
+        columns: the columns of the table, each with its heading.
+        command: the words of the command that measures it again.
+        formats: how the numbers of a column are shown, such as ".1f"; without one, with two decimals or two digits.
     """
     import torch
 
@@ -31,8 +54,8 @@ def write(
 
     device = "none" if kind == "counted" else device_name()
     about = {"title": title, "kind": kind, "commit": commit(), "torch": torch.__version__, "device": device}
-    text = json.dumps({**about, "command": " ".join(command), "columns": columns, "rows": list(rows)}, indent=2)
-    write_text(path, text + "\n")
+    found = {**about, "command": " ".join(command), "columns": columns, "formats": formats or {}, "rows": list(rows)}
+    write_text(path, json.dumps(found, indent=2) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -41,7 +64,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def device_name() -> str:
-    """The NVIDIA card at hand, or what there is instead."""
+    """The name of the NVIDIA GPU; without one, "CPU" and its threads."""
     import torch
 
     if torch.cuda.is_available():
@@ -50,7 +73,7 @@ def device_name() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out, in short."""
+    """The short name of the commit that is checked out."""
     words = ["git", "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -58,17 +81,38 @@ def commit() -> str:
         return "unknown"
 
 
-def table(result: dict[str, Any]) -> str:
-    """A result as a Markdown table."""
-    columns = result["columns"]
+def table(result: Mapping[str, Any], only: Mapping[str, str] | None = None) -> str:
+    """A result as a Markdown table, without the columns in which no row has anything.
+
+    Args:
+        only: values that the shown rows have in these columns; the columns are left out.
+    """
+    wanted, formats = only or {}, result.get("formats", {})
+    rows = [row for row in result["rows"] if all(str(row[name]) == value for name, value in wanted.items())]
+    given = {name for row in rows for name, value in row.items() if value is not None}
+    columns = {name: heading for name, heading in result["columns"].items() if name in given - set(wanted)}
     lines = [f"| {' | '.join(columns.values())} |", "|" + "---|" * len(columns)]
-    lines += [f"| {' | '.join(_in_words(row.get(name)) for name in columns)} |" for row in result["rows"]]
+    lines += [f"| {' | '.join(_shown(row.get(name), formats.get(name)) for name in columns)} |" for row in rows]
     return "\n".join(lines)
 
 
-def _in_words(value: Any) -> str:
+def origin(result: Mapping[str, Any]) -> str:
+    """Where a result comes from, in a line of Markdown."""
+    command = f"`{result['command']}`"
+    if result["kind"] == "counted":
+        return f"Counted at commit {result['commit']} by {command}."
+    if result["kind"] == "transcribed":
+        return f"From an earlier run of {command}{result.get('note', '')}."
+    return f"Measured at commit {result['commit']} on {result['device']}, PyTorch {result['torch']}, by {command}."
+
+
+def _shown(value: Any, spec: str | None) -> str:
+    """A cell: a number by its format, two numbers as a range, three as a number and its interval, text as it is."""
+    if isinstance(value, list):
+        first, *rest = [_shown(one, spec) for one in value]
+        return f"{first} ({' to '.join(rest)})" if len(rest) == 2 else " to ".join([first, *rest])
+    if isinstance(value, int | float) and spec:
+        return f"{value:{spec}}"
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
-    if isinstance(value, list):
-        return " to ".join(_in_words(one) for one in value)
     return "" if value is None else str(value)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from benchmarks.record import table
-
-FOLDER = Path("output/benchmark")
+from benchmarks.record import FOLDER, origin, read, table
 
 
 def main() -> None:
@@ -19,11 +16,8 @@ def main() -> None:
     if not files:
         parser.exit(2, f"error: there is no result in {FOLDER}.\n  Run a benchmark first, such as benchmarks.counts.\n")
     for file in files:
-        result = json.loads(file.read_text(encoding="utf-8"))
-        where = "" if result["kind"] == "counted" else f" on {result['device']}, torch {result['torch']}"
-        print(f"## {result['title']}\n")
-        print(f"{result['kind'].capitalize()}{where}, at commit {result['commit']}, by `{result['command']}`\n")
-        print(table(result) + "\n")
+        result = read(file)
+        print(f"## {result['title']}\n\n{origin(result)}\n\n{table(result)}\n")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ hits them alike. A plain LoRA step as diffusers' scripts make it, with PEFT, is 
 from __future__ import annotations
 
 import copy
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.record import add_json_to, read, table, write
 from benchmarks.variants import AUTHORS, PEER, PLAIN, VARIANTS, settings_of
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
@@ -27,7 +27,7 @@ COLUMNS = {
     "variant": "step",
     "passes": "predictions: learned + given",
     "median_ms": "median ms",
-    "quartiles_ms": "quartiles",
+    "quartiles_ms": "quartiles, ms",
     "predicted_ms": "predicted ms",
     "ratio": "against plain",
     "ratio_quartiles": "quartiles",
@@ -99,6 +99,7 @@ def main() -> None:
     """Builds one run and times its variants."""
     parser = command_line_parser("What a step of stage 2 costs, against a plain LoRA step.")
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="Timed steps of each variant. Default: 20.")
+    add_json_to(parser, "step.json in output_dir")
     add_settings_to(parser)
     arguments = parser.parse_args()
     file = config_file_of(arguments)
@@ -108,7 +109,6 @@ def main() -> None:
 
     from benchmarks.authors import AuthorsRun
     from benchmarks.peer import PeerRun
-    from benchmarks.record import table, write
     from library.objectives import STUDENT
     from library.preflight.forecast import count_step
     from library.preflight.plan import make_plan
@@ -134,9 +134,12 @@ def main() -> None:
         f"One step of stage 2, {size[0]} x {size[1]} pixels, {batch} a step, {settings.model.mixed_precision} precision"
     )
     columns = {name: heading for name, heading in COLUMNS.items() if any(name in row for row in rows)}
-    file, command = settings.output_dir / "step.json", ["python", "-m", "benchmarks.step", *sys.argv[1:]]
-    write(file, title, "measured", rows, columns, command)
-    print(table(json.loads(file.read_text(encoding="utf-8"))))
+    path, command = (
+        arguments.json or settings.output_dir / "step.json",
+        ["python", "-m", "benchmarks.step", *sys.argv[1:]],
+    )
+    write(path, title, "measured", rows, columns, command)
+    print(table(read(path)))
 
 
 if __name__ == "__main__":

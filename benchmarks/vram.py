@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import add_json_to, read, table, write
 from library.environment import prepare_process
 from library.errors import exit_code_of
 
@@ -87,8 +88,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The memory that the presets for cards take.")
     parser.add_argument("--presets", nargs="+", type=int, default=[6, 8, 12, 16, 24], metavar="GB")
     parser.add_argument("--benchmark_dir", type=Path, default=Path("output/benchmark"))
+    add_json_to(parser, "vram.json in benchmark_dir")
     arguments, words = parser.parse_known_args()
-    from benchmarks.record import table, write
     from library.report.progress import bar_over
 
     small = [] if "--pretrained_model_name_or_path" in words else [f"--{name}={value}" for name, value in SMALL.items()]
@@ -96,9 +97,12 @@ def main() -> None:
     rows = [measure(size, folder, [*small, *words]) for size in bar_over("presets")(arguments.presets)]
     model = "the small bundled model" if small else Path(words[words.index("--pretrained_model_name_or_path") + 1]).name
     title = f"Peak memory of the presets for cards, each in a process of its own, {model}"
-    file, command = arguments.benchmark_dir / "vram.json", ["python", "-m", "benchmarks.vram", *sys.argv[1:]]
-    write(file, title, "measured", rows, COLUMNS, command)
-    print(table(json.loads(file.read_text(encoding="utf-8"))))
+    path, command = (
+        arguments.json or arguments.benchmark_dir / "vram.json",
+        ["python", "-m", "benchmarks.vram", *sys.argv[1:]],
+    )
+    write(path, title, "measured", rows, COLUMNS, command)
+    print(table(read(path)))
 
 
 if __name__ == "__main__":

@@ -16,16 +16,16 @@ TENSOR = "lora_concept."
 PLACEHOLDER = "[V]"
 """Stands for the trigger in captions and prompts."""
 MOST_T5_TOKENS = 4096
-"""A training length beyond this is taken for damage."""
+"""A file with a longer training length is taken to be damaged."""
 LARGEST_HEADER = 8 << 20
-"""Bytes of names and metadata that a file may have; ComfyUI shows as many."""
+"""Most bytes of names and metadata in a file; ComfyUI shows as many."""
 MOST_SHOWN = 80
-"""Characters of a stranger's text in a message."""
+"""Most characters of a stranger's text in a message."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedConcept:
-    """A concept, ready to be placed in prompts."""
+    """A concept that can be placed in prompts."""
 
     name: str
     trigger: str
@@ -64,7 +64,7 @@ def read_concepts(path: str | Path, strength: float) -> list[LoadedConcept]:
 
 
 def check_file(path: Path) -> None:
-    """Looks at a stranger's file before anything in it is read.
+    """Checks a stranger's file before reading anything in it.
 
     Raises:
         ValueError: not safetensors, or with more names and metadata than an honest file needs.
@@ -81,12 +81,12 @@ def check_file(path: Path) -> None:
 
 
 def shown(text: str) -> str:
-    """A stranger's text in quotes, short and without anything that a terminal would obey."""
+    """A stranger's text in quotes, shortened and without control characters."""
     return repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}...")
 
 
 def common_concepts(earlier: Sequence[LoadedConcept], new: Sequence[LoadedConcept]) -> tuple[LoadedConcept, ...]:
-    """Concepts of several files, to be used in the same prompts.
+    """The concepts of several files for the same prompts.
 
     Raises:
         ValueError: two of them listen to the same trigger.

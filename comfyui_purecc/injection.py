@@ -1,6 +1,6 @@
 """Puts concept vectors into the text stream of SD3's blocks while a conditioning is sampled.
 
-The vectors hang on the conditioning by one of ComfyUI's hooks: conditionings with different hooks are run apart. The
+The vectors are attached to the conditioning by a ComfyUI hook: conditionings with different hooks run separately. The
 hook brings a wrapper of the model call. Only there, when ComfyUI has put all options together, are the blocks' patches
 set, each around whatever patch is there already.
 """
@@ -38,7 +38,7 @@ class Placement:
 
     @classmethod
     def of(cls, tokens: Sequence[TriggerToken], concept: LoadedConcept) -> Placement:
-        """Places a concept's vectors at tokens of a prompt, of which there must be one at least."""
+        """Places a concept's vectors at tokens of a prompt, of which there must be at least one."""
         return cls(
             torch.tensor([token.position for token in tokens]),
             concept.vectors[:, [token.vector for token in tokens]],
@@ -89,13 +89,13 @@ class ConceptInjection:
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def with_patches(self, transformer_options: dict, context: Tensor, blocks: int) -> dict:
-        """The options of a model call with a patch in each block that gets vectors; the given ones stay as they are.
+        """The options of a model call with a patch in each block that gets vectors; the given ones don't change.
 
         Args:
             context: (rows, tokens, any width) as it comes from the text encoders.
 
         Raises:
-            ValueError: the model has another number of blocks than the one that the vectors are for.
+            ValueError: the model has a different number of blocks from the one that the vectors were made for.
         """
         for placement in self.placements:
             if len(placement.vectors) not in (1, blocks):
@@ -150,7 +150,7 @@ class ConceptInjection:
 
 
 def bind(conditioning: list, placements: Sequence[Placement]) -> list:
-    """The conditioning with concept vectors of its own; without any it is given back as it is."""
+    """The conditioning with its concept vectors; unchanged if there are none."""
     if not placements:
         return conditioning
     bound = []

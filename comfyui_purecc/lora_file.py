@@ -1,4 +1,4 @@
-"""Reads `NAME.safetensors`: what ComfyUI would only log of a LoRA that fits badly or not at all is an error here."""
+"""Reads `NAME.safetensors`: a LoRA that fits badly or not at all is an error here; ComfyUI would only log it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_lora(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a LoRA file, copied, so that the file can be replaced meanwhile.
 
     Raises:
-        ValueError: it is damaged, or no whole LoRA.
+        ValueError: it is damaged, or not a complete LoRA.
     """
     path = Path(path)
     check_file(path)
@@ -46,7 +46,7 @@ def read_lora(path: str | Path) -> dict[str, Tensor]:
 
 
 def check_fits(lora: Mapping[str, Tensor], places: Mapping[str, object], weights: Mapping[str, Tensor], source: str):
-    """Looks whether a LoRA is for this model.
+    """Checks that a LoRA is for this model.
 
     Args:
         places: ComfyUI's map from base names to a weight's name, or to that and a part of it.

@@ -18,7 +18,7 @@ from .trigger_positions import find_trigger
 NONE = "none"
 CONCEPT_FOLDERS = ("loras", "embeddings")
 ATTACHED = "purecc_concepts"
-"""Under this name the CLIP object carries loaded concepts to the nodes behind."""
+"""The name under which the CLIP object carries loaded concepts to the next nodes."""
 T5_MIN_LENGTH = "t5xxl_min_length"
 """ComfyUI's tokenizer option: T5 pads a prompt up to this length."""
 CATEGORY = "PureCC"
@@ -28,7 +28,7 @@ TEXT = {"multiline": True, "dynamicPrompts": True}
 
 
 def loaded_concepts(clip: Any) -> tuple[LoadedConcept, ...]:
-    """The concepts that loaders before have put on a CLIP object."""
+    """The concepts that earlier loaders have put on a CLIP object."""
     return clip.patcher.get_attachment(ATTACHED) or ()
 
 
@@ -53,7 +53,7 @@ def encode(clip: Any, text: str) -> tuple[list, list[str]]:
 
 
 def concept_files() -> list[str]:
-    """Names of the files that a concept may be in, those that are called so first."""
+    """Names of the files that may hold a concept; those named `_concept` come first."""
     names = {name for folder in CONCEPT_FOLDERS for name in folder_paths.get_filename_list(folder)}
     files = [name for name in names if name.endswith(".safetensors")]
     return sorted(files, key=lambda name: ("concept" not in name, name))
@@ -111,7 +111,7 @@ class PureCCConceptLoader:
 
     @classmethod
     def IS_CHANGED(cls, lora_name: str, concept_name: str, **_: Any) -> str:
-        """A file that was trained again under its old name is loaded again."""
+        """A file that was retrained under its old name is loaded again."""
         paths = [folder_paths.get_full_path("loras", lora_name)] if lora_name != NONE else []
         paths += [path_of_concept(concept_name)] if concept_name != NONE else []
         states = [Path(path).stat() for path in paths if path]

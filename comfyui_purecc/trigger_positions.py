@@ -1,4 +1,4 @@
-"""Where a trigger's tokens are in the context that ComfyUI makes of a prompt.
+"""The places of a trigger's tokens in the context that ComfyUI builds from a prompt.
 
 SD3's context is [CLIP, all chunks of 77 | T5]. The rule is the trainer's: every token that holds characters of the
 trigger, at each of its occurrences as a word of its own. ComfyUI cuts a prompt at weights and embeddings into pieces
@@ -30,7 +30,7 @@ class TriggerToken:
     vector: int
     """Which of the concept's vectors."""
     weight: float
-    """What the prompt gives it, 1 where it gives none."""
+    """Its weight in the prompt, 1 if it has none."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The window as an ASGI application: its routes, what is checked before them, and what runs beside them."""
+"""The window as an ASGI application: its routes, its access checks, and its background tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gui.pages import ROUTES
 from gui.pages.answers import ON_ERRORS, House
 
 SECONDS_BETWEEN = 2.0
-"""Between two looks at whether the next run may start."""
+"""Seconds between two checks whether the next run may start."""
 
 
 def make_app(root: Path, access: Access) -> Starlette:
@@ -40,7 +40,7 @@ def make_app(root: Path, access: Access) -> Starlette:
 
 @asynccontextmanager
 async def _beside(app: Starlette) -> AsyncIterator[None]:
-    """While the window is open, runs that wait are started when their time has come."""
+    """Starts waiting runs at their time, as long as the window is open."""
     task = asyncio.create_task(_advance(app.state.house.root))
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the owner asks of a finished run: a process each, with its note and its log beside what it makes."""
+"""What the user asks of a finished run. Each is a process, with its note and log next to its result."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _beginning = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Something that was asked for.
+    """A request.
 
     Args:
-        number: which it is, from 1.
+        number: of the request, from 1.
         at: seconds since 1970 when it was asked for; `pid` the process that makes it.
     """
 
@@ -36,12 +36,12 @@ class Asked:
 
     @property
     def stem(self) -> str:
-        """How the names of its files begin."""
+        """The start of the names of its files."""
         return f"{self.number:03d}"
 
     @property
     def result(self) -> str:
-        """What is there once it is done, a path in the folder."""
+        """Its result, a path in the folder."""
         raise NotImplementedError
 
 
@@ -49,7 +49,7 @@ T = TypeVar("T", bound=Asked)
 
 
 def all_of(kind: type[T], folder: Path) -> list[T]:
-    """All of a kind, the newest first."""
+    """All of a kind, newest first."""
     found = []
     for file in folder.glob("*.json"):
         with suppress(OSError, ValueError, TypeError):
@@ -58,7 +58,7 @@ def all_of(kind: type[T], folder: Path) -> list[T]:
 
 
 def state_of(folder: Path, one: Asked) -> tuple[str, str | None]:
-    """Done, working or failed, and why it failed."""
+    """ "done", "working" or "failed", and why it failed."""
     if (folder / one.result).is_file():
         return DONE, None
     if children.lives(one.pid, one.at):
@@ -70,8 +70,8 @@ def begin(folder: Path, one: T, command: Callable[[T], list[str]]) -> T:
     """Starts the next one.
 
     Args:
-        one: what is asked for; its number, time and process are given here.
-        command: the command line that makes it, once it has its number.
+        one: the request; its number, time and process are set here.
+        command: makes the command line from the request with its number.
     """
     with _beginning:
         folder.mkdir(exist_ok=True)

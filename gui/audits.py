@@ -1,4 +1,4 @@
-"""Report cards of other LoRAs, of this project or from elsewhere, which `purecc_evaluate.py audit` makes."""
+"""Report cards of other LoRAs, made by `purecc_evaluate.py audit`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from library.files.atomic import remove, written
 from library.models.loading.tensor_file import read_entries
 
 FOLDER, BROUGHT, CARD = "audits", "brought", "audit.html"
-"""Folder of a run's audits; in it that of the files that were brought along; the page of one audit."""
+"""The folder of a run's audits, its folder of uploaded files, and the page of one audit."""
 ENDING = ".safetensors"
 
 
@@ -31,7 +31,7 @@ class Audit(asked.Asked):
 
     Args:
         lora: its file's name, or the run and the name.
-        trigger: that calls its concept.
+        trigger: of its concept.
     """
 
     lora: str
@@ -44,7 +44,7 @@ class Audit(asked.Asked):
 
 @dataclass(frozen=True)
 class Grade:
-    """A letter, and what it was given for."""
+    """A grade, and what it is for."""
 
     name: str
     letter: str
@@ -52,7 +52,7 @@ class Grade:
 
 
 def audits_of(run: Run) -> list[Audit]:
-    """All of a run, the newest first."""
+    """All of a run, newest first."""
     return asked.all_of(Audit, run.folder / FOLDER)
 
 
@@ -62,7 +62,7 @@ def state_of(run: Run, audit: Audit) -> tuple[str, str | None]:
 
 
 def grades_of(run: Run, audit: Audit) -> list[Grade]:
-    """The grades of one that is done."""
+    """The grades of a finished audit."""
     file = run.folder / FOLDER / audit.stem / "audit.json"
     with suppress(OSError, ValueError, LookupError, TypeError):
         (card,) = json.loads(file.read_text(encoding="utf-8"))["loras"]
@@ -80,7 +80,7 @@ def card_of(run: Run, number: int) -> Path:
 
 
 def choices(project: Project) -> dict[str, str]:
-    """The project's LoRAs: what a form sends for each, and what it is called."""
+    """The project's LoRAs: the value that a form sends for each, and its label."""
     found = {}
     for run in runs.runs_of(project):
         for step in sorted(run.files(), key=lambda one: (one is None, one or 0)):
@@ -103,11 +103,11 @@ def chosen(project: Project, choice: str) -> Path:
 
 
 def take_in(run: Run, name: str, content: BinaryIO) -> Path:
-    """Keeps a LoRA that was brought along until the next one is.
+    """Keeps an uploaded LoRA until the next upload.
 
     Raises:
         DataError: not a LoRA's file, damaged, or too large.
-        StorageError: the disk is full, or may only be read.
+        StorageError: the disk is full or read-only.
     """
     if not name.lower().endswith(ENDING):
         raise DataError(f"{shown(name)} is not a {ENDING} file.", "Pickled files (.pt, .ckpt, .bin) are never opened.")
@@ -128,7 +128,7 @@ def take_in(run: Run, name: str, content: BinaryIO) -> Path:
 
 
 def begin(run: Run, lora: Path, trigger: str) -> Audit:
-    """Audits a LoRA on the model of a run. What a trigger other than the run's stands for is not known: no pictures.
+    """Audits a LoRA on the model of a run. With another trigger than the run's, its pictures are not used.
 
     Raises:
         ConfigError: no trigger.
@@ -150,7 +150,7 @@ def begin(run: Run, lora: Path, trigger: str) -> Audit:
 
 
 def _size_of(run: Run) -> str:
-    """At which size the run's pictures were learned, as the command line takes it."""
+    """The run's training resolution, as the command line takes it."""
     tables = tomllib.loads(existing(run.folder, runs.SETTINGS).read_text(encoding="utf-8"))
     size = tables["datasets"][0]["resolution"]
     return ",".join(map(str, size)) if isinstance(size, list) else str(size)

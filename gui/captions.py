@@ -1,4 +1,4 @@
-"""The captions of a project's pictures: what each becomes, how long it is, and the way back."""
+"""The captions of a project's pictures: the prompts that each becomes, its length, and undo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from library.files.atomic import remove, write_text
 from library.prompts import PromptTriple, derive
 
 HISTORY = "captions.jsonl"
-"""What captions were before each change, for undo: a line of JSON each, the oldest first."""
+"""The captions before each change, for undo: one line of JSON per change, oldest first."""
 MOST_CHANGES = 200
 LONGEST = 2000
 """Characters of a caption."""
@@ -39,7 +39,7 @@ class Caption:
 
 
 def caption_file(picture: Path) -> Path:
-    """Where a picture's caption lies."""
+    """The file of a picture's caption."""
     return picture.with_suffix(".txt")
 
 
@@ -56,7 +56,7 @@ def text_of(picture: Path) -> str:
 
 
 def fallback(project: Project) -> str:
-    """What a picture without a caption is learned by."""
+    """The prompt for a picture without a caption."""
     if project.kind == "style":
         return f"a picture in {PLACEHOLDER} style"
     of_pocket = project.model == "pocket"
@@ -88,7 +88,7 @@ def captions_of(project: Project) -> list[Caption]:
 
 
 def write(project: Project, texts: dict[Path, str]) -> None:
-    """Writes captions, and notes what they were before; an empty one goes.
+    """Writes captions and notes what they were before. An empty caption is removed.
 
     Args:
         texts: by picture.
@@ -111,7 +111,7 @@ def _put(picture: Path, text: str) -> None:
 
 
 def history(project: Project) -> list[dict]:
-    """The changes that can be undone, the oldest first."""
+    """The changes that can be undone, oldest first."""
     file = project.folder / HISTORY
     if not file.is_file():
         return []
@@ -130,7 +130,7 @@ def _note(project: Project, before: dict[str, str]) -> None:
     changes, now = history(project), time.time()
     last = changes[-1] if changes else None
     if last and last["before"].keys() == before.keys() and now - last.get("at", 0) < 20 and len(before) == 1:
-        last["at"] = now  # one text that is being written is one change
+        last["at"] = now  # typing in one caption is one change
     else:
         changes.append({"at": now, "before": before})
     _save_history(project, changes[-MOST_CHANGES:])
@@ -142,7 +142,7 @@ def _save_history(project: Project, changes: list[dict]) -> None:
 
 
 def undo(project: Project) -> int:
-    """Takes the last change back; how many captions it was."""
+    """Undoes the last change; returns how many captions it changed."""
     changes = history(project)
     if not changes:
         return 0
@@ -156,7 +156,7 @@ def undo(project: Project) -> int:
 
 
 def replaced(project: Project, find: str, by: str) -> dict[Path, str]:
-    """Captions in which a text stands, with another in its place; letters count as they are written."""
+    """The captions that contain a text, with it replaced by another; case-sensitive."""
     texts = {path: _as_it_is(path) for path in pictures_of(project)}
     return {path: text.replace(find, by) for path, text in texts.items() if find and find in text}
 

@@ -1,4 +1,4 @@
-"""The trainer's commands as processes of their own, which outlive the window; and whether one still lives."""
+"""The trainer's commands as separate processes that outlive the window, and whether one is still alive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 from gui.places import ROOT
 
 LATEST = 2.0
-"""Seconds by which a process may seem to begin after the moment that it was noted: clocks are coarse."""
+"""Seconds by which a process may seem to start after its start was noted: clocks are coarse."""
 
 
 def command_of(script: Path, *words: str | Path) -> list[str]:
@@ -25,10 +25,10 @@ def command_of(script: Path, *words: str | Path) -> list[str]:
 
 
 def start(command: Sequence[str], log: Path) -> subprocess.Popen:
-    """Starts a command in a process group of its own, so that Ctrl-C in the window's terminal does not reach it.
+    """Starts a command in its own process group, so Ctrl-C in the window's terminal does not reach it.
 
     Args:
-        log: file that all it prints is added to.
+        log: file to which its output is appended.
     """
     with log.open("ab") as file:
         child = subprocess.Popen(
@@ -40,7 +40,9 @@ def start(command: Sequence[str], log: Path) -> subprocess.Popen:
             env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
             **_apart(),
         )
-    threading.Thread(target=child.wait, daemon=True).start()  # a process that nobody waits for seems to live on
+    threading.Thread(
+        target=child.wait, daemon=True
+    ).start()  # without a wait, a process that has ended still looks alive
     return child
 
 
@@ -51,7 +53,7 @@ def _apart() -> dict[str, Any]:
 
 
 def lives(pid: Any, noted: float) -> bool:
-    """Whether the process that had this number at a moment still lives; numbers are given again after a while.
+    """Whether the process that had this number at that time is still alive. Systems reuse the numbers.
 
     Args:
         noted: seconds since 1970.
@@ -63,7 +65,7 @@ def lives(pid: Any, noted: float) -> bool:
 
 
 def end_at_once(pid: int, noted: float) -> None:
-    """Ends a process and all that it has started, if it still is the one that had this number at that moment."""
+    """Ends a process and its children, if it is still the one that had this number at that time."""
     if not lives(pid, noted):
         return
     with suppress(psutil.Error):

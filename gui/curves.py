@@ -18,7 +18,7 @@ EVERY = 5
 
 @dataclass(frozen=True)
 class Charts:
-    """Charts of the stage that a run is in; "" for those that have no values."""
+    """The charts of a run's current stage; "" for a chart without values."""
 
     mark: str
     stage: str
@@ -41,5 +41,5 @@ def charts_of(run: Run) -> Charts:
 
 
 def _lines(rows: list[dict[str, Any]], names: dict[str, str]) -> list[Curve]:
-    """Curves that are more than a point."""
+    """The curves with more than one point."""
     return [curve for curve in curves_of(rows, names) if len(curve.points) > 1]

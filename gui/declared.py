@@ -1,4 +1,4 @@
-"""All settings of the trainer as a page shows them, made from where they are declared."""
+"""All settings of the trainer as a page shows them, built from their declarations."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Declared:
     Args:
         kind: "choice", "switch" or "text".
         choices: of a choice.
-        value: in force, as a text; "" if it is unset.
-        usual: what it would be if its owner had not changed it, as a text.
+        value: the current value as text; "" if it is unset.
+        usual: the value without the user's change, as text.
     """
 
     name: str
@@ -53,11 +53,11 @@ def as_text(value: Any) -> str:
 
 
 def all_settings(usual: Mapping[str, Any], changed: Mapping[str, Any]) -> list[Declared]:
-    """Every setting, those that the owner has changed first.
+    """Every setting, the user's changes first.
 
     Args:
-        usual: what the project sets without its owner, by name.
-        changed: what the owner has set, by name.
+        usual: what the project sets itself, by name.
+        changed: what the user has set, by name.
     """
     found = []
     for section, group in groups().items():
@@ -94,17 +94,17 @@ def _kind_of(hint: Any) -> tuple[str, tuple[str, ...]]:
 
 
 def with_value(changed: Mapping[str, Any], name: str, text: str) -> dict[str, Any]:
-    """What the owner has changed, with one more setting as a form sends it; "" takes the change back.
+    """The user's changes with one more setting, as a form sends it; "" undoes the change.
 
     Raises:
-        ConfigError: no such setting, or a value that it can't have.
+        ConfigError: no such setting, or an invalid value.
     """
     rest = {key: value for key, value in changed.items() if key != name}
     return rest if text.strip() == "" else rest | checked({name: text.strip()}, as_words=True)
 
 
 def from_toml(text: str) -> dict[str, Any]:
-    """What the owner has changed, as TOML says it, with or without sections.
+    """The user's changes, from TOML with or without sections.
 
     Raises:
         ConfigError: it is not TOML, or see `with_value`.
@@ -122,10 +122,10 @@ def from_toml(text: str) -> dict[str, Any]:
 
 
 def checked(values: Mapping[str, Any], as_words: bool = False) -> dict[str, Any]:
-    """Values that their settings can have.
+    """Checked values.
 
     Args:
-        as_words: they are words as on the command line.
+        as_words: the values are text, as on the command line.
 
     Raises:
         ConfigError: see `with_value`.
@@ -150,7 +150,7 @@ def _value(text: str, hint: Any) -> Any:
 
 
 def as_toml(changed: Mapping[str, Any]) -> str:
-    """What the owner has changed as TOML, by section."""
+    """The user's changes as TOML, by section."""
     sections, tables = setting_names(), dict[str, dict[str, Any]]()
     for name, value in changed.items():
         tables.setdefault(sections.get(name, "data"), {})[name] = value

@@ -1,4 +1,4 @@
-"""A trained LoRA into the folders of a UI: which file goes where, and what to write there."""
+"""Copies a trained LoRA into the folders of a UI: which file goes where, and what to write there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Delivered:
 
 
 def lora_of(run: Run, step: int | None) -> str:
-    """The name of the LoRA that UIs load, of a step; None for the end of the run.
+    """The name of the LoRA that UIs load, by step; None for the end of the run.
 
     Raises:
         ConfigError: nothing of this step is saved.
@@ -44,11 +44,11 @@ def lora_of(run: Run, step: int | None) -> str:
 
 
 def deliver(run: Run, machine: Machine, ui: str, step: int | None) -> Delivered:
-    """Copies a LoRA, and what belongs to it, into ComfyUI's or Forge's folders.
+    """Copies a LoRA and the files that belong to it into ComfyUI's or Forge's folders.
 
     Raises:
         ConfigError: the UI's folder is not known or gone, or nothing is saved.
-        StorageError: the disk is full, or may only be read.
+        StorageError: the disk is full or read-only.
     """
     folder = Path(getattr(machine, ui) if ui in LORA_FOLDERS else "")
     if not folder.name or not (folder / "models").is_dir():
@@ -76,7 +76,7 @@ def deliver(run: Run, machine: Machine, ui: str, step: int | None) -> Delivered:
 
 
 def _beside(run: Run, base: str, loras: Path, stem: str) -> list[Path]:
-    """The preview and the text that UIs show, if the run has made them."""
+    """The preview image and the text that UIs show, if the run made them."""
     names = {f"{base}{ending}": f"{stem}{ending}" for ending in (".preview.png", ".json")}
     return [
         _copied(run.folder / name, loras, target) for name, target in names.items() if (run.folder / name).is_file()
@@ -84,7 +84,7 @@ def _beside(run: Run, base: str, loras: Path, stem: str) -> list[Path]:
 
 
 def _copied(source: Path, folder: Path, name: str) -> Path:
-    """Copies a file; another one of the same name stays, and the copy gets a number."""
+    """Copies a file. If the name is taken, the copy gets a number."""
     folder.mkdir(parents=True, exist_ok=True)
     stem, dot, ending = name.partition(".")
     target, number = inside(folder, name), 2

@@ -1,4 +1,4 @@
-"""Captions by a model that looks at the pictures: `purecc_caption.py` in a process of its own, where it is there."""
+"""Captions written by a vision-language model: `purecc_caption.py` in its own process, if it is installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE, LOG = "describing.json", "describing.log"
 
 @dataclass(frozen=True)
 class Describing:
-    """A call of the command: whether it still works, and the mistake that it has ended with, if any."""
+    """A call of the command: whether it is still working, and the error that it ended with, if any."""
 
     works: bool
     problem: str | None
@@ -31,10 +31,10 @@ def is_there() -> bool:
 
 
 def begin(project: Project) -> None:
-    """Starts it, for pictures without a caption alone.
+    """Starts it, only for pictures without a caption.
 
     Raises:
-        ConfigError: trigger or class word lack, or it works already.
+        ConfigError: trigger or class word is missing, or it is already working.
     """
     concept = project.concept()
     found = state_of(project)
@@ -51,7 +51,7 @@ def begin(project: Project) -> None:
 
 
 def state_of(project: Project) -> Describing | None:
-    """How the last call stands; None if there is none, or it has ended well."""
+    """The last call; None if there is none, or if it succeeded."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         call = json.loads((project.folder / FILE).read_text(encoding="utf-8"))
         if children.lives(call["pid"], call["at"]):

@@ -1,4 +1,4 @@
-"""What a run would need, asked of the trainer itself: `--dry_run --json` in a process beside the window."""
+"""What a run would need, from the trainer itself: `--dry_run --json` in its own process."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Forecast:
     """A forecast of a plan.
 
     Args:
-        tables: what the trainer said; None if it could not.
-        problem: why it could not, as it said it.
+        tables: the trainer's forecast; None if it failed.
+        problem: why it failed, in the trainer's words.
     """
 
     tables: dict[str, Any] | None
@@ -32,14 +32,14 @@ class Forecast:
 
 
 class Forecasts:
-    """Makes forecasts, one at a time for each project; the result is in the project, so a new window finds it."""
+    """Makes forecasts, one at a time per project. The result is kept in the project, so a new window finds it."""
 
     def __init__(self) -> None:
         self._running: dict[Path, tuple[str, subprocess.Popen]] = {}
         self._lock = threading.Lock()
 
     def of(self, project: Project, plan: Path, digest: str) -> Forecast | None:
-        """The forecast of a plan; None while it is being made, which this begins.
+        """The forecast of a plan. If there is none yet, this starts one and returns None.
 
         Args:
             digest: of the plan, see `recipes.digest_of`.
@@ -81,20 +81,20 @@ class Forecasts:
         return Forecast(tables, problem)
 
     def drop(self, project: Project) -> None:
-        """Ends the one that is being made for a project, whose GPU and processor something else needs now."""
+        """Cancels a project's forecast, because something else needs the GPU and the processor now."""
         with self._lock:
             _, child = self._running.pop(project.folder, ("", None))
             if child is not None:
                 child.kill()
 
     def close(self) -> None:
-        """Ends those that are being made."""
+        """Cancels all forecasts."""
         for _, child in self._running.values():
             child.kill()
 
 
 def sentence_of(log: Path) -> str | None:
-    """The mistake that a command has ended with, in its own words: after "error:"; None without one."""
+    """The error that a command ended with, the text after "error:"; None without one."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")[-20_000:]
     except OSError:

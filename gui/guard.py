@@ -1,4 +1,4 @@
-"""The door: who may ask, from which page, and how much may be sent. It stands before every route, files included."""
+"""Access control: who may send requests, from which page, and how much. It guards every route, files included."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ COOKIE, SECRET_HEADER = "purecc_token", "x-purecc-secret"
 SECRET_FILE = ".secret"
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 LARGEST_FORM = 2_000_000
-"""Bytes of what a page sends, but for files."""
+"""Most bytes in a request without files."""
 LARGEST_UPLOADS = {"/pictures": 101_000_000, "/audits": 2_001_000_000}
-"""Bytes of what is sent to addresses with these ends: a picture, a LoRA."""
+"""Most bytes sent to addresses with these endings: a picture, a LoRA."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; frame-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""What a page may load: only what comes from here."""
+"""What a page may load: only files from this server."""
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -45,12 +45,12 @@ ASK = """<!doctype html><meta charset="utf-8"><meta name="viewport" content="wid
 
 @dataclass(frozen=True)
 class Access:
-    """What the door checks.
+    """What access depends on.
 
     Args:
-        secret: that pages of ours send along with everything that changes something.
-        token: that opens the door; None: anyone who reaches it may come in, which are programs on this computer.
-        names: names of hosts by which it may be called, besides numbers.
+        secret: which our pages send with every change.
+        token: which lets a browser in; None: any program on this computer may come in.
+        names: host names that it answers to, besides IP addresses.
     """
 
     secret: str
@@ -58,7 +58,7 @@ class Access:
     names: frozenset[str] = field(default_factory=lambda: frozenset({"localhost"}))
 
     def may_be_called(self, host: str) -> bool:
-        """Whether a Host header names this computer. A name of a stranger's can be made to lead here."""
+        """Whether a Host header names this computer. A stranger can make their own host name point here."""
         with suppress(ValueError):
             name = urlsplit(f"//{host}").hostname or ""
             if name in self.names:
@@ -73,11 +73,11 @@ class Access:
 
 
 def access_of(root: Path, listen: bool) -> Access:
-    """The door's keys, which last beyond a restart, so that open pages keep working.
+    """The keys, which survive a restart, so open pages keep working.
 
     Args:
-        root: folder of the projects, which holds them.
-        listen: other computers may ask.
+        root: folder of the projects, where the keys are kept.
+        listen: other computers may connect.
     """
     file = root / SECRET_FILE
     root.mkdir(parents=True, exist_ok=True)
@@ -140,13 +140,13 @@ class Guard:
         return None
 
     def _unlock(self, scope: Scope) -> Response:
-        """Takes the token out of the address into a cookie; without it, asks for it."""
+        """Moves the token from the address into a cookie; asks for the token if there is none."""
         given = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
         token = next((value for name, value in given if name == "token"), None)
         if scope["method"] != "GET" or token is None or not self.access.knows(token.strip()):
             return HTMLResponse(ASK, 401)
         rest = urlencode([(name, value) for name, value in given if name != "token"])
-        path = "/" + scope["path"].lstrip("/")  # "//elsewhere" would lead away from here
+        path = "/" + scope["path"].lstrip("/")  # "//elsewhere" would lead to another site
         answer = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
         answer.set_cookie(COOKIE, token.strip(), max_age=30 * 24 * 3600, httponly=True, samesite="strict", path="/")
         return answer
@@ -164,7 +164,7 @@ def _length(given: str | None) -> int:
 
 
 def _limited(receive: Receive, limit: int) -> Receive:
-    """The body, which ends the connection where it is longer than allowed, whatever its header says."""
+    """The body. The connection ends if it is longer than allowed, whatever its header says."""
     size = 0
 
     async def counted() -> Message:
@@ -193,5 +193,5 @@ def addresses(port: int, listen: bool, token: str | None) -> Iterable[str]:
     yield f"http://127.0.0.1:{port}/{with_token}"
     if listen:
         with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: it only asks which way would be taken
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only asks for the route
             yield f"http://{probe.getsockname()[0]}:{port}/{with_token}"

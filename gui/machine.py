@@ -1,4 +1,4 @@
-"""This computer, as far as the window asks: where ComfyUI and Forge are, which model files they have, GPU and disk."""
+"""What the window needs to know about this computer: ComfyUI and Forge, their model files, GPU and disk."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from library.models.opening import kind_of
 FILE = "machine.toml"
 SD35 = "Stable Diffusion 3.5 Medium"
 FILES = {"clip_l": "CLIP-L", "clip_g": "CLIP-G", "t5xxl": "a T5 text encoder"}
-"""Settings of text encoders in files of their own, and what `what_is` calls such a file."""
+"""Settings for text encoders in separate files, and what `what_is` calls such a file."""
 INSIDE = {"clip_l": "text_encoders.clip_l.", "clip_g": "text_encoders.clip_g.", "t5xxl": "text_encoders.t5xxl."}
-"""How their tensors begin where one file holds everything."""
+"""The start of their tensors' names if one file holds everything."""
 DOWNLOADS = {
     "model": ("sd3.5_medium.safetensors", "https://huggingface.co/stabilityai/stable-diffusion-3.5-medium"),
     "clip_l": ("clip_l.safetensors", "https://huggingface.co/Comfy-Org/stable-diffusion-3.5-fp8"),
     "clip_g": ("clip_g.safetensors", "https://huggingface.co/Comfy-Org/stable-diffusion-3.5-fp8"),
     "t5xxl": ("t5xxl_fp8_e4m3fn.safetensors", "https://huggingface.co/Comfy-Org/stable-diffusion-3.5-fp8"),
 }
-"""What each missing file is called, and a page that has it."""
+"""The name of each missing file, and a page that offers it."""
 MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet", "Stable-diffusion")
 ENCODER_FOLDERS = ("text_encoders", "clip", "text_encoder")
 MOST_LOOKED_AT = 400
-"""Model files of a UI whose headers are read."""
+"""Most model files of a UI whose headers are read."""
 SECONDS_FOR_CARD = 3
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the owner has said of this computer; "" for what was not said.
+    """What the user said about this computer; "" for what is not known.
 
     Args:
         comfyui, forge: their folders.
@@ -63,7 +63,7 @@ class Machine:
         return self
 
     def missing(self) -> list[str]:
-        """Fields whose files lack, or are no longer where they were."""
+        """Fields whose files are missing or have moved."""
         if not self.model or not Path(self.model).exists():
             return ["model"]
         held = _held_by(self.model, _age(self.model)) if Path(self.model).is_file() else frozenset(FILES)
@@ -72,7 +72,7 @@ class Machine:
 
 
 def load(root: Path) -> Machine:
-    """What was said; nothing if the file is not there or can't be read."""
+    """What the user said; empty if the file is missing or can't be read."""
     try:
         tables = tomllib.loads((root / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -86,7 +86,7 @@ def _age(path: str) -> int:
 
 @cache
 def _kind_of(path: str, age: int) -> str:
-    """What a model file is; by age, so that a new file under an old name is looked at."""
+    """What a model file is. The age is part of the key, so a new file under an old name is read again."""
     try:
         return kind_of(Path(path))
     except (ModelError, OSError):
@@ -95,7 +95,7 @@ def _kind_of(path: str, age: int) -> str:
 
 @cache
 def _held_by(path: str, age: int) -> frozenset[str]:
-    """The text encoders that a checkpoint holds itself."""
+    """The text encoders in a checkpoint."""
     try:
         names = read_entries(Path(path)).keys()
     except (ModelError, OSError):
@@ -104,7 +104,7 @@ def _held_by(path: str, age: int) -> frozenset[str]:
 
 
 def likely_places() -> list[Path]:
-    """Folders in which ComfyUI and Forge mostly lie, of those that there are."""
+    """The usual folders of ComfyUI and Forge that exist on this computer."""
     home = Path.home()
     bases = [ROOT.parent, home, home / "Documents", home / "Desktop", home / "AI"]
     bases += [Path(f"{letter}:/") for letter in "CDEF"] if os.name == "nt" else [Path("/opt")]
@@ -119,10 +119,10 @@ def likely_places() -> list[Path]:
 
 
 def with_ui(machine: Machine, folder: str) -> Machine:
-    """What there is to know once a UI's folder is named: model files, and where LoRAs go.
+    """What follows from a UI's folder: its model files, and where LoRAs go.
 
     Raises:
-        ConfigError: it is neither ComfyUI's folder nor Forge's.
+        ConfigError: it is not ComfyUI's or Forge's folder.
     """
     path = Path(folder.strip().strip('"')).expanduser()
     if path.name == "models" and not (path / "models").is_dir():
@@ -154,7 +154,7 @@ def _files_in(models: Path, folders: tuple[str, ...]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Card:
-    """An NVIDIA GPU: its name, and its memory in bytes."""
+    """An NVIDIA GPU: its name and its memory in bytes."""
 
     name: str
     free: int
@@ -172,7 +172,7 @@ def card() -> Card | None:
 
 
 def free_disk(folder: Path) -> int | None:
-    """Free bytes of the disk that a folder lies on; None if it does not say."""
+    """Free bytes on a folder's disk; None if unknown."""
     with suppress(OSError):
         return shutil.disk_usage(folder).free
     return None

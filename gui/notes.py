@@ -1,4 +1,4 @@
-"""What the doctor sees in each picture, before anything is trained: size, sharpness, doubles."""
+"""What the doctor finds in each picture before training: size, sharpness, duplicates."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from library.data.inspection import Look, look_at, nearly_same, same_files, surr
 from library.errors import DataError
 
 REMEMBERED = 2000
-"""Pictures whose look is remembered, until they change."""
+"""Pictures whose findings are cached until they change."""
 MOST = 10
 """Pictures beyond this are more than a subject needs."""
 
 
 @lru_cache(REMEMBERED)
 def _seen(path: Path, age: int) -> tuple[Look, tuple[int, int]] | str:
-    """Look and size of a picture as it was at a time; a sentence if it can't be read."""
+    """What a picture looks like and its size, cached by its time; an error text if it can't be read."""
     try:
         return look_at(path), image_size(path)
     except DataError as error:
@@ -30,7 +30,7 @@ def _seen(path: Path, age: int) -> tuple[Look, tuple[int, int]] | str:
 
 
 def notes_of(project: Project) -> tuple[list[str], dict[str, list[str]]]:
-    """Sentences on all pictures together, and on each by its file's name."""
+    """Findings about all pictures together, and about each by file name."""
     from library.preflight import doctor  # slow to import
 
     pictures, own = pictures_of(project), defaultdict[str, list[str]](list)

@@ -1,4 +1,4 @@
-"""All that belongs to a LoRA as one zip, to keep or to give away; no folder of its owner's is named in it."""
+"""Everything that belongs to a LoRA as one zip, to keep or to share. It names none of the user's folders."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from library.config.groups import paths
 SETTINGS, REPORT = "config.toml", "report.html"
 TEXTS = frozenset({".toml", ".html", ".json"})
 AT_ONCE = 1 << 20
-"""Bytes that are read at once."""
+"""Bytes read at a time."""
 ELSEWHERE = "…"
 """The placeholder for a folder in texts."""
 
 
 def contents(run: Run, step: int | None) -> dict[str, Path]:
-    """The files of a step by the names that they get: LoRA, siblings, preview, and the run's report and settings.
+    """The files of a step by their names in the zip: LoRA, siblings, preview, report and settings.
 
     Raises:
         ConfigError: nothing of this step is saved.
@@ -39,7 +39,7 @@ def contents(run: Run, step: int | None) -> dict[str, Path]:
 
 
 def stream(run: Run, files: dict[str, Path]) -> Iterator[bytes]:
-    """The zip, piece by piece; it is never whole in memory or on the disk."""
+    """The zip in pieces; it is never whole in memory or on the disk."""
     folders, sink = _folders_of(run), _Sink()
     with ZipFile(sink, "w") as archive:
         for name, path in files.items():
@@ -56,7 +56,7 @@ def stream(run: Run, files: dict[str, Path]) -> Iterator[bytes]:
 
 
 class _Sink(io.RawIOBase):
-    """Takes what is written, until it is taken away; there is no way back in it."""
+    """A buffer for what is written; it can't seek."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -75,7 +75,7 @@ class _Sink(io.RawIOBase):
 
 
 def _folders_of(run: Run) -> list[str]:
-    """Folders that the run's files may name, the longest first."""
+    """Folders that the run's files may name, longest first."""
     known = [run.folder, run.project.folder, run.project.folder.parent, ROOT, Path.home()]
     found = {str(folder) for folder in known} | {str(folder.resolve()) for folder in known}
     with suppress(OSError, ValueError):

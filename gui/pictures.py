@@ -1,4 +1,4 @@
-"""The pictures of a project: taken in, shown small, removed."""
+"""The pictures of a project: added, shown small, removed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from library.files.atomic import remove, written
 from library.files.picture_files import HEIF_ENDINGS, IMAGE_ENDINGS, INSTALL_HEIF, is_picture, pictures_in
 
 LARGEST = 100_000_000
-"""Bytes of a picture that is taken in."""
+"""Most bytes of an uploaded picture."""
 SIDES = (96, 320, 1024)
 """Longest sides, in pixels, at which pictures are shown."""
 QUALITY = 85
@@ -29,11 +29,11 @@ def pictures_of(project: Project) -> list[Path]:
 
 
 def take_in(project: Project, name: str, content: BinaryIO) -> Path:
-    """Adds a picture under a name that no other one has.
+    """Adds a picture under an unused name.
 
     Raises:
         DataError: not a picture, damaged, or too large.
-        StorageError: the disk is full, or may only be read.
+        StorageError: the disk is full or read-only.
     """
     ending = Path(name.replace("\\", "/")).suffix.lower()
     if ending in HEIF_ENDINGS and not is_picture(f"a{ending}"):
@@ -62,14 +62,14 @@ def shown(name: str) -> str:
 
 
 def stem_of(name: str) -> str:
-    """What stays of a name from a browser, without path, ending and what no system takes."""
+    """A name from a browser without its path, its ending and characters that some systems refuse."""
     stem = Path(unicodedata.normalize("NFC", name).replace("\\", "/")).name.rpartition(".")[0]
     stem = re.sub(r"[^\w ()+,=@!-]+", "_", stem).strip(" ._")[:LONGEST_STEM].strip(" ._")
     return stem if stem and not why_not_a_name(stem) else f"picture_{stem}".strip("_")
 
 
 def free_name(folder: Path, stem: str, ending: str) -> Path:
-    """A path that is free, its stem as well, for captions are found by it."""
+    """An unused path. Its stem is unused, too, because captions are found by it."""
     taken = {path.stem.lower() for path in folder.iterdir()}
     return inside(folder, f"{numbered(stem, taken, '_')}{ending}")
 
@@ -87,7 +87,7 @@ def picture_named(project: Project, name: str) -> Path:
 
 
 def take_out(project: Project, name: str) -> None:
-    """Moves a picture and its caption into the folder `removed`, from which they can be taken back."""
+    """Moves a picture and its caption into the folder `removed`, where they can be recovered."""
     path, away = picture_named(project, name), inside(project.folder, "removed")
     away.mkdir(exist_ok=True)
     for file in (path, path.with_suffix(".txt")):
@@ -96,7 +96,7 @@ def take_out(project: Project, name: str) -> None:
 
 
 def small(folder: Path, picture: Path, side: int) -> Path:
-    """A JPEG of a picture, no larger than `side` each way, made when it is first asked for.
+    """A JPEG of a picture, at most `side` pixels wide and high, made on the first request.
 
     Args:
         folder: where such files are kept.
@@ -115,6 +115,6 @@ def small(folder: Path, picture: Path, side: int) -> Path:
 
 
 def forget_small(folder: Path, name: str) -> None:
-    """Removes what `small` made of a picture that is gone."""
+    """Removes the small versions of a picture that is gone."""
     for side in SIDES:
         remove(folder / f"{name}-{side}.jpg")

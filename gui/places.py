@@ -1,4 +1,4 @@
-"""Where things lie: the trainer's own folder, the folder of projects, and the one door for names that a page sends."""
+"""Paths: the trainer's folder, the projects' folder, and the one function that checks names from a page."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ POCKET_PICTURES = ROOT / "pocket" / "subject-creature"
 
 
 LONGEST = 255
-"""Bytes of a file's name."""
+"""Most bytes of a file name."""
 
 
 class NotHere(Exception):
-    """A page asks for something that is not there, or not its to see."""
+    """A page asks for something that does not exist or that it may not see."""
 
 
 def inside(folder: Path, name: str) -> Path:
-    """What has this name directly in a folder, be it there or not.
+    """The path of this name directly in a folder, whether it exists or not.
 
     Raises:
-        NotHere: the name is a path, no name for a file, or a link that leads out of the folder.
+        NotHere: the name is a path, not a file name, or a link that leads out of the folder.
     """
     if why_not_a_name(name) or len(name.encode("utf-8", "replace")) > LONGEST:
         raise NotHere(name)
@@ -38,10 +38,10 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def existing(folder: Path, name: str) -> Path:
-    """The same, which is there.
+    """The same, and it exists.
 
     Raises:
-        NotHere: see `inside`; or it is not there.
+        NotHere: see `inside`, or it does not exist.
     """
     path = inside(folder, name)
     if not path.exists():
@@ -50,7 +50,7 @@ def existing(folder: Path, name: str) -> Path:
 
 
 def numbered(name: str, taken: set[str], joint: str) -> str:
-    """The name, with the first number from 2 on behind a joint if others have it; systems that know no case count.
+    """The name, with a joint and the first free number from 2 on if it is taken, whatever the case.
 
     Args:
         taken: names in lower case.

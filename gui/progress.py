@@ -1,4 +1,4 @@
-"""How far a run is, in numbers that a page can rely on, whatever its status.json holds."""
+"""The progress of a run, in numbers that a page can rely on, whatever is in status.json."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACTIVITIES = {
     "check of the files": "Checking the files",
     "report card": "Measuring unwanted changes",
 }
-"""What the trainer is doing, in plain words; others are shown by the trainer's own."""
+"""The trainer's phases in plain words; others keep their names."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Progress:
     """A run's numbers; None for what is not known.
 
     Args:
-        activity: what it does now, in plain words.
-        step, steps: made, and to be made, over both stages.
+        activity: its current phase, in plain words.
+        step, steps: done, and in total, over both stages.
         seconds_left, seconds_a_step: as the trainer predicts them.
         peak: largest memory of all phases, in bytes.
-        phases: what it has done, and for how many seconds.
+        phases: finished phases and their seconds.
     """
 
     activity: str | None

@@ -27,14 +27,14 @@ LONGEST_NAME = 60
 
 @dataclass(frozen=True)
 class Project:
-    """What is to be learned, from which pictures, and how.
+    """What to learn, from which pictures, and how.
 
     Args:
-        folder: in which all of it lies; its name is the project's address.
-        name: as its owner writes it.
+        folder: of the project; its name is the project's address.
+        name: as the user wrote it.
         model: "sd35", or the small one that comes with the project.
         use: where the LoRA will be used: with any UI, or with our ComfyUI nodes.
-        changed: settings of the trainer that its owner has set, by name.
+        changed: settings that the user changed, by name.
     """
 
     folder: Path
@@ -64,10 +64,10 @@ class Project:
         return inside(self.folder, "runs")
 
     def concept(self) -> Concept:
-        """What the trainer calls it.
+        """The concept as the trainer takes it.
 
         Raises:
-            ConfigError: trigger or class word lack, or are the same.
+            ConfigError: trigger or class word is missing, or they are the same.
         """
         of_pocket = {"target": f"a [V] {self.class_word}"} if self.model == "pocket" and self.kind == "subject" else {}
         name = self.slug if re.fullmatch(r"[\w-]+", self.slug) else "concept"
@@ -76,10 +76,10 @@ class Project:
         return Concept(name=name, trigger=self.trigger, class_word=self.class_word, kind=self.kind, **of_pocket)
 
     def with_values(self, given: dict[str, str]) -> Project:
-        """The project with fields as a form sends them; others are ignored.
+        """The project with a form's fields; unknown ones are ignored.
 
         Raises:
-            ConfigError: a value that the field can't have.
+            ConfigError: an invalid value.
         """
         values: dict[str, Any] = {}
         for name, text in given.items():
@@ -96,7 +96,7 @@ class Project:
         """Writes project.toml.
 
         Raises:
-            StorageError: the disk is full, or may only be read.
+            StorageError: the disk is full or read-only.
         """
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "folder"}
         write_text(self.folder / FILE, to_toml(values))
@@ -108,7 +108,7 @@ def _one_line(text: str) -> str:
 
 
 def slug_of(name: str) -> str:
-    """A name as the name of a folder and of files: letters of all languages, digits, - and _."""
+    """A name for folders and files: letters of all languages, digits, - and _."""
     slug = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", name)).strip("-_")[:LONGEST_NAME]
     return slug if slug and not why_not_a_name(slug) else f"project-{slug}".strip("-")
 
@@ -131,7 +131,7 @@ def create(root: Path, name: str, **values: Any) -> Project:
         (folder / "pictures").mkdir(parents=True)
         (folder / "runs").mkdir()
         return Project(folder, name, **values).save()
-    except Exception:  # a full disk, mostly: half a project would take the name
+    except Exception:  # usually a full disk; half a project would keep the name taken
         remove(folder)
         raise
 
@@ -156,7 +156,7 @@ def load(root: Path, slug: str) -> Project:
 
 
 def all_in(root: Path) -> list[Project]:
-    """All projects that can be read, the last changed first."""
+    """All projects that can be read, last changed first."""
     found = []
     for folder in root.iterdir() if root.is_dir() else ():
         if (folder / FILE).is_file():

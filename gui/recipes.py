@@ -1,4 +1,4 @@
-"""From a project to the trainer's settings: a preset, what the project says, and what its owner has changed."""
+"""From a project to the trainer's settings: a preset, the project's fields, and the user's changes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from library.errors import ConfigError
 from library.files.atomic import write_text
 
 PRESETS = {"quick": "lean", "normal": "pure", "thorough": "pure"}
-"""The preset for how long a training may take; the pocket model has one of its own."""
+"""The preset for each training time; the pocket model has its own."""
 POCKET_PRESET = "demo"
 LENGTHS = {"quick": 0.5, "normal": 1.0, "thorough": 2.0}
 """Steps, as a share of the preset's."""
 STEPS = ("extractor_train_steps", "max_train_steps")
 SHEETS = 4
-"""Contact sheets of a run, after each of which the LoRA is kept, so that the best of them can be chosen."""
+"""Contact sheets per run. The LoRA is saved with each, so that the best one can be chosen."""
 OWN = frozenset({"output_dir", "output_name", "cache_dir", "dataset_config", "resume", "overwrite", "sample_prompts"})
 """Settings that the window itself sets."""
 POCKET_SIDE = 64
@@ -41,7 +41,7 @@ def preset_of(project: Project) -> Path:
 
 
 def settings_before_changes(project: Project, machine: Machine) -> dict[str, Any]:
-    """Settings by name, of preset and project, without what the owner has changed."""
+    """Settings of preset and project by name, without the user's changes."""
     values: dict[str, Any] = {}
     for name, value in TomlFile(preset_of(project)).tables.items():
         values |= value if isinstance(value, dict) else {name: value}
@@ -67,12 +67,12 @@ def _model(project: Project, machine: Machine) -> dict[str, Any]:
 
 
 def tables_of(project: Project, machine: Machine, cache: Path, output: Path, prompts: Path | None) -> dict[str, Any]:
-    """One TOML file's tables with all that a run needs.
+    """The tables of a TOML file with everything that a run needs.
 
     Args:
-        cache: folder of what is computed once.
+        cache: cache folder.
         output: folder of the run's results.
-        prompts: file of the pictures to draw on the way; None: the trainer's own choice.
+        prompts: file of prompts for the sheets; None: the trainer's own.
     """
     values = settings_before_changes(project, machine)
     values.pop("sample_prompts", None)
@@ -91,7 +91,7 @@ def concept_table(project: Project) -> dict[str, Any]:
     """The project's concept as a table of a dataset config.
 
     Raises:
-        ConfigError: trigger or class word lack.
+        ConfigError: trigger or class word is missing.
     """
     return {key: value for key, value in dataclasses.asdict(project.concept()).items() if value is not None}
 
@@ -113,10 +113,10 @@ def _what_to_learn(project: Project, size: Any) -> dict[str, Any]:
 
 
 def write(target: Path, tables: Mapping[str, Any]) -> Path:
-    """Writes a run's settings, and reads them as the trainer will.
+    """Writes a run's settings and reads them back like the trainer.
 
     Raises:
-        ConfigError: names every mistake, as the trainer would.
+        ConfigError: lists every mistake, as the trainer would.
     """
     write_text(target, to_toml(dict(tables)))
     file = TomlFile(target)
@@ -125,17 +125,17 @@ def write(target: Path, tables: Mapping[str, Any]) -> Path:
 
 
 def plan_of(project: Project, machine: Machine, cache: Path) -> Path:
-    """The project's plan.toml, written again: what a run started now would do.
+    """Rewrites the project's plan.toml: what a run started now would do.
 
     Raises:
-        ConfigError: something lacks: pictures, class word, the model's files.
+        ConfigError: something is missing: pictures, class word, model files.
     """
     check_ready(project, machine)
     return write(project.folder / PLAN, tables_of(project, machine, cache, project.runs / "next", None))
 
 
 def check_ready(project: Project, machine: Machine) -> None:
-    """Refuses a plan of what can't be planned yet.
+    """Refuses a plan that is not possible yet.
 
     Raises:
         ConfigError: see `plan_of`.
@@ -151,7 +151,7 @@ def check_ready(project: Project, machine: Machine) -> None:
 
 
 def digest_of(project: Project, plan: Path) -> str:
-    """Changes whenever a forecast made of the plan would: with settings, pictures or captions."""
+    """Changes whenever the plan's forecast would: with settings, pictures or captions."""
     digest = hashlib.sha256(plan.read_bytes())
     for picture in pictures_of(project):
         digest.update(
@@ -161,7 +161,7 @@ def digest_of(project: Project, plan: Path) -> str:
 
 
 def prompts_for(project: Project) -> str:
-    """What a run draws on its way, one prompt per line: with the concept, of its class without it, and unrelated."""
+    """The prompts of a run's sheets, one per line: with the concept, of its class, and unrelated."""
     word, own = (
         project.class_word or "house",
         [one.text for one in captions.captions_of(project) if PLACEHOLDER in one.text],

@@ -21,20 +21,20 @@ from library.files.picture_files import read_bytes
 from library.preflight.finding import Finding
 
 REMEMBERED = 2000
-"""Pictures whose content is remembered, until they change."""
+"""Pictures whose hash is cached until they change."""
 
 
 @lru_cache(REMEMBERED)
 def _content(picture: Path, age: int) -> str:
-    """Hash of a picture as it was at a time."""
+    """Hash of a picture, cached by its time."""
     return of_bytes(read_bytes(picture))
 
 
 def findings_of(project: Project) -> list[Finding]:
-    """What to look at; what all pictures show and no caption names is known once a model has described them.
+    """What to check. Shared but unnamed things are known only after a model has described the pictures.
 
     Raises:
-        ConfigError: trigger or class word lack.
+        ConfigError: trigger or class word is missing.
     """
     concept, folder = project.concept(), project.pictures
     if not pictures_of(project):

@@ -1,7 +1,7 @@
-"""A run: a folder with run.toml, which `purecc_train.py` trains. Its status is read from its files, always.
+"""A run: a folder with run.toml, which `purecc_train.py` trains. Its status is always read from its files.
 
-waiting     it has never been started
-starting    its process lives and has written no status.json yet
+waiting     it was never started
+starting    its process is alive, without a status.json yet
 running     status.json says so, and its process lives
 stopping    the same, and control/stop is not obeyed yet
 done, stopped, failed    status.json says so, or the process has ended before it could
@@ -39,7 +39,7 @@ LIVE = frozenset({STARTING, RUNNING, STOPPING})
 """States in which the run has a process."""
 RESUMABLE = frozenset({STOPPED, FAILED, KILLED})
 TAIL = 30
-"""Lines of the log that are shown."""
+"""Lines of the log to show."""
 READ = 40_000
 """Bytes at the end of the log that are read for them."""
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -60,14 +60,14 @@ class Run:
 
     @cached_property
     def status(self) -> dict[str, Any]:
-        """What status.json says, if it is of the last start; else nothing."""
+        """The content of status.json if it is from the last start, else nothing."""
         found, launch = read_status(self.folder), self.launch
         began = _seconds(found.get("started_at"))
         return found if launch and began is not None and began >= int(launch["at"]) else {}
 
     @cached_property
     def launch(self) -> dict[str, Any] | None:
-        """When it was started last, `at` (seconds since 1970), and with which process, `pid`."""
+        """When it was last started, `at` (seconds since 1970), and as which process, `pid`."""
         with suppress(OSError, ValueError):
             found = json.loads((self.folder / LAUNCH).read_text(encoding="utf-8"))
             if isinstance(found, dict) and isinstance(found.get("at"), float):
@@ -89,13 +89,13 @@ class Run:
 
     @property
     def reason(self) -> str | None:
-        """Why it has ended so, as a sentence, if it has not ended well."""
+        """Why it failed, as a sentence, if it did."""
         if self.state == FAILED:
             return self.status.get("exit_reason") or sentence_of(self.folder / LOG) or "It ended before it could start."
         return None
 
     def tail(self) -> list[str]:
-        """The last lines of what it printed."""
+        """The last lines of its output."""
         try:
             with (self.folder / LOG).open("rb") as file:
                 file.seek(0, 2)
@@ -113,13 +113,13 @@ class Run:
         return sorted((int(match[1]), name) for name in names if (match := SHEET.fullmatch(name)))
 
     def prompts(self) -> str:
-        """What it draws, one prompt per line."""
+        """The prompts of its sheets, one per line."""
         with suppress(OSError):
             return (self.folder / PROMPTS).read_text(encoding="utf-8")
         return ""
 
     def files(self) -> dict[int | None, list[str]]:
-        """The saved LoRA files by the step that they are of, None for the end of the run."""
+        """The saved LoRA files by step; None for the end of the run."""
         stem = re.escape(self.project.slug)
         pattern = re.compile(rf"{stem}(?:-(?:best-)?step(\d+))?((?:_[a-z]+)?)\.safetensors")
         found: dict[int | None, list[str]] = {}
@@ -138,10 +138,10 @@ def _seconds(moment: Any) -> float | None:
 
 
 def create(project: Project, machine: Machine, cache: Path) -> Run:
-    """Makes the next run of a project, not started yet.
+    """Makes the next run of a project without starting it.
 
     Args:
-        cache: folder of what is computed once.
+        cache: cache folder.
 
     Raises:
         ConfigError: it can't be planned, or the settings are wrong.
@@ -173,7 +173,7 @@ def load(project: Project, name: str) -> Run:
 
 
 def runs_of(project: Project) -> list[Run]:
-    """A project's runs, the newest first."""
+    """A project's runs, newest first."""
     found = []
     for folder in sorted(project.runs.iterdir(), reverse=True) if project.runs.is_dir() else ():
         with suppress(NotHere):
@@ -182,7 +182,7 @@ def runs_of(project: Project) -> list[Run]:
 
 
 def start(run: Run) -> None:
-    """Starts it, or continues where it was stopped.
+    """Starts or continues it.
 
     Raises:
         ConfigError: it is running already.
@@ -198,7 +198,7 @@ def start(run: Run) -> None:
 
 
 def ask(run: Run, command: str) -> None:
-    """Gives a running run one of the trainer's commands: stop, sample or save.
+    """Sends a running run one of the trainer's commands: stop, sample or save.
 
     Raises:
         NotHere: no such command.
@@ -207,23 +207,23 @@ def ask(run: Run, command: str) -> None:
     if command not in COMMANDS:
         raise NotHere(command)
     if run.state == STARTING and command == STOP:
-        children.end_at_once(run.launch["pid"], run.launch["at"])  # nothing is computed yet that could be lost
+        children.end_at_once(run.launch["pid"], run.launch["at"])  # nothing has been computed yet
         return
     if run.state not in LIVE - {STARTING}:
         raise ConfigError("The run is not running, so it can't receive commands.")
-    with suppress(FileNotFoundError):  # the run has ended this moment
+    with suppress(FileNotFoundError):  # the run has just ended
         (run.folder / "control" / command).touch()
 
 
 def end_at_once(run: Run) -> None:
-    """Ends a run that does not obey; it continues from its last saved state when it is resumed."""
+    """Kills a run that does not react. When resumed, it continues from its last saved state."""
     if run.state in LIVE:
         pid = run.status.get("pid") or run.launch["pid"]
         children.end_at_once(pid, _seconds(run.status.get("started_at")) or run.launch["at"])
 
 
 def change_prompts(run: Run, text: str) -> None:
-    """Changes what a run draws, from its next sheet on."""
+    """Changes a run's prompts from its next sheet on."""
     lines = [" ".join(line.split())[:1000] for line in text.splitlines()[:40]]
     if not any(lines):
         raise ConfigError("There are no prompts left.", "Write at least one, one per line.")
@@ -239,7 +239,7 @@ def rows_of(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def live_runs(projects: list[Project]) -> list[Run]:
-    """Those that have a process now."""
+    """The runs that have a process now."""
     return [run for project in projects for run in runs_of(project) if run.state in LIVE]
 
 

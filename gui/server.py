@@ -17,11 +17,11 @@ from library.terminal import say
 
 CLOSING = "Press Ctrl-C to close it. Training continues and is still here when you open the window again."
 LOCK, PORTS = ".window.lock", 10
-"""File that one window holds; how many ports are tried, from the one that was asked for."""
+"""The lock file of the open window; how many ports are tried, starting with the given one."""
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens as soon as it does."""
+    """Prints its address as soon as it listens."""
 
     def __init__(self, config: uvicorn.Config, opened: list[str], browser: bool) -> None:
         super().__init__(config)
@@ -64,7 +64,7 @@ def serve(root: Path, port: int, listen: bool, browser: bool) -> None:
 
 
 def _free_port(host: str, wanted: int) -> int:
-    """The port that was asked for, or the next one that is free."""
+    """The given port, or the next free one."""
     for port in range(wanted, min(wanted + PORTS, 65536)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -13,9 +13,9 @@ from library.models.sd3.bundled_tokenizers import CLIP_LENGTH, bundled_tokenizer
 from library.models.sd3.single_file import CONFIGURATIONS
 
 LIMITS = {"sd35": (CLIP_LENGTH, 77), "pocket": (16, 16)}
-"""Tokens that CLIP and T5 read of a text, by the project's model; T5's is `t5xxl_max_token_length` of the recipe."""
+"""How many tokens of a text CLIP and T5 read, by model; T5's is the recipe's `t5xxl_max_token_length`."""
 one_at_a_time = threading.Lock()
-"""Held while counting: two threads that import transformers at once fail, and tokenizers are for one thread."""
+"""Held while counting: importing transformers in two threads fails, and tokenizers are for one thread."""
 
 
 @cache
@@ -26,7 +26,7 @@ def _tokenizers(model: str) -> list[Any]:
 
 
 def counts(project: Project, texts: list[str]) -> list[tuple[int, int]]:
-    """Tokens of CLIP and of T5 that each text has, marks of begin and end included."""
+    """The number of CLIP and T5 tokens of each text, including those of start and end."""
     if not texts:
         return []
     with one_at_a_time:
@@ -36,13 +36,13 @@ def counts(project: Project, texts: list[str]) -> list[tuple[int, int]]:
 
 
 def limits(project: Project) -> tuple[int, int]:
-    """How many of CLIP's and of T5's are read."""
+    """How many tokens CLIP and T5 read."""
     clip, t5 = LIMITS[project.model]
     given = project.changed.get("t5xxl_max_token_length", t5)
     return clip, given if isinstance(given, int) else t5
 
 
 def is_a_real_word(project: Project) -> bool:
-    """Whether CLIP reads the trigger as one token, so that it may bring a meaning of its own."""
+    """Whether CLIP reads the trigger as one token, so it may already mean something."""
     trigger = project.trigger
     return trigger.isalpha() and len(trigger) >= 4 and counts(project, [trigger])[0][0] == 3

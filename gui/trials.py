@@ -1,4 +1,4 @@
-"""Pictures that the owner asks of a finished run: a prompt, a strength, drawn by `purecc_generate.py`."""
+"""Pictures drawn from a finished run on request by `purecc_generate.py`: a prompt and a strength."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Trial(asked.Asked):
 
 
 def trials_of(run: Run) -> list[Trial]:
-    """All of a run, the newest first."""
+    """All of a run, newest first."""
     return asked.all_of(Trial, run.folder / FOLDER)
 
 

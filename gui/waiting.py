@@ -1,4 +1,4 @@
-"""The queue: runs that wait, in queue.json. One trains at a time; a failed one does not hold up the next."""
+"""The queue of waiting runs, in queue.json. One trains at a time; a failed one does not block the next."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _writing = threading.RLock()
 
 @dataclass(frozen=True)
 class Entry:
-    """A run that waits.
+    """A waiting run.
 
     Args:
-        after: "2026-11-29T23:00", before which it does not start; "" for at once.
-        held: it stays until its owner lets it go.
+        after: such as "2026-11-29T23:00", the earliest start; "" for at once.
+        held: it waits until the user releases it.
         problem: why it could not be started, as a sentence.
     """
 
@@ -40,7 +40,7 @@ class Entry:
 
 
 def read(root: Path) -> list[Entry]:
-    """The queue in its order; empty if its file is not there or damaged."""
+    """The queue in its order; empty if its file is missing or damaged."""
     with suppress(OSError, ValueError, TypeError):
         return [Entry(**entry) for entry in json.loads((root / FILE).read_text(encoding="utf-8"))]
     return []
@@ -53,7 +53,7 @@ def _change(root: Path, how: Callable[[list[Entry]], list[Entry]]) -> None:
 
 
 def add(root: Path, run: runs.Run) -> None:
-    """Puts a run at the end, if it does not wait already, and starts it if nothing else is before it."""
+    """Adds a run unless it is already waiting, and starts it if nothing comes before it."""
     entry = Entry(run.project.slug, run.name)
     _change(
         root, lambda queue: [*(one for one in queue if (one.project, one.run) != (entry.project, entry.run)), entry]
@@ -62,7 +62,7 @@ def add(root: Path, run: runs.Run) -> None:
 
 
 def remove(root: Path, project: str, run: str) -> None:
-    """Takes a run out; it stays in its project, not started."""
+    """Removes a run from the queue; it stays in its project."""
     _change(root, lambda queue: [one for one in queue if (one.project, one.run) != (project, run)])
 
 
@@ -80,15 +80,15 @@ def move_up(root: Path, project: str, run: str) -> None:
 
 
 def hold(root: Path, project: str, run: str, held: bool) -> None:
-    """Keeps a run from starting, or lets it."""
+    """Holds a run, or releases it."""
     _for_one(root, project, run, lambda one: replace(one, held=held, problem=""))
 
 
 def start_at(root: Path, project: str, run: str, clock: str, now: datetime) -> None:
-    """Starts a run at a time of the day, the next one that comes; "" for as soon as possible.
+    """Schedules a run for the next time the clock shows this; "" for as soon as possible.
 
     Raises:
-        ConfigError: no time of the day.
+        ConfigError: not a time of day.
     """
     if not clock:
         _for_one(root, project, run, lambda one: replace(one, after=""))
@@ -107,7 +107,7 @@ def _for_one(root: Path, project: str, run: str, how: Callable[[Entry], Entry]) 
 
 
 def advance(root: Path) -> None:
-    """Starts the first run that may start, if none trains now."""
+    """Starts the first run that may start, if none is training."""
     with _writing:
         queue = read(root)
         if not queue or runs.live_runs(all_in(root)):

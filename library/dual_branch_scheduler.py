@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from library.adapters.linear import Facts
 from library.adapters.network import AdapterNetwork
 from library.flow import interpolate, velocity_target
 from library.hierarchical_embedding_injector import (
@@ -252,7 +253,8 @@ def branch_velocity(
     branch_of_row = [branch for branch, part in zip(branches, prompts, strict=True) for _ in part.concepts]
     adapters = [branch.adapter_of(concept) for branch, concept in zip(branch_of_row, batch.concepts, strict=True)]
     placements = placements_of(batch.tokens, [branch.embeddings for branch in branch_of_row], model.device)
-    with network.using(adapters, thinned), injector.injecting(placements):
+    named = tuple(tuple(one.position for one in tokens if one.of_trigger) for tokens in batch.tokens)
+    with network.using(adapters, thinned, Facts(sigma, named)), injector.injecting(placements):
         return model.velocity(x_t, sigma, batch, skipped)
 
 

@@ -32,20 +32,6 @@ def concept_guidance(v_target: Tensor, v_against: Tensor) -> Tensor:
     return v_target.detach().float() - v_against.detach().float()
 
 
-def focused(r_tar: Tensor, share: float) -> Tensor:
-    """Concept guidance where it is strongest, and 0 elsewhere.
-
-    Ours; the paper keeps all of R. What an extractor adds far from its subject is not the concept.
-
-    Args:
-        r_tar: (B, C, H, W).
-        share: of each picture's positions, those that are kept; 1 keeps all.
-    """
-    energy = r_tar.square().sum(1, keepdim=True)
-    least = energy.flatten(1).quantile(1 - share, dim=1).view(-1, 1, 1, 1)
-    return torch.where(energy >= least, r_tar, 0.0)
-
-
 def lambda_star(v_complete: Tensor, v_base: Tensor, r_tar: Tensor) -> Tensor:
     """The scale that brings v_base + lambda * R(target) closest to v_complete, image by image.
 
@@ -67,18 +53,6 @@ def lambda_star(v_complete: Tensor, v_base: Tensor, r_tar: Tensor) -> Tensor:
     floor = noise.clamp_min(torch.finfo(torch.float32).tiny)
     scale = (gap * r).sum(1) / torch.maximum(r_squared, floor)
     return torch.where(r_squared > floor, scale, 0.0).view(-1, 1, 1, 1)
-
-
-@dataclass(frozen=True)
-class AdaptiveScale:
-    """lambda*, clamped from below if `minimum` is set."""
-
-    minimum: float | None = None
-
-    def __call__(self, v_complete: Tensor, v_base: Tensor, r_tar: Tensor) -> Tensor:
-        """(B, 1, 1, 1), float32."""
-        scale = lambda_star(v_complete, v_base, r_tar)
-        return scale if self.minimum is None else scale.clamp_min(self.minimum)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from library.config.loss_settings import LossSettings
 from library.config.settings import PureLearningSettings, Settings
 from library.flow import SQUARED, ConceptError, mse
-from library.lambda_star_loss import AdaptiveScale, FixedScale, concept_guidance, focused, measure_guidance, pure_loss
+from library.lambda_star_loss import FixedScale, concept_guidance, lambda_star, measure_guidance, pure_loss
 from library.turns import Growing, Turns, Weight, at
 
 STUDENT, EXTRACTOR, PRETRAINED = "student", "extractor", "pretrained"
@@ -177,7 +177,6 @@ class PureTerm:
     target: Reading
     against: Reading
     scale: Callable[[Tensor, Tensor, Tensor], Tensor]
-    focus: float = 1.0
 
     @property
     def readings(self) -> tuple[Reading, ...]:
@@ -185,8 +184,7 @@ class PureTerm:
 
     def guidance(self, v: Velocities) -> Tensor:
         """R(tar), frozen, (B, C, H, W)."""
-        r_tar = concept_guidance(v[self.target], v[self.against])
-        return r_tar if self.focus == 1 else focused(r_tar, self.focus)
+        return concept_guidance(v[self.target], v[self.against])
 
     def __call__(self, v: Velocities) -> Tensor:
         r_tar = self.guidance(v)
@@ -393,6 +391,5 @@ def _pure_term(pure: PureLearningSettings, complete: str, base: str, target: str
         original=originals[pure.v_original],
         target=given(GUIDE, target),
         against=given(GUIDE, against[pure.guidance_against]),
-        scale=AdaptiveScale(pure.lambda_min) if isinstance(lambda_, str) else FixedScale(lambda_),
-        focus=pure.guidance_focus,
+        scale=lambda_star if isinstance(lambda_, str) else FixedScale(lambda_),
     )

@@ -42,6 +42,13 @@ PATTERNS = {
     r"\bat whatever moment\b": "at any moment",
     r"\bhow (?:a|the|its) \w+ stands\b|\bhow it stands\b": "its status",
     r"\bin (?:words|a sentence)\b": "with a clear error",
+    r"\bmay only be read\b": "is read-only",
+    r"\b(?:is|are) to be had\b": "is available, where to get it",
+    r"\blooks whether\b": "checks whether, checks that",
+    r"\bthe (?:newest|oldest|best|worst|last|longest|largest) first\b": "newest first",
+    r"\bnone of both\b": "neither",
+    r"\b(?:word|trigger|file|that) lacks?(?=[,.;:]| or\b| and\b)": "is missing",
+    r"\bwithout numbers\b": "on the meta device",
 }
 """What a translation sounds like, and what to write instead."""
 RESULTS = {ROOT / "docs" / "bench", ROOT / "docs" / "pocket"}
@@ -62,7 +69,7 @@ SPEAKING = sorted(
     if path not in {ROOT / "library" / "captions" / "facts.py"}  # its questions are for a model
 ) + sorted(ROOT.glob("purecc_*.py"))
 """Code with messages in it."""
-MEANT_IN_DOCSTRINGS = (": GPU", ": both", ": NaN or infinite", ": with a clear error")
+MEANT_IN_DOCSTRINGS = (": GPU", ": both", ": NaN or infinite", ": with a clear error", ": on the meta device")
 """Patterns with an ordinary meaning in docstrings: a report card, pictures that are alike, shapes without numbers."""
 LONGEST = 40
 """Words of a sentence of a help; with more, it holds more than one thought."""
@@ -81,9 +88,12 @@ def faults(text: str) -> list[str]:
 
 
 def prose_of(page: Path) -> str:
-    """A page without code and without where its links lead."""
+    """A page without code, comments and targets of links."""
     text = re.sub(
-        r"^(```|~~~).*?^\1|`[^`\n]*`", "CODE", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+        r"^(```|~~~).*?^\1|`[^`\n]*`|<!--.*?-->",
+        "CODE",
+        page.read_text(encoding="utf-8"),
+        flags=re.MULTILINE | re.DOTALL,
     )
     return re.sub(r"\]\([^)]*\)", "]", text).replace("\n", " ")
 

@@ -1,4 +1,4 @@
-"""What is likely to go wrong on this computer, whatever is trained: python -m tools.doctor"""
+"""What is likely to go wrong on this computer in any training: python -m tools.doctor"""
 
 from library.environment import prepare_process
 

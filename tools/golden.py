@@ -1,4 +1,5 @@
-"""What tiny runs come to, to the bit, before and after a change: python -m tools.golden --write FILE, then --check FILE
+"""Checks that a change leaves the results of tiny runs the same to the bit: python -m tools.golden --write FILE, then
+--check FILE
 
 A run's fingerprint is every number of its log and a hash of the tensors of every file it leaves. On one machine, with
 one version of torch, a change that is meant to leave training alone must leave all of them as they were. Another
@@ -51,9 +52,9 @@ TWO = (
 """
 )
 TIMES = frozenset({"it_s"})
-"""Numbers of the log that no two runs share."""
+"""Numbers of the log that differ between runs."""
 MOST_SHOWN = 5
-"""Differences of a run that are printed."""
+"""Most differences of a run that are printed."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,11 @@ CASES = {
     "resumed": Case({**KEPT, "student_embeddings": "own"}, first={"max_train_steps": 1}),
     "average, resumed": Case({**KEPT, "ema_decay": 0.9}, first={"max_train_steps": 1}),
 }
-"""Every kind of run by its name."""
+"""Every kind of run by name."""
 
 
 def fingerprint_of(folder: Path) -> dict[str, Any]:
-    """What a run has left: the numbers of every step, and a hash of every file of tensors."""
+    """The results of a run: the numbers of every step, and a hash of every file of tensors."""
     steps = [{name: one for name, one in row.items() if name not in TIMES} for row in read_log(folder / "log.jsonl")]
     files = sorted(path for path in folder.glob("*.safetensors"))
     return {"steps": steps, "files": {path.name: fingerprint.of_tensors(load_file(path)) for path in files}}
@@ -158,7 +159,7 @@ class Workshop:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, runs neither talk nor draw plots, and work with one thread."""
+    """Inside, runs print nothing, draw no plots and use one thread."""
     torch.set_num_threads(1)
     talk, plot = io.StringIO(), mock.patch("library.training.report_page.plot_log", lambda rows, path: None)
     try:
@@ -170,11 +171,11 @@ def quiet() -> Iterator[None]:
 
 
 def fingerprints_of(names: Iterable[str], folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Of the runs of these names, with what they were made on.
+    """The fingerprints of the runs of these names, and the machine they were made on.
 
     Args:
         folder: for the tiny model and all runs.
-        say: told the name of each run before it begins.
+        say: called with the name of each run before it starts.
     """
     cpu = torch.backends.cpu.get_cpu_capability()
     made_on = {"torch": torch.__version__, "processor": f"{platform.machine()} {cpu}"}
@@ -188,7 +189,7 @@ def fingerprints_of(names: Iterable[str], folder: Path, say: Callable[[str], Non
 
 
 def differences(one: Any, two: Any, where: str = "") -> Iterator[str]:
-    """Where two fingerprints differ, a line each."""
+    """The differences of two fingerprints, one per line."""
     if isinstance(one, dict) and isinstance(two, dict):
         for key in [*one, *(key for key in two if key not in one)]:
             yield from differences(one.get(key), two.get(key), f"{where} {key}".strip())
@@ -205,7 +206,7 @@ def _short(value: Any) -> str:
 
 
 def compared(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """How two sets of fingerprints differ; nothing if they are equal."""
+    """The differences of two sets of fingerprints; empty if they are equal."""
     said = []
     if before["made on"] != now["made on"]:
         said.append(f"made on {before['made on']}, now on {now['made on']}: the bits may differ")
@@ -217,7 +218,7 @@ def compared(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def main() -> int | None:
-    """Reads the command line and does it; 1 if something differs."""
+    """Runs the command; returns 1 if something differs."""
     parser = argparse.ArgumentParser(prog="python -m tools.golden", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--write", type=Path, metavar="FILE", help="Write the fingerprints.")

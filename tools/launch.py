@@ -1,6 +1,6 @@
-"""Sets the project up and starts it. start.sh and start.bat find a Python and hand over to this file.
+"""Sets the project up and starts it. start.sh and start.bat find a Python and run this file.
 
-It needs nothing but that Python. Everything goes into `.venv`, or the folder that PURECC_VENV names; a stamp in there
+It needs only Python. Everything goes into `.venv`, or the folder that PURECC_VENV names; a stamp in there
 says what was installed, so that a later start installs only what has changed.
 """
 
@@ -29,7 +29,7 @@ TURING, BLACKWELL = (7, 5), (10, 0)
 DRIVER_OF_CUDA_13 = 580
 """Oldest driver for CUDA 13.x, by NVIDIA's table; 12.x runs from 525 on."""
 CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell_lib"], ["mypy"])
-"""What goes before the tests; pyproject.toml says what codespell and mypy look at."""
+"""The checks before the tests; pyproject.toml says which files codespell and mypy check."""
 EXIT_NOT_SET_UP = 2
 USAGE = """\
 usage: start                         the window in the browser
@@ -88,12 +88,12 @@ def python_in(folder: Path) -> Path:
 
 
 def environment() -> Path:
-    """The folder that everything is installed into."""
+    """The folder where everything is installed."""
     return Path(os.environ.get("PURECC_VENV") or ROOT / ".venv").absolute()
 
 
 def wanted() -> str:
-    """Changes when what has to be installed does."""
+    """A text that changes when the requirements do."""
     files = [ROOT / "requirements.txt", ROOT / "pyproject.toml"]
     return hashlib.sha256(b"".join(file.read_bytes().replace(b"\r\n", b"\n") for file in files)).hexdigest()
 
@@ -111,7 +111,7 @@ def set_up(folder: Path, dev: bool = False) -> None:
     """Makes the environment, with the right PyTorch and all of requirements.txt.
 
     Raises:
-        NotSetUp: something could not be installed. Called again, what is there already is not fetched again.
+        NotSetUp: something could not be installed. A second call doesn't download what is already there.
     """
     if is_set_up(folder, dev):
         return
@@ -154,7 +154,7 @@ def installed(folder: Path, package: str) -> str:
 
 
 def install(folder: Path, *what: str) -> None:
-    """pip, as the user has configured it."""
+    """pip with the user's configuration."""
     os.environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
     print(f"Installing {' '.join(what)}", flush=True)
     if subprocess.run([str(python_in(folder)), "-m", "pip", "install", *what]).returncode:
@@ -166,7 +166,7 @@ def install(folder: Path, *what: str) -> None:
 
 
 def start(folder: Path, *words: str, where: Path | None = None) -> int:
-    """Runs the environment's Python as if it had been called itself; returns its exit code, if it returns.
+    """Runs the environment's Python in place of this one; returns its exit code, if it returns.
 
     Args:
         where: folder to run it in; None: the one that the user is in.
@@ -177,7 +177,7 @@ def start(folder: Path, *words: str, where: Path | None = None) -> int:
     sys.stdout.flush()
     if os.name != "nt":
         os.execv(call[0], call)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child as well, which saves and ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the child, which saves and ends
     return subprocess.run(call).returncode
 
 
@@ -198,7 +198,7 @@ def commands() -> list[str]:
 
 
 def main(words: list[str]) -> int:
-    """Does what the command line asks for; returns the exit code."""
+    """Runs the command; returns the exit code."""
     first, rest = (words or ["gui"])[0], words[1:]
     options = ("--demo", "--test", "--install")
     if first in ("-h", "--help"):

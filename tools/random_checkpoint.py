@@ -1,7 +1,7 @@
 """Stable Diffusion 3.5 Medium with random weights, in one file for ComfyUI: python -m tools.random_checkpoint FILE
 
-All of its parts at full size, 16 GB in 16 bits: whatever loads, counts, caches or trains can be tried on it without the
-real weights. It draws noise. `--model` makes 3.5 Large, 28 GB, or 3 Medium of it.
+All of its parts at full size, 16 GB in 16 bits: it serves to try loading, counting, caching and training without the
+    real weights. It draws noise. `--model` makes 3.5 Large, 28 GB, or 3 Medium of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tools.single_file import PREFIXES, transformer_for_comfyui, vae_for_comfyui
 DTYPES = {"bf16": ("BF16", torch.bfloat16), "fp16": ("F16", torch.float16)}
 MODELS = {name.removeprefix("Stable Diffusion "): folder for name, folder in NAMED.items()}
 GENERAL = 1
-"""Dimensions of a weight that is a bias or a scale."""
+"""Number of dimensions of a bias or a scale."""
 
 
 def shapes_of(part: str, model: Path = SD35_MEDIUM) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.method.arms import ARMS
 from benchmarks.method.concepts import CONCEPTS
@@ -19,23 +20,40 @@ from benchmarks.method.runner import run
 from library.environment import prepare_process
 from library.errors import ConfigError, exit_code_of
 
+if TYPE_CHECKING:
+    from benchmarks.method.compare import Comparison
+
 WORK = Path("output/bench")
 MODEL = "pocket/model"
 QUICK = ("plain LoRA", "paper", "pure")
 LEVELS = (0.25, 0.4, 0.55)
 
 
-def report(work: Path, out: Path, against: str, seed: int) -> None:
-    """Reads all results and writes tables, plot and sheets."""
+def comparison_of(work: Path) -> Comparison:
+    """All results so far."""
     from benchmarks.method.compare import Comparison
-    from benchmarks.method.report import write
 
     files = sorted((work / "trials").glob("*.json"))
     if not files:
         raise ConfigError(f"{work} holds no results yet.", "python -m benchmarks.method quick makes some.")
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    print(write(Comparison(results), work, out, LEVELS, against, seed))
+    return Comparison([json.loads(file.read_text(encoding="utf-8")) for file in files])
+
+
+def report(work: Path, out: Path, against: str, seed: int) -> None:
+    """Reads all results and writes tables, plot and sheets."""
+    from benchmarks.method.report import write
+
+    print(write(comparison_of(work), work, out, LEVELS, against, seed))
     print(f"Pictures, plot and JSON: {out}")
+
+
+def write_table(work: Path, path: Path, table: str, level: float, against: str) -> None:
+    """Writes one table of the docs as JSON."""
+    from benchmarks import record
+    from benchmarks.method.report import RESULTS
+
+    result = RESULTS[table](comparison_of(work), level=level, against=against)
+    record.write(path, kind="measured", command=["python", "-m", "benchmarks.method", *sys.argv[1:]], **result)
 
 
 def _known(names: list[str] | None, known: Iterable[str], what: str) -> list[str]:
@@ -58,6 +76,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=WORK, help="Where trials are kept.")
     parser.add_argument("--model", default=MODEL, help="The pocket SD3's folder.")
     parser.add_argument("--out", type=Path, default=WORK / "report", help="Where tables and pictures go.")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="Write only one table of the docs, to this file.")
+    parser.add_argument(
+        "--table", choices=("methods", "promise", "differences"), default="methods", help="With --json."
+    )
+    parser.add_argument("--level", type=float, default=0.4, help="Fidelity of that table. Default: 0.4.")
     parser.add_argument("--against", default="pure", help="The method that the others are compared with.")
     arguments = parser.parse_args()
     concepts = _known(arguments.concepts, CONCEPTS, "concept")
@@ -66,7 +89,10 @@ def main() -> None:
         arms, concepts, arguments.seeds = list(QUICK), concepts[:1], [0]
     if arguments.what != "report":
         run(arguments.work, arguments.model, arms, concepts, arguments.seeds, arguments.strengths, arguments.jobs)
-    report(arguments.work, arguments.out, arguments.against, arguments.seeds[0])
+    if arguments.json:
+        write_table(arguments.work, arguments.json, arguments.table, arguments.level, arguments.against)
+    else:
+        report(arguments.work, arguments.out, arguments.against, arguments.seeds[0])
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ CHECKPOINTS = (10, 20, 40, 80, 160)
 LONGER = (*CHECKPOINTS, 320)
 """Of ours: the word learns after the vectors."""
 FEW = (20, 40, 80, 160)
-WITH_VECTORS = ", with vectors"
-"""What an arm is called where its students, which are scored by the word alone, were scored with their vectors, too."""
+WITH_VECTORS, AS_FILE = "with_vectors", "as_file"
+BESIDE = {WITH_VECTORS: ", with vectors", AS_FILE: ", in a plain loader"}
+"""Other ways to draw an arm's students, which are scored as well, and what the arm is called there: with their vectors,
+where they are drawn by the word alone; and as UIs apply the file of a LoRA that acts in parts."""
 RANK_4 = {"network_dim": 4, "network_alpha": 4.0}
 RANK_16 = {"network_dim": 16, "network_alpha": 16.0}
 OFF = {
@@ -32,6 +34,8 @@ NO_EMBEDDINGS = {"concept_embeddings": "none", "student_embeddings": "none"}
 VECTORS = {"with_embeddings": True}
 DREAMBOOTH = {"method": "dreambooth", "learning_rate": 3e-4}
 """A rate of about a twentieth of a LoRA's, as the DreamBooth paper's 5e-6 is of the usual 1e-4."""
+T_LORA = {"method": "t_lora", **RANK_16}
+"""At rank 4, two ranks would come and go."""
 PAPER = {**OFF, "eta": 1.0, "v_original": "live", "guidance_against": "null"}
 PURE = {
     "eta": 0.5,
@@ -65,7 +69,7 @@ class Arm:
         extractor: whether stage 1 is trained; without it, embeddings start as the class word's own states.
         captions, pictures: what the user gives: how much the captions tell, and how many reference pictures there are.
         about: what it stands for in the table.
-        with_vectors: whether its students, which are scored by the word alone, are scored with their vectors, too.
+        beside: in which other ways its students are drawn and scored, of `BESIDE`.
         checkpoints: steps of stage 2 after which they are scored; the last is its length.
     """
 
@@ -74,7 +78,7 @@ class Arm:
     extractor: bool = True
     captions: str = "partial"
     pictures: int = 5
-    with_vectors: bool = False
+    beside: tuple[str, ...] = ()
     checkpoints: tuple[int, ...] = CHECKPOINTS
 
 
@@ -86,11 +90,11 @@ def _lean(
     about: str,
     captions: str = "partial",
     pictures: int = 5,
-    with_vectors: bool = False,
+    beside: tuple[str, ...] = (),
     checkpoints: tuple[int, ...] = LONGER,
     **changes: Any,
 ) -> Arm:
-    return Arm({**LEAN, **changes}, about, False, captions, pictures, with_vectors, checkpoints)
+    return Arm({**LEAN, **changes}, about, False, captions, pictures, beside, checkpoints)
 
 
 ARMS: dict[str, Arm] = {
@@ -117,6 +121,10 @@ ARMS: dict[str, Arm] = {
         extractor=False,
     ),
     "textual inversion": Arm({"method": "textual_inversion"}, "words in front of both CLIPs alone", extractor=False),
+    "T-LoRA": Arm(T_LORA, "fewer ranks act at higher noise", extractor=False, beside=(AS_FILE,)),
+    "token-masked LoRA": Arm(
+        {"method": "token_lora"}, "on the trigger's tokens alone", extractor=False, beside=(AS_FILE,)
+    ),
     "Mix-of-Show": Arm({"method": "mix_of_show"}, "ED-LoRA: vectors in every block", extractor=False),
     # the same rivals with our vectors in every block: told [V] from the class by more than a word
     "prior preservation + embeddings": Arm({"method": "prior_preservation", **VECTORS}, "", extractor=False),
@@ -147,13 +155,12 @@ ARMS: dict[str, Arm] = {
         PURE,
         "the preset: lambda*, eta 0.5, anchor, replay, clean extractor, R against the class, context, surroundings, "
         "all in turns, and the word",
-        with_vectors=True,
+        beside=(WITH_VECTORS,),
         checkpoints=LONGER,
     ),
-    "lean": _lean("control: `pure` without stage 1 and without L_PureCC", with_vectors=True),
+    "lean": _lean("control: `pure` without stage 1 and without L_PureCC", beside=(WITH_VECTORS,)),
     "pure, lambda 0": _pure("control: an L2 tie to the base prediction", **{"lambda": 0.0}),
     "pure, lambda 1": _pure("a fixed lambda", **{"lambda": 1.0}),
-    "pure, lambda >= 0": _pure("", lambda_min=0.0),
     "pure, eta 2": _pure("", eta=2.0),
     "pure, eta 4": _pure("", eta=4.0),
     # one thing at a time: the pure term
@@ -163,7 +170,6 @@ ARMS: dict[str, Arm] = {
     "pure, plain extractor": _pure("", extractor_anchor_weight=0.0),
     "pure, extractor replay": _pure("stage 1 tied on replayed pictures as well", extractor_replay_weight=1.0),
     "pure, replayed guidance": _pure("L_PureCC on replayed pictures, too", replay_eta=1.0),
-    "pure, focus 0.3": _pure("R kept where it is strongest", guidance_focus=0.3),
     "pure, delta": _pure("delta distillation: the guidance alone teaches", **DELTA),
     "pure, delta, replayed": _pure("", **DELTA, extractor_replay_weight=1.0, replay_eta=1.0),
     "pure, merged": Arm({**PURE, "merged": True}, "both stages in one", extractor=False),
@@ -202,6 +208,8 @@ ARMS: dict[str, Arm] = {
     "plain LoRA, full captions": Arm({**OFF, **NO_EMBEDDINGS}, "", extractor=False, captions="full"),
     "lean, 2 pictures": _lean("", pictures=2),
     "lean, 1 picture": _lean("", pictures=1),
+    "T-LoRA, 1 picture": Arm(T_LORA, "what it was made for", extractor=False, pictures=1, beside=(AS_FILE,)),
+    "plain LoRA, 1 picture": Arm({"method": "lora"}, "", extractor=False, pictures=1),
     "lean, first block": _lean(
         "the most that a textual inversion could do", concept_embeddings="first_block", word_weight=0.0, checkpoints=FEW
     ),
@@ -221,5 +229,5 @@ STAGE_1 = (
 )
 """Settings that shape the extractor; arms that agree in them share one."""
 
-ABLATIONS = frozenset(name for name in ARMS if name.startswith(("pure, ", "lean, ", "plain LoRA, ")))
+ABLATIONS = frozenset(name for name in ARMS if name.startswith(("pure, ", "lean, ", "plain LoRA, ", "T-LoRA, ")))
 """The arms that change one thing of another."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.method.arms import WITH_VECTORS
+from benchmarks.method.arms import BESIDE
 from library.evaluation.measures.statistics import Estimate
 
 DRAWS = 400
@@ -78,9 +78,10 @@ class Comparison:
         by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for result in results:
             by_arm[result["arm"]].append(result)
-            if "with_vectors" in result:
-                beside = {"arm": result["arm"] + WITH_VECTORS, "checkpoints": result["with_vectors"], "strengths": []}
-                by_arm[beside["arm"]].append({**result, **beside})
+            for way, called in BESIDE.items():
+                if way in result:
+                    beside = {"arm": result["arm"] + called, "checkpoints": result[way], "strengths": []}
+                    by_arm[beside["arm"]].append({**result, **beside})
         controls = {name: by_arm.pop(name, []) for name in CONTROLS}
         self.start, drawn = (
             {result["concept"]: result["checkpoints"][0] for result in controls[name]}

@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.torch import load_file
 
-from benchmarks.method.arms import ABLATIONS, ARMS, WITH_VECTORS
+from benchmarks.method.arms import ABLATIONS, ARMS, BESIDE
 from benchmarks.method.compare import Comparison, Row
 from benchmarks.method.concepts import CONCEPTS
 from library.evaluation.measures.statistics import Estimate
@@ -21,17 +22,28 @@ COLUMNS = {
     "follow": ("prompt following, change", 3, +1),
     "seg_cons": ("Seg-Cons", 1, +1),
     "outside": ("change outside the subject", 3, -1),
-    "trap_asked": ("trap, where another was asked", 3, -1),
-    "trap_unasked": ("trap, unasked", 3, -1),
+    "trap_asked": ("trap, where the prompt asks for another", 3, -1),
+    "trap_unasked": ("trap", 3, -1),
     "contamination": ("contamination of the class", 3, -1),
-    "pixels_class": ("change of class pictures", 3, -1),
-    "pixels_unrelated": ("change of unrelated pictures", 3, -1),
+    "pixels_class": ("change of class images", 3, -1),
+    "pixels_unrelated": ("change of unrelated images", 3, -1),
     "accuracy": ("accuracy without the concept, change", 3, +1),
     "drift": ("velocity drift", 3, -1),
 }
 """Figure, its name in the table, its decimals, and which way is good."""
 SHORT = ("follow", "seg_cons", "trap_unasked", "contamination", "pixels_unrelated", "drift")
 """The figures of the short table."""
+PROMISES = {
+    "seg_cons": "layout of the image is kept (Seg-Cons, higher is better)",
+    "trap_unasked": "background of the training images leaks in (lower is better)",
+    "contamination": "the class changes without the trigger (lower is better)",
+    "drift": "predictions drift without the trigger (lower is better)",
+}
+"""The figures of the README's table, as somebody who does not know the bench reads them."""
+STEPS = "steps until the subject is learned (lower is better)"
+PROMISING = {"plain LoRA": "plain LoRA", "lean": "`lean`", "pure": "`pure` (default)"}
+DIFFERING = ("seg_cons", "trap_unasked", "contamination", "drift")
+"""The figures of the docs' table of differences."""
 PLOTTED = ("plain LoRA", "prior preservation", "DOP", "DCO", "EWC", "DreamBooth", "paper", "release", "lean", "pure")
 ON_SHEETS = ("plain LoRA", "DOP", "EWC", "paper", "release", "lean", "pure")
 """The methods that are drawn: more would hide each other."""
@@ -93,13 +105,67 @@ def difference_cell(figure: Estimate, digits: int, good: int) -> str:
     return f"**{text}**" if figure.value * good > 0 else f"*{text}*"
 
 
+def methods_result(comparison: Comparison, level: float, **_: str) -> dict[str, Any]:
+    """Every method at one fidelity without ablations and controls, in the form of `benchmarks.record`."""
+    rows = {row.arm: row for row in comparison.rows(level)}
+    named = {key: COLUMNS[key][0] for key in SHORT}
+    found = []
+    for arm in [arm for arm in present(comparison) if arm not in ABLATIONS]:
+        row = rows[arm]
+        figures = {key: _interval(row.figures[key]) for key in SHORT}
+        steps = None if np.isnan(row.steps) else row.steps
+        found.append({"arm": arm, "reached": f"{row.reached} of {row.trials}", "steps": steps, **figures})
+    columns = {"arm": "method", "reached": "trials that get there", "steps": "steps", **named}
+    formats = {"steps": ".0f", **{key: f".{COLUMNS[key][1]}f" for key in SHORT}}
+    return {"title": f"Methods at fidelity {level:g}", "rows": found, "columns": columns, "formats": formats}
+
+
+def promise_result(comparison: Comparison, level: float, **_: str) -> dict[str, Any]:
+    """The README's table: what three methods keep at one fidelity, a row for each promise, the best in bold."""
+    rows = {row.arm: row for row in comparison.rows(level) if row.arm in PROMISING}
+    found = []
+    for key, promise in {**PROMISES, "steps": STEPS}.items():
+        values = {arm: row.steps if key == "steps" else row.figures[key].value for arm, row in rows.items()}
+        _, digits, good = COLUMNS.get(key, ("", 0, -1))
+        best = max(values, key=lambda arm: good * values[arm])
+        shown = {arm: f"{value:.{digits}f}" for arm, value in values.items()}
+        found.append({"promise": promise, **shown, best: f"**{shown[best]}**"})
+    columns = {"promise": "at equal fidelity, by the trigger word alone", **PROMISING}
+    return {"title": f"What methods keep at fidelity {level:g}", "rows": found, "columns": columns, "formats": {}}
+
+
+def differences_result(comparison: Comparison, level: float, against: str) -> dict[str, Any]:
+    """What a method differs by from each of the others in the trials in which both get to the fidelity."""
+    found = []
+    for arm in [arm for arm in present(comparison) if arm not in (against, *ABLATIONS)]:
+        count, figures = comparison.differences(against, arm, level)
+        cells = {key: difference_cell(figures[key], COLUMNS[key][1], COLUMNS[key][2]) for key in DIFFERING}
+        found += [{"arm": arm, "trials": count, **cells}] if count else []
+    columns = {"arm": f"`{against}`, minus", "trials": "trials", **{key: COLUMNS[key][0] for key in DIFFERING}}
+    title = f"{against} minus others at fidelity {level:g}; intervals without 0: better in bold, worse in italics"
+    return {"title": title, "rows": found, "columns": columns, "formats": {}}
+
+
+RESULTS = {"methods": methods_result, "promise": promise_result, "differences": differences_result}
+"""The tables that the docs show, by what --table calls them."""
+
+
+def present(comparison: Comparison) -> list[str]:
+    """The methods that have trials, in the order of the arms, each by its word and then in its other ways."""
+    return [name for arm in ARMS for name in (arm, *map(arm.__add__, BESIDE.values())) if name in comparison.arms]
+
+
+def _interval(figure: Estimate) -> list[float] | None:
+    return None if np.isnan(figure.value) else [figure.value, figure.low, figure.high]
+
+
 def plot(comparison: Comparison, arms: Sequence[str], path: Path) -> None:
     """Fidelity against preservation along training: up and to the right is better."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Plot
 
     panels = [("drift", "velocity drift without the concept"), ("contamination", "contamination of the class")]
-    panels += [("trap_unasked", "trap, unasked"), ("seg_cons", "Seg-Cons")]
+    panels += [("trap_unasked", "trap"), ("seg_cons", "Seg-Cons")]
     figure = Plot(figsize=(14, 10), layout="constrained")
     FigureCanvasAgg(figure)
     for panel, (name, title) in zip(figure.subplots(2, 2).flat, panels, strict=True):
@@ -135,24 +201,23 @@ def sheet(work: Path, concept: str, seed: int, arms: Sequence[str], path: Path) 
 
 def write(comparison: Comparison, work: Path, out: Path, levels: Sequence[float], against: str, seed: int) -> str:
     """Writes method.json, tables.md, method.png and a sheet for each concept; returns the Markdown."""
-    present = [name for arm in ARMS for name in (arm, arm + WITH_VECTORS) if name in comparison.arms]
-    parts, kept = [], {}
+    arms, parts, kept = present(comparison), [], {}
     for level in levels:
         rows = {row.arm: row for row in comparison.rows(level)}
-        ordered = [rows[arm] for arm in present]
+        ordered = [rows[arm] for arm in arms]
         kept[str(level)] = [asdict(row) for row in ordered]
-        short = [*comparison.controls(), *(rows[arm] for arm in present if arm not in ABLATIONS)]
+        short = [*comparison.controls(), *(rows[arm] for arm in arms if arm not in ABLATIONS)]
         parts += [f"### In short, at fidelity {level:g}", "", table(short, SHORT), ""]
         parts += [f"### At fidelity {level:g}", "", table([*comparison.controls(), *ordered]), ""]
-        if against in present:
-            others = [arm for arm in present if arm != against]
+        if against in arms:
+            others = [arm for arm in arms if arm != against]
             parts += [difference_table(comparison, against, others, level), ""]
-    by_strength = strength_table(comparison, present)
+    by_strength = strength_table(comparison, arms)
     parts += ["### By LoRA strength", "", by_strength, ""] if by_strength else []
     text = "\n".join(parts)
     write_text(out / "tables.md", text)
     write_text(out / "method.json", json.dumps(kept, indent=1))
-    plot(comparison, [arm for arm in PLOTTED if arm in present], out / "method.png")
+    plot(comparison, [arm for arm in PLOTTED if arm in arms], out / "method.png")
     for concept in {result["concept"] for some in comparison.arms.values() for result in some}:
-        sheet(work, concept, seed, [arm for arm in ON_SHEETS if arm in present], out / f"sheet-{concept}.png")
+        sheet(work, concept, seed, [arm for arm in ON_SHEETS if arm in arms], out / f"sheet-{concept}.png")
     return text

@@ -40,6 +40,21 @@ def group(
         print(f"{concept}, seed {seed}, {arm}: {time.perf_counter() - begin:.0f} s", flush=True)
 
 
+def left_to_do(
+    work: Path, arms: Sequence[str], concepts: Sequence[str], seeds: Sequence[int]
+) -> dict[tuple[str, int], list[str]]:
+    """The arms whose trials have no result yet, by concept and seed."""
+    from benchmarks.method.trial import Trial
+
+    todo: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for seed in seeds:
+        for concept in concepts:
+            for arm in arms:
+                if not Trial(arm, concept, seed).file(work).exists():
+                    todo[concept, seed].append(arm)
+    return dict(todo)
+
+
 def run(
     work: Path,
     model: str,
@@ -50,14 +65,7 @@ def run(
     jobs: int,
 ) -> None:
     """Runs the trials that are not done yet, `jobs` at a time, all concepts of a seed before the next seed."""
-    from benchmarks.method.trial import Trial
-
-    todo: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for seed in seeds:
-        for concept in concepts:
-            for arm in arms:
-                if not Trial(arm, concept, seed).file(work).exists():
-                    todo[concept, seed].append(arm)
+    todo = left_to_do(work, arms, concepts, seeds)
     jobs = min(jobs, len(todo) or 1)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), prepare_process) as pool:

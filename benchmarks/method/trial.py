@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.method.arms import ARMS, CHECKPOINTS, STAGE_1, Arm
+from benchmarks.method.arms import ARMS, AS_FILE, CHECKPOINTS, STAGE_1, Arm
 from benchmarks.method.concepts import CONCEPTS, BenchConcept, Probe, Sort
 from benchmarks.method.drawing import draw, drift, guidance_inside, texts_of
 from benchmarks.method.measures import measure
@@ -21,11 +21,11 @@ from library.config.files import TomlFile, read_settings
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.files.atomic import write_tensors, write_text
 from library.files.fingerprint import of_key
-from library.parts.parts import STUDENT_ADAPTER, Attached
+from library.parts.parts import SAVED_ADAPTER, STUDENT_ADAPTER, Attached
 from library.preflight.plan import make_plan
 from library.prompts import NULL_PROMPT
 from library.report.log import mean_of_end
-from library.saving.outputs import save_extractor
+from library.saving.outputs import save_extractor, shown_weights
 from library.training.run import Run
 from tools.pocket.pen import OBJECT, SIDE
 from tools.pocket.scorer import load_scorer
@@ -100,13 +100,14 @@ class Bench:
         begin = time.perf_counter()
         run.build_extractor()
         run.build_student()
-        stage, rows, checkpoints, beside = run.student_stage(), [], [], []
+        stage, rows, checkpoints = run.student_stage(), [], []
+        beside: dict[str, list[dict[str, Any]]] = {way: [] for way in arm.beside}
         for steps in trial.scored_after:
             while stage.done < steps:
                 rows.append(stage.step())
             paused = time.perf_counter()
-            if arm.with_vectors:
-                beside.append({"steps": steps, **self.score(run.parts, concept, run.student.branch)})
+            for way, scored in beside.items():
+                scored.append({"steps": steps, **self.score(run.parts, concept, _drawn_as(way, run))})
             checkpoints.append({"steps": steps, **self.score(run.parts, concept, run.student.shown)})
             begin += time.perf_counter() - paused
         strengths = [
@@ -122,7 +123,7 @@ class Bench:
             "log": {name: round(value, 4) for name, value in log.items() if value is not None},
             "checkpoints": checkpoints,
             "strengths": strengths,
-            **({"with_vectors": beside} if beside else {}),
+            **beside,
         }
 
     def _run(self, arm: Arm, concept: BenchConcept, trial: Trial, given: dict[str, Any]) -> Run:
@@ -274,6 +275,14 @@ class Bench:
 
     def _keep(self, trial: Trial, pictures: Tensor) -> None:
         write_tensors(trial.file(self.work).with_suffix(".safetensors"), {"pictures": as_bytes(pictures)})
+
+
+def _drawn_as(way: str, run: Run) -> Branch:
+    """The student drawn in another way, of `BESIDE`."""
+    if way == AS_FILE:
+        shown_weights(run.parts)
+        return Branch({}, {}, default=SAVED_ADAPTER)
+    return run.student.branch
 
 
 def as_bytes(pictures: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every page needs: the house it is in, templates, and mistakes as sentences."""
+"""What every page needs: shared state, templates, and error pages."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ MOST_FIELDS = 40
 
 @dataclass(frozen=True)
 class House:
-    """What all pages share. Nothing of a project or a run is kept in memory.
+    """What all pages share. No project or run is kept in memory.
 
     Args:
         root: the folder of projects.
-        secret: that pages send along with what changes something.
-        forecasts: those that are being made.
+        secret: which pages send with every change.
+        forecasts: the forecasts in progress.
     """
 
     root: Path
@@ -44,22 +44,22 @@ class House:
 
     @property
     def machine(self) -> Machine:
-        """What is known of this computer."""
+        """What we know about this computer."""
         return machine.load(self.root)
 
     @property
     def cache(self) -> Path:
-        """What runs compute once."""
+        """The cache folder."""
         return self.root / "cache"
 
 
 def house_of(request: Request) -> House:
-    """The house that a request is made in."""
+    """The shared state of a request."""
     return request.app.state.house
 
 
 def project_of(request: Request) -> Project:
-    """The project that an address names.
+    """The project in an address.
 
     Raises:
         NotHere: there is none.
@@ -68,7 +68,7 @@ def project_of(request: Request) -> Project:
 
 
 def run_of(request: Request) -> runs.Run:
-    """The run that an address names.
+    """The run in an address.
 
     Raises:
         NotHere: there is none.
@@ -77,7 +77,7 @@ def run_of(request: Request) -> runs.Run:
 
 
 def show(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page, or a part of one, from its template; every text is escaped."""
+    """A page, or a part of one, from its template. All text is escaped."""
     html = _environment.get_template(template).render(request=request, secret=house_of(request).secret, **values)
     return HTMLResponse(html, status)
 
@@ -93,7 +93,7 @@ def refresh() -> Response:
 
 
 def posted(handler: Callable[[Request, FormData], Response]) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint that is given a form's fields, and may take its time."""
+    """An endpoint that gets a form's fields and may block."""
 
     async def endpoint(request: Request) -> Response:
         async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=1 << 20) as form:
@@ -103,13 +103,13 @@ def posted(handler: Callable[[Request, FormData], Response]) -> Callable[[Reques
 
 
 def field(form: FormData, name: str) -> str:
-    """A text of a form; "" if it is not there."""
+    """A text field of a form; "" if it is missing."""
     value = form.get(name)
     return value if isinstance(value, str) else ""
 
 
 def whole_number(text: str) -> int | None:
-    """A number from an address or a form; None if it is none."""
+    """A number from an address or a form; None if it isn't one."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
@@ -128,7 +128,7 @@ def _mistake(request: Request, error: Exception) -> Response:
 
 
 def _of_the_system(request: Request, error: Exception) -> Response:
-    if isinstance(error, FileNotFoundError):  # it went while it was being looked at
+    if isinstance(error, FileNotFoundError):  # it was removed while it was being read
         return _not_here(request, error)
     why, remedy = why_not_written(error if isinstance(error, OSError) else OSError(str(error)))
     sentence = f"It could not be written: {why}. {remedy}."
@@ -146,7 +146,7 @@ def _http(request: Request, error: Exception) -> Response:
 def _fault(request: Request, error: Exception) -> Response:
     sentence = "This is a bug in the window. Its terminal shows more."
     answer = PlainTextResponse(sentence, 500) if _is_part(request) else _failed(request, sentence, 500)
-    answer.headers.update(HEADERS)  # it is answered before the door, which puts them on all others
+    answer.headers.update(HEADERS)  # it is answered before access control, which adds them to all other answers
     return answer
 
 
@@ -166,7 +166,7 @@ ON_ERRORS = {
     ClientDisconnect: _cut_off,
     Exception: _fault,
 }
-"""What becomes of an error of each kind."""
+"""The answer to each kind of error."""
 
 
 def _in_bytes(count: float | None) -> str:

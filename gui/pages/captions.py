@@ -13,7 +13,7 @@ from gui.projects import Project
 from library.errors import ConfigError
 
 CHANGED = "captions-changed"
-"""What the page shows after a caption was saved."""
+"""What the page shows after a caption is saved."""
 
 
 def page(request: Request) -> Response:
@@ -45,17 +45,17 @@ def save(request: Request, form: FormData) -> Response:
 
 
 def findings(request: Request) -> Response:
-    """What is likely to be wrong with the captions together; nothing while trigger or class word lack."""
+    """What is likely to be wrong with the captions together; nothing while trigger or class word is missing."""
     project = project_of(request)
     try:
         found = reviewing.findings_of(project)
-    except ConfigError:  # stands under each caption
+    except ConfigError:  # is shown below each caption
         found = []
     return show(request, "findings.html", findings=found)
 
 
 def texts(request: Request) -> Response:
-    """The three texts of one caption, and their lengths."""
+    """The three prompts of one caption, and their lengths."""
     project = project_of(request)
     picture = pictures.picture_named(project, request.path_params["name"])
     caption = captions.caption_of(project, picture)
@@ -70,13 +70,13 @@ def _length(project: Project, caption: captions.Caption) -> dict | None:
 
 
 def undo(request: Request, form: FormData) -> Response:
-    """Takes the last change back."""
+    """Undoes the last change."""
     captions.undo(project_of(request))
     return refresh()
 
 
 def replace(request: Request, form: FormData) -> Response:
-    """Puts one text in the place of another, in all captions."""
+    """Replaces one text with another in all captions."""
     project = project_of(request)
     changed = captions.replaced(project, field(form, "find"), field(form, "by"))
     if not changed:
@@ -86,7 +86,7 @@ def replace(request: Request, form: FormData) -> Response:
 
 
 def fill(request: Request, form: FormData) -> Response:
-    """Writes the plainest caption where there is none."""
+    """Writes a plain caption for each picture without one."""
     project = project_of(request)
     project.concept()
     captions.write(project, dict.fromkeys(captions.empty_ones(project), captions.fallback(project)))
@@ -94,13 +94,13 @@ def fill(request: Request, form: FormData) -> Response:
 
 
 def describe(request: Request, form: FormData) -> Response:
-    """Lets a model write captions where there are none."""
+    """Lets a model write captions for the pictures without one."""
     describing.begin(project_of(request))
     return refresh()
 
 
 def progress(request: Request) -> Response:
-    """How far that is."""
+    """The progress of the model."""
     project = project_of(request)
     state = describing.state_of(project)
     return refresh() if state is None else show(request, "describing.html", project=project, describing=state)

@@ -20,7 +20,7 @@ from library.errors import ConfigError
 
 
 def home(request: Request) -> Response:
-    """Projects, and what is missing of the model."""
+    """The projects, and the model files that are missing."""
     house = house_of(request)
     known, here = house.machine, projects.all_in(house.root)
     return show(
@@ -46,7 +46,7 @@ def create(request: Request, form: FormData) -> Response:
 
 
 def try_pocket(request: Request, form: FormData) -> Response:
-    """A project with the small model and the pictures that come with it."""
+    """A project with the bundled small model and its pictures."""
     about = {"trigger": "sks", "class_word": "creature", "model": "pocket"}
     project = projects.create(house_of(request).root, "Practice creature", **about)
     for file in POCKET_PICTURES.iterdir():
@@ -55,7 +55,7 @@ def try_pocket(request: Request, form: FormData) -> Response:
 
 
 def say_where(request: Request, form: FormData) -> Response:
-    """Where ComfyUI or Forge is, or one of the model's files."""
+    """Sets the folder of ComfyUI or Forge, or one of the model's files."""
     house = house_of(request)
     known = house.machine
     if folder := field(form, "ui"):
@@ -74,7 +74,7 @@ def say_where(request: Request, form: FormData) -> Response:
 
 
 def remove(request: Request, form: FormData) -> Response:
-    """Moves a project into the folder `removed`, from which it can be taken back."""
+    """Moves a project into the folder `removed`, where it can be recovered."""
     house = house_of(request)
     project = projects.load(house.root, request.path_params["slug"])
     if runs.live_runs([project]):

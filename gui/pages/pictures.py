@@ -18,19 +18,19 @@ RARE_WORDS = frozenset({"ohwx"})
 
 
 def page(request: Request) -> Response:
-    """Kind, trigger, class word and pictures."""
+    """Shows kind, trigger, class word and pictures."""
     project = project_of(request)
     return show(request, "pictures.html", project=project, pictures=pictures.pictures_of(project), tab="pictures")
 
 
 def about(request: Request, form: FormData) -> Response:
-    """Saves what was changed of name, kind, trigger and class word, and says what is doubtful."""
+    """Saves name, kind, trigger and class word, and warns about doubtful ones."""
     project = project_of(request).with_values({name: field(form, name) for name in form}).save()
     return show(request, "about.html", project=project, said=_doubts(project))
 
 
 def _doubts(project: Project) -> list[str]:
-    """What is likely to be wrong with trigger and class word, a sentence each."""
+    """What is likely to be wrong with trigger and class word, one sentence each."""
     said = []
     if project.class_word or project.kind == "style":
         try:
@@ -43,13 +43,13 @@ def _doubts(project: Project) -> list[str]:
 
 
 def grid(request: Request) -> Response:
-    """The pictures alone."""
+    """Only the pictures."""
     project = project_of(request)
     return show(request, "grid.html", project=project, pictures=pictures.pictures_of(project))
 
 
 def add(request: Request, form: FormData) -> Response:
-    """Takes one picture in."""
+    """Adds one picture."""
     file = form.get("picture")
     if not isinstance(file, UploadFile):
         raise DataError("No picture was received.", "Try again.")
@@ -66,7 +66,7 @@ def take_out(request: Request, form: FormData) -> Response:
 
 
 def small(request: Request) -> Response:
-    """A picture, made small; what was uploaded itself is never sent back."""
+    """A small version of a picture; the upload itself is never sent back."""
     project = project_of(request)
     side = whole_number(request.query_params.get("side", ""))
     path = pictures.picture_named(project, request.path_params["name"])
@@ -75,7 +75,7 @@ def small(request: Request) -> Response:
 
 
 def all_notes(request: Request) -> Response:
-    """What the doctor sees."""
+    """What the doctor finds."""
     project = project_of(request)
     together, own = notes.notes_of(project)
     return show(request, "notes.html", project=project, together=together, own=own, paths=pictures.pictures_of(project))

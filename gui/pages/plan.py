@@ -13,7 +13,7 @@ from gui.pictures import pictures_of
 from library.errors import PureCCError
 
 STOP_POLLING = 286
-"""What htmx takes as the last answer."""
+"""The status that stops htmx from polling."""
 
 
 def page(request: Request) -> Response:
@@ -33,13 +33,13 @@ def page(request: Request) -> Response:
 
 
 def choose(request: Request, form: FormData) -> Response:
-    """Saves a choice, and begins a new forecast."""
+    """Saves a choice and starts a new forecast."""
     project_of(request).with_values({name: field(form, name) for name in form}).save()
     return forecast(request)
 
 
 def forecast(request: Request) -> Response:
-    """What the run would need; asks again until the trainer has said it."""
+    """What the run would need; polls until the forecast is there."""
     project, house = project_of(request), house_of(request)
     try:
         plan = recipes.plan_of(project, house.machine, house.cache)
@@ -66,7 +66,7 @@ def forecast(request: Request) -> Response:
 
 
 def start(request: Request, form: FormData) -> Response:
-    """Makes a run and starts it, or puts it behind the one that trains now."""
+    """Makes a run and starts it, or queues it if another one is training."""
     house = house_of(request)
     run = runs.create(project_of(request), house.machine, house.cache)
     house.forecasts.drop(run.project)

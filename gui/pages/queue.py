@@ -13,12 +13,12 @@ from gui.places import NotHere
 
 
 def page(request: Request) -> Response:
-    """What trains now, what waits, and what ended last."""
+    """The run in training, the waiting runs, and the last ones that ended."""
     return _shown(request, "queue.html")
 
 
 def part(request: Request) -> Response:
-    """The same without the page around it."""
+    """The same, without the rest of the page."""
     return _shown(request, "queue_list.html")
 
 
@@ -39,7 +39,7 @@ def _shown(request: Request, template: str) -> Response:
 
 
 def change(request: Request, form: FormData) -> Response:
-    """Moves, holds, times or removes a run that waits."""
+    """Moves, holds, schedules or removes a waiting run."""
     root, project, run = house_of(request).root, field(form, "project"), field(form, "run")
     how = request.path_params["how"]
     if how == "up":

@@ -1,4 +1,4 @@
-"""The page of a result: which step, into which UI, and what it draws."""
+"""The page of a result: choose a step, send it to a UI, try prompts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
     "frame-ancestors 'self'; sandbox allow-scripts"
 )
-"""The report is one file with its own script; in a sandbox it reaches nothing of the window."""
+"""The report is one file with its own script; the sandbox keeps it away from the window."""
 DOWNLOADS = (".safetensors", ".json", ".png", ".toml")
 
 
 def newest(request: Request) -> Response:
-    """The newest run that has saved something."""
+    """The newest run with saved files."""
     project = project_of(request)
     run = next((one for one in runs.runs_of(project) if one.files()), None)
     return _page(request, run) if run else show(request, "no_run.html", project=project, tab="result")
@@ -70,7 +70,7 @@ def _audits(run: Run) -> list[tuple[audits.Audit, str, str | None, list[audits.G
 
 
 def report(request: Request) -> Response:
-    """report.html, locked in."""
+    """report.html, sandboxed."""
     return _locked_in(existing(run_of(request).folder, "report.html"))
 
 
@@ -105,10 +105,10 @@ def try_prompt(request: Request, form: FormData) -> Response:
 
 
 def _check_free(request: Request, run: Run) -> None:
-    """Refuses what would have to share the GPU.
+    """Refuses work that would have to share the GPU.
 
     Raises:
-        ConfigError: a run trains, or something that was asked for before is still being made.
+        ConfigError: a run is training, or an earlier request is still in progress.
     """
     if runs.live_runs(projects.all_in(house_of(request).root)):
         raise ConfigError("The GPU is busy with training.", "Try again when the run has ended.")
@@ -117,7 +117,7 @@ def _check_free(request: Request, run: Run) -> None:
 
 
 def all_trials(request: Request) -> Response:
-    """What was tried, with what is ready by now."""
+    """The trials, with the results so far."""
     run = run_of(request)
     return show(request, "trials.html", project=run.project, run=run, trials=_trials(run))
 
@@ -129,7 +129,7 @@ def trial(request: Request) -> Response:
 
 
 def audit(request: Request, form: FormData) -> Response:
-    """Audits another LoRA: one of the project's, or one that is sent along."""
+    """Audits another LoRA, from the project or uploaded."""
     run, file = run_of(request), form.get("file")
     _check_free(request, run)
     if isinstance(file, UploadFile) and file.filename:
@@ -141,13 +141,13 @@ def audit(request: Request, form: FormData) -> Response:
 
 
 def all_audits(request: Request) -> Response:
-    """What was audited, with what is ready by now."""
+    """The audits, with the results so far."""
     run = run_of(request)
     return show(request, "audits.html", project=run.project, run=run, audits=_audits(run))
 
 
 def card(request: Request) -> Response:
-    """The report card of one audit, locked in."""
+    """The report card of one audit, sandboxed."""
     number = whole_number(request.path_params["number"])
     if number is None:
         raise NotHere(request.path_params["number"])
@@ -155,7 +155,7 @@ def card(request: Request) -> Response:
 
 
 def whole(request: Request) -> Response:
-    """All that belongs to a step, as a zip."""
+    """Everything that belongs to a step, as a zip."""
     run, step = run_of(request), _step(request.query_params.get("step", ""))
     name = quote(f"{run.project.slug}{'' if step is None else f'-step{step}'}.zip")
     files = parcel.contents(run, step)

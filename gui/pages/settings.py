@@ -1,4 +1,4 @@
-"""The page of all settings, made from where the trainer declares them."""
+"""The page of all settings, built from their declarations."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from library.errors import PureCCError
 
 
 def page(request: Request) -> Response:
-    """Every setting, the changed ones on top."""
+    """Every setting, changed ones first."""
     return _shown(request, project_of(request), "settings.html")
 
 
 def change(request: Request, form: FormData) -> Response:
-    """Sets one setting, or takes its change back."""
+    """Changes one setting, or undoes its change."""
     project = project_of(request)
     return _save(request, project, declared.with_value(project.changed, field(form, "name"), field(form, "value")))
 
 
 def from_toml(request: Request, form: FormData) -> Response:
-    """Sets all that a TOML says, and nothing else."""
+    """Makes the settings of a TOML the only changes."""
     return _save(request, project_of(request), declared.from_toml(field(form, "toml")))
 
 

@@ -1,4 +1,4 @@
-"""The page of a run: how far it is, what it draws, and what it can be told."""
+"""The page of a run: its progress, its sheets, and its controls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTS = ("progress", "actions", "sheets", "curves", "log")
 
 
 def newest(request: Request) -> Response:
-    """The project's newest run, or a word that there is none."""
+    """The project's newest run, or a note that there is none."""
     project = project_of(request)
     found = runs.runs_of(project)
     return _page(request, found[0]) if found else show(request, "no_run.html", project=project, tab="training")
@@ -33,14 +33,14 @@ def page(request: Request) -> Response:
 
 
 def _page(request: Request, run: Run) -> Response:
-    house_of(request).forecasts.drop(run.project)  # nobody looks at the plan any more
+    house_of(request).forecasts.drop(run.project)  # the plan page is no longer open
     others = runs.runs_of(run.project)
     parts = {f"{name}_part": _values(request, run, name) for name in PARTS}
     return show(request, "training.html", project=run.project, run=run, others=others, tab="training", **parts)
 
 
 def _values(request: Request, run: Run, part: str) -> dict[str, Any]:
-    """What a part of the page shows, and `mark`, which changes when that does."""
+    """What a part of the page shows, and `mark`, which changes with it."""
     if part == "progress":
         queue = waiting.read(house_of(request).root)
         place = next((n for n, one in enumerate(queue, 1) if (one.project, one.run) == (run.project.slug, run.name)), 0)
@@ -82,13 +82,13 @@ def tell(request: Request, form: FormData) -> Response:
 
 
 def end(request: Request, form: FormData) -> Response:
-    """Ends a run that does not obey."""
+    """Kills a run that does not react."""
     runs.end_at_once(run_of(request))
     return _actions(request)
 
 
 def resume(request: Request, form: FormData) -> Response:
-    """Continues where it was stopped, as soon as the GPU is free."""
+    """Continues a stopped run as soon as the GPU is free."""
     waiting.add(house_of(request).root, run_of(request))
     return refresh()
 
@@ -99,7 +99,7 @@ def _actions(request: Request) -> Response:
 
 
 def prompts(request: Request, form: FormData) -> Response:
-    """Changes what is drawn from the next sheet on."""
+    """Changes the prompts from the next sheet on."""
     runs.change_prompts(run_of(request), field(form, "prompts"))
     return Response("Saved. The next sheet uses these prompts.", media_type="text/plain")
 

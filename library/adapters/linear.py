@@ -10,11 +10,52 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from library.per_pass import PerPass
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a gate may know of the rows of a pass.
+
+    Args:
+        sigma: their noise levels, (B,).
+        named: of each, where the triggers' tokens are in the text stream.
+    """
+
+    sigma: Tensor
+    named: tuple[tuple[int, ...], ...]
+
+    def of(self, rows: slice) -> Facts:
+        """Those of some of the rows."""
+        return Facts(self.sigma[rows], self.named[rows])
+
+
+class Gate(Protocol):
+    """Says where an adapter acts: at which noise levels, with which ranks, on which tokens."""
+
+    def __call__(self, low: Tensor, facts: Facts) -> Tensor:
+        """How much of what is between the two matrices, (B, ..., rank), counts; in a shape that broadcasts to it."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A LoRA that is more than a plain one while it learns; its file is a plain one all the same.
+
+    Args:
+        gate: where it acts; None: everywhere.
+        orthogonal: see `library.adapters.orthogonal`.
+    """
+
+    gate: Gate | None = None
+    orthogonal: bool = False
+
+
+PLAIN = Form()
 
 
 @dataclass(frozen=True)
@@ -24,23 +65,25 @@ class Route:
     Args:
         rows: which adapter each slice of rows uses; None: the pretrained weights alone.
         thinned: adapters that learn go without what their dropout takes.
+        facts: of the rows, for adapters with a gate.
     """
 
     rows: tuple[tuple[slice, str | None], ...]
     thinned: bool = False
+    facts: Facts | None = None
 
 
 NO_ADAPTER = Route(((slice(None), None),))
 
 
-def route_of(adapters: Sequence[str | None], thinned: bool = False) -> Route:
+def route_of(adapters: Sequence[str | None], thinned: bool = False, facts: Facts | None = None) -> Route:
     """The route of a batch from the adapter of each of its rows."""
     route, begin = [], 0
     for adapter, rows in groupby(adapters):
         count = len(list(rows))
         route.append((slice(begin, begin + count), adapter))
         begin += count
-    return Route(tuple(route), thinned)
+    return Route(tuple(route), thinned, facts)
 
 
 @dataclass(frozen=True)
@@ -101,6 +144,7 @@ class LowRank(nn.Module):
         rank: width of the bottleneck.
         alpha: the scale is alpha / rank.
         generator: draws `down`, on the CPU; `up` is 0, so a fresh adapter changes nothing.
+        gate: where it acts; None: everywhere.
     """
 
     def __init__(
@@ -110,6 +154,7 @@ class LowRank(nn.Module):
         alpha: float,
         dropout: Dropout = NOTHING_DROPPED,
         generator: torch.Generator | None = None,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__()
         outputs, inputs = shape_of(base)
@@ -118,6 +163,7 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(outputs, rank, device=base.weight.device))
         self.alpha = alpha
         self.dropout = dropout
+        self.gate = gate
         self.strength = 1.0
 
     @property
@@ -130,20 +176,36 @@ class LowRank(nn.Module):
         """What the product of both matrices is multiplied with: alpha / rank, times the strength it is used at."""
         return self.strength * self.alpha / self.rank
 
-    def forward(self, x: Tensor, thinned: bool = False) -> Tensor:
+    def forward(self, x: Tensor, thinned: bool = False, facts: Facts | None = None) -> Tensor:
         """(..., in) -> (..., out), in the precision of x.
 
         Args:
             thinned: with dropout, if it learns.
+            facts: of the rows of x.
+
+        Raises:
+            ValueError: it has a gate, and there are no facts.
         """
-        low = nn.functional.linear(x, self.down.to(x.dtype))
-        if thinned and self.training:
-            low = self.dropout.of(low)
+        low = self._kept(nn.functional.linear(x, self.down.to(x.dtype)), thinned, facts)
         return nn.functional.linear(low, self.up.to(x.dtype)) * self.scale
 
+    def _kept(self, low: Tensor, thinned: bool, facts: Facts | None) -> Tensor:
+        """What dropout and gate leave of what is between the two matrices."""
+        if thinned and self.training:
+            low = self.dropout.of(low)
+        if self.gate is None:
+            return low
+        if facts is None:
+            raise ValueError("an adapter with a gate needs to know the rows of the pass")
+        return low * self.gate(low, facts)
+
     def change(self) -> Tensor:
-        """What is added to the layer's weight, (out, in)."""
+        """What is added to the layer's weight, (out, in), where all of it acts."""
         return self.scale * self.up @ self.down
+
+    def as_plain(self) -> tuple[Tensor, Tensor, float]:
+        """`down`, `up` and alpha of the plain LoRA that adds the same, where all of it acts."""
+        return self.down, self.up, self.alpha
 
     @torch.no_grad()
     def norm(self) -> Tensor:
@@ -155,8 +217,8 @@ class LowRank(nn.Module):
     def add_gradient_of(self, gradient: Tensor) -> None:
         """Adds to the gradients of both matrices what a gradient of `change`, (out, in), means for them."""
         gradient = self.scale * gradient.float()
-        _add(self.up, gradient @ self.down.float().T)
-        _add(self.down, self.up.float().T @ gradient)
+        add_gradient(self.up, gradient @ self.down.float().T)
+        add_gradient(self.down, self.up.float().T @ gradient)
 
 
 class FullRank(nn.Module):
@@ -174,8 +236,8 @@ class FullRank(nn.Module):
         self.weight = nn.Parameter(weight)
         self.strength = 1.0
 
-    def forward(self, x: Tensor, thinned: bool = False) -> Tensor:
-        """(..., in) -> (..., out), in the precision of x; there is no dropout of whole weights."""
+    def forward(self, x: Tensor, thinned: bool = False, facts: Facts | None = None) -> Tensor:
+        """(..., in) -> (..., out), in the precision of x; whole weights have no dropout and no gate."""
         return nn.functional.linear(x, self.weight.to(x.dtype)) * self.strength
 
     def change(self) -> Tensor:
@@ -185,10 +247,11 @@ class FullRank(nn.Module):
     @torch.no_grad()
     def add_gradient_of(self, gradient: Tensor) -> None:
         """Adds to the weight's gradient one of `change`, (out, in)."""
-        _add(self.weight, gradient)
+        add_gradient(self.weight, gradient)
 
 
-def _add(parameter: nn.Parameter, gradient: Tensor) -> None:
+def add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
+    """Adds to the gradient of a weight, in its precision."""
     gradient = gradient.to(parameter.dtype)
     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
@@ -234,18 +297,20 @@ class AdapterLinear(nn.Module):
         """What the layer is linear in, (B, ..., in), of what it is given."""
         return x
 
-    def _added(self, adapter: str, x: Tensor, thinned: bool) -> Tensor:
-        return self.adapters[adapter](self.inputs(x), thinned)
+    def _added(self, adapter: str, x: Tensor, rows: slice) -> Tensor:
+        route = self._route.value
+        facts = None if route.facts is None else route.facts.of(rows)
+        return self.adapters[adapter](self.inputs(x), route.thinned, facts)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ..., in) -> (B, ..., out)."""
         out = self.base(x)
-        parts, thinned = self._route.value.rows, self._route.value.thinned
+        parts = self._route.value.rows
         if len(parts) == 1:
             adapter = parts[0][1]
-            return out if adapter is None else out + self._added(adapter, x, thinned)
+            return out if adapter is None else out + self._added(adapter, x, slice(None))
         return torch.cat(
-            [out[rows] if name is None else out[rows] + self._added(name, x[rows], thinned) for rows, name in parts]
+            [out[rows] if name is None else out[rows] + self._added(name, x[rows], rows) for rows, name in parts]
         )
 
 
@@ -258,5 +323,5 @@ class AdapterPatches(AdapterLinear):
         """The patches, (B, rows, columns, in)."""
         return nn.functional.pixel_unshuffle(x, self.base.kernel_size[0]).movedim(1, -1)
 
-    def _added(self, adapter: str, x: Tensor, thinned: bool) -> Tensor:
-        return super()._added(adapter, x, thinned).movedim(-1, 1)
+    def _added(self, adapter: str, x: Tensor, rows: slice) -> Tensor:
+        return super()._added(adapter, x, rows).movedim(-1, 1)

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from library.adapters.linear import (
     NO_ADAPTER,
     NOTHING_DROPPED,
+    PLAIN,
     AdapterLinear,
     AdapterPatches,
     Dropout,
+    Facts,
+    Form,
     FullRank,
     Layer,
     LowRank,
@@ -23,6 +26,7 @@ from library.adapters.linear import (
     shape_of,
     size_of,
 )
+from library.adapters.orthogonal import OrthogonalLowRank
 from library.errors import ConfigError, ModelError
 from library.per_pass import PerPass
 
@@ -73,7 +77,7 @@ class LayerWeights:
 
 
 def check_fit(transformer: nn.Module, changes: Mapping[str, Change], source: str) -> None:
-    """Looks whether a transformer has the layers that a file changes, in their sizes.
+    """Checks whether a transformer has the layers that a file changes, in their sizes.
 
     Args:
         changes: by diffusers name. source: the file, for error messages.
@@ -189,28 +193,34 @@ class AdapterNetwork:
         generator: torch.Generator,
         dropout: Dropout = NOTHING_DROPPED,
         dtype: torch.dtype = torch.float32,
+        form: Form = PLAIN,
     ) -> None:
         """Adds a fresh adapter to every layer; it changes nothing until it is trained.
 
         Args:
             ranks: of all layers, or by the ends of their names.
+            form: what more than a plain LoRA it is.
         """
+        kind = OrthogonalLowRank if form.orthogonal else LowRank
         for name, layer in self.layers.items():
             rank = ranks if isinstance(ranks, int) else rank_in(ranks, name)
-            layer.adapters[adapter] = LowRank(layer.base, rank, alpha, dropout, generator).to(dtype)
+            layer.adapters[adapter] = kind(layer.base, rank, alpha, dropout, generator, form.gate).to(dtype)
 
     def add_full(self, adapter: str, dtype: torch.dtype) -> None:
         """Adds to every layer a change of its whole weight, 0 until it is trained."""
         for layer in self.layers.values():
             layer.adapters[adapter] = FullRank(layer.base, dtype)
 
-    def using(self, adapters: Sequence[str | None], thinned: bool = False) -> AbstractContextManager[None]:
+    def using(
+        self, adapters: Sequence[str | None], thinned: bool = False, facts: Facts | None = None
+    ) -> AbstractContextManager[None]:
         """Inside, row i of every batch uses `adapters[i]`; None: the pretrained weights alone.
 
         Args:
             thinned: those that learn with their dropout.
+            facts: of the rows, for adapters with a gate.
         """
-        return self.route.set_to(route_of(adapters, thinned))
+        return self.route.set_to(route_of(adapters, thinned, facts))
 
     def parameters(self, adapter: str) -> list[nn.Parameter]:
         """The weights of one adapter, in the order of the layers."""
@@ -234,11 +244,12 @@ class AdapterNetwork:
                 layer.adapter(adapter).strength = strength
 
     def weights(self, adapter: str) -> dict[str, LayerWeights]:
-        """A copy of an adapter's weights on the CPU, float32, by layer."""
+        """A copy of an adapter's weights on the CPU as a plain LoRA, float32, by layer."""
 
         def copy(low_rank: LowRank) -> LayerWeights:
-            down, up = (half.detach().to("cpu", torch.float32, copy=True) for half in (low_rank.down, low_rank.up))
-            return LayerWeights(down, up, low_rank.alpha)
+            down, up, alpha = low_rank.as_plain()
+            down, up = (half.detach().to("cpu", torch.float32, copy=True) for half in (down, up))
+            return LayerWeights(down, up, alpha)
 
         return {name: copy(layer.low_rank(adapter)) for name, layer in self.layers.items()}
 

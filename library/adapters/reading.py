@@ -246,7 +246,7 @@ def _built(kind: str, own: Mapping[str, Tensor], alpha: float | None) -> FileCha
 
 
 def _check_size(*sides: int) -> None:
-    """Looks whether a change that is made of small parts would be no larger than a layer can be.
+    """Checks whether a change that is made of small parts would be no larger than a layer can be.
 
     Raises:
         ArithmeticError: it would.

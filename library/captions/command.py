@@ -1,4 +1,4 @@
-"""The command purecc_caption.py: pictures in, captions beside them, and what is likely to be wrong with these."""
+"""The command purecc_caption.py: writes captions next to pictures, and reviews them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from library.preflight.finding import Finding, describe_findings
 
 
 def run(words: list[str] | None = None) -> str:
-    """Writes captions, or looks at those that are there; returns what became of each, as text."""
+    """Writes captions or reviews existing ones; returns a report of each."""
     parser = plain_parser(
         "Writes captions that describe everything except the concept. Your own texts are never overwritten.",
         "(FOLDER --trigger ohwx --class_word dog | --dataset_config FILE) [--review]",
@@ -57,7 +57,7 @@ def _config_of(
     """The concepts and their folders.
 
     Raises:
-        ConfigError: both a folder and a file are named, or neither; or they can't be used.
+        ConfigError: both a folder and a file are given, or neither, or they can't be used.
     """
     if (folder is None) == (dataset_config is None):
         raise ConfigError("Command line: give either a folder of images or a --dataset_config.", "Use one of them.")
@@ -77,14 +77,14 @@ def _config_of(
 
 @dataclass
 class _Told:
-    """What there is to say of each picture, and what is wrong."""
+    """The report of each picture, and what is wrong."""
 
     lines: list[str]
     found: list[Finding]
 
 
 def _captioned(concept: Concept, config: DatasetConfig, model: str | None, only_review: bool) -> str:
-    """Writes a concept's captions if they are to be written, and reviews all of them."""
+    """Writes a concept's captions if asked to, and reviews all of them."""
     sources = sources_of(concept, config)
     records = {source.folder: Record(source.folder) for source in sources}
     told = _Told([f"{concept.name}: {len(sources)} images"], [])
@@ -98,7 +98,7 @@ def _captioned(concept: Concept, config: DatasetConfig, model: str | None, only_
 
 
 def _write(sources: Sequence[Source], looking: Looking, told: _Told) -> None:
-    """Writes what may be written."""
+    """Writes the captions that may be written."""
     ours = [source for source in sources if looking.records[source.folder].is_ours(source.file)]
     kept = [source for source in sources if source not in ours]
     if kept:

@@ -1,4 +1,4 @@
-"""The caption that facts make: everything is named, but the concept."""
+"""Composes a caption from facts: it names everything but the concept."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ LEADS = frozenset(
         "across through into onto with within without around next",
     )
 )
-"""Words that a place begins with; before another one comes a comma."""
+"""Words that start a place; other places come after a comma."""
 
 
 @dataclass(frozen=True)
 class Composed:
-    """A caption, and the facts that it leaves out: named by nobody, they are learned with the concept."""
+    """A caption, and the facts that it leaves out: unnamed, they are learned with the concept."""
 
     text: str
     too_long: tuple[str, ...] = ()
-    """What did not fit into the encoders' length."""
+    """Facts that did not fit into the encoders' length."""
     of_the_concept: tuple[str, ...] = ()
-    """What speaks of the concept itself."""
+    """Facts about the concept itself."""
 
 
 def compose(facts: Facts, concept: Concept, looks: Sequence[str], fits: Callable[[str], bool]) -> Composed:
@@ -60,8 +60,8 @@ class _Part:
     """A fact in a caption.
 
     Args:
-        goes: of parts that are too many, the one with the highest number goes first.
-        of_concept: whether it speaks of the subject.
+        goes: if there are too many parts, the one with the highest number is dropped first.
+        of_concept: whether it is about the subject.
     """
 
     text: str
@@ -82,13 +82,13 @@ def _parts_of_style(facts: Facts, concept: Concept) -> list[_Part]:
 
 
 def _others(facts: Facts, concept: Concept) -> list[_Part]:
-    """What else is to be seen. "another dog" is; "the dog" is the subject itself."""
+    """What else is in the picture: "another dog" is, "the dog" is the subject itself."""
     others = [one for one in facts.others if not triggers_in(one, concept.trigger)]
     return [_Part(one, 3) for one in others if without_names(one, concept)]
 
 
 def _said_once(parts: Sequence[_Part]) -> list[_Part]:
-    """The parts that say something, each once."""
+    """The non-empty parts, each once."""
     return list({part.text.lower(): part for part in reversed(parts) if part.text}.values())[::-1]
 
 

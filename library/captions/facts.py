@@ -1,4 +1,5 @@
-"""What is asked of a picture, and what an answer says. An answer is a stranger's text: bounded, and never believed."""
+"""The questions about a picture, and how answers are read. An answer is a stranger's text: bounded and never
+trusted."""
 
 from __future__ import annotations
 
@@ -11,17 +12,17 @@ from typing import Any
 from library.config.dataset import Concept
 
 LONGEST_ANSWER = 8000
-"""Characters of an answer; those that are asked for have a few hundred."""
+"""Most characters of an answer; a good one has a few hundred."""
 MOST_WORDS = 14
-"""Words of one fact."""
+"""Most words of one fact."""
 MOST_OTHERS, MOST_LOOKS = 6, 8
-"""Entries of a list that are read."""
+"""Most entries read from a list."""
 NO_PART_OF_A_PHRASE = re.compile(r"[^\w\s,'’.&%/-]|_")
-"""What captions give a meaning to, such as [V], {a|b} or <lora:...>, and what no phrase needs."""
+"""Characters with a meaning in captions, as in [V], {a|b} or <lora:...>, which no phrase needs."""
 SAYS_NOTHING = frozenset(
     ("", "none", "no", "n/a", "null", "nothing", "unknown", "unclear", "not visible", "not applicable", "empty")
 )
-"""Answers that leave a question open."""
+"""Answers that mean "unknown"."""
 SUBJECT = """\
 This picture shows one {class_word} that matters. Never describe that {class_word}: not its colour, material, shape,
 size, markings, parts, clothes, brand, age, breed or face. Call it "{class_word}" and nothing else.
@@ -51,12 +52,12 @@ AGAIN = "\nYour last answer was not such a JSON object. Answer with the JSON obj
 
 
 class BrokenAnswer(ValueError):
-    """An answer that says nothing that can be used, and why."""
+    """An answer is unusable, and why."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is to be seen in a picture besides the concept; an empty text where nothing is known."""
+    """What a picture shows besides the concept; an empty text where nothing is known."""
 
     medium: str = ""
     shot: str = ""
@@ -69,7 +70,7 @@ class Facts:
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Facts:
-        """The facts that a table names; whatever else is in it is ignored."""
+        """The facts in a table; everything else in it is ignored."""
         texts = {field.name: phrase(said.get(field.name)) for field in fields(cls) if field.name != "others"}
         return cls(**texts, others=phrases(said.get("others"), MOST_OTHERS))
 
@@ -78,17 +79,17 @@ class Facts:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def whole(self) -> str:
-        """All that is named, in one text."""
+        """Everything that is named, in one text."""
         return ", ".join([*(str(getattr(self, field.name)) for field in fields(self)[:-1]), *self.others])
 
 
 def question_for(concept: Concept) -> str:
-    """What is asked of each picture."""
+    """The question about each picture."""
     return (STYLE if concept.kind == "style" else SUBJECT).format(class_word=concept.class_word)
 
 
 def question_of_looks(concept: Concept) -> str:
-    """What is asked once, of several pictures."""
+    """The question that is asked once, about several pictures."""
     return LOOKS.format(class_word=concept.class_word)
 
 
@@ -96,7 +97,7 @@ def read_facts(answer: str) -> Facts:
     """The facts of an answer to `question_for`.
 
     Raises:
-        BrokenAnswer: it is too long, no JSON object, or names none of what was asked.
+        BrokenAnswer: it is too long, not a JSON object, or answers nothing.
     """
     found = Facts.of(_object_in(answer))
     if found == Facts():
@@ -108,7 +109,7 @@ def read_looks(answer: str) -> tuple[str, ...]:
     """The phrases of an answer to `question_of_looks`.
 
     Raises:
-        BrokenAnswer: it is too long, no JSON object, or names none.
+        BrokenAnswer: it is too long, not a JSON object, or has no phrase.
     """
     found = phrases(_object_in(answer).get("looks"), MOST_LOOKS)
     if not found:
@@ -117,7 +118,7 @@ def read_looks(answer: str) -> tuple[str, ...]:
 
 
 def _object_in(answer: str) -> dict[str, Any]:
-    """The JSON object of an answer, whatever stands around it."""
+    """The JSON object in an answer, whatever surrounds it."""
     if len(answer) > LONGEST_ANSWER:
         raise BrokenAnswer(f"it has more than {LONGEST_ANSWER} characters")
     begin, end = answer.find("{"), answer.rfind("}")
@@ -131,13 +132,13 @@ def _object_in(answer: str) -> dict[str, Any]:
 
 
 def phrases(value: Any, most: int) -> tuple[str, ...]:
-    """The phrases of a list, or of a text that stands for one; the first `most`, each once."""
+    """The phrases of a list, or of a text in its place; the first `most`, each once."""
     values = value if isinstance(value, list | tuple) else str(value).split(",") if isinstance(value, str) else []
     return tuple(list(dict.fromkeys(found for one in values if (found := phrase(one))))[:most])
 
 
 def phrase(value: Any) -> str:
-    """A text as part of a caption: short, of words alone, in small letters at its start; "" if it is not a text."""
+    """A text as part of a caption: short, only words, starting in lower case; "" if it is not a text."""
     if not isinstance(value, str):
         return ""
     words = NO_PART_OF_A_PHRASE.sub(" ", value[:LONGEST_ANSWER]).split()

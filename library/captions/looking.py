@@ -1,4 +1,4 @@
-"""Pictures looked at by a model, once each; what was seen is kept, so that composing again needs no model."""
+"""Lets a model look at each picture once. The facts are kept, so that composing again needs no model."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from library.prompts import derive
 from library.report.progress import bar_over
 
 SEEN_TOGETHER = 6
-"""Pictures that the question after a subject's looks shows."""
+"""Most pictures shown with the question about a subject's looks."""
 
 T = TypeVar("T")
 
 
 class Looking:
-    """What is known of a concept's pictures.
+    """What is known about a concept's pictures.
 
     Args:
         records: of each folder.
-        model: that is to have seen them; None: any.
+        model: which must have seen them; None: any.
     """
 
     def __init__(self, concept: Concept, records: Mapping[Path, Record], model: str | None) -> None:
@@ -49,18 +49,18 @@ class Looking:
         self._question = question_for(concept)
 
     def known(self, source: Source) -> Facts | None:
-        """What was seen in a picture as it is now."""
+        """The facts about a picture in its current state."""
         content = of_bytes(read_bytes(source.picture))
         return self.records[source.folder].facts_of(source.picture, content, self._question, self.model)
 
     def known_looks(self) -> tuple[str, ...]:
-        """What describes the subject, as far as it is known."""
+        """What describes the subject, if known."""
         asked = question_of_looks(self.concept)
         found = [look for record in self.records.values() for look in record.looks(asked, self.model)]
         return tuple(dict.fromkeys(found))
 
     def look_at(self, sources: Sequence[Source], open_viewer: Callable[[], Viewer]) -> dict[str, str]:
-        """Asks for what is not known yet; the model is loaded only for that.
+        """Asks for what is not known yet; loads the model only if needed.
 
         Returns:
             Names of pictures whose answer can't be used, and why.
@@ -84,7 +84,7 @@ class Looking:
         return broken
 
     def _look_for_looks(self, sources: Sequence[Source], viewer: Viewer) -> dict[str, str]:
-        """Asks once what belongs to the subject itself."""
+        """Asks once what the subject itself looks like."""
         some = sources[:: -(-len(sources) // SEEN_TOGETHER)]
         question = question_of_looks(self.concept)
         try:
@@ -100,16 +100,16 @@ class Looking:
         return all(one.needed <= one.limit for one in token_counts([complete])[0])
 
     def composed(self, source: Source) -> Composed | None:
-        """The caption that a picture gets; None if nothing is known of it."""
+        """A picture's caption; None if nothing is known about it."""
         facts = self.known(source)
         return None if facts is None else compose(facts, self.concept, self.known_looks(), self._fits)
 
 
 def _asked(viewer: Viewer, images: Sequence[Image], question: str, read: Callable[[str], T]) -> T:
-    """What an answer says; a broken one is asked for once more.
+    """The facts of an answer; asks once more if it is broken.
 
     Raises:
-        BrokenAnswer: the second one is broken as well.
+        BrokenAnswer: the second one is broken, too.
     """
     try:
         return read(viewer.answer(images, question))

@@ -1,4 +1,4 @@
-"""What was written and seen in a folder of pictures, kept beside them: by it, a person's text is known from ours."""
+"""A record in a folder of pictures of what was written and seen, which tells a person's captions from ours."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from library.files.text_file import read_text
 
 RECORD = "purecc_captions.json"
 OF_A_FILE = 4
-"""Texts of one file that are remembered: of a run that was killed, the one before may still be there."""
+"""Most texts remembered per file: after a kill, the previous one may still be there."""
 
 
 class Record:
     """The record of a folder.
 
-    A text is ours if its file is exactly as we have written it: anyone who has changed a letter of it made it theirs.
-    Of a damaged record nothing is known, so that all texts count as a person's.
+    A text is ours if its file is exactly as we wrote it. If the record is damaged, all texts count as a person's.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,14 +39,14 @@ class Record:
             return {}
 
     def is_ours(self, text: Path) -> bool:
-        """Whether a caption file may be written: it is not there, holds nothing, or is as we have left it."""
+        """Whether a caption file may be written: it is missing, empty, or as we left it."""
         if not text.exists():
             return True
         content = text.read_bytes()
         return not content.strip() or of_bytes(content) in self._texts.get(text.name, ())
 
     def write(self, file: Path, text: str) -> None:
-        """Writes a caption. The record knows it before it is there, so that a kill between the two leaves no doubt.
+        """Writes a caption. The record is written first, so a kill between the two leaves no doubt.
 
         Raises:
             StorageError: it can't be written.
@@ -62,15 +61,15 @@ class Record:
 
         Args:
             content: hash of the picture as it is now.
-            question: that was asked; None: whatever it was.
-            model: that was asked; None: whichever it was.
+            question: that was asked; None: any.
+            model: that was asked; None: any.
         """
         entry = _table(self._facts.get(picture.name))
         known = _is_of(entry, question, model) and entry.get("picture") == content
         return Facts.of(_table(entry.get("facts"))) if known else None
 
     def keep_facts(self, picture: Path, content: str, question: str, model: str, facts: Facts) -> None:
-        """Remembers what was seen."""
+        """Saves the facts about a picture."""
         entry = {"picture": content, "question": of_bytes(question.encode()), "model": model}
         self._facts[picture.name] = {**entry, "facts": facts.as_table()}
         self.save()
@@ -80,7 +79,7 @@ class Record:
         return phrases(self._looks.get("looks"), MOST_LOOKS) if _is_of(self._looks, question, model) else ()
 
     def keep_looks(self, question: str, model: str, looks: tuple[str, ...]) -> None:
-        """Remembers the looks."""
+        """Saves the looks."""
         self._looks = {"question": of_bytes(question.encode()), "model": model, "looks": list(looks)}
         self.save()
 

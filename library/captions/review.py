@@ -1,4 +1,4 @@
-"""Captions looked at without a model: concept once, read to their end, nothing of its looks, nothing left unnamed."""
+"""Reviews captions without a model: the concept named once, not too long, without its looks, nothing unnamed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Captioned:
 
     Args:
         caption: as it is in its file.
-        facts: what was seen in the picture, if it was looked at.
+        facts: the facts about the picture, if a model has looked.
         counts: tokens of the complete text.
     """
 
@@ -122,7 +122,7 @@ def _looks(captions: Sequence[Captioned], looks: Sequence[str]) -> Iterator[Find
 
 
 def _unnamed(captions: Sequence[Captioned], concept: Concept, looks: Sequence[str]) -> Iterator[Finding]:
-    """What is seen in all pictures and named in no caption, so that it is learned with the concept."""
+    """What all pictures show and no caption names; it would be learned with the concept."""
     seen = [one.facts for one in captions if one.facts]
     if len(seen) < max(FEW_CAPTIONS, len(captions)):
         return

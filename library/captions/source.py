@@ -20,7 +20,7 @@ from library.prompts import PromptTriple, derive
 
 @dataclass(frozen=True)
 class Source:
-    """A picture, and the file that holds its caption or is to hold it."""
+    """A picture and its caption file, which may not exist yet."""
 
     picture: Path
     file: Path
@@ -28,12 +28,12 @@ class Source:
 
     @property
     def folder(self) -> Path:
-        """Where the picture lies."""
+        """The picture's path."""
         return self.picture.parent
 
 
 def sources_of(concept: Concept, config: DatasetConfig) -> list[Source]:
-    """The pictures of a concept, each once; regularisation pictures are none of them.
+    """The pictures of a concept, each once, without regularisation pictures.
 
     Raises:
         DataError: a folder can't be used.
@@ -50,7 +50,7 @@ def sources_of(concept: Concept, config: DatasetConfig) -> list[Source]:
 def captions_in(
     sources: Sequence[Source], concept: Concept, facts_of: Callable[[Source], Facts | None]
 ) -> tuple[list[Captioned], list[Finding]]:
-    """The captions that are there, and what can't be read or is missing."""
+    """The existing captions, and which are missing or can't be read."""
     texts: list[tuple[Source, str, PromptTriple]] = []
     problems: list[Finding] = []
     bare: list[str] = []

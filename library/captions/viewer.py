@@ -1,6 +1,6 @@
-"""The vision-language model that looks at pictures: Qwen3-VL, by transformers' own classes and no code of the model's.
+"""The vision-language model that looks at pictures: Qwen3-VL with transformers' classes, without the model's code.
 
-Its inputs are put together here: transformers' processor for it needs torchvision, which nothing else of ours does.
+Its inputs are put together here: transformers' processor for it needs torchvision, which nothing else here does.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from library.terminal import say
 
 MODEL_TYPE = "qwen3_vl"
 FILES = ["*.safetensors", "*.json", "*.txt"]
-"""All that is downloaded of a model."""
+"""The files that are downloaded of a model."""
 MOST_TOKENS = 320
-"""Of an answer; facts in JSON have about 120."""
+"""Most tokens of an answer; facts in JSON have about 120."""
 LONGEST_SIDE = 512
-"""Pixels at which pictures are looked at."""
+"""Longest side of pictures for the model, in pixels."""
 BESIDE_WEIGHTS = 2e9
-"""Bytes that are left for pictures, attention and the driver; not measured."""
+"""Bytes reserved for pictures, attention and the driver; not measured."""
 IMAGE = "<|image_pad|>"
 END_OF_TURN = "<|im_end|>"
 
 
 class Viewer(Protocol):
-    """Anyone who answers questions about pictures."""
+    """Answers questions about pictures."""
 
     name: str
-    """Changes when another one would answer."""
+    """Identifies the model."""
 
     def answer(self, images: Sequence[Image], question: str) -> str:
-        """The answer to a question about some pictures, as it comes."""
+        """The raw answer to a question about some pictures."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ KNOWN = (
     Known("Qwen/Qwen3-VL-4B-Instruct", 8.9e9),
     Known("Qwen/Qwen3-VL-2B-Instruct", 4.3e9),
 )
-"""The largest first."""
+"""Largest first."""
 
 
 def best_for(free: float) -> Known:
@@ -83,7 +83,7 @@ def free_memory() -> float:
 
 
 def folder_of(model: str) -> Path:
-    """Where a model lies: its folder, or what was downloaded of one on the hub.
+    """The folder of a model, or its download from the hub.
 
     Raises:
         ModelError: it is neither, or can't be downloaded.
@@ -103,7 +103,7 @@ def folder_of(model: str) -> Path:
 
 
 def open_viewer(model: str | None) -> Viewer:
-    """The model that is named, or else the best one for what is free of the GPU.
+    """The named model, or else the best one for the GPU's free memory.
 
     Raises:
         ModelError: see `folder_of` and `QwenViewer`.
@@ -121,7 +121,7 @@ class QwenViewer:
         name: see `Viewer`.
 
     Raises:
-        ModelError: another model's folder, or an incomplete one.
+        ModelError: not this model's folder, or an incomplete one.
     """
 
     def __init__(self, folder: Path, name: str, device: torch.device) -> None:
@@ -134,7 +134,7 @@ class QwenViewer:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             self._patches: Any = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # of damaged files, transformers and tokenizers raise errors of every kind
+        except Exception as error:  # transformers and tokenizers raise all kinds of errors for damaged files
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(f"{folder} has no tokenizer and image settings of Qwen3-VL: {reason}") from error
         model: Any = load_pretrained(Qwen3VLForConditionalGeneration, folder, torch.bfloat16)
@@ -145,7 +145,7 @@ class QwenViewer:
 
     @torch.no_grad()
     def answer(self, images: Sequence[Image], question: str) -> str:
-        """See `Viewer`. Always the most likely words, so that an answer is the same the next time."""
+        """See `Viewer`. Decodes greedily, so that an answer is reproducible."""
         from transformers import GenerationConfig
 
         given = self.inputs(images, question)

@@ -23,6 +23,7 @@ class FamilySettings:
         layouts: of its LoRA files, by the names that `save_formats` has for them: the programs that each is for.
         usual_layouts: those that are saved if nobody says otherwise.
         attention, feed_forward: ends of the names of these layers in the blocks.
+        text_attention, text_feed_forward: those of them that read one token of the text after the other.
     """
 
     family: str
@@ -33,6 +34,8 @@ class FamilySettings:
     usual_layouts: Sequence[str] = ()
     attention: Sequence[str] = ()
     feed_forward: Sequence[str] = ()
+    text_attention: Sequence[str] = ()
+    text_feed_forward: Sequence[str] = ()
 
 
 FAMILY_SETTINGS: dict[str, FamilySettings] = {}
@@ -89,6 +92,16 @@ def attention_layers() -> list[str]:
 def feed_forward_layers() -> list[str]:
     """Ends of the names of the feed-forward layers."""
     return _each_once(lambda one: one.feed_forward)
+
+
+def text_attention_layers() -> list[str]:
+    """Ends of the names of the attention's layers that read one token of the text after the other."""
+    return _each_once(lambda one: one.text_attention)
+
+
+def text_feed_forward_layers() -> list[str]:
+    """Ends of the names of the feed-forward layers that do so."""
+    return _each_once(lambda one: one.text_feed_forward)
 
 
 def _each_once(names: Callable[[FamilySettings], Iterable[str]]) -> list[str]:

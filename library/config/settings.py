@@ -54,7 +54,6 @@ class PureLearningSettings:
     lambda_: Literal["adaptive"] | float = setting(
         "adaptive", 'Scale of the concept guidance. "adaptive" is lambda* (Eq. 12); a number fixes it.', name="lambda"
     )
-    lambda_min: float | None = setting(None, "Lower limit of lambda*, for example 0. Unset: no limit.")
     v_original: Literal["live", "detached", "frozen"] = setting(
         "detached",
         "Base prediction in L_PureCC: from the student with gradient (live), from the student without "
@@ -64,12 +63,6 @@ class PureLearningSettings:
         "class",
         "Prompt that R(target) is measured against: the empty prompt (null, Eq. 8) or the class without [V] "
         "(class, ours).",
-    )
-    guidance_focus: float = setting(
-        1.0,
-        "Share of each image, where R(target) is strongest, that is kept. 1 keeps all of it (ours).",
-        above=0,
-        at_most=1,
     )
     guidance_lora: bool = setting(
         True, "Keep the extractor's LoRA on while computing R(target). Off: use only its embeddings (authors' release)."
@@ -292,11 +285,6 @@ class Settings:
             raise ConfigError(
                 "pure_learning: merged = true trains the extractor in stage 2, but extractor loads a saved one.",
                 "Remove one of them.",
-            )
-        if pure.lambda_min is not None and pure.lambda_ != "adaptive":
-            raise ConfigError(
-                f"pure_learning: lambda_min clamps lambda*, but lambda is fixed at {pure.lambda_}.",
-                'Remove lambda_min, or set lambda = "adaptive".',
             )
         if not pure.guidance_lora and embeddings.concept_embeddings == "none":
             raise ConfigError(

@@ -86,7 +86,14 @@ OTHERWISE = {
     ),
 }
 """Settings of other trainers that are written in another way here, with how."""
-ELSEWHERE = {name: how for names, how in OTHERWISE.items() for name in names.split()}
+REMOVED = {
+    "guidance_focus": "keeping R(target) only where it is strongest changed nothing that the bench measures",
+    "lambda_min": "clamping lambda* from below changed nothing that the bench measures",
+}
+"""Settings that earlier versions had, and why they are gone."""
+ELSEWHERE = {name: how for names, how in OTHERWISE.items() for name in names.split()} | {
+    name: f"It was removed, because {why}. Delete the line." for name, why in REMOVED.items()
+}
 
 
 def synonyms() -> dict[str, list[str]]:

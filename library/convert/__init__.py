@@ -1,1 +1,1 @@
-"""LoRA files after training: from layout to layout, several made one, made smaller, or put into a checkpoint."""
+"""LoRA files after training: converted, merged, shrunk, or baked into a checkpoint."""

@@ -1,6 +1,6 @@
-"""A LoRA put into a checkpoint for good: tensor by tensor, so that a model larger than memory can be done.
+"""Merges a LoRA into a checkpoint, tensor by tensor, so that the model may be larger than memory.
 
-The new file has the tensors of the old one, in their order and precision. What the precision swallows is measured.
+The new file has the tensors of the old one, in their order and precision. It measures what rounding loses.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ PIECE = 1 << 24
 
 @dataclass
 class Baked:
-    """What came of it.
+    """The result.
 
     Args:
         layers: how many weights were changed.
-        lost: what rounding to the checkpoint's precision took of the update, as a share of its length.
+        lost: the share of the update's length lost by rounding to the checkpoint's precision.
     """
 
     layers: int = 0
@@ -43,7 +43,7 @@ class Baked:
     _squares: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
     def note(self, before: Tensor, after: Tensor, update: Tensor) -> None:
-        """One weight more."""
+        """Adds one weight."""
         self.layers += 1
         self._squares[0] += float((after.float() - before - update).square().sum())
         self._squares[1] += float(update.square().sum())
@@ -115,7 +115,7 @@ def _updates(
     """The update of each tensor by its name in the checkpoint; every layer has found its place.
 
     Raises:
-        ModelError: it has not, or the place does not fit.
+        ModelError: it is missing, or the shape does not fit.
     """
     entries = {name: entry for header in headers.values() for name, entry in header.items() if name != "__metadata__"}
     if any(name.endswith(("scaled_fp8", ".scale_weight")) for name in entries):

@@ -1,4 +1,4 @@
-"""What `purecc_convert.py` does: read, add up, make smaller, write; each step says what it loses."""
+"""What `purecc_convert.py` does: read, add up, shrink, write; each step reports what it loses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from library.files.atomic import saved_at, write_text
 T = TypeVar("T")
 
 OF_THE_OLD_KIND = ("ss_network_module", "ss_network_args")
-"""Metadata that is no longer true where a LoRA was made of another kind."""
+"""Metadata that is no longer true if a LoRA was converted from another kind."""
 OF_THE_OLD_FILE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", FOLDED_SCALE, PEFT_CONFIG)
 """Metadata that is no longer true in another file; alpha, which PEFT's has, is in the weights by then."""
 USUAL_RANK = 64
@@ -60,7 +60,7 @@ class Request:
 
 
 def convert(request: Request) -> list[str]:
-    """Does it; returns what there is to say.
+    """Runs the request; returns a report.
 
     Raises:
         ConfigError: the request contradicts itself, or a file is in the way.
@@ -98,7 +98,7 @@ def convert(request: Request) -> list[str]:
 
 
 def _as_lora(path: Path, file: LoraFile, rank: int) -> tuple[dict[str, LayerWeights], list[str]]:
-    """A file's layers as a LoRA, and what there is to say of those that are not exactly one."""
+    """A file's layers as a LoRA, and notes on those that are not exactly one."""
     if not file.whole:
         return file.layers, []
     layers, lost = closest(file.whole, rank)
@@ -128,7 +128,7 @@ def _check_layout(request: Request, names: LoraNames) -> None:
 
 
 def _output_of(request: Request) -> Path:
-    """Where the result goes; nothing is there, or the user agreed to lose it."""
+    """The path of the result. Nothing is there, or the user agreed to replace it."""
     layouts = {name: layout for names in reversed(ALL_NAMES) for name, layout in names.layouts.items()}
     if request.model is None and request.to is None:
         raise ConfigError(
@@ -200,7 +200,7 @@ def _check_families(paths: Sequence[Path], files: Sequence[LoraFile]) -> None:
 
 
 def _write(request: Request, files: Sequence[LoraFile], layers: Mapping[str, LayerWeights], output: Path) -> list[str]:
-    """Writes the file and reads it back; says what rounding lost."""
+    """Writes the file and reads it back; reports what rounding lost."""
     dtypes = {file.dtype for file in files}
     own = dtypes.pop() if len(dtypes) == 1 else torch.float32
     dtype = PRECISIONS[request.precision] if request.precision else own
@@ -236,7 +236,7 @@ def _error(layer: LayerWeights, back: LayerWeights | None) -> float:
 
 
 def _metadata_of(request: Request, files: Sequence[LoraFile], layers: Mapping[str, LayerWeights]) -> dict[str, str]:
-    """Of one file what it said; of several what they agree on, and that they were merged."""
+    """One file's metadata; of several, what they agree on, and that they were merged."""
     first = files[0].metadata
     kept = {
         key: value

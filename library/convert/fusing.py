@@ -210,7 +210,7 @@ def _save(
 
 
 def _fitting(parts: Opened, loras: Sequence[Path]) -> list[dict[str, LayerWeights]]:
-    """The layers of each LoRA, looked at on a model without numbers before minutes are spent on the real one.
+    """The layers of each LoRA, checked on the meta device before minutes are spent on the real model.
 
     Raises:
         ModelError: one is not for this model.

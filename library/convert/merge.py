@@ -14,10 +14,10 @@ Layers = Mapping[str, LayerWeights]
 
 
 def merged(loras: Sequence[Layers], strengths: Sequence[float]) -> dict[str, LayerWeights]:
-    """One LoRA that does what all do at once: their downs stacked, their ups side by side.
+    """One LoRA that acts like all of them together: their downs stacked, their ups side by side.
 
     Args:
-        strengths: how strongly each acts, 1 as trained.
+        strengths: the strength of each, 1 as trained.
 
     Raises:
         ModelError: two of them have different shapes for one layer.

@@ -1,4 +1,4 @@
-"""A LoRA of a lower rank, or of any: each update keeps its largest singular directions. It says what is lost."""
+"""Lowers a LoRA's rank: each update keeps its largest singular directions. It reports what is lost."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from library.adapters.network import LayerWeights
 
 @dataclass(frozen=True)
 class Lost:
-    """What a lower rank took away, as shares of the update's length.
+    """What a lower rank lost, as shares of the update's length.
 
     Args:
         overall: of the whole LoRA.
-        worst: of the layer that lost most.
+        worst: of the layer that lost the most.
         layer: its name.
     """
 

@@ -15,19 +15,19 @@ ENDINGS = (".txt", ".caption")
 
 
 def endings_of(subset: Subset) -> tuple[str, ...]:
-    """The endings that caption files of a subset may have, the first of which counts first."""
+    """The endings that caption files of a subset may have, first one first."""
     given = subset.caption_extension
     return ENDINGS if not given else (given if given.startswith(".") else f".{given}",)
 
 
 def caption_file_of(image: Path, subset: Subset) -> Path | None:
-    """The caption file beside a picture, if there is one."""
+    """The caption file next to a picture, if there is one."""
     files = [image.with_suffix(ending) for ending in endings_of(subset)]
     return next((file for file in files if file.is_file()), None)
 
 
 def misnamed_captions_of(image: Path, subset: Subset) -> list[str]:
-    """Names of files beside a picture without a caption that look meant as one: dog.TXT, dog.png.txt, dog.txt.txt."""
+    """Files next to a picture without a caption that look like a misnamed one: dog.TXT, dog.png.txt, dog.txt.txt."""
     names = []
     for ending in dict.fromkeys([*endings_of(subset), *ENDINGS]):
         names += [f"{image.stem}{one}" for one in (ending, ending.upper(), ending.title(), 2 * ending)]
@@ -39,7 +39,7 @@ def read_caption(file: Path) -> str:
     """A caption file; see `read_text`.
 
     Raises:
-        DataError: another encoding, no text at all, far too long for a caption, or gone.
+        DataError: another encoding, not text, far too long for a caption, or missing.
     """
     return read_text(file, "The caption", DataError)
 
@@ -47,8 +47,8 @@ def read_caption(file: Path) -> str:
 def captions_of(image: Path, subset: Subset) -> tuple[list[str], str]:
     """A picture's captions, one of which each epoch draws, and where they come from.
 
-    The caption file beside the picture counts first, then `caption_templates`, then `class_tokens`. Of a file of
-    several lines the first counts; with `enable_wildcard` all do.
+    The caption file next to the picture counts first, then `caption_templates`, then `class_tokens`. If a file has
+    several lines, the first counts; with `enable_wildcard`, all do.
 
     Raises:
         DataError: there is none of the three, or the file can't be read; see `read_caption`.

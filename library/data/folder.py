@@ -1,4 +1,4 @@
-"""A data folder, looked at once: what is used, what is a system's own, and what looks meant and is left out."""
+"""A data folder, read once: what is used, what belongs to the system, and what looks meant but is left out."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ UNREAD = {
         ("Raw camera files are not supported.", "Convert them to PNG or JPEG."),
     ),
 }
-"""Endings of files that look like pictures to train on and are not read: why, and what to do."""
+"""Endings of files that look like training pictures but are not read: why, and what to do."""
 NO_CAPTIONS = frozenset({"readme", "license", "licence", "notes", "prompts", "requirements"})
-"""Names of texts, in lower case, that nobody takes for a picture's caption."""
+"""Names of text files, in lower case, that are clearly not captions."""
 MOST_COUNTED = 10_000
-"""Files in the folders inside a folder that are looked at."""
+"""Most files checked in a folder's subfolders."""
 LISTED = 4
-"""Names that a sentence lists."""
+"""Most names listed in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LeftOut:
     """Files or folders that look meant for training and are not used.
 
     Attributes:
-        folder: in which they lie.
+        folder: that contains them.
         why: they are not used, a sentence.
         remedy: a sentence.
     """
@@ -55,7 +55,7 @@ class LeftOut:
 
 
 def named(names: Sequence[str]) -> str:
-    """The first of many names, and how many more there are."""
+    """The first names, and how many more there are."""
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
@@ -81,7 +81,7 @@ def find_images(folder: str) -> list[Path]:
 
 
 def instead_of_pictures(folder: Path) -> tuple[str, str]:
-    """What a folder without pictures holds instead, a sentence with a space before it if there is any; what to do."""
+    """What a folder without pictures contains instead, as a sentence after a space, or ""; and what to do."""
     found = [*_unread_pictures(folder), *_folders_inside(folder, frozenset())]
     if found:
         return f" {found[0]}", found[0].remedy
@@ -89,7 +89,7 @@ def instead_of_pictures(folder: Path) -> tuple[str, str]:
 
 
 def left_out_of(config: DatasetConfig) -> list[LeftOut]:
-    """What looks meant in the folders of a config, masks included, and is not used."""
+    """Files in the folders of a config, masks included, that look meant but are not used."""
     subsets = [subset for dataset in config.datasets for subset in dataset.subsets]
     given = [folder for subset in subsets for folder in (subset.image_dir, subset.conditioning_data_dir) if folder]
     used = frozenset(Path(folder).expanduser().resolve() for folder in given)
@@ -118,7 +118,7 @@ def _unread_pictures(folder: Path) -> Iterator[LeftOut]:
 
 
 def _unread_captions(folder: Path, subset: Subset) -> Iterator[LeftOut]:
-    """Captions that are misnamed, and those of no picture."""
+    """Misnamed captions, and captions without a picture."""
     read: set[str] = set()
     misnamed: dict[str, str] = {}
     for picture in pictures_in(folder):

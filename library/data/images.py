@@ -1,4 +1,4 @@
-"""Pictures: seen in the right colours and the right way up, and brought to the size of their bucket."""
+"""Pictures, in the right colours, the right way up, and in the size of their bucket."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ INTERPOLATIONS = {
 }
 """PIL's way for each `resize_interpolation`."""
 NUMBERS = {"I": "32-bit integers", "F": "floating-point numbers"}
-"""What pictures hold, by PIL's mode, that have no brightest value."""
+"""The content of pictures without a brightest value, by PIL's mode."""
 ORIENTATION = 0x0112
-"""EXIF's tag for how a picture is turned."""
+"""EXIF's tag for a picture's rotation."""
 
 
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
-    """A picture as RGB, in sRGB, turned the way its EXIF says; what is transparent becomes white, of several the first.
+    """A picture as RGB, in sRGB, rotated as its EXIF says, transparency as white; the first one of an animation.
 
     Args:
         content: see `opened`.
 
     Raises:
-        DataError: see `image_size`, or cut off.
+        DataError: see `image_size`, or it is truncated.
     """
 
     def as_seen(file: Image.Image) -> Image.Image:
@@ -64,7 +64,7 @@ def is_transparent(image: Image.Image) -> bool:
 
 
 def has_several(path: Path) -> bool:
-    """Whether a file holds an animation or several pages, of which the first is learned."""
+    """Whether a file has several frames or pages; only the first is used."""
     return opened(path, lambda file: file.format != "MPO" and getattr(file, "n_frames", 1) > 1)
 
 
@@ -76,14 +76,14 @@ def _check_mode(path: Path, file: Image.Image) -> None:
 
 
 def in_8_bits(image: Image.Image) -> Image.Image:
-    """A grey picture of 16 bits, which PIL would cut at 255 instead of scaling it, in 8; any other as it is."""
+    """A 16-bit grey picture scaled to 8 bits, which PIL would clip at 255; any other unchanged."""
     if not image.mode.startswith("I;16"):
         return image
     return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """A picture with a colour profile of its own, such as a phone's or a printer's, as a screen shows it."""
+    """A picture with its own colour profile, such as a phone's or a printer's, converted to sRGB."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
         return image
@@ -100,10 +100,10 @@ def _in_srgb(image: Image.Image) -> Image.Image:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) as it is seen, EXIF turn included, without decoding the picture.
+    """(width, height) as displayed, with its EXIF rotation, without decoding the picture.
 
     Raises:
-        DataError: not a picture, suspiciously huge, cut off, or of numbers that are not colours.
+        DataError: not a picture, suspiciously huge, truncated, or with numbers that are not colours.
     """
 
     def size(file: ImageFile.ImageFile) -> tuple[int, int]:
@@ -121,7 +121,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def _is_decoded(file: Image.Image) -> bool:
-    """Whether PIL makes a picture of it all the same; then nobody misses what the file lacks."""
+    """Whether PIL can decode it anyway; then nothing important is missing."""
     try:
         file.load()
     except MemoryError:
@@ -132,7 +132,8 @@ def _is_decoded(file: Image.Image) -> bool:
 
 
 def _exif_of(file: Image.Image, path: Path) -> Image.Exif:
-    """A picture's EXIF. Of a PNG, PIL decodes all pixels for it, as it may stand behind them; mostly it does not."""
+    """A picture's EXIF. For a PNG, PIL would decode all pixels, because EXIF may come after them; usually it
+    doesn't."""
     if not isinstance(file, PngImageFile):
         return file.getexif()
     kinds = list(png_chunks(path))
@@ -150,7 +151,7 @@ def fit(
     """The picture scaled to cover `size`, (width, height), and cut at its edges: (3, H, W), float32, in -1 .. 1.
 
     Args:
-        centering: where it is cut, across and down: 0 keeps the start, 1 the end, 0.5 cuts evenly.
+        centering: where it is cropped, across and down: 0 keeps the start, 1 the end, 0.5 cuts evenly.
         interpolation: a value of `resize_interpolation`.
     """
     covered = ImageOps.fit(image, size, INTERPOLATIONS[interpolation], centering=centering)
@@ -160,7 +161,7 @@ def fit(
 
 @dataclass(frozen=True)
 class Buckets:
-    """The sizes that pictures of a dataset are brought to.
+    """The sizes to which pictures of a dataset are resized.
 
     Args:
         dataset: its resolution and bucket settings.
@@ -197,7 +198,7 @@ class Buckets:
 
     @cached_property
     def _all_sizes(self) -> list[tuple[int, int]]:
-        """For every width the tallest bucket that keeps the area, and the same lying down."""
+        """For every width the tallest bucket that keeps the area, and the same in landscape."""
         area = math.prod(self.dataset.resolution)
         low, high, step = self.dataset.min_bucket_reso, self.dataset.max_bucket_reso, self.dataset.bucket_reso_steps
         sides = range(math.ceil(low / step) * step, min(high, area // low) + 1, step)

@@ -1,4 +1,4 @@
-"""What can be seen in a picture without a model: its likeness to others, its sharpness, its surroundings."""
+"""What a picture tells without a model: its similarity to others, its sharpness, its surroundings."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LOOKED_AT = 384
 """Longest side, in pixels, at which sharpness is measured, so that large and small pictures compare."""
 HASH_SIDE = 8
 NEAR = 5
-"""Of 64 bits of two pictures' hashes, at most N differ where the pictures are nearly the same."""
+"""Two pictures are nearly the same if at most N of the 64 bits of their hashes differ."""
 GRID, RING = 10, 2
-"""Cells that a picture is divided into each way, and how many of them from the edge count as surroundings."""
+"""Cells per side of a picture, and how many from the edge count as surroundings."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is seen in one picture.
+    """What one picture shows.
 
     Attributes:
         hash: 64 bits, whether brightness falls or rises from cell to cell; similar for similar pictures.
@@ -41,7 +41,7 @@ class Look:
 
 
 def look_at(path: Path) -> Look:
-    """Looks at one picture; nothing of its pixels is kept.
+    """Examines one picture; its pixels are not kept.
 
     Raises:
         DataError: it can't be read.
@@ -69,7 +69,7 @@ def _surroundings(image: Image.Image) -> np.ndarray:
 
 
 def same_files(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Files that hold the same, each with the first of them; only those of one length are read."""
+    """Identical files, each with the first of its kind; only files of equal length are read."""
     of_length: dict[int, list[Path]] = defaultdict(list)
     for path in paths:
         of_length[path.stat().st_size].append(path)
@@ -85,7 +85,7 @@ def same_files(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
 
 
 def nearly_same(looks: Sequence[Look]) -> list[tuple[int, int]]:
-    """Places of pictures that show nearly the same; plain surfaces, whose hashes say nothing, are none of them."""
+    """Indices of pictures that show nearly the same, without plain surfaces, whose hashes mean nothing."""
     hashes = np.stack([look.hash for look in looks])
     near = (hashes[:, None] != hashes).sum(2) <= NEAR
     varied = np.asarray(hashes.any(1))
@@ -94,7 +94,7 @@ def nearly_same(looks: Sequence[Look]) -> list[tuple[int, int]]:
 
 
 def surroundings_differ(looks: Sequence[Look]) -> float:
-    """Mean difference of the colours along the edges over all pairs of pictures, 0 where all are the same."""
+    """Mean difference of the colours along the edges over all pairs of pictures, 0 if all are the same."""
     rings = np.stack([look.surroundings for look in looks])
     pairs = [np.abs(rings[index + 1 :] - ring).mean((1, 2)) for index, ring in enumerate(rings[:-1])]
     return float(np.concatenate(pairs).mean())

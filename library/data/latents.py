@@ -1,4 +1,4 @@
-"""The pictures' latents and masks: encoded once, kept in the cache, read from there batch by batch."""
+"""The pictures' latents and masks: encoded once, kept in the cache, and read from there batch by batch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from library.models.family import FlowModel
 from library.models.interface import Progress
 
 SEEN = 2
-"""How pictures are decoded; grows with every change of it, so that latents made before are made again."""
+"""Version of how pictures are decoded; a new one makes old latents obsolete."""
 
 
 class Latents:
     """The pictures' latents, encoded once; in memory is what the cache holds there, however many pictures there are.
 
     Args:
-        reg_weight: what regularisation pictures count.
+        reg_weight: the weight of regularisation pictures.
     """
 
     def __init__(self, model: FlowModel, cache: Cache, reg_weight: float = 1.0) -> None:
@@ -40,7 +40,7 @@ class Latents:
         """Finds or computes the latents of these pictures, mirrored and in all their crops where the subset says so.
 
         Raises:
-            DataError: a picture can't be read, or is gone.
+            DataError: a picture can't be read or no longer exists.
         """
         for picture in progress(list(pictures)):
             source = _Source(picture)
@@ -58,13 +58,13 @@ class Latents:
         return self.cache.at(self.place(picture))["mean"]
 
     def place(self, picture: Picture) -> str:
-        """Where a picture's latents are in the cache: other for other content, size, cut or encoder."""
+        """The place of a picture's latents in the cache: depends on content, size, crop and encoder."""
         return self._latents[_way(picture, False, 0)]
 
     def emphasis(self, draws: Sequence[Draw]) -> Tensor | None:
-        """How much each place of these pictures counts in the concept loss, (B, 1, h, w); None if all of it does.
+        """The weight of each place of these pictures in the concept loss, (B, 1, h, w); None if all are 1.
 
-        A mask takes places out; a regularisation picture counts with `reg_weight`, or not at all if it only ties.
+        A mask excludes places. A regularisation picture has `reg_weight`, or 0 if it only ties.
         """
         ways = [_way(draw.picture, draw.mirrored, draw.crop) for draw in draws]
         if not any(way in self._masks for way in ways) and not any(draw.picture.subset.is_reg for draw in draws):
@@ -108,7 +108,7 @@ class Latents:
 
 
 class _Source:
-    """A picture's file and its mask, each read once, and decoded once when it is needed.
+    """A picture's file and its mask, each read once, and decoded once on demand.
 
     Raises:
         DataError: it can't be read, or is gone.
@@ -134,12 +134,12 @@ class _Source:
 
     @cached_property
     def mask(self) -> Image.Image:
-        """White where the picture counts."""
+        """The mask, white where the picture counts."""
         picture = self.picture
         return read_mask(picture.mask, self.mask_content) if picture.mask else alpha_of(picture.path, self.mask_content)
 
 
 def _way(picture: Picture, mirrored: bool, crop: int) -> Hashable:
-    """What tells latents of a run apart."""
+    """The keys that tell a run's latents apart."""
     treatment = (picture.subset.resize_interpolation, picture.subset.alpha_mask, picture.mask)
     return picture.path, picture.size, mirrored, picture.crops[crop], treatment

@@ -1,4 +1,4 @@
-"""Which places of a picture count in the concept loss: its transparency, or a mask picture of the same name."""
+"""Which places of a picture count in the concept loss: from its transparency, or a mask of the same name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def find_masks(subset: Subset) -> dict[str, Path] | None:
             f"conditioning_data_dir: the folder {folder.absolute()} doesn't exist.",
             "Relative paths start at the folder where you run the command.",
         )
-    return {file.stem: file for file in reversed(pictures_in(folder))}  # of two with one name, the first counts
+    return {file.stem: file for file in reversed(pictures_in(folder))}  # if two have the same name, the first counts
 
 
 def mask_file_of(image: Path, subset: Subset, masks: dict[str, Path] | None) -> Path | None:
@@ -61,7 +61,7 @@ def read_mask(path: Path, content: bytes) -> Image.Image:
 
 
 def has_alpha(path: Path, content: bytes) -> bool:
-    """Whether a picture may have transparent places; it is not decoded.
+    """Whether a picture may have transparent places, without decoding it.
 
     Args:
         content: of the file.

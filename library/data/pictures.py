@@ -1,4 +1,4 @@
-"""The user's pictures as the trainer sees them: captions, buckets and the order they come in."""
+"""The user's pictures as the trainer sees them: captions, buckets and order."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Picture:
     subset: Subset
     prompts: tuple[PromptTriple, ...]
     crops: tuple[tuple[float, float], ...] = ((0.5, 0.5),)
-    """Where it may be cut to its bucket, across and down; see `fit`."""
+    """Its possible crops to its bucket, across and down; see `fit`."""
     mask: Path | None = None
-    """A picture that says which places of it count."""
+    """The mask: which places of it count."""
 
     @property
     def cut_away(self) -> float:
-        """The share of its area that is cut off where it covers its bucket, 0 to 1."""
+        """The share of its area that is cropped to fit its bucket, 0 to 1."""
         (width, height), (own_width, own_height) = self.size, self.original_size
         scale = max(width / own_width, height / own_height)
         return 1 - width * height / (own_width * own_height * scale**2)
@@ -89,7 +89,7 @@ def find_pictures(
 
 
 def _files_of(subset: Subset, problems: list[PureCCError]) -> tuple[list[Path], dict[str, Path] | None]:
-    """The pictures of a subset, and its masks; none of both if a folder can't be used."""
+    """The pictures of a subset, and its masks; neither if a folder can't be used."""
     try:
         return find_images(subset.image_dir), find_masks(subset)
     except DataError as error:
@@ -107,7 +107,7 @@ def split_validation(
 ) -> tuple[list[list[Picture]], list[Picture]]:
     """The pictures to train on, and those that `validation_split` keeps for the validation loss.
 
-    Regularisation pictures are all trained on, and so is at least one other picture of each dataset.
+    All regularisation pictures are trained on, and at least one other picture of each dataset.
     """
     training, kept = [], []
     for number, (dataset, pictures) in enumerate(zip(config.datasets, datasets, strict=True)):
@@ -124,8 +124,8 @@ def split_validation(
 class PictureOrder:
     """Which pictures each batch shows: depends only on seed and number of the batch, so a resumed run continues it.
 
-    An epoch shows every picture `num_repeats` times, shuffled; a batch is of one size and one dataset. Where
-    a dataset has regularisation pictures, as many of them come in between, over the epochs all in turn.
+    An epoch shows every picture `num_repeats` times, shuffled; a batch is of one size and one dataset. In a dataset
+    with regularisation pictures, an equal number of them is mixed in, taking turns over the epochs.
 
     Args:
         datasets: the pictures of each dataset.

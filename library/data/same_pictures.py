@@ -1,4 +1,4 @@
-"""What a run was trained on, kept beside its results, so that a resumed run says what has changed meanwhile."""
+"""What a run was trained on, kept with its results, so that a resumed run can report what has changed since."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from library.terminal import say
 
 FILE = "pictures.json"
 NAMED = 4
-"""Changed pictures that are named."""
+"""Most changed pictures that are named."""
 
 
 def note_pictures(folder: Path, pictures: Sequence[Picture], latents: Latents, resumed: bool) -> None:
-    """Writes what each picture and its captions hash to; a resumed run says first what is other than it was.
+    """Writes the hashes of each picture and its captions; a resumed run first reports what has changed.
 
     Args:
         folder: of the run's results.
@@ -41,7 +41,7 @@ def note_pictures(folder: Path, pictures: Sequence[Picture], latents: Latents, r
 
 
 def _hashes(pictures: Sequence[Picture], latents: Latents) -> dict[str, dict[str, str]]:
-    """Of each file, one hash of its latents in every dataset and one of its texts."""
+    """For each file, one hash of its latents in every dataset and one of its texts."""
     places, texts = defaultdict(list), defaultdict(list)
     for picture in pictures:
         places[str(picture.path)].append(latents.place(picture))
@@ -53,7 +53,7 @@ def _hashes(pictures: Sequence[Picture], latents: Latents) -> dict[str, dict[str
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
-    """What was written; nothing if it can't be read, for it is only there to compare."""
+    """The saved hashes; empty if they can't be read, because they are only for comparison."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

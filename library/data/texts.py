@@ -1,4 +1,4 @@
-"""Prompts with their text states: each text is encoded once, ever."""
+"""Prompts with their text states: each text is encoded only once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from library.models.interface import Progress, Prompt, TextStates
 from library.prompts import triggers_in, with_trigger
 
 ENCODED_AT_ONCE = 256
-"""Texts that are encoded before the first of them is kept: the encoders are read once for all of them."""
+"""Most texts encoded before the first is saved: the encoders are loaded once for all of them."""
 TOKENS_HELD = 4096
-"""Texts whose tokens of the trigger stay in memory."""
+"""Most texts whose trigger tokens stay in memory."""
 
 
 class TriggerLayout:
@@ -50,7 +50,7 @@ class TriggerLayout:
 
     @property
     def vectors(self) -> int:
-        """Vectors of a block."""
+        """The number of vectors per block."""
         return sum(self.counts)
 
     def find(self, text: str, model: FlowModel) -> list[ConceptToken]:

@@ -1,4 +1,4 @@
-"""Variants of a caption: tags shuffled and dropped, wildcards drawn. All are known before training and encoded once."""
+"""Variants of a caption: shuffled and dropped tags, drawn wildcards. All are known before training and encoded once."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from library.chance import seed_for
 from library.config.dataset import PLACEHOLDER, Subset
 
 OPENED, CLOSED = "\x01", "\x02"
-"""Stand for {{ and }}, which are braces that are not wildcards, while wildcards are drawn."""
+"""Stand for {{ and }}, literal braces, while wildcards are drawn."""
 BRACES = re.compile(r"([{}])")
 MOST_NESTED = 64
-"""Wildcards that may be in each other; a brace deeper inside stays a brace."""
+"""Deepest nesting of wildcards; deeper braces stay braces."""
 COUNT = re.compile(r"(\d{0,9})(?:-(\d{1,9}))?")
-"""How many of its choices a wildcard draws: "2" or "1-3"; nothing means one."""
+"""How many choices a wildcard draws: "2" or "1-3"; empty means one."""
 
 
 def makes_variants(subset: Subset, captions: Sequence[str]) -> bool:
-    """Whether a subset's captions are not always the same."""
+    """Whether a subset's captions vary."""
     wild = subset.enable_wildcard and any("{" in caption or "}" in caption for caption in captions)
     return subset.shuffle_caption or subset.caption_tag_dropout_rate > 0 or wild
 
@@ -43,9 +43,9 @@ def variants_of(
 
 
 def drawn(caption: str, chance: random.Random) -> str:
-    """A caption whose wildcards are drawn: {a|b} becomes a or b, {2$$, $$a|b|c} two of three; {{ and }} are braces."""
+    """A caption with drawn wildcards: {a|b} becomes a or b, {2$$, $$a|b|c} two of three; {{ and }} are braces."""
     text = caption.replace("{{", OPENED).replace("}}", CLOSED)
-    levels: list[list[str]] = [[]]  # what is read so far: of the whole, and of each wildcard that is still open
+    levels: list[list[str]] = [[]]  # the text so far: of the whole, and of each open wildcard
     for piece in BRACES.split(text):
         if piece == "{" and len(levels) <= MOST_NESTED:
             levels.append([])

@@ -1,4 +1,4 @@
-"""Whether a picture's file goes to the picture's end, told by its structure alone: no pixel is decoded for it."""
+"""Whether a picture's file is complete, told by its structure alone: no pixel is decoded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from PIL import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 END_OF_JPEG = b"\xff\xd9"
-"""Marker behind a JPEG's pixels, which can't hold it: there, 0 follows every 255."""
+"""The marker after a JPEG's pixels, which can't contain it: there, 0 follows every 255."""
 TAIL = 1 << 16
-"""Bytes at the end of a JPEG in which the marker mostly is; phones put more behind it."""
+"""Bytes at the end of a JPEG that usually contain the marker; phones append more."""
 OFFSETS_AND_LENGTHS = ((273, 279), (324, 325))
 """TIFF's tags for where strips, or tiles, begin and how many bytes each has."""
 BEGIN_OF_AVIF = 16
@@ -21,10 +21,10 @@ BEGIN_OF_AVIF = 16
 
 
 def seems_cut_off(file: ImageFile.ImageFile, path: Path) -> bool:
-    """Whether the file ends before the picture does. WebP is not looked at: PIL does not open one that is cut off.
+    """Whether the file is truncated. WebP isn't checked: PIL doesn't open a truncated one.
 
     Args:
-        file: as PIL has just opened it.
+        file: as just opened by PIL.
         path: of it.
     """
     looks = {
@@ -40,7 +40,7 @@ def seems_cut_off(file: ImageFile.ImageFile, path: Path) -> bool:
 
 
 def png_chunks(path: Path) -> Iterator[bytes]:
-    """The kinds of a PNG's chunks, in order, up to its end or to where it is cut off."""
+    """The types of a PNG's chunks, in order, as far as they are complete."""
     with path.open("rb") as file:
         file.seek(8)
         while len(begin := file.read(8)) == 8:
@@ -52,7 +52,7 @@ def png_chunks(path: Path) -> Iterator[bytes]:
 
 
 def _has_end_of_jpeg(path: Path, pixels: int) -> bool:
-    """Whether the marker stands anywhere behind the byte where the pixels begin."""
+    """Whether the marker is anywhere after the start of the pixels."""
     with path.open("rb") as file:
         file.seek(max(pixels, path.stat().st_size - TAIL))
         if END_OF_JPEG in file.read():
@@ -67,7 +67,7 @@ def _length_in_bmp(path: Path) -> int:
 
 
 def _read_to(file: ImageFile.ImageFile) -> int:
-    """How far PIL has read: to where the pixels begin."""
+    """How far PIL has read: to the start of the pixels."""
     assert file.fp is not None, "it is open"
     return file.fp.tell()
 
@@ -83,14 +83,14 @@ def _end_of_tiff(file: ImageFile.ImageFile) -> int:
 
 
 def _end_of_avif(path: Path) -> int:
-    """Where the last of its parts ends, as it says itself."""
+    """The end of its last part, by its own header."""
     with path.open("rb") as file:
         at = 0
         while len(begin := file.read(BEGIN_OF_AVIF)) >= 8:
             length = int.from_bytes(begin[:4], "big")
             if length == 1:
                 length = int.from_bytes(begin[8:], "big")
-            if length < 8:  # 0: up to the end of the file
+            if length < 8:  # 0: to the end of the file
                 break
             at += length
             file.seek(at)

@@ -1,4 +1,4 @@
-"""Pictures of prompts: the one call that draws them, no matter who asks."""
+"""Draws pictures of prompts; every caller uses this."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def draw_latents(
     """Latents (B, C, h, w), float32, of pictures of these texts in one batch.
 
     Args:
-        texts: prepared, one a picture.
-        noise: what each picture begins from, (B, C, h, w).
+        texts: prepared, one per picture.
+        noise: the start of each picture, (B, C, h, w).
         guidance_scale: 1 does without the negative prompt.
         negative: prepared; what guidance pushes away from.
         shift: of the noise levels; None: the model's own.
@@ -61,7 +61,7 @@ def draw_as_set(
     steps: int | None = None,
     guidance_scale: float | None = None,
 ) -> Tensor:
-    """The same as [samples] says, where nothing else is set: as sheets are drawn."""
+    """The same with the settings of [samples], as sheets are drawn."""
     samples = parts.settings.samples
     return draw_latents(
         parts,

@@ -42,7 +42,7 @@ def generate(
 
     Args:
         lora: in any layout; its part for the text encoders is left out, and the run says so.
-        concept_file: its concept embeddings; None: the trigger word alone.
+        concept_file: its concept embeddings; None: only the trigger word.
         concepts: what [V] stands for where there is no concept file.
         strength: of the LoRA, 1 as trained. The embeddings always act whole.
         size: width and height of pictures whose prompt names no other.
@@ -57,7 +57,7 @@ def generate(
     opened = build_parts(settings, concepts)
     samples = [parse(prompt, concepts, "--prompt") for prompt in prompts]
     changes, left_out = load_changes(lora, opened.model.depth)
-    # On a model without numbers, before minutes are spent on texts and the real one.
+    # On the meta device, before spending minutes on texts and the real model.
     check_fit(opened.model.counted().transformer, changes, str(lora))
     for line in left_out:
         say(line)
@@ -79,7 +79,7 @@ def generate(
 
 
 def check_layout(parts: Opened, name: str, saved: SavedConcept, source: Path) -> None:
-    """Looks whether this model splits the trigger into as many tokens as in training.
+    """Checks that this model splits the trigger into as many tokens as in training.
 
     Raises:
         ModelError: it does not.

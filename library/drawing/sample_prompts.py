@@ -19,7 +19,7 @@ from library.prompts import NULL_PROMPT, PromptTriple, triggers_in, without_conc
 
 OPTIONS = {"w": int, "h": int, "d": int, "s": int, "l": float, "n": str, "g": float, "fs": float}
 """--w width, --h height, --d seed, --s steps, --l guidance scale, --n negative prompt, --fs shift of the noise levels.
---g, which sd-scripts has for distilled models, is read and changes nothing."""
+--g, which sd-scripts has for distilled models, is accepted and has no effect."""
 PASSED_OVER = {
     "ss": "sheets use Euler's method, as ComfyUI does for this model",
     "cn": "ControlNet is not supported",
@@ -28,7 +28,7 @@ PASSED_OVER = {
     "ctr": "it is for Lumina",
     "rcfg": "it is for Lumina",
 }
-"""Options of sd-scripts that change nothing here, and why."""
+"""Options of sd-scripts that have no effect here, and why."""
 KEYS = {
     "width": "w",
     "height": "h",
@@ -47,22 +47,22 @@ KEYS = {
 }
 """The keys of prompts in TOML and JSON, with the options they stand for."""
 LARGEST = (1 << 63) - 1
-"""The largest number of an option: a seed is one of 64 bits."""
+"""The largest number of an option: a seed has 64 bits."""
 UNRELATED = ("a red car in a street", "a bowl of fruit on a table")
-"""Prompts without concept or class, where the user names none."""
+"""Default prompts without concept or class."""
 SHOWN = 60
-"""Characters of a wrong value that a message shows."""
+"""Most characters of a wrong value in a message."""
 
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """A prompt to draw; what is None is as the run's settings say."""
+    """A prompt to draw; None means the run's setting."""
 
     text: str
     kind: str
     """"concept", "class" or "unrelated"."""
     base: str
-    """The same prompt without any concept: what the pretrained model is shown."""
+    """The same prompt without any concept: what the pretrained model draws."""
     negative: str = NULL_PROMPT
     width: int | None = None
     height: int | None = None
@@ -71,7 +71,7 @@ class SamplePrompt:
     guidance_scale: float | None = None
     shift: float | None = None
     passed_over: tuple[str, ...] = ()
-    """A sentence for each option of its line that changes nothing here."""
+    """A sentence for each option of its line that has no effect here."""
 
 
 def parse(line: str, concepts: Sequence[Concept], where: str) -> SamplePrompt:
@@ -171,7 +171,7 @@ def placed_lines(path: str, setting_name: str) -> list[tuple[str, str]]:
     gives its prompts as such lines.
 
     Raises:
-        ConfigError: no such file, no text, no prompt in it, or one of the wrong shape.
+        ConfigError: no such file, not text, without a prompt, or with a malformed one.
     """
     file = Path(expanded(path))
     if not file.is_file():
@@ -223,7 +223,7 @@ def _line_of(entry: Any, shared: dict[str, Any], where: str) -> str:
     """A prompt of a TOML or JSON file as a line.
 
     Args:
-        entry: a table, or in JSON a line already. shared: what holds for all of the file.
+        entry: a table, or in JSON a line already. shared: what applies to the whole file.
 
     Raises:
         ConfigError: it is neither, or has an unknown key or a value of the wrong type.
@@ -248,13 +248,13 @@ def _line_of(entry: Any, shared: dict[str, Any], where: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as a sentence can show it."""
+    """A value for a message."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def read_samples(path: str, concepts: Sequence[Concept], size_of: Callable[[int, int], Any]) -> list[SamplePrompt]:
-    """The prompts of a file, checked so far that they can be drawn.
+    """The prompts of a file, checked so that they can be drawn.
 
     Args:
         size_of: raises where the model can't draw a width and height.
@@ -277,6 +277,6 @@ def read_samples(path: str, concepts: Sequence[Concept], size_of: Callable[[int,
 
 
 def default_prompts(concepts: Sequence[Concept], captions: Sequence[PromptTriple]) -> list[SamplePrompt]:
-    """Where the user names no prompts: each concept's first caption with and without it, alone, and unrelated ones."""
+    """The default prompts: each concept's first caption with and without it, the concept alone, and unrelated ones."""
     texts = [text for triple in captions for text in (triple.complete, triple.target, triple.base)]
     return [parse(text, concepts, "captions") for text in dict.fromkeys([*texts, *UNRELATED])]

@@ -34,7 +34,7 @@ class SkipLayerGuidance:
 
     @classmethod
     def of(cls, samples: SampleSettings) -> SkipLayerGuidance:
-        """As the settings say."""
+        """From the settings."""
         return cls(
             samples.skip_guidance_layers,
             samples.skip_layer_guidance_scale,
@@ -48,7 +48,7 @@ class SkipLayerGuidance:
 
 
 def shifted(level: float, shift: float) -> float:
-    """A noise level moved towards noise; a shift of 1 leaves it."""
+    """A noise level moved towards noise; a shift of 1 changes nothing."""
     return shift * level / (1 + (shift - 1) * level)
 
 

@@ -26,7 +26,7 @@ SHOWN_AT_STRENGTHS = {"concept": 2, "class": 1}
 
 
 class SheetMaker:
-    """Draws sheets; the pretrained model's pictures are drawn once, ever: they stay in the cache.
+    """Draws sheets. The pretrained model's pictures are drawn only once and stay in the cache.
 
     Args:
         parts: attached.
@@ -40,10 +40,8 @@ class SheetMaker:
         self._refused: str | None = None
 
     def follow(self, path: str) -> None:
-        """Takes over the prompts of a file if they have changed.
-
-        New ones are encoded on the CPU, beside the training model. A mistake in them, or anything else that is in
-        the way, is reported, and the old ones continue.
+        """Takes over the prompts of a file if they have changed. New ones are encoded on the CPU, while the model
+        stays. If that fails, the run reports it and keeps the old ones.
         """
         try:
             prompts = read_samples(path, self.parts.concepts, self.parts.model.latent_shape)
@@ -51,7 +49,7 @@ class SheetMaker:
                 return
             texts = [text for prompt in prompts for text in (prompt.text, prompt.base, prompt.negative)]
             self.parts.texts.prepare(texts, bar_over("text"))
-        except Exception as error:  # pictures of a run must never cost the user the run
+        except Exception as error:  # a sheet must never end a run
             why = str(error) if isinstance(error, PureCCError) else f"{path}: {type(error).__name__}: {error}"
             if why != self._refused:
                 say(f"WARNING: {why}\n  The run continues with the earlier prompts.")
@@ -153,6 +151,6 @@ class SheetMaker:
 
 
 def preview_of(rows: Sequence[SheetRow]) -> Image.Image:
-    """The picture that stands for what was learned: the first one of a prompt with the concept."""
+    """The picture that represents the LoRA: the first one of a prompt with the concept."""
     row = next((row for row in rows if row.kind == "concept"), rows[0])
     return as_image(row.pictures[1])

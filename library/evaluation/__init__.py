@@ -1,1 +1,1 @@
-"""What a LoRA learned and what it broke: pictures with and without it, measured."""
+"""Measures what a LoRA learned and what it broke, on pictures with and without it."""

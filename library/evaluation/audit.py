@@ -1,4 +1,4 @@
-"""The command `audit`: what a LoRA changes that it should not, no matter who trained it."""
+"""The command `audit`: what any LoRA changes that it should not."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from library.terminal import say
 
 @dataclass(frozen=True)
 class References:
-    """The pictures that were to be learned: latents and, for each, the texts with and without the concept."""
+    """The reference pictures: latents and, for each, the texts with and without the concept."""
 
     latents: list[Tensor] = field(default_factory=list)
     complete: list[str] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Auditor:
         return card_of(name, self.probes, found, with_concept, without, pictures)
 
     def floors(self) -> dict[str, float]:
-        """What must come out as nothing: the model's own rounding, and a LoRA at strength 0."""
+        """The controls, which must be about 0: the model's own rounding, and a LoRA at strength 0."""
         count = min(4, len(self.probes))
         texts, latents = [probe.base for probe in self.probes[:count]], torch.stack(self.latents[:count])
         self.parts.network.set_strength(STUDENT_ADAPTER, 0.0)
@@ -120,7 +120,7 @@ def draw(
 
 
 def run(words: list[str]) -> str:
-    """Audits the LoRAs that are named; returns what there is to say."""
+    """Audits the named LoRAs; returns a report."""
     parser = command_line_parser("Grades what a LoRA changes that it shouldn't. Works with LoRAs of any trainer.")
     parser.add_argument("loras", nargs="*", metavar="LORA", help="LoRA files in any layout, or the folder of a run.")
     parser.add_argument(
@@ -207,7 +207,7 @@ def _audit(
 
 
 def reference_pictures(config: DatasetConfig, parts: Opened, settings: Settings) -> list[list[Picture]]:
-    """The pictures that are to be learned, of each dataset; none if the config names none."""
+    """The pictures to learn, by dataset; none if the config names none."""
     if not config.datasets:
         return []
     found = find_pictures(config, parts.model.size_multiple, settings.optimizer.seed, 1, 1)

@@ -1,4 +1,4 @@
-"""What an audit leaves: a JSON with every number, a page, a text and sheets of pictures, the worst first."""
+"""The files of an audit: a JSON with every number, a page, a text, and sheets of pictures, worst first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from library.report.page import Pictures, Section, render, write_page
 from library.report.sheet import SheetRow, save_sheet
 
 DEFINITION = "drift-1"
-"""Written beside the numbers: another rule gives other ones."""
+"""Version of the rules, written with the numbers."""
 EXPLAINED = (
     "Drift is ||v_s - v_0|| / ||v_0||, the change of the predicted velocity on the pretrained model's own images, at "
     "three noise levels. Without [V]: A up to .05, B .10, C .20, D .30. In the pocket world, where we scored 902 "
@@ -60,7 +60,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Audit:
-    """All of one LoRA.
+    """The results for one LoRA.
 
     Args:
         facts: what the file is.

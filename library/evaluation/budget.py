@@ -1,4 +1,4 @@
-"""What a comparison gives to every method: a number of steps, a number of passes through the transformer, or a time.
+"""The budget of every method in a comparison: a number of steps, of passes through the transformer, or a time.
 
 A pass is one forward pass of a batch; one with a gradient counts as three. So a step of a plain LoRA costs 3, and one
 of a method that looks at other prompts and at the pretrained model's predictions as well costs more.
@@ -24,7 +24,7 @@ from library.report.status import read_status
 Unit = Literal["steps", "passes", "seconds"]
 UNITS: tuple[Unit, ...] = ("steps", "passes", "seconds")
 GRADIENT = 3
-"""Passes that one with a gradient counts for."""
+"""How many passes one with a gradient counts as."""
 TIMED = 6
 """Steps of each stage that are timed, for a budget in seconds."""
 

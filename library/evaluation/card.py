@@ -27,7 +27,7 @@ MOSTLY_BETTER = 0.75
 """A LoRA that predicts the reference pictures better less often than this gets no better letter than D, however far it
 moved."""
 IGNORED = 0.8
-"""From this leak on, the trigger as good as makes no difference."""
+"""From this leak on, the trigger makes practically no difference."""
 UNKNOWN = "n/a"
 
 
@@ -47,7 +47,7 @@ class Grade:
 
 @dataclass(frozen=True)
 class Card:
-    """What was measured of one LoRA.
+    """The measurements of one LoRA.
 
     Args:
         drift: by kind of prompt, without [V], with its interval over prompts; "class" has the base texts of [V] prompts

@@ -58,7 +58,8 @@ RULES_OF_CHOICE = {
     True: "the harmonic mean of fidelity and of how well images without [V] are kept",
     False: "the right change on the reference images minus the mean drift without [V]",
 }
-"""What chooses rate and length, on prompts that the table does not show: with an image encoder, and without."""
+"""The score that chooses rate and length, on prompts that the table does not show: with an image encoder, and
+without."""
 FEWEST_REFERENCES = 2
 
 
@@ -76,7 +77,7 @@ class Arm:
 
 
 def run(words: list[str]) -> str:
-    """Trains what is not trained yet, scores all of it; returns what there is to say."""
+    """Trains what is missing and scores everything; returns a report."""
     parser = command_line_parser("Trains and compares methods on your images: same budget, equal tuning.")
     parser.add_argument(
         "--methods", default="lora,dop,purecc", help="Methods, separated by commas. Default: lora,dop,purecc."
@@ -157,7 +158,7 @@ def settings_of(
 
     Args:
         steps: of each stage.
-        also: what else is to be otherwise.
+        also: further settings that differ.
     """
     values, base = settings_given(given), _as_given(arm.method, file, given)
     changed = {
@@ -201,7 +202,7 @@ class Trained:
 
     @classmethod
     def of(cls, arms: list[Arm], file: TomlFile | None, given: Namespace, settings: Settings, folder: Path) -> Trained:
-        """Trains what is not trained yet."""
+        """Trains what is missing."""
         default = settings.optimizer.max_train_steps + settings.optimizer.extractor_train_steps
         asked = {"budget": given.budget or float(default), "budget_in": given.budget_in}
         first = {arm.method: arm for arm in reversed(arms)}  # any rate costs the same

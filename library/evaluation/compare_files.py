@@ -1,4 +1,4 @@
-"""What a comparison leaves: one table, one plot, one grid of pictures, and every number."""
+"""The files of a comparison: one table, one plot, one grid of pictures, and every number."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def write_comparison(folder: Path, results: Sequence[Result], about: dict[str, A
 
 
 def table(results: Sequence[Result]) -> str:
-    """One line a method, at strength 1, on the prompts to judge by."""
+    """One line per method, at strength 1, on the prompts to judge by."""
     with_encoder = results[0].of_strength[1.0].fidelity is not None
     columns = ["method", "rate", "steps", "passes", "seconds"]
     columns += ["fidelity", "kept"] if with_encoder else []

@@ -99,7 +99,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a LoRA knows of the pictures that it was to learn. It says nothing of pictures that it never saw.
+    """What a LoRA knows about its reference pictures. It says nothing about pictures that it never saw.
 
     Args:
         gain: share by which the flow-matching loss on them falls.

@@ -1,4 +1,4 @@
-"""The pictures that are measured: every arm from the same noise, drawn once, ever."""
+"""The pictures that are measured: every arm from the same noise, drawn only once."""
 
 from __future__ import annotations
 

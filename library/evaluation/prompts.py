@@ -112,7 +112,7 @@ def texts_of(line: str, concept: Concept) -> tuple[str, str]:
     if PLACEHOLDER in line:
         line = line.replace(CLASS, concept.class_word)
         return with_trigger(line, concept), without_concept(line, concept)
-    base = without_concept(line.replace(CLASS, f"{PLACEHOLDER} {concept.class_word}"), concept)  # mends "a owl"
+    base = without_concept(line.replace(CLASS, f"{PLACEHOLDER} {concept.class_word}"), concept)  # fixes "a owl"
     complete = line.replace(CLASS, concept.class_word) if triggers_in(line, concept.trigger) else base
     return complete, base
 

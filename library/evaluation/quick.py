@@ -32,14 +32,14 @@ STEPS = 12
 """Sampling steps of a picture: it is looked at by the model alone."""
 PASSES_OF_A_PROBE = 2 * STEPS + 3 * len(SIGMAS) + 2
 LEAST = 4
-"""Prompts that say anything at all; a training too short for them has no card."""
+"""Fewest prompts for a meaningful card; a shorter training has none."""
 REFERENCES = 4
 """Reference pictures that are looked at."""
 
 
 @dataclass(frozen=True)
 class QuickAudit:
-    """What will be asked of the student.
+    """The prompts for the student.
 
     Args:
         probes: for each concept; none if there is to be no card.

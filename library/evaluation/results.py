@@ -26,7 +26,7 @@ WORST_BY = ("Seg-Cons", "LPIPS, concept", "delta CLIP-T", "delta prompt followin
 
 
 class Results:
-    """Everything that is known so far; written again after each scorer, so that nothing is lost.
+    """Everything known so far, rewritten after each scorer, so that nothing is lost.
 
     Args:
         about: of the run: files and their hashes, seeds, settings, versions.
@@ -148,7 +148,7 @@ class Results:
         return [*lines, ""]
 
     def sheet(self, values: Values, path: Path) -> None:
-        """A row for each prompt with the concept, the worst first: the pretrained model and every measured arm."""
+        """A row for each prompt with the concept, worst first: the pretrained model and every measured arm."""
         shown = [arm for arm in self.arms if arm.name not in self.controls[1:]]
         first = next(arm for arm in self.arms if arm.name not in self.controls)
         seed = self.about["seeds"][0]

@@ -1,4 +1,4 @@
-"""LoRA files put on the model, one after the other, in place of a run's student."""
+"""Puts LoRA files on the model, one after the other, in place of a run's student."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from library.terminal import say
 NO_LORA = ("_concept", "_extractor", "_transformer", "_embedding")
 """Ends of names of our files that are not LoRAs."""
 TRIGGER_KEYS = ("modelspec.trigger_phrase", "ss_trigger_words", "trigger_words", "instance_prompt")
-"""Where trainers write down a LoRA's trigger."""
+"""Metadata keys in which trainers store a LoRA's trigger."""
 
 
 def loras_in(words: Sequence[str]) -> list[Path]:
@@ -56,11 +56,11 @@ def loras_in(words: Sequence[str]) -> list[Path]:
 
 @dataclass(frozen=True)
 class FileOnModel:
-    """What a LoRA file does to a model.
+    """A LoRA file's changes to a model.
 
     Args:
         changes: of the transformer, by diffusers name.
-        left_out: what of the file is not used, in sentences.
+        left_out: what is not used of the file, in sentences.
     """
 
     changes: dict[str, Change]
@@ -68,7 +68,7 @@ class FileOnModel:
 
 
 def read_layers(path: Path, model: FlowModel) -> FileOnModel:
-    """A LoRA file, looked at on the model without numbers, as no weights are read; it says what is left out.
+    """A LoRA file, checked on the meta device without reading weights; it says what is left out.
 
     Raises:
         ModelError: not a file for this model, or of a kind that can't be read.
@@ -121,7 +121,7 @@ class Students:
         self.parts = opened.attach(sorted(set().union(*(file.changes for file in layers.values()))))
 
     def branch(self, lora: Path, concept_file: ConceptFile | None, strength: float = 1.0) -> Branch:
-        """The student of one file; the one before is gone.
+        """The student of one file; the previous one is removed.
 
         Raises:
             ModelError: a file does not fit the model.

@@ -1,4 +1,4 @@
-"""What the numbers come to: means with intervals, and which differences are real."""
+"""The summary: means with intervals, and which differences are real."""
 
 from __future__ import annotations
 

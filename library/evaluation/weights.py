@@ -1,4 +1,4 @@
-"""The command `weights`: what the scorers need, what of it is there, and where the rest is to be had."""
+"""The command `weights`: what the scorers need, which of it is there, and where to get the rest."""
 
 from __future__ import annotations
 

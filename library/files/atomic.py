@@ -1,7 +1,8 @@
-"""Files that are either there whole or not at all, whenever the run is killed or the disk is full.
+"""Files that are complete or absent, even if the run is killed or the disk is full.
 
-Windows moves no file onto one that another program has open, if only for a moment: an antivirus, an indexer, OneDrive,
-a table in a spreadsheet, a UI with the LoRA of before. So a move is tried for a while; then the file goes beside it.
+Windows can't replace a file that another program has open, even for a moment: an antivirus, an indexer, OneDrive,
+a table in a spreadsheet, a UI with the previous LoRA. So a move is retried for a while; then the file is saved next to
+it.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from library.files.tensor_storage import save_tensors
 from library.terminal import say
 
 TEMPORARY = ".part-"
-"""Start of the names of what is not finished: short, so that a long name stays within what a file system allows."""
+"""Prefix of unfinished files: short, so that long names stay within the file system's limit."""
 PATIENCE = (0.02, 0.05, 0.1, 0.2, 0.3, 0.6, 0.8)
 """Seconds between tries to move a file that another program has open, about two together."""
 MAPPED = 1224
 """Windows' ERROR_USER_MAPPED_FILE, for which Python has no class of its own: another program has the file mapped."""
 saved_beside: dict[Path, Path] = {}
-"""Where this process has saved what another program kept from its place, so that it is one file and not many."""
+"""Where this process saved files whose place another program blocked, so that there is one such file, not many."""
 
 
 class InUse(StorageError):
-    """A file that stays as it is because another program has it open."""
+    """A file can't be replaced because another program has it open."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(
@@ -67,12 +68,12 @@ def move(source: Path, target: Path, patience: Sequence[float] = PATIENCE) -> No
 
 
 def saved_at(path: Path) -> Path:
-    """Where this process has saved what was to go to `path`: there, unless another program has kept it from there."""
+    """Where this process saved `path`: there, unless another program had it open."""
     return saved_beside.get(path, path)
 
 
 def _move_beside(source: Path, path: Path) -> None:
-    """Moves a file beside the one that it was meant for: where it was saved before, or to a free name, with a warning.
+    """Moves a file next to the one it should replace: where it was saved before, or to an unused name, with a warning.
 
     Raises:
         InUse: that can't be, either.
@@ -90,7 +91,7 @@ def _move_beside(source: Path, path: Path) -> None:
 
 @contextmanager
 def said_if_not_written(path: Path) -> Iterator[None]:
-    """Turns a full disk and its like into a `StorageError` that names `path`."""
+    """Turns a full disk and similar errors into a `StorageError` that names `path`."""
     try:
         yield
     except OSError as error:
@@ -111,7 +112,7 @@ def said_if_not_written(path: Path) -> Iterator[None]:
 
 @contextmanager
 def written(path: Path, durable: bool = True, patience: Sequence[float] = PATIENCE) -> Iterator[Path]:
-    """Gives a path to write to; at the end of the block, and only if it ends well, the file moves to `path`.
+    """Gives a path to write to. If the block succeeds, the file then moves to `path`.
 
     Args:
         durable: it is on the disk, not only on its way, before it moves: a power cut leaves the old file or the new.
@@ -119,7 +120,7 @@ def written(path: Path, durable: bool = True, patience: Sequence[float] = PATIEN
         patience: see `move`.
 
     Raises:
-        StorageError: the disk is full, or may only be read; `path` is as it was.
+        StorageError: the disk is full or read-only; `path` is unchanged.
         InUse: see `move`; not if it is durable.
     """
     with said_if_not_written(path):
@@ -159,7 +160,7 @@ def write_tensors(
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Makes a folder that appears with everything in it. A folder that is already there gives way.
+    """Makes a folder that appears with everything in it. It replaces an existing folder.
 
     Raises:
         StorageError: see `written`.
@@ -170,7 +171,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         try:
             fill(temporary)
             for file in temporary.rglob("*"):
-                if file.is_file() and os.access(file, os.W_OK):  # else it is a link to one that is on the disk
+                if file.is_file() and os.access(file, os.W_OK):  # otherwise it is a link to one that is on the disk
                     _to_disk(file)
             remove_folder(path)
             move(temporary, path)
@@ -179,10 +180,10 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder, so that it never has only half of its files.
+    """Removes a folder as a whole, never half of its files.
 
     Raises:
-        InUse: another program has one of them open; all of them are there.
+        InUse: another program has one of them open; then all of them stay.
     """
     if path.is_dir():
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY, ignore_cleanup_errors=True) as away:
@@ -190,7 +191,7 @@ def remove_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder, if it is there; what can't be removed, as another program has it open, stays."""
+    """Removes a file or a folder, if it exists. What another program has open stays."""
     with suppress(OSError, InUse):
         if path.is_dir():
             remove_folder(path)
@@ -204,7 +205,7 @@ def _to_disk(file: Path) -> None:
 
 
 def try_writing(path: Path) -> None:
-    """Makes an empty file with the folders that it is in, and takes away all of what was not there before.
+    """Makes an empty file and its folders, then removes all of them that are new.
 
     Raises:
         OSError: it can't be made.
@@ -215,7 +216,7 @@ def try_writing(path: Path) -> None:
         path.touch(exist_ok=False)
         remove(path)
     except FileExistsError:
-        if not path.is_file():  # else it is there already, and can be written to its folder
+        if not path.is_file():  # otherwise it exists, and its folder is writable
             raise
     finally:
         for folder in made:

@@ -1,4 +1,4 @@
-"""The cache: what is computed once, found again by everything that it depends on."""
+"""The cache: everything that is computed once, keyed by everything that it depends on."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from library.files.atomic import InUse, write_tensors
 
 Tensors = dict[str, Tensor]
 HASH = "sha256"
-"""The metadata that says what the tensors hash to."""
+"""The key of the metadata with the tensors' hash."""
 MOST_HELD = 512 << 20
-"""Bytes of what was last read that stay in memory: all that a few pictures have, and not all of ten thousand."""
+"""Most bytes of recently read tensors in memory: enough for a few pictures, not for ten thousand."""
 
 
 class Cache:
-    """A folder of safetensors files, each named by the content that it was computed from.
+    """A folder of safetensors files, each named after the content that it was computed from.
 
     Args:
         folder: may be shared by any number of runs.
@@ -43,12 +43,12 @@ class Cache:
         self._held: OrderedDict[str, Tensors] = OrderedDict()
 
     def place(self, kind: str, key: dict[str, Any]) -> str:
-        """Where what is computed from `key` is in the folder: short, and another for another key."""
+        """The place in the folder for what is computed from `key`: short, and different for every key."""
         name = fingerprint.of_key(key)
         return f"{kind}/{name[:2]}/{name}.safetensors"
 
     def find(self, kind: str, key: dict[str, Any]) -> Tensors | None:
-        """What was computed from `key`, or None. A damaged file, which its hash tells, counts as not there."""
+        """What was computed from `key`, or None. A file with a wrong hash counts as missing."""
         place = self.place(kind, key)
         try:
             content = self._read(place)
@@ -59,23 +59,23 @@ class Cache:
             return None
         if kept != fingerprint.of_tensors(tensors):
             return None
-        with suppress(OSError):  # a cache that may only be read
+        with suppress(OSError):  # a read-only cache
             os.utime(self.folder / place)  # what was used last stays longest
         return tensors
 
     def put(self, kind: str, key: dict[str, Any], tensors: Tensors) -> None:
         """Keeps what was computed from `key`."""
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        # What a power cut damages is noticed and made again, so nobody has to wait for the disk.
+        # Damage by a power cut is noticed and the entry computed again, so there is no need to wait for the disk.
         path = self.folder / self.place(kind, key)
         try:
             write_tensors(path, whole, {HASH: fingerprint.of_tensors(whole)}, durable=False)
-        except InUse:  # another run reads it, so it is there
+        except InUse:  # another run is reading it, so it exists
             if not path.is_file():
                 raise
 
     def get(self, kind: str, key: dict[str, Any], compute: Callable[[], Tensors]) -> Tensors:
-        """What was computed from `key`, computed now if it is not there."""
+        """What was computed from `key`; computed now if it is missing."""
         found = self.find(kind, key)
         if found is None:
             found = compute()
@@ -88,7 +88,7 @@ class Cache:
         Its hash was checked when it was found, so that a step does not wait for that again.
 
         Raises:
-            StorageError: it has been taken away meanwhile, or damaged.
+            StorageError: it has since been removed or damaged.
         """
         if place in self._held:
             self._held.move_to_end(place)

@@ -1,4 +1,4 @@
-"""What is thrown away of a cache, and when: what was used longest ago, by a command that is alone with it."""
+"""When a cache shrinks: a command that is its only user removes what was least recently used."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from library.files.atomic import TEMPORARY, remove, said_if_not_written
 USERS, GATE = ".users", ".lock"
 """Folder with a file for each command that uses the cache, locked while it does, and who may change that at a time."""
 PATIENCE = 60.0
-"""Seconds to wait for another process that is just coming or going."""
+"""Seconds to wait for another process that is just starting or ending."""
 PLACE = re.compile(r"[a-z_ ]+/[0-9a-f]{2}/[0-9a-f]{64}\.safetensors")
-"""What the cache's own files are called; nothing else in its folder is ever touched."""
+"""The names of the cache's own files; nothing else in its folder is ever touched."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,21 @@ class CachedFile:
 
 
 class CacheUse:
-    """Says that a command uses a cache while the `with` block runs, so that no other throws away what it needs.
+    """Marks a cache as used while the `with` block runs, so that no other command removes what this one needs.
 
-    When the block ends, and nobody else uses the cache, it shrinks to its limit. A folder that may only be read is used
-    as it is.
+    When the block ends, and nobody else uses the cache, it shrinks to its limit. A read-only folder is used as it is.
 
     Args:
         folder: of the cache.
-        limit: bytes; None: all stays.
-        anew: throws all of it away before the block.
+        limit: bytes; None: no limit.
+        anew: empties the cache before the block.
 
     Attributes:
-        cleared: bytes that were thrown away before the block.
+        cleared: bytes removed before the block.
 
     Raises:
         ConfigError: it is to be thrown away, and another run uses it.
-        StorageError: it is to be thrown away, and may only be read.
+        StorageError: it should be emptied, but is read-only.
     """
 
     def __init__(self, folder: str | Path, limit: int | None = None, anew: bool = False) -> None:
@@ -109,7 +108,7 @@ class CacheUse:
 
 
 def entries(folder: Path) -> list[CachedFile]:
-    """The files of a cache, the one that was used longest ago first."""
+    """The files of a cache, least recently used first."""
     found = []
     for path in folder.glob("*/??/*.safetensors"):
         with contextlib.suppress(OSError):
@@ -120,7 +119,7 @@ def entries(folder: Path) -> list[CachedFile]:
 
 
 def shrink(folder: Path, limit: int) -> None:
-    """Removes what was used longest ago until a cache has at most N bytes."""
+    """Removes the least recently used files until a cache has at most N bytes."""
     found = entries(folder)
     over = sum(entry.size for entry in found) - limit
     for entry in found:
@@ -132,6 +131,6 @@ def shrink(folder: Path, limit: int) -> None:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Removes what killed runs have left half written."""
+    """Removes files that killed runs left half written."""
     for path in folder.glob(f"*/??/{TEMPORARY}*"):
         remove(path)

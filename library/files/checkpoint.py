@@ -1,7 +1,7 @@
 """The state of a stopped run, from which it continues as if nothing had happened. Safetensors and JSON, not pickle.
 
 A state is a folder that appears whole: `state.json` and `tensors.safetensors`, each checked by its hash when it is
-read. The one before is kept as well, in case a disk damages the newest. Everything random in a run follows from its
+read. The previous one is kept, too, in case a disk damages the newest. Everything random in a run follows from its
 seed and the number of the step, so no generator has to be saved.
 """
 
@@ -26,13 +26,13 @@ from library.files.tensor_storage import save_tensors
 FORMAT = 4
 TENSORS, STATE = "tensors.safetensors", "state.json"
 NAME = re.compile(r"step-\d{8}")
-"""What the folder of a state is called."""
+"""The name of a state's folder."""
 FINAL = "final"
-"""What the folder is called that a run leaves when it is done; no unfinished run has one."""
+"""The name of the folder that a finished run leaves; no unfinished run has one."""
 
 
 def flatten(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
-    """A nested state as JSON can hold it; its tensors go into `tensors` under their path."""
+    """A nested state as JSON; its tensors go into `tensors` under their path."""
     if isinstance(tree, Tensor):
         tensors[path] = tree.detach().cpu().contiguous().clone()
         return {"tensor": path}
@@ -47,7 +47,7 @@ def flatten(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
 
 
 def unflatten(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """What `flatten` was given."""
+    """The inverse of `flatten`."""
     ((kind, value),) = tree.items()
     if kind == "tensor":
         return tensors[value]
@@ -61,7 +61,7 @@ def unflatten(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run is: steps done of each stage, by the stage's name, in their order."""
+    """The progress of a run: the finished steps of each stage by name, in order."""
 
     done: dict[str, int]
 
@@ -72,7 +72,7 @@ class SavedState:
 
     position: Position
     settings: dict[str, Any]
-    """The settings that shape training, to be the same when the run continues."""
+    """The settings that shape training; they must be the same when the run continues."""
     tree: dict[str, Any]
 
 
@@ -94,10 +94,10 @@ class StateFolder:
         return cls(path.parent, path.name) if NAME.fullmatch(path.name) else cls(path)
 
     def save(self, state: SavedState) -> Path:
-        """Saves a state and returns its folder; then all but the one before it go, and what was left half written.
+        """Saves a state and returns its folder; then removes all but the previous one, and what was left half written.
 
         Raises:
-            StorageError: the disk is full, or may only be read; the states that are there stay.
+            StorageError: the disk is full or read-only; existing states stay.
         """
         new = self.folder / f"step-{sum(state.position.done.values()):08d}"
         write_state(new, state)
@@ -112,7 +112,7 @@ class StateFolder:
         return new
 
     def finish(self, keep: bool) -> None:
-        """The run is done: its states go, but for the newest if that is kept, to train on from it."""
+        """Ends a run: removes its states except the newest if that is kept for more training."""
         newest, final = self.newest(), self.folder / FINAL
         if not keep or newest is None:
             remove(self.folder)
@@ -130,7 +130,7 @@ class StateFolder:
     def load_newest(
         self, settings: dict[str, Any], may_differ: Iterable[str] = ()
     ) -> tuple[SavedState, list[ModelError]] | None:
-        """The newest state that can be read, with what is wrong with those after it; None if there is none.
+        """The newest readable state, with what is wrong with later ones; None if there is none.
 
         Args:
             settings, may_differ: see `load_state`.
@@ -158,7 +158,7 @@ class StateFolder:
         remove_folder(self.folder)
 
     def all(self) -> list[Path]:
-        """All states, the oldest first."""
+        """All states, oldest first."""
         if not self.folder.is_dir():
             return []
         names = [path for path in self.folder.iterdir() if NAME.fullmatch(path.name)]
@@ -169,7 +169,7 @@ def write_state(folder: Path, state: SavedState) -> None:
     """Writes a state as a folder that appears whole.
 
     Raises:
-        StorageError: the disk is full, or may only be read.
+        StorageError: the disk is full or read-only.
     """
     tensors: dict[str, Tensor] = {}
     tree = flatten(state.tree, tensors)
@@ -189,7 +189,7 @@ def load_state(folder: Path, settings: dict[str, Any], may_differ: Iterable[str]
 
     Args:
         settings: those of this run that shape training.
-        may_differ: the ones of them that the state need not share.
+        may_differ: those that may differ in the state.
 
     Raises:
         ModelError: not a state, or damaged.
@@ -206,7 +206,7 @@ def load_state(folder: Path, settings: dict[str, Any], may_differ: Iterable[str]
 
 
 def check_same(before: dict[str, Any], settings: dict[str, Any], may_differ: Iterable[str] = ()) -> None:
-    """Looks whether a run continues with the settings that shaped it until now.
+    """Checks that a run continues with the settings that have shaped it so far.
 
     Args:
         before: those that were saved.

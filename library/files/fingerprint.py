@@ -52,7 +52,7 @@ def of_key(key: Any) -> str:
 def of_places(places: Sequence[tuple[Path, int, int]]) -> str:
     """Fingerprint of large weights: slices all over these parts of files, each from a byte up to another.
 
-    Reading every byte of a text encoder takes minutes on a slow disk; other weights differ in every slice.
+    Reading every byte of a text encoder takes minutes on a slow disk. Different weights differ in every slice.
     """
     ends = list(itertools.accumulate(end - begin for _, begin, end in places))
     size = ends[-1] if ends else 0

@@ -1,4 +1,4 @@
-"""One run at a time in a folder. The system itself lets a lock go when its process ends, so none can be left behind."""
+"""One run at a time in a folder. The system releases a lock when its process ends, so none can be left behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from library.errors import ConfigError
 from library.files.atomic import TEMPORARY, InUse, remove, said_if_not_written, write_text
 
 LOCK, HOLDER = ".lock", ".lock.json"
-"""The file that is locked, and who says to hold it; the second file alone means nothing."""
+"""The locked file, and a file that names its holder; the second one alone means nothing."""
 
 
 class FolderLock:
@@ -46,7 +46,7 @@ class FolderLock:
                 "Wait for it, stop it, or choose another output_dir for this run.",
             ) from None
         for unfinished in [*self.folder.glob(f"{TEMPORARY}*"), *self.folder.glob(f"*/{TEMPORARY}*")]:
-            remove(unfinished)  # what a killed run has left half written
+            remove(unfinished)  # files that a killed run left half written
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
         with suppress(InUse):
             write_text(self.folder / HOLDER, json.dumps(holder), durable=False)

@@ -37,9 +37,9 @@ SIGNATURES = (
     (b"<!doctype html", "is a web page"),
     (b"<html", "is a web page"),
 )
-"""First bytes of files, in lower case where they are a text, that are taken for pictures by their endings."""
+"""First bytes, in lower case if they are text, of files that only look like pictures by their endings."""
 MOST_SAID = 200
-"""Characters of an error of Pillow that are passed on."""
+"""Most characters of a Pillow error in a message."""
 LOOKED_AT = 64
 """Bytes at the start of a file that say what it is."""
 
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is a system's own, such as .DS_Store, ._dog.png or Thumbs.db."""
+    """Whether a file or folder of this name belongs to the system, such as .DS_Store, ._dog.png or Thumbs.db."""
     return name.startswith(".") or name.lower() in OF_SYSTEMS
 
 
@@ -69,15 +69,15 @@ def is_picture(name: str) -> bool:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder, by name; those of folders inside it and hidden files are none of them."""
+    """The pictures of a folder, by name, without hidden files and folders inside it."""
     return sorted(file for file in folder.iterdir() if is_picture(file.name) and file.is_file())
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a picture file: the same bytes are hashed and decoded, even if another program writes to it meanwhile.
+    """The bytes of a picture file. The same bytes are hashed and decoded, even if another program writes to it.
 
     Raises:
-        DataError: it can't be read, or is gone.
+        DataError: it can't be read or no longer exists.
     """
     try:
         return path.read_bytes()
@@ -86,7 +86,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def opened(path: Path, convert: Callable[[ImageFile.ImageFile], T], content: bytes | None = None) -> T:
-    """What `convert` makes of a picture file. Of damaged files, Pillow raises errors of every kind; all are one here.
+    """The result of `convert` for a picture file. Pillow raises all kinds of errors for damaged files; here it is one.
 
     Args:
         content: what `read_bytes` gave, if it was read already.
@@ -134,7 +134,7 @@ def _begin_of(path: Path) -> bytes:
 
 
 def _what_it_is(begin: bytes, remedy: str) -> tuple[str, str]:
-    """What a file is that Pillow knows nothing of, and what to do."""
+    """What kind of file it is that Pillow can't read, and what to do."""
     if not begin:
         return "it is empty", "Copy or download it again, or remove it."
     if begin[4:8] == b"ftyp":

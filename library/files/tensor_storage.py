@@ -1,7 +1,7 @@
-"""Safetensors files: every tensor is written from memory of its own, and read into memory of its own.
+"""Safetensors files: every tensor is written from its own memory and read into its own memory.
 
-safetensors refuses tensors that share memory, as the q, k and v of one fused layer do. And what it reads is a view of
-the mapped file, which Windows lets nobody replace for as long as a single tensor of it is alive.
+safetensors refuses tensors that share memory, as the q, k and v of one fused layer do. What it reads is a view of the
+mapped file, which Windows can't replace while a single tensor of it is alive.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, contiguous, each the only one in its memory; what is so already is not copied."""
+    """The tensors on the CPU, contiguous, each the only one in its memory; others are not copied."""
     found: dict[str, Tensor] = {}
     taken: set[int] = set()
     for name, tensor in tensors.items():
@@ -29,12 +29,12 @@ def owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file where it is to stand; see `library.files.atomic` for one that appears whole."""
+    """Writes a safetensors file in place; see `library.files.atomic` for one that appears whole."""
     save_file(owned(tensors), path, None if metadata is None else dict(metadata))
 
 
 def tensors_as_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """What `save_tensors` would write."""
+    """The bytes that `save_tensors` would write."""
     return save(owned(tensors), None if metadata is None else dict(metadata))
 
 

@@ -1,4 +1,4 @@
-"""Text files as editors write them: UTF-8 with or without a mark, or UTF-16 that says so in its first bytes."""
+"""Text files as editors write them: UTF-8 with or without a byte order mark, or UTF-16 with one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from library.errors import ConfigError, PureCCError
 HALF_OF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 """Surrogates, which JSON can write and no encoding can."""
 IN_NO_FILE = re.compile("[\0\ud800-\udfff]")
-"""What neither a text nor a path can hold."""
+"""A character that neither a text nor a path can contain."""
 LONGEST = 1 << 20
-"""Bytes of a text file; captions and prompts have some kB."""
+"""Most bytes of a text file; captions and prompts have a few kB."""
 
 
 def read_text(file: Path, what: str = "", kind: type[PureCCError] = ConfigError, longest: int = LONGEST) -> str:

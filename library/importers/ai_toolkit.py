@@ -51,14 +51,14 @@ FAMILIES = {
     "is_ssd": "SSD",
     "is_vega": "Vega",
 }
-"""What says which model it is for."""
+"""The keys that name the model."""
 DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "network": {"linear": 4, "linear_alpha": 1.0},
     "save": {"save_every": 1000, "max_step_saves_to_keep": 5},
     "train": {"batch_size": 1, "steps": 1000, "lr": 1e-6, "dtype": "fp32"},
     "sample": {"guidance_scale": 7, "sample_steps": 20, "width": 512, "height": 512},
 }
-"""What it takes where a job does not say, and we do not."""
+"""Its defaults that differ from ours."""
 DENSITIES = {"sigmoid": "logit_normal", "linear": "uniform"}
 NETWORK = {
     "linear": "network_dim",
@@ -84,9 +84,9 @@ SD3 = ("sd3", "sd35")
 """Names of the model of this trainer among the values of `model.arch`."""
 LOGGING = {"project_name": "log_tracker_name", "run_name": "wandb_run_name", "use_wandb": None, "log_every": None}
 CAPTIONS_WRITE = "[trigger]"
-"""What it replaces by the trigger in caption files."""
+"""What it replaces with the trigger in caption files."""
 EMA_DECAY = 0.999
-"""ai-toolkit's, where a job does not say."""
+"""ai-toolkit's default."""
 TRAIN = {
     "batch_size": "train_batch_size",
     "steps": "max_train_steps",
@@ -188,7 +188,7 @@ def read(data: Mapping[str, Any]) -> Imported:
 
 
 def _fill(found: Imported, sections: dict[str, dict[str, Any]]) -> None:
-    """Adds to the sections what ai-toolkit takes where they are silent."""
+    """Adds ai-toolkit's defaults to the sections."""
     network, sample = sections["network"], sections["sample"]
     said = {
         "linear": network.get("rank") if network.get("rank") is not None else network.get("linear"),
@@ -214,7 +214,7 @@ def _concept(process: Mapping[str, Any], train: Mapping[str, Any], datasets: lis
 
 
 def _model_of(model: Mapping[str, Any]) -> str | None:
-    """The model that a job is for, if it is not this trainer's."""
+    """A job's model, if this trainer can't train it."""
     arch = model.get("arch")
     if arch:
         return None if str(arch).lower().startswith(SD3) else str(arch)
@@ -259,7 +259,7 @@ def _take_training(found: Imported, train: Mapping[str, Any]) -> None:
 
 
 def _take_more(found: Imported, sections: Mapping[str, dict[str, Any]]) -> None:
-    """What takes two of their settings to say."""
+    """Settings that follow from two of theirs."""
     save, model = sections["save"], sections["model"]
     average = table(sections["train"].get("ema_config"), "train.ema_config")
     if average.get("use_ema"):

@@ -1,4 +1,4 @@
-"""The command purecc_import.py: another trainer's settings in, a TOML of ours out, and what was not carried over."""
+"""The command purecc_import.py: turns another trainer's settings into a TOML, and reports what was not carried over."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from library.importers.imported import Imported
 from library.importers.reading import read_data
 
 LONGEST_LINE = 1000
-"""Characters of a line of the report."""
+"""Most characters of a line of the report."""
 
 
 def run(words: list[str] | None = None) -> str:
-    """Reads a file and writes the TOML; returns what became of everything, as text."""
+    """Reads a file and writes the TOML; returns a report of every setting."""
     parser = plain_parser("Converts another trainer's settings to a TOML.", "FILE [--to FILE] [--trigger ohwx ...]")
     parser.add_argument("file", help="JSON of the kohya_ss GUI or OneTrainer, or YAML of ai-toolkit.")
     parser.add_argument("--to", metavar="FILE", help="TOML to write. Default: the file's name, ending in _purecc.toml.")
@@ -46,10 +46,10 @@ def run(words: list[str] | None = None) -> str:
 
 
 def import_file(path: Path) -> Imported:
-    """What a file of another trainer says.
+    """The settings of another trainer's file.
 
     Raises:
-        ConfigError: no such file, damaged, or of no trainer that is known.
+        ConfigError: no such file, damaged, or from an unknown trainer.
     """
     if path.suffix.lower() == ".toml":
         raise ConfigError(
@@ -78,7 +78,7 @@ def _complete(found: Imported, trigger: str | None, class_word: str | None, kind
     if kind == "style":
         concept |= {"kind": "style"}
     if not found.datasets:
-        # The folders' names say trigger and class word, if nobody else does.
+        # Folder names give trigger and class word, if nothing else does.
         found.settings.update({name: value for name, value in concept.items() if name != "placeholder"})
         return []
     missing = [
@@ -140,7 +140,7 @@ def report(found: Imported, target: Path, missing: list[str]) -> str:
 
 
 def _wanted(found: Imported, missing: list[str]) -> list[str]:
-    """What the file does not say and a run needs, a sentence each.
+    """What a run needs and the file does not say, one sentence each.
 
     Args:
         missing: of the concept.

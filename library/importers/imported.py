@@ -1,4 +1,4 @@
-"""What was read of another trainer's settings: what is carried over, and what is not."""
+"""What was read from another trainer's settings: carried over or not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from library.errors import ConfigError
 from library.importers.reading import number, shown
 
 Name = str | tuple[str, Callable[[Any], Any]] | None
-"""Our name for a setting, with what to do with its value if it is another one; None for what has no effect."""
+"""Our name for a setting, and how to convert its value if it differs; None if it has no effect."""
 FIELDS = {
     name_of(one): (section, one, hints_of(group)[one.name])
     for section, group in groups().items()
@@ -31,9 +31,9 @@ OF_SUBSETS = {
 }
 """The same of what a subset alone may say."""
 EMPTY: tuple[object, ...] = (None, "", False, 0, "0", "none", "None", [], {})
-"""Values that mean that nothing is set."""
+"""Values that mean "unset"."""
 LONGEST = 300
-"""Characters of a reason; one that lists more than fits in them is cut to the value."""
+"""Most characters of a reason; a longer one is replaced by the value."""
 MODEL_AND_VAE = ("pretrained_model_name_or_path", "vae")
 OUR_MODEL = re.compile(r"sd[-_ ]?3|stable[-_ ]diffusion[-_ ]?3", re.IGNORECASE)
 """What names of checkpoints hold that are for Stable Diffusion 3 or 3.5."""
@@ -58,12 +58,12 @@ QUANTIZATIONS = {
     "int_8": "int8",
     "nfloat_4": "nf4",
 }
-"""What other trainers call the values of `base_quantization`."""
+"""Other trainers' names for the values of `base_quantization`."""
 
 
 @dataclass
 class Imported:
-    """A run of another trainer in our words.
+    """A run of another trainer in our settings.
 
     Args:
         trainer: its name.
@@ -77,11 +77,11 @@ class Imported:
     left_out: dict[str, str] = field(default_factory=dict)
     """What is not carried over: their name for it and why, or its value."""
     assumed: dict[str, Any] = field(default_factory=dict)
-    """What the file leaves unsaid, and what its trainer takes then, which is carried over: by its name there."""
+    """Defaults of the other trainer that are carried over because the file does not set them, by their name there."""
     notices: list[str] = field(default_factory=list)
 
     def fitted(self, name: str, value: Any, theirs: str) -> Any:
-        """The value as a setting, or a key of a subset, may hold it; None, with a reason, if it may not."""
+        """The value as a setting or a subset's key takes it; None, with a reason, if it is invalid."""
         _, one, hint = OF_SUBSETS.get(name) or FIELDS[name]
         if name in VALUES:
             value, said = VALUES[name](value)
@@ -151,7 +151,7 @@ class Imported:
             self.left_out[theirs] = shown(value)
 
     def over(self, name: str, value: Any, theirs: str, other: str) -> None:
-        """Carries over what counts in the other trainer where two of its settings say one thing.
+        """Carries over the setting that wins in the other trainer if two of its settings mean the same.
 
         Args:
             other: what it calls the one that does not count.
@@ -162,7 +162,7 @@ class Imported:
             self.notices.append(f"{theirs} {shown(value)} is used, as in {self.trainer}; {other} is ignored.")
 
     def is_for(self, model: str) -> None:
-        """Says that the file is for another model, whose own files are left out.
+        """Notes that the file is for another model and leaves out that model's files.
 
         Args:
             model: its name.

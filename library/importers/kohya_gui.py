@@ -29,7 +29,7 @@ OF_THE_WINDOW = re.compile(
     r"mem_eff|stop_text_encoder|save_as_bool|text_encoder_lr|t5xxl_lr|learning_rate_te|noise_offset_type|lowvram|"
     r"no_token_padding|show_timesteps"
 )
-"""Keys that say nothing about training with this model."""
+"""Keys that don't matter for training with this model."""
 OF_FLUX = frozenset(
     {"guidance_scale", "t5xxl_max_token_length", "apply_t5_attn_mask", "cpu_offload_checkpointing", "split_qkv"}
     | {"fp8_base_unet", "split_mode", "discrete_flow_shift", "model_prediction_type", "timestep_sampling", "ae"}
@@ -63,9 +63,9 @@ DEFAULTS = {
     "enable_bucket": True,
     "bucket_no_upscale": True,
 }
-"""What a new window holds, where a preset does not say and we do not."""
+"""Defaults of a new window that differ from ours, for what a preset leaves out."""
 STEPS = 1600
-"""What sd-scripts takes if nothing says how long."""
+"""sd-scripts' default length."""
 
 
 def read(tables: Mapping[str, Any]) -> Imported:
@@ -150,7 +150,7 @@ def _take_attention(tables: Mapping[str, Any], values: dict[str, Any]) -> None:
 
 
 def _take_more_parameters(found: Imported, text: Any, values: dict[str, Any], theirs: dict[str, str]) -> None:
-    """Options of sd-scripts that are typed into the window, which count over its fields."""
+    """Options of sd-scripts typed into the window; they override its fields."""
     try:
         words = shlex.split(text, posix=False) if isinstance(text, str) else []
     except ValueError:
@@ -172,13 +172,13 @@ def _take_more_parameters(found: Imported, text: Any, values: dict[str, Any], th
 
 
 def _number(value: Any) -> int | float:
-    """A number that may be in quotes; 0 for what is none."""
+    """A number that may be in quotes; 0 if it isn't one."""
     value = number(value) if isinstance(value, str) else value
     return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
 
 
 def _model_of(tables: Mapping[str, Any]) -> str | None:
-    """The model that a file is for, if it is not this trainer's."""
+    """A file's model, if this trainer can't train it."""
     if tables.get("sd3_checkbox"):
         return None
     if tables.get("flux1_checkbox") or str(tables.get("LoRA_type", "")).startswith("Flux"):

@@ -55,7 +55,7 @@ DEFAULTS = {
     "timestep_distribution": "UNIFORM",
     "resolution": "512",
 }
-"""What OneTrainer takes where a configuration does not say, and we do not."""
+"""OneTrainer's defaults that differ from ours."""
 PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 SETTINGS = {
     "base_model_name": "pretrained_model_name_or_path",
@@ -107,7 +107,7 @@ USUAL = {
     "lokr_vec_trick": True, "sample_image_format": "JPG", "sample_video_format": "MP4", "sample_audio_format": "MP3",
     "samples_to_tensorboard": True, "non_ema_sampling": True,
 }  # fmt: skip
-"""What a saved configuration holds without the user's doing, and what has no counterpart here."""
+"""Keys that every saved configuration has, and keys without a counterpart here."""
 OURS = ("STABLE_DIFFUSION_3", "STABLE_DIFFUSION_35")
 EVERY = {
     ("save_every", "EPOCH"): "save_every_n_epochs",
@@ -118,7 +118,7 @@ EVERY = {
 }
 """How often, by their setting and its unit."""
 EMA_DECAY = 0.999
-"""OneTrainer's, where a configuration does not say."""
+"""OneTrainer's default."""
 STANDARD, PRIOR, VALIDATION = "STANDARD", "PRIOR_PREDICTION", "VALIDATION"
 
 
@@ -183,7 +183,7 @@ def _take_optimizer(found: Imported, given: Any) -> None:
 
 
 def _take_more(found: Imported, data: Mapping[str, Any]) -> None:
-    """What takes two of their settings to say."""
+    """Settings that follow from two of theirs."""
     for name in ("save_every", "sample_after"):
         unit = str(data.get(f"{name}_unit", "NEVER"))
         if (name, unit) in EVERY:

@@ -1,4 +1,4 @@
-"""Files of other trainers as plain data: tables, lists, texts, true and false, and finite numbers."""
+"""Reads files of other trainers as plain data: tables, lists, texts, true and false, and finite numbers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from library.errors import ConfigError
 from library.files.text_file import IN_NO_FILE
 
 MOST_VALUES = 100_000
-"""Values of a file of settings; a few lines of YAML can stand for billions."""
+"""Most values in a settings file; a few lines of YAML can expand to billions."""
 DEEPEST = 50
-"""Tables in tables of a file of settings."""
+"""Deepest nesting of tables in a settings file."""
 LARGEST_NUMBER = 1e30
-"""A number above this is damage, not a setting."""
+"""A larger number is damage, not a setting."""
 SHOWN = 60
-"""Characters of a value in a message."""
+"""Most characters of a value in a message."""
 EXPONENT = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
-"""Numbers such as 1e-4, which YAML 1.1 takes for text, and ai-toolkit does not."""
+"""Numbers such as 1e-4, which are text in YAML 1.1 but numbers for ai-toolkit."""
 
 
 def read_data(path: Path) -> Any:
     """What a JSON or YAML file holds; numbers that are not finite become text.
 
     Raises:
-        ConfigError: no such file, too large, damaged, or with something that no setting is.
+        ConfigError: no such file, too large, damaged, or with values that no setting can have.
     """
     if not os.path.isfile(path):
         raise ConfigError(f"The file {path.absolute()} doesn't exist.", "Give a JSON or YAML file of another trainer.")
@@ -38,7 +38,7 @@ def read_data(path: Path) -> Any:
         return _Plain(path).of(_yaml(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text))
     except ConfigError:
         raise
-    except Exception as error:  # the parsers' own errors, and what damaged files make them raise
+    except Exception as error:  # the parsers' own errors, and those that damaged files cause
         why = " ".join(str(error).split())[:300]
         raise ConfigError(f"{path} can't be read: {why}.", "Save it again in its own trainer.") from error
 
@@ -83,7 +83,7 @@ class _Plain:
 
 
 def number(text: str) -> int | float | str:
-    """The number that a text says; the text itself if it says none, or none that is finite."""
+    """The finite number in a text; the text itself if there is none."""
     for kind in (int, float):
         try:
             found = kind(text)

@@ -18,6 +18,7 @@ from library.methods.reads import OF_SOME, WITH_EMBEDDINGS, names_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from library.adapters.linear import Form
     from library.adapters.network import AdapterNetwork
     from library.adapters.penalties import Layers, Penalty
     from library.objectives import Objective
@@ -81,6 +82,7 @@ class Method:
         student: what the student minimises, from the settings and whether there are regularisation pictures.
         extractor: what stage 1 minimises; None: the method has no extractor.
         student_weights: what the student learns: a LoRA, whole weights, or the words of the concept.
+        form: what more than a plain LoRA the student's is while it learns; None: it is a plain one.
         penalties: what is added for the weights themselves.
         fuses_steps: whether weights make their steps inside the backward pass.
         anchors_styles: whether `anchor_weight` holds pictures of a style as well as a subject's.
@@ -99,6 +101,7 @@ class Method:
     student: Callable[[Settings, bool], Objective]
     extractor: Callable[[Settings], Objective] | None = None
     student_weights: Literal["lora", "full", "words"] = "lora"
+    form: Callable[[Settings], Form | None] = lambda settings: None
     penalties: Callable[[Settings], Sequence[PenaltyTerm]] = lambda settings: ()
     fuses_steps: Callable[[Settings], bool] = lambda settings: False
     anchors_styles: bool = True

@@ -55,6 +55,11 @@ def learns_whole_weights(settings: Settings) -> bool:
     return method_of(settings).student_weights == "full"
 
 
+def is_saved_as_it_is(settings: Settings) -> bool:
+    """Whether the student is a plain LoRA, so that its file does what it does."""
+    return not learns_whole_weights(settings) and method_of(settings).form(settings) is None
+
+
 def makes_fused_steps(settings: Settings) -> bool:
     """Whether weights make their steps inside the backward pass."""
     return method_of(settings).fuses_steps(settings)

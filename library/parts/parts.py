@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from library.adapters.files import SavedConcept
-from library.adapters.linear import Dropout
+from library.adapters.linear import PLAIN, Dropout
 from library.adapters.network import AdapterNetwork
 from library.chance import generator_for
 from library.config.dataset import Concept
@@ -26,8 +26,8 @@ from library.models.opening import load_model
 from library.parts.base_weights import with_base_weights
 
 STUDENT_ADAPTER = "student"
-EXTRACTED_ADAPTER = "extracted"
-"""The LoRA that stands for a student that learned whole weights."""
+SAVED_ADAPTER = "saved"
+"""The plain LoRA of a file whose student is more than that: whole weights, or a LoRA that acts in parts."""
 
 
 def extractor_adapter(concept: str) -> str:
@@ -105,16 +105,18 @@ class Attached(Opened):
     def add_adapter(self, name: str) -> None:
         """A fresh adapter of the settings' shape, the same for the same seed and name.
 
-        The student of a method that learns whole weights is a change of these.
+        The student's is of its method's form; that of a method that learns whole weights is a change of these.
         """
-        shape = self.settings.network
+        shape, method, form = self.settings.network, method_of(self.settings), PLAIN
         dtype = torch.bfloat16 if shape.full_bf16 else torch.float32
-        if name == STUDENT_ADAPTER and method_of(self.settings).student_weights == "full":
+        if name == STUDENT_ADAPTER:
+            form = method.form(self.settings) or PLAIN
+        if name == STUDENT_ADAPTER and method.student_weights == "full":
             self.network.add_full(name, dtype)
             return
         generator = generator_for(self.settings.optimizer.seed, "adapter", name)
         dropout = Dropout(shape.network_dropout, shape.rank_dropout, shape.module_dropout)
-        self.network.add(name, shape.ranks, shape.network_alpha, generator, dropout, dtype)
+        self.network.add(name, shape.ranks, shape.network_alpha, generator, dropout, dtype, form)
 
     def embeddings_from(self, vectors: Tensor) -> ConceptEmbeddings:
         """Embeddings of the settings' kind with these vectors, on the model's device."""

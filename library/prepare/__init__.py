@@ -1,1 +1,1 @@
-"""What is computed once before training, and cached."""
+"""Everything that is computed once before training, and cached."""

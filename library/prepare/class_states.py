@@ -1,4 +1,4 @@
-"""What a concept's vectors start from: the class word's own hidden states."""
+"""The start of a concept's vectors: the class word's own hidden states."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from library.parts.parts import Attached
 from library.prompts import derive, triggers_in
 
 PICTURES_LOOKED_AT = 4
-"""Pictures of a concept that the states are averaged over, at most."""
+"""Most pictures of a concept over which the states are averaged."""
 
 
 def class_text(concept: Concept) -> str:

@@ -26,7 +26,7 @@ SIGMAS = (0.3, 0.5, 0.7)
 NOISES = 2
 """Draws of noise at each of them."""
 PASSES = 2 * NOISES * len(SIGMAS)
-"""Passes that finding a region takes."""
+"""Passes needed to find a region."""
 PLACES_OF_EDGE = 32
 """A mask grows by one place on each side per N places of the picture's shorter side."""
 

@@ -1,4 +1,4 @@
-"""Replay: pictures that the pretrained model draws once, for the student to stay faithful to."""
+"""Replay: pictures that the pretrained model draws once, which the student must not change."""
 
 from __future__ import annotations
 

@@ -19,15 +19,15 @@ from library.parts.parts import Attached, Opened
 from library.prompts import without_concept
 
 COLOURS = ("red", "green", "blue")
-"""Words that every model sees."""
+"""Words that every model knows."""
 SUGGESTED = ("ohwx", "qx", "zwx", "vbk")
 """Rare words that may take a trigger's place."""
 NOISES = 4
-"""Pictures of noise alone, as sampling starts from."""
+"""Number of pictures of pure noise, as at the start of sampling."""
 MOST_PIXELS = 256
-"""Of their sides."""
+"""Longest side of them, in pixels."""
 HARDLY = 0.15
-"""A trigger that moves less than this share of what a colour moves is hardly seen."""
+"""A trigger that moves the prediction less than this share of what a colour does is hardly seen."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Visibility:
 
     @property
     def best(self) -> str:
-        """The rare word that it sees best."""
+        """The rare word that the model sees best."""
         return max(self.others, key=lambda word: self.others[word])
 
 
 def texts_for(concept: Concept) -> dict[str, str]:
-    """The prompt of each word that is tried, and under "" the one without any."""
+    """The prompt for each word, and under "" the one without a word."""
     words = dict.fromkeys([concept.trigger, *COLOURS, *SUGGESTED])
     return {"": without_concept(concept.target, concept)} | {
         word: concept.target.replace(PLACEHOLDER, word) for word in words

@@ -1,4 +1,4 @@
-"""Curves as SVG that is in the page itself; the page's script shows the values under the pointer."""
+"""Curves as inline SVG; the page's script shows the values under the pointer."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from library.report.page import render
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 28
-"""Room around the curves, in the units of the picture."""
+"""Margins around the curves, in SVG units."""
 MOST_POINTS = 240
-"""Points of a curve; more of them are averaged in groups."""
+"""Most points of a curve; more are averaged in groups."""
 SMOOTHING_SHARE = 0.04
-"""Share of a curve that its smooth line averages over."""
+"""Share of a curve over which its smooth line averages."""
 COLOURS = 8
-"""Colours that the style sheet knows, `--series-1` and so on."""
+"""Number of colours in the style sheet, `--series-1` and so on."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def curves_of(rows: Sequence[dict[str, Any]], names: dict[str, str]) -> list[Cur
 
 
 def chart(title: str, curves: Sequence[Curve], logarithmic: bool = False) -> Markup:
-    """A chart with its legend, or nothing if there is no curve. Values of 0 and below have no place on a logarithm."""
+    """A chart with its legend, or nothing if there is no curve. A logarithmic chart leaves out values of 0 and
+    below."""
     shown = []
     for curve in curves:
         points = [(x, y) for x, y in curve.points if y > 0 or not logarithmic]
@@ -126,7 +127,7 @@ class _Axis:
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `MOST_POINTS`, each the mean of those that it stands for; its step is the last of theirs."""
+    """At most `MOST_POINTS` points, each the mean of a group, at the group's last step."""
     size = math.ceil(len(points) / MOST_POINTS)
     groups = [points[begin : begin + size] for begin in range(0, len(points), size)]
     return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
@@ -148,5 +149,5 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _in_words(shown: Sequence[tuple[Curve, list[tuple[float, float]]]]) -> str:
-    """What the chart says, for those who do not see it."""
+    """A text alternative to the chart."""
     return "; ".join(f"{curve.name} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for curve, points in shown)

@@ -1,4 +1,4 @@
-"""The log of a run: one JSON line per step, and what trackers get of it."""
+"""The log of a run: one JSON line per step, also sent to trackers."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ ON_REPLAYED = frozenset({"replay", "replay_pure", "surroundings", "prior", "word
 
 
 def means(per_image: dict[str, Tensor]) -> dict[str, float]:
-    """The mean of each value over the images that have it; what no image has is left out."""
+    """The mean of each value over the images that have it; values that no image has are left out."""
     had = {name: values[~values.isnan()] for name, values in per_image.items()}
     return {name: float(values.mean()) for name, values in had.items() if len(values)}
 
 
 def share_negative(values: Tensor) -> float:
-    """Share of values below 0, of those that are numbers."""
+    """Share of negative values among those that are not NaN."""
     return float((values[~values.isnan()] < 0).float().mean())
 
 
@@ -67,7 +67,7 @@ class RunLog:
     Args:
         folder: where `log.jsonl` goes.
         stage_steps: the stages in their order and how many steps each has; trackers count steps through.
-        keep_until: {stage: step} that a resumed run continues from; what is later is dropped. None: a new log.
+        keep_until: {stage: step} that a resumed run continues from; later lines are dropped. None: a new log.
         tracking: where else the values go.
     """
 
@@ -82,7 +82,7 @@ class RunLog:
         self._steps_before = dict(zip(stage_steps, before, strict=False))
         self.path = folder / "log.jsonl"
         kept = [] if keep_until is None else [row for row in read_log(self.path) if _is_kept(row, keep_until)]
-        # Not beside another one, which the run would then continue with: what is read of it has to be what is written.
+        # Always in place: a resumed run must read the file that it continues.
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept), durable=False)
         self._file = self.path.open("a", encoding="utf-8")
         self._step = 0 if keep_until is None else sum(keep_until.values())
@@ -103,13 +103,13 @@ class RunLog:
             tracker.scalars(values, self._step)
 
     def picture(self, name: str, path: Path) -> None:
-        """A contact sheet, as it is after the last step."""
+        """A contact sheet after the last step."""
         for tracker in self._trackers:
             tracker.picture(name, path, self._step)
 
     def close(self) -> None:
         """Ends the log."""
-        with suppress(OSError):  # a line for which the disk had no room; `write` has said so
+        with suppress(OSError):  # a line that did not fit on the disk; `write` reported it
             self._file.close()
         for tracker in self._trackers:
             tracker.close()
@@ -128,7 +128,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    """The same log as a table for spreadsheets; a step that lacks a value has an empty cell."""
+    """The same log as a table for spreadsheets; a missing value is an empty cell."""
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, dict)))
     with written(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, names, extrasaction="ignore")
@@ -141,7 +141,7 @@ def _is_kept(row: dict[str, Any], keep_until: dict[str, int]) -> bool:
 
 
 def mean_of_end(rows: list[dict[str, Any]], name: str, share: float = 0.2) -> float | None:
-    """Mean of a value over the last part of a stage's lines; None if they lack it."""
+    """Mean of a value over the last part of a stage's lines; None if they don't have it."""
     values = [row[name] for row in rows if name in row]
     if not values:
         return None

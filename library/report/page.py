@@ -29,11 +29,11 @@ from library.files.atomic import write_text
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_BYTES = 8_000_000
-"""Largest page. Where pictures make it larger, all of them are made smaller."""
+"""Most bytes of a page. If pictures make it larger, all of them are shrunk."""
 SIDES = (512, 384, 256, 160, 96)
-"""Longest sides of pictures, in pixels, that are tried one after the other until the page is small enough."""
+"""Longest sides of pictures, in pixels, tried in this order until the page is small enough."""
 TINY_SIDE = 128
-"""Pictures up to this are kept as they are; the page enlarges them without smoothing."""
+"""Pictures up to this size are not shrunk; the page enlarges them without smoothing."""
 JPEG_QUALITY = 86
 
 
@@ -88,7 +88,7 @@ class Section:
 
 
 def render(template: str, **values: Any) -> Markup:
-    """HTML from a file of `templates/`; every text that is put in is escaped."""
+    """HTML from a file of `templates/`; inserted text is escaped."""
     return Markup(_environment.get_template(template).render(**values))
 
 

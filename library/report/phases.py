@@ -1,4 +1,4 @@
-"""Where the time of a run goes and how much memory each part of it takes, measured while it runs."""
+"""The time and memory of each part of a run, measured while it runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROCESS_STATUS, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_r
 
 @dataclass
 class Phase:
-    """One kind of work of a run, all of it together.
+    """The total of one kind of work in a run.
 
     Attributes:
         seconds: wall time, without that of phases inside.
@@ -35,7 +35,7 @@ class Phase:
 
 
 class Phases:
-    """Measures phases, also such as lie inside each other.
+    """Measures phases, also nested ones.
 
     Args:
         device: whose memory is measured.
@@ -49,27 +49,27 @@ class Phases:
         self._phases = {phase["name"]: Phase(**phase) for phase in before}
 
     def begin(self, name: str) -> None:
-        """All that happens until its `end` belongs to this phase, but for what belongs to phases inside."""
+        """Everything until `end` belongs to this phase, except nested phases."""
         self._charge()
         self._open.append(self._phases.setdefault(name, Phase(name)))
 
     def end(self) -> None:
-        """The phase that began last is over."""
+        """Ends the latest phase."""
         self._charge()
         self._open.pop()
 
     @property
     def now(self) -> str | None:
-        """The phase that runs, if one does."""
+        """The current phase, if any."""
         return self._open[-1].name if self._open else None
 
     def measured(self) -> list[Phase]:
-        """Every phase until now, in the order in which they began."""
+        """Every phase so far, in order of their start."""
         self._charge()
         return list(self._phases.values())
 
     def _charge(self) -> None:
-        """Puts what has passed since the last change down to the phase that runs, and starts counting again."""
+        """Adds the time since the last change to the current phase, and restarts the clock."""
         now, peak = time.monotonic(), _peak(self.device)
         if self._open:
             phase = self._open[-1]
@@ -93,7 +93,7 @@ def _peak(device: torch.device) -> int | None:
     if sys.platform == "darwin":
         import resource
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the whole run until now
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the whole run so far
     return None
 
 
@@ -101,5 +101,5 @@ def _begin_anew(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with suppress(OSError):  # where the system does not let us, the peak is that of the whole run until now
+        with suppress(OSError):  # if the system refuses, the peak is that of the whole run so far
             RESET_PEAK.write_text("5")

@@ -8,7 +8,7 @@ from typing import Any
 from library.files.atomic import written
 
 SMOOTHING = 0.9
-"""Share of the past in the smooth line."""
+"""Weight of the past in the smooth line."""
 
 PANELS = (
     (
@@ -34,7 +34,7 @@ def _smooth(values: list[float]) -> list[float]:
 
 
 def plot_log(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draws the stages of a log beside each other; steps as thin lines, their running mean as thick ones."""
+    """Draws the stages of a log next to each other; steps as thin lines, their running mean as thick ones."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

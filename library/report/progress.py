@@ -1,4 +1,4 @@
-"""Progress on the terminal: bars with time left; and where it goes to a file or a pipe, a line now and then."""
+"""Progress on the terminal: bars with the time left, or a line now and then in a file or pipe."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ SHOWN = {
     "lambda_star": "lambda*",
     "cosine": "cos",
 }
-"""What the bar shows of a step, and what it calls it."""
+"""The values of a step that the bar shows, and their labels."""
 SECONDS_BETWEEN_LINES = 30.0
-"""How often progress is written where it can't be drawn over."""
+"""Seconds between lines in a file or pipe."""
 LINE = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 class Lines:
-    """Standard error for a bar where nothing can be drawn over: each of its pictures becomes a line of its own."""
+    """Standard error in a file or pipe: each state of the bar becomes a line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> None:
-        """Writes what there is to read of a bar; moves of the cursor and blanks are not."""
+        """Writes the text of a bar without cursor movements and blanks."""
         line = text.strip("\r\n ")
         if line:
             self._stream.write(f"{line}\n")
 
     def flush(self) -> None:
-        """Hands on what is written."""
+        """Flushes what was written."""
         self._stream.flush()
 
 
 def _bar(*given: Any, **how: Any) -> tqdm:
-    """A bar, or lines now and then, according to where standard error goes."""
+    """A bar, or lines now and then, depending on where standard error goes."""
     if not sys.stderr.isatty():
         often = dict.fromkeys(("mininterval", "maxinterval"), SECONDS_BETWEEN_LINES)
         how |= {"file": Lines(sys.stderr), "position": 0, "miniters": 1, "bar_format": LINE, **often}
@@ -69,11 +69,11 @@ class StageBar:
         self._shown: dict[str, str] = {}
 
     def step(self, row: dict[str, Any]) -> None:
-        """Moves on by one step and shows its losses; one that the step does not have stays as it last was."""
+        """Advances one step and shows its losses; a loss that the step lacks keeps its last value."""
         self._shown |= {short: f"{row[name]:.3g}" for name, short in SHOWN.items() if name in row}
         self._bar.set_postfix(self._shown, refresh=False)
         self._bar.update()
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Closes the bar and leaves it on the screen."""
         self._bar.close()

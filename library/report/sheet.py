@@ -1,4 +1,4 @@
-"""Contact sheets: pictures beside each other, with what they are written beside them."""
+"""Contact sheets: rows of pictures with their prompts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from library.files.atomic import written
 from library.files.picture_files import opened
 
 ABOUT = "purecc_sheet"
-"""The text in the PNG that says what stands where."""
+"""The PNG's text chunk with title, columns and rows."""
 GAP = 6
 LABEL_WIDTH = 190
 LEAST_SIDE = 128
-"""Smaller pictures are enlarged to about this, by whole numbers and without smoothing."""
+"""Smaller pictures are enlarged to about this size, by whole factors and without smoothing."""
 MOST_SIDE = 512
 TEXT, FAINT, PAPER = (25, 25, 25), (115, 115, 115), (255, 255, 255)
 
@@ -33,9 +33,9 @@ class SheetRow:
     """One prompt's pictures.
 
     Args:
-        kind: what sort of prompt it is, such as "concept".
+        kind: the kind of prompt, such as "concept".
         prompt: its text.
-        pictures: (3, H, W) in -1 .. 1 each, one a column.
+        pictures: (3, H, W) in -1 .. 1 each, one per column.
     """
 
     kind: str
@@ -44,9 +44,9 @@ class SheetRow:
 
 
 def font_of(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which draws Latin with all its accents, Greek and Cyrillic; Pillow's own font draws ASCII alone.
+    """DejaVu Sans, which draws Latin with all its accents, Greek and Cyrillic; Pillow's own font draws only ASCII.
 
-    It comes with matplotlib, which is found without being imported, for that takes a second.
+    It comes with matplotlib, which is found without an import, because that takes a second.
 
     Args:
         size: in pixels.
@@ -64,7 +64,7 @@ def as_image(pixels: Tensor) -> Image.Image:
 
 
 def as_pixels(image: Image.Image) -> Tensor:
-    """What `as_image` was given, as far as eight bits hold it."""
+    """The inverse of `as_image`, within eight bits."""
     array = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     return array.float() / 127.5 - 1
 
@@ -82,11 +82,11 @@ def _shown(pixels: Tensor) -> tuple[Image.Image, int]:
 
 
 def save_sheet(path: Path, title: str, columns: list[str], rows: list[SheetRow]) -> None:
-    """Writes a contact sheet as PNG. What stands where is in the file, too, for `read_sheet`.
+    """Writes a contact sheet as PNG. Its title, columns and rows are in the file, too, for `read_sheet`.
 
     Args:
-        columns: what stands above each column.
-        rows: one a prompt, with as many pictures as there are columns.
+        columns: the headings.
+        rows: one per prompt, with a picture for each column.
     """
     font, small = font_of(14), font_of(11)
     images = [[_shown(picture) for picture in row.pictures] for row in rows]
@@ -118,7 +118,7 @@ def save_sheet(path: Path, title: str, columns: list[str], rows: list[SheetRow])
 
 
 def read_sheet(path: Path) -> tuple[str, list[str], list[SheetRow]] | None:
-    """Title, columns and rows of a sheet that was written here; None if the file is none, or damaged."""
+    """Title, columns and rows of our own sheet; None if the file isn't one, or is damaged."""
 
     def read(sheet: Image.Image) -> tuple[str, list[str], list[SheetRow]]:
         sheet.load()

@@ -18,13 +18,13 @@ from library.terminal import say
 FORMAT = 1
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 SECONDS_BETWEEN = 1.0
-"""Steps closer than this do not write the file again each."""
+"""Seconds between two writes of the file for steps."""
 SMOOTHING = 0.9
-"""Share of the past in the speed."""
+"""Weight of the past in the speed."""
 
 
 class Status:
-    """Keeps `status.json`. Where it can't be written, the run continues without it.
+    """Keeps `status.json` up to date. If it can't be written, the run continues without it.
 
     Args:
         folder: of the run's results; paths in the file are relative to it.
@@ -81,7 +81,7 @@ class Status:
             self._write()
 
     def end(self, error: BaseException | None) -> None:
-        """The run has ended so; None: as it should."""
+        """Records how the run ended; None: successfully."""
         code = exit_code_for(error)
         stopped = FAILED if code != exit_code_for(KeyboardInterrupt()) else STOPPED
         reason = "All steps are done." if error is None else str(error) or type(error).__name__
@@ -96,11 +96,11 @@ class Status:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        with suppress(OSError, StorageError):  # a full disk is for what has to be saved to complain about
-            write_text(self.path, self._text(), durable=False, patience=())  # the next one comes in a second
+        with suppress(OSError, StorageError):  # the files that must be saved will report a full disk
+            write_text(self.path, self._text(), durable=False, patience=())  # the next write comes in a second
 
     def _write_last(self) -> None:
-        """No other one follows: where the file can't be replaced (a reader, a full disk), it is written over."""
+        """The last write. If the file can't be replaced (a reader, a full disk), it is overwritten in place."""
         try:
             write_text(self.path, self._text(), durable=False)
         except (OSError, StorageError) as error:
@@ -116,7 +116,7 @@ class Status:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """What `status.json` of a folder says; nothing if there is none that can be read."""
+    """The content of a folder's `status.json`; empty if there is none or it can't be read."""
     try:
         found = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -125,7 +125,7 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def end_of_killed(folder: Path) -> None:
-    """Says of a run that has done all, and was killed before it could say so itself, that it is done."""
+    """Marks a run as done if it finished everything but was killed before it could say so."""
     found = read_status(folder)
     if found.get("state") == RUNNING:
         status = Status(folder, found.get("run", ""), {})

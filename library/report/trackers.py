@@ -1,4 +1,4 @@
-"""Where a run's values go besides its own log: TensorBoard, and Weights & Biases, which nobody has to install."""
+"""Where a run's values go besides its own log: TensorBoard, and optionally Weights & Biases."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Tracking:
         log_with: a key of `TRACKERS`.
         events: folder of TensorBoard's events.
         project, name: of the run at wandb.
-        offline: wandb writes files alone, for `wandb sync`.
+        offline: wandb only writes files, for `wandb sync`.
         arguments: more of `wandb.init`.
-        config: the settings, if they are to be sent along.
+        config: the settings, if they are sent, too.
     """
 
     log_with: str = "none"
@@ -53,11 +53,11 @@ class Tracker(Protocol):
         """A contact sheet."""
 
     def close(self) -> None:
-        """All is sent."""
+        """Everything is sent."""
 
 
 def check_trackers(log_with: str) -> None:
-    """Looks whether what is to be tracked with is there, before anything is computed.
+    """Checks that the trackers are installed, before anything is computed.
 
     Raises:
         ConfigError: wandb is wanted and not installed.
@@ -109,7 +109,7 @@ class WandB:
     """Sends values to Weights & Biases, or keeps them for `wandb sync`.
 
     Raises:
-        ConfigError: wandb does not begin the run, as without a login.
+        ConfigError: wandb does not start the run, for example without a login.
     """
 
     def __init__(self, tracking: Tracking, folder: Path, first: int | None) -> None:
@@ -129,7 +129,7 @@ class WandB:
         os.environ.setdefault("WANDB_SILENT", "true")
         try:
             self._run = wandb.init(**given)
-        except Exception as error:  # its own errors, those of the network, and arguments that it does not know
+        except Exception as error:  # its own errors, network errors, and unknown arguments
             raise ConfigError(
                 f"wandb can't start the run: {error}.",
                 'Log in with "wandb login", set offline = true, or log_with = "tensorboard".',

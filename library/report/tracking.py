@@ -1,4 +1,4 @@
-"""What a run's settings say about trackers."""
+"""The trackers that a run's settings ask for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def tracking_of(settings: Settings) -> Tracking:
     """Where the values of a run go besides its log.
 
     Raises:
-        ConfigError: what is wanted is not installed, or `log_tracker_config` is not such a file.
+        ConfigError: a tracker is not installed, or `log_tracker_config` is not such a file.
     """
     saving, model = settings.saving, settings.model
     check_trackers(saving.log_with)
@@ -31,7 +31,7 @@ def tracking_of(settings: Settings) -> Tracking:
 
 
 def events_of(saving: SavingSettings) -> Path:
-    """Folder of TensorBoard's events, counted from the output folder."""
+    """Folder of TensorBoard's events, relative to the output folder."""
     own = f"{saving.log_prefix or ''}{saving.output_name}"
     return Path(saving.logging_dir).expanduser().resolve() / own if saving.logging_dir else Path("tensorboard")
 

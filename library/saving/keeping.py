@@ -1,4 +1,4 @@
-"""What a run keeps on the way: files of the student every N steps and of the best ones, states beside them."""
+"""What a run keeps during training: the student's files every N steps and of the best steps, with states."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from library.files.checkpoint import SavedState, write_state
 from library.objectives import STUDENT
 
 AT_STEP, BEST = "-step", "-best-step"
-"""What stands between `output_name` and the number of the step."""
+"""The text between `output_name` and the number of the step."""
 
 
 class Keeping:
-    """Which steps of stage 2 leave something, and what of it stays.
+    """Which steps of stage 2 save files, and which files stay.
 
     Args:
         folder: of the results.
@@ -28,17 +28,17 @@ class Keeping:
         self.folder = folder
 
     def due(self, step: int) -> bool:
-        """Whether files are saved after this step, whatever it is worth."""
+        """Whether files are saved after this step, whatever its validation loss."""
         every = self.saving.save_every_n_steps
         return bool(every and step % every == 0)
 
     def best(self, rows: Iterable[Mapping[str, Any]]) -> list[int]:
-        """The `save_best_n` steps with the least validation loss, the best first; of equal ones the earlier."""
+        """The `save_best_n` steps with the lowest validation loss, best first; the earlier one of equal ones."""
         losses = [(row["validation"], row["step"]) for row in rows if row["stage"] == STUDENT and "validation" in row]
         return [step for _, step in sorted(losses)[: self.saving.save_best_n or 0]]
 
     def state(self, step: int, state: SavedState) -> Path | None:
-        """Keeps a state beside the files of this step, if that is wanted; returns its folder."""
+        """Keeps a state next to the files of this step, if asked for; returns its folder."""
         if not self.saving.save_state:
             return None
         folder = self.folder / f"{self.saving.output_name}{AT_STEP}{step:08d}-state"
@@ -46,7 +46,7 @@ class Keeping:
         return folder
 
     def drop_older(self, step: int) -> None:
-        """Removes what was saved every N steps, and states beside it, as far as they are too old by now."""
+        """Removes files saved every N steps, and their states, once they are too old."""
         files, states = self.saving.save_last_n_steps, self.saving.save_last_n_steps_state
         states = files if states is None else states
         for path, number in self._saved(AT_STEP):
@@ -55,19 +55,19 @@ class Keeping:
                 remove(path)
 
     def drop_worse(self, best: Iterable[int]) -> None:
-        """Removes the files of steps that are not among the best any more."""
+        """Removes the files of steps that are no longer among the best."""
         kept = set(best)
         for path, number in self._saved(BEST):
             if number not in kept:
                 remove(path)
 
     def _saved(self, kind: str) -> list[tuple[Path, int]]:
-        """What was saved on the way, each with its step."""
+        """The files saved during training, each with its step."""
         return list(_found(self.folder, self.saving.output_name + kind))
 
 
 def saved_on_the_way(folder: Path, name: str) -> dict[Path, int]:
-    """Files of the student that a run of this `output_name` has saved until now, each with its step."""
+    """The student's files that a run of this `output_name` has saved so far, each with its step."""
     if not folder.is_dir():
         return {}
     both = [*_found(folder, name + AT_STEP), *_found(folder, name + BEST)]

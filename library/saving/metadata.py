@@ -1,4 +1,5 @@
-"""What a LoRA file says of itself: kohya's ss_*, Stability's modelspec.*, and the text that Forge puts in prompts."""
+"""What a LoRA file says about itself: kohya's ss_*, Stability's modelspec.*, and the text that Forge puts in
+prompts."""
 
 from __future__ import annotations
 
@@ -26,24 +27,24 @@ from library.parts.parts import Opened
 from library.prompts import with_trigger
 
 MOST_TAGS = 200
-"""Pieces of captions that are counted in the metadata, the most frequent ones."""
+"""Most caption tags counted in the metadata, the most frequent ones."""
 
 OTHER_ARGUMENTS = ("train_block_indices", "rank_dropout", "module_dropout", "loraplus_lr_ratio")
 """What sd-scripts takes by network_args, besides the ranks of kinds of layers."""
 MODELSPEC = "modelspec."
 AS_SAID = ("author", "description", "license", "tags", "merged_from", "preprocessor", "is_negative_embedding")
-"""What modelspec says if the user does, in the user's words."""
+"""The fields of modelspec that the user may set."""
 NEEDED = frozenset(
     {"ss_network_module", "ss_network_args", "ss_network_dim", "ss_network_alpha", "ss_base_model_version"}
 )
-"""What stays of kohya's with `no_metadata`, as in sd-scripts."""
+"""Kohya's fields that stay with `no_metadata`, as in sd-scripts."""
 
 
 def metadata_of(parts: Opened, steps: int, about_data: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What UIs and other trainers read in a LoRA file. SD.Next knows the model by `ss_base_model_version`.
+    """The metadata of a LoRA file that UIs and other trainers read. SD.Next knows the model by `ss_base_model_version`.
 
     Args:
-        about_data: what it says of the pictures.
+        about_data: the metadata about the pictures.
     """
     whole = {**_of_training(parts, steps), **(about_data or {})}
     if not parts.settings.metadata.no_metadata:
@@ -104,7 +105,7 @@ def _of_training(parts: Opened, steps: int) -> dict[str, str]:
 
 
 def _network_args(network: NetworkSettings) -> dict[str, str]:
-    """What sd-scripts would have been told by network_args, if anything."""
+    """The network_args that sd-scripts would have had, if any."""
     given = {name: getattr(network, name) for name in (*network.kinds, *OTHER_ARGUMENTS)}
     usual = {field.name: field.default for field in fields(network)}
     told = {name: str(value) for name, value in given.items() if value != usual[name]}
@@ -112,7 +113,7 @@ def _network_args(network: NetworkSettings) -> dict[str, str]:
 
 
 def data_metadata(pictures: Sequence[Picture], size: tuple[int, int]) -> dict[str, str]:
-    """What the metadata says of the pictures: resolution, how many, of which sizes, their captions.
+    """The metadata about the pictures: resolution, number, sizes and captions.
 
     Args:
         size: width and height that the run is for, in pixels.
@@ -161,12 +162,12 @@ def own_thumbnail(settings: Settings) -> Image.Image | None:
 
 
 def activation_text(parts: Opened) -> str:
-    """What a prompt has to hold: every concept's target text."""
+    """What a prompt must contain: every concept's target text."""
     return ", ".join(with_trigger(concept.target, concept) for concept in parts.concepts)
 
 
 def sidecar_of(parts: Opened) -> dict[str, Any]:
-    """The JSON beside a LoRA from which Forge and A1111 take what a click on it puts into the prompt."""
+    """The JSON next to a LoRA from which Forge and A1111 take the text that a click adds to the prompt."""
     return {
         "description": parts.settings.metadata.metadata_description or "",
         "activation text": activation_text(parts),

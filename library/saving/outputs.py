@@ -1,4 +1,4 @@
-"""What a run leaves: the student's LoRA, its concept embeddings, and the extractor for another run."""
+"""The results of a run: the student's LoRA, its concept embeddings, and the extractor for another run."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from library.errors import ConfigError, ModelError, naming
 from library.files.atomic import saved_at, write_tensors, write_text, written
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.models.opening import FAMILIES
-from library.parts.branching import learns_whole_weights
+from library.parts.branching import is_saved_as_it_is, learns_whole_weights
 from library.parts.learned import Extractor, Student, extractor_adapters, extractor_of
-from library.parts.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Attached, Opened
+from library.parts.parts import SAVED_ADAPTER, STUDENT_ADAPTER, Attached, Opened
 from library.parts.saved_vectors import embeddings_of
 from library.parts.words import save_words
 from library.saving.metadata import metadata_of, sidecar_of
 
 EXTRACTOR_KEYS = "extractor."
 CONCEPT_FILE = "concept"
-"""What stands for the layout of a file with concept embeddings."""
+"""The layout's name for a file with concept embeddings."""
 TRANSFORMER_FILE = "transformer"
-"""What stands for the layout of a file with a whole transformer."""
+"""The layout's name for a file with a whole transformer."""
 WORDS_FILE = "words"
-"""What stands for the layout of a file with learned words."""
+"""The layout's name for a file with learned words."""
 THUMBNAIL_SIDE = 256
 """Longest side of the picture in a LoRA file, in pixels."""
 
@@ -52,7 +52,7 @@ def save_student(
     """Writes the LoRA in the layouts of `save_formats`, and the student's concept embeddings if it has them.
 
     Args:
-        about_data: what the metadata says of the pictures.
+        about_data: the metadata about the pictures.
 
     Returns:
         Each file with its layout; "concept" for the embeddings, "transformer" for the whole of it,
@@ -76,13 +76,14 @@ def save_student(
 
 
 def shown_weights(parts: Attached) -> dict[str, LayerWeights]:
-    """The student as a LoRA; of whole weights, the largest singular directions of each layer's change."""
-    if not learns_whole_weights(parts.settings):
-        return parts.network.weights(STUDENT_ADAPTER)
-    layers, rank = parts.network.layers.items(), parts.settings.network.network_dim
-    weights = {name: extracted(layer.full_rank(STUDENT_ADAPTER).weight, rank) for name, layer in layers}
-    if EXTRACTED_ADAPTER not in next(iter(parts.network.layers.values())).adapters:
-        parts.network.load(EXTRACTED_ADAPTER, weights, "the extracted LoRA")
+    """The student as a plain LoRA; of whole weights, the largest singular directions of each layer's change."""
+    if learns_whole_weights(parts.settings):
+        layers, rank = parts.network.layers.items(), parts.settings.network.network_dim
+        weights = {name: extracted(layer.full_rank(STUDENT_ADAPTER).weight, rank) for name, layer in layers}
+    else:
+        weights = parts.network.weights(STUDENT_ADAPTER)
+    if not is_saved_as_it_is(parts.settings):
+        parts.network.load(SAVED_ADAPTER, weights, "the saved LoRA")
     return weights
 
 
@@ -101,10 +102,10 @@ def save_transformer(parts: Attached, path: Path) -> Path:
 
 
 def save_preview(parts: Opened, files: Mapping[Path, str], picture: Image.Image) -> list[Path]:
-    """What UIs show of a LoRA: a picture beside it and in it, and what to write in a prompt, for Forge.
+    """What UIs show of a LoRA: a picture next to it and in it, and the prompt text for Forge.
 
     Args:
-        files: as `save_student` gives them; the first one gets picture and text beside it.
+        files: as `save_student` gives them; the first one gets picture and text next to it.
     """
     loras = [path for path, layout in files.items() if layout in parts.model.family.lora_names.layouts]
     small, jpeg = picture.convert("RGB"), BytesIO()
@@ -134,7 +135,7 @@ def save_extractor(parts: Attached, extractor: Extractor) -> Path:
 
 
 def check_model_is_kept(settings: Settings) -> None:
-    """Looks whether a run would write over a file of the model that it reads, such as an earlier run's transformer.
+    """Checks that a run doesn't overwrite a file of the model that it reads, such as an earlier run's transformer.
 
     Raises:
         ConfigError: it would.
@@ -152,10 +153,10 @@ def check_model_is_kept(settings: Settings) -> None:
 
 
 def check_extractor(path: str, concepts: list[Concept]) -> None:
-    """Looks whether a file has the extractors of these concepts, whole, before anything is computed.
+    """Checks that a file has complete extractors of these concepts, before anything is computed.
 
     Raises:
-        ModelError: it lacks one, has it damaged, or learned it for another trigger.
+        ModelError: one is missing, damaged, or for another trigger.
     """
     tensors, _ = read_safetensors(path)
     known = {saved.name: saved for saved in load_concepts(path)[1]}
@@ -174,7 +175,7 @@ def check_extractor(path: str, concepts: list[Concept]) -> None:
 
 
 def _extractor_in(tensors: Mapping[str, Tensor], concept: Concept, path: str) -> dict[str, LayerWeights]:
-    """A concept's extractor in the tensors of a file, by layer; nothing if it has none."""
+    """A concept's extractor in the tensors of a file, by layer; empty if it has none."""
     begin, layers = f"{EXTRACTOR_KEYS}{concept.name}.", dict[str, dict[str, Tensor]]()
     for key, tensor in tensors.items():
         if key.startswith(begin):
@@ -184,7 +185,7 @@ def _extractor_in(tensors: Mapping[str, Tensor], concept: Concept, path: str) ->
 
 
 def load_extractor(parts: Attached, path: str) -> Extractor:
-    """Takes the extractor of another run: its adapters and embeddings, frozen.
+    """Loads the extractor of another run: its adapters and embeddings, frozen.
 
     Raises:
         ModelError: it lacks a concept of this run, or does not fit the model.

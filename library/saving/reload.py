@@ -1,4 +1,4 @@
-"""After saving: every LoRA file is read again by the rules of the UIs, and must do what the student does.
+"""After saving, every LoRA file is read back by the rules of the UIs, and must do what the student does.
 
 Two measures. The update of every layer, by the UI's rules, against the student's own: exact but for the precision of
 the file. And the velocity of a pass with these updates against a pass with the student's adapters, its concept
@@ -20,16 +20,16 @@ from library.adapters.uis.loaders import UiReading
 from library.chance import generator_for
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.models.interface import PromptBatch
-from library.parts.branching import learns_whole_weights
-from library.parts.parts import EXTRACTED_ADAPTER, STUDENT_ADAPTER, Attached
+from library.parts.branching import is_saved_as_it_is
+from library.parts.parts import SAVED_ADAPTER, STUDENT_ADAPTER, Attached
 
 MOST_PATCHES = 16
-"""Most patches along a side of the picture that velocities are compared on: it is small, as nobody looks at it."""
+"""Most patches along a side of the picture that velocities are compared on: it is small, because nobody looks at it."""
 SIGMA = 0.7
 UPDATE_MARGIN = 0.01
-"""How far a layer's update may be off, as a share of it: rounding both its halves to bf16 makes 0.004 at most."""
+"""How far a layer's update may be off, relative to it: rounding both matrices to bf16 costs at most 0.004."""
 LEAST_UPDATE = 1e-3
-"""Updates smaller than this share of the largest one are measured by it: they drown in the file's precision."""
+"""Updates smaller than this share of the largest one are compared with that: they drown in the file's precision."""
 EFFECT_MARGIN = 0.05
 """How far the velocity may be off, as a share of what the LoRA changes."""
 NOISE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
@@ -40,11 +40,11 @@ PRECISIONS = {torch.float32: "float32", torch.float16: "fp16", torch.bfloat16: "
 
 @dataclass(frozen=True)
 class Checked:
-    """What came of one file.
+    """The result for one file.
 
     Args:
         uis: those that load it whole.
-        failed: UIs that it is written for and that do not, with the reason.
+        failed: UIs that it was written for but that don't, with the reason.
         matched, keys: of the UI that uses most.
         difference, effect: of the velocity: from the student's, and from the student's to the pretrained model's.
         precision: in which velocities were computed.
@@ -79,7 +79,7 @@ class Checked:
 
 
 class ReloadCheck:
-    """Reads the student's LoRA files again. Two passes, and one more for each file.
+    """Reads the student's LoRA files back. Takes two passes, and one more per file.
 
     Args:
         parts: with the student on the network.
@@ -91,7 +91,7 @@ class ReloadCheck:
         self.parts = parts
         self.loaders = parts.model.family.loaders
         self.shape = self.loaders.shape_of(parts.model.transformer)
-        saved = EXTRACTED_ADAPTER if learns_whole_weights(parts.settings) else STUDENT_ADAPTER
+        saved = STUDENT_ADAPTER if is_saved_as_it_is(parts.settings) else SAVED_ADAPTER
         weights = parts.network.weights(saved)
         self.updates = {layer: (one.up * (one.alpha / one.rank), one.down) for layer, one in weights.items()}
         self.largest = max(length(*one) for one in self.updates.values())
@@ -137,7 +137,7 @@ class ReloadCheck:
         return self.parts.velocity(branch, self._x_t, torch.tensor([SIGMA]), self._prompts)
 
     def _left(self, reading: UiReading) -> str | None:
-        """Why a UI does not take all of the file; None if it does."""
+        """Why a UI does not load the whole file; None if it does."""
         if reading.refused:
             return reading.refused
         if reading.unmatched:

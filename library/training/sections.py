@@ -120,7 +120,7 @@ def _files(run: RunView) -> str:
 
 
 def _last_first(file: tuple[Path, int]) -> tuple[bool, bool, int]:
-    """Files of the end, then those saved on the way, the newest first, then stage 1's."""
+    """The final files, then those saved during training, newest first, then stage 1's."""
     path, step = file
     return path.stem.endswith("_extractor"), AT_STEP in path.stem, -step
 

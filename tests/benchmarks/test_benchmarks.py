@@ -109,7 +109,7 @@ def test_the_report_prints_every_result_as_it_was_written(tmp_path, monkeypatch,
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "step.json")])
     report.main()
     said = capsys.readouterr().out
-    assert "## One step" in said and "`python -m benchmarks.step`" in said and "Measured on" in said
+    assert "## One step" in said and "`python -m benchmarks.step`" in said and "Measured at" in said
     assert "| plain | 62 | 1.00 | 0.98 to 1.02 |" in said and "| pure | 240 | 0.012 |  |" in said
     assert table(json.loads((tmp_path / "step.json").read_text())) in said
     monkeypatch.chdir(tmp_path)

@@ -13,31 +13,38 @@ from benchmarks.method.arms import ARMS, CHECKPOINTS, STAGE_1
 from benchmarks.method.compare import MEASURES, Comparison
 from benchmarks.method.concepts import CONCEPTS, PROBES, SAID, TRIGGER, write_together
 from benchmarks.method.measures import regions
-from benchmarks.method.report import write
+from benchmarks.method.report import RESULTS, STEPS, write
+from benchmarks.method.runner import group, left_to_do
 from benchmarks.method.together.models import Together
+from benchmarks.method.together.pairs import COLOURED, mixed_colours, others_colours, pairs_of
 from benchmarks.method.together.recipes import (
     ADDED,
     AGGREGATED,
     ALONE,
+    COLOURS,
     FUSED,
     JOINTLY,
+    MIXED,
     RECIPES,
+    SUBJECTS,
     TRIGGERS,
+    WITH_STYLE,
+    concepts_of,
     looks_of,
-    subjects,
     trial_file,
 )
-from benchmarks.method.together.report import Results, tables
+from benchmarks.method.together.report import Results, lost_result, tables
 from benchmarks.method.together.report import write as write_together_report
 from benchmarks.method.trial import BASE, REPLAY_PROMPTS, Bench, Trial
 from library.adapters.files import load_lora
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
 from library.drawing.sample_prompts import read_prompt_lines
+from library.dual_branch_scheduler import Branch
 from library.evaluation.measures.segmentation import best_match_iou
 from library.files.atomic import write_tensors
 from library.training.run import Run
-from tools.pocket.scorer import HEADS
+from tools.pocket.scorer import HEADS, Look
 from tools.pocket.tokenizers import LENGTH, clip_tokenizer
 from tools.pocket.world import draw
 
@@ -115,8 +122,34 @@ def test_arms_with_one_extractor_agree_on_stage_1():
 
 
 def test_trials_have_files_of_their_own(tmp_path):
-    files = {Trial(arm, "mask", 0).file(tmp_path) for arm in ARMS}
-    assert len(files) == len(ARMS)
+    asked = [(arm, concept, seed) for arm in ARMS for concept in CONCEPTS for seed in (0, 1, 11)]
+    assert len({Trial(*one).file(tmp_path) for one in asked}) == len(asked)
+
+
+def test_a_bench_that_was_killed_goes_on_with_the_trials_that_have_no_result(tmp_path, monkeypatch):
+    class Killed(Bench):
+        def __init__(self, work, model):
+            self.work = work
+
+        def run(self, trial):
+            if trial.arm == "lean":
+                raise KeyboardInterrupt
+            return {"arm": trial.arm}
+
+        def controls(self, concept):
+            return [{"arm": "pretrained"}]
+
+        def keep_pictures(self, trial):
+            """It has none."""
+
+        keep_pretrained = keep_pictures
+
+    monkeypatch.setattr("benchmarks.method.trial.Bench", Killed)
+    arms = ["DOP", "lean", "pure"]
+    with pytest.raises(KeyboardInterrupt):
+        group(tmp_path, "", "mask", 1, arms, [], 1)
+    left = left_to_do(tmp_path, arms, ["mask", "bib"], [0, 1])
+    assert left == {("mask", 0): arms, ("bib", 0): arms, ("mask", 1): ["lean", "pure"], ("bib", 1): arms}
 
 
 def test_seg_cons_knows_equal_and_other_pictures():
@@ -184,6 +217,17 @@ def test_students_scored_with_their_vectors_are_a_method_of_their_own(tmp_path):
     assert "| lean, with vectors | 1 of 1 |" in text
 
 
+def test_a_lora_that_acts_in_parts_is_scored_as_its_file_in_a_plain_loader_too(tmp_path, monkeypatch):
+    for name, few in (("concepts.PROBES", 2), ("drawing.STEPS", 1)):
+        monkeypatch.setattr(f"benchmarks.method.{name}", few)
+    scored = Bench(tmp_path, "pocket/model").run(Trial("token-masked LoRA", "bib", 0, checkpoints=(2,)))
+    drifts = [scored[way][0]["probes"]["class"]["drift"] for way in ("checkpoints", "as_file")]
+    assert not any(drifts[0]) and all(drifts[1]), "UIs apply it to prompts without the trigger, too"
+    both = result("T-LoRA", {10: 0.4}) | {"as_file": result("", {10: 0.2})["checkpoints"]}
+    reached = {row.arm: row.reached for row in Comparison([*CONTROLS, both]).rows(0.3)}
+    assert reached == {"T-LoRA": 1, "T-LoRA, in a plain loader": 0}
+
+
 def test_a_difference_is_of_the_trials_that_both_reach():
     better = [result("better", {10: 0.6}, seed=seed, spread=0.02) for seed in range(4)]
     for one in better:
@@ -229,6 +273,18 @@ def test_a_report_has_every_method_a_plot_and_a_table_of_differences(tmp_path):
     }
 
 
+def test_the_tables_of_the_docs_have_the_numbers_of_the_comparison():
+    comparison = Comparison([*CONTROLS, result("pure", {10: 0.4, 20: 0.8}), result("plain LoRA", {10: 0.3, 20: 0.5})])
+    made = {name: one(comparison, level=0.4, against="pure") for name, one in RESULTS.items()}
+    row = next(row for row in comparison.rows(0.4) if row.arm == "pure")
+    methods = {one["arm"]: one for one in made["methods"]["rows"]}
+    assert methods.keys() == {"plain LoRA", "pure"} and methods["pure"]["reached"] == "1 of 1"
+    assert methods["pure"]["drift"][0] == row.figures["drift"].value and methods["pure"]["steps"] == row.steps
+    assert made["promise"]["rows"][-1] == {"promise": STEPS, "plain LoRA": "15", "pure": "**10**"}
+    assert [one["arm"] for one in made["differences"]["rows"]] == ["plain LoRA"]
+    assert all(set(one["columns"]) - {"lean"} == set(one["rows"][0]) for one in made.values())
+
+
 def test_a_trial_on_the_bundled_model_is_scored_and_shares_its_extractor(tmp_path, monkeypatch):
     for name, few in (("concepts.PROBES", 4), ("drawing.STEPS", 3)):
         monkeypatch.setattr(f"benchmarks.method.{name}", few)
@@ -262,14 +318,14 @@ def test_the_checkpoints_grow():
 
 
 def test_several_concepts_are_written_for_one_run_each_with_its_trigger(tmp_path):
-    chosen = subjects()
+    chosen = concepts_of()
     data = write_together([*chosen.values()], tmp_path, "partial", pictures=2)
     config = read_concepts_and_pictures(None, read_settings(TomlFile(BASE), {"dataset_config": str(data)}))
     assert {one.name: one.trigger for one in config.concepts} == TRIGGERS
     assert [subset.concept for subset in config.datasets[0].subsets] == [*TRIGGERS]
     for name, one in chosen.items():
         assert len(list((tmp_path / name / "pictures").glob("*.png"))) == 2
-        others = [probe.text.replace(one.trigger, TRIGGER["subject"]) for probe in one.probes()]
+        others = [probe.text.replace(one.trigger, TRIGGER[one.kind]) for probe in one.probes()]
         assert others == [probe.text for probe in CONCEPTS[name]().probes()], "the same prompts, with another word"
 
 
@@ -283,13 +339,15 @@ def test_all_together_figures_are_known_to_the_trials():
 def together_result(recipe, way, fidelity, looks=0.0):
     concepts = {}
     for name in TRIGGERS:
-        concept = {"fidelity": [fidelity] * 4} | {looks_of(other): [looks] * 4 for other in TRIGGERS if other != name}
+        concept = {"fidelity": [fidelity] * 4, COLOURS: [2 * looks] * 4}
+        concept |= {looks_of(other): [looks] * 4 for other in TRIGGERS if other != name}
         probes = {"concept": concept, "class": {}, "unrelated": {}}
         for measure, sorts in MEASURES.values():
             for sort in sorts:
                 probes[sort][measure] = [10 * fidelity] * 3 + [None if measure == "trap_unasked" else 10 * fidelity]
         concepts[name] = probes
-    return {"recipe": recipe, "way": way, "seed": 0, "concepts": concepts}
+    pairs = {pair.name: {MIXED: [looks] * 4} for pair in pairs_of([*concepts_of().values()])}
+    return {"recipe": recipe, "way": way, "seed": 0, "concepts": concepts, "pairs": pairs}
 
 
 def test_what_is_lost_by_being_together_is_taken_prompt_by_prompt():
@@ -301,18 +359,59 @@ def test_what_is_lost_by_being_together_is_taken_prompt_by_prompt():
     assert results.difference(("lean", "jointly"), "fidelity").value == pytest.approx(-0.2)
     assert results.difference(("lean", "jointly"), "others").value == pytest.approx(0.15)
     assert results.difference(("lean", "jointly"), "trap_unasked").value == pytest.approx(-1)
-    assert "| lean, jointly | *-0.20 (-0.20 to -0.20)* | *0.150 (0.150 to 0.150)* |" in tables(results)
+    assert results.difference(("lean", "jointly"), COLOURS).value == pytest.approx(0.3)
+    assert results.in_one_prompt(("lean", "jointly"), "mask and stripes", MIXED).value == pytest.approx(0.25)
+    cells = "*0.150 (0.150 to 0.150)* | *0.300 (0.300 to 0.300)*"
+    assert f"| lean, jointly | *-0.20 (-0.20 to -0.20)* | {cells} |" in tables(results)
+
+
+def test_two_concepts_are_asked_for_in_one_prompt_that_fits_the_encoders():
+    pairs, count = pairs_of([*concepts_of().values()]), clip_tokenizer("!")
+    assert [pair.name for pair in pairs[:3]] == ["mask and stripes", "mask and bib", "mask in glass"]
+    for pair in pairs:
+        for probe in pair.probes():
+            words = probe.text.split()
+            assert [word for word in words if word in TRIGGERS.values()] == [one.trigger for one in pair.both]
+            assert not set(TRIGGERS.values()) & set(probe.base.split())
+            assert len(count(probe.text).input_ids) <= LENGTH
+            assert probe.asked["background"] not in {one.trap.get("background") for one in pair.both}
+        assert pair.probes() == pair.probes()
+
+
+def test_colours_of_others_are_seen_where_they_are_and_nowhere_else():
+    mask, bib, stripes = (concepts_of()[name].identity for name in ("mask", "bib", "stripes"))
+
+    def seen(**colours):
+        chances = {
+            question: torch.tensor([[float(word == colours.get(question, mask[question])) for word in HEADS[question]]])
+            for question in COLOURED
+        }
+        return Look(chances, torch.zeros(1, 1), torch.zeros(1, 1, 1))
+
+    others = [bib, stripes]
+    assert others_colours(seen(), mask, others).item() == 0
+    assert others_colours(seen(colour=bib["colour"]), mask, others).item() == pytest.approx(1 / 3)
+    assert others_colours(seen(colour=bib["colour"], socks=stripes["socks"]), mask, others).item() == pytest.approx(
+        2 / 3
+    )
+    assert mixed_colours(seen(), mask, bib).item() == 0 == mixed_colours(seen(**bib_colours(bib)), mask, bib).item()
+    assert mixed_colours(seen(socks=bib["socks"]), mask, bib).item() == pytest.approx(2 / 6)
+
+
+def bib_colours(identity):
+    return {question: identity[question] for question in COLOURED}
 
 
 def test_concepts_come_into_one_model_and_what_is_there_is_not_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.method.concepts.PROBES", 2)
+    monkeypatch.setattr("benchmarks.method.together.pairs.PROMPTS", 1)
     monkeypatch.setattr("benchmarks.method.drawing.STEPS", 1)
-    monkeypatch.setattr("benchmarks.method.together.models.STEPS", 1)
+    monkeypatch.setattr("benchmarks.method.together.recipes.Recipe.steps", lambda recipe, concepts: concepts)
     monkeypatch.setattr("library.convert.fusing.MOST_NEUTRAL", 1)
     monkeypatch.setitem(FUSED, "fused", {"steps": 1})
-    together = Together(tmp_path, "pocket/model", 0)
-    results = together.controls()
+    results = Together(tmp_path, "pocket/model", 0, [*TRIGGERS]).controls()
     assert not any(results[0]["concepts"]["bib"]["class"]["pixels"]), "the pretrained model is itself"
+    together = Together(tmp_path, "pocket/model", 0, SUBJECTS)
     results += [together.trial("CIFC", way) for way in (ALONE, AGGREGATED)]
     made = [*tmp_path.rglob("student.safetensors")]
     for file in made:
@@ -324,16 +423,46 @@ def test_concepts_come_into_one_model_and_what_is_there_is_not_made_again(tmp_pa
     assert len(made) == 3 and all(file.stat().st_mtime == 1 for file in made)
     drifts = [[of["class"]["drift"] for of in one["concepts"].values()] for one in results if one["way"]]
     assert len({str(one) for one in drifts}) == len(drifts), "each way is a model of its own"
+    assert [set(one["pairs"]) == {"mask and stripes", "mask and bib", "stripes and bib"} for one in results[3:]] == [
+        True
+    ] * 4, "and each is asked for every two at once"
     downs = [load_lora(tmp_path / f"loras/{path}/student.safetensors", 3) for path in LEARNED]
     same = [all(torch.equal(one[name].down, other[name].down) for name in one) for one, other in pairwise(downs)][::2]
     assert same == [True, False], "the second of a sequence is held off from the first"
+    lost = {row["model"]: row for row in lost_result(Results(results))["rows"]}["Mix-of-Show, fused"]
+    assert lost["fidelity"] != lost["fidelity_alone"]
     report = write_together_report(Results(results), tmp_path, tmp_path / "out")
-    assert report.count("| CIFC, aggregated |") == 3
+    assert report.count("| CIFC, aggregated |") == 4
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "together-tables.md",
         "together.json",
         "together.png",
     }
+
+
+def test_lean_is_fused_and_drawn_by_its_words_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.method.concepts.PROBES", 2)
+    monkeypatch.setattr("benchmarks.method.together.pairs.PROMPTS", 1)
+    monkeypatch.setattr("benchmarks.method.drawing.STEPS", 1)
+    monkeypatch.setattr("benchmarks.method.together.recipes.Recipe.steps", lambda recipe, concepts: concepts)
+    monkeypatch.setattr("library.convert.fusing.MOST_NEUTRAL", 1)
+    monkeypatch.setitem(FUSED, "fused", {"steps": 1})
+    short = {"replay_images": 4, "replay_sample_steps": 2, "context_train_steps": 2}
+    together = Together(tmp_path, "pocket/model", 0, WITH_STYLE, short)
+    drawn = []
+    monkeypatch.setattr(
+        "benchmarks.method.together.models.Branch",
+        lambda *args, **given: drawn.append(Branch(*args, **given)) or drawn[-1],
+    )
+    result = together.trial("lean, with a style", "fused")
+    (folder,) = tmp_path.glob("loras/*/fused")
+    assert (folder.parent / "mask" / "student_concept.safetensors").exists(), "there are vectors, which are not used"
+    assert len(drawn) == 2 and not any(branch.embeddings for branch in drawn)
+    assert set(result["pairs"]) == {"mask in glass"} and looks_of("glass") in result["pairs"]["mask in glass"]
+    assert (
+        looks_of("glass") in result["concepts"]["mask"]["concept"]
+        and COLOURS not in result["concepts"]["mask"]["concept"]
+    )
 
 
 LEARNED = ("CIFC-0/mask", "Mix-of-Show-0/mask", "CIFC-0/stripes", "Mix-of-Show-0/stripes")

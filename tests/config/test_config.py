@@ -58,7 +58,6 @@ def test_an_unknown_setting_names_file_line_and_the_nearest(settings_from):
         ('v_original = "Live"', 'it must be one of "live", "detached", "frozen"'),
         ('lambda = "adaptiv"', 'it must be "adaptive" or a number'),
         ("target_modules = [1]", "it must be a list; each item is a string in quotes"),
-        ("lambda = 2\nlambda_min = 0", "lambda_min clamps lambda*, but lambda is fixed at 2"),
         ('merged = true\nextractor = "x"', "merged = true trains the extractor in stage 2, but extractor"),
         ("eta = 0\nconcept_loss_weight = 0", "stage 2 would learn nothing"),
         ('guidance_lora = false\nconcept_embeddings = "none"', 'guidance_lora = false and concept_embeddings = "none"'),
@@ -197,7 +196,7 @@ def test_the_paper_is_the_paper_and_the_release_the_release():
         ("pure", 1.0),
     ]
     pure = paper.pure_learning
-    assert (pure.lambda_, pure.v_original, pure.guidance_against, pure.lambda_min) == ("adaptive", "live", "null", None)
+    assert (pure.lambda_, pure.v_original, pure.guidance_against) == ("adaptive", "live", "null")
     release = read_settings(TomlFile(ROOT / "presets" / "release.toml")).pure_learning
     assert (release.eta, release.lambda_, release.guidance_lora) == (2.0, 1.0, False)
 

@@ -29,7 +29,7 @@ from library.config.groups import setting_names
 from library.config.kohya.data import concept_of_tokens, unsaid_concepts, what_is_missing
 from library.config.kohya.training import COUNTS_OVER, DEFAULTS_THAT_DIFFER, VALUES, known_names
 from library.config.method_rules import unread
-from library.config.synonyms import synonyms
+from library.config.synonyms import REMOVED, synonyms
 from library.drawing.sample_prompts import parse, read_prompt_lines
 from library.errors import ConfigError, PureCCError
 from library.flow import ConceptError
@@ -228,6 +228,15 @@ def test_synonyms_name_what_is_there_and_nothing_that_is_known():
     assert set(synonyms()) <= set(setting_names()) | keys
     elsewhere = {name for names in synonyms().values() for name in names}
     assert elsewhere & {*setting_names(), *known_names()} == {"train_batch_size", "dataset_repeats"}  # in dataset files
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_setting_that_was_removed_is_answered_by_the_reason(name, tmp_path):
+    assert name not in setting_names()
+    (tmp_path / "old.toml").write_text(f"[pure_learning]\n{name} = 0.5\n")
+    with pytest.raises(ConfigError, match="It was removed, because") as error:
+        read_settings(TomlFile(tmp_path / "old.toml"))
+    assert REMOVED[name] in str(error.value) and "old.toml:2" in str(error.value)
 
 
 def test_keys_of_a_dataset_file_are_answered_by_their_meaning(planned, world):

@@ -1,1 +1,1 @@
-"""Weights of scorers that package registries carry, and pickled ones turned into safetensors. Never at run time."""
+"""Weights of scorers from package registries, and conversion of pickled ones to safetensors. Never used at run time."""

@@ -1,4 +1,4 @@
-"""Pickled weights, once, into safetensors: nothing in them is ever run."""
+"""Converts pickled weights to safetensors, without running anything in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ARRAYS = {
     ("numpy", "dtype"): np.dtype,
     ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
 }
-"""All that a pickle of arrays may name."""
+"""The only names that a pickle of arrays may contain."""
 NESTED = ("state_dict", "model_state_dict", "model")
 
 
@@ -31,7 +31,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def arrays_in(file: Path) -> Any:
-    """What a pickle of plain arrays holds; anything else in it is refused."""
+    """The content of a pickle of plain arrays; anything else is refused."""
     with file.open("rb") as stream:
         return _ArraysOnly(stream).load()
 

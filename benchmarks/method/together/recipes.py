@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,23 @@ from typing import Any
 from benchmarks.method.arms import ARMS, Arm
 from benchmarks.method.concepts import CONCEPTS, BenchConcept
 
-TRIGGERS = {"mask": "sks", "stripes": "ohwx", "bib": "ukj"}
-"""The subjects, in the order in which a sequence learns them."""
-STEPS, EXTRACTOR_STEPS = 160, 150
-"""Of the student and of stage 1, for each concept: a run of three has three times as many."""
+TRIGGERS = {"mask": "sks", "stripes": "ohwx", "bib": "ukj", "glass": "zwx"}
+"""The words that stand for the concepts. The encoders must see each: `purecc_train.py --doctor` measures that."""
+SUBJECTS = ("mask", "stripes", "bib")
+"""In the order in which a sequence learns them."""
+STYLE = "glass"
+WITH_STYLE = ("mask", STYLE)
+"""A subject and a style."""
+EXTRACTOR_STEPS = 150
+"""Of stage 1 for each concept, where the arm names no others."""
 
 ALONE, ADDED, AGGREGATED = "alone", "added", "aggregated"
 """Each concept by its own LoRA; all LoRAs at strength 1; weighed anew for each prompt."""
 JOINTLY: Mapping[str, dict[str, Any]] = {
     "jointly": {},
-    "jointly, rank 12": {"network_dim": 12, "network_alpha": 12.0},
+    "jointly, rank 48": {"network_dim": 48, "network_alpha": 48.0},
 }
-"""Learned in one run; with as large a LoRA as merged ones make."""
+"""Learned in one run; with as large a LoRA as three merged ones of `lean` make."""
 FUSED: Mapping[str, dict[str, Any]] = {
     "fused": {},
     "fused, mu 10": {"mu": 10.0},
@@ -30,6 +35,8 @@ FUSED: Mapping[str, dict[str, Any]] = {
     "fused by LBFGS": {"mu": 0.0, "kind": "lbfgs"},
 }
 """As `purecc_fuse.py` does it; with other mu, of which 0 is the published one; and solved as published, too."""
+COLOURS, MIXED = "colours of others", "colours mixed"
+"""Measures: how likely a concept has the others' colours, and one thing those of both where two are asked for."""
 PRETRAINED, DRAWN = "pretrained", "drawn"
 """What bounds the tables: the pretrained model shown the triggers, and drawn pictures of what was asked for."""
 
@@ -42,11 +49,21 @@ class Recipe:
         arm: of the bench, at whose settings each is learned.
         ways: into one model; each is a trial.
         sequence: whether each concept's run is told the LoRAs of those before it.
+        names: of the concepts.
     """
 
     arm: Arm
     ways: tuple[str, ...]
     sequence: bool = False
+    names: tuple[str, ...] = SUBJECTS
+
+    def steps(self, concepts: int) -> int:
+        """Of stage 2 of a run with so many concepts: the arm's for each."""
+        return self.arm.checkpoints[-1] * concepts
+
+    def extractor_steps(self, concepts: int) -> int:
+        """The same of stage 1."""
+        return int(self.arm.settings.get("extractor_train_steps", EXTRACTOR_STEPS)) * concepts
 
 
 RECIPES: dict[str, Recipe] = {
@@ -59,13 +76,17 @@ RECIPES: dict[str, Recipe] = {
     ),
     "CIFC": Recipe(Arm({"method": "cifc"}, "", extractor=False), (ADDED, AGGREGATED), sequence=True),
     "plain LoRA": Recipe(ARMS["plain LoRA"], (ADDED, "fused", "jointly")),
+    "pure, with a style": Recipe(ARMS["pure"], (ADDED, "fused", "jointly"), names=WITH_STYLE),
+    "lean, with a style": Recipe(ARMS["lean"], (ADDED, "fused", "jointly"), names=WITH_STYLE),
+    "plain LoRA, with a style": Recipe(ARMS["plain LoRA"], (ADDED, "fused", "jointly"), names=WITH_STYLE),
 }
-"""Those that take longest come first; the slow one has the rate of `lean`."""
+"""The slow one has the rate of `lean`. `pure`, `lean` and the plain LoRA go by their words alone; Mix-of-Show and CIFC
+have vectors, which are a part of them."""
 
 
-def subjects() -> dict[str, BenchConcept]:
+def concepts_of(names: Iterable[str] = tuple(TRIGGERS)) -> dict[str, BenchConcept]:
     """The concepts of a model, each with its own trigger."""
-    return {name: replace(CONCEPTS[name](), trigger=trigger) for name, trigger in TRIGGERS.items()}
+    return {name: replace(CONCEPTS[name](), trigger=TRIGGERS[name]) for name in names}
 
 
 def trial_file(work: Path, recipe: str, way: str, seed: int) -> Path:
@@ -79,5 +100,5 @@ def plain(name: str) -> str:
 
 
 def looks_of(name: str) -> str:
-    """The measure that says how likely another subject's looks are in a picture."""
+    """The measure that says how likely a concept's looks are in a picture."""
     return f"looks of {name}"

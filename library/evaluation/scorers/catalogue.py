@@ -1,4 +1,4 @@
-"""Every scorer by name: what it needs, where that is to be had, and what it is asked for."""
+"""Every scorer by name: what it needs, where to get that, and what it measures."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def _entry(name: str, option: str) -> ScorerEntry:
 def check_all(
     entries: Sequence[ScorerEntry], weights_dir: Path, allow_download: bool = False, option: str = SCORERS_OPTION
 ) -> None:
-    """Looks for everything before a picture is made.
+    """Checks everything before a picture is drawn.
 
     Args:
         allow_download: get what is missing and on the hub; only where nothing else is wrong, so that no download is for

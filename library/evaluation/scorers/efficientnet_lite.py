@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Google, 2020): a small image encoder, where no DINO is to be had."""
+"""EfficientNet-Lite0 (Google, 2020): a small image encoder, for when DINO is not available."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def session(file: Path) -> InferenceSession:
 
 
 def check_inputs(file: Path, wanted: Collection[str]) -> None:
-    """Looks whether an ONNX model can be opened and has these inputs.
+    """Checks whether an ONNX model can be opened and has these inputs.
 
     Args:
         wanted: their names; empty: one input, whatever its name.

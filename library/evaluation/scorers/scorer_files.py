@@ -36,7 +36,7 @@ def missing_packages(packages: Sequence[str]) -> list[str]:
 
 
 def check_shapes(file: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Looks whether a weights file has these tensors in these shapes, without reading them.
+    """Checks whether a weights file has these tensors in these shapes, without reading them.
 
     Raises:
         ModelError: it has not, or is damaged.

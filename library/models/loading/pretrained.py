@@ -18,7 +18,7 @@ Pretrained = TypeVar("Pretrained", bound="PreTrainedModel")
 
 
 def check_model_type(folder: Path, wanted: Sequence[str]) -> None:
-    """Looks whether the folder's config.json is of the right kind of model.
+    """Checks whether the folder's config.json is of the right kind of model.
 
     Raises:
         ModelError: it is not.

@@ -42,7 +42,7 @@ def slots_of(part: str, file: TensorFile, config: Mapping[str, Any]) -> tuple[di
         config: the VAE's needs the number of its blocks.
 
     Raises:
-        KeyError: the name of a tensor that the layout needs and the file lacks.
+        KeyError: the name of a tensor that the layout needs but the file does not have.
     """
     names = _names_of(part, file.entries)
     weights = {name: key for name, key in names.items() if not name.endswith(QUANTISATION_MARKS + LEFT_OUT)}

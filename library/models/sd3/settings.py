@@ -136,5 +136,7 @@ SD3_SETTINGS = bring(
         usual_layouts=("kohya", "diffusers"),
         attention=ATTENTION,
         feed_forward=FEED_FORWARD,
+        text_attention=KINDS["context_attn_dim"],
+        text_feed_forward=KINDS["context_mlp_dim"],
     )
 )
