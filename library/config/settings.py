@@ -89,11 +89,6 @@ class PureLearningSettings:
         "Holds the student to the base model on replayed images, so that other prompts stay the same (ours). 0: off.",
         at_least=0,
     )
-    replay_eta: float = setting(
-        0.0,
-        "Weight of L_PureCC on replayed images, with [V] in their prompts (ours).",
-        at_least=0,
-    )
     extractor_replay_weight: float = setting(
         0.0, "The same as replay_weight, for the extractor in stage 1 (ours).", at_least=0
     )
@@ -334,7 +329,7 @@ class Settings:
         """Whether stage 2 uses concept guidance or the embeddings of stage 1."""
         embeddings, pure = self.concept_embeddings, self.pure_learning
         inherits = embeddings.student_embeddings in ("own", "shared") and embeddings.concept_embeddings != "none"
-        return pure.eta > 0 or pure.replay_eta > 0 or inherits
+        return pure.eta > 0 or inherits
 
 
 SECTIONS: dict[str, type] = {

@@ -89,6 +89,7 @@ OTHERWISE = {
 REMOVED = {
     "guidance_focus": "keeping R(target) only where it is strongest changed nothing that the bench measures",
     "lambda_min": "clamping lambda* from below changed nothing that the bench measures",
+    "replay_eta": "L_PureCC on replayed images made results worse on the bench",
 }
 """Settings that earlier versions had, and why they are gone."""
 ELSEWHERE = {name: how for names, how in OTHERWISE.items() for name in names.split()} | {

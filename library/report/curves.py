@@ -13,7 +13,6 @@ LOSSES = {
     "pure": "L_PureCC: the concept at the scale lambda*",
     "anchor": "base prompts stay unchanged",
     "replay": "replayed images stay unchanged",
-    "replay_pure": "the concept on replayed images",
     "surroundings": "[V] changes only the region of the class",
     "word": "distance of the trigger word alone from the vectors",
     "word_replayed": "the same on replayed images",

@@ -22,10 +22,7 @@ from library.objectives import (
     COMPLETE,
     NULL,
     REPLAY,
-    REPLAY_CLASS,
     REPLAY_COMPLETE,
-    REPLAY_NULL,
-    REPLAY_TARGET,
     REPLAYED,
     TARGET,
 )
@@ -170,8 +167,5 @@ def _text_of(prompts: PromptTriple, name: str) -> str:
         NULL: NULL_PROMPT,
         REPLAY: prompts.base,
         REPLAY_COMPLETE: prompts.complete,
-        REPLAY_TARGET: prompts.target,
-        REPLAY_CLASS: prompts.class_only,
-        REPLAY_NULL: NULL_PROMPT,
     }
     return texts[name]

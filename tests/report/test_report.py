@@ -178,14 +178,14 @@ def test_the_strengths_of_the_lora_stand_in_a_row_behind_the_sliders(report):
 
 
 def test_every_loss_of_purecc_has_words_in_the_legend(plan_of):
-    everything = plan_of(merged=True, replay_eta=1.0, prior_loss_weight=1.0, word_weight=1.0).settings
+    everything = plan_of(merged=True, prior_loss_weight=1.0, word_weight=1.0).settings
     names = {name for name, _, _ in student_objective(everything).terms}
     assert names >= {"surroundings", "prior", "extractor", "word"} and names <= LOSSES.keys()
 
 
 def test_losses_of_replayed_pictures_are_known_as_such(plan_of):
     """Their noise levels are not those of the user's pictures."""
-    objective = student_objective(plan_of(merged=True, replay_eta=1.0, prior_loss_weight=1.0, word_weight=1.0).settings)
+    objective = student_objective(plan_of(merged=True, prior_loss_weight=1.0, word_weight=1.0).settings)
     on_replayed = {name for name, _, term in objective.terms if term.readings[0].prediction.prompt in REPLAYED}
     assert on_replayed == ON_REPLAYED
 
