@@ -6,11 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from library.config.family_settings import about_layouts, layout_names
 from library.config.files import plain_parser
 from library.environment import prepare_process
 from library.errors import ConfigError, exit_code_of
-
-LAYOUT_NAMES = ("kohya", "diffusers", "onetrainer")
 
 
 def read_command_line() -> argparse.Namespace:
@@ -26,9 +25,8 @@ def read_command_line() -> argparse.Namespace:
     )
     parser.add_argument(
         "--to",
-        choices=LAYOUT_NAMES,
-        help="Layout of the new file: kohya for ComfyUI, Forge and reForge; diffusers for diffusers and ComfyUI; "
-        "onetrainer for SD.Next and ComfyUI.",
+        choices=layout_names(),
+        help=f"Layout of the new file: {about_layouts()}.",
     )
     parser.add_argument(
         "--output", metavar="FILE", help="The new file. Default: next to the LoRA, named after the layout."

@@ -15,23 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from library.chance import generator_for
-from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.data.images import fit, open_image
 from library.flow import interpolate, mse, velocity_target
-from library.models import FlowModel
+from library.models.family import FlowModel
 from library.models.loading.weights import fill
 from library.models.memory.counting import as_skeleton
 from library.models.memory.live_memory import held_by
 from library.models.memory.operations import META
 from library.models.sd3.checkpoint_layouts import TEXT_ENCODERS
 from library.models.sd3.modules import blank
+from library.models.sd3.settings import ATTENTION
 from library.prompts import NULL_PROMPT
 
 if TYPE_CHECKING:
     from library.training.run import Run
 
 ETA, LAMBDA = 2.0, 1.0
-TARGETS = [f"attn.{name}" for name in ATTENTION_PROJECTIONS]
+TARGETS = [f"attn.{name}" for name in ATTENTION]
 """Their attention layers; the second attention of a block is not among them."""
 PROMPTS = 4
 """Complete, base, target and the empty one."""

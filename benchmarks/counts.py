@@ -108,9 +108,9 @@ def _cut(config: Path, blocks: int) -> None:
 
 def count_variant(plan: Plan, variant: str) -> dict[str, Any]:
     """One step of stage 2 with the objective of a variant, or as the authors' release makes it."""
+    from library.config.gpus import CARDS
     from library.objectives import STUDENT
     from library.preflight.forecast import GIB, count_step
-    from library.roofline import CARDS
 
     settings = plan.settings
     if variant == AUTHORS:

@@ -18,7 +18,7 @@ from library.config.files import to_toml
 from library.errors import ConfigError, ModelError
 from library.files.atomic import write_text
 from library.models.loading.tensor_file import read_entries
-from library.models.loading.what_file import what_is
+from library.models.opening import kind_of
 
 FILE = "machine.toml"
 SD35 = "Stable Diffusion 3.5 Medium"
@@ -88,7 +88,7 @@ def _age(path: str) -> int:
 def _kind_of(path: str, age: int) -> str:
     """What a model file is. The age is part of the key, so a new file under an old name is read again."""
     try:
-        return what_is(read_entries(Path(path)))
+        return kind_of(Path(path))
     except (ModelError, OSError):
         return ""
 

@@ -52,7 +52,8 @@ class PureCCError(Exception):
     """
 
     def __init__(self, what: str, remedy: str | None = None) -> None:
-        self.what, self.remedy = on_a_screen(what), None if remedy is None else on_a_screen(remedy)
+        self.what = on_a_screen(what)
+        self.remedy = None if remedy is None else on_a_screen(remedy)
         super().__init__(self.what if self.remedy is None else f"{self.what}\n  {self.remedy}")
 
 

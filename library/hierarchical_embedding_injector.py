@@ -59,7 +59,8 @@ class ConceptEmbeddings(nn.Module):
         self.register_buffer("start", start)
         self.register_buffer("size", torch.where(size > 0, size, 1.0))
         self.moved = nn.Parameter(torch.zeros_like(start))
-        self.blocks, self.every_block = blocks, every_block
+        self.blocks = blocks
+        self.every_block = every_block
 
     @property
     def count(self) -> int:

@@ -14,10 +14,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from library.concept_error import SQUARED, ConceptError
 from library.config.loss_settings import LossSettings
 from library.config.settings import PureLearningSettings, Settings
-from library.flow import mse
+from library.flow import SQUARED, ConceptError, mse
 from library.lambda_star_loss import FixedScale, concept_guidance, lambda_star, measure_guidance, pure_loss
 from library.turns import Growing, Turns, Weight, at
 
@@ -31,9 +30,8 @@ GUIDE = "guide"
 COMPLETE, BASE, TARGET, CLASS, NULL = "complete", "base", "target", "class", "null"
 """The prompts of a reference picture."""
 REPLAY, REPLAY_COMPLETE = "replay", "replay_complete"
-REPLAY_TARGET, REPLAY_CLASS, REPLAY_NULL = "replay_target", "replay_class", "replay_null"
-"""The prompts of a replayed picture: the one it was drawn from, the same with [V] in it, and the guidance's two."""
-REPLAYED = frozenset({REPLAY, REPLAY_COMPLETE, REPLAY_TARGET, REPLAY_CLASS, REPLAY_NULL})
+"""The prompts of a replayed image: the one it was drawn from, and the same with [V] in it."""
+REPLAYED = frozenset({REPLAY, REPLAY_COMPLETE})
 
 
 @dataclass(frozen=True)
@@ -348,14 +346,9 @@ def student_objective(settings: Settings, has_reg: bool = False) -> Objective:
     word = pure.word_weight if settings.teaches_word else 0.0
     terms: list[tuple[str, Weight, Term]] = [
         ("concept", pure.concept_loss_weight, ConceptTerm(learned(STUDENT, COMPLETE), error)),
-        ("pure", pure.eta, _pure_term(pure, COMPLETE, BASE, TARGET, {"class": CLASS, "null": NULL})),
+        ("pure", pure.eta, _pure_term(pure)),
         ("anchor", pure.anchor_weight, AnchorTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))),
         ("replay", replayed * pure.replay_weight, TieTerm(learned(STUDENT, REPLAY), given(PRETRAINED, REPLAY))),
-        (
-            "replay_pure",
-            replayed * pure.replay_eta,
-            _pure_term(pure, REPLAY_COMPLETE, REPLAY, REPLAY_TARGET, {"class": REPLAY_CLASS, "null": REPLAY_NULL}),
-        ),
         (
             "surroundings",
             replayed * pure.surroundings_weight,
@@ -380,17 +373,18 @@ def _with_ties(settings: Settings, stage: str, *terms: tuple[str, Weight, Term])
     return Objective(*terms, turns=Turns(ties, settings.optimizer.seed, stage))
 
 
-def _pure_term(pure: PureLearningSettings, complete: str, base: str, target: str, against: dict[str, str]) -> PureTerm:
+def _pure_term(pure: PureLearningSettings) -> PureTerm:
     originals = {
-        "live": learned(STUDENT, base),
-        "detached": given(STUDENT, base),
-        "frozen": given(PRETRAINED, base),
+        "live": learned(STUDENT, BASE),
+        "detached": given(STUDENT, BASE),
+        "frozen": given(PRETRAINED, BASE),
     }
+    against = {"class": CLASS, "null": NULL}
     lambda_ = pure.lambda_
     return PureTerm(
-        complete=learned(STUDENT, complete),
+        complete=learned(STUDENT, COMPLETE),
         original=originals[pure.v_original],
-        target=given(GUIDE, target),
+        target=given(GUIDE, TARGET),
         against=given(GUIDE, against[pure.guidance_against]),
         scale=lambda_star if isinstance(lambda_, str) else FixedScale(lambda_),
     )

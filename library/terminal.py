@@ -59,7 +59,8 @@ class Dropping(io.RawIOBase):
 
 def outlive_the_terminal() -> None:
     """From now on, nothing that is printed ends the process."""
-    sys.stdout, sys.stderr = _outliving(sys.stdout), _outliving(sys.stderr)
+    sys.stdout = _outliving(sys.stdout)
+    sys.stderr = _outliving(sys.stderr)
 
 
 def _outliving(stream: TextIO | None) -> TextIO:

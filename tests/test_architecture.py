@@ -12,7 +12,7 @@ from tests.helpers.places import ROOT
 
 READING = [
     "config.groups",
-    "config.methods",
+    "config.method_rules",
     "config.kohya.training",
     "config.files",
     "config.dataset_file",
@@ -21,10 +21,10 @@ READING = [
 ]
 """Files of `config` that know every method, whose settings they read."""
 FLOORS = [
-    ["errors", "terminal", "chance", "flow", "per_pass", "roofline", "transfer"],
-    ["environment", "files", "turns", "concept_error", "lambda_star_loss", "hierarchical_embedding_injector"],
+    ["errors", "terminal", "chance", "flow", "per_pass", "transfer"],
+    ["environment", "files", "turns", "lambda_star_loss", "hierarchical_embedding_injector"],
     ["config", "adapters"],
-    ["prompts", "placeholders", "objectives", "penalties", "optim", "models"],
+    ["prompts", "objectives", "optim", "models"],
     ["dual_branch_scheduler", "methods"],
     READING,
     ["report", "importers"],
@@ -93,6 +93,11 @@ def test_files_and_functions_can_be_read_without_scrolling_forever(path):
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_no_two_files_differ_by_a_plural_alone():
+    names = {path.stem: path for path in FILES}
+    assert not [(names[name], names[f"{name}s"]) for name in names if f"{name}s" in names]
 
 
 def test_nothing_is_pickled():

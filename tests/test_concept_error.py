@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from library.concept_error import ConceptError
-from library.flow import mse
+from library.flow import ConceptError, mse
 from library.objectives import COMPLETE, EXTRACTOR, STUDENT, ConceptTerm, concept_error, learned
 from library.parts.branching import objective_of
 from tests.helpers.runs import disturb, ready

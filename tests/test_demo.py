@@ -11,7 +11,7 @@ from library.adapters.files import load_lora
 from library.config.dataset_file import find_dataset_file, read_dataset_config
 from library.config.files import TomlFile, read_settings
 from library.dual_branch_scheduler import Branch
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.parts.parts import build_parts
 from library.report.log import mean_of_end, read_log
 from tests.helpers.commands import DEMO, run

@@ -5,7 +5,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from library.config.dataset import Concept
-from library.config.settings import ModelSettings
+from library.config.groups import groups
 from library.data.texts import TextLibrary, TriggerLayout
 from library.files.cache import Cache
 from library.hierarchical_embedding_injector import (
@@ -14,7 +14,7 @@ from library.hierarchical_embedding_injector import (
     HierarchicalEmbeddingInjector,
     placements_of,
 )
-from library.models import load_model
+from library.models.opening import load_model
 from library.per_pass import recompute_contexts
 from tests.helpers.tiny import BLOCKS, LENGTH, WIDTH, inputs, tiny_transformer, velocity
 
@@ -117,7 +117,7 @@ def test_without_embeddings_a_concepts_tokens_keep_their_states():
 @pytest.fixture
 def model(tiny_model):
     settings = {"t5xxl_max_token_length": LENGTH, "mixed_precision": "no", "device": "cpu"}
-    return load_model(ModelSettings(pretrained_model_name_or_path=str(tiny_model), **settings))
+    return load_model(groups()["model"](pretrained_model_name_or_path=str(tiny_model), **settings))
 
 
 def places(model, text: str, trigger: str = "sks", every_stream: bool = True) -> list[tuple[int, int]]:

@@ -12,8 +12,7 @@ import pytest
 
 from library.data.variants import drawn
 from library.evaluation.probes import without_class
-from library.placeholders import with_our_placeholder
-from library.prompts import derive, derive_without_concept
+from library.prompts import derive, derive_without_concept, with_our_placeholder
 from tests.helpers.datasets import DOG, INK
 from tests.helpers.growth import worst_growth
 from tests.helpers.places import ROOT

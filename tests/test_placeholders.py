@@ -2,7 +2,7 @@
 
 import pytest
 
-from library.placeholders import foreign_placeholders, with_our_placeholder
+from library.prompts import foreign_placeholders, with_our_placeholder
 
 KNOWN = [
     "[trigger]",

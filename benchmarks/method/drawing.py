@@ -13,7 +13,7 @@ from library.drawing.drawn import draw_latents
 from library.drawing.sampling import initial_noise
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.flow import interpolate
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.parts.parts import Attached
 from library.prompts import NULL_PROMPT
 from tools.pocket.stage import autocast

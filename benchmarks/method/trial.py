@@ -202,7 +202,7 @@ class Bench:
     def guidance(self, run: Run, concept: BenchConcept) -> dict[str, float]:
         """Where the guidance of a run lies, if it has any and the concept is a subject."""
         pure = run.settings.pure_learning
-        if concept.kind == "style" or pure.eta + pure.replay_eta == 0:
+        if concept.kind == "style" or pure.eta == 0:
             return {}
         latents, pixels = self.pretrained(run.parts, concept)
         rows = [k for k, probe in enumerate(concept.probes()) if probe.sort == "concept"]

@@ -13,10 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from library.adapters.hashes import hashes_of
-from library.adapters.layouts.known import LAYOUTS
-from library.adapters.lora_names import Layout, LoraNames
-from library.adapters.metadata import fitting
+from library.adapters.lora_names import ALL_NAMES, Layout, LoraNames, names_of
+from library.adapters.metadata import fitting, hashes_of
 from library.adapters.network import Change, LayerWeights
 from library.adapters.reading import LoraFile, understood
 from library.errors import ModelError
@@ -32,12 +30,9 @@ TOKENS, LENGTH = "_tokens", "_length"
 """Ends of the keys that say of a text stream how many tokens a trigger has there, and how long it was."""
 POSITIONS_RULE = (
     "Every token that holds characters of the trigger, at each of its occurrences in the prompt, is replaced at the "
-    "input of block l by vector [l, i]: i counts CLIP's tokens of the trigger first, then T5's pieces."
+    "input of block l by vector [l, i]: i counts the trigger's tokens of one text stream after the other, in the order "
+    "of the keys that end in _tokens."
 )
-
-
-LAYOUT_ENDINGS = tuple(layout.ending for layout in LAYOUTS.values())
-"""Ends of names of LoRA files that share one concept file."""
 
 
 @dataclass(frozen=True)
@@ -119,16 +114,17 @@ def save_lora(
     precision: str,
     metadata: Mapping[str, str],
     formats: Sequence[str] = ("kohya", "diffusers"),
-    layouts: Mapping[str, Layout] = LAYOUTS,
+    layouts: Mapping[str, Layout] | None = None,
 ) -> list[Path]:
     """Writes a LoRA once in each layout: `name.safetensors` is kohya's, the others' names say whose they are.
 
     Args:
-        layouts: those of the model's family.
+        layouts: those of the model's family; None: of the family that has these layers.
 
     Raises:
         ModelError: the family has no such layout.
     """
+    layouts = names_of(weights).layouts if layouts is None else layouts
     missing = next((one for one in formats if one not in layouts), None)
     if missing:
         raise ModelError(f"save_formats: this model's family has no layout {missing}.", f"It has {', '.join(layouts)}.")
@@ -144,9 +140,12 @@ def write_lora(
     layout: str,
     dtype: torch.dtype,
     metadata: Mapping[str, str],
-    layouts: Mapping[str, Layout] = LAYOUTS,
+    layouts: Mapping[str, Layout] | None = None,
 ) -> list[str]:
     """Writes one file in one layout, with the hashes of its tensors in the metadata.
+
+    Args:
+        layouts: see `save_lora`.
 
     Returns:
         Names of metadata that were left out because the header would have become too large for ComfyUI.
@@ -154,11 +153,11 @@ def write_lora(
     Raises:
         ModelError: the layout has no name for a layer.
     """
+    chosen = (names_of(weights).layouts if layouts is None else layouts)[layout]
     tensors = {
-        key: tensor if key.endswith(".alpha") else tensor.to(dtype)
-        for key, tensor in layouts[layout].write(weights).items()
+        key: tensor if key.endswith(".alpha") else tensor.to(dtype) for key, tensor in chosen.write(weights).items()
     }
-    said, dropped = fitting({**metadata, **layouts[layout].says(weights), "format": "pt"}, tensors)
+    said, dropped = fitting({**metadata, **chosen.says(weights), "format": "pt"}, tensors)
     write_tensors(path, tensors, {**said, **hashes_of(tensors, said)})
     return dropped
 
@@ -243,7 +242,7 @@ def _check_blocks(layers: Iterable[str], names: LoraNames, blocks: int, path: st
     if numbers and max(numbers) >= blocks:
         raise ModelError(
             f"{path} has a LoRA for block {max(numbers)}, but this model has blocks 0 to {blocks - 1}.",
-            "It was trained for a larger model, such as SD 3.5 Large.",
+            "It was trained for a larger model.",
         )
 
 
@@ -329,7 +328,12 @@ def concept_file_for(lora: Path, given: str | None) -> ConceptFile | None:
 def concept_file_of(lora: Path) -> Path | None:
     """The concept file that was saved beside a LoRA, if there is one."""
     stem = lora.stem
-    for ending in LAYOUT_ENDINGS:
+    for ending in layout_endings():
         stem = stem.removesuffix(ending)
     file = lora.with_name(f"{stem}_concept.safetensors")
     return file if file.is_file() else None
+
+
+def layout_endings() -> tuple[str, ...]:
+    """Ends of names of LoRA files that share one concept file."""
+    return tuple(dict.fromkeys(layout.ending for names in ALL_NAMES for layout in names.layouts.values()))

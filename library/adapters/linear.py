@@ -161,7 +161,10 @@ class LowRank(nn.Module):
         down = nn.init.kaiming_uniform_(torch.empty(rank, inputs), a=math.sqrt(5), generator=generator)
         self.down = nn.Parameter(down.to(base.weight.device))
         self.up = nn.Parameter(torch.zeros(outputs, rank, device=base.weight.device))
-        self.alpha, self.dropout, self.gate, self.strength = alpha, dropout, gate, 1.0
+        self.alpha = alpha
+        self.dropout = dropout
+        self.gate = gate
+        self.strength = 1.0
 
     @property
     def rank(self) -> int:
@@ -230,7 +233,8 @@ class FullRank(nn.Module):
     def __init__(self, base: Layer, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         weight = torch.zeros(shape_of(base), device=base.weight.device, dtype=dtype)
-        self.weight, self.strength = nn.Parameter(weight), 1.0
+        self.weight = nn.Parameter(weight)
+        self.strength = 1.0
 
     def forward(self, x: Tensor, thinned: bool = False, facts: Facts | None = None) -> Tensor:
         """(..., in) -> (..., out), in the precision of x; whole weights have no dropout and no gate."""
@@ -262,7 +266,8 @@ class AdapterLinear(nn.Module):
 
     def __init__(self, base: Layer, route: PerPass[Route]) -> None:
         super().__init__()
-        self.base, self.adapters = base, nn.ModuleDict()
+        self.base = base
+        self.adapters = nn.ModuleDict()
         self._route = route
 
     @property

@@ -26,6 +26,15 @@ class Layout:
     says: Callable[[Mapping[str, LayerWeights]], dict[str, str]] = lambda weights: {}
 
 
+def by_own_names(
+    changes: Mapping[str, FileChange], weights: Collection[str]
+) -> tuple[dict[str, FileChange], list[str]]:
+    """The weights of a checkpoint in diffusers' layout that changes of layers are changes of, and the layers that it
+    lacks."""
+    places = {f"{name}.weight": change for name, change in changes.items() if f"{name}.weight" in weights}
+    return places, [name for name in changes if f"{name}.weight" not in places]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoraNames:
     """The names of a family's layers in LoRA files.
@@ -40,6 +49,10 @@ class LoraNames:
             is not such a layer, or the shape can't be. The third argument is the file, for messages.
         text_encoders: begins of the names of their layers.
         embeddings: the keys of a textual inversion.
+        fused: the layer of another trainer's file that a layer is a part of, and which may have one down for all its
+            parts; None: it is one there, too.
+        in_checkpoint: the weights of a checkpoint that changes of layers are changes of, and the layers without a
+            place there; the second argument has the names of the checkpoint's weights.
     """
 
     model: str
@@ -50,6 +63,10 @@ class LoraNames:
     named: Callable[[str, FileChange, str], dict[str, FileChange]]
     text_encoders: tuple[str, ...] = ()
     embeddings: Collection[str] = ()
+    fused: Callable[[str], str | None] = lambda layer: None
+    in_checkpoint: Callable[[Mapping[str, FileChange], Collection[str]], tuple[dict[str, FileChange], list[str]]] = (
+        by_own_names
+    )
 
 
 ALL_NAMES: list[LoraNames] = []

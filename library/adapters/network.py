@@ -53,7 +53,9 @@ class LayerWeights:
     """
 
     def __init__(self, down: Tensor, up: Tensor, alpha: float) -> None:
-        self.down, self.up, self.alpha = down, up, alpha
+        self.down = down
+        self.up = up
+        self.alpha = alpha
 
     @property
     def rank(self) -> int:

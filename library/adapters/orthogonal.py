@@ -28,6 +28,7 @@ class OrthogonalLowRank(LowRank):
     first_down: Tensor
     first_up: Tensor
     first_sizes: Tensor
+    sizes: nn.Parameter
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """LoRA files as trainers write them: kohya, diffusers / PEFT, OneTrainer, SimpleTuner, LyCORIS, generic names.
 
-A key is the name of a layer, in one of the spellings of `layer_names`, and an ending that says which part of the update
-it is. What no change of weights can express (DoRA, changed biases) is refused, never dropped in silence.
+A key is the name of a layer, in one of the spellings that its family knows, and an ending that says which part of the
+update it is. What no change of weights can express (DoRA, changed biases) is refused, never dropped in silence.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from library.adapters.changes import FileChange, MadeChange, Product, WholeChange, hadamard, kronecker
-from library.adapters.layouts.diffusers import peft_scales, unfolded
 from library.adapters.lora_names import LoraNames, names_of
 from library.adapters.network import LayerWeights
+from library.adapters.peft import peft_scales, unfolded
 from library.errors import ModelError
 
 ENDINGS = {
@@ -128,7 +128,9 @@ def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], sourc
             else:
                 whole[name] = change
     if not any(key.endswith(".alpha") for key in tensors):
-        scales = peft_scales(metadata, {name: layer.rank for name, layer in layers.items()}, source)
+        scales = peft_scales(
+            metadata, {name: layer.rank for name, layer in layers.items()}, source, names.text_encoders
+        )
         layers = {
             name: LayerWeights(layer.down, layer.up, scales[name] * layer.alpha) for name, layer in layers.items()
         }

@@ -43,7 +43,9 @@ class Looking:
     """
 
     def __init__(self, concept: Concept, records: Mapping[Path, Record], model: str | None) -> None:
-        self.concept, self.records, self.model = concept, records, model
+        self.concept = concept
+        self.records = records
+        self.model = model
         self._question = question_for(concept)
 
     def known(self, source: Source) -> Facts | None:

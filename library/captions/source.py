@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from library.captions.facts import Facts
 from library.captions.review import Captioned
@@ -15,7 +13,7 @@ from library.data.captions import caption_file_of, captions_of, endings_of, with
 from library.data.folder import find_images, named
 from library.errors import DataError
 from library.models.interface import TokenCount
-from library.models.sd3.bundled_tokenizers import BUNDLED, CLIP_LENGTH, ENCODERS, bundled_tokenizers, counted
+from library.models.opening import FAMILIES
 from library.preflight.finding import Finding
 from library.prompts import PromptTriple, derive
 
@@ -79,10 +77,6 @@ def captions_in(
 
 
 def token_counts(texts: Sequence[str]) -> list[list[TokenCount]]:
-    """How many tokens the encoders of Stable Diffusion 3.5 need, as the trainer counts them."""
-    return counted(_tokenizers(), [CLIP_LENGTH] * len(ENCODERS), texts)
-
-
-@cache
-def _tokenizers() -> list[Any]:
-    return bundled_tokenizers(BUNDLED)
+    """How many tokens the encoders of the first family need that counts them before a model is chosen."""
+    count = next(one.token_counts for one in FAMILIES.values() if one.token_counts)
+    return count(texts)

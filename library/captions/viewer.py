@@ -129,7 +129,8 @@ class QwenViewer:
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
         check_model_type(folder, (MODEL_TYPE,))
-        self.name, self._device = name, device
+        self.name = name
+        self._device = device
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             self._patches: Any = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)

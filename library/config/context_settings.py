@@ -13,7 +13,7 @@ class ContextSettings:
 
     context_vectors: int = setting(
         2,
-        "Number of vectors per block, for CLIP and for T5, that learn what a subject's images share apart "
+        "Number of vectors per block, for each of the text streams, that learn what a subject's images share apart "
         "from it (light, place, style), before [V] is learned. They are dropped after training (ours). 0: "
         "none.",
         at_least=0,

@@ -19,21 +19,9 @@ RUN_ONLY = frozenset(
         "masked_loss",
         "caption_variants",
         "random_crop_variants",
-        "clip_l_dropout_rate",
-        "clip_g_dropout_rate",
-        "t5_dropout_rate",
     }
 )
 """Settings of this group that a dataset file does not know."""
-
-
-def _dropout_of(encoder: str) -> float:
-    return setting(
-        0.0,
-        f"Share of images, also replayed ones, trained without {encoder}: its states are 0 in all of their prompts.",
-        at_least=0,
-        at_most=1,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +112,6 @@ class DataSettings:
     caption_dropout_every_n_epochs: int = setting(
         0, "Replace all captions by an empty caption every N epochs. 0: never.", at_least=0
     )
-    clip_l_dropout_rate: float = _dropout_of("CLIP-L")
-    clip_g_dropout_rate: float = _dropout_of("CLIP-G")
-    t5_dropout_rate: float = _dropout_of("T5")
     caption_tag_dropout_rate: float = setting(
         0.0, "Share of tags dropped from captions. The tag with [V] is never dropped.", at_least=0, at_most=1
     )

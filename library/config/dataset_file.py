@@ -59,8 +59,12 @@ class _Reader:
     def __init__(
         self, file: TomlFile, concepts_file: TomlFile, defaults: DataSettings, phrase: str | None, notices: list[str]
     ) -> None:
-        self.phrase, self.concepts_file = phrase, concepts_file
-        self.file, self.defaults, self.notices, self.problems = file, defaults, notices, list[PureCCError]()
+        self.phrase = phrase
+        self.concepts_file = concepts_file
+        self.file = file
+        self.defaults = defaults
+        self.notices = notices
+        self.problems = list[PureCCError]()
         self.unsaid: dict[str | None, Concept] = {}
         fields = [field for field in dataclasses.fields(DataSettings) if field.name not in RUN_ONLY]
         self.fields = {IN_THE_FILE.get(name_of(field), name_of(field)): field for field in fields}

@@ -46,7 +46,7 @@ def setting(
     """A dataclass field that is a setting.
 
     Args:
-        default: its value when nobody says otherwise; left out, the setting must be given.
+        default: its value when nobody says otherwise, or a function that makes it; left out, the setting must be given.
         help: one sentence on what it does.
         at_least, above, at_most: the range of a number.
         name: its name in files, where Python can't use that name.
@@ -64,12 +64,19 @@ def setting(
     }
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=about)
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=about)
     return dataclasses.field(default=default, metadata=about)
 
 
 def name_of(field: dataclasses.Field[Any]) -> str:
     """The name of a setting as users write it."""
     return field.metadata["name"] or field.name
+
+
+def names_of(group: type) -> frozenset[str]:
+    """The names of a group's settings, as users write them."""
+    return frozenset(name_of(field) for field in dataclasses.fields(group))
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:

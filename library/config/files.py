@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import toml
 
+from library.config.family_settings import FAMILY_SETTINGS
 from library.config.fields import (
     build,
     check_sound,
@@ -22,8 +23,8 @@ from library.config.fields import (
     placeholder,
 )
 from library.config.groups import groups, setting_names
-from library.config.kohya.training import Reading, expanded, known_names
-from library.config.methods import apply_method, check_method, unread
+from library.config.kohya.training import Translation, expanded, known_names
+from library.config.method_rules import apply_method, check_method, unread
 from library.config.places import Place, Places
 from library.config.settings import SECTIONS, Settings
 from library.config.synonyms import meant
@@ -39,7 +40,7 @@ OF_THE_COMMAND = frozenset({"config_file", "output_config"})
 """What sd-scripts counts among its settings, and here belongs to the command line alone."""
 OFTEN_CHANGED = frozenset(
     {
-        *("pretrained_model_name_or_path", "clip_l", "clip_g", "t5xxl"),
+        "pretrained_model_name_or_path",
         *("base_quantization", "blocks_to_swap", "auto_fit"),
         *("dataset_config", "train_data_dir", "trigger", "class_word"),
         *("resolution", "train_batch_size", "validation_split"),
@@ -50,7 +51,12 @@ OFTEN_CHANGED = frozenset(
         *("sample_prompts", "sample_every_n_steps"),
     }
 )
-"""The settings that `--help` shows. `--help_all` shows all of them."""
+"""The settings that `--help` shows, besides those of families. `--help_all` shows all of them."""
+
+
+def often_changed() -> frozenset[str]:
+    """The settings that `--help` shows."""
+    return OFTEN_CHANGED.union(*(one.often_changed for one in FAMILY_SETTINGS.values()))
 
 
 def settings_text(path: Path) -> str:
@@ -95,7 +101,9 @@ class TomlFile:
     def of_tables(cls, path: Path, tables: dict[str, Any]) -> TomlFile:
         """What a folder says instead of a file."""
         file = cls.__new__(cls)
-        file.path, file.tables, file.places = path, tables, Places()
+        file.path = path
+        file.tables = tables
+        file.places = Places()
         return file
 
     @property
@@ -154,7 +162,7 @@ def read_settings(
     for name, value in (command_line or {}).items():
         values[name], where[name] = value, "command line"
     _without_unusable(values, where, problems)
-    reading = Reading(values, where, [] if notices is None else notices, problems)
+    reading = Translation(values, where, [] if notices is None else notices, problems)
     reading.map_all(setting_names())
     apply_method(values, where, reading.notices)
     built: dict[str, Any] = {section: build(group, values, where, problems) for section, group in groups().items()}
@@ -182,12 +190,13 @@ def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] =
     """Gives the parser one option for each setting, grouped and with its sentence as help, and `--help_all`."""
     known = groups()
     parser.add_argument("--help_all", action=_HelpAll, nargs=0, help="Show this help with all settings, and exit.")
-    parser.epilog = f"These are the {len(OFTEN_CHANGED)} settings that people change. --help_all shows all of them."
+    often = often_changed()
+    parser.epilog = f"These are the {len(often)} settings that people change. --help_all shows all of them."
     for section in sections:
         options, hints = parser.add_argument_group(f"[{section}]"), hints_of(known[section])
         for field in dataclasses.fields(known[section]):
             name, hint = name_of(field), hints[field.name]
-            about = _about(field) if name in OFTEN_CHANGED else argparse.SUPPRESS
+            about = _about(field) if name in often else argparse.SUPPRESS
             option: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": about}
             if hint is bool:
                 options.add_argument(f"--{name}", f"--no_{name}", action=_OnOff, nargs=0, **option)

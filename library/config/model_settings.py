@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from library.config.fields import setting
+from library.config.gpus import CARDS
 from library.errors import ConfigError, did_you_mean
-from library.roofline import CARDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,33 +19,9 @@ class ModelSettings:
         "such a model in diffusers format (a folder, or a name on huggingface.co).",
         holds="path",
     )
-    clip_l: str | None = setting(
-        None, "CLIP-L's .safetensors file, if the model file doesn't contain it.", holds="path"
-    )
-    clip_g: str | None = setting(
-        None, "CLIP-G's .safetensors file, if the model file doesn't contain it.", holds="path"
-    )
-    t5xxl: str | None = setting(
-        None,
-        "T5-XXL's .safetensors file (fp16, bf16, fp8 or scaled fp8), if the model file doesn't contain it.",
-        holds="path",
-    )
     vae: str | None = setting(None, "The VAE's .safetensors file, if the model file doesn't contain it.", holds="path")
     offline: bool = setting(
         False, "Never use the network. Files that were downloaded before still work.", shapes_training=False
-    )
-    t5xxl_max_token_length: int = setting(
-        77, "Number of tokens that T5 reads of each prompt, in training and in sampling.", at_least=1, at_most=512
-    )
-    apply_lg_attn_mask: bool = setting(
-        False,
-        "Mask the padding in both CLIPs, in training and in sampling. ComfyUI, Forge and diffusers don't mask "
-        "it, so leave this off for them.",
-    )
-    apply_t5_attn_mask: bool = setting(
-        False,
-        "Mask the padding in T5, in training and in sampling. ComfyUI, Forge and diffusers don't mask it, so "
-        "leave this off for them.",
     )
     mixed_precision: Literal["no", "fp16", "bf16"] = setting(
         "bf16",

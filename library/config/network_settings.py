@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from library.config.family_settings import attention_layers
 from library.config.fields import setting
 from library.errors import ConfigError
 
-ATTENTION_PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
-"""Every attention projection of both streams, `attn2` included, by the end of its name."""
-FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
-"""The feed-forward layers of both streams, by the end of their names."""
-KINDS = {
-    "context_attn_dim": ATTENTION_PROJECTIONS[4:],
-    "context_mlp_dim": FEED_FORWARD[2:],
-    "context_mod_dim": ["norm1_context.linear"],
-    "x_attn_dim": ATTENTION_PROJECTIONS[:4],
-    "x_mlp_dim": FEED_FORWARD[:2],
-    "x_mod_dim": ["norm1.linear"],
-}
-"""sd-scripts' kinds of layers, each with the ends of their names."""
 ALL = "all"
-
-
-def _dim_of(what: str) -> int | None:
-    return setting(
-        None,
-        f"Rank of the LoRA in {what}. 0: no LoRA there. If one of the six dims is set, they choose the layers instead "
-        "of target_modules, and unset ones use network_dim.",
-        at_least=0,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +39,10 @@ class NetworkSettings:
         0.0, "Probability of skipping a layer's LoRA during training.", at_least=0, at_most=0.95
     )
     target_modules: list[str] = setting(
-        ATTENTION_PROJECTIONS,
+        attention_layers,
         "Linear layers in the transformer blocks that get a LoRA, given by the end of their diffusers name.",
     )
     train_block_indices: str = setting(ALL, 'Blocks that get a LoRA, such as "0,1,5-8", or "all".')
-    context_attn_dim: int | None = _dim_of("the text stream's attention")
-    context_mlp_dim: int | None = _dim_of("the text stream's feed-forward layers")
-    context_mod_dim: int | None = _dim_of("the text stream's adaptive norm")
-    x_attn_dim: int | None = _dim_of("the image stream's attention")
-    x_mlp_dim: int | None = _dim_of("the image stream's feed-forward layers")
-    x_mod_dim: int | None = _dim_of("the image stream's adaptive norm")
     scale_weight_norms: float = setting(
         0.0,
         "Largest Frobenius norm of a layer's weight change. After each step, larger ones are scaled down to "
@@ -117,8 +91,8 @@ class NetworkSettings:
                 f"{len(self.base_weights)} files in base_weights.",
                 "Write one number per file, or remove it.",
             )
-        dims = [name for name in KINDS if getattr(self, name) is not None]
-        if dims and self.target_modules != ATTENTION_PROJECTIONS:
+        dims = [name for name in self.kinds if getattr(self, name) is not None]
+        if dims and self.target_modules != attention_layers():
             raise ConfigError(
                 f"network: target_modules and {dims[0]} both choose the trained layers.",
                 "Remove one of them.",
@@ -132,13 +106,18 @@ class NetworkSettings:
         self.chosen_blocks(None)
 
     @property
+    def kinds(self) -> Mapping[str, Sequence[str]]:
+        """A family's settings for the ranks of its kinds of layers, each with the ends of these layers' names."""
+        return {}
+
+    @property
     def ranks(self) -> dict[str, int]:
         """The rank of each layer that gets a LoRA, by the end of its diffusers name."""
-        dims = {name: getattr(self, name) for name in KINDS}
+        dims = {name: getattr(self, name) for name in self.kinds}
         if all(dim is None for dim in dims.values()):
             return dict.fromkeys(self.target_modules, self.network_dim)
         ranks = {name: self.network_dim if dim is None else dim for name, dim in dims.items()}
-        return {ending: rank for name, rank in ranks.items() if rank for ending in KINDS[name]}
+        return {ending: rank for name, rank in ranks.items() if rank for ending in self.kinds[name]}
 
     def chosen_blocks(self, count: int | None) -> frozenset[int] | None:
         """The numbers of the blocks that get a LoRA; None: all.

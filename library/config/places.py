@@ -70,9 +70,13 @@ class _Scan:
     """
 
     def __init__(self, text: str, equals: str) -> None:
-        self.text, self.equals, self.at = text, equals, 0
+        self.text = text
+        self.equals = equals
+        self.at = 0
         self.ends = [found.start() for found in re.finditer("\n", text)]
-        self.places, self.lengths, self.whole = Places(), dict[Place, int](), set[Place]()
+        self.places = Places()
+        self.lengths = dict[Place, int]()
+        self.whole = set[Place]()
 
     def statements(self) -> None:
         """The lines of a TOML text: [table], [[entry]] and key = value."""

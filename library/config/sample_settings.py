@@ -86,7 +86,7 @@ class SampleSettings:
     )
     skip_layer_guidance_scale: float = setting(
         0.0,
-        "Scale of skip-layer guidance in contact sheets. 0 turns it off. ComfyUI's node SkipLayerGuidanceSD3 uses 3.",
+        "Scale of skip-layer guidance in contact sheets. 0 turns it off. ComfyUI's node for it uses 3.",
         at_least=0,
         shapes_training=False,
     )

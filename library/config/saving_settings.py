@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from library.config.family_settings import usual_layouts
 from library.config.fields import setting
 from library.errors import ConfigError
 
@@ -20,11 +21,8 @@ class SavingSettings:
     save_precision: Literal["float", "fp16", "bf16"] = setting(
         "fp16", "Precision of the saved LoRA files.", shapes_training=False
     )
-    save_formats: list[Literal["kohya", "diffusers", "onetrainer"]] = setting(
-        ["kohya", "diffusers"],
-        "Layouts of the saved LoRA, one file each: kohya for ComfyUI, Forge and reForge; diffusers for "
-        "diffusers and ComfyUI; onetrainer for SD.Next and ComfyUI.",
-        shapes_training=False,
+    save_formats: list[str] = setting(
+        usual_layouts, "Layouts of the saved LoRA, one file each: {layouts}.", shapes_training=False
     )
     save_every_n_steps: int | None = setting(
         None, "Save a checkpoint of the student every N steps of stage 2.", at_least=1, shapes_training=False

@@ -34,9 +34,6 @@ class ConceptEmbeddingSettings:
         "Vectors that stand for [V]: one per block and token (as in the paper), one shared by all blocks, one "
         "at the first block, or none.",
     )
-    embedding_positions: Literal["clip_and_t5", "clip"] = setting(
-        "clip_and_t5", "Trigger tokens that the vectors replace: those of CLIP and T5, or only those of CLIP."
-    )
     student_embeddings: Literal["own", "fresh", "shared", "none"] = setting(
         "fresh",
         "The student's vectors: own (a copy of the extractor's that keeps learning), fresh (started from the "
@@ -46,7 +43,7 @@ class ConceptEmbeddingSettings:
     @property
     def every_stream(self) -> bool:
         """Whether the trigger's tokens in all of the model's text streams get vectors, or those in the first alone."""
-        return self.embedding_positions != "clip"
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +87,6 @@ class PureLearningSettings:
     replay_weight: float = setting(
         5.0,
         "Holds the student to the base model on replayed images, so that other prompts stay the same (ours). 0: off.",
-        at_least=0,
-    )
-    replay_eta: float = setting(
-        0.0,
-        "Weight of L_PureCC on replayed images, with [V] in their prompts (ours).",
         at_least=0,
     )
     extractor_replay_weight: float = setting(
@@ -337,7 +329,7 @@ class Settings:
         """Whether stage 2 uses concept guidance or the embeddings of stage 1."""
         embeddings, pure = self.concept_embeddings, self.pure_learning
         inherits = embeddings.student_embeddings in ("own", "shared") and embeddings.concept_embeddings != "none"
-        return pure.eta > 0 or pure.replay_eta > 0 or inherits
+        return pure.eta > 0 or inherits
 
 
 SECTIONS: dict[str, type] = {

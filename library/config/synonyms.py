@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from library.config.family_settings import FAMILY_SETTINGS
 from library.errors import did_you_mean
 
 SYNONYMS = {
@@ -12,10 +13,6 @@ SYNONYMS = {
         "pretrained_model_name_or_path": """model model_path model_name model_name_or_path base_model base_model_name
             base_model_path name_or_path checkpoint ckpt pretrained_model pretrained_model_name diffusers_path""",
         "vae": "vae_path vae_model vae_name_or_path",
-        "t5xxl": "t5 t5_path t5xxl_path",
-        "clip_l": "clip_l_path",
-        "clip_g": "clip_g_path",
-        "t5xxl_max_token_length": "max_sequence_length t5_max_length t5_max_sequence_length",
         "mixed_precision": "precision dtype train_dtype training_precision",
         "base_quantization": "quantize quantization base_model_precision qtype",
         "gradient_checkpointing": "use_gradient_checkpointing enable_gradient_checkpointing activation_checkpointing",
@@ -92,11 +89,18 @@ OTHERWISE = {
 REMOVED = {
     "guidance_focus": "keeping R(target) only where it is strongest changed nothing that the bench measures",
     "lambda_min": "clamping lambda* from below changed nothing that the bench measures",
+    "replay_eta": "L_PureCC on replayed images made results worse on the bench",
 }
 """Settings that earlier versions had, and why they are gone."""
 ELSEWHERE = {name: how for names, how in OTHERWISE.items() for name in names.split()} | {
     name: f"It was removed, because {why}. Delete the line." for name, why in REMOVED.items()
 }
+
+
+def synonyms() -> dict[str, list[str]]:
+    """All settings with names elsewhere, those that families bring among them."""
+    of_families = {ours: theirs.split() for one in FAMILY_SETTINGS.values() for ours, theirs in one.synonyms.items()}
+    return SYNONYMS | of_families
 
 
 def meant(word: str, known: Iterable[str]) -> str:
@@ -106,7 +110,7 @@ def meant(word: str, known: Iterable[str]) -> str:
         known: the names that may stand where it stood.
     """
     names, asked = sorted(known), word.lower().replace("-", "_")
-    called = [ours for ours, theirs in SYNONYMS.items() if asked in theirs and ours in names]
+    called = [ours for ours, theirs in synonyms().items() if asked in theirs and ours in names]
     if called:
         return f'Did you mean "{called[0]}"?'
     return ELSEWHERE.get(asked) or did_you_mean(word, names)

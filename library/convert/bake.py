@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,8 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from library.adapters.changes import FileChange
-from library.adapters.layouts.kohya import by_original, swapped
-from library.adapters.layouts.text_encoders import TEXT_ENCODERS
+from library.adapters.lora_names import names_of
 from library.errors import ModelError
 from library.files.atomic import write_folder, written
 
@@ -28,21 +27,6 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 """Precisions that a LoRA can be put into."""
 PIECE = 1 << 24
 """Bytes copied at a time."""
-ORIGINAL = "model.diffusion_model."
-"""Start of the transformer's names in a single-file checkpoint; files with the transformer alone lack it."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """What is added to a weight of the checkpoint.
-
-    Args:
-        shape: (out, in), of a convolution's weight with all its inputs side by side.
-        delta: makes it, float32.
-    """
-
-    shape: tuple[int, int]
-    delta: Callable[[], Tensor]
 
 
 @dataclass
@@ -77,7 +61,7 @@ def bake(changes: Mapping[str, FileChange], model: Path, output: Path) -> Baked:
     Raises:
         ModelError: the checkpoint lacks a layer, or has another shape or precision. Then nothing is written.
     """
-    if any(name.startswith(TEXT_ENCODERS) for name in changes):
+    if any(name.startswith(names_of(changes).text_encoders) for name in changes):
         raise ModelError(
             "The LoRA also changes the text encoders, but only the transformer can be written.",
             "Add --transformer_only if you can do without that part.",
@@ -127,7 +111,7 @@ def _header(file: Path) -> dict[str, Any]:
 
 def _updates(
     changes: Mapping[str, FileChange], headers: Mapping[Path, dict[str, Any]], model: Path
-) -> dict[str, Update]:
+) -> dict[str, FileChange]:
     """The update of each tensor by its name in the checkpoint; every layer has found its place.
 
     Raises:
@@ -136,13 +120,7 @@ def _updates(
     entries = {name: entry for header in headers.values() for name, entry in header.items() if name != "__metadata__"}
     if any(name.endswith(("scaled_fp8", ".scale_weight")) for name in entries):
         raise ModelError(f"{model} contains scaled 8-bit weights.", "Use a 16-bit checkpoint.")
-    begin = ORIGINAL if any(name.startswith(ORIGINAL) for name in entries) else ""
-    if any(name.startswith(f"{begin}joint_blocks.") for name in entries):
-        updates, left = _for_original(changes, entries, begin)
-    else:
-        given = {f"{name}.weight": change for name, change in changes.items()}
-        updates = {name: Update(change.shape, change.delta) for name, change in given.items() if name in entries}
-        left = [name for name in changes if f"{name}.weight" not in entries]
+    updates, left = names_of(changes).in_checkpoint(changes, entries)
     if left:
         raise ModelError(
             f"{model} has no layer {left[0]}, which the LoRA changes ({len(left)} such).",
@@ -164,39 +142,7 @@ def _updates(
     return updates
 
 
-def _for_original(
-    changes: Mapping[str, FileChange], entries: Mapping[str, dict[str, Any]], begin: str
-) -> tuple[dict[str, Update], list[str]]:
-    """Updates of a checkpoint with the original model's names, and layers that it lacks."""
-    layers = by_original(changes)
-    updates: dict[str, Update] = {}
-    for name in entries:
-        original = name.removeprefix(begin).removesuffix(".weight").replace(".", "_")
-        if name.startswith(begin) and name.endswith(".weight") and original in layers:
-            updates[name] = _fused(layers.pop(original), changes)
-    return updates, sorted(layers)
-
-
-def _fused(names: str | Sequence[str | None], changes: Mapping[str, FileChange]) -> Update:
-    """The update of one layer of the original model from those of the diffusers layers that it is."""
-    if isinstance(names, str):
-        change = swapped(names, changes[names])
-        return Update(change.shape, change.delta)
-    parts = [changes[name] if name else None for name in names]
-    sizes = {part.shape for part in parts if part}
-    if len(sizes) > 1:
-        raise ModelError(
-            f"The LoRA's {', '.join(name for name in names if name)} have different sizes, which q, k and v never have."
-        )
-    ((outputs, inputs),) = sizes
-
-    def delta() -> Tensor:
-        return torch.cat([part.delta() if part else torch.zeros(outputs, inputs) for part in parts])
-
-    return Update((3 * outputs, inputs), delta)
-
-
-def _write(file: Path, header: dict[str, Any], updates: Mapping[str, Update], output: Path, baked: Baked) -> None:
+def _write(file: Path, header: dict[str, Any], updates: Mapping[str, FileChange], output: Path, baked: Baked) -> None:
     """Copies a safetensors file, its tensors changed where there is an update. Their places stay the same."""
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
     said = {**header.get("__metadata__", {}), "format": "pt"}
@@ -215,7 +161,7 @@ def _write(file: Path, header: dict[str, Any], updates: Mapping[str, Update], ou
                 _copy(source, target, end - begin)
 
 
-def _changed(raw: bytes, entry: dict[str, Any], update: Update, baked: Baked) -> bytes:
+def _changed(raw: bytes, entry: dict[str, Any], update: FileChange, baked: Baked) -> bytes:
     dtype = DTYPES[entry["dtype"]]
     before = torch.frombuffer(bytearray(raw), dtype=dtype).reshape(entry["shape"])
     change = update.delta().reshape(before.shape)

@@ -11,13 +11,13 @@ from typing import TypeVar
 
 import torch
 
+import library.models.opening  # noqa: F401  # whose families name the layers of files
 from library.adapters.changes import FileChange
 from library.adapters.files import PRECISIONS, read_changes, read_lora, read_safetensors, write_lora
-from library.adapters.layouts.diffusers import FOLDED_SCALE, PEFT_CONFIG
-from library.adapters.layouts.known import LAYOUTS
-from library.adapters.layouts.text_encoders import TEXT_ENCODERS
+from library.adapters.lora_names import ALL_NAMES, LoraNames
 from library.adapters.metadata import shown
 from library.adapters.network import LayerWeights
+from library.adapters.peft import FOLDED_SCALE, PEFT_CONFIG
 from library.adapters.reading import LoraFile
 from library.convert.bake import bake
 from library.convert.merge import added, merged
@@ -70,6 +70,7 @@ def convert(request: Request) -> list[str]:
         return _metadata(request, request.metadata)
     output = _output_of(request)
     files = [read_changes(path) for path in request.loras]
+    _check_layout(request, files[0].names)
     said = [_described(path, file) for path, file in zip(request.loras, files, strict=True)]
     said += [line for path, file in zip(request.loras, files, strict=True) for line in _left_out(path, file)]
     if request.transformer_only:
@@ -118,20 +119,29 @@ def _baked(changes: Mapping[str, FileChange], model: Path, output: Path) -> list
     ]
 
 
+def _check_layout(request: Request, names: LoraNames) -> None:
+    if request.to is not None and request.to not in names.layouts:
+        raise ConfigError(
+            f"Command line: --to {request.to}: LoRAs for {names.model} have no such layout.",
+            f"They have {', '.join(names.layouts)}.",
+        )
+
+
 def _output_of(request: Request) -> Path:
     """The path of the result. Nothing is there, or the user agreed to replace it."""
+    layouts = {name: layout for names in reversed(ALL_NAMES) for name, layout in names.layouts.items()}
     if request.model is None and request.to is None:
         raise ConfigError(
-            "Command line: nothing to do.", f"Give --to {{{','.join(LAYOUTS)}}}, --bake MODEL or --metadata."
+            "Command line: nothing to do.", f"Give --to {{{','.join(layouts)}}}, --bake MODEL or --metadata."
         )
     first, output = request.loras[0], request.output
     if output is None:
         if request.to is None or request.model or len(request.loras) > 1:
             raise ConfigError("Command line: --output is missing.", "Give the new file or folder.")
         stem = first.stem
-        for layout in LAYOUTS.values():
-            stem = stem.removesuffix(layout.ending) if layout.ending else stem
-        output = first.with_name(f"{stem}{LAYOUTS[request.to].ending}.safetensors")
+        for layout in layouts.values():
+            stem = stem.removesuffix(layout.ending)
+        output = first.with_name(f"{stem}{layouts[request.to].ending}.safetensors")
     is_folder = request.model is not None and request.model.is_dir()
     if output.suffix != ".safetensors" and not is_folder:
         raise ConfigError(f"Command line: --output {output} must end in .safetensors.")
@@ -151,7 +161,7 @@ def _described(path: Path, file: LoraFile) -> str:
     ranks = sorted({layer.rank for layer in file.layers.values()})
     precision = next((name for name, dtype in PRECISIONS.items() if dtype == file.dtype), str(file.dtype))
     names = [*file.layers, *file.whole]
-    text = sum(name.startswith(TEXT_ENCODERS) for name in names)
+    text = sum(name.startswith(file.names.text_encoders) for name in names)
     encoders = f", {text} of them in the text encoders" if text else ""
     rank = "" if not ranks else f", rank {ranks[0]}" if len(ranks) == 1 else f", ranks {ranks[0]} to {ranks[-1]}"
     kinds = "" if file.kinds == ("LoRA",) else f" ({', '.join(file.kinds)})"
@@ -166,11 +176,12 @@ def _left_out(path: Path, file: LoraFile) -> list[str]:
 
 
 def _transformer_of(file: LoraFile) -> LoraFile:
-    return replace(file, layers=_in_transformer(file.layers), whole=_in_transformer(file.whole))
+    begins = file.names.text_encoders
+    return replace(file, layers=_without(begins, file.layers), whole=_without(begins, file.whole))
 
 
-def _in_transformer(changes: Mapping[str, T]) -> dict[str, T]:
-    return {name: change for name, change in changes.items() if not name.startswith(TEXT_ENCODERS)}
+def _without(begins: tuple[str, ...], changes: Mapping[str, T]) -> dict[str, T]:
+    return {name: change for name, change in changes.items() if not name.startswith(begins)}
 
 
 def _check_families(paths: Sequence[Path], files: Sequence[LoraFile]) -> None:
@@ -201,7 +212,7 @@ def _write(request: Request, files: Sequence[LoraFile], layers: Mapping[str, Lay
             )
     metadata = _metadata_of(request, files, layers)
     assert request.to is not None, "nothing is baked"
-    dropped = write_lora(output, layers, request.to, dtype, metadata)
+    dropped = write_lora(output, layers, request.to, dtype, metadata, files[0].names.layouts)
     said = [f"Metadata left out because the header would be too large: {shown(name, 80)}" for name in dropped]
     back = read_lora(saved_at(output)).layers
     errors = {name: _error(layer, back.get(name)) for name, layer in layers.items()}

@@ -25,8 +25,7 @@ from library.drawing.sample_prompts import read_prompt_lines
 from library.drawing.sampling import initial_noise
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError, ModelError
-from library.models import PromptBatch
-from library.models.interface import block_of
+from library.models.interface import PromptBatch, block_of
 from library.parts.parts import Attached, Opened, build_parts
 from library.parts.saved_vectors import embeddings_of
 from library.prepare.replay import CLASS, DEFAULT_PROMPTS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from library.adapters.changes import WholeChange
-from library.adapters.layouts.kohya import FUSED
+from library.adapters.lora_names import names_of
 from library.adapters.network import LayerWeights
 
 
@@ -65,15 +64,15 @@ def _lost(losses: Sequence[tuple[float, float, str]]) -> Lost:
 
 def _groups(layers: Mapping[str, LayerWeights]) -> list[list[str]]:
     """Names of layers that are cut together: those that share a down, and every other one alone."""
+    fused_in = names_of(layers).fused
     groups: dict[str, list[str]] = {}
     for name in layers:
-        match = re.fullmatch(r"(transformer_blocks\.\d+\.)(.+)", name)
-        fused = next((key for key, parts in FUSED.items() if match and match[2] in parts), None)
-        leader = groups.get(f"{match[1]}{fused}") if match and fused else None
+        fused = fused_in(name)
+        leader = groups.get(fused) if fused else None
         if leader and _share(layers[leader[0]], layers[name]):
             leader.append(name)
         else:
-            groups[f"{match[1]}{fused}" if match and fused and not leader else name] = [name]
+            groups[fused if fused and not leader else name] = [name]
     return list(groups.values())
 
 

@@ -30,7 +30,9 @@ class Latents:
     """
 
     def __init__(self, model: FlowModel, cache: Cache, reg_weight: float = 1.0) -> None:
-        self.model, self.cache, self.reg_weight = model, cache, reg_weight
+        self.model = model
+        self.cache = cache
+        self.reg_weight = reg_weight
         self._latents: dict[Hashable, str] = {}
         self._masks: dict[Hashable, str] = {}
 
@@ -113,7 +115,8 @@ class _Source:
     """
 
     def __init__(self, picture: Picture) -> None:
-        self.picture, self.content = picture, read_bytes(picture.path)
+        self.picture = picture
+        self.content = read_bytes(picture.path)
         self.hash = fingerprint.of_bytes(self.content)
         self.mask_content = read_bytes(picture.mask) if picture.mask else self.content
         alpha = picture.subset.alpha_mask and not picture.mask and has_alpha(picture.path, self.content)

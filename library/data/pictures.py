@@ -133,7 +133,9 @@ class PictureOrder:
     """
 
     def __init__(self, datasets: list[list[Picture]], batch_sizes: list[int], seed: int) -> None:
-        self.datasets, self.batch_sizes, self.seed = datasets, batch_sizes, seed
+        self.datasets = datasets
+        self.batch_sizes = batch_sizes
+        self.seed = seed
         self._epoch: tuple[int, list[list[Draw]]] = (0, self._shuffled(0))
         self.batches_per_epoch = len(self._epoch[1])
 

@@ -73,7 +73,9 @@ class TextLibrary:
     """
 
     def __init__(self, model: FlowModel, cache: Cache, layouts: Sequence[TriggerLayout]) -> None:
-        self.model, self.cache, self.layouts = model, cache, layouts
+        self.model = model
+        self.cache = cache
+        self.layouts = layouts
         self._places: dict[str, str] = {}
         self._tokens_of = lru_cache(TOKENS_HELD)(self._find_tokens)
 

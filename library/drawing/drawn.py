@@ -8,7 +8,7 @@ from torch import Tensor
 
 from library.drawing.sampling import Schedule, SkipLayerGuidance, sample
 from library.dual_branch_scheduler import Branch
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.parts.parts import Attached
 from library.prompts import NULL_PROMPT
 

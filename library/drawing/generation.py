@@ -10,7 +10,7 @@ from library.adapters.network import check_fit
 from library.config.dataset import Concept
 from library.config.settings import Settings
 from library.drawing.sample_prompts import parse
-from library.drawing.sheets import SheetMaker
+from library.drawing.sheet_maker import SheetMaker
 from library.dual_branch_scheduler import Branch
 from library.errors import ModelError
 from library.files.cache_limit import CacheUse

@@ -27,7 +27,7 @@ from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError
 from library.evaluation.audit_files import Audit, Shown, write_audit
 from library.evaluation.card import Card, card_of
-from library.evaluation.drift import Probe, Shift, learned, rounding_floor, shifts
+from library.evaluation.drift import Probe, Shift, reference_gain, rounding_floor, shifts
 from library.evaluation.options import only_concept, settings_in
 from library.evaluation.probes import read_probes
 from library.evaluation.student import Students, concept_of_lora, loras_in, read_layers
@@ -58,7 +58,10 @@ class Auditor:
     """
 
     def __init__(self, parts: Attached, probes: Sequence[Probe], latents: Sequence[Tensor], references: References):
-        self.parts, self.probes, self.latents, self.references = parts, list(probes), list(latents), references
+        self.parts = parts
+        self.probes = list(probes)
+        self.latents = list(latents)
+        self.references = references
 
     def shifts(self, branch: Branch) -> list[Shift]:
         """How the velocity moved on each prompt."""
@@ -74,8 +77,8 @@ class Auditor:
         known = self.references
         with_concept = without = None
         if known.latents:
-            with_concept = learned(self.parts, branch, known.latents, known.complete, known.base)
-            without = learned(self.parts, branch, known.latents, known.base, known.base)
+            with_concept = reference_gain(self.parts, branch, known.latents, known.complete, known.base)
+            without = reference_gain(self.parts, branch, known.latents, known.base, known.base)
         return card_of(name, self.probes, found, with_concept, without, pictures)
 
     def floors(self) -> dict[str, float]:

@@ -36,7 +36,7 @@ from library.evaluation.compare_files import Result, write_comparison
 from library.evaluation.drift import Probe
 from library.evaluation.options import add_weights_to, only_concept, reference_files, settings_in
 from library.evaluation.probes import read_probes
-from library.evaluation.scorers.catalogue import SCORERS, Entry, check_all, entries_of
+from library.evaluation.scorers.catalogue import SCORERS, ScorerEntry, check_all, entries_of
 from library.evaluation.scorers.interface import ImageEncoder
 from library.evaluation.scoring import Likeness, Scoring, best
 from library.evaluation.student import Students, loras_in, read_layers
@@ -279,7 +279,7 @@ def _train(
     return seconds
 
 
-def _encoder(given: Namespace, config: DatasetConfig) -> tuple[Entry | None, list[Path]]:
+def _encoder(given: Namespace, config: DatasetConfig) -> tuple[ScorerEntry | None, list[Path]]:
     """The image encoder and the pictures that it compares with; its weights are there, or the error names them.
 
     Raises:
@@ -307,7 +307,7 @@ def _encoder(given: Namespace, config: DatasetConfig) -> tuple[Entry | None, lis
 
 def _scored(
     trained: Trained,
-    encoder: tuple[Entry | None, list[Path]],
+    encoder: tuple[ScorerEntry | None, list[Path]],
     config: DatasetConfig,
     settings: Settings,
     given: Namespace,

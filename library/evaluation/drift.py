@@ -29,8 +29,7 @@ from torch import Tensor
 from library.chance import generator_for
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.flow import LEVELS_OVER_ALL, interpolate, mse, velocity_target
-from library.models import PromptBatch
-from library.models.interface import Progress
+from library.models.interface import Progress, PromptBatch
 from library.parts.parts import Attached
 from library.prepare.regions import split
 from library.prepare.replay import pictures_at_once
@@ -199,7 +198,7 @@ def rounding_floor(parts: Attached, texts: Sequence[str], latents: Tensor) -> fl
 
 
 @torch.no_grad()
-def learned(
+def reference_gain(
     parts: Attached, branch: Branch, images: Sequence[Tensor], texts: Sequence[str], base_texts: Sequence[str]
 ) -> Learned:
     """How much better reference pictures are predicted, always at the same noise.

@@ -35,11 +35,11 @@ from library.evaluation.options import (
     seeds_of,
     settings_in,
 )
-from library.evaluation.picture_measures import APART, PRETRAINED, Arm, Measure, Measurer
-from library.evaluation.pictures import OTHER_NOISE, Gallery, Wanted
+from library.evaluation.picture_measures import APART, PRETRAINED, ArmPictures, Measure, Measurer
+from library.evaluation.pictures import OTHER_NOISE, PictureFolder, Wanted
 from library.evaluation.prompts import EvaluationPrompt
 from library.evaluation.results import Results
-from library.evaluation.scorers.catalogue import Entry, check_all, entries_of
+from library.evaluation.scorers.catalogue import ScorerEntry, check_all, entries_of
 from library.evaluation.scorers.pixels import as_tensor
 from library.evaluation.student import Students, concept_of_lora, read_layers
 from library.files.cache_limit import CacheUse
@@ -141,12 +141,16 @@ class Evaluation:
         size: tuple[int, int],
         out: Path,
     ) -> None:
-        self.settings, self.concept, self.prompts, self.seeds, self.out = settings, concept, prompts, tuple(seeds), out
+        self.settings = settings
+        self.concept = concept
+        self.prompts = prompts
+        self.seeds = tuple(seeds)
+        self.out = out
         self.parts = build_parts(settings, [concept])
         self.size = size
         self.drifts: dict[Measure, dict[str, dict[Key, float | None]]] = {}
 
-    def draw(self, loras: dict[str, tuple[Path, ConceptFile | None]], strength: float) -> list[Arm]:
+    def draw(self, loras: dict[str, tuple[Path, ConceptFile | None]], strength: float) -> list[ArmPictures]:
         """Draws every arm, the controls first, and measures the velocity drift of each LoRA."""
         parts = self.parts
         layers = {lora: read_layers(lora, parts.model) for lora, _ in loras.values()}
@@ -155,7 +159,7 @@ class Evaluation:
         students = Students(parts, layers)
         for notice in parts.model.notices:
             say(notice)
-        gallery = Gallery(students.parts, self.out / "pictures", self.size)
+        gallery = PictureFolder(students.parts, self.out / "pictures", self.size)
         base = self._arm(gallery, PRETRAINED, {}, lambda: PRETRAINED_BRANCH, None, base=True)
         other = self._arm(gallery, FLOOR, {}, lambda: PRETRAINED_BRANCH, PRETRAINED, base=True, shift=OTHER_NOISE)
         arms, first = [], next(iter(loras.values()))
@@ -178,14 +182,14 @@ class Evaluation:
 
     def _arm(
         self,
-        gallery: Gallery,
+        gallery: PictureFolder,
         name: str,
         key: dict[str, Any],
         branch: Callable[[], Branch],
         paired: str | None,
         base: bool = False,
         shift: int = 0,
-    ) -> Arm:
+    ) -> ArmPictures:
         made: list[Branch] = []
 
         def once() -> Branch:
@@ -196,9 +200,9 @@ class Evaluation:
         files: dict[Key, Path] = {}
         for prompt in bar_over(name)(self.prompts):
             files |= gallery.files(Wanted(name, prompt, self.seeds, key, base, shift), once)
-        return Arm(name, files, paired)
+        return ArmPictures(name, files, paired)
 
-    def _drift(self, parts: Attached, name: str, branch: Branch, base: Arm) -> None:
+    def _drift(self, parts: Attached, name: str, branch: Branch, base: ArmPictures) -> None:
         for group in ("class", "unrelated"):
             prompts = [prompt for prompt in self.prompts if prompt.group == group]
             if not prompts:
@@ -251,7 +255,7 @@ class Evaluation:
 def _measured(
     results: Results,
     measurer: Measurer,
-    entries: Sequence[Entry],
+    entries: Sequence[ScorerEntry],
     weights_dir: Path,
     device: torch.device,
     has_references: bool,
@@ -289,7 +293,9 @@ def _check_of_strength_0(measurer: Measurer) -> list[str]:
     return [f"At strength 0, all {len(off.files)} images equal the pretrained model's to the bit."]
 
 
-def _external(given: argparse.Namespace, prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]) -> list[Arm]:
+def _external(
+    given: argparse.Namespace, prompts: Sequence[EvaluationPrompt], seeds: Sequence[int]
+) -> list[ArmPictures]:
     folders = named_folders(given.external, "--external")
     bases = named_folders(given.external_base, "--external_base")
     unknown = sorted(set(bases) - set(folders))
@@ -306,8 +312,8 @@ def _external(given: argparse.Namespace, prompts: Sequence[EvaluationPrompt], se
             base = f"{name}, base model"
             of_base = read_arm(base, Path(bases[name]).expanduser(), prompts, seeds, given.allow_missing)
             _check_same_size(found, of_base)
-            arms.append(Arm(base, of_base.files, None))
-        arms.append(Arm(name, found.files, base))
+            arms.append(ArmPictures(base, of_base.files, None))
+        arms.append(ArmPictures(name, found.files, base))
     return arms
 
 

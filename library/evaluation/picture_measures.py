@@ -26,7 +26,7 @@ from library.evaluation.measures.segmentation import seg_cons
 from library.evaluation.measures.statistics import Estimate, jackknife
 from library.evaluation.pictures import opened
 from library.evaluation.prompts import EvaluationPrompt
-from library.evaluation.scorers.catalogue import Entry
+from library.evaluation.scorers.catalogue import ScorerEntry
 from library.evaluation.scorers.interface import (
     ImageEncoder,
     MaskGenerator,
@@ -44,7 +44,7 @@ OWN_SUBJECT = 0.5
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmPictures:
     """Pictures to be measured.
 
     Attributes:
@@ -98,10 +98,12 @@ class Measurer:
     """
 
     def __init__(
-        self, prompts: Sequence[EvaluationPrompt], arms: Sequence[Arm], references: Sequence[Path], kind: str
+        self, prompts: Sequence[EvaluationPrompt], arms: Sequence[ArmPictures], references: Sequence[Path], kind: str
     ) -> None:
         self.prompts = {prompt.id: prompt for prompt in prompts}
-        self.arms, self.references, self.kind = {arm.name: arm for arm in arms}, list(references), kind
+        self.arms = {arm.name: arm for arm in arms}
+        self.references = list(references)
+        self.kind = kind
         self.values = Values()
         self._masks: dict[str, dict[Key, Tensor]] = {}
 
@@ -111,7 +113,7 @@ class Measurer:
             measure = Measure(f"pixels, {title}", group, "down", "mean |B - A| over pixels and channels, of 2")
             self._pairs(measure, lambda a, b: (as_tensor(a) - as_tensor(b)).abs().mean())
 
-    def look(self, entry: Entry, scorer: Scorer) -> None:
+    def look(self, entry: ScorerEntry, scorer: Scorer) -> None:
         """All that one scorer is asked for."""
         label = scorer.identity.label
         if "text" in entry.roles:
@@ -138,7 +140,7 @@ class Measurer:
                 measure = Measure(f"{entry.roles['pair']}, {group}", group, "down", about)
                 self._pairs(measure, lambda a, b: scorer.distance([a], [b])[0])
 
-    def _keys(self, arm: Arm, groups: Iterable[str]) -> list[Key]:
+    def _keys(self, arm: ArmPictures, groups: Iterable[str]) -> list[Key]:
         return [key for key in arm.files if self.prompts[key[0]].group in groups]
 
     def _pairs(self, measure: Measure, of_pair: Callable[[Image.Image, Image.Image], Tensor | float | None]) -> None:
@@ -172,7 +174,7 @@ class Measurer:
                     before = scores[arm.base]
                     self.values.put(delta, arm.name, {key: mine[key] - before[key] for key in keys if key in before})
 
-    def _embed(self, scorer: ImageEncoder, arm: Arm) -> dict[Key, Tensor]:
+    def _embed(self, scorer: ImageEncoder, arm: ArmPictures) -> dict[Key, Tensor]:
         keys = list(arm.files)
         return dict(zip(keys, scorer.embed(opened([arm.files[key] for key in keys])), strict=True))
 

@@ -59,14 +59,16 @@ class Wanted:
         return self.prompt.base if self.base else self.prompt.text
 
 
-class Gallery:
+class PictureFolder:
     """A folder of pictures, `ARM/PROMPT__SEED.png`, and the cache behind it that all runs share.
 
     All seeds of a prompt are one batch in every arm, so that arms that are the same are the same to the bit.
     """
 
     def __init__(self, parts: Attached, folder: Path, size: tuple[int, int]) -> None:
-        self.parts, self.folder, self.size = parts, folder, size
+        self.parts = parts
+        self.folder = folder
+        self.size = size
         samples = parts.settings.samples
         self.how = {
             "model": parts.model.fingerprint(),

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from library.evaluation.picture_measures import Arm, Values
+from library.evaluation.picture_measures import ArmPictures, Values
 from library.evaluation.pictures import opened
 from library.evaluation.prompts import EvaluationPrompt
 from library.evaluation.scorers.interface import Identity
@@ -38,11 +38,16 @@ class Results:
         folder: Path,
         about: dict[str, Any],
         prompts: Sequence[EvaluationPrompt],
-        arms: Sequence[Arm],
+        arms: Sequence[ArmPictures],
         controls: Sequence[str],
     ) -> None:
-        self.folder, self.about, self.prompts, self.arms = folder, about, list(prompts), list(arms)
-        self.controls, self.identities, self.notes = list(controls), list[Identity](), list[str]()
+        self.folder = folder
+        self.about = about
+        self.prompts = list(prompts)
+        self.arms = list(arms)
+        self.controls = list(controls)
+        self.identities = list[Identity]()
+        self.notes = list[str]()
 
     def write(self, values: Values, status: str) -> str:
         """Writes results.json and report.md; returns the report.

@@ -96,7 +96,8 @@ class Likeness:
     """
 
     def __init__(self, encoder: ImageEncoder, references: Sequence[Path]) -> None:
-        self.encoder, self.label = encoder, encoder.identity.label
+        self.encoder = encoder
+        self.label = encoder.identity.label
         self._references = F.normalize(encoder.embed(opened(references)), dim=1)
         alike, count = self._references @ self._references.T, len(references)
         self.ceiling = float((alike.sum() - alike.trace()) / (count * (count - 1))) if count > 1 else 1.0
@@ -135,8 +136,12 @@ class Scoring:
         folder: Path,
         about: dict[str, Any],
     ) -> None:
-        self.auditor, self.students, self.likeness, self.size = auditor, students, likeness, size
-        self.folder, self.about = folder, about
+        self.auditor = auditor
+        self.students = students
+        self.likeness = likeness
+        self.size = size
+        self.folder = folder
+        self.about = about
         self.probes: list[Probe] = auditor.probes
         self.before = self._decoded(auditor.latents)
         self._asked = [row for row, probe in enumerate(self.probes) if probe.kind == "concept"]

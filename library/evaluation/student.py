@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from library.adapters.files import (
-    LAYOUT_ENDINGS,
     ConceptFile,
     SavedConcept,
+    layout_endings,
     load_changes,
     read_changes,
 )
@@ -21,7 +21,7 @@ from library.config.settings import Settings
 from library.drawing.generation import as_concept, check_layout
 from library.dual_branch_scheduler import Branch
 from library.errors import ConfigError, ModelError
-from library.models import FlowModel
+from library.models.family import FlowModel
 from library.parts.parts import STUDENT_ADAPTER, Opened
 from library.parts.saved_vectors import embeddings_of
 from library.terminal import say
@@ -42,7 +42,7 @@ def loras_in(words: Sequence[str]) -> list[Path]:
     for word in words:
         path = Path(word).expanduser()
         if path.is_dir():
-            skipped = (*NO_LORA, *(ending for ending in LAYOUT_ENDINGS if ending))
+            skipped = (*NO_LORA, *(ending for ending in layout_endings() if ending))
             inside = [one for one in sorted(path.glob("*.safetensors")) if not one.stem.endswith(skipped)]
             if not inside:
                 raise ConfigError(

@@ -37,7 +37,8 @@ class Cache:
     """
 
     def __init__(self, folder: str | Path, most_held: int = MOST_HELD) -> None:
-        self.folder, self.most_held = Path(folder).expanduser(), most_held
+        self.folder = Path(folder).expanduser()
+        self.most_held = most_held
         self.held = 0
         self._held: OrderedDict[str, Tensors] = OrderedDict()
 

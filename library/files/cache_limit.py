@@ -24,7 +24,7 @@ PLACE = re.compile(r"[a-z_ ]+/[0-9a-f]{2}/[0-9a-f]{64}\.safetensors")
 
 
 @dataclass(frozen=True)
-class Entry:
+class CachedFile:
     """A file of the cache."""
 
     path: Path
@@ -107,14 +107,14 @@ class CacheUse:
         return False
 
 
-def entries(folder: Path) -> list[Entry]:
+def entries(folder: Path) -> list[CachedFile]:
     """The files of a cache, least recently used first."""
     found = []
     for path in folder.glob("*/??/*.safetensors"):
         with contextlib.suppress(OSError):
             if PLACE.fullmatch(path.relative_to(folder).as_posix()):
                 about = path.stat()
-                found.append(Entry(path, about.st_size, about.st_mtime))
+                found.append(CachedFile(path, about.st_size, about.st_mtime))
     return sorted(found, key=lambda entry: entry.used)
 
 

@@ -85,7 +85,8 @@ class StateFolder:
     """
 
     def __init__(self, folder: Path, last: str | None = None) -> None:
-        self.folder, self.last = folder, last
+        self.folder = folder
+        self.last = last
 
     @classmethod
     def of(cls, path: Path) -> StateFolder:

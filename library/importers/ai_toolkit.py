@@ -18,7 +18,7 @@ from library.importers.imported import (
     saved_dtype,
 )
 from library.importers.reading import shown, table, tables
-from library.placeholders import with_our_placeholder
+from library.prompts import with_our_placeholder
 
 OPTIMIZERS = {
     "adam": "torch.optim.Adam",

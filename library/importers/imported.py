@@ -13,7 +13,7 @@ from typing import Any
 from library.config.dataset import Source
 from library.config.fields import check, hints_of, name_of
 from library.config.groups import groups
-from library.config.kohya.training import VALUES, Reading
+from library.config.kohya.training import VALUES, Translation
 from library.errors import ConfigError
 from library.importers.reading import number, shown
 
@@ -136,7 +136,7 @@ class Imported:
         Args:
             theirs: what each is called in the file.
         """
-        reading = Reading(dict(values), {name: theirs.get(name, name) for name in values}, [], [])
+        reading = Translation(dict(values), {name: theirs.get(name, name) for name in values}, [], [])
         reading.map_all(FIELDS)
         for name, value in reading.values.items():
             self.take(name, value, reading.where[name])

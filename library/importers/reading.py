@@ -57,7 +57,8 @@ class _Plain:
     """Turns what a parser made into plain data, within bounds."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.left = path, MOST_VALUES
+        self.path = path
+        self.left = MOST_VALUES
 
     def of(self, value: Any, depth: int = 0) -> Any:
         """The same without what is not plain: dates, NaN, keys that are numbers ... become text."""

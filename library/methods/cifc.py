@@ -23,14 +23,14 @@ from library.config.fields import setting
 from library.config.settings import Settings
 from library.errors import ModelError, naming
 from library.methods.lora import objective
-from library.methods.method import Method, PenaltyTerm, Student, register
+from library.methods.method import Method, Penalised, PenaltyTerm, register
 from library.methods.reads import ED_LORA, WITH_VECTORS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from library.adapters.network import AdapterNetwork
-    from library.penalties import Penalty
+    from library.adapters.penalties import Penalty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +48,11 @@ class CIFCSettings:
 def penalties(settings: Settings) -> list[PenaltyTerm]:
     """orthogonal_weight sum_i |A_i A^T|_1, if there are earlier concepts."""
     from library.adapters.linear import LowRank
-    from library.penalties import Overlap
+    from library.adapters.penalties import Overlap
 
     own = settings.of_method(CIFCSettings)
 
-    def overlap(student: Student) -> Penalty:
+    def overlap(student: Penalised) -> Penalty:
         layers = {name: layer for name, layer in student.layers.items() if isinstance(layer, LowRank)}
         return Overlap(layers, earlier(own.previous_loras, student.blocks))
 

@@ -1,7 +1,7 @@
 """DreamBooth: full fine-tuning with prior preservation.
 
 Ruiz et al. (arXiv 2208.12242), Eq. 2: flow matching on the pictures with "a [V] [class]", and on class pictures that
-the pretrained model drew, with prior_loss_weight. As in diffusers' script for SD3.
+the pretrained model drew, with prior_loss_weight. As in diffusers' script.
 
 The port:
 
@@ -23,8 +23,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from library.config.family_settings import attention_layers, feed_forward_layers
 from library.config.fields import setting
-from library.config.network_settings import ATTENTION_PROJECTIONS, FEED_FORWARD
 from library.config.optimizers import finds_its_rate, is_schedule_free
 from library.config.settings import Settings
 from library.errors import ConfigError
@@ -93,7 +93,7 @@ register(
         defaults={
             "prior_loss_weight": 1.0,
             "replay_prompts": CLASS_PROMPTS,
-            "target_modules": ATTENTION_PROJECTIONS + FEED_FORWARD,
+            "target_modules": attention_layers() + feed_forward_layers(),
             "network_dim": 32,
             "learning_rate": 5e-6,
             "optimizer_type": "AdamW8bit",

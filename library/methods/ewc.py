@@ -38,7 +38,7 @@ class EWCSettings:
 
 def penalties(settings: Settings) -> list[PenaltyTerm]:
     """ewc_lambda / 2 sum F o delta W^2."""
-    from library.penalties import FisherChange
+    from library.adapters.penalties import FisherChange
 
     weight = settings.of_method(EWCSettings).ewc_lambda
     return [PenaltyTerm("ewc", weight, lambda student: FisherChange(student.layers, student.fisher), reads_fisher=True)]

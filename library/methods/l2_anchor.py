@@ -29,7 +29,7 @@ class L2AnchorSettings:
 
 def penalties(settings: Settings) -> list[PenaltyTerm]:
     """l2_anchor_weight ||delta W||_F^2."""
-    from library.penalties import SquaredChange
+    from library.adapters.penalties import SquaredChange
 
     weight = settings.of_method(L2AnchorSettings).l2_anchor_weight
     return [PenaltyTerm("l2_anchor", weight, lambda student: SquaredChange(student.layers))]

@@ -1,6 +1,6 @@
 """A plain LoRA: flow matching on the pictures, what hobbyists train.
 
-Hu et al., LoRA (arXiv 2106.09685), on the attention layers, as diffusers' DreamBooth script for SD3 does it. The
+Hu et al., LoRA (arXiv 2106.09685), on the attention layers, as diffusers' DreamBooth script does it. The
 trigger word alone stands for the concept; the text encoders are left as they are.
 """
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from library.adapters.linear import Form
     from library.adapters.network import AdapterNetwork
+    from library.adapters.penalties import Layers, Penalty
     from library.objectives import Objective
-    from library.penalties import Layers, Penalty
 
 OFF: Mapping[str, Any] = {
     "eta": 0.0,
@@ -38,7 +38,7 @@ OFF: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Student:
+class Penalised:
     """What a penalty may look at.
 
     Args:
@@ -65,7 +65,7 @@ class PenaltyTerm:
 
     name: str
     weight: float
-    of: Callable[[Student], Penalty]
+    of: Callable[[Penalised], Penalty]
     reads_fisher: bool = False
 
 

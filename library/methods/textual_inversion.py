@@ -4,9 +4,9 @@ Gal et al. (arXiv 2208.01618): the concept's rows in the text encoder's input ta
 everything else is frozen. Prompts without the trigger give exactly what they gave before.
 
 The port:
-* Rows in the tables of both CLIPs. The encoders stay loaded, with gradients, and make the pooled state as well.
-* T5 reads the text without the trigger, in training as in ComfyUI, which passes over a word without a row for T5.
-* As many rows as the trigger has tokens in CLIP: a longer trigger learns more. They start from the class word's.
+* Rows in the tables of the encoders that the family of the model teaches words; see its `learned_words`. They stay
+  loaded, with gradients.
+* As many rows as the trigger has tokens there: a longer trigger learns more. They start from the class word's.
 * Captions are the user's, not the paper's templates ("a photo of a {}" and such); `caption_templates` gives those.
 """
 
@@ -19,7 +19,7 @@ from library.methods.reads import LOSS
 register(
     Method(
         name="textual_inversion",
-        trains="the concept's words alone, in front of both CLIPs",
+        trains="the concept's words alone, in front of the text encoders",
         reads=LOSS | {"embedding_lr"},
         student=objective,
         student_weights="words",

@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from library.config.network_settings import KINDS
+from library.config.family_settings import names_in, text_attention_layers, text_feed_forward_layers
 from library.config.settings import Settings
 from library.errors import ConfigError
 from library.methods.lora import objective
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from library.adapters.linear import Facts, Form
 
-OF_TOKENS = KINDS["context_attn_dim"] + KINDS["context_mlp_dim"]
+OF_TOKENS = text_attention_layers() + text_feed_forward_layers()
 """The layers that see one token of the text after the other."""
 
 
@@ -83,8 +83,8 @@ register(
     Method(
         name="token_lora",
         trains="a LoRA on your images that acts on the trigger's tokens alone",
-        reads=(LORA | LOSS) - set(KINDS),
-        defaults={"target_modules": KINDS["context_attn_dim"]},
+        reads=(LORA | LOSS) - names_in("network"),
+        defaults={"target_modules": text_attention_layers()},
         student=objective,
         form=form,
         check=check,

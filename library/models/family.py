@@ -29,7 +29,7 @@ from library.models.interface import (
     TokenCount,
     Words,
 )
-from library.models.loading.tensor_file import Entry, TensorFile
+from library.models.loading.tensor_file import Entries, TensorFile
 from library.models.loading.weights import PartWeights, Slot
 from library.models.memory.counting import Footprint
 from library.models.memory.residence import Residence, ResidentBase
@@ -234,8 +234,11 @@ class Family:
         lora_names: how LoRA files name its layers. loaders: what UIs make of these files.
         own_files: settings that name files of parts, by part.
         recognises: whether the header of a single file is a model of the family.
+        called: which of its models such a file is.
+        encoder_of: which of its text encoders a file is, if it is one.
         single_file: a model in one file, some of whose parts have files of their own; None: the family has none.
         with_own_files: a model of which some parts are taken from files of their own.
+        token_counts: what `FlowModel.count_tokens` gives, before any model is chosen; None: it needs one.
         card_presets: presets for GPUs, by the number of the model's blocks: the start of their names, and the GPUs.
     """
 
@@ -250,9 +253,12 @@ class Family:
     lora_names: LoraNames
     loaders: Loaders
     own_files: Mapping[str, str] = field(default_factory=dict)
-    recognises: Callable[[Mapping[str, Entry]], bool] = lambda entries: False
+    recognises: Callable[[Entries], bool] = lambda entries: False
+    called: Callable[[Entries], str] = lambda entries: "a model"
+    encoder_of: Callable[[Entries], str | None] = lambda entries: None
     single_file: Callable[[Path, Sequence[str]], ModelFiles] | None = None
     with_own_files: Callable[[ModelFiles, Mapping[str, Path]], ModelFiles] | None = None
+    token_counts: Callable[[Sequence[str]], list[list[TokenCount]]] | None = None
     card_presets: Mapping[int, tuple[str, Sequence[int]]] = field(default_factory=dict)
 
 

@@ -47,7 +47,8 @@ class LatentModel(ABC):
     base: ResidentBase
 
     def __init__(self, files: ModelFiles, *, device: torch.device, dtype: torch.dtype, residence: Residence) -> None:
-        self.files, self.family = files, files.family
+        self.files = files
+        self.family = files.family
         self.device = device
         self.dtype = dtype
         self.residence = residence
@@ -154,7 +155,9 @@ class LatentModel(ABC):
         other = copy.copy(self)
         for part in ("transformer", "_vae"):
             other.__dict__.pop(part, None)
-        other.device, other.notices, other._kept = META, [], ()
+        other.device = META
+        other.notices = []
+        other._kept = ()
         other.residence = residence or self.residence
         return other
 
@@ -177,7 +180,8 @@ class LatentModel(ABC):
         """The VAE; latents are always encoded in one piece, since they are what training sees."""
         vae = self._vae
         vae.use_tiling = decoding and self.residence.vae_tiling
-        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // self._vae_factor
+        vae.tile_sample_min_size = TILE
+        vae.tile_latent_min_size = TILE // self._vae_factor
         return vae
 
     @cached_property

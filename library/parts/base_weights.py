@@ -12,7 +12,8 @@ from library.adapters.network import LayerWeights
 from library.config.network_settings import NetworkSettings
 from library.errors import naming
 from library.files import fingerprint
-from library.models import BaseChange, FlowModel
+from library.models.family import FlowModel
+from library.models.interface import BaseChange
 
 
 def with_base_weights(model: FlowModel, network: NetworkSettings) -> FlowModel:

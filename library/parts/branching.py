@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from library.adapters.penalties import Penalty
 from library.config.settings import Settings
 from library.dual_branch_scheduler import Branch, DualBranchScheduler
 from library.methods import method_of
-from library.methods.method import PenaltyTerm, Student
+from library.methods.method import Penalised, PenaltyTerm
 from library.objectives import EXTRACTOR, REPLAYED, Objective
 from library.parts.context import Context
 from library.parts.parts import STUDENT_ADAPTER, Attached
-from library.penalties import Penalty
 
 
 def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:
@@ -37,7 +37,7 @@ def penalties_of(
     if not wanted:
         return []
     layers = {name: layer.adapter(STUDENT_ADAPTER) for name, layer in parts.network.layers.items()}
-    student = Student(layers, len(parts.model.blocks), fisher or {})
+    student = Penalised(layers, len(parts.model.blocks), fisher or {})
     return [(one.name, one.weight, one.of(student)) for one in wanted]
 
 

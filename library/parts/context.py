@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from library.dual_branch_scheduler import Branch
 from library.hierarchical_embedding_injector import ConceptEmbeddings, ConceptToken
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.parts.parts import Opened
 
 

@@ -11,7 +11,8 @@ import torch
 from library.adapters.files import concept_file_of, load_concepts, load_lora, read_lora
 from library.adapters.linear import LowRank
 from library.adapters.network import LayerWeights
-from library.config.network_settings import ATTENTION_PROJECTIONS, KINDS, NetworkSettings
+from library.config.family_settings import attention_layers
+from library.config.network_settings import NetworkSettings
 from library.config.settings import Settings
 from library.errors import ConfigError, ModelError, naming
 from library.methods import METHODS
@@ -45,8 +46,8 @@ def with_dim(settings: Settings, block_lists: Collection[str]) -> Settings:
     largest = max(layers.values(), key=lambda one: one.rank)
     if network.dim_from_weights:
         network = replace(network, network_dim=largest.rank, network_alpha=largest.alpha)
-        if network.target_modules == ATTENTION_PROJECTIONS:
-            network = replace(network, target_modules=_kinds_of(layers, block_lists))
+        if network.target_modules == attention_layers():
+            network = replace(network, target_modules=_kinds_of(layers, network, block_lists))
         return replace(settings, network=network)
     if largest.rank > max(network.ranks.values()):
         raise ConfigError(
@@ -63,12 +64,12 @@ def _inside(layer: str, block_lists: Collection[str]) -> str | None:
     return rest.partition(".")[2] if begin in block_lists else None
 
 
-def _kinds_of(layers: Iterable[str], block_lists: Collection[str]) -> list[str]:
+def _kinds_of(layers: Iterable[str], network: NetworkSettings, block_lists: Collection[str]) -> list[str]:
     """The layers of a file as `target_modules` names them, those inside of blocks."""
-    known = [ending for kind in KINDS.values() for ending in kind]
+    known = [ending for kind in network.kinds.values() for ending in kind]
     targets = dict.fromkeys(inside for name in layers if (inside := _inside(name, block_lists)))
     found = {next((end for end in known if name.endswith(f".{end}") or name == end), name) for name in targets}
-    order = [*ATTENTION_PROJECTIONS, *known]
+    order = [*attention_layers(), *known]
     return sorted(found, key=lambda ending: order.index(ending) if ending in order else len(order))
 
 
@@ -77,10 +78,10 @@ def _how_they_learn(unknown: list[str], network: NetworkSettings, block_lists: C
     outside = [name for name in unknown if _inside(name, block_lists) is None]
     if outside:
         return f"Layers outside the transformer blocks, such as {outside[0]}, can't be trained: {INTO_THE_MODEL}"
-    missing = [kind for kind in _kinds_of(unknown, block_lists) if kind not in network.ranks]
+    missing = [kind for kind in _kinds_of(unknown, network, block_lists) if kind not in network.ranks]
     if not missing:
         return f'Set train_block_indices = "all", or {INTO_THE_MODEL}'
-    if network.target_modules == ATTENTION_PROJECTIONS and not network.dim_from_weights:
+    if network.target_modules == attention_layers() and not network.dim_from_weights:
         return f"Set dim_from_weights = true to train the file's layers, or {INTO_THE_MODEL}"
     named = ", ".join(f'"{kind}"' for kind in missing)
     return f"Add {named} to target_modules, or {INTO_THE_MODEL}"

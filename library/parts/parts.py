@@ -20,7 +20,9 @@ from library.errors import ConfigError
 from library.files.cache import Cache
 from library.hierarchical_embedding_injector import ConceptEmbeddings, HierarchicalEmbeddingInjector
 from library.methods import method_of
-from library.models import FlowModel, PromptBatch, load_model
+from library.models.family import FlowModel
+from library.models.interface import PromptBatch
+from library.models.opening import load_model
 from library.parts.base_weights import with_base_weights
 
 STUDENT_ADAPTER = "student"

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from library.files.atomic import saved_at, write_tensors
 from library.hierarchical_embedding_injector import ConceptToken
-from library.models import PromptBatch
-from library.models.interface import Words
+from library.models.interface import PromptBatch, Words
 from library.parts.parts import Opened
 from library.prompts import without_concept
 
@@ -25,7 +24,8 @@ class WordReader:
     """
 
     def __init__(self, parts: Opened, words: Words) -> None:
-        self.parts, self.words = parts, words
+        self.parts = parts
+        self.words = words
         self._kept: dict[str, tuple[Tensor, tuple[Tensor, Tensor]]] = {}
 
     def __call__(self, batch: PromptBatch) -> PromptBatch:

@@ -12,13 +12,12 @@ from library.data.folder import named
 from library.data.inspection import Look, look_at, nearly_same, same_files, surroundings_differ
 from library.data.pictures import Picture
 from library.models.interface import TextStream
-from library.placeholders import foreign_placeholders
 from library.preflight.caption_words import described, said_by_all
 from library.preflight.checks import may_only_be_read
 from library.preflight.finding import Finding
 from library.preflight.plan import Plan, cut_off, shortened
 from library.prepare.visibility import measured_visibility
-from library.prompts import triggers_in
+from library.prompts import foreign_placeholders, triggers_in
 from library.report.progress import bar_over
 
 MANY_TOKENS = 4

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from library.config.gpus import CARDS
 from library.config.settings import Settings
 from library.errors import ConfigError
 from library.models.memory.residence import ALWAYS_RESIDENT, Residence
@@ -28,7 +29,6 @@ from library.preflight.forecast import (
 from library.preflight.plan import Plan
 from library.preflight.times import describe_times, speed_for
 from library.preflight.windows import POLICY, SPILLS, spills
-from library.roofline import CARDS
 
 REFINEMENTS = 2
 LAST_RESORT = "a lower resolution, or a smaller train_batch_size with more gradient_accumulation_steps"

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from library.config.dataset import Concept
+from library.config.gpus import BUS, Speed
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Scene
 from library.hierarchical_embedding_injector import ConceptToken
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.models.memory.allocator import Event, gaps_of
 from library.models.memory.counting import Footprint, footprint_of
 from library.models.memory.live_memory import LiveMemory, fused_attention, held_by, storage_bytes, storage_sizes
 from library.models.memory.operations import META
 from library.models.memory.residence import Residence
+from library.models.memory.work import Work
 from library.objectives import EXTRACTOR, REPLAYED, STUDENT
 from library.parts.assembled import Assembled, assemble
 from library.parts.branching import makes_fused_steps
@@ -30,7 +32,6 @@ from library.parts.learned import Extractor, Learned, Student, fresh_extractor, 
 from library.parts.parts import Attached
 from library.preflight.plan import Plan
 from library.prepare.replay import pictures_at_once
-from library.roofline import BUS, Speed, Work
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.55 * GIB)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from library.config.gpus import CARDS, GEMM, TRAFFIC, Speed, card_of_size
 from library.config.settings import Settings
-from library.models import FlowModel
+from library.models.family import FlowModel
 from library.preflight.forecast import GIB, Forecast
 from library.preflight.phases import phases
 from library.preflight.plan import Plan
-from library.roofline import CARDS, GEMM, TRAFFIC, Speed, card_of_size
 
 TRIES, SIDE = 5, {"cuda": 4096, "cpu": 512}
 """How often a product of square matrices is timed, and their width."""

@@ -13,7 +13,7 @@ from library.data.latents import Latents
 from library.data.pictures import Picture
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.flow import LEVELS_OVER_ALL, interpolate
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.parts.parts import Attached
 from library.prompts import derive, triggers_in
 

@@ -26,8 +26,7 @@ from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import TrainingError
 from library.flow import LEVELS_OVER_ALL, interpolate, mse, velocity_target
 from library.hierarchical_embedding_injector import ConceptEmbeddings
-from library.models import PromptBatch
-from library.models.interface import Progress
+from library.models.interface import Progress, PromptBatch
 from library.parts.context import Context, name_of, places
 from library.parts.parts import Attached
 from library.prepare.regions import class_region

@@ -17,8 +17,7 @@ from library.dual_branch_scheduler import Branch
 from library.files.fingerprint import of_key
 from library.flow import draw_sigma, interpolate
 from library.methods.ewc import EWCSettings
-from library.models import PromptBatch
-from library.models.interface import Progress
+from library.models.interface import Progress, PromptBatch
 from library.parts.parts import Attached
 from library.prepare.replay import Replay
 

@@ -16,7 +16,7 @@ from library.chance import generator_for
 from library.config.dataset import Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.flow import interpolate
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.parts.parts import Attached
 from library.prepare.class_states import class_text
 from library.prompts import NULL_PROMPT

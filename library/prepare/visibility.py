@@ -14,8 +14,7 @@ import torch
 from library.chance import generator_for
 from library.config.dataset import PLACEHOLDER, Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
-from library.models import PromptBatch
-from library.models.interface import Progress
+from library.models.interface import Progress, PromptBatch
 from library.parts.parts import Attached, Opened
 from library.prompts import without_concept
 

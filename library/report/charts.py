@@ -99,7 +99,8 @@ class _Axis:
         scaled = [self._scaled(value) for value in values]
         low, high = min(scaled), max(scaled)
         room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
-        self.low, self.high = low - room, high + room
+        self.low = low - room
+        self.high = high + room
 
     def _scaled(self, value: float) -> float:
         return math.log10(value) if self.logarithmic else value

@@ -34,7 +34,7 @@ def by_noise_level(sigma: Tensor, per_image: dict[str, Tensor]) -> dict[str, dic
     return table
 
 
-ON_REPLAYED = frozenset({"replay", "replay_pure", "surroundings", "prior", "word_replayed"})
+ON_REPLAYED = frozenset({"replay", "surroundings", "prior", "word_replayed"})
 """Terms whose pictures are replayed ones."""
 
 

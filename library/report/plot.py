@@ -14,7 +14,7 @@ PANELS = (
     (
         "losses (before their weights)",
         (
-            *("concept", "pure", "anchor", "replay", "replay_pure", "surroundings", "word", "word_replayed", "prior"),
+            *("concept", "pure", "anchor", "replay", "surroundings", "word", "word_replayed", "prior"),
             *("extractor", "extractor_anchor"),
         ),
         True,

@@ -32,7 +32,9 @@ class Status:
     """
 
     def __init__(self, folder: Path, name: str, stage_steps: dict[str, int]) -> None:
-        self.path, self._stage_steps, self._written = folder / "status.json", stage_steps, 0.0
+        self.path = folder / "status.json"
+        self._stage_steps = stage_steps
+        self._written = 0.0
         self._seconds: float | None = None
         self._values: dict[str, Any] = {
             "format": FORMAT,

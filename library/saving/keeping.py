@@ -24,7 +24,8 @@ class Keeping:
     """
 
     def __init__(self, saving: SavingSettings, folder: Path) -> None:
-        self.saving, self.folder = saving, folder
+        self.saving = saving
+        self.folder = folder
 
     def due(self, step: int) -> bool:
         """Whether files are saved after this step, whatever its validation loss."""

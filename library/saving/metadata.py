@@ -17,7 +17,7 @@ from PIL import Image
 
 from library import __version__
 from library.config.metadata_settings import DATA_URL
-from library.config.network_settings import KINDS, NetworkSettings
+from library.config.network_settings import NetworkSettings
 from library.config.settings import Settings
 from library.data.images import open_image
 from library.data.pictures import Picture
@@ -106,7 +106,7 @@ def _of_training(parts: Opened, steps: int) -> dict[str, str]:
 
 def _network_args(network: NetworkSettings) -> dict[str, str]:
     """The network_args that sd-scripts would have had, if any."""
-    given = {name: getattr(network, name) for name in (*KINDS, *OTHER_ARGUMENTS)}
+    given = {name: getattr(network, name) for name in (*network.kinds, *OTHER_ARGUMENTS)}
     usual = {field.name: field.default for field in fields(network)}
     told = {name: str(value) for name, value in given.items() if value != usual[name]}
     return {"ss_network_args": json.dumps(told)} if told else {}

@@ -27,7 +27,7 @@ from library.config.settings import Settings
 from library.errors import ConfigError, ModelError, naming
 from library.files.atomic import saved_at, write_tensors, write_text, written
 from library.hierarchical_embedding_injector import ConceptEmbeddings
-from library.models import FAMILIES
+from library.models.opening import FAMILIES
 from library.parts.branching import is_saved_as_it_is, learns_whole_weights
 from library.parts.learned import Extractor, Student, extractor_adapters, extractor_of
 from library.parts.parts import SAVED_ADAPTER, STUDENT_ADAPTER, Attached, Opened
@@ -35,7 +35,7 @@ from library.parts.saved_vectors import embeddings_of
 from library.parts.words import save_words
 from library.saving.metadata import metadata_of, sidecar_of
 
-EXTRACTOR = "extractor."
+EXTRACTOR_KEYS = "extractor."
 CONCEPT_FILE = "concept"
 """The layout's name for a file with concept embeddings."""
 TRANSFORMER_FILE = "transformer"
@@ -126,7 +126,7 @@ def save_extractor(parts: Attached, extractor: Extractor) -> Path:
     tensors = {f"lora_concept.{name}": vectors for name, vectors in _vectors(extractor.branch.embeddings).items()}
     for concept, adapter in extractor.branch.adapters.items():
         for layer, weights in parts.network.weights(adapter).items():
-            begin = f"{EXTRACTOR}{concept}.{layer}"
+            begin = f"{EXTRACTOR_KEYS}{concept}.{layer}"
             alpha = torch.tensor(weights.alpha)
             tensors |= {f"{begin}.down": weights.down, f"{begin}.up": weights.up, f"{begin}.alpha": alpha}
     path = parts.settings.output_dir / f"{parts.settings.saving.output_name}_extractor.safetensors"
@@ -176,7 +176,7 @@ def check_extractor(path: str, concepts: list[Concept]) -> None:
 
 def _extractor_in(tensors: Mapping[str, Tensor], concept: Concept, path: str) -> dict[str, LayerWeights]:
     """A concept's extractor in the tensors of a file, by layer; empty if it has none."""
-    begin, layers = f"{EXTRACTOR}{concept.name}.", dict[str, dict[str, Tensor]]()
+    begin, layers = f"{EXTRACTOR_KEYS}{concept.name}.", dict[str, dict[str, Tensor]]()
     for key, tensor in tensors.items():
         if key.startswith(begin):
             layer, _, half = key.removeprefix(begin).rpartition(".")

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from library.adapters.uis.apply import factors, length, patched, read_file
-from library.adapters.uis.loaders import Reading
+from library.adapters.uis.loaders import UiReading
 from library.chance import generator_for
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.parts.branching import is_saved_as_it_is
 from library.parts.parts import SAVED_ADAPTER, STUDENT_ADAPTER, Attached
 
@@ -88,7 +88,8 @@ class ReloadCheck:
 
     @torch.no_grad()
     def __init__(self, parts: Attached, prompt: str) -> None:
-        self.parts, self.loaders = parts, parts.model.family.loaders
+        self.parts = parts
+        self.loaders = parts.model.family.loaders
         self.shape = self.loaders.shape_of(parts.model.transformer)
         saved = STUDENT_ADAPTER if is_saved_as_it_is(parts.settings) else SAVED_ADAPTER
         weights = parts.network.weights(saved)
@@ -111,7 +112,7 @@ class ReloadCheck:
         file, metadata = read_file(path)
         readings = self.loaders.readings(file, metadata, self.shape)
         failures: dict[str, str | None] = {}
-        passes: list[tuple[Reading, str | None, float]] = []
+        passes: list[tuple[UiReading, str | None, float]] = []
         for ui, reading in readings.items():
             failures[ui] = self._left(reading)
             if failures[ui] is None:
@@ -135,7 +136,7 @@ class ReloadCheck:
     def _velocity(self, branch: Branch) -> Tensor:
         return self.parts.velocity(branch, self._x_t, torch.tensor([SIGMA]), self._prompts)
 
-    def _left(self, reading: Reading) -> str | None:
+    def _left(self, reading: UiReading) -> str | None:
         """Why a UI does not load the whole file; None if it does."""
         if reading.refused:
             return reading.refused
@@ -144,7 +145,7 @@ class ReloadCheck:
         missing = sorted(set(self.updates) - set(reading.patches))
         return f"{len(missing)} unchanged layers, such as {missing[0]}" if missing else None
 
-    def _compared(self, reading: Reading, file: Mapping[str, Tensor]) -> tuple[str | None, float]:
+    def _compared(self, reading: UiReading, file: Mapping[str, Tensor]) -> tuple[str | None, float]:
         """Why a UI's updates are not the student's, None if they are; and the largest difference of the velocity."""
         with patched(self.parts.model.transformer, reading, file):
             found = self._velocity(PRETRAINED_BRANCH)

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from library.drawing.sheets import SheetMaker
+from library.drawing.sheet_maker import SheetMaker
 from library.dual_branch_scheduler import Branch
 from library.errors import StorageError, in_words
 from library.parts.parts import Attached
 from library.preflight.plan import Plan
+from library.report.galleries import Gallery
 from library.report.progress import bar_over
 from library.report.sheet import SheetRow
 from library.terminal import say
-from library.training.galleries import Gallery
 from library.training.listeners import Listener, Listeners
 from library.training.stage import Stage
 

@@ -25,7 +25,8 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.made, self._waits = False, False
+        self.made = False
+        self._waits = False
 
     def __enter__(self) -> StopRequest:
         self._before = {number: signal.signal(number, self._heard) for number in _heard_here()}

@@ -15,9 +15,9 @@ from library.dual_branch_scheduler import Branch
 from library.errors import gpu_error, in_words, lacks_memory, memory_error
 from library.parts.parts import Attached
 from library.preflight.plan import Plan
+from library.report.galleries import Gallery
 from library.report.page import Section
 from library.terminal import say
-from library.training.galleries import Gallery
 from library.training.stage import Stage
 
 Given = ParamSpec("Given")

@@ -13,7 +13,7 @@ import torch
 
 from library.config.settings import Settings
 from library.errors import TrainingError
-from library.models import FlowModel
+from library.models.family import FlowModel
 from library.models.memory.residence import ALWAYS_RESIDENT
 from library.preflight.fit import StepDown, steps_down
 

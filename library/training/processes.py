@@ -18,7 +18,7 @@ from torch import nn
 
 from library.config.settings import Settings
 from library.errors import ConfigError, Interrupted, TrainingError
-from library.models import pick_device
+from library.models.opening import pick_device
 
 AT_ONCE = 2**24
 """Numbers of gradients that are exchanged in one go: many small ones together, and no copy of all where all is much."""
@@ -39,7 +39,7 @@ class MainStopped(TrainingError):
     """The main process could not continue, so this one can't."""
 
 
-class Lost(TrainingError):
+class ProcessLost(TrainingError):
     """Another process is gone, so this one can't continue."""
 
 
@@ -53,7 +53,9 @@ class Processes:
     """
 
     def __init__(self, count: int = 1, number: int = 0, device: torch.device | None = None) -> None:
-        self.count, self.number, self.device = count, number, device or torch.device("cpu")
+        self.count = count
+        self.number = number
+        self.device = device or torch.device("cpu")
 
     @property
     def main(self) -> bool:
@@ -106,7 +108,7 @@ class Processes:
             yield
         except BaseException as error:
             by_user = isinstance(error, (KeyboardInterrupt, Interrupted))
-            with contextlib.suppress(Lost):  # they are gone already
+            with contextlib.suppress(ProcessLost):  # they are gone already
                 self._reduced(BY_USER if by_user else BY_ERROR, "MAX")
             raise
 
@@ -175,14 +177,14 @@ class Processes:
         """Reduces a tensor over all processes, in place.
 
         Raises:
-            Lost: one of them is gone.
+            ProcessLost: one of them is gone.
         """
         try:
             torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, how))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # gloo says that a peer has closed the connection, in an error of its own
-            raise Lost(
+            raise ProcessLost(
                 "Another process of this run has ended; see its error.",
                 "Run the same command with --resume auto to continue from the last saved state.",
             ) from error

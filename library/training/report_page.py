@@ -8,6 +8,7 @@ from typing import Any
 
 from library.parts.parts import Attached
 from library.preflight.plan import Plan
+from library.report.galleries import STRENGTHS, Gallery, galleries_of
 from library.report.log import RunLog, read_log, write_csv
 from library.report.page import Section, write_page
 from library.report.phases import Phases
@@ -15,7 +16,6 @@ from library.report.plot import plot_log
 from library.report.status import Status
 from library.saving.keeping import saved_on_the_way
 from library.terminal import say
-from library.training.galleries import STRENGTHS, Gallery, galleries_of
 from library.training.listeners import Listener
 from library.training.sections import report_sections
 

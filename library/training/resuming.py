@@ -17,9 +17,9 @@ from library.parts.base_weights import contents
 from library.parts.learnable import states_of
 from library.parts.learned import Learned, Student
 from library.preflight.plan import Plan
+from library.saving.finished import MAY_GROW, Finished, finished, no_way_on
 from library.terminal import say
 from library.training.average import Average
-from library.training.finished import MAY_GROW, Finished, finished, no_way_on
 from library.training.stage import Stage
 
 FREE_FROM_A_PATH = frozenset({"max_train_steps", "max_train_epochs", "initial_step", "skip_until_initial_step"})
@@ -63,14 +63,14 @@ def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
 
 def _after_the_end(plan: Plan, states: StateFolder) -> SavedState | None:
     """The last state of a finished run that is to continue; None if there is no such run, or all of it is there."""
-    note = finished(plan, shaping(plan))
-    if note is None or note.is_all(plan):
+    note, steps = _note_of(plan), plan.stage_steps[STUDENT]
+    if note is None or note.is_all(plan.settings.output_dir, steps):
         return None
     final = states.folder / FINAL
     if final.is_dir():
         return load_state(final, shaping(plan), MAY_GROW)
-    if plan.stage_steps[STUDENT] > note.steps:
-        raise no_way_on(plan, note)
+    if steps > note.steps:
+        raise no_way_on(plan.settings.saving, note, steps)
     return None  # its files are gone, so it is made again
 
 
@@ -78,8 +78,12 @@ def all_done(plan: Plan, states: StateFolder) -> Finished | None:
     """The finished run that the settings ask for and that is there, whole; None if something is left to do."""
     if plan.settings.saving.resume != "auto" or plan.settings.saving.overwrite or states.newest():
         return None
-    note = finished(plan, shaping(plan))
-    return note if note and note.is_all(plan) else None
+    note = _note_of(plan)
+    return note if note and note.is_all(plan.settings.output_dir, plan.stage_steps[STUDENT]) else None
+
+
+def _note_of(plan: Plan) -> Finished | None:
+    return finished(plan.settings.saving, shaping(plan))
 
 
 def _read(plan: Plan, path: Path) -> SavedState:

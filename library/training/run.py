@@ -15,7 +15,7 @@ from library.config.dataset import Concept
 from library.config.in_force import in_force
 from library.config.settings import Settings
 from library.data.latents import Latents
-from library.drawing.sheets import preview_of
+from library.drawing.sheet_maker import preview_of
 from library.errors import Interrupted
 from library.files.atomic import write_text
 from library.files.checkpoint import FINAL, StateFolder
@@ -34,6 +34,7 @@ from library.prepare.replay import Replay
 from library.report.log import RunLog, read_log
 from library.report.progress import bar_over
 from library.report.status import end_of_killed
+from library.saving.finished import forget_finished, note_finished, what_to_do
 from library.saving.keeping import AT_STEP, BEST, Keeping
 from library.saving.metadata import data_metadata, own_thumbnail
 from library.saving.outputs import load_extractor, save_extractor, save_preview, save_student
@@ -41,7 +42,6 @@ from library.terminal import say
 from library.training.assembly import Ingredients, make_stage
 from library.training.average import Average
 from library.training.control import SAMPLE, SAVE, STOP, Control
-from library.training.finished import forget_finished, note_finished, what_to_do
 from library.training.interrupt import StopRequest
 from library.training.listeners import Listener, Listeners, Look
 from library.training.monitor import Monitor
@@ -97,8 +97,7 @@ class Run:
         self.done = all_done(plan, self.states)
         prior = self.settings.pure_learning.prior_loss_weight
         self.latents = Latents(plan.parts.model, plan.parts.cache, reg_weight=1.0 if prior is None else prior)
-        batches = plan.order.batches_per_epoch
-        self.validation = ValidationLoss(self.latents, plan.validation, self.settings, batches)
+        self.validation = ValidationLoss(self.latents, plan.validation, self.settings, plan.order.batches_per_epoch)
         self.looks: list[Look[Run]] = []
         self.average = Average([], None)
         self.keeping = Keeping(self.settings.saving, self.folder)
@@ -115,7 +114,7 @@ class Run:
             Interrupted: Ctrl-C or the like; the state is saved.
         """
         if self.done:
-            say(what_to_do(self.plan, self.done, (self.states.folder / FINAL).is_dir()))
+            say(what_to_do(self.settings.saving, self.done, (self.states.folder / FINAL).is_dir()))
             if self.processes.main:
                 end_of_killed(self.folder)
             return [self.folder / name for name in self.done.files]
@@ -149,21 +148,20 @@ class Run:
 
     def settle(self, settings: Settings) -> None:
         """These settings are in force from now on, for everybody."""
-        self.plan, self.parts = self.plan.with_settings(settings), replace(self.parts, settings=settings)
+        self.plan = self.plan.with_settings(settings)
+        self.parts = replace(self.parts, settings=settings)
         self.listeners.tell(Listener.settled, self.plan, self.parts)
 
     # Before training
 
     def _begin(self) -> None:
-        """Starts from scratch if --overwrite asks for it, and writes what the run is."""
         if self.settings.saving.overwrite:
             self.states.remove()
         if self.settings.saving.resume != "auto":
-            forget_finished(self.plan)
+            forget_finished(self.settings.saving)
         self._write_settings()
 
     def _write_settings(self) -> None:
-        """Writes the settings in force as a file that runs as it is."""
         write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))
 
     def open_log(self) -> None:
@@ -182,7 +180,10 @@ class Run:
         """Text and latents once, then the encoders go and the transformer comes."""
         resumed = self.resumed is not None
         made = prepare(self.plan, self.latents, self.processes, self.listeners, self.progress, resumed)
-        self.parts, self.context, self.replay, self.fisher = made.parts, made.context, made.replay, made.fisher
+        self.parts = made.parts
+        self.context = made.context
+        self.replay = made.replay
+        self.fisher = made.fisher
 
     def build_extractor(self) -> None:
         """Fresh extractors and their embeddings, or those of another run."""
@@ -254,7 +255,7 @@ class Run:
             with self.listeners.harmless(look.what.removeprefix("the "), f"{look.what} could not be made"):
                 look(self)
         self.listeners.tell(Listener.saved, files, stage.done)
-        note_finished(self.plan, shaping(self.plan), [*files, *beside])
+        note_finished(self.settings.saving, self.plan.stage_steps[STUDENT], shaping(self.plan), [*files, *beside])
         self.states.finish(self.settings.saving.save_state or self.settings.saving.save_state_on_train_end)
         return [*files, *beside]
 

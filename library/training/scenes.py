@@ -15,17 +15,14 @@ from library.data.pictures import PictureOrder
 from library.data.texts import TextLibrary
 from library.dual_branch_scheduler import Scene
 from library.flow import draw_sigma
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.objectives import (
     BASE,
     CLASS,
     COMPLETE,
     NULL,
     REPLAY,
-    REPLAY_CLASS,
     REPLAY_COMPLETE,
-    REPLAY_NULL,
-    REPLAY_TARGET,
     REPLAYED,
     TARGET,
 )
@@ -69,10 +66,16 @@ class SceneMaker:
     """
 
     def __init__(self, stage: str, wanted: Iterable[str], sources: Sources) -> None:
-        self.stage, self.wanted = stage, frozenset(wanted)
-        self.seed, self.noise, self.processes = sources.seed, sources.noise, sources.processes
-        self.order, self.latents, self.texts = sources.order, sources.latents, sources.texts
-        self._replay, self.in_context = sources.replay, sources.in_context
+        self.stage = stage
+        self.wanted = frozenset(wanted)
+        self.seed = sources.seed
+        self.noise = sources.noise
+        self.processes = sources.processes
+        self.order = sources.order
+        self.latents = sources.latents
+        self.texts = sources.texts
+        self._replay = sources.replay
+        self.in_context = sources.in_context
         self._rates = torch.tensor(sources.without_encoders)
 
     def rows(self, number: int) -> int:
@@ -164,8 +167,5 @@ def _text_of(prompts: PromptTriple, name: str) -> str:
         NULL: NULL_PROMPT,
         REPLAY: prompts.base,
         REPLAY_COMPLETE: prompts.complete,
-        REPLAY_TARGET: prompts.target,
-        REPLAY_CLASS: prompts.class_only,
-        REPLAY_NULL: NULL_PROMPT,
     }
     return texts[name]

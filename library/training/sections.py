@@ -15,55 +15,18 @@ from library.data.pictures import Picture
 from library.errors import DataError
 from library.objectives import STUDENT
 from library.preflight.plan import Plan
-from library.report.charts import chart, curves_of
+from library.report import curves, galleries
+from library.report.galleries import Gallery
 from library.report.log import RunLog, read_log
 from library.report.page import Pictures, Section, render
 from library.report.phases import Phases, kind_of_memory
-from library.report.sheet import as_image
 from library.saving.keeping import AT_STEP
 from library.saving.metadata import activation_text
-from library.training.galleries import ORDER, STRENGTHS, Gallery
 
 MOST_PICTURES = 48
 """Pictures of the data set that the report shows."""
-MOST_PROMPTS = 24
-"""Prompts of a sheet that the report shows."""
 THUMBNAIL = 256
 """Longest side of a picture of the data set, in pixels."""
-STRIP = 256
-"""Longest side of a picture that is in a row with others, in pixels."""
-LOSSES = {
-    "concept": "the concept loss: your images",
-    "pure": "L_PureCC: the concept at the scale lambda*",
-    "anchor": "base prompts stay unchanged",
-    "replay": "replayed images stay unchanged",
-    "replay_pure": "the concept on replayed images",
-    "surroundings": "[V] changes only the region of the class",
-    "word": "distance of the trigger word alone from the vectors",
-    "word_replayed": "the same on replayed images",
-    "prior": "regularisation pictures",
-    "extractor": "the concept loss of the extractor",
-    "extractor_anchor": "the extractor's base prompts stay unchanged",
-    "loss": "the weighted sum of all losses",
-    "validation": "the concept loss on validation images",
-}
-GUIDANCE = {
-    "lambda_star": "the scale at which the concept fits the student best",
-    "cosine": "how well the student's direction agrees with the extractor's",
-    "lambda_negative": "share of images with a negative scale",
-    "r_student": "length of the student's guidance, as a share of the velocity",
-    "r_target": "length of the extractor's",
-}
-RATES = {
-    "lr": "learning rate of the LoRA",
-    "embedding_lr": "of the concept's vectors",
-    "up_lr": "of the LoRA's outer matrices",
-}
-NORMS = {
-    "average_key_norm": "mean length of a layer's change of its weight",
-    "max_key_norm": "the largest, which scale_weight_norms limits",
-}
-NOT_LOSSES = {*GUIDANCE, *RATES, *NORMS, "keys_scaled", "it_s", "grad_norm", "step"}
 SPECIAL = ("concept", "extractor", "embedding", "transformer")
 """Ends of the names of files that are not LoRAs."""
 
@@ -83,72 +46,13 @@ def report_sections(run: RunView) -> list[Section]:
     """What the report of a run holds, in order."""
     thumbnails: dict[Path, Image.Image | None] = {}
     return [
-        Section("samples", "Before and after", lambda pictures: _samples(run, pictures)),
-        Section("curves", "Curves", lambda _: _curves(run)),
+        Section("samples", "Before and after", lambda pictures: galleries.shown(run.galleries, pictures)),
+        Section("curves", "Curves", lambda _: curves.shown(read_log(run.log.path))),
         Section("pictures", "Your pictures", lambda pictures: _pictures(run, pictures, thumbnails)),
         Section("files", "Files", lambda _: _files(run)),
         Section("cost", "Time and memory", lambda _: _cost(run)),
         Section("settings", "Settings", lambda _: _settings(run)),
     ]
-
-
-def _samples(run: RunView, pictures: Pictures) -> str:
-    galleries = []
-    for kind in [*ORDER, *sorted(set(run.galleries) - set(ORDER))]:
-        gallery = run.galleries.get(kind)
-        if gallery is None:
-            continue
-        if kind == STRENGTHS:
-            galleries.append(_strip(gallery, pictures))
-            continue
-        wide, prompts = len(gallery.columns), []
-        for row in gallery.rows[:MOST_PROMPTS]:
-            pairs = []
-            for begin in range(0, len(row.pictures), wide):
-                before, *after = [as_image(picture) for picture in row.pictures[begin : begin + wide]]
-                seed = begin // wide + 1
-                for name, image in zip(gallery.columns[1:], after, strict=True):
-                    about = f"{row.prompt or 'the empty prompt'}, seed {seed}"
-                    pairs.append(
-                        {
-                            "label": f"seed {seed}" if wide == 2 else f"{name}, seed {seed}",
-                            "name": name,
-                            "about": about,
-                            "before": pictures.tag(before, f"pretrained model: {about}"),
-                            "after": pictures.tag(image, f"{name}: {about}"),
-                        }
-                    )
-            prompts.append({"kind": row.kind, "text": row.prompt, "pairs": pairs})
-        more = len(gallery.rows) - len(prompts)
-        galleries.append({"title": gallery.title, "prompts": prompts, "more": more, "strips": []})
-    return render("samples.html", galleries=galleries) if galleries else ""
-
-
-def _strip(gallery: Gallery, pictures: Pictures) -> dict[str, Any]:
-    """A gallery whose pictures are in a row each, not under a slider."""
-    strips = []
-    for row in gallery.rows:
-        shown = zip(gallery.columns, map(as_image, row.pictures), strict=True)
-        about = row.prompt or "the empty prompt"
-        tags = [(name, pictures.tag(image, f"{about}, {name}", STRIP)) for name, image in shown]
-        strips.append({"kind": row.kind, "text": row.prompt, "pictures": tags})
-    return {"title": gallery.title, "prompts": [], "more": 0, "strips": strips}
-
-
-def _curves(run: RunView) -> str:
-    rows, stages = read_log(run.log.path), []
-    for stage in dict.fromkeys(row["stage"] for row in rows):
-        of_stage = [row for row in rows if row["stage"] == stage]
-        had = {name for row in of_stage for name, value in row.items() if isinstance(value, float)}
-        losses = {name: LOSSES.get(name, "") for name in [*LOSSES, *sorted(had - set(LOSSES) - NOT_LOSSES)]}
-        charts = [
-            chart("Losses, before their weights", curves_of(of_stage, losses), logarithmic=True),
-            chart("lambda* and guidance", curves_of(of_stage, GUIDANCE)),
-            chart("Learning rates", curves_of(of_stage, RATES)),
-            chart("Lengths of the LoRA's layers", curves_of(of_stage, NORMS)),
-        ]
-        stages.append({"name": stage, "charts": [one for one in charts if one]})
-    return render("curves.html", stages=stages) if stages else ""
 
 
 def _pictures(run: RunView, pictures: Pictures, thumbnails: dict[Path, Image.Image | None]) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from library.report.galleries import Gallery
 from library.report.log import RunLog
 from library.report.phases import Phases
 from library.report.progress import StageBar
 from library.report.status import Status
 from library.terminal import say
-from library.training.galleries import Gallery
 from library.training.listeners import Listener
 from library.training.stage import Stage
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from library.adapters.penalties import Penalty
 from library.chance import seed_for
 from library.config.settings import OptimizerSettings
 from library.optim import build_optimizer
-from library.penalties import Penalty
 
 Penalties = Sequence[tuple[str, float, Penalty]]
 """Name, weight and loss of the weights themselves."""

@@ -12,7 +12,7 @@ from library.data.latents import Latents
 from library.data.pictures import Draw, Picture
 from library.dual_branch_scheduler import Branch
 from library.flow import LEVELS_OVER_ALL, interpolate, velocity_target
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.objectives import concept_error
 from library.parts.parts import Attached
 
@@ -29,7 +29,8 @@ class ValidationLoss:
         self, latents: Latents, pictures: Sequence[Picture], settings: Settings, batches_per_epoch: int
     ) -> None:
         samples = settings.samples
-        self.latents, self.seed = latents, settings.optimizer.seed
+        self.latents = latents
+        self.seed = settings.optimizer.seed
         self.error = concept_error(settings.loss)
         self.pictures = list(pictures)[: samples.max_validation_steps]
         self.every = samples.validate_every_n_steps or max(

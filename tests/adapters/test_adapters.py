@@ -6,12 +6,12 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 from library.adapters.files import load_lora, save_lora
-from library.adapters.layouts.kohya import to_kohya
 from library.adapters.linear import route_of
 from library.adapters.network import AdapterNetwork, LayerWeights
 from library.adapters.reading import understood
-from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.errors import ConfigError, ModelError
+from library.models.sd3.layouts.kohya import to_kohya
+from library.models.sd3.settings import ATTENTION
 from library.per_pass import recompute_contexts
 from tests.helpers.loras import all_layers, network_on
 from tests.helpers.tiny import BLOCKS, inputs, tiny_transformer, velocity
@@ -42,7 +42,7 @@ def test_adapters_off_equal_the_pretrained_model_bit_for_bit():
 
 def test_a_fresh_adapter_changes_nothing():
     transformer = tiny_transformer()
-    network = AdapterNetwork({"transformer_blocks": transformer.transformer_blocks}, ATTENTION_PROJECTIONS)
+    network = AdapterNetwork({"transformer_blocks": transformer.transformer_blocks}, ATTENTION)
     network.add("student", 4, 4.0, torch.Generator().manual_seed(0))
     before = velocity(transformer)
     with network.using(["student", "student"]):
@@ -122,11 +122,11 @@ def test_a_target_that_matches_nothing_is_named():
         AdapterNetwork({"transformer_blocks": tiny_transformer().transformer_blocks}, ["to_q", "to_qq"])
 
 
-def weights_of(targets=ATTENTION_PROJECTIONS) -> dict[str, LayerWeights]:
+def weights_of(targets=ATTENTION) -> dict[str, LayerWeights]:
     return network_on(tiny_transformer(), "student", targets=targets).weights("student")
 
 
-@pytest.mark.parametrize("targets", [ATTENTION_PROJECTIONS, all_layers(), ["to_q"], ["to_k", "add_v_proj"]])
+@pytest.mark.parametrize("targets", [ATTENTION, all_layers(), ["to_q"], ["to_k", "add_v_proj"]])
 def test_kohyas_layout_converts_back_to_the_same_update(targets):
     weights = weights_of(targets)
     back = understood(to_kohya(weights), {}, "file").layers

@@ -18,8 +18,6 @@ from library.adapters.files import (
     save_concepts,
     write_lora,
 )
-from library.adapters.layouts.known import LAYOUTS
-from library.adapters.layouts.kohya import swapped
 from library.adapters.linear import size_of
 from library.adapters.network import AdapterNetwork, LayerWeights, check_fit
 from library.adapters.reading import LARGEST_LAYER, understood
@@ -27,6 +25,8 @@ from library.convert.command import USUAL_RANK
 from library.convert.fusing import Fusion, aggregate, fuse
 from library.errors import ModelError
 from library.evaluation.audit import run as audit
+from library.models.sd3.layouts.known import LAYOUTS
+from library.models.sd3.layouts.kohya import swapped
 from tests.helpers.loras import layer, whole_lora
 from tests.helpers.tiny import BLOCKS, tiny_transformer, velocity
 

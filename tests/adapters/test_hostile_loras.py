@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 import purecc_convert
 from library.adapters.files import read_lora
-from library.adapters.layouts.known import LAYOUTS
 from library.errors import ModelError
+from library.models.sd3.layouts.known import LAYOUTS
 from tests.helpers.harmed_loras import DEEP, EVERYWHERE, FOR_ONE_MODEL, metadata_of, written
 
 

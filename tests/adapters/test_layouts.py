@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from library.adapters.files import load_lora, read_lora, read_safetensors, save_lora
-from library.adapters.layouts.known import LAYOUTS
 from library.adapters.reading import understood
-from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.errors import ModelError
+from library.models.sd3.layouts.known import LAYOUTS
+from library.models.sd3.settings import ATTENTION
 from tests.helpers.loras import PART, all_layers, assert_same, kohya_file, layer, network_on, whole_lora
 from tests.helpers.tiny import BLOCKS, tiny_transformer
 
@@ -25,7 +25,7 @@ def test_a_saved_lora_comes_back_bit_for_bit(tmp_path, layout, alpha):
     assert_same(read_lora(path).layers, weights)
 
 
-@pytest.mark.parametrize("targets", [ATTENTION_PROJECTIONS, all_layers(), ["to_q"], ["to_k", "add_v_proj"]])
+@pytest.mark.parametrize("targets", [ATTENTION, all_layers(), ["to_q"], ["to_k", "add_v_proj"]])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_choice_of_layers_comes_back_as_the_same_update(tmp_path, layout, targets):
     weights = network_on(tiny_transformer(), "student", targets=targets).weights("student")

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import save_file
 
 from library.adapters.files import save_lora
-from library.adapters.layouts.known import LAYOUTS
 from library.adapters.network import LayerWeights
 from library.adapters.uis.apply import delta, patched, read_file
-from library.adapters.uis.rules import RULES
-from library.adapters.uis.shape import shape_of
+from library.models.sd3.layouts.known import LAYOUTS
+from library.models.sd3.layouts.shape import shape_of
+from library.models.sd3.layouts.ui_rules import RULES
 from tests.helpers.loras import all_layers, network_on
 from tests.helpers.tiny import SD35_LARGE, sd3_medium_transformer, tiny_transformer, velocity
 

@@ -18,7 +18,7 @@ from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
 from library.drawing.sampling import initial_noise, sample
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.preflight.plan import make_plan
 from library.prompts import NULL_PROMPT
 from library.training.run import Run

@@ -14,7 +14,6 @@ from PIL import Image
 import purecc_train
 from library.adapters.files import write_lora
 from library.adapters.network import LayerWeights
-from library.concept_error import ConceptError
 from library.config.data_settings import DataSettings
 from library.config.dataset import Concept, as_tables
 from library.config.dataset_file import read_concepts_and_pictures, read_dataset_config
@@ -29,11 +28,12 @@ from library.config.files import (
 from library.config.groups import setting_names
 from library.config.kohya.data import concept_of_tokens, unsaid_concepts, what_is_missing
 from library.config.kohya.training import COUNTS_OVER, DEFAULTS_THAT_DIFFER, VALUES, known_names
-from library.config.methods import unread
-from library.config.synonyms import REMOVED, SYNONYMS
+from library.config.method_rules import unread
+from library.config.synonyms import REMOVED, synonyms
 from library.drawing.sample_prompts import parse, read_prompt_lines
 from library.errors import ConfigError, PureCCError
-from library.models import load_model
+from library.flow import ConceptError
+from library.models.opening import load_model
 from library.objectives import EXTRACTOR, STUDENT, ConceptTerm
 from library.parts.branching import objective_of
 from library.preflight.plan import make_plan, stage_rates
@@ -225,8 +225,8 @@ def test_a_setting_of_another_trainer_is_answered_by_its_meaning(tmp_path, their
 
 def test_synonyms_name_what_is_there_and_nothing_that_is_known():
     keys = {"image_dir", "conditioning_data_dir", "batch_size", "num_repeats"}
-    assert set(SYNONYMS) <= set(setting_names()) | keys
-    elsewhere = {name for names in SYNONYMS.values() for name in names}
+    assert set(synonyms()) <= set(setting_names()) | keys
+    elsewhere = {name for names in synonyms().values() for name in names}
     assert elsewhere & {*setting_names(), *known_names()} == {"train_batch_size", "dataset_repeats"}  # in dataset files
 
 

@@ -10,16 +10,16 @@ from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 
 from library.adapters.files import read_lora, read_safetensors, save_lora
-from library.adapters.layouts.known import LAYOUTS
 from library.adapters.network import LayerWeights
 from library.adapters.uis.apply import delta, read_file
-from library.adapters.uis.rules import RULES
-from library.adapters.uis.shape import INSIDE, shape_of
 from library.convert.command import Request
 from library.convert.command import convert as converted
 from library.convert.merge import merged
 from library.convert.resize import resized
 from library.errors import ConfigError, ModelError
+from library.models.sd3.layouts.known import LAYOUTS
+from library.models.sd3.layouts.shape import INSIDE, shape_of
+from library.models.sd3.layouts.ui_rules import RULES
 from tests.helpers.loras import PART, assert_same, kohya_file, layer, network_on, whole_lora
 from tests.helpers.tiny import tiny_transformer, velocity
 

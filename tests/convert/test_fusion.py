@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from library.adapters.files import load_lora
 from library.adapters.network import LayerWeights
+from library.adapters.penalties import Overlap
 from library.config.dataset import Concept
 from library.config.files import read_settings
 from library.convert.aggregation import aggregated, aggregation_weights
@@ -15,7 +16,6 @@ from library.convert.fusing import Aggregation, Fusion, aggregate, fuse, target_
 from library.convert.gradient_fusion import fused, fused_by_lbfgs, fusion_loss
 from library.errors import ConfigError, ModelError
 from library.parts.parts import build_parts
-from library.penalties import Overlap
 from library.training.run import Run
 from tests.helpers.datasets import DATASET
 from tests.helpers.penalties import total

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from library.drawing import sheets
+from library.drawing import sheet_maker
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.errors import ConfigError, ModelError
 from library.report.log import read_log
@@ -82,7 +82,7 @@ def test_a_sheet_that_does_not_fit_into_memory_is_left_out_and_the_run_goes_on(p
     def scarce(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(sheets, "draw_as_set", scarce)
+    monkeypatch.setattr(sheet_maker, "draw_as_set", scarce)
     files = run.train()
     said = capsys.readouterr().err
     assert said.count("could not be drawn (out of memory)") == 2
@@ -96,8 +96,8 @@ def _train(run: Run) -> list:
 
 def test_pictures_of_the_pretrained_model_are_drawn_once_ever(plan_of, monkeypatch):
     first = _train(short(plan_of))
-    drawn, draw = [], sheets.draw_as_set
-    monkeypatch.setattr(sheets, "draw_as_set", lambda *args, **named: drawn.append(1) or draw(*args, **named))
+    drawn, draw = [], sheet_maker.draw_as_set
+    monkeypatch.setattr(sheet_maker, "draw_as_set", lambda *args, **named: drawn.append(1) or draw(*args, **named))
     again = _train(short(plan_of))
     assert len(drawn) == 2 * 2  # two sheets, two prompts, the student alone
     assert all(torch.equal(a.pictures[0], b.pictures[0]) for a, b in zip(first, again, strict=True))

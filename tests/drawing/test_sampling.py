@@ -4,13 +4,14 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
-from library.config.model_settings import ModelSettings
+from library.config.groups import groups
 from library.config.settings import SampleSettings
 from library.drawing.sample_prompts import parse
 from library.drawing.sampling import SkipLayerGuidance, initial_noise, noise_levels, sample, shifted
-from library.drawing.sheets import SheetMaker
+from library.drawing.sheet_maker import SheetMaker
 from library.errors import ConfigError
-from library.models import Prompt, PromptBatch, load_model
+from library.models.interface import Prompt, PromptBatch
+from library.models.opening import load_model
 from library.training.run import Run
 from tests.helpers.tiny import LENGTH
 
@@ -24,7 +25,7 @@ def test_unset_is_as_comfyui_draws():
 
 
 def test_without_a_shift_set_it_is_the_models_own(tiny_model):
-    model = load_model(ModelSettings(pretrained_model_name_or_path=str(tiny_model), mixed_precision="no"))
+    model = load_model(groups()["model"](pretrained_model_name_or_path=str(tiny_model), mixed_precision="no"))
     assert model.sampling_scheduler().shift == FlowMatchEulerDiscreteScheduler().shift == 1
     assert model.sampling_scheduler(3.0).shift == 3
     assert model.sampling_scheduler().shift == 1, "a copy was changed, not the model's"
@@ -67,7 +68,7 @@ def drawn(model, text, skipping=None, shift=None, guidance_scale=4.0):
 def test_skip_layer_guidance_and_shift_are_the_pipelines(tiny_model, shift):
     """The second and third of four steps have it, by diffusers' count as by ComfyUI's noise levels."""
     model = load_model(
-        ModelSettings(
+        groups()["model"](
             pretrained_model_name_or_path=str(tiny_model), mixed_precision="no", t5xxl_max_token_length=LENGTH
         )
     )
@@ -98,7 +99,7 @@ def test_skip_layer_guidance_and_shift_are_the_pipelines(tiny_model, shift):
 
 def test_skip_layer_guidance_works_without_classifier_free_guidance(tiny_model):
     model = load_model(
-        ModelSettings(
+        groups()["model"](
             pretrained_model_name_or_path=str(tiny_model), mixed_precision="no", t5xxl_max_token_length=LENGTH
         )
     )

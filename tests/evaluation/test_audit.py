@@ -12,7 +12,7 @@ from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError, ModelError
 from library.evaluation.audit import run
 from library.evaluation.card import DRIFT_STEPS, TOWARD_STEPS, best_of, card_of, letter
-from library.evaluation.drift import Learned, Probe, Shift, learned, shifts
+from library.evaluation.drift import Learned, Probe, Shift, reference_gain, shifts
 from library.evaluation.probes import probes_of, read_probes
 from library.evaluation.quick import PASSES_OF_A_PROBE, PASSES_OF_A_STEP, SHARE, QuickAudit
 from library.evaluation.student import loras_in
@@ -89,13 +89,13 @@ def test_a_student_that_predicts_the_pictures_exactly_has_all_of_the_gain(monkey
         return velocity_target(image, noise)
 
     monkeypatch.setattr(drift, "velocity_of", velocity)
-    found = learned(None, STUDENT, [image], ["a sks dog"], ["a dog"])
+    found = reference_gain(None, STUDENT, [image], ["a sks dog"], ["a dog"])
     assert found.gain == pytest.approx(1, abs=1e-4) and found.better == 1 and found.toward > 1
 
 
 def test_a_change_in_no_direction_is_not_called_learned(velocities):
     velocities(lambda text: field(0) * 0 + 0.1, lambda text: 0.1 + field(5))
-    found = learned(None, STUDENT, [field(k)[0] for k in range(6)], ["a sks dog"] * 6, ["a dog"] * 6)
+    found = reference_gain(None, STUDENT, [field(k)[0] for k in range(6)], ["a sks dog"] * 6, ["a dog"] * 6)
     assert found.gain < 0 and found.better < 0.5
 
 

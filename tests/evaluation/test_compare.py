@@ -12,7 +12,7 @@ from library.errors import ConfigError, PureCCError
 from library.evaluation.budget import Cost, passes_of
 from library.evaluation.compare import Arm, Trained, halves, length_of, run, settings_of
 from library.evaluation.probes import read_probes
-from library.evaluation.scorers.catalogue import Entry
+from library.evaluation.scorers.catalogue import ScorerEntry
 from library.evaluation.scoring import Score, harmonic_mean
 from library.objectives import EXTRACTOR, STUDENT
 from library.training.run import Run
@@ -35,8 +35,8 @@ def config(plan_of, tmp_path):
     return tmp_path / "run.toml"
 
 
-TWO_PICTURES = Entry("plain", "no one's", "0 MB", "none", (), {"fidelity": "likeness"}, lambda i, f, d: Plain(i))
-NO_ENCODER = Entry("text", "no one's", "0 MB", "none", (), {"text": "following"}, lambda i, f, d: Plain(i))
+TWO_PICTURES = ScorerEntry("plain", "no one's", "0 MB", "none", (), {"fidelity": "likeness"}, lambda i, f, d: Plain(i))
+NO_ENCODER = ScorerEntry("text", "no one's", "0 MB", "none", (), {"text": "following"}, lambda i, f, d: Plain(i))
 
 
 def test_every_method_gets_the_same_rates_and_whole_weights_their_share_of_it(config, tmp_path):

@@ -20,16 +20,16 @@ from library.adapters.files import (
     save_lora,
     write_lora,
 )
-from library.adapters.hashes import hashes_of
-from library.adapters.layouts.known import LAYOUTS
+from library.adapters.metadata import hashes_of
 from library.adapters.reading import understood
 from library.adapters.uis.apply import read_file
 from library.convert.resize import resized
-from library.evaluation.scorers.folders import read_weights
+from library.evaluation.scorers.scorer_files import read_weights
 from library.files.atomic import write_tensors
 from library.files.cache import Cache
 from library.files.checkpoint import Position, SavedState, load_state, write_state
 from library.files.tensor_storage import owned, read_tensors
+from library.models.sd3.layouts.known import LAYOUTS
 from library.training.run import Run
 from tests.helpers.loras import layer
 from tests.helpers.mapped_files import is_mapped
@@ -48,7 +48,7 @@ READ_ONLY = {
     "library/files/tensor_storage.py": "copies what it reads",
     "library/models/loading/tensor_file.py": "checkpoints, too large to be copied; no run writes over one",
     "library/convert/bake.py": "closed again before anything is read",
-    "library/evaluation/scorers/folders.py": "shapes alone",
+    "library/evaluation/scorers/scorer_files.py": "shapes alone",
     "comfyui_purecc/concept_file.py": "copies what it reads",
     "comfyui_purecc/lora_file.py": "copies what it reads",
 }

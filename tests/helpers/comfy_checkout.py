@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from library.adapters.files import SavedConcept, save_concepts, save_lora
-from library.adapters.layouts.kohya import FUSED, SINGLE
 from library.adapters.network import AdapterNetwork
 from library.config.dataset import Concept
 from library.data.texts import TriggerLayout
 from library.hierarchical_embedding_injector import ConceptEmbeddings, HierarchicalEmbeddingInjector
 from library.models.loading.model_files import FolderFiles
 from library.models.memory.residence import Residence
+from library.models.sd3.layouts.kohya import FUSED, SINGLE
 from library.models.sd3.model import SD3Model
 from tests.helpers.places import ROOT
 

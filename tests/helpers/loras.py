@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from diffusers import SD3Transformer2DModel
 
-from library.adapters.layouts.known import LAYOUTS
 from library.adapters.network import AdapterNetwork, LayerWeights
-from library.config.network_settings import ATTENTION_PROJECTIONS
+from library.models.sd3.layouts.known import LAYOUTS
+from library.models.sd3.settings import ATTENTION
 from tests.helpers.tiny import tiny_transformer
 
 OUTSIDE = {
@@ -32,10 +32,10 @@ def layer(seed: int, outputs: int, inputs: int, rank: int = 4, alpha: float = 4.
 def all_layers() -> list[str]:
     """Every linear layer of a block, feed-forward and modulation included."""
     ff = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
-    return [*ATTENTION_PROJECTIONS, *ff, "norm1.linear", "norm1_context.linear"]
+    return [*ATTENTION, *ff, "norm1.linear", "norm1_context.linear"]
 
 
-def network_on(transformer: SD3Transformer2DModel, *adapters: str, targets=ATTENTION_PROJECTIONS) -> AdapterNetwork:
+def network_on(transformer: SD3Transformer2DModel, *adapters: str, targets=ATTENTION) -> AdapterNetwork:
     """A network with adapters that have an effect."""
     transformer.requires_grad_(False)
     network = AdapterNetwork({"transformer_blocks": transformer.transformer_blocks}, targets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from library.config.settings import ModelSettings
+from library.config.groups import groups
 from library.preflight.finding import describe_findings
 from library.preflight.machine import Machine, machine_findings
 
@@ -23,5 +23,5 @@ FULL_SIZE = 24
 
 
 def said_of(machine: dict, blocks: int = FULL_SIZE, **settings) -> str:
-    model = ModelSettings(pretrained_model_name_or_path="m", **settings)
+    model = groups()["model"](pretrained_model_name_or_path="m", **settings)
     return describe_findings(machine_findings(dataclasses.replace(GOOD, **machine), model, blocks))

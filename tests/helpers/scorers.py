@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 from library.errors import DataError
-from library.evaluation.scorers.catalogue import Entry
+from library.evaluation.scorers.catalogue import ScorerEntry
 from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.pixels import as_tensor
 
@@ -54,10 +54,10 @@ class Blind(Plain):
         raise DataError("I see nothing.")
 
 
-def _entry(kind: type) -> Entry:
+def _entry(kind: type) -> ScorerEntry:
     roles = {"text": "text", "fidelity": "likeness", "layout": "Seg-Cons", "subject": "subject"}
     roles |= {"pair": "LPIPS", "distribution": "KID"}
-    return Entry(
+    return ScorerEntry(
         "plain", "pixels", "0", "", (), roles, lambda identity, folder, device: kind(identity), stands_in_for="all"
     )
 

@@ -5,10 +5,10 @@ import torch
 
 from library.adapters.files import load_lora
 from library.config.files import read_settings
-from library.config.network_settings import KINDS
 from library.dual_branch_scheduler import Branch
 from library.errors import ConfigError
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
+from library.models.sd3.settings import KINDS
 from library.objectives import PRETRAINED, STUDENT
 from library.parts.parts import SAVED_ADAPTER
 from library.report.log import read_log

@@ -14,7 +14,7 @@ from library.methods import METHODS
 from library.methods.dco import preference
 from library.methods.method import own_of_all
 from library.methods.reads import OF_SOME, WITH_EMBEDDINGS
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.objectives import (
     BASE,
     COMPLETE,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from library.adapters.penalties import SquaredChange
 from library.config.fields import setting
 from library.config.files import add_settings_to, as_tables, command_line_parser, read_settings
 from library.config.groups import groups, setting_names
@@ -17,7 +18,6 @@ from library.methods.ewc import EWCSettings
 from library.methods.lora import objective
 from library.methods.method import PenaltyTerm
 from library.methods.reads import LORA, RIVAL
-from library.penalties import SquaredChange
 from library.preflight.plan import describe_plan
 from library.report.log import read_log
 from library.training.run import Run

@@ -5,7 +5,8 @@ import torch
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from library.config.files import read_settings
-from library.models import PromptBatch, load_model
+from library.models.interface import PromptBatch
+from library.models.opening import load_model
 from library.objectives import BASE, COMPLETE, TARGET
 from tests.helpers.runs import ready
 from tests.helpers.tiny import LENGTH

@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from library.config.settings import ModelSettings
+from library.config.groups import groups
 from library.errors import ModelError
-from library.models import open_model_files
 from library.models.loading.model_files import FolderFiles
+from library.models.opening import open_model_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = """
 import sys
-from library.config.settings import ModelSettings
+from library.config.groups import groups
 from library.errors import PureCCError
-from library.models import open_model_files
+from library.models.opening import open_model_files
 
 for words in (word.split() for word in sys.argv[1:]):
     try:
-        files = open_model_files(ModelSettings(pretrained_model_name_or_path=words[0], offline="offline" in words))
+        files = open_model_files(groups()["model"](pretrained_model_name_or_path=words[0], offline="offline" in words))
         print(files.weights("vae").fingerprint() if "weights" in words else files.config("vae")["_class_name"])
     except PureCCError as error:
         print(str(error).replace(chr(10), " | "))
@@ -127,13 +127,13 @@ def test_what_stops_a_download_is_one_sentence(said, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(ModelError, match=said):
-        open_model_files(ModelSettings(pretrained_model_name_or_path="some/model"))
+        open_model_files(groups()["model"](pretrained_model_name_or_path="some/model"))
 
 
 def test_offline_asks_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="has not been downloaded completely"):
-        open_model_files(ModelSettings(pretrained_model_name_or_path="some/model", offline=True))
+        open_model_files(groups()["model"](pretrained_model_name_or_path="some/model", offline=True))
 
 
 @pytest.mark.parametrize(
@@ -141,4 +141,4 @@ def test_offline_asks_nobody(tmp_path, monkeypatch):
 )
 def test_what_can_be_no_model_on_the_hub_is_a_file_or_folder_that_is_not_there(name):
     with pytest.raises(ModelError, match="the file or folder"):
-        open_model_files(ModelSettings(pretrained_model_name_or_path=name))
+        open_model_files(groups()["model"](pretrained_model_name_or_path=name))

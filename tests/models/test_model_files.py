@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from library.config.settings import ModelSettings
+from library.config.groups import groups
 from library.errors import ModelError
-from library.models import open_model_files
 from library.models.interface import TextStates
 from library.models.loading.model_files import FolderFiles
 from library.models.loading.tensor_file import TensorFile
 from library.models.loading.weights import fill, needed_by
 from library.models.loading.what_file import what_is
+from library.models.opening import open_model_files
 from library.models.sd3 import single_file as single_files
 from library.models.sd3.bundled_tokenizers import bundled_tokenizers
 from library.models.sd3.checkpoint_layouts import PARTS
@@ -45,7 +45,7 @@ def known(tiny_model, monkeypatch):
 
 
 def opened(path, **settings):
-    return open_model_files(ModelSettings(pretrained_model_name_or_path=str(path), **settings))
+    return open_model_files(groups()["model"](pretrained_model_name_or_path=str(path), **settings))
 
 
 def weights_of(files, part, dtype=torch.float32):

@@ -9,12 +9,12 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 from library.adapters.files import read_safetensors
-from library.config.settings import ModelSettings
+from library.config.groups import groups
 from library.drawing.sampling import initial_noise, sample
 from library.errors import ModelError
-from library.models import PromptBatch, load_model
-from library.models.interface import Prompt
+from library.models.interface import Prompt, PromptBatch
 from library.models.loading.tensor_file import TensorFile
+from library.models.opening import load_model
 from library.preflight.plan import describe_plan
 from library.training.run import Run
 from tests.helpers.places import ROOT
@@ -24,7 +24,7 @@ from tests.helpers.tiny import LENGTH
 
 def model_of(folder, **settings):
     values = {"t5xxl_max_token_length": LENGTH, "mixed_precision": "no", "device": "cpu", **settings}
-    return load_model(ModelSettings(pretrained_model_name_or_path=str(folder), **values))
+    return load_model(groups()["model"](pretrained_model_name_or_path=str(folder), **values))
 
 
 def test_our_pictures_are_the_pipelines(tiny_model):

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from library.errors import ConfigError, ModelError
-from library.models import load_model
 from library.models.memory.live_memory import LiveMemory, held_by, storage_bytes
 from library.models.memory.operations import META
 from library.models.memory.quantised import QuantisedLinear
+from library.models.opening import load_model
 from library.models.sd3.position_table import PositionTable
 from library.preflight.forecast import count_step
 from library.training.run import Run

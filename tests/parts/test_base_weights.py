@@ -7,7 +7,7 @@ from library.adapters.files import save_lora, write_lora
 from library.adapters.network import LayerWeights
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.errors import ConfigError, ModelError
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.training.resuming import shaping
 from library.training.run import Run
 from tests.helpers.runs import PLAIN_LORA, ready, student_file

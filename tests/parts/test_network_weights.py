@@ -8,8 +8,8 @@ import torch
 
 from library.adapters.files import save_lora
 from library.config.files import read_settings
-from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.errors import ConfigError, ModelError
+from library.models.sd3.settings import ATTENTION
 from library.parts.network_weights import with_dim
 from library.parts.saved_vectors import embeddings_of
 from tests.helpers.loras import layer
@@ -33,7 +33,7 @@ def test_rank_alpha_and_layers_come_from_the_file_if_that_is_wished_for(start):
     network = with_dim(start(dim_from_weights=True), ["transformer_blocks"]).network
     assert (network.network_dim, network.network_alpha) == (6, 3.0)
     assert network.target_modules == ["to_q", "ff.net.2"]
-    chosen = [*ATTENTION_PROJECTIONS, "ff.net.2"]
+    chosen = [*ATTENTION, "ff.net.2"]
     kept = with_dim(start(dim_from_weights=True, target_modules=chosen), ["transformer_blocks"]).network
     assert kept.target_modules == chosen, "the user's own choice stays"
 

@@ -19,11 +19,10 @@ from library.adapters.network import AdapterNetwork
 from library.config.dataset import Source
 from library.config.fields import hints_of, name_of
 from library.config.groups import groups, paths
-from library.config.network_settings import ATTENTION_PROJECTIONS, KINDS
-from library.config.settings import ModelSettings
 from library.errors import ConfigError, ModelError, StorageError, exit_code_of
 from library.files.checkpoint import Position, SavedState, StateFolder
-from library.models import load_model
+from library.models.opening import load_model
+from library.models.sd3.settings import ATTENTION, KINDS
 from library.preflight.checks import check, files_written, the_device_can_do_it
 from library.preflight.doctor import findings
 from library.training.run import Run
@@ -194,7 +193,7 @@ def lora(tiny_model, tmp_path):
     """Writes a LoRA file of some layers of the tiny model: `lora(["to_q"], rank=3, also={name: (out, in)})`."""
 
     def make(targets: list[str], rank: int = 2, also: dict[str, tuple[int, int]] | None = None, blocks=None) -> Path:
-        counted = load_model(ModelSettings(pretrained_model_name_or_path=str(tiny_model))).counted()
+        counted = load_model(groups()["model"](pretrained_model_name_or_path=str(tiny_model))).counted()
         network = AdapterNetwork({"transformer_blocks": counted.blocks}, targets, blocks)
         shapes = {name: (one.base.out_features, one.base.in_features) for name, one in network.layers.items()}
         generator = torch.Generator().manual_seed(0)
@@ -230,8 +229,8 @@ def test_dim_from_weights_lets_every_layer_of_the_file_learn_as_in_sd_scripts(pl
 
 
 def test_dim_from_weights_changes_no_layers_for_a_file_of_attention_alone(plan_of, lora):
-    plan = plan_of(network_weights=str(lora(ATTENTION_PROJECTIONS)), dim_from_weights=True)
-    assert plan.settings.network.target_modules == ATTENTION_PROJECTIONS
+    plan = plan_of(network_weights=str(lora(ATTENTION)), dim_from_weights=True)
+    assert plan.settings.network.target_modules == ATTENTION
 
 
 @pytest.mark.parametrize(

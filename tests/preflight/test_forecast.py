@@ -9,10 +9,10 @@ from torch import nn
 from library.config.dataset_file import read_dataset_config
 from library.config.files import TomlFile, read_settings
 from library.errors import ConfigError, TrainingError
-from library.models import load_model
 from library.models.memory.live_memory import LiveMemory
 from library.models.memory.operations import META
 from library.models.memory.residence import Residence
+from library.models.opening import load_model
 from library.models.sd3.single_file import SD3_MEDIUM, SD35_LARGE
 from library.objectives import STUDENT
 from library.preflight.fit import (

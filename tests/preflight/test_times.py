@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from library.config.gpus import CARDS, START, Speed, card_of_size
 from library.errors import ConfigError
 from library.models.memory.live_memory import LiveMemory
 from library.models.memory.operations import META
+from library.models.memory.work import Work
 from library.preflight.fit import card_of
 from library.preflight.forecast import GIB, forecast
 from library.preflight.times import COPIED, SIDE, STARTED, describe_times, phase_seconds, planned_steps, speed_for
-from library.roofline import CARDS, START, Speed, Work, card_of_size
 
 FAST = Speed("fast", 1e15, 1e12, known=True)
 

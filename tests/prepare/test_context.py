@@ -11,7 +11,7 @@ from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.evaluation.budget import spent
 from library.flow import interpolate
 from library.hierarchical_embedding_injector import ConceptToken
-from library.models import PromptBatch
+from library.models.interface import PromptBatch
 from library.objectives import (
     PRETRAINED,
     REPLAY,

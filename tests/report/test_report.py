@@ -29,6 +29,7 @@ from library.files.atomic import write_text
 from library.objectives import REPLAYED, student_objective
 from library.report import page
 from library.report.charts import Curve, chart
+from library.report.curves import LOSSES
 from library.report.log import ON_REPLAYED
 from library.report.page import Pictures, Section, page_of
 from library.report.phases import Phases
@@ -36,7 +37,6 @@ from library.report.sheet import SheetRow, font_of, read_sheet, save_sheet
 from library.report.status import Status, read_status
 from library.training.listeners import Listener
 from library.training.run import Run
-from library.training.sections import LOSSES
 from library.training.stage import Stage
 from tests.helpers.datasets import DATASET
 from tests.helpers.places import ROOT
@@ -178,14 +178,14 @@ def test_the_strengths_of_the_lora_stand_in_a_row_behind_the_sliders(report):
 
 
 def test_every_loss_of_purecc_has_words_in_the_legend(plan_of):
-    everything = plan_of(merged=True, replay_eta=1.0, prior_loss_weight=1.0, word_weight=1.0).settings
+    everything = plan_of(merged=True, prior_loss_weight=1.0, word_weight=1.0).settings
     names = {name for name, _, _ in student_objective(everything).terms}
     assert names >= {"surroundings", "prior", "extractor", "word"} and names <= LOSSES.keys()
 
 
 def test_losses_of_replayed_pictures_are_known_as_such(plan_of):
     """Their noise levels are not those of the user's pictures."""
-    objective = student_objective(plan_of(merged=True, replay_eta=1.0, prior_loss_weight=1.0, word_weight=1.0).settings)
+    objective = student_objective(plan_of(merged=True, prior_loss_weight=1.0, word_weight=1.0).settings)
     on_replayed = {name for name, _, term in objective.terms if term.readings[0].prediction.prompt in REPLAYED}
     assert on_replayed == ON_REPLAYED
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from library.adapters.layouts.known import LAYOUTS
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
 from library.config.saving_settings import SavingSettings
 from library.errors import ConfigError, ModelError
 from library.files.checkpoint import load_state
+from library.models.sd3.layouts.known import LAYOUTS
 from library.preflight.forecast import count_step
 from library.preflight.plan import make_plan
 from library.report.log import read_log

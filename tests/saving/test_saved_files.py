@@ -11,11 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from library.adapters.files import add_thumbnail, read_safetensors, save_lora
-from library.adapters.layouts.known import LAYOUTS
 from library.adapters.network import LayerWeights
 from library.config.files import TomlFile, read_settings
 from library.errors import ConfigError, DataError
 from library.models.sd3.described import family_of
+from library.models.sd3.layouts.known import LAYOUTS
 from library.parts.parts import STUDENT_ADAPTER
 from library.preflight.plan import make_plan
 from library.saving.outputs import check_model_is_kept

@@ -26,7 +26,7 @@ from library.errors import (
 )
 from library.files.checkpoint import Position, SavedState, StateFolder
 from library.files.folder_lock import FolderLock
-from library.models import pick_device
+from library.models.opening import pick_device
 from library.models.sd3.model import SD3Model
 from library.report.log import read_log
 from library.report.status import Status, read_status

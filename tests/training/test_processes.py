@@ -19,7 +19,7 @@ from library.files.folder_lock import FolderLock
 from library.report.log import read_log
 from library.report.status import read_status
 from library.training.interrupt import StopRequest
-from library.training.processes import Lost, MainStopped, Processes, joined, left_out
+from library.training.processes import MainStopped, Processes, ProcessLost, joined, left_out
 from library.training.run import Run
 from library.training.stage import Stage
 from tests.helpers.commands import DEMO, QUICK, environment, folders
@@ -193,7 +193,7 @@ def test_a_process_that_is_gone_is_said_by_the_other(plan_of, in_two):
         signal.alarm(PATIENCE)
         if not processes.main:
             Stage.step = lambda self: os._exit(9)
-        with pytest.raises(Lost, match="Another process of this run"):
+        with pytest.raises(ProcessLost, match="Another process of this run"):
             Run(plan, processes).train()
         os._exit(0)
 

@@ -8,10 +8,10 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file
 
-from library.config.network_settings import ATTENTION_PROJECTIONS
 from library.dual_branch_scheduler import Passes
 from library.errors import ConfigError, ModelError, TrainingError
 from library.flow import interpolate, velocity_target
+from library.models.sd3.settings import ATTENTION
 from library.objectives import (
     BASE,
     CLASS,
@@ -165,7 +165,7 @@ def test_eta_0_and_nothing_of_ours_is_plain_lora_training_step_for_step(plan_of)
     run = ready_for_stage_2(plan_of(**PLAIN_LORA, max_train_steps=3))
     stage = run.student_stage()
     theirs = tiny_transformer().requires_grad_(False)
-    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=ATTENTION_PROJECTIONS), theirs)
+    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=ATTENTION), theirs)
     weights = dict(theirs.named_parameters())
     with torch.no_grad():
         for name, layer in run.parts.network.layers.items():
@@ -500,42 +500,11 @@ def test_an_extractor_is_the_branch_of_stage_1(plan_of):
 # Replayed pictures
 
 
-def replayed_rows(stage) -> list[tuple[int, int]]:
-    """(batch, row) of replayed pictures whose prompt is about a house, which has no place for [V]."""
-    found = []
-    for number in range(8):
-        complete = stage.scenes.replay(number).prompts[REPLAY_COMPLETE]
-        found += [(number, row) for row, tokens in enumerate(complete.tokens) if not tokens]
-    return found
-
-
 def test_the_concept_is_put_into_replayed_prompts_of_its_class_alone(plan_of):
-    triples = prepared(plan_of(replay_eta=1.0, replay_images=3)).replay.triples
+    triples = prepared(plan_of(replay_images=3)).replay.triples
     assert [triple.complete for triple in triples] == ["a red sks dog", "", "a red sks dog"]
     assert [triple.target for triple in triples] == ["sks dog", "dog", "sks dog"]
     assert [triple.base for triple in triples] == ["a red dog", "", "a red dog"]
-
-
-def test_guidance_on_replayed_pictures_leaves_those_of_other_things_alone(plan_of):
-    stage = ready_for_stage_2(plan_of(replay_eta=1.0, replay_images=3)).student_stage()
-    without = replayed_rows(stage)
-    assert without
-    for number, row in without:
-        v = stage.branches.predict(stage.scenes.reference(number), stage.scenes.replay(number))
-        loss = stage.objective(v).parts["replay_pure"]
-        assert loss[row] == 0
-        with_concept = [other for other in range(len(loss)) if (number, other) not in without]
-        assert all(loss[other] > 0 for other in with_concept)
-
-
-def test_guidance_on_replayed_pictures_is_another_training(plan_of, tmp_path):
-    files = []
-    for replay_eta in (0.0, 1.0):
-        run = Run(plan_of(replay_eta=replay_eta, output_dir=str(tmp_path / str(replay_eta))))
-        run.train()
-        files.append(student_file(run))
-    assert any(not torch.equal(files[0][name], files[1][name]) for name in files[0])
-    assert "replay_pure" in read_log(run.log.path)[-1]
 
 
 def test_prior_preservation_is_flow_matching_on_replayed_pictures(plan_of):
@@ -575,7 +544,6 @@ def test_fresh_vectors_start_from_the_class_word_and_not_from_the_extractor(plan
     [
         ({"eta": 0.0}, ["student"]),
         ({"eta": 0.0, "student_embeddings": "own"}, ["extractor", "student"]),
-        ({"eta": 0.0, "replay_eta": 1.0}, ["extractor", "student"]),
         ({}, ["extractor", "student"]),
     ],
     ids=str,

@@ -13,8 +13,8 @@ from library.drawing.generation import generate
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ModelError
 from library.hierarchical_embedding_injector import ConceptEmbeddings
-from library.models import PromptBatch
 from library.models.family import register
+from library.models.interface import PromptBatch
 from library.objectives import STUDENT
 from library.parts.learnable import parameters_of
 from library.preflight.fit import card_of, describe_fit, fitted

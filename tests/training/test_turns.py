@@ -5,13 +5,13 @@ from collections import Counter
 import pytest
 import torch
 
+from library.config.gpus import CARDS
 from library.evaluation.budget import passes_of
 from library.methods import method_of
 from library.objectives import EXTRACTOR, REPLAYED, STUDENT, extractor_objective, student_objective
 from library.preflight.forecast import count_step
 from library.report.charts import curves_of
 from library.report.log import read_log
-from library.roofline import CARDS
 from library.training.run import Run
 from tests.helpers.runs import ready_for_stage_2
 

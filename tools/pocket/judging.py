@@ -11,7 +11,7 @@ from torch import Tensor
 
 from library.errors import DataError
 from library.evaluation.measures.segmentation import masks_of
-from library.evaluation.scorers.catalogue import Entry
+from library.evaluation.scorers.catalogue import ScorerEntry
 from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.pixels import as_tensor
 from tools.pocket.pen import REGIONS, SIDE
@@ -71,7 +71,7 @@ def _load(identity: Identity, folder: Path, device: torch.device) -> Judge:
     return Judge(identity, load_scorer(folder / FILE))
 
 
-POCKET = Entry(
+POCKET = ScorerEntry(
     "pocket",
     "pocket/judge.safetensors",
     "2 MB",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from library.adapters.uis.loaders import Patch, Reading
+from library.adapters.uis.loaders import Patch, UiReading
 from library.files.tensor_storage import read_tensors
 
 
@@ -45,7 +45,7 @@ def length(up: Tensor, down: Tensor) -> float:
 
 
 @contextmanager
-def patched(transformer: nn.Module, reading: Reading, file: Mapping[str, Tensor]) -> Iterator[None]:
+def patched(transformer: nn.Module, reading: UiReading, file: Mapping[str, Tensor]) -> Iterator[None]:
     """Inside, the transformer computes with the file's updates; its weights are never touched."""
 
     def added(patches: tuple[Patch, ...]) -> Any:

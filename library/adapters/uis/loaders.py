@@ -25,7 +25,7 @@ class Patch:
 
 
 @dataclass
-class Reading:
+class UiReading:
     """What a UI makes of a file.
 
     Args:
@@ -44,9 +44,9 @@ class Reading:
         """One change more for a layer."""
         self.patches[layer] = (*self.patches.get(layer, ()), patch)
 
-    def refuse(self, why: str) -> Reading:
+    def refuse(self, why: str) -> UiReading:
         """The same reading, of which nothing is left."""
-        return Reading({}, set(), self.unmatched, why)
+        return UiReading({}, set(), self.unmatched, why)
 
 
 File = Mapping[str, Tensor]
@@ -64,12 +64,12 @@ class Loaders:
         also: the UIs that a layout is written for as well, for a model of a shape.
     """
 
-    rules: Mapping[str, Callable[[File, Mapping[str, str], Any], Reading]]
+    rules: Mapping[str, Callable[[File, Mapping[str, str], Any], UiReading]]
     shape_of: Callable[[nn.Module], Any]
     promised: Mapping[str, Sequence[str]]
     where: Mapping[str, str]
     also: Callable[[str, Any], Sequence[str]] = lambda layout, shape: ()
 
-    def readings(self, file: File, metadata: Mapping[str, str], shape: Any) -> dict[str, Reading]:
+    def readings(self, file: File, metadata: Mapping[str, str], shape: Any) -> dict[str, UiReading]:
         """What each UI makes of a file."""
         return {ui: rule(file, metadata, shape) for ui, rule in self.rules.items()}

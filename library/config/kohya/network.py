@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from library.config.fields import from_command_line, hints_of
-from library.config.network_settings import KINDS, NetworkSettings
+from library.config.network_settings import NetworkSettings
 from library.errors import ConfigError, did_you_mean
 
+DIMS = ("context_attn_dim", "context_mlp_dim", "context_mod_dim", "x_attn_dim", "x_mlp_dim", "x_mod_dim")
 OURS = {
-    **{name: name for name in (*KINDS, "train_block_indices", "rank_dropout", "module_dropout", "loraplus_lr_ratio")},
+    **{name: name for name in (*DIMS, "train_block_indices", "rank_dropout", "module_dropout", "loraplus_lr_ratio")},
     "loraplus_unet_lr_ratio": "loraplus_lr_ratio",
     "verbose": "network_verbose",
 }
@@ -64,7 +65,7 @@ def network_args(value: Any) -> tuple[dict[str, Any], list[str]]:
 def _value(name: str, given: str) -> Any:
     if name == "train_block_indices":
         return given
-    return from_command_line(given, hints_of(NetworkSettings)[name])
+    return from_command_line(given, int if name in DIMS else hints_of(NetworkSettings)[name])
 
 
 def _check_outside(given: str) -> None:

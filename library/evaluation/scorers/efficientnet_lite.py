@@ -35,12 +35,15 @@ class Block(nn.Module):
     def __init__(self, inside: int, outside: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         width = inside * expansion
-        self.adds, self.widens = stride == 1 and inside == outside, expansion != 1
+        self.adds = stride == 1 and inside == outside
+        self.widens = expansion != 1
         if self.widens:
-            self._expand_conv, self._bn0 = SameConv(inside, width, 1, bias=False), nn.BatchNorm2d(width, 1e-3)
+            self._expand_conv = SameConv(inside, width, 1, bias=False)
+            self._bn0 = nn.BatchNorm2d(width, 1e-3)
         self._depthwise_conv = SameConv(width, width, kernel, stride, groups=width, bias=False)
         self._bn1 = nn.BatchNorm2d(width, 1e-3)
-        self._project_conv, self._bn2 = SameConv(width, outside, 1, bias=False), nn.BatchNorm2d(outside, 1e-3)
+        self._project_conv = SameConv(width, outside, 1, bias=False)
+        self._bn2 = nn.BatchNorm2d(outside, 1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inside, H, W) to (B, outside, H', W')."""
@@ -55,14 +58,16 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._conv_stem, self._bn0 = SameConv(3, 32, 3, 2, bias=False), nn.BatchNorm2d(32, 1e-3)
+        self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
+        self._bn0 = nn.BatchNorm2d(32, 1e-3)
         blocks, inside = [], 32
         for count, kernel, stride, expansion, outside in STAGES:
             for number in range(count):
                 blocks.append(Block(inside, outside, kernel, 1 if number else stride, expansion))
                 inside = outside
         self._blocks = nn.ModuleList(blocks)
-        self._conv_head, self._bn1 = SameConv(inside, 1280, 1, bias=False), nn.BatchNorm2d(1280, 1e-3)
+        self._conv_head = SameConv(inside, 1280, 1, bias=False)
+        self._bn1 = nn.BatchNorm2d(1280, 1e-3)
         self._fc = nn.Linear(1280, 1000)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from library.evaluation.scorers.clip import vision_from_openai
 from library.evaluation.scorers.efficientnet_lite import EfficientNetLite0
-from library.evaluation.scorers.folders import WEIGHTS, Model, load_into, read_weights
 from library.evaluation.scorers.inception import FidInception, fid_input
 from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess, in_batches
+from library.evaluation.scorers.scorer_files import WEIGHTS, Model, load_into, read_weights
 from library.models.loading.pretrained import load_pretrained
 from library.transfer import moved
 
@@ -49,7 +49,10 @@ class Encoder:
         forward: Callable[[Tensor], Tensor],
         device: torch.device,
     ) -> None:
-        self.identity, self._prepare, self._forward, self._device = identity, prepare, forward, device
+        self.identity = identity
+        self._prepare = prepare
+        self._forward = forward
+        self._device = device
 
     @torch.no_grad()
     def embed(self, images: Sequence[Image]) -> Tensor:

@@ -67,7 +67,8 @@ class Mixed(nn.Module):
     def __init__(self, inside: int, first: int, one: Steps, two: Steps, pooled: int) -> None:
         super().__init__()
         self.conv = ConvNorm(inside, first, (1, 1))
-        self.tower, self.tower_1 = _tower(inside, one), _tower(inside, two)
+        self.tower = _tower(inside, one)
+        self.tower_1 = _tower(inside, two)
         self.tower_2 = _tower(inside, [(pooled, 1, 1)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,9 +108,12 @@ class MixedWide(nn.Module):
         self.max_pooled = max_pooled
         self.conv = ConvNorm(inside, 320, (1, 1))
         self.tower_conv = ConvNorm(inside, 384, (1, 1))
-        self.tower_mixed_conv, self.tower_mixed_conv_1 = ConvNorm(384, 384, (1, 3)), ConvNorm(384, 384, (3, 1))
-        self.tower_1_conv, self.tower_1_conv_1 = ConvNorm(inside, 448, (1, 1)), ConvNorm(448, 384, (3, 3))
-        self.tower_1_mixed_conv, self.tower_1_mixed_conv_1 = ConvNorm(384, 384, (1, 3)), ConvNorm(384, 384, (3, 1))
+        self.tower_mixed_conv = ConvNorm(384, 384, (1, 3))
+        self.tower_mixed_conv_1 = ConvNorm(384, 384, (3, 1))
+        self.tower_1_conv = ConvNorm(inside, 448, (1, 1))
+        self.tower_1_conv_1 = ConvNorm(448, 384, (3, 3))
+        self.tower_1_mixed_conv = ConvNorm(384, 384, (1, 3))
+        self.tower_1_mixed_conv_1 = ConvNorm(384, 384, (3, 1))
         self.tower_2_conv = ConvNorm(inside, 192, (1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,13 +145,19 @@ class FidInception(nn.Module):
         self.conv_2 = ConvNorm(32, 64, (3, 3))
         self.conv_3 = ConvNorm(64, 80, (1, 1))
         self.conv_4 = ConvNorm(80, 192, (3, 3), same=False)
-        self.mixed, self.mixed_1, self.mixed_2 = _small(192, 32), _small(256, 64), _small(288, 64)
+        self.mixed = _small(192, 32)
+        self.mixed_1 = _small(256, 64)
+        self.mixed_2 = _small(288, 64)
         self.mixed_3 = MixedHalving(288, 384, [[(64, 1, 1), (96, 3, 3), (96, 3, 3)]])
-        self.mixed_4, self.mixed_5, self.mixed_6, self.mixed_7 = _long(128), _long(160), _long(160), _long(192)
+        self.mixed_4 = _long(128)
+        self.mixed_5 = _long(160)
+        self.mixed_6 = _long(160)
+        self.mixed_7 = _long(192)
         self.mixed_8 = MixedHalving(
             768, None, [[(192, 1, 1), (320, 3, 3)], [(192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3)]]
         )
-        self.mixed_9, self.mixed_10 = MixedWide(1280, max_pooled=False), MixedWide(2048, max_pooled=True)
+        self.mixed_9 = MixedWide(1280, max_pooled=False)
+        self.mixed_10 = MixedWide(2048, max_pooled=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features, (N, 2048)."""

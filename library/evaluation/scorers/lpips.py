@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from library.evaluation.scorers.folders import WEIGHTS, load_into, read_weights
 from library.evaluation.scorers.interface import Identity
 from library.evaluation.scorers.pixels import as_tensor, in_batches
+from library.evaluation.scorers.scorer_files import WEIGHTS, load_into, read_weights
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 TINY = 1e-10
@@ -53,7 +53,9 @@ class LpipsDistance:
     """LPIPS between pictures of equal size."""
 
     def __init__(self, identity: Identity, model: Lpips, device: torch.device) -> None:
-        self.identity, self._model, self._device = identity, model.to(device), device
+        self.identity = identity
+        self._model = model.to(device)
+        self._device = device
 
     @torch.no_grad()
     def distance(self, one: Sequence[Image], other: Sequence[Image]) -> Tensor:

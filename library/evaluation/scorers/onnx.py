@@ -32,7 +32,8 @@ def session(file: Path) -> InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = THREADS, 3
+    options.intra_op_num_threads = THREADS
+    options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no class but this one
@@ -59,7 +60,9 @@ class OnnxEncoder:
     """Any encoder with one input, (N, 3, H, W), whose first output is one vector a picture."""
 
     def __init__(self, identity: Identity, file: Path, preprocess: Preprocess) -> None:
-        self.identity, self._session, self._preprocess = identity, session(file), preprocess
+        self.identity = identity
+        self._session = session(file)
+        self._preprocess = preprocess
         self._input = self._session.get_inputs()[0].name
 
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
@@ -75,7 +78,8 @@ class U2Net:
     """U²-Net (Qin et al., 2020): the thing that stands out."""
 
     def __init__(self, identity: Identity, file: Path) -> None:
-        self.identity, self._session = identity, session(file)
+        self.identity = identity
+        self._session = session(file)
         self._input = self._session.get_inputs()[0].name
 
     def subject(self, image: Image.Image) -> Tensor:

@@ -44,7 +44,10 @@ class GridMasks:
         ask: Callable[[Any, Tensor], tuple[Tensor, Tensor]],
         grid: int,
     ) -> None:
-        self.identity, self._look, self._ask, self.grid = identity, look, ask, grid
+        self.identity = identity
+        self._look = look
+        self._ask = ask
+        self.grid = grid
 
     @torch.no_grad()
     def masks(self, image: Image.Image) -> Tensor:

@@ -47,7 +47,9 @@ class HubFiles(FolderFiles):
     """
 
     def __init__(self, hub_id: str, *, offline: bool = False) -> None:
-        self._id, self._offline, self._commit = hub_id, offline, None
+        self._id = hub_id
+        self._offline = offline
+        self._commit = None
         folder = self._download(small_files())
         self._commit = folder.name
         super().__init__(folder)

@@ -24,7 +24,8 @@ class FolderFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.name = folder, str(folder)
+        self.folder = folder
+        self.name = str(folder)
         if not (folder / "model_index.json").is_file():
             raise ModelError(
                 f"pretrained_model_name_or_path: {folder} has no model_index.json, so it is not a diffusers model "

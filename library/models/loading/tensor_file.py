@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,20 @@ class Entry:
     begin: int
     end: int
     """Its bytes in the file, counted from the file's first."""
+
+
+Entries = Mapping[str, Entry]
+"""What a header says, by the name of the tensor."""
+
+
+def have(entries: Entries, *parts: str) -> bool:
+    """Whether a name has one of these in it."""
+    return any(part in name for name in entries for part in parts)
+
+
+def begin_with(entries: Entries, *parts: str) -> bool:
+    """Whether a name begins with one of these, with or without ComfyUI's prefix of the diffusion model."""
+    return any(name.removeprefix("model.diffusion_model.").startswith(parts) for name in entries)
 
 
 class TensorFile:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from library.models.memory.allocator import gaps_of
 from library.models.memory.live_memory import LiveMemory, fused_attention, held_by, storage_sizes
 from library.models.memory.operations import META
-from library.roofline import Work
+from library.models.memory.work import Work
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

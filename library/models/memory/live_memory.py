@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from library.models.memory.allocator import Event
 from library.models.memory.operations import outcome_of, storages_of
-from library.roofline import Work
+from library.models.memory.work import Work
 
 
 class LiveMemory(TorchDispatchMode):

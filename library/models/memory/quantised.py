@@ -38,7 +38,9 @@ class QuantisedLinear(nn.Linear):
 
     def __init__(self, layer: nn.Linear, kind: Quantization, device: torch.device) -> None:
         nn.Module.__init__(self)
-        self.in_features, self.out_features, self.kind = layer.in_features, layer.out_features, kind
+        self.in_features = layer.in_features
+        self.out_features = layer.out_features
+        self.kind = kind
         weight = layer.weight.detach().to(device)
         if kind == "nf4":
             codes, state = _bitsandbytes().quantize_4bit(weight, blocksize=NF4_BLOCK, quant_type="nf4")

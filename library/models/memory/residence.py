@@ -105,7 +105,8 @@ class ResidentBase:
         self.transformer = transformer
         self.device = device
         self.residence = residence
-        self.blocks, self.feed_forward = list(blocks), frozenset(feed_forward)
+        self.blocks = list(blocks)
+        self.feed_forward = frozenset(feed_forward)
         self.notices: list[str] = []
         self.swap: BlockSwap | None = None
         self.swapped = self.bytes_offloaded = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,16 @@ def bundled_tokenizers(folder: Path) -> list[Any]:
     ]
     # In the way a downloaded model's is opened: opened otherwise, it gives some tokens to other characters of the text.
     return [*clips, AutoTokenizer.from_pretrained(folder / "t5", local_files_only=True)]
+
+
+def usual_counts(texts: Sequence[str]) -> list[list[TokenCount]]:
+    """How many tokens of each text the encoders need, by the bundled vocabularies."""
+    return counted(_bundled(), [CLIP_LENGTH] * len(ENCODERS), texts)
+
+
+@cache
+def _bundled() -> list[Any]:
+    return bundled_tokenizers(BUNDLED)
 
 
 def clip_merges(path: Path) -> list[tuple[str, str]]:

@@ -1,4 +1,8 @@
-"""Learned words: rows of the two CLIPs' input tables that stand for a concept's trigger, with gradients to them."""
+"""Learned words: rows of the two CLIPs' input tables that stand for a concept's trigger, with gradients to them.
+
+Both encoders have such rows, and make the pooled state as well. T5 reads the text without the trigger, in training as
+in ComfyUI, which passes over a word without a row for T5.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,10 @@ class LearnedWords(Words):
     ) -> None:
         super().__init__()
         self.masked = masked
-        self.encoders, self.tokenizers, self.length, self.device = list(encoders), list(tokenizers), length, device
+        self.encoders = list(encoders)
+        self.tokenizers = list(tokenizers)
+        self.length = length
+        self.device = device
         self.rows = nn.ModuleDict()
         for concept, (word, count) in starts.items():
             rows = {name: self._start(index, word, count) for index, name in enumerate(CLIPS)}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from library.config.data_settings import DataSettings
+from library.config.family_settings import own_part
 from library.errors import ModelError
 from library.files import fingerprint
 from library.hierarchical_embedding_injector import TextInput
@@ -25,6 +26,7 @@ from library.models.sd3.checkpoint_layouts import TEXT_ENCODERS
 from library.models.sd3.described import described
 from library.models.sd3.learned_words import LearnedWords
 from library.models.sd3.position_table import PositionTable
+from library.models.sd3.settings import SD3DataSettings
 from library.models.sd3.text_encoders import TEXT_BATCH, count_text, encode_texts
 from library.transfer import to_device
 
@@ -170,7 +172,8 @@ class SD3Model(LatentModel):
         return replace(prompts, context=context, pooled=pooled)
 
     def dropout_rates(self, data: DataSettings) -> Sequence[float]:
-        return data.clip_l_dropout_rate, data.clip_g_dropout_rate, data.t5_dropout_rate
+        own = own_part(data, SD3DataSettings)
+        return own.clip_l_dropout_rate, own.clip_g_dropout_rate, own.t5_dropout_rate
 
     def learned_words(self, starts: Mapping[str, tuple[str, int]]) -> LearnedWords:
         # On the CPU, as in `encode_text`. Beside a GPU in float32, the one precision that every processor is quick in.

@@ -16,6 +16,7 @@ from library.models.loading.weights import PartWeights, misfit
 from library.models.loading.what_file import what_is
 from library.models.sd3.bundled_tokenizers import bundled_tokenizers
 from library.models.sd3.checkpoint_layouts import PARTS, slots_of
+from library.models.sd3.file_kinds import CLIP_G, CLIP_L, T5
 from library.models.sd3.modules import blank
 
 HERE = Path(__file__).parent
@@ -32,7 +33,7 @@ NAMED = {
 KNOWN = "Stable Diffusion 3.5 Medium, 3.5 Large or 3 Medium"
 SETTINGS = {"vae": "vae", "text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
 """Settings that name a part's own file."""
-NAMES = {"vae": "a VAE", "text_encoder": "CLIP-L", "text_encoder_2": "CLIP-G", "text_encoder_3": "a T5 text encoder"}
+NAMES = {"vae": "a VAE", "text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5}
 """What each such file is, in the words of `what_is`."""
 ENCODERS_FOLDER = 'in the folder "text_encoders"; in ComfyUI, models/text_encoders or models/clip'
 USUAL_FILES = {
@@ -72,7 +73,8 @@ class SingleFile:
     """
 
     def __init__(self, path: Path, given_apart: Sequence[str], configurations: Sequence[Path]) -> None:
-        self.name, self._file = str(path), TensorFile(path)
+        self.name = str(path)
+        self._file = TensorFile(path)
         self._folder = self._configuration(configurations)
         self.family = self._folder.family
         missing: list[PureCCError] = []
@@ -134,7 +136,9 @@ class PartsApart:
     """
 
     def __init__(self, model: ModelFiles, given: Mapping[str, Path]) -> None:
-        self.name, self.family, self._model = model.name, model.family, model
+        self.name = model.name
+        self.family = model.family
+        self._model = model
         self._given = {part: _file_of(part, path) for part, path in given.items()}
         for part in given:
             self.weights(part)

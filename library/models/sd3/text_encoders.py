@@ -15,9 +15,9 @@ from library.models.loading.weights import PartWeights, fill
 from library.models.memory.counting import Footprint, count_pass
 from library.models.memory.live_memory import held_by, storage_bytes
 from library.models.memory.operations import META
+from library.models.memory.work import Work
 from library.models.sd3.checkpoint_layouts import TEXT_ENCODERS
 from library.models.sd3.modules import blank
-from library.roofline import Work
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel

@@ -15,9 +15,9 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from library.adapters.changes import FileChange
-from library.adapters.layouts.diffusers import to_diffusers
 from library.adapters.lora_names import ALL_NAMES, Layout, LoraNames
-from library.adapters.uis.loaders import Loaders, Patch, Reading
+from library.adapters.peft import to_peft
+from library.adapters.uis.loaders import Loaders, Patch, UiReading
 from library.config.model_settings import ModelSettings
 from library.models.family import FAMILIES, Family, ModelFiles, register
 from library.models.loading.tensor_file import TensorFile
@@ -56,9 +56,9 @@ def spellings_of(bases: Iterable[str]) -> list[str]:
     return list(dict.fromkeys("the toy" for _ in bases))
 
 
-def viewer(file: Mapping[str, torch.Tensor], metadata: Mapping[str, str], layers: set[str]) -> Reading:
+def viewer(file: Mapping[str, torch.Tensor], metadata: Mapping[str, str], layers: set[str]) -> UiReading:
     """The one program that loads LoRAs of the toy."""
-    reading = Reading()
+    reading = UiReading()
     for layer in layers:
         up, down = (f"{PREFIX}{layer}.lora_{half}.weight" for half in "BA")
         if up in file and down in file:
@@ -94,7 +94,7 @@ TOY = Family(
     model=opened,
     lora_names=LoraNames(
         model="the toy",
-        layouts={"diffusers": Layout("", to_diffusers)},
+        layouts={"diffusers": Layout("", to_peft)},
         block_lists=LISTS,
         is_known=is_known,
         spellings_of=spellings_of,

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from library.adapters.changes import FileChange
-from library.adapters.layouts.kohya import from_original, names_of_original
-from library.adapters.layouts.onetrainer import with_dots
-from library.adapters.layouts.text_encoders import text_layer
 from library.errors import ModelError
+from library.models.sd3.layouts.kohya import from_original, names_of_original
+from library.models.sd3.layouts.onetrainer import with_dots
+from library.models.sd3.layouts.text_encoders import text_layer
 
 SPELLINGS = {
     "lora_unet_": "kohya",

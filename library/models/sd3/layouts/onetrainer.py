@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from library.adapters.layouts.kohya import FUSED, OUTSIDE, SINGLE, put
-from library.adapters.layouts.text_encoders import TEXT_ENCODERS, text_to_kohya
 from library.adapters.network import LayerWeights
+from library.models.sd3.layouts.kohya import FUSED, OUTSIDE, SINGLE, put
+from library.models.sd3.layouts.text_encoders import TEXT_ENCODERS, text_to_kohya
 
 PREFIX = "lora_transformer_"
 

@@ -57,7 +57,8 @@ class FisherChange:
     """
 
     def __init__(self, layers: Layers, fisher: Mapping[str, Tensor]) -> None:
-        self.layers, self.fisher = layers, fisher
+        self.layers = layers
+        self.fisher = fisher
 
     @torch.no_grad()
     def of_layer(self, name: str) -> Tensor:
@@ -85,7 +86,8 @@ class Overlap:
     """
 
     def __init__(self, layers: Mapping[str, LowRank], earlier: Mapping[str, Sequence[Tensor]]) -> None:
-        self.layers, self.earlier = layers, earlier
+        self.layers = layers
+        self.earlier = earlier
 
     @torch.no_grad()
     def of_layer(self, name: str) -> Tensor:

@@ -7,18 +7,21 @@ rank 3r: their downs stacked, their ups on the diagonal, alpha three times as la
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from library.adapters.changes import FileChange
-from library.adapters.layouts.text_encoders import TEXT_ENCODERS, text_to_kohya
+from library.adapters.changes import FileChange, MadeChange
+from library.adapters.lora_names import by_own_names
 from library.adapters.network import LayerWeights
 from library.errors import ModelError
+from library.models.sd3.layouts.text_encoders import TEXT_ENCODERS, text_to_kohya
 
 PREFIX = "lora_unet_"
 BLOCKS = "joint_blocks"
+CHECKPOINT = "model.diffusion_model."
+"""Start of the transformer's names in a single-file checkpoint; files with the transformer alone lack it."""
 
 FUSED = {
     "x_block_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
@@ -139,6 +142,55 @@ def by_original(names: Iterable[str]) -> dict[str, str | tuple[str | None, ...]]
         else:
             found[f"{BLOCKS}_{match[1]}_{original}"] = name
     return found
+
+
+def fused_layer(layer: str) -> str | None:
+    """The layer of the original model that a diffusers layer is a third of; None if it is one there, too."""
+    match = re.fullmatch(r"(transformer_blocks\.\d+\.)(.+)", layer)
+    fused = next((original for original, parts in FUSED.items() if match and match[2] in parts), None)
+    return f"{match[1]}{fused}" if match and fused else None
+
+
+def in_checkpoint(
+    changes: Mapping[str, FileChange], weights: Collection[str]
+) -> tuple[dict[str, FileChange], list[str]]:
+    """The weights of a checkpoint that changes of layers are changes of, and the layers without a place there.
+
+    Args:
+        changes: by diffusers name.
+        weights: the names of the checkpoint's, in the original model's layout or in diffusers'.
+
+    Raises:
+        ModelError: q, k and v have different sizes.
+    """
+    begin = CHECKPOINT if any(name.startswith(CHECKPOINT) for name in weights) else ""
+    if not any(name.startswith(f"{begin}{BLOCKS}.") for name in weights):
+        return by_own_names(changes, weights)
+    layers = by_original(changes)
+    found: dict[str, FileChange] = {}
+    for name in weights:
+        original = name.removeprefix(begin).removesuffix(".weight").replace(".", "_")
+        if name.startswith(begin) and name.endswith(".weight") and original in layers:
+            found[name] = _stacked(layers.pop(original), changes)
+    return found, sorted(layers)
+
+
+def _stacked(names: str | Sequence[str | None], changes: Mapping[str, FileChange]) -> FileChange:
+    """The change of one layer of the original model from those of the diffusers layers that it is."""
+    if isinstance(names, str):
+        return swapped(names, changes[names])
+    parts = [changes[name] if name else None for name in names]
+    sizes = {part.shape for part in parts if part}
+    if len(sizes) > 1:
+        raise ModelError(
+            f"The LoRA's {', '.join(name for name in names if name)} have different sizes, which q, k and v never have."
+        )
+    ((outputs, inputs),) = sizes
+
+    def delta() -> Tensor:
+        return torch.cat([part.delta() if part else torch.zeros(outputs, inputs) for part in parts])
+
+    return MadeChange((3 * outputs, inputs), delta)
 
 
 def swapped(name: str, change: FileChange) -> FileChange:

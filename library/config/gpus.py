@@ -1,13 +1,12 @@
-"""How long arithmetic takes on a device: each operation as long as its products, its traffic or its start, whichever is
-most.
+"""The GPUs that the setting `card` knows, and how long an operation takes on one: as long as its products, its traffic
+or its start, whichever is most.
 
 The speeds of GPUs are their makers' numbers, what a run gets of them is assumed: nothing here was measured on a GPU.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 GEMM, ATTENTION = 0.80, 0.65
 """Shares of a GPU's speed that large matrix products and fused attention get. Assumed."""
@@ -70,38 +69,3 @@ def card_of_size(gigabytes: float) -> Speed:
     return next(
         (card for card in CARDS.values() if smaller and card.memory == smaller[-1].memory), CARDS["RTX 3050 6GB"]
     )
-
-
-@dataclass
-class Work:
-    """Operations, counted by what they are: (flops, bytes read and written, whether it is attention).
-
-    Args:
-        batches: of which they are; what they come to is the mean of these.
-    """
-
-    operations: Counter[tuple[int, int, bool]] = field(default_factory=Counter)
-    batches: int = 1
-
-    def add(self, flops: int, traffic: int, attention: bool) -> None:
-        """One operation more."""
-        self.operations[flops, traffic, attention] += 1
-
-    @property
-    def flops(self) -> float:
-        """Floating-point operations of all of them."""
-        return sum(count * flops for (flops, _, _), count in self.operations.items()) / self.batches
-
-    @property
-    def traffic(self) -> float:
-        """Bytes read and written by all of them."""
-        return sum(count * traffic for (_, traffic, _), count in self.operations.items()) / self.batches
-
-    @property
-    def count(self) -> float:
-        """How many they are."""
-        return self.operations.total() / self.batches
-
-    def seconds(self, speed: Speed) -> float:
-        """How long they take one after the other."""
-        return sum(count * speed.seconds(*one) for one, count in self.operations.items()) / self.batches

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from library.penalties import FisherChange, Overlap, SquaredChange
+from library.adapters.penalties import FisherChange, Overlap, SquaredChange
 from tests.helpers.penalties import total
 from tests.helpers.runs import disturb, layers_by_name, ready, student_layers
 

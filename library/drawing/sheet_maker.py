@@ -34,7 +34,9 @@ class SheetMaker:
     """
 
     def __init__(self, parts: Attached, prompts: Sequence[SamplePrompt], size: tuple[int, int]) -> None:
-        self.parts, self.prompts, self.size = parts, prompts, size
+        self.parts = parts
+        self.prompts = prompts
+        self.size = size
         self._refused: str | None = None
 
     def follow(self, path: str) -> None:
@@ -53,7 +55,8 @@ class SheetMaker:
                 say(f"WARNING: {why}\n  The run continues with the earlier prompts.")
             self._refused = why
             return
-        self.prompts, self._refused = prompts, None
+        self.prompts = prompts
+        self._refused = None
         say(f"{path} has changed: {len(prompts)} prompts from now on.")
 
     def make(

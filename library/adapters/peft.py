@@ -1,4 +1,4 @@
-"""The layout that diffusers' `load_lora_weights` loads: PEFT's names, alpha folded in, no alpha tensors."""
+"""The layout that diffusers' `load_lora_weights` loads, of any family: PEFT's names, alpha folded in, no alpha."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from library.adapters.layouts.kohya import as_convolution
-from library.adapters.layouts.text_encoders import TEXT_ENCODERS
 from library.adapters.network import LayerWeights
 from library.errors import ModelError
 
@@ -21,22 +19,17 @@ PEFT_CONFIG = "lora_adapter_metadata"
 """Metadata in which diffusers keeps PEFT's configuration, alpha included."""
 
 
-def to_diffusers(weights: Mapping[str, LayerWeights]) -> dict[str, Tensor]:
+def to_peft(weights: Mapping[str, LayerWeights], text_encoders: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """The tensors of a diffusers file, float32: up already times alpha / rank.
 
-    Raises:
-        ModelError: a layer that diffusers loads from no file.
+    Args:
+        text_encoders: begins of the names of layers that are not the transformer's.
     """
     tensors = {}
     for name, layer in weights.items():
-        if name.startswith("text_encoder_3."):
-            raise ModelError(
-                "The LoRA has layers of T5, which diffusers can't load.", "Save it in kohya's layout instead."
-            )
-        base = name if name.startswith(TEXT_ENCODERS) else f"{PREFIX}{name}"
-        down, up = as_convolution(layer) if name == "pos_embed.proj" else (layer.down, layer.up)
-        tensors[f"{base}.lora_A.weight"] = down
-        tensors[f"{base}.lora_B.weight"] = up * (layer.alpha / layer.rank)
+        base = name if name.startswith(text_encoders) else f"{PREFIX}{name}"
+        tensors[f"{base}.lora_A.weight"] = layer.down
+        tensors[f"{base}.lora_B.weight"] = layer.up * (layer.alpha / layer.rank)
     return tensors
 
 
@@ -66,11 +59,15 @@ def _exact(scale: float) -> bool:
     return math.isfinite(scale) and 2**-20 <= scale <= 2**20 and math.frexp(scale)[0] == 0.5
 
 
-def peft_scales(metadata: Mapping[str, str], layers: Mapping[str, int], source: str) -> dict[str, float]:
+def peft_scales(
+    metadata: Mapping[str, str], layers: Mapping[str, int], source: str, text_encoders: tuple[str, ...] = ()
+) -> dict[str, float]:
     """alpha / rank of each layer by PEFT's configuration, as diffusers wrote it; without one, 1.
 
     Args:
         layers: the rank of each layer by its diffusers name.
+        source: the file, for error messages.
+        text_encoders: begins of the names of layers that are not the transformer's.
 
     Raises:
         ModelError: the configuration can't be read, or asks for what is not a plain LoRA.
@@ -79,7 +76,10 @@ def peft_scales(metadata: Mapping[str, str], layers: Mapping[str, int], source: 
         return dict.fromkeys(layers, 1.0)
     try:
         config = json.loads(metadata[PEFT_CONFIG])
-        return {name: _peft_scale(config, name, rank, source) for name, rank in layers.items()}
+        return {
+            name: _peft_scale(config, name, next(filter(name.startswith, text_encoders), PREFIX), rank, source)
+            for name, rank in layers.items()
+        }
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ModelError(
             f"{source}: its metadata {PEFT_CONFIG}, which has the LoRA's alpha, can't be read.",
@@ -87,8 +87,8 @@ def peft_scales(metadata: Mapping[str, str], layers: Mapping[str, int], source: 
         ) from error
 
 
-def _peft_scale(config: Mapping[str, Any], name: str, rank: int, source: str) -> float:
-    part = next((encoder for encoder in TEXT_ENCODERS if name.startswith(encoder)), PREFIX)
+def _peft_scale(config: Mapping[str, Any], name: str, part: str, rank: int, source: str) -> float:
+    """alpha / rank of a layer of the model's part whose names begin so."""
     own = {key.removeprefix(part): value for key, value in config.items() if key.startswith(part)}
     if own.get("use_dora"):
         raise ModelError(f"{source} is a DoRA, which a plain LoRA can't represent.")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 
-from library.adapters.uis.loaders import File, Loaders, Patch, Reading
-from library.adapters.uis.shape import ModelShape, shape_of
+from library.adapters.uis.loaders import File, Loaders, Patch, UiReading
+from library.models.sd3.layouts.shape import ModelShape, shape_of
 
 FORGE_FORGIVES = 12
 """Unknown keys with which Forge still loads a file; with one more it loads nothing of it."""
@@ -26,14 +26,14 @@ PAIRS = [
 """Ends of a pair of keys, in the order in which ComfyUI looks for them under each layer's name."""
 PAIRS_OF_FORGE = [pair for pair in PAIRS if pair[0] not in (".lora_B", ".lora_B.default.weight")]
 
-Rule = Callable[[File, Mapping[str, str], ModelShape], Reading]
+Rule = Callable[[File, Mapping[str, str], ModelShape], UiReading]
 
 TEXT = ("lora_te1_", "lora_te2_", "lora_te3_")
 
 
-def comfyui(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Reading:
+def comfyui(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiReading:
     """ComfyUI, and reForge after it: names of the original and of diffusers in six spellings; metadata is not read."""
-    reading = Reading()
+    reading = UiReading()
     for original in shape.originals:
         for base in (f"lora_unet_{original.replace('.', '_')}", f"diffusion_model.{original}"):
             _take_original(reading, file, base, original, shape, PAIRS)
@@ -48,9 +48,9 @@ def comfyui(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Readi
     return _ended(reading, file, TEXT)
 
 
-def forge(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Reading:
+def forge(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiReading:
     """Forge: names of the original alone."""
-    reading = Reading()
+    reading = UiReading()
     for original in shape.originals:
         for base in (f"lora_unet_{original.replace('.', '_')}", f"diffusion_model.{original}"):
             _take_original(reading, file, base, original, shape, PAIRS_OF_FORGE)
@@ -60,10 +60,10 @@ def forge(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Reading
     return reading
 
 
-def a1111(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Reading:
+def a1111(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiReading:
     """A1111: kohya's names, and no model of SD 3.5: its own transformer has neither dual attention nor norms of queries
     and keys."""
-    reading = Reading()
+    reading = UiReading()
     if shape.dual_attention or shape.normed:
         what = "dual attention" if shape.dual_attention else "norms of queries and keys"
         return reading.refuse(f"it can't run a model with {what}")
@@ -73,9 +73,9 @@ def a1111(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Reading
     return _ended(reading, file, TEXT[:2])
 
 
-def sdnext(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Reading:
+def sdnext(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiReading:
     """SD.Next's own loader: diffusers' names with lora_down, lora_up; it exchanges the streams of kohya's files."""
-    reading = Reading()
+    reading = UiReading()
     if any(key.startswith("lora_unet_") for key in file):
         return reading.refuse("it swaps the image and text layers of kohya's layout")
     for layer in shape.places:
@@ -85,9 +85,9 @@ def sdnext(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Readin
     return _ended(reading, file, TEXT[:2])
 
 
-def diffusers(file: File, metadata: Mapping[str, str], shape: ModelShape) -> Reading:
+def diffusers(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiReading:
     """diffusers' load_lora_weights, and SD.Next with its option to load LoRAs by diffusers."""
-    reading = Reading()
+    reading = UiReading()
     if not all("lora" in key for key in file):
         return reading.refuse("a key without the word lora")
     own = [key for key in file if key.startswith("transformer.")]
@@ -121,7 +121,7 @@ RULES: dict[str, Rule] = {
 """By the name of the UI."""
 
 
-def _pairs(reading: Reading, file: File, base: str, pairs: list[tuple[str, str]]) -> Iterator[tuple[str, str, float]]:
+def _pairs(reading: UiReading, file: File, base: str, pairs: list[tuple[str, str]]) -> Iterator[tuple[str, str, float]]:
     """The first pair of keys under a base name, and its scale; notes them as matched."""
     for up_end, down_end in pairs:
         up, down, alpha = base + up_end, base + down_end, f"{base}.alpha"
@@ -136,7 +136,7 @@ def _pairs(reading: Reading, file: File, base: str, pairs: list[tuple[str, str]]
 
 
 def _take_original(
-    reading: Reading, file: File, base: str, original: str, shape: ModelShape, pairs: list[tuple[str, str]]
+    reading: UiReading, file: File, base: str, original: str, shape: ModelShape, pairs: list[tuple[str, str]]
 ) -> None:
     """A change of a whole layer of the original, which is up to three layers of diffusers."""
     for up, down, scale in _pairs(reading, file, base, pairs):
@@ -145,7 +145,7 @@ def _take_original(
             reading.add(layer, Patch(up, down, scale, place.rows, place.turned))
 
 
-def _ended(reading: Reading, file: File, text: tuple[str, ...]) -> Reading:
+def _ended(reading: UiReading, file: File, text: tuple[str, ...]) -> UiReading:
     reading.matched |= {key for key in file if key.startswith(text)}
     reading.unmatched = tuple(key for key in file if key not in reading.matched)
     return reading
