@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,14 +39,14 @@ SHORT = {
 """What runs are cut down to, unless the preset says otherwise."""
 GIGABYTES = 24
 """Of the GPU for presets that are made for none."""
-PARTS_OF_PHASES = {
-    "text": ("text encoders",),
-    "latents": ("VAE",),
-    "extractor": ("stage 1, extractor",),
-    "student": ("stage 2, student",),
-    "sheets": ("sampling", "decoding"),
+COMPARED = {
+    "text": (("text",), ("text encoders",)),
+    "latents": (("latents",), ("VAE",)),
+    "stage 1": (("extractor",), ("stage 1, extractor",)),
+    "stage 2": (("student",), ("stage 2, student",)),
+    "drawing": (("replay", "sheets"), ("sampling", "decoding")),
 }
-"""The forecast's phases in each phase of a run."""
+"""Rows: phases of a run, and what is forecast for the most that any of them takes."""
 COLUMNS = {
     "preset": "preset",
     "blocks": "blocks",
@@ -89,8 +90,12 @@ def measure(preset: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
             as_fitted["checkpointed_blocks"] = recomputed
         with without_numbers(), computer_with(card, size * GIB):
             peaks = peaks_of(short_plan(folder, preset, {**settings, **as_fitted}), card)
-    rows = [row for name, found in peaks.items() if (row := compared(name, found, predicted))]
-    return [{"preset": preset.stem, "blocks": plan.parts.model.depth, **row} for row in rows]
+    common = {"preset": preset.stem, "blocks": plan.parts.model.depth}
+    return [
+        {**common, "phase": name, **compared([peaks[one] for one in phases if one in peaks], parts, predicted)}
+        for name, (phases, parts) in COMPARED.items()
+        if peaks.keys() & set(phases)
+    ]
 
 
 def short_plan(folder: Path, preset: Path, settings: dict[str, Any]) -> Plan:
@@ -144,20 +149,20 @@ def peaks_of(plan: Plan, card: Any) -> dict[str, tuple[int, int]]:
     return peaks.of
 
 
-def compared(phase: str, found: tuple[int, int], predicted: Forecast) -> dict[str, Any] | None:
-    """What a phase took beside its forecast; None for a phase that has none of its own."""
+def compared(found: Sequence[tuple[int, int]], parts: Sequence[str], predicted: Forecast) -> dict[str, float]:
+    """What phases took at most, beside the forecast.
+
+    Args:
+        found: bytes that each held and reserved.
+        parts: the phases of the forecast.
+    """
     from library.preflight.forecast import GIB
 
-    parts = PARTS_OF_PHASES.get(phase)
-    if parts is None:
-        return None
-    held, reserved = found
+    held, reserved = (max(sizes) for sizes in zip(*found, strict=True))
     forecast = max(predicted.needs[name].total for name in parts)
-    forecast_held = max(predicted.needs[name].held for name in parts)
     return {
-        "phase": phase,
         "held": held / GIB,
-        "held_forecast": forecast_held / GIB,
+        "held_forecast": max(predicted.needs[name].held for name in parts) / GIB,
         "reserved": reserved / GIB,
         "reserved_forecast": forecast / GIB,
         "off": 100 * (forecast / reserved - 1),

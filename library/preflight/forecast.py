@@ -108,7 +108,7 @@ def forecast(plan: Plan) -> Forecast:
     guided = settings.samples.passes_of_guidance
     rows = dict.fromkeys(drawn, guided * settings.samples.sample_seeds)
     if plan.uses_replay:
-        at_once = pictures_at_once(model.latent_shape(*plan.replay_size))
+        at_once = min(pictures_at_once(model.latent_shape(*plan.replay_size)), settings.pure_learning.replay_images)
         rows[plan.replay_size] = max(rows.get(plan.replay_size, 0), guided * at_once)
     rows.setdefault(plan.size, 1)
     sizes = sorted(rows, key=lambda one: one[0] * one[1] * rows[one], reverse=True)

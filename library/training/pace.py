@@ -17,7 +17,7 @@ from library.training.listeners import Listener
 from library.training.stage import Stage
 
 TIMED = 5
-"""Steps, after the very first one, by whose middle the end of a stage is told."""
+"""Steps, after the very first one, whose median says when the stage will end."""
 STEPS = 10
 """Steps whose middle is compared; a single one may be long for any reason."""
 MANY_TIMES = 4.0

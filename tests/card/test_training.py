@@ -72,11 +72,6 @@ def test_its_lora_is_looked_at(trained, on_card, tmp_path, command):
     assert str(tmp_path) in on_card(evaluate, command, [*words, "--out", str(tmp_path)], preset="pure")
 
 
-def test_methods_are_compared(on_card, tmp_path):
-    words = ["--methods", "lora,dop", "--rates", "1", "--checkpoints", "1", "--strengths", "1", "--out", str(tmp_path)]
-    assert str(tmp_path) in on_card(evaluate, "compare", words, preset="pure", max_train_steps=2)
-
-
 PRESETS = [
     *("paper", "release", "methods/purecc_merged", "methods/textual_inversion", "methods/mix_of_show"),
     *("methods/cifc", "methods/dco", "methods/dreambooth_ewc", "methods/t_lora", "methods/token_lora"),

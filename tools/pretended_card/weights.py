@@ -21,7 +21,7 @@ class WithoutNumbers:
     """
 
     def __init__(self, files: FolderFiles, part: str) -> None:
-        self.where = f"{part} without numbers"
+        self.where = f"{part} as shapes alone"
         needed = needed_by(files.family.blank(part, files.config(part)))
         self._shapes = {name: tuple(tensor.shape) for name, tensor in needed.items()}
 
