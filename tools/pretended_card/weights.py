@@ -51,6 +51,6 @@ class WithoutNumbers:
 
 @contextlib.contextmanager
 def without_numbers() -> Iterator[None]:
-    """Inside, folders in diffusers format have weights without numbers."""
+    """Inside, folders in diffusers format have weights that are shapes alone."""
     with patch.object(FolderFiles, "weights", lambda files, part: WithoutNumbers(files, part)):
         yield
