@@ -1,4 +1,4 @@
-"""Loads models of `transformers` from folders: only safetensors, complete, in a named class, never with their own code."""
+"""Loads models of `transformers` from folders: only safetensors, complete, into a named class, never with own code."""
 
 from __future__ import annotations
 
