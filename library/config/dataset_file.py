@@ -342,7 +342,7 @@ def as_size(resolution: int | list[int], where: str) -> tuple[int, int]:
 
     Raises:
         ConfigError: it is neither.
-        """
+    """
     size = [resolution, resolution] if isinstance(resolution, int) else resolution
     if len(size) != 2 or min(size) < 8:
         raise ConfigError(f"{where}: resolution is {resolution}; it must be a number or [width, height], 8 or more.")

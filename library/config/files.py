@@ -336,7 +336,6 @@ def to_toml(tables: dict[str, Any]) -> str:
 def as_tables(settings: Settings, shaping_only: bool = False) -> dict[str, dict[str, Any]]:
     """Settings as TOML sections, without those that are unset, overridden by another one or not used by the method.
 
-
     Args:
         shaping_only: only settings that shape training, which a resumed run must keep.
     """
