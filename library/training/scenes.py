@@ -133,7 +133,7 @@ class SceneMaker:
         return scene.part(self.processes.share(len(draws)))
 
     def _with_some_encoders(self, prompts: dict[str, PromptBatch], which: str, number: int) -> dict[str, PromptBatch]:
-        """Drops the same encoders, drawn independently, from all prompts of a picture, so that no difference mixes them."""
+        """Drops the same randomly drawn encoders from all prompts of a picture, so that no difference mixes them."""
         if not self._rates.any():
             return prompts
         count = len(next(iter(prompts.values())).concepts)
