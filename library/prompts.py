@@ -134,7 +134,7 @@ def place(caption: str, concept: Concept, source: str) -> str:
 
 
 def _mend_articles(text: str) -> str:
-    """Removes [V] and fixes the article: "an [V] dog" becomes "a dog", "a [V] owl" "an owl", but not before "u" or "h"."""
+    """Removes [V] and fixes the article: "an [V] dog" becomes "a dog", "a [V] owl" "an owl", except before "u", "h"."""
 
     def mend(match: re.Match[str]) -> str:
         article, letter = match[1], match[2]
