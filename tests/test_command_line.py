@@ -1,4 +1,4 @@
-"""The commands as a user runs them, stopped, resumed, and given mistakes; some in a process of their own, most here."""
+"""The commands as a user runs them, stopped, resumed and with mistakes; some in separate processes, most in this."""
 
 import io
 import json
@@ -26,7 +26,7 @@ from tests.helpers.places import ROOT
 
 
 def run_here(*words: str, main: Callable[[], None] = lambda: purecc_train.main([])) -> subprocess.CompletedProcess:
-    """`run` without a process of its own, which takes seconds to start."""
+    """`run` without a separate process, which takes seconds to start."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(ROOT)
@@ -37,7 +37,7 @@ def run_here(*words: str, main: Callable[[], None] = lambda: purecc_train.main([
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory) -> Path:
-    """A quick run of the demo that is never stopped; its output lies in `whole`."""
+    """A quick run of the demo that is never stopped; its output is in `whole`."""
     folder = tmp_path_factory.mktemp("quick")
     done = run_here(*DEMO, *QUICK, *folders(folder, "whole"))
     assert done.returncode == 0, done.stderr
@@ -129,7 +129,7 @@ def test_a_dry_run_shows_what_each_text_became_and_what_is_cut_off(tmp_path):
 
 @pytest.mark.parametrize("preset", sorted(path.name for path in (ROOT / "presets").glob("*.toml")))
 def test_every_preset_dry_runs_on_the_small_model(preset, tmp_path):
-    """On the bundled model and pictures, which every preset can be pointed at."""
+    """On the bundled model and pictures, which work with every preset."""
     words = ["--pretrained_model_name_or_path", "pocket/model", "--dataset_config", "dataset_configs/creature.toml"]
     words += ["--t5xxl_max_token_length", "16", "--blocks_to_swap", "0", *folders(tmp_path, "out")]
     done = run_here("--config_file", f"presets/{preset}", "--dry_run", *words)

@@ -1,4 +1,4 @@
-"""Fingerprints of runs say what has changed."""
+"""Fingerprints of runs show what has changed."""
 
 from tools.golden import CASES, Case, compared, fingerprints_of
 

@@ -1,4 +1,4 @@
-"""start.sh and start.bat: which Python they take, which PyTorch is installed, and what is skipped the second time."""
+"""start.sh and start.bat: which Python they use, which PyTorch they install, and what they skip the second time."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_the_best_card_decides_which_build_of_pytorch_it_gets(found, system, bui
 
 
 def test_the_table_of_builds_is_for_the_pytorch_that_is_installed():
-    """Another one has other builds: https://github.com/pytorch/pytorch/blob/main/RELEASE.md."""
+    """Another version has other builds: https://github.com/pytorch/pytorch/blob/main/RELEASE.md."""
     assert launch.torch_version().startswith("2.13.")
 
 
@@ -72,7 +72,7 @@ def test_cards_are_those_that_nvidia_smi_names(tmp_path, monkeypatch, says, foun
 
 @pytest.fixture
 def called(tmp_path, monkeypatch):
-    """Nothing is installed; gives the commands that would have been called."""
+    """Installs nothing; returns the commands that would have been called."""
     calls = []
 
     def run(command, **_):
@@ -195,7 +195,7 @@ def run_start(path: Path, script: str, *words: str) -> subprocess.CompletedProce
 
 @pytest.fixture
 def path(tmp_path) -> Path:
-    """A PATH with nothing on it but what start.sh itself needs."""
+    """A PATH with only what start.sh itself needs."""
     for name in ("dirname", "bash"):
         executable(tmp_path / "bin", name, f'exec {shutil.which(name)} "$@"')
     return tmp_path / "bin"

@@ -1,4 +1,4 @@
-"""Optimizers by their names, and their states through a saved file."""
+"""Optimizers by name, and their states in saved files."""
 
 import importlib.util
 import sys
@@ -142,7 +142,7 @@ def test_the_two_newest_states_are_kept_and_a_strange_one_is_refused(tmp_path):
     ],
 )
 def test_schedules_of_sd_scripts(settings, rises, ends_at):
-    """A warm-up below 1 is a share of the stage; each schedule ends where it should, and its state can be kept."""
+    """A warm-up below 1 is a share of the stage; each schedule ends where it should, and its state can be saved."""
     settings = OptimizerSettings(**settings)
     optimizer = build_optimizer([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 1.0}], settings)
     scheduler, rates = build_lr_scheduler(optimizer, settings, 20), []
@@ -195,7 +195,7 @@ def test_nesterov_has_momentum_unless_it_is_given_another():
 
 
 def rates_of(**given):
-    """The rates of each stage and what is said, of settings with an optimizer."""
+    """The rates of each stage and the messages, for settings with an optimizer."""
     notices = []
     settings = read_settings(None, {"pretrained_model_name_or_path": "m", **given}, notices)
     rates = stage_rates(settings)

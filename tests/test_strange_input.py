@@ -1,4 +1,4 @@
-"""Captions, paths, settings and LoRA files as they should not be, but are: they work, or are refused in a sentence."""
+"""Strange captions, paths, settings and LoRA files: they work, or are refused in one sentence."""
 
 import json
 import struct
@@ -184,7 +184,7 @@ def with_header(content: bytes, header: dict) -> bytes:
 
 
 def says(change) -> object:
-    """A file whose header says something else of its first tensor."""
+    """A file whose header is wrong about its first tensor."""
 
     def lie(content: bytes) -> bytes:
         header = header_of(content)
@@ -224,7 +224,7 @@ LIES = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Files as a run writes them, of one layer."""
+    """Files as a run writes them, with one layer."""
     folder = tmp_path_factory.mktemp("results")
     layer = "transformer_blocks.0.attn.to_q"
     halves = {"down": torch.ones(2, 32), "up": torch.ones(32, 2), "alpha": torch.tensor(2.0)}
@@ -280,7 +280,7 @@ def test_an_extractor_that_is_damaged_is_refused_before_anything_is_computed(res
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_state_that_lies_about_itself_is_refused_in_a_sentence(tmp_path, lie):
-    """Even where its hash says that it was written so."""
+    """Even if its hash is correct."""
     saved = SavedState(Position({"student": 1}), {}, {"a": torch.ones(4, 4), "b": torch.zeros(8)})
     folder = StateFolder(tmp_path).save(saved)
     assert load_state(folder, {}).tree["a"].sum() == 16

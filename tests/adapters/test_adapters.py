@@ -78,7 +78,7 @@ def checkpointed(transformer: SD3Transformer2DModel, network: AdapterNetwork) ->
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_switching_the_adapter_before_backward_leaves_the_students_gradient(checkpointing):
-    """With checkpointing, blocks run again in backward; another adapter's pass in between must not get in the way."""
+    """With checkpointing, blocks run again in backward; another adapter's pass in between must not interfere."""
     gradients = []
     for switch in (False, True):
         transformer = tiny_transformer()

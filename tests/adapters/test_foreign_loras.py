@@ -1,4 +1,4 @@
-"""LoRA files as other programs write them: names and kinds with known weights, and the commands that take them."""
+"""LoRA files from other programs: names and kinds with known weights, and the commands that read them."""
 
 import json
 import math
@@ -141,11 +141,11 @@ def test_what_no_lora_can_do_is_refused_by_its_name_and_its_key(ending):
     assert key in str(error.value)
 
 
-# LoHa, LoKr, full changes: what ComfyUI makes of them
+# LoHa, LoKr, full changes: as ComfyUI reads them
 
 
 def loha(base: str, outputs: int, inputs: int, rank: int, alpha: float):
-    """Tensors, and the change that they are."""
+    """Tensors, and the change that they stand for."""
     parts = [numbers(seed, *shape) for seed, shape in enumerate([(outputs, rank), (rank, inputs)] * 2)]
     names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     tensors = {f"{base}.{name}": part for name, part in zip(names, parts, strict=True)}
@@ -322,11 +322,11 @@ def test_a_run_that_needs_a_lora_says_how_to_make_one(tmp_path):
     assert load_lora(saved(tmp_path, KINDS["LoHa, thin"][0], "thin"), BLOCKS)[FF].rank == 4
 
 
-# On the model: layers outside the blocks as well, text encoders left out
+# On the model: also layers outside the blocks, without text encoders
 
 
 def everywhere() -> dict[str, LayerWeights]:
-    """A LoRA on every layer of the tiny model, those outside the blocks too."""
+    """A LoRA on every layer of the tiny model, including those outside the blocks."""
     sizes = {name: size_of(one) for name, one in tiny_transformer().named_modules()}
     found = {}
     for seed, (name, size) in enumerate((name, size) for name, size in sizes.items() if size):

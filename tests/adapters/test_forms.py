@@ -1,4 +1,4 @@
-"""LoRAs that are more than plain ones: orthogonal directions, ranks by noise, the trigger's tokens alone."""
+"""LoRAs that are more than plain ones: orthogonal directions, ranks by noise, only the trigger's tokens."""
 
 import pytest
 import torch

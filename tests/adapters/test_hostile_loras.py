@@ -1,4 +1,4 @@
-"""LoRA files of strangers, harmed in every way: each program says so in a sentence, and leaves nothing behind."""
+"""Strangers' LoRA files, damaged in every way: each program reports it in one sentence and leaves nothing behind."""
 
 from __future__ import annotations
 

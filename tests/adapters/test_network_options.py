@@ -1,4 +1,4 @@
-"""sd-scripts' options of the LoRA itself: its layers, ranks, dropouts, rates and the length of its changes."""
+"""sd-scripts' options for the LoRA itself: its layers, ranks, dropouts, rates and the norm of its changes."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def ranks_of(run: Run) -> dict[str, int]:
 
 
 def test_kinds_have_ranks_of_their_own_and_files_too(plan_of):
-    """A kind that is unset has network_dim, one that is 0 no LoRA; kohya's file reads back the same."""
+    """An unset kind has network_dim, and a kind set to 0 has no LoRA; kohya's file reads back the same."""
     args = ["x_attn_dim=3", "context_attn_dim=0", "x_mod_dim=2", "context_mlp_dim=0", "train_block_indices=0,2"]
     run = Run(plan_of(**PLAIN_LORA, network_args=args, network_dim=5, network_alpha=2.0))
     run.train()
@@ -155,7 +155,7 @@ THINNED = {"network_dropout": 0.2, "rank_dropout": 0.3, "module_dropout": 0.2}
 
 
 def test_a_step_is_of_one_thinned_network_whichever_way_its_passes_go(plan_of):
-    """Complete and base prompts, one batch or many: all of a step's predictions lose the same."""
+    """Complete and base prompts, one batch or many: all of a step's predictions have the same dropout."""
     runs = [
         ready_for_stage_2(plan_of(**THINNED, batch_passes=one, overwrite=True)) for one in ("together", "one_by_one")
     ]
@@ -200,7 +200,7 @@ def test_loraplus_gives_the_outer_matrices_a_rate_of_their_own(plan_of):
 
 
 def test_full_bf16_keeps_the_lora_its_gradients_and_its_optimizer_in_bf16(plan_of):
-    """The concept's vectors stay in float32. The pass itself is the same: it rounds the LoRA to its own precision."""
+    """The concept's vectors stay in float32. The pass itself does not change: it rounds the LoRA to its precision."""
     run = ready(plan_of(full_bf16=True, learning_rate=1e-3, scale_weight_norms=1.0, **THINNED))
     stage = run.student_stage()
     before = {name: one.up.clone() for name, one in run.parts.network.weights("student").items()}
@@ -217,7 +217,7 @@ def test_full_bf16_keeps_the_lora_its_gradients_and_its_optimizer_in_bf16(plan_o
 
 
 def test_what_full_bf16_loses_is_what_bf16_can_not_say(plan_of):
-    """A step of a thousandth of a weight moves it in float32, and not in bf16."""
+    """A step of a thousandth of a weight moves it in float32, but not in bf16."""
     for full_bf16 in (False, True):
         one = low_rank().to(torch.bfloat16 if full_bf16 else torch.float32)
         optimizer = torch.optim.SGD(one.parameters(), lr=1.0)
@@ -227,7 +227,7 @@ def test_what_full_bf16_loses_is_what_bf16_can_not_say(plan_of):
         assert torch.equal(one.down, before) is full_bf16
 
 
-# Lengths
+# Norms
 
 
 def test_the_length_of_a_change_needs_no_whole_weight():
@@ -272,7 +272,7 @@ def test_a_limit_that_nothing_reaches_changes_nothing(plan_of):
     assert all(torch.equal(one.up, weights[name].up) for name, one in run.parts.network.weights("student").items())
 
 
-# All of it
+# All together
 
 
 @pytest.mark.parametrize("full_bf16", [False, True])

@@ -1,4 +1,4 @@
-"""The bench: what it asks, what it measures, and how it compares."""
+"""The bench: its prompts, measures and comparisons."""
 
 import os
 from dataclasses import replace
@@ -166,7 +166,7 @@ def test_seg_cons_knows_equal_and_other_pictures():
 
 
 def result(arm, values, concept="mask", seed=0, spread=0.0):
-    """A trial whose fidelity at its checkpoints is given, and whose other measures are ten times that."""
+    """A trial with this fidelity at its checkpoints, and ten times that for all other measures."""
     rng = np.random.default_rng(seed)
     checkpoints = []
     for steps, value in values.items():

@@ -1,4 +1,4 @@
-"""What answers say, however they come, and the captions that are composed of them."""
+"""Answers in every form are understood, and captions are composed from them."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_a_broken_answer_says_why(answer, why):
 
 
 def test_an_answer_can_not_speak_in_captions_own_signs():
-    """A picture may hold any text, which a model reads out."""
+    """A picture may contain any text, and a model reads it out."""
     place = "in {a|b} [V] <lora:x:1>\n(sks:1.4) \\ the\u202e dog's \x00 house # [[ ]] __x__"
     facts = read_facts(json.dumps({"place": place, "others": [f"thing {n}" for n in range(500)], "light": "a " * 500}))
     text = caption_of(facts)

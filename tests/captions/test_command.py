@@ -1,4 +1,4 @@
-"""purecc_caption.py with recorded answers: what is written, what never is, and what a review finds."""
+"""purecc_caption.py with recorded answers: what it writes, what it never writes, and what a review finds."""
 
 import json
 
@@ -19,7 +19,7 @@ def answer(n: int, **more) -> str:
 
 
 class Recorded:
-    """Gives answers in their order; one about several pictures is about the looks."""
+    """Returns answers in order; a question about several pictures is about the looks."""
 
     name = "recorded"
 
@@ -42,7 +42,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def caption(folder, monkeypatch):
-    """Runs the command on the folder; without answers, a model that is opened is a mistake."""
+    """Runs the command on the folder; without answers, opening a model is an error."""
 
     def run(*answers: str, words=(), kind=("--trigger", "sks", "--class_word", "dog")):
         viewer = Recorded(*answers)

@@ -1,4 +1,4 @@
-"""A tiny random Qwen3-VL of transformers' own class, from a folder as on the hub."""
+"""A tiny random Qwen3-VL of transformers' own class, loaded from a folder as on the hub."""
 
 import json
 
@@ -20,7 +20,7 @@ PATCH, MERGE = 4, 2
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Tiny in every number, of the very shape."""
+    """A folder with the same architecture, tiny in every dimension."""
     folder = tmp_path_factory.mktemp("models") / "qwen"
     image, start, end = (VOCABULARY[mark] for mark in ("<|image_pad|>", "<|vision_start|>", "<|vision_end|>"))
     config = Qwen3VLConfig(

@@ -1,4 +1,4 @@
-"""The ComfyUI nodes on stand-ins for ComfyUI; `test_checkout.py` has the same on its real code."""
+"""The ComfyUI nodes with stand-ins for ComfyUI; `test_checkout.py` runs them in its real code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def places(comfy, text=TEXT, trigger="sks") -> list[tuple[int, int]]:
 
 
 def test_the_text_stream_is_the_trainers(comfy):
-    """Against the trainer's own injector, block by block."""
+    """Compared with the trainer's injector, block by block."""
     model, _, conditioning = comfy.load()
     tokens = [ConceptToken(position, "dog", vector) for position, vector in places(comfy)]
     assert len(tokens) == CLIP_TOKENS + T5_TOKENS
@@ -182,7 +182,7 @@ def test_a_prompt_of_several_chunks(comfy):
 
 @pytest.mark.parametrize("begin_of_word", [(1, 2), (2, 3), (2, 2)], ids=["the space", "the letter", "nothing"])
 def test_t5s_begin_of_a_word_belongs_to_the_word(comfy, begin_of_word):
-    """Versions of transformers differ on what that token holds; the vectors must not shift by one."""
+    """Versions of transformers differ in what that token holds; the vectors must not shift by one."""
     offsets = [(0, 1), begin_of_word, (2, 3), (3, 5), (5, 9), (0, 0)]
 
     class Tokenizer:

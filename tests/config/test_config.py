@@ -1,4 +1,4 @@
-"""Every mistake in a TOML gets one clear sentence: file, setting, what is wrong, the nearest right thing."""
+"""Every mistake in a TOML file gets one clear sentence: file, setting, what is wrong, the nearest right thing."""
 
 import dataclasses
 import re
@@ -86,7 +86,7 @@ def test_a_missing_or_broken_file(tmp_path):
 
 
 def test_kohyas_habits(settings_from, tmp_path):
-    """Sections are decoration, .toml may be left out, the command line beats the file, the file beats the default."""
+    """Sections are decoration, .toml is optional, the command line beats the file, the file beats the default."""
     settings = settings_from(MODEL + "eta = 2\n[whatever]\nnetwork_dim = 8\n", network_dim=16)
     assert (settings.pure_learning.eta, settings.network.network_dim) == (2.0, 16)
     assert settings.network.network_alpha == 16.0, "an alpha that nobody set follows the rank"

@@ -1,4 +1,4 @@
-"""Where values stand in TOML and JSON: generated files, each of whose numbers is that of its own line."""
+"""The lines of values in TOML and JSON: generated files in which each number is its own line number."""
 
 import json
 import random
@@ -35,7 +35,7 @@ BETWEEN = [" ", "\n", "\n  # why = 1\n", "", "\t"]
 
 
 class Writer:
-    """Writes a file at random, in which each number is the number of its line."""
+    """Writes a random file in which each number is its own line number."""
 
     def __init__(self, seed: int, is_json: bool = False) -> None:
         self.chance, self.is_json, self.text, self.keys = random.Random(seed), is_json, "", 0

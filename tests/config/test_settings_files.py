@@ -1,4 +1,4 @@
-"""Files of settings as people write them: their lines, wrong numbers and shapes, Windows paths, and damage."""
+"""Settings files as people write them: lines, wrong numbers and shapes, Windows paths, and damage."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ SUBSET = "[[datasets.subsets]]\nimage_dir = 'a'\n"
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads a text as settings, and as a dataset file where it has one."""
+    """Reads a text as settings, and as a dataset file if it has one."""
 
     def read(text: str | bytes, name: str = "dog.toml", **given):
         (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
@@ -41,7 +41,7 @@ def read(tmp_path):
 
 
 def lines_said(error: PureCCError) -> list[int]:
-    """The lines that a message names, in its order."""
+    """The lines that a message names, in order."""
     return [int(number) for number in re.findall(r"dog\.\w+:(\d+)", str(error))]
 
 
@@ -105,7 +105,7 @@ def test_concepts_of_the_main_file_are_named_there(tmp_path):
     assert lines_said(error.value) == [7] and "data.toml" not in str(error.value)
 
 
-# What the file is written in
+# Encodings
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -397,7 +397,7 @@ SOURCES = sorted(
 
 
 def damaged(text: str, chance: random.Random) -> str:
-    """A text after some accidents."""
+    """A text with some random damage."""
     for _ in range(chance.randrange(1, 5)):
         lines = text.split("\n")
         number, at = chance.randrange(len(lines)), chance.randrange(len(text) + 1)

@@ -1,4 +1,4 @@
-"""purecc_convert.py as a user runs it: what it keeps, what it says is lost, and mistakes that leave nothing."""
+"""purecc_convert.py as a user runs it: what it keeps, what it reports as lost, and mistakes that write nothing."""
 
 import json
 import math
@@ -196,7 +196,7 @@ def test_learned_vectors_that_are_lost_are_named(convert, tmp_path):
 
 
 def original_state(transformer, begin: str) -> dict[str, torch.Tensor]:
-    """The tiny model's weights under the original model's names, put together from diffusers' by their meaning."""
+    """The tiny model's weights under the original model's names, assembled from diffusers' by their meaning."""
     found: dict[str, torch.Tensor] = {}
     parts: dict[str, list] = {}
     last = len(transformer.transformer_blocks) - 1

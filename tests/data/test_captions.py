@@ -1,4 +1,4 @@
-"""Laws of the variants of captions: [V] is never lost, and the three texts are always of one variant."""
+"""Laws of caption variants: [V] is never lost, and the three texts always come from the same variant."""
 
 import random
 

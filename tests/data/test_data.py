@@ -31,7 +31,7 @@ def config_of(tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Pictures of many shapes, one of them turned by EXIF, one transparent, one grey."""
+    """Pictures of many shapes, one rotated by EXIF, one transparent, one grey."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for name, size in {"wide": (300, 150), "tall": (100, 220), "square": (80, 80)}.items():
@@ -171,7 +171,7 @@ def cut_off(content: bytes) -> bytes:
 
 
 def one_bit(content: bytes) -> bytes:
-    """A file of the right length with a right header, as a bad disk makes them."""
+    """A file with the right length and header but wrong content, as from a bad disk."""
     return content[:-1] + bytes([content[-1] ^ 1])
 
 

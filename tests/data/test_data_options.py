@@ -1,4 +1,4 @@
-"""What each option of the data means, with the caches: whatever varies is known before training and encoded once."""
+"""Each data option, with the caches: every variant is known before training and encoded once."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ from tests.helpers.datasets import CONCEPT
 
 @pytest.fixture
 def photos(tmp_path):
-    """Ten pictures with captions; the right half of each is white, and there are fine stripes on the left."""
+    """Ten pictures with captions; the right half of each is white, the left half has fine stripes."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for index in range(10):
@@ -35,7 +35,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def pictures_of(photos, tmp_path):
-    """The pictures of each dataset under these options."""
+    """The pictures of each dataset with these options."""
 
     def make(subset: str = "", dataset: str = "resolution = 32\nbatch_size = 2\n", more: str = "", **settings):
         file = tmp_path / "data.toml"

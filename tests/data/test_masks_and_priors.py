@@ -89,7 +89,7 @@ def test_regularisation_pictures_come_as_often_and_with_their_weight(plan_of, re
 
 
 def test_regularisation_pictures_are_not_guided_and_not_measured(plan_of, reg):
-    """Even a fixed lambda and guidance against the empty prompt give them no pure loss."""
+    """Even with a fixed lambda and guidance against the empty prompt, they have no pure loss."""
     pure = {"lambda": 1.0, "guidance_against": "null", "replay_images": 0, "v_original": "detached"}
     run = ready(plan_of(HEAD + DOGS + reg, **pure))
     stage = run.student_stage()
@@ -181,7 +181,7 @@ def test_all_pictures_that_can_not_be_used_are_named(plan_of, tmp_path):
 
 
 def test_a_stopped_run_with_all_of_it_ends_as_one_that_never_was(plan_of, reg, monkeypatch):
-    """Validating and what is random about captions and crops leave no trace: all follows from seed and step."""
+    """Validation and random captions and crops leave no trace: everything follows from seed and step."""
     text = (
         HEAD + "validation_split = 0.25\n" + DOGS + "shuffle_caption = true\ncaption_tag_dropout_rate = 0.3\n"
         "random_crop = true\nflip_aug = true\ncaption_dropout_rate = 0.3\n" + reg

@@ -1,4 +1,4 @@
-"""What a resumed run says of pictures and captions that have changed since it stopped."""
+"""What a resumed run reports about pictures and captions that have changed since it stopped."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from library.prompts import PromptTriple
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture, as far as it is looked at here."""
+    """A picture, with only what is needed here."""
 
     path: Path
     pixels: str = "pixels"
@@ -19,7 +19,7 @@ class Shown:
 
 
 class OfPixels:
-    """Latents that lie where the pixels say."""
+    """Latents that are stored by their pixels."""
 
     def place(self, picture: Shown) -> str:
         return picture.pixels

@@ -1,4 +1,4 @@
-"""Prompt files, whatever they hold: read as sd-scripts reads them, or refused in a sentence with file and place."""
+"""Prompt files with any content are read as in sd-scripts, or refused in one sentence with file and place."""
 
 import json
 import random
@@ -181,7 +181,7 @@ PIECES += [b"[V]", b"'", b"prompt", b"=", b"[", b"9" * 30, b"true", b"NaN", b"\\
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
-    """The content with some bytes taken out, doubled, changed, or something strange put in."""
+    """The content with some bytes removed, doubled, changed, or something strange inserted."""
     for _ in range(chance.randint(1, 4)):
         begin = chance.randrange(len(content) + 1)
         end = min(len(content), begin + chance.randint(0, 12))
@@ -192,7 +192,7 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_damaged_prompt_file_is_read_or_refused_in_a_sentence(tmp_path, name):
-    """Nothing but an error of ours, which names the file, ever comes out of it."""
+    """The only possible error is ours, which names the file."""
     chance, path, refused = random.Random(name), tmp_path / name, 0
     path.write_text(WHOLE[name])
     assert read(path) and read_probes(None, DOG, [0])

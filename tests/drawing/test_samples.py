@@ -1,4 +1,4 @@
-"""Sample prompts that change during a run, sheets by the clock and by strength, and what is kept of what is saved."""
+"""Sample prompts that change during a run, sheets by the clock and by strength, and which saved files are kept."""
 
 import csv
 from dataclasses import replace
@@ -66,7 +66,7 @@ def test_changed_prompts_that_can_not_be_encoded_never_end_the_run(plan_of, monk
     file, prepare = run.settings.samples.sample_prompts, run.plan.parts.texts.prepare
 
     def scarce(texts, *progress):
-        if hasattr(run, "parts"):  # the transformer is there
+        if hasattr(run, "parts"):  # the transformer is loaded
             raise error
         prepare(texts, *progress)
 
@@ -99,7 +99,7 @@ def test_pictures_of_the_pretrained_model_are_drawn_once_ever(plan_of, monkeypat
     drawn, draw = [], sheet_maker.draw_as_set
     monkeypatch.setattr(sheet_maker, "draw_as_set", lambda *args, **named: drawn.append(1) or draw(*args, **named))
     again = _train(short(plan_of))
-    assert len(drawn) == 2 * 2  # two sheets, two prompts, the student alone
+    assert len(drawn) == 2 * 2  # two sheets, two prompts, only the student
     assert all(torch.equal(a.pictures[0], b.pictures[0]) for a, b in zip(first, again, strict=True))
 
 
@@ -174,7 +174,7 @@ def test_sheets_of_large_pictures_are_drawn_smaller_in_the_same_shape(plan_of):
     ids=str,
 )
 def test_of_what_is_saved_on_the_way_as_much_is_kept_as_said(plan_of, settings, kept):
-    """The numbers are those of sd-scripts; an epoch has two steps."""
+    """The numbers are as in sd-scripts; an epoch has two steps."""
     run = short(plan_of, **{"max_train_steps": 6, "save_every_n_steps": 1, "sample_every_n_steps": None, **settings})
     run.train()
     for ending in ("", "_diffusers", "_concept"):

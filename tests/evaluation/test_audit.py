@@ -1,4 +1,4 @@
-"""The drift report card: what its numbers mean, and what it makes of files, prompts and mistakes."""
+"""The drift report card: what its numbers mean, and how it handles files, prompts and mistakes."""
 
 import json
 
@@ -32,7 +32,7 @@ def field(seed: int) -> torch.Tensor:
 
 @pytest.fixture
 def velocities(monkeypatch):
-    """Makes the velocities of each branch and text what a test says."""
+    """Replaces the velocities of each branch and text with a test's values."""
 
     def set_to(pretrained, student):
         def velocity(parts, branch, x_t, sigma, texts):

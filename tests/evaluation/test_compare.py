@@ -1,4 +1,4 @@
-"""Methods beside each other: the same budget, equal tuning, chosen on other prompts than they are judged by."""
+"""Comparing methods: the same budget, equal tuning, and separate prompts for choosing and for judging."""
 
 import json
 from argparse import Namespace

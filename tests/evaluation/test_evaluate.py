@@ -1,4 +1,4 @@
-"""purecc_evaluate.py evaluate: a whole evaluation on the tiny model, its controls, its files, and what it refuses."""
+"""purecc_evaluate.py evaluate: a whole evaluation on the tiny model, its controls, files and errors."""
 
 import json
 from pathlib import Path

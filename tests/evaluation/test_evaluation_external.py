@@ -1,4 +1,4 @@
-"""Pictures made elsewhere: lists out, pictures back in, and everything that can be wrong with a folder."""
+"""Pictures made in other programs: exports lists, imports pictures, and reports everything wrong with a folder."""
 
 import json
 
@@ -24,7 +24,7 @@ def prompts(tmp_path):
 
 @pytest.fixture
 def arm(tmp_path, prompts):
-    """A folder in which all is well."""
+    """A folder without errors."""
     folder = tmp_path / "arm"
     words = ["--class_word", "dog", "--prompts", str(tmp_path / "three.txt"), "--preservation", "none"]
     prompt_export.run([*words, "--seeds", "0-1", "--out", str(folder)])

@@ -1,4 +1,4 @@
-"""Scorers: each network against an independent one on the same inputs, and folders that are wrong."""
+"""Scorers: each network compared with an independent one on the same inputs, and wrong folders."""
 
 import json
 
@@ -28,7 +28,7 @@ IDENTITY = Identity("test", "random")
 
 
 class Letters:
-    """A tokenizer of one token a letter."""
+    """A tokenizer with one token per letter."""
 
     def __call__(self, texts, padding, truncation, max_length, return_tensors):
         codes = [[ord(letter) - ord("a") for letter in text if letter != " "] for text in texts]
@@ -62,7 +62,7 @@ def test_pictures_are_prepared_as_clips_own_processor_does(size):
 
 
 def test_openais_names_are_the_same_network():
-    """Written down once more as OpenAI's code computes it, with its names, and compared."""
+    """Rewritten as in OpenAI's code, with its names, and compared."""
     torch.manual_seed(1)
     width, heads, patch = 16, 2, 4
     layer = nn.TransformerEncoderLayer(width, heads, 64, 0.0, F.gelu, batch_first=True, norm_first=True)
@@ -208,7 +208,7 @@ def test_another_models_weights_in_a_scorers_folder_are_known_by_their_shapes(tm
 
 
 def downloads(monkeypatch, files: dict[str, bytes]) -> list[dict]:
-    """Stands in for the hub; returns what it was asked for."""
+    """Replaces the hub; returns what was requested."""
     asked = []
 
     def snapshot_download(repository, allow_patterns, local_dir):

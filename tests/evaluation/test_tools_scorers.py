@@ -1,4 +1,4 @@
-"""tools.scorers: pickles become safetensors without being run, and only the bytes that were tested are kept."""
+"""tools.scorers: converts pickles to safetensors without running them, and keeps only bytes that were tested."""
 
 import io
 import pickle
@@ -62,7 +62,7 @@ def test_lpips_arrays_of_flax_fit_our_network(tmp_path):
 
 
 def packed(folder: Path, kind: str, inside: str, content: bytes) -> Path:
-    """An archive as pip or npm brings it."""
+    """An archive as from pip or npm."""
     if kind == "whl":
         with zipfile.ZipFile(folder / "package.whl", "w") as archive:
             archive.writestr(inside, content)

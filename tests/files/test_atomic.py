@@ -1,4 +1,4 @@
-"""Files that another program has open, as on a pretended Windows: nothing is lost, and no run waits for long."""
+"""Files that another program has open, on a simulated Windows: nothing is lost, and no run waits for long."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from library.training.run import Run
 
 
 class Windows:
-    """Moves no file onto one that is in `held`, so many times; `waited` is what was slept, without sleeping."""
+    """Refuses N times to move a file onto one in `held`; `waited` collects the waiting times, without waiting."""
 
     def __init__(self, monkeypatch) -> None:
         self.held: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The cache: shared by runs, never damaged for long, never larger than asked for, and flat in memory."""
+"""The cache: shared by runs, never damaged for long, never larger than its limit, and with constant memory use."""
 
 import os
 
@@ -122,7 +122,7 @@ def test_shrinking_an_empty_cache_is_no_mistake(tmp_path):
 
 
 def test_two_processes_that_fill_one_cache_find_whole_entries_only(tmp_path):
-    """Both make the same entries, over and over and damaged in between, and check each that they find."""
+    """Both make the same entries repeatedly, damaged in between, and check each one that they find."""
 
     def work() -> int:
         cache = Cache(tmp_path)

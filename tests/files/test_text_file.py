@@ -1,4 +1,4 @@
-"""Text files as editors write them, and what is no text."""
+"""Text files as editors write them, and files that are not text."""
 
 import codecs
 

@@ -1,4 +1,4 @@
-"""From a project to the trainer's settings, and what the trainer answers."""
+"""From a project to the trainer's settings, and the trainer's answers."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ EVERY_WAY = list(itertools.product(projects.KINDS, projects.MODELS, projects.USE
 
 @pytest.fixture
 def with_model(tmp_path) -> Machine:
-    """A computer that has the model's files, as far as settings can tell."""
+    """A computer that seems to have the model's files."""
     files = {name: tmp_path / f"{name}.safetensors" for name in ("model", "clip_l", "clip_g", "t5xxl")}
     for file in files.values():
         file.write_bytes(b"")

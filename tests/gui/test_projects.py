@@ -190,12 +190,12 @@ def test_words_of_every_caption_are_named(client, project):
     assert "captions/findings" in client.get("/p/My-dog/captions").text
     assert "Every caption of My-dog contains &#34;city&#34;" in client.get("/p/My-dog/captions/findings").text
     answer = client.post("/p/My-dog/captions/of/0.png", data={"text": "a [V] creature by the sea"})
-    assert answer.headers["hx-trigger"] == "captions-changed"  # which the page looks at them again by
+    assert answer.headers["hx-trigger"] == "captions-changed"  # by which the page reads them again
     assert "city" not in client.get("/p/My-dog/captions/findings").text
 
 
 def test_what_all_pictures_show_and_no_caption_names_is_said(client, project):
-    """A model has looked at them before: what it saw lies beside the pictures, and no model is asked again."""
+    """A model has looked at them before: its facts are next to the pictures, and no model is asked again."""
     record, concept = Record(project.pictures), project.concept()
     for path in pictures.pictures_of(project):
         seen = Facts(place=f"in the city {path.stem}", others=("a <red> lamp",))
@@ -205,7 +205,7 @@ def test_what_all_pictures_show_and_no_caption_names_is_said(client, project):
     client.post("/p/My-dog/captions/of/0.png", data={"text": "a [V] creature in the city 0, a red lamp"})
     assert "All images show" not in client.get("/p/My-dog/captions/findings").text
     client.post("/p/My-dog/captions/undo")
-    draw(project.pictures / "1.png", 77)  # another picture, at which nobody has looked
+    draw(project.pictures / "1.png", 77)  # another picture, which no model has seen
     assert "All images show" not in client.get("/p/My-dog/captions/findings").text
 
 

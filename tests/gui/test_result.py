@@ -1,4 +1,4 @@
-"""What a run has left: which file goes where, and a prompt to try."""
+"""The result of a run: which file goes where, and a prompt to try."""
 
 import json
 import tomllib
@@ -188,7 +188,7 @@ def test_a_lora_from_elsewhere_is_audited_with_its_own_word(trained, pretended, 
     assert said[0] == str(file) and file.read_bytes() == lora()
     assert {"--trigger=zwx", "--class_word=creature", "--resolution=64"} <= set(said)
     client.post(f"{PAGE}/audits", data={"trigger": "zwx"}, files={"file": ("b.safetensors", lora())})
-    assert [one.name for one in file.parent.iterdir()] == ["b.safetensors"]  # one is kept, not all that ever came
+    assert [one.name for one in file.parent.iterdir()] == ["b.safetensors"]  # one is kept, not all that ever existed
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Other trainers' settings become a TOML that reads, and what is not carried over is named."""
+"""Other trainers' settings become a valid TOML file, and what is not carried over is named."""
 
 import contextlib
 import copy
@@ -164,7 +164,7 @@ CONCEPTS = [
 
 
 def imported(path, *words):
-    """The report, the settings and the data set of an import, whose TOML holds all that the report counts."""
+    """The report, the settings and the data set of an import, whose TOML has everything that the report counts."""
     said = run([str(path), *words])
     file = TomlFile(path.with_name(f"{path.stem}_purecc.toml"))
     settings = read_settings(file)
@@ -462,7 +462,7 @@ TRIES = 30
 
 
 def mutated(tables, chance):
-    """The same with one value, anywhere in it, replaced by a hostile one, taken out or doubled."""
+    """The same with one value, anywhere in it, replaced by a hostile one, removed or doubled."""
     tables = copy.deepcopy(tables)
     places = []
 

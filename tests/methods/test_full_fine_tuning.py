@@ -1,4 +1,4 @@
-"""Losses of the weights themselves, and whole weights that learn: each against its own definition."""
+"""Losses of the weights themselves, and whole weights that learn, each compared with its definition."""
 
 import math
 
@@ -52,7 +52,7 @@ def test_ewc_keeps_what_the_pretrained_pictures_depend_on(plan_of, tmp_path):
 
 
 def test_dreambooth_is_full_fine_tuning_step_for_step(plan_of):
-    """Against the same layers of a plain transformer and AdamW, in a training loop written out here."""
+    """Compared with the same layers of a plain transformer and AdamW, in a training loop written here."""
     given = {"method": "dreambooth", "optimizer_type": "AdamW", "learning_rate": 1e-3, "prior_loss_weight": 0.0}
     run = ready(plan_of(**given, max_grad_norm=0.0, max_train_steps=3))
     stage = run.student_stage()

@@ -1,4 +1,4 @@
-"""Methods whose LoRA acts in parts while it learns, and whose file is a plain LoRA."""
+"""Methods whose LoRA acts in parts while it learns, but whose file is a plain LoRA."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Each method does what defines it, reads only its own settings, and says which it does not use."""
+"""Each method does what defines it, reads only its own settings, and reports unused ones."""
 
 import ast
 import math
@@ -40,7 +40,7 @@ MODEL = {"pretrained_model_name_or_path": "m"}
 
 
 def result_file(run: Run) -> dict[str, torch.Tensor]:
-    """What the run left: a LoRA, or an embedding."""
+    """The run's result: a LoRA, or an embedding."""
     words = run.folder / "tiny_embedding.safetensors"
     return load_file(words) if words.exists() else student_file(run)
 

@@ -1,4 +1,4 @@
-"""A method is one object that is registered: settings, help, plan, step and saved states know it from there alone."""
+"""A method is one registered object, the only source for settings, help, plan, step and saved states."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ MODEL = {"pretrained_model_name_or_path": "m"}
 
 @dataclass(frozen=True, kw_only=True)
 class TetherSettings:
-    """What the rival of these tests brings."""
+    """The settings of these tests' rival."""
 
     tether_weight: float = setting(0.5, "tether: how short the tether is.", at_least=0)
 
@@ -59,7 +59,7 @@ TETHER = Method(
 
 @pytest.fixture
 def tether():
-    """The rival, registered while a test runs."""
+    """The rival, registered during a test."""
     register(TETHER)
     yield TETHER
     del METHODS[TETHER.name]
@@ -142,6 +142,6 @@ def test_own_settings_are_given_back_typed_and_only_while_their_method_is_there(
 
 
 def test_settings_are_read_without_pytorch():
-    """Help and mistakes in settings need not wait for it."""
+    """Help and errors in settings don't wait for it."""
     code = "import sys, purecc_train; assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,4 +1,4 @@
-"""Models of the SD3 family, against diffusers' own pipeline."""
+"""Models of the SD3 family, compared with diffusers' own pipeline."""
 
 import json
 import shutil
@@ -156,7 +156,7 @@ def test_a_size_that_the_model_cannot_draw_is_said(tiny_model, size):
 def test_every_dataset_config_dry_runs_once_its_folders_are_filled(
     name, plan_of, tiny_model, pictures, tmp_path, monkeypatch
 ):
-    """At its own resolution: the tiny model gets a larger position table, of which a dry run reads the size alone."""
+    """At its own resolution: the tiny model gets a larger position table, of which a dry run only reads the size."""
 
     folder = tmp_path / "large"
     shutil.copytree(tiny_model, folder)

@@ -1,4 +1,4 @@
-"""A LoRA to start from, and saved vectors: what of them fits a run."""
+"""A LoRA to start from, and saved vectors: which of them fit a run."""
 
 from dataclasses import replace
 from types import SimpleNamespace

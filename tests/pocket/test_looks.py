@@ -1,4 +1,4 @@
-"""What the pocket model's evaluation measures of looks, and how a larger model begins with a smaller one's weights."""
+"""How the pocket model's evaluation measures looks, and how a larger model starts from a smaller one's weights."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Laws of the pocket world: what its pictures, captions and masks owe each other."""
+"""Laws of the pocket world: how its pictures, captions and masks agree."""
 
 import random
 from dataclasses import replace
@@ -116,7 +116,7 @@ def test_the_mask_is_where_the_object_is():
 
 def test_another_colour_changes_the_picture_in_the_mask_alone():
     for scene in scenes(20):
-        # Ink puts no shadow beside the object and lets no colour run.
+        # Ink has no shadow next to the object, and its colours don't bleed.
         scene = replace(scene, style="ink", object="robot", creature=None, colour="red")
         one, other = draw(scene), draw(replace(scene, colour="green"))
         changed = (one.picture != other.picture).any(-1)

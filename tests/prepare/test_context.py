@@ -1,4 +1,4 @@
-"""Context vectors: what a subject's pictures share is learned outside of the subject, apart from [V], and then gone."""
+"""Context vectors learn what a subject's pictures share, separately from [V], and are then dropped."""
 
 import itertools
 from types import SimpleNamespace

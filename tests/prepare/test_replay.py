@@ -1,4 +1,4 @@
-"""Replayed pictures: what they are drawn from, and how many at once."""
+"""Replayed pictures: their prompts, and how many are drawn at once."""
 
 from types import SimpleNamespace
 

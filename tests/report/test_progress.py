@@ -1,4 +1,4 @@
-"""Bars on a terminal, and lines now and then where nothing can be drawn over; curves of any log."""
+"""Bars on a terminal, occasional lines where bars can't be redrawn, and curves of any log."""
 
 import re
 import sys

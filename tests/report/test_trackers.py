@@ -1,4 +1,4 @@
-"""Where values go besides the log: TensorBoard, and wandb if it is there."""
+"""Where values go besides the log: TensorBoard, and wandb if installed."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ STEPS = {"extractor": 2, "student": 2}
 
 
 class FakeWandb:
-    """Takes down what it is given, as the package would send it."""
+    """Records its input, which the package would send."""
 
     def __init__(self) -> None:
         self.begun, self.logged, self.ended = [], [], 0

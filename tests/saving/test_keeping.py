@@ -1,4 +1,4 @@
-"""What a run keeps: its best files, states to go on from, the student's average, and a start from what was learned."""
+"""What a run keeps: its best files, states to resume from, the student's average, and a start from earlier results."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ VALIDATED = DATASET.replace("batch_size = 2", "validation_split = 0.5")
 
 @pytest.fixture
 def quick(plan_of, tmp_path):
-    """Runs of plain LoRAs of a few steps; each named one has a folder of its own."""
+    """Runs of plain LoRAs with a few steps; each named one has its own folder."""
 
     def make(folder: str = "output", dataset: str | None = None, **settings) -> Run:
         return Run(plan_of(dataset, **{**QUICK, "output_dir": str(tmp_path / folder), **settings}))
@@ -121,7 +121,7 @@ def test_a_run_that_is_done_is_in_nobodys_way(quick):
 
 
 def test_a_run_that_is_done_is_not_done_again(quick, monkeypatch, capsys):
-    """The same command with --resume auto says so, whether or not a state was kept, and touches nothing."""
+    """The same command with --resume auto reports that, with or without a state, and changes nothing."""
     for name, kept in (("one", {}), ("two", {"save_state_on_train_end": True})):
         first = trained(quick(name, **kept))
         before = content_of(first.folder)
@@ -224,11 +224,11 @@ def test_only_how_long_and_from_where_may_differ_from_a_state(quick):
         quick("on", resume=kept, learning_rate=0.1)
 
 
-# Where stage 2 begins
+# Where stage 2 starts
 
 
 def seen_by(run: Run, monkeypatch) -> list[int]:
-    """The numbers of the batches that every step of stage 2 looks at."""
+    """The numbers of the batches in every step of stage 2."""
     seen, reference = [], SceneMaker.reference
 
     def noting(self, number):
@@ -300,7 +300,7 @@ def test_layers_that_do_not_learn_are_named(quick):
 
 
 def test_the_saved_student_is_the_average_of_its_steps(quick, monkeypatch):
-    """Worked out by hand: in step n the past counts min(decay, n / (9 + n)), the first one nothing."""
+    """Computed by hand: in step n the past counts min(decay, n / (9 + n)), in the first step 0."""
     weights, made = [], Stage.step
 
     def watched(self):
@@ -359,7 +359,7 @@ def test_an_average_in_bf16_is_refused():
         read_settings(None, {"pretrained_model_name_or_path": "m", **given})
 
 
-# What a state says
+# What a state holds
 
 
 def test_a_state_knows_its_settings(quick):

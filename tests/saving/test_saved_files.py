@@ -1,4 +1,4 @@
-"""What lies in the output folder at the end: said truly, small enough, with a picture, and checked."""
+"""The files in the output folder at the end: described correctly, small enough, with a picture, and checked."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ NO_WORK = {**PLAIN, "max_train_steps": 1}
 
 @pytest.fixture
 def trained(plan_of):
-    """A run at its end, still in memory."""
+    """A finished run, still in memory."""
     run = Run(plan_of(**NO_WORK, save_formats=["kohya", "diffusers", "onetrainer"], network_alpha=2.0))
     run.files = run.train()
     for layer in run.parts.network.layers.values():

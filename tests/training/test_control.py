@@ -1,4 +1,4 @@
-"""How a run is steered from outside: commands in its folder, and every signal that its system has for stopping."""
+"""How to control a run from outside: commands in its folder, and every stop signal of the system."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ VECTORS = {**QUICK, "context_vectors": 2, "context_train_steps": 3}
 
 
 def given_after(monkeypatch, stage: str, step: int, *commands: str) -> None:
-    """Another program gives these commands during that step."""
+    """Simulates another program that gives these commands during that step."""
     made = Stage.step
 
     def during(self):
@@ -146,7 +146,7 @@ def test_sample_and_save_do_so_and_change_nothing(plan_of, monkeypatch, tmp_path
 
 
 def test_stop_is_heard_wherever_there_are_rounds(plan_of, monkeypatch):
-    """While caching and in the context's steps; nothing of what is there already is lost."""
+    """While caching and in the context's steps; nothing that exists already is lost."""
     for phase in ("latents", "context"):
         run = Run(plan_of(**VECTORS, overwrite=True))
         rounds = []

@@ -1,6 +1,6 @@
-"""What goes wrong during a run, each caused for real: full and read-only disks, damaged states, numbers that are none.
+"""Failures during a run, each really caused: full and read-only disks, damaged states, NaN and infinite values.
 
-After each of them, what was saved before is intact, and the run that goes on ends as one that never was disturbed.
+After each of them, earlier files are intact, and the resumed run ends like an undisturbed one.
 """
 
 import csv
@@ -33,7 +33,7 @@ undisturbed: dict[str, dict] = {}
 
 @pytest.fixture
 def quick_plan(plan_of, tmp_path):
-    """Plans of one quick run; `whole` in it is the student of the run that nothing disturbs."""
+    """Plans of one quick run; its `whole` is the student of the undisturbed run."""
     if not undisturbed:
         run = Run(plan_of(**QUICK, output_dir=str(tmp_path / "undisturbed")))
         run.train()
@@ -116,7 +116,7 @@ def test_a_limit_on_the_size_of_files_is_said(quick_plan, tmp_path):
 
 
 def damage_tensors(state: Path) -> None:
-    """One bit, as a bad disk does: the file is as long as before, and its header is right."""
+    """Flips one bit, as a bad disk does: the file keeps its length and header."""
     file = state / "tensors.safetensors"
     content = bytearray(file.read_bytes())
     content[-10] ^= 1
@@ -229,7 +229,9 @@ def test_ctrl_c_while_caching_keeps_what_is_cached(quick_plan, monkeypatch, tmp_
         return encode(self, pixels)
 
     monkeypatch.setattr(SD3Model, "encode_image", pressed)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what started the tests may ignore Ctrl-C
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # the tests' parent process may ignore Ctrl-C
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     cache = str(tmp_path / "fresh")
     with pytest.raises(Interrupted, match=r"The cache is kept.* from the beginning"):
@@ -268,7 +270,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(quick_plan, monkeypatch):
 def test_pictures_that_are_harmed_while_a_run_goes_on_do_not_change_it(
     quick_plan, pictures, monkeypatch, tmp_path, harm
 ):
-    """All that training needs of them is in the cache before its first step."""
+    """Everything that training needs from them is in the cache before its first step."""
     own = shutil.copytree(pictures, tmp_path / "own")
     build, harmed = Run.build_extractor, []
 
@@ -305,11 +307,11 @@ def test_a_run_that_goes_on_with_other_pictures_says_which(quick_plan, pictures,
     assert "has changed" not in go_on()
 
 
-# Numbers that are none
+# NaN and infinite values
 
 
 def spoil(run: Run, name: str) -> None:
-    """Makes the latents of a picture so large that its loss overflows, wherever they are read from."""
+    """Makes the latents of a picture so large that its loss overflows, from every source."""
     draw = run.latents.draw
 
     def spoilt(draw_of, generator):

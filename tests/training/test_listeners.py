@@ -1,4 +1,4 @@
-"""Who is told of a run: everybody in order, in other processes nobody, and none of them changes what is trained."""
+"""Listeners of a run: notified in order, none in other processes, and none changes the training."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ HOOKS = {name for name in vars(Listener) if not name.startswith("_")}
 
 
 class Told(Listener):
-    """Notes what it is told."""
+    """Records its notifications."""
 
     def __init__(self, heard: list) -> None:
         self.heard = heard
@@ -51,7 +51,7 @@ def test_what_is_harmless_is_said_and_costs_nothing(capsys, error):
 
 
 def test_a_hook_that_is_added_does_nothing_in_other_processes(plan_of, in_two):
-    """Without anybody having to think of them."""
+    """Automatically."""
     plan = plan_of(in_batches_of(1), 2, **QUICK)
 
     def added(self, heard: list) -> None:

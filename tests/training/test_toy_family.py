@@ -1,4 +1,4 @@
-"""A second family through the door: trained, saved, resumed, forecast and audited; only its own folder knows of it."""
+"""A second family: trained, saved, resumed, forecast and audited; only its own folder knows about it."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_vectors_learn_in_every_block_of_both_lists(toy_plan):
 
 
 def test_a_vector_reaches_the_picture_from_a_block_whose_one_stream_begins_with_the_text(toy_plan):
-    """In the last block alone, where nothing but the text's rows of that stream can carry it."""
+    """Only in the last block, where only the text's rows of that stream can carry it."""
     parts = ready(toy_plan()).parts
     prompts, x_t = PromptBatch.of([parts.texts["a sks dog city"]], ["dog"]), torch.randn(1, 4, 8, 8)
     (token,) = prompts.tokens[0]

@@ -50,7 +50,7 @@ def begin_with_judge(scorer: Scorer, trained: Scorer) -> None:
 
 
 def resized_table(table: Tensor, places: int) -> Tensor:
-    """A square position table (1, places, width), resized to N places: each takes the value at its place in the image."""
+    """A square position table (1, places, width), resized to N places: each takes the value at its position."""
     side, wanted = math.isqrt(table.shape[1]), math.isqrt(places)
     grid = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid.float(), size=(wanted, wanted), mode="bilinear")
