@@ -117,7 +117,7 @@ def test_checkpointing_does_not_change_the_gradient():
     torch.testing.assert_close(*gradients)
 
 
-def test_a_target_that_matches_nothing_is_named():
+def test_a_target_without_a_match_is_named():
     with pytest.raises(ConfigError, match='no linear layer of the model ends in "to_qq"'):
         AdapterNetwork({"transformer_blocks": tiny_transformer().transformer_blocks}, ["to_q", "to_qq"])
 
@@ -216,7 +216,7 @@ def test_neither_file_mixes_layouts_or_has_alpha_where_diffusers_refuses_it(tmp_
     assert {tensor.dtype for tensor in diffusers.values()} == {torch.float16}
 
 
-def test_the_tied_rank_is_that_of_the_file_and_a_wrong_shape_is_said():
+def test_the_tied_rank_is_the_files_and_a_wrong_shape_is_reported():
     network = network_on(tiny_transformer())
     name = next(iter(network.layers))
     with pytest.raises(ModelError, match="another model"):

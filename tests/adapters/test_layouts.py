@@ -150,7 +150,7 @@ def test_a_strange_file_gets_a_sentence(name):
         understood(tensors, {}, "file")
 
 
-def test_a_larger_models_lora_is_said(tmp_path):
+def test_a_larger_models_lora_is_reported(tmp_path):
     weights = {"transformer_blocks.37.ff.net.2": layer(0, 32, 128)}
     (path,) = save_lora(tmp_path, "lora", weights, "float", {}, ["kohya"])
     with pytest.raises(ModelError, match="block 37, but this model has blocks 0 to 2"):

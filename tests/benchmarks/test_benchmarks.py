@@ -84,7 +84,7 @@ def test_the_authors_step_holds_two_models_and_all_encoders_and_computes_more_th
     assert memory.flops / 1e12 / plain > ratios[False]["paper: live base"] and memory.peak > 0
 
 
-def test_errors_are_those_that_were_put_in():
+def test_inserted_errors_are_measured():
     generator = torch.Generator().manual_seed(0)
     v, r = (torch.randn(5, 4, 8, 8, generator=generator) for _ in range(2))
     lam, side = torch.ones(5), torch.randn(5, 4, 8, 8, generator=generator)

@@ -55,7 +55,7 @@ HARMED = {
 
 
 @pytest.mark.parametrize("harm", HARMED)
-def test_a_harmed_concept_file_gets_a_sentence(tmp_path, harm):
+def test_a_damaged_concept_file_gets_a_sentence(tmp_path, harm):
     path = tmp_path / "dog_concept.safetensors"
     HARMED[harm](path)
     with pytest.raises(ModelError, match=r"dog_concept"):

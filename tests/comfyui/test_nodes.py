@@ -128,7 +128,7 @@ def test_the_text_stream_is_never_changed_in_place(comfy):
     assert torch.equal(kept[0][0, position], comfy.vectors[2, vector])
 
 
-def test_vectors_for_the_first_block_alone(comfy):
+def test_vectors_for_only_the_first_block(comfy):
     concept = SavedConcept(
         "dog", "sks", "dog", "subject", "[V] dog", {"clip": CLIP_TOKENS, "t5": T5_TOKENS}, False, {"t5": 12}
     )
@@ -221,7 +221,7 @@ def test_contradictions_in_a_file_are_named(comfy, change, message):
         comfy.load(concept="bad.safetensors")
 
 
-def test_files_that_are_no_concepts_are_named(comfy):
+def test_files_that_are_not_concepts_are_named(comfy):
     with pytest.raises(ValueError, match="contains no concept vectors"):
         comfy.load(concept="dog.safetensors")
     save_file({}, comfy.folder / "loras" / "new.safetensors", {"purecc_format": "2", "concepts": "[]"})

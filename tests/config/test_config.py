@@ -63,7 +63,7 @@ def test_an_unknown_setting_names_file_line_and_the_nearest(settings_from):
         ('guidance_lora = false\nconcept_embeddings = "none"', 'guidance_lora = false and concept_embeddings = "none"'),
     ],
 )
-def test_a_value_that_cannot_be_is_said(settings_from, line, said):
+def test_an_impossible_value_is_reported(settings_from, line, said):
     with pytest.raises(ConfigError) as error:
         settings_from(MODEL + line)
     assert said in str(error.value)
@@ -248,13 +248,13 @@ SUBSET = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "a"\n'
         (CONCEPT + '[datasets]\nx = "y"\n', "must be a list of tables"),
     ],
 )
-def test_a_mistake_in_a_dataset_config_is_said(dataset_from, text, said):
+def test_a_mistake_in_a_dataset_config_is_reported(dataset_from, text, said):
     with pytest.raises(ConfigError) as error:
         dataset_from(text)
     assert said in str(error.value)
 
 
-def test_a_concept_without_pictures_is_said(dataset_from):
+def test_a_concept_without_pictures_is_reported(dataset_from):
     other = '[[concepts]]\nname = "ink"\ntrigger = "ohwx"\nkind = "style"\n'
     with pytest.raises(ConfigError, match=r"no subset .* the concept ink"):
         dataset_from(CONCEPT + other + SUBSET + 'concept = "dog"\n')

@@ -192,7 +192,7 @@ def settings_of(text: str, tmp_path: Path, **given):
         ("min_timestep = 900\nmax_timestep = 100", "min_timestep is 900; it must be below max_timestep, 100"),
     ],
 )
-def test_what_can_not_be_is_refused_with_its_line_and_a_remedy(tmp_path, line, said):
+def test_what_is_not_supported_is_refused_with_its_line_and_a_remedy(tmp_path, line, said):
     with pytest.raises(PureCCError) as error:
         settings_of(line, tmp_path)
     assert said in str(error.value)
@@ -255,7 +255,7 @@ HOSTILE = [
 ]
 
 
-def test_hostile_values_of_settings_of_sd_scripts_give_nothing_but_errors_of_ours(tmp_path):
+def test_hostile_values_of_sd_scripts_settings_only_give_our_errors(tmp_path):
     chance, refused = random.Random(7), 0
     names = sorted({*known_names(), *VALUES, *COUNTS_OVER, *DEFAULTS_THAT_DIFFER})
     for _ in range(40):
@@ -267,7 +267,7 @@ def test_hostile_values_of_settings_of_sd_scripts_give_nothing_but_errors_of_our
     assert refused > 10
 
 
-def test_all_that_is_wrong_is_shown_at_once(tmp_path):
+def test_all_errors_are_shown_at_once(tmp_path):
     with pytest.raises(ConfigError) as error:
         settings_of("save_t5xxl = true\nnetwork_dimm = 4\nnetwork_dim = 0\nsave_model_as = 'pt'", tmp_path)
     for said in ("save_t5xxl", 'Did you mean "network_dim"?', "network_dim is 0", "save_model_as"):
@@ -362,7 +362,7 @@ def told(monkeypatch, *words: str) -> None:
     purecc_train.main([])
 
 
-def test_output_config_writes_all_that_is_in_force_and_reads_back_the_same(planned, world, monkeypatch, tmp_path):
+def test_output_config_writes_everything_in_force_and_reads_back_the_same(planned, world, monkeypatch, tmp_path):
     facts = planned("train_sections.toml")
     words = ["--config_file", "train_sections.toml", "--no_gradient_checkpointing", "--replay_images", "0"]
     told(monkeypatch, *words, "--output_config", str(tmp_path / "all"))
@@ -450,7 +450,7 @@ def test_sample_prompts_in_all_three_formats(tmp_path, name, text):
     assert prompt.shift == 3
 
 
-def test_a_mistake_in_a_prompt_table_is_said(tmp_path):
+def test_a_mistake_in_a_prompt_table_is_reported(tmp_path):
     (tmp_path / "p.toml").write_text('[[prompt.subset]]\nprompt = "a dog"\nwidht = 5\n')
     with pytest.raises(ConfigError, match='"widht" is not a key'):
         read_prompt_lines(str(tmp_path / "p.toml"), "sample_prompts")

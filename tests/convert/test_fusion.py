@@ -119,7 +119,7 @@ def test_aggregated_loras_are_their_weighed_sum():
     assert found.rank == 5 == found.alpha
 
 
-def test_each_block_is_weighed_by_itself():
+def test_each_block_is_weighed_on_its_own():
     layers, _, _ = problem()
     loras = [{f"transformer_blocks.{block}.attn.to_q": layer for block in range(2)} for layer in layers]
     loras[1]["transformer_blocks.1.attn.to_k"] = layers[1]

@@ -96,7 +96,7 @@ def test_every_kind_of_error_of_the_library_is_one_to_the_user(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), DataError("our own.")])
-def test_what_is_no_matter_of_the_picture_passes(tmp_path, error):
+def test_errors_not_about_the_picture_pass_through(tmp_path, error):
     def fails(image):
         raise error
 

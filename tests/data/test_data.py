@@ -116,7 +116,7 @@ def test_captions_come_from_file_then_templates_then_class_tokens(config_of, pho
         captions_of(photos / "tall.jpg", config_of().datasets[0].subsets[0])
 
 
-def test_what_is_wrong_with_pictures_is_said(config_of, photos, tmp_path):
+def test_what_is_wrong_with_pictures_is_reported(config_of, photos, tmp_path):
     with pytest.raises(DataError, match="image_dir: the folder") as error:
         find_pictures(config_of(folder="photo"), 8)
     assert "photos" in error.value.remedy

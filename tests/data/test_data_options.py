@@ -127,7 +127,7 @@ def test_buckets_keep_the_shape_in_the_cache_as_well(pictures_of, tmp_path):
     assert seen(prepared(pictures, tmp_path / "cache"), pictures[0]).shape == (3, 24, 40)
 
 
-def test_no_repeats_leave_a_subset_out(pictures_of, photos):
+def test_zero_repeats_leave_a_subset_out(pictures_of, photos):
     other = f'[[datasets.subsets]]\nimage_dir = "{photos}"\nnum_repeats = 0\nclass_tokens = "a dog"\n'
     config, (pictures,) = pictures_of(more=other)
     assert len(pictures) == 10 and len(config.datasets[0].subsets) == 1
@@ -167,7 +167,7 @@ def test_captions_are_dropped_as_often_as_asked_and_all_three_texts_with_them(pi
     assert {(one.complete, one.base, one.target) for one in dropped} == {("", "", "sks dog")}
 
 
-def test_every_so_many_epochs_all_captions_are_dropped(pictures_of):
+def test_every_n_epochs_all_captions_are_dropped(pictures_of):
     _, datasets = pictures_of("caption_dropout_every_n_epochs = 3\n")
     empty = [{draw.prompts.complete == NULL_PROMPT for draw in epoch} for epoch in draws_of(datasets, 6)]
     assert empty == [{False}, {False}, {True}, {False}, {False}, {True}]

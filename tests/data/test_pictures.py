@@ -135,7 +135,7 @@ def test_of_an_animation_the_first_picture_is_learned(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "said"), [(np.float32, "floating-point numbers"), (np.int32, "32-bit integers")])
-def test_numbers_that_are_no_colours_are_refused(tmp_path, kind, said):
+def test_numbers_that_are_not_colours_are_refused(tmp_path, kind, said):
     Image.fromarray(np.full((8, 8), 40000, kind)).save(tmp_path / "depth.tif")
     for find in (image_size, open_image):
         with pytest.raises(DataError, match=rf"depth\.tif contains {said} instead of colours"):
@@ -261,7 +261,7 @@ def test_a_picture_that_is_cut_off_is_found_by_its_file_alone(tmp_path, name, lo
             image_size(path)
 
 
-def test_what_stands_behind_a_picture_makes_it_no_cut_off_one(tmp_path, monkeypatch):
+def test_data_after_a_picture_does_not_make_it_cut_off(tmp_path, monkeypatch):
     """Phones put videos and their own data there, more than the part that is read first; nothing has to be decoded."""
     phone_picture().save(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes() + b"film" * 100_000)
@@ -302,7 +302,7 @@ def red(tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["deleted", "cut off", "replaced by a text"])
-def test_a_picture_that_is_harmed_after_planning_is_said(config_of, red, tmp_path, harm):
+def test_a_picture_damaged_after_planning_is_reported(config_of, red, tmp_path, harm):
     ((picture,),) = find_pictures(config_of(red.parent), 8)
     contents = {"cut off": red.read_bytes()[:60], "replaced by a text": b"no picture"}
     red.unlink()

@@ -50,7 +50,7 @@ def test_a_resumed_run_says_what_has_changed_and_a_new_one_nothing(tmp_path, cap
 
 
 @pytest.mark.parametrize("harm", ["", "[1]", '{"1.png": 5}', "[" * 5000])
-def test_a_list_that_can_not_be_read_is_written_anew(tmp_path, capsys, harm):
+def test_an_unreadable_list_is_written_again(tmp_path, capsys, harm):
     (tmp_path / "pictures.json").write_text(harm)
     note_pictures(tmp_path, [ONE], OfPixels(), resumed=True)
     assert not capsys.readouterr().err

@@ -46,7 +46,7 @@ def test_encodings_that_say_what_they_are_are_read(tmp_path, content):
     ids=["Latin-1", "UTF-16 without a mark", "half a character", "a megabyte", "comments alone"],
 )
 @pytest.mark.parametrize("setting", ["sample_prompts", "replay_prompts", "audit_prompts"])
-def test_what_is_no_text_names_setting_file_and_place(tmp_path, content, said, setting):
+def test_what_is_not_text_names_setting_file_and_place(tmp_path, content, said, setting):
     path = tmp_path / "p.txt"
     path.write_bytes(content)
     reader = {
@@ -111,7 +111,7 @@ def test_json_may_list_lines_and_leave_values_unset_as_in_sd_scripts(tmp_path):
 # Options
 
 
-def test_options_of_sd_scripts_that_change_nothing_are_passed_over_with_a_reason(tmp_path):
+def test_options_of_sd_scripts_that_change_nothing_are_ignored_with_a_reason(tmp_path):
     (tmp_path / "p.txt").write_text(
         "a house\na [V] dog --ss euler_a --W 64 --cn pose.png --ctr 0.5 --rcfg 1 --am 0.5\n"
     )
@@ -145,7 +145,7 @@ def test_a_mistake_in_an_option_names_file_and_line_and_the_nearest_right_thing(
     assert remedy is None or remedy in error.value.remedy
 
 
-def test_what_is_passed_over_is_said_by_the_plan(plan_of, tmp_path, capsys):
+def test_the_plan_reports_what_is_ignored(plan_of, tmp_path, capsys):
     (tmp_path / "own.txt").write_text("a [V] dog --ss ddim\n")
     plan_of(sample_prompts=str(tmp_path / "own.txt"))
     assert "own.txt, line 1: --ss is ignored" in capsys.readouterr().err

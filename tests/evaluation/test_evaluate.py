@@ -76,7 +76,7 @@ def test_pictures_made_elsewhere_have_no_paired_numbers_without_their_own_base(w
     assert results(tmp_path)["aggregates"]["delta text"]["UNO"]["value"] == 0
 
 
-def test_a_missing_weight_is_said_before_a_picture_is_made(words, tmp_path):
+def test_a_missing_weight_is_reported_before_a_picture_is_made(words, tmp_path):
     with pytest.raises(ModelError, match="--without hps"):
         run([*words, "--weights_dir", str(tmp_path)])
     assert not (tmp_path / "out").exists()

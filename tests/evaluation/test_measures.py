@@ -44,7 +44,7 @@ def test_seg_cons_knows_the_same_picture_another_one_and_none():
     assert seg_cons(one, torch.cat([one, torch.zeros(1, 16, 16, dtype=torch.bool)])) == 100, "empty masks do not count"
 
 
-def test_iou_of_two_empty_masks_is_no_division_by_zero():
+def test_iou_of_two_empty_masks_does_not_divide_by_zero():
     assert pairwise_iou(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)).item() == 0
 
 

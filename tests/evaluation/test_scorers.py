@@ -222,9 +222,7 @@ def downloads(monkeypatch, files: dict[str, bytes]) -> list[dict]:
     return asked
 
 
-def test_weights_are_downloaded_only_where_that_is_allowed_and_nothing_but_safetensors_is_asked_for(
-    tmp_path, monkeypatch
-):
+def test_weights_are_downloaded_only_if_allowed_and_only_as_safetensors(tmp_path, monkeypatch):
     save_file({"embeddings.cls_token": torch.zeros(1, 1, 384)}, tmp_path / "dino.safetensors")
     weights, config = (tmp_path / "dino.safetensors").read_bytes(), json.dumps({"model_type": "vit"}).encode()
     asked, entries = downloads(monkeypatch, {"model.safetensors": weights, "config.json": config}), [SCORERS["dino"]]
@@ -237,14 +235,14 @@ def test_weights_are_downloaded_only_where_that_is_allowed_and_nothing_but_safet
     assert len(asked) == 1, "it is there now"
 
 
-def test_nothing_is_downloaded_where_something_else_is_missing_anyway(tmp_path, monkeypatch):
+def test_nothing_is_downloaded_if_something_else_is_missing_anyway(tmp_path, monkeypatch):
     asked = downloads(monkeypatch, {})
     with pytest.raises(ModelError, match="hps"):
         check_all([SCORERS["dino"], SCORERS["hps"]], tmp_path, allow_download=True)
     assert asked == []
 
 
-def test_a_download_that_fails_or_brings_another_model_is_a_sentence(tmp_path, monkeypatch):
+def test_a_download_that_fails_or_brings_another_model_gets_a_sentence(tmp_path, monkeypatch):
     downloads(monkeypatch, {"config.json": b"{}"})
     with pytest.raises(ModelError, match=r"facebook/dino-vits16 has no model\.safetensors") as error:
         check_all([SCORERS["dino"]], tmp_path, allow_download=True)

@@ -65,7 +65,7 @@ def test_an_encoder_of_ones_own_in_onnx_is_a_scorer_like_any_other(folder, tmp_p
     assert len(scorer.identity.sha256["model.onnx"]) == 64
 
 
-def test_what_is_no_onnx_or_another_model_is_said_before_a_picture_is_made(folder, tmp_path):
+def test_what_is_not_onnx_or_another_model_is_reported_before_a_picture_is_made(folder, tmp_path):
     with pytest.raises(ModelError, match="has the inputs pixels instead of image; it is for another model"):
         check_inputs(folder / "model.onnx", ("image",))
     (folder / "model.onnx").write_bytes(b"no model")

@@ -24,7 +24,7 @@ class Runs:
         return Path.touch, (Path("was-run"),)
 
 
-def test_a_pickle_of_weights_becomes_safetensors_beside_it(tmp_path):
+def test_a_pickle_of_weights_becomes_safetensors_next_to_it(tmp_path):
     weights = {"module.a.weight": torch.randn(2, 3), "module.b": torch.ones(1)}
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "weights.pt")
     file = convert(tmp_path / "weights.pt")
@@ -90,7 +90,7 @@ def test_only_the_bytes_that_were_tested_are_kept(tmp_path, monkeypatch, kind):
     assert (folder / "u2netp.onnx").read_bytes() == content
 
 
-def test_a_client_that_fails_is_a_sentence(tmp_path, monkeypatch):
+def test_a_client_that_fails_gets_a_sentence(tmp_path, monkeypatch):
     def no_network(*given, **options):
         raise OSError("no network")
 

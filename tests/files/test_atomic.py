@@ -48,7 +48,7 @@ FOR_EVER = float("inf")
 
 
 @pytest.mark.parametrize("winerror", [None, atomic.MAPPED], ids=["open", "mapped"])
-def test_a_file_that_is_held_for_a_moment_is_replaced_when_it_is_let_go(windows, tmp_path, winerror, capsys):
+def test_a_file_that_is_held_for_a_moment_is_replaced_once_it_is_released(windows, tmp_path, winerror, capsys):
     (tmp_path / "log.csv").write_text("old")
     windows.held, windows.winerror = {"log.csv": 5}, winerror
     write_text(tmp_path / "log.csv", "new")
@@ -122,7 +122,7 @@ def test_what_can_not_be_removed_stays_and_costs_nothing(tmp_path, monkeypatch):
     assert (tmp_path / "old.safetensors").exists()
 
 
-def test_a_cache_keeps_nothing_beside_and_what_another_run_reads_is_there(windows, tmp_path):
+def test_a_cache_keeps_no_copies_and_what_another_run_reads_is_there(windows, tmp_path):
     cache, key, tensors = Cache(tmp_path), {"a": 1}, {"x": torch.ones(2)}
     name = Path(cache.place("kind", key)).name
     windows.held = {name: FOR_EVER}

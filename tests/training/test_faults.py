@@ -229,9 +229,7 @@ def test_ctrl_c_while_caching_keeps_what_is_cached(quick_plan, monkeypatch, tmp_
         return encode(self, pixels)
 
     monkeypatch.setattr(SD3Model, "encode_image", pressed)
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # the tests' parent process may ignore Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests' parent process may ignore Ctrl-C
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     cache = str(tmp_path / "fresh")
     with pytest.raises(Interrupted, match=r"The cache is kept.* from the beginning"):
