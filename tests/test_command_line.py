@@ -72,7 +72,7 @@ runpy.run_path("purecc_train.py", run_name="__main__")
 """purecc_train.py, where the user presses Ctrl-C in the second step of stage 2, which has two steps before it."""
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_resumes(quick):
+def test_ctrl_c_saves_says_how_to_continue_and_resumes(quick):
     words = [*DEMO, *QUICK, *folders(quick, "stopped")]
     pressed = [sys.executable, "-c", PRESSED_IN_STEP_4, *words]
     stopped = subprocess.run(pressed, cwd=ROOT, env=environment(), capture_output=True, text=True)
@@ -167,7 +167,7 @@ def test_a_mistake_ends_the_process_with_code_2_and_no_traceback():
     assert done.stderr == 'error: Command line: unrecognized arguments: --etta 1.\n  Did you mean "eta"?\n'
 
 
-def test_another_models_folder_is_said(tmp_path):
+def test_another_models_folder_is_reported(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     done = run_here(*DEMO, "--pretrained_model_name_or_path", str(tmp_path))
     assert done.returncode == 2 and "is a FluxPipeline, which this trainer can't train" in done.stderr
@@ -189,7 +189,7 @@ def test_the_cache_is_cleared_before_a_run_and_shrinks_to_its_limit_after_it(tmp
     assert "Cleared 4 MB of" in done.stdout and cache.find("kind", {"a": 2}) is None
 
 
-def test_xformers_where_it_cannot_work_is_said_once_and_replaced(tmp_path):
+def test_xformers_where_it_cannot_work_is_reported_once_and_replaced(tmp_path):
     words = ["--method", "lora", "--max_train_steps", "1"]
     done = run_here(*DEMO, *QUICK, "--xformers", *folders(tmp_path, "out"), *words)
     assert done.returncode == 0, done.stderr

@@ -124,7 +124,7 @@ def test_an_install_that_failed_is_not_taken_for_done(tmp_path, called, monkeypa
     assert not launch.is_set_up(folder, dev=False)
 
 
-def test_a_card_on_windows_gets_pytorchs_own_build_beside_the_users_index(tmp_path, called, monkeypatch):
+def test_a_card_on_windows_gets_pytorchs_own_build_next_to_the_users_index(tmp_path, called, monkeypatch):
     monkeypatch.setattr(launch, "cards", lambda: [Card(591, TURING_ON)])
     monkeypatch.setattr(launch.sys, "platform", "win32")
     launch.set_up(tmp_path / "venv")
@@ -183,7 +183,7 @@ def test_no_test_runs_where_a_check_before_them_fails(tmp_path, called, monkeypa
     assert launch.test(tmp_path / "venv", []) == 3
 
 
-def test_a_command_that_is_not_there_is_said_before_anything_is_installed(called, capsys):
+def test_a_command_that_is_not_there_is_reported_before_anything_is_installed(called, capsys):
     assert launch.main(["trian"]) == 2
     assert "purecc_trian.py doesn't exist" in capsys.readouterr().err and not called
 

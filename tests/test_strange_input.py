@@ -87,7 +87,7 @@ def test_an_empty_caption_of_a_style_is_the_style_alone(captioned):
     assert (triple.complete, triple.base) == ("sks style", "")
 
 
-def test_a_caption_that_is_gone_is_said(captioned, tmp_path):
+def test_a_caption_that_is_gone_is_reported(captioned, tmp_path):
     subset = captioned(b"a dog").pictures[0].subset
     (tmp_path / "dogs" / "a.txt").unlink()
     with pytest.raises(DataError, match="has no caption"):
@@ -120,7 +120,7 @@ def test_paths_of_every_kind_are_trained_from_and_written_to(plan_of, tmp_path):
     assert written.tables["datasets"][0]["subsets"][0]["image_dir"] == str(folder)
 
 
-def test_a_name_that_is_too_long_is_said_before_anything_is_computed(plan_of, monkeypatch):
+def test_a_name_that_is_too_long_is_reported_before_anything_is_computed(plan_of, monkeypatch):
     plan = plan_of(output_name="x" * 240)
     monkeypatch.setattr(type(plan.parts.model), "encode_text", lambda *_: pytest.fail("something was computed"))
     with pytest.raises(StorageError, match="its name or path is too long") as error:

@@ -181,7 +181,7 @@ def test_a_prompt_of_several_chunks(comfy):
 
 
 @pytest.mark.parametrize("begin_of_word", [(1, 2), (2, 3), (2, 2)], ids=["the space", "the letter", "nothing"])
-def test_t5s_begin_of_a_word_belongs_to_the_word(comfy, begin_of_word):
+def test_t5s_word_start_belongs_to_the_word(comfy, begin_of_word):
     """Versions of transformers differ in what that token holds; the vectors must not shift by one."""
     offsets = [(0, 1), begin_of_word, (2, 3), (3, 5), (5, 9), (0, 0)]
 

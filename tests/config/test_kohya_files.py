@@ -414,7 +414,7 @@ def test_a_file_of_ours_gets_no_remarks(tmp_path):
     assert any("learning_rate (2e-6 in sd-scripts)" in notice for notice in notices)
 
 
-def test_what_is_said_of_defaults_is_about_settings():
+def test_what_is_reported_about_defaults_is_about_settings():
     assert set(DEFAULTS_THAT_DIFFER) <= set(setting_names())
 
 

@@ -56,7 +56,7 @@ def test_a_file_that_is_held_for_a_moment_is_replaced_once_it_is_released(window
     assert saved_at(tmp_path / "log.csv") == tmp_path / "log.csv" and capsys.readouterr().err == ""
 
 
-def test_a_file_that_stays_held_is_waited_for_two_seconds_and_saved_beside_once(windows, tmp_path, capsys):
+def test_a_file_that_stays_held_is_waited_for_two_seconds_and_saved_next_to_it_once(windows, tmp_path, capsys):
     file = tmp_path / "log.csv"
     for taken in (file, tmp_path / "log-2.csv"):
         taken.write_text("another's")

@@ -46,7 +46,7 @@ def test_what_is_read_again_and_again_stays_in_memory_up_to_a_limit(tmp_path):
     assert Cache(tmp_path, most_held=10).at(places[5])["x"][0] == 5
 
 
-def test_what_was_taken_away_or_damaged_meanwhile_is_said(tmp_path):
+def test_what_was_taken_away_or_damaged_meanwhile_is_reported(tmp_path):
     cache = filled(tmp_path, 2)
     gone, cut = (cache.folder / cache.place("kind", {"a": index}) for index in range(2))
     gone.unlink()
@@ -113,7 +113,7 @@ def test_a_cache_that_may_only_be_read_is_used_and_can_not_be_cleared(tmp_path):
             pass
 
 
-def test_shrinking_an_empty_cache_is_no_mistake(tmp_path):
+def test_shrinking_an_empty_cache_is_not_a_mistake(tmp_path):
     shrink(tmp_path / "none", 0)
     assert entries(tmp_path / "none") == []
 

@@ -49,7 +49,7 @@ def test_any_name_makes_a_project(name, slug, client, root):
     assert client.get("/").status_code == 200
 
 
-def test_two_projects_of_one_name_lie_beside_each_other(root):
+def test_two_projects_of_one_name_are_next_to_each_other(root):
     assert [projects.create(root, name).slug for name in ("Dog", "dog", "Dog")] == ["Dog", "dog-2", "Dog-3"]
 
 
@@ -61,7 +61,7 @@ def test_every_change_is_in_the_folder_at_once(client, project, root):
     assert projects.load(root, "My-dog") == found
 
 
-def test_what_is_doubtful_of_a_trigger_is_said(client, project, root):
+def test_doubts_about_a_trigger_are_reported(client, project, root):
     said = client.post("/p/My-dog/about", data={"trigger": "creature"}).text
     assert "Choose a rare word" in said
     client.post("/p/My-dog/plan", data={"model": "sd35"})
@@ -99,7 +99,7 @@ def test_pictures_come_in_under_names_of_their_own(client, project):
         ("noending", png(), "as a picture"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_a_sentence(name, content, said, client, project):
+def test_what_is_not_a_picture_is_refused_in_a_sentence(name, content, said, client, project):
     before = sorted(project.pictures.iterdir())
     answer = send(client, name, content)
     assert answer.status_code == 422 and said in answer.text and name in answer.text
@@ -194,7 +194,7 @@ def test_words_of_every_caption_are_named(client, project):
     assert "city" not in client.get("/p/My-dog/captions/findings").text
 
 
-def test_what_all_pictures_show_and_no_caption_names_is_said(client, project):
+def test_what_all_pictures_show_and_no_caption_names_is_reported(client, project):
     """A model has looked at them before: its facts are next to the pictures, and no model is asked again."""
     record, concept = Record(project.pictures), project.concept()
     for path in pictures.pictures_of(project):

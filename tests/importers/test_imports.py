@@ -556,7 +556,7 @@ def test_what_nobody_says_is_asked_for(tmp_path):
         ("a.toml", "max_train_steps = 5", "need no import"),
     ],
 )
-def test_a_file_that_can_not_be_imported_is_said(tmp_path, name, text, said):
+def test_a_file_that_can_not_be_imported_is_reported(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError) as error:
         run([str(tmp_path / name)])

@@ -96,7 +96,7 @@ def test_steps_inside_the_backward_pass_are_the_same_steps(plan_of, penalty):
     assert (changes[0] - changes[1]).norm() < 0.02 * changes[0].norm()
 
 
-def test_steps_inside_the_backward_pass_leave_a_weight_alone_whose_gradient_is_no_number(plan_of):
+def test_steps_inside_the_backward_pass_leave_a_weight_alone_whose_gradient_is_nan_or_infinite(plan_of):
     run = ready(plan_of(method="dreambooth", optimizer_type="AdamW", fused_backward_pass=True, overwrite=True))
     stage, (harmed, *others) = run.student_stage(), run.parts.network.parameters("student")
     before = [weight.detach().clone() for weight in (harmed, *others)]
@@ -175,6 +175,6 @@ def test_the_saved_transformer_is_the_student_and_the_lora_loads(plan_of, capsys
         ({"full_bf16": True, "fused_backward_pass": False}, "full_bf16 needs fused_backward_pass"),
     ],
 )
-def test_what_dreambooth_can_not_do_is_said(given, said):
+def test_what_dreambooth_can_not_do_is_reported(given, said):
     with pytest.raises(ConfigError, match=said):
         read_settings(None, {**MODEL, "method": "dreambooth", **given})

@@ -81,7 +81,7 @@ def test_settings_help_and_docs_know_a_method_that_was_registered(tether, capsys
     assert "tether_weight" not in as_tables(read_settings(None, MODEL))["method"], "PureCC does not read it"
 
 
-def test_mistakes_in_a_methods_settings_are_said_as_all_others(tether):
+def test_mistakes_in_a_methods_settings_are_reported_like_all_others(tether):
     for given, said in (
         ({"method": "tetherr"}, '"tether"'),
         ({"method": "tether", "tether_weight": -1}, "tether_weight is -1; it must be at least 0"),

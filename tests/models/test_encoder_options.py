@@ -123,7 +123,7 @@ def test_without_any_encoder_texts_are_told_apart_by_vectors_alone(plan_of):
     assert not any(batch.context.any() or batch.pooled.any() for batch in scene.prompts.values())
 
 
-def test_textual_inversion_reads_its_words_anew_and_says_that_it_does_not_use_these():
+def test_textual_inversion_reads_its_words_again_and_says_that_it_does_not_use_these():
     notices = []
     given = {"pretrained_model_name_or_path": "m", "method": "textual_inversion", "t5_dropout_rate": 0.5}
     assert read_settings(None, given, notices).data.t5_dropout_rate == 0

@@ -362,7 +362,7 @@ def test_a_wrong_file_is_called_by_its_name(what, tmp_path):
     assert ("clip_g = FILE" in str(error.value)) == (what == "CLIP-G is") != ("models/checkpoints" in str(error.value))
 
 
-def test_a_text_encoder_in_the_place_of_another_is_said(known, tiny_model, tmp_path):
+def test_a_text_encoder_in_the_place_of_another_is_reported(known, tiny_model, tmp_path):
     save_file(single_file(tiny_model), tmp_path / "all.safetensors")
     for setting, said in {"clip_l": "is a T5 text encoder instead of CLIP-L", "vae": "is a T5 text encoder"}.items():
         with pytest.raises(ModelError, match=said):
@@ -377,7 +377,7 @@ def test_a_text_encoder_in_the_place_of_another_is_said(known, tiny_model, tmp_p
         ("gguf", "t5xxl: .*GGUF"),
     ],
 )
-def test_a_part_that_is_no_file_is_said_with_its_setting(tiny_model, tmp_path, name, said):
+def test_a_part_that_is_not_a_file_is_reported_with_its_setting(tiny_model, tmp_path, name, said):
     (tmp_path / "folder").mkdir()
     (tmp_path / "gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(ModelError, match=said):
@@ -398,7 +398,7 @@ BEGINNINGS = {
 
 
 @pytest.mark.parametrize("said", BEGINNINGS)
-def test_what_is_no_safetensors_file_is_said(said, tmp_path):
+def test_what_is_not_a_safetensors_file_is_reported(said, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(BEGINNINGS[said])
     with pytest.raises(ModelError, match=said):
         opened(tmp_path / "model.safetensors")
@@ -423,7 +423,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("said", DAMAGED)
-def test_damage_is_said_before_anything_is_read(said, tmp_path):
+def test_damage_is_reported_before_anything_is_read(said, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(DAMAGED[said])
     with pytest.raises(ModelError, match=said):
         TensorFile(tmp_path / "model.safetensors")

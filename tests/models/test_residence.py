@@ -175,7 +175,7 @@ def test_an_attention_kernel_is_used_or_its_absence_said(plan_of, backend):
     assert said == (backend == "cudnn" and not torch.cuda.is_available())
 
 
-def test_settings_that_exclude_each_other_are_said(plan_of, tiny_model):
+def test_settings_that_exclude_each_other_are_reported(plan_of, tiny_model):
     with pytest.raises(ConfigError, match="fp8_base = true and base_quantization"):
         plan_of(fp8_base=True, base_quantization="nf4")
     with pytest.raises(ConfigError, match="blocks_to_swap needs gradient_checkpointing"):
@@ -206,7 +206,7 @@ def test_torch_compile_changes_nothing_but_rounding_or_says_why_not(plan_of, qua
     assert said != any(block.ff._compiled_call_impl is not None for block in run.parts.model.blocks)
 
 
-def test_torch_compile_without_a_compiler_is_said(plan_of, monkeypatch):
+def test_torch_compile_without_a_compiler_is_reported(plan_of, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("no compiler\nand a long story")
 
@@ -215,7 +215,7 @@ def test_torch_compile_without_a_compiler_is_said(plan_of, monkeypatch):
     assert "torch_compile can't be used (no compiler); the run continues without it." in run.parts.model.notices
 
 
-def test_what_blocks_begin_from_may_wait_elsewhere_and_changes_no_number(plan_of, deep_model):
+def test_what_blocks_start_from_may_wait_elsewhere_and_changes_no_number(plan_of, deep_model):
     """Also with swapped blocks; offloaded tensors come back once for each recomputed block and pass."""
     common = {
         "pretrained_model_name_or_path": str(deep_model),

@@ -93,7 +93,7 @@ def test_a_run_with_it_ends_and_its_files_are_right(plan_of, base):
     assert file in again
 
 
-def test_what_can_not_be_put_in_is_said_before_anything_is_loaded(plan_of, base, tmp_path):
+def test_what_can_not_be_put_in_is_reported_before_anything_is_loaded(plan_of, base, tmp_path):
     with pytest.raises(ModelError, match="doesn't exist"):
         plan_of(base_weights=[str(tmp_path / "none.safetensors")])
     with pytest.raises(ConfigError, match="2 numbers for 1 files"):

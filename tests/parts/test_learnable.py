@@ -193,7 +193,7 @@ def test_network_weights_bring_their_vectors_along(plan_of, tmp_path, kind, own)
     assert (apart - load_file(first.folder / "tiny_concept.safetensors")["lora_concept.dog"]).norm() > 0.01
 
 
-def test_vectors_that_are_missing_or_do_not_fit_are_said(plan_of, tmp_path, capsys):
+def test_vectors_that_are_missing_or_do_not_fit_are_reported(plan_of, tmp_path, capsys):
     given = {**SMALL, "eta": 0.0, "max_train_steps": 1, "extractor_train_steps": 0}
     first = Run(plan_of(**given, output_dir=str(tmp_path / "first")))
     first.train()
@@ -207,7 +207,7 @@ def test_vectors_that_are_missing_or_do_not_fit_are_said(plan_of, tmp_path, caps
     assert "has no vectors of cat" in capsys.readouterr().err
 
 
-def test_a_state_that_does_not_fit_is_said(plan_of, cache):
+def test_a_state_that_does_not_fit_is_reported(plan_of, cache):
     run = ready(plan_of(**SMALL, cache_dir=cache))
     (lora, vectors) = run.student.learnables
     with pytest.raises(ModelError, match=r"resume: .*student_dog vectors.*moved"):

@@ -133,13 +133,13 @@ def test_the_regions_add_up_to_the_mask():
     assert np.array_equal(drawing.mask, drawing.regions == OBJECT)
 
 
-def test_the_unseen_style_is_never_met_in_training():
+def test_the_unseen_style_is_never_seen_in_training():
     assert UNSEEN_STYLE not in STYLES
     assert all(scene.style != UNSEEN_STYLE for scene in scenes(2000))
     assert UNSEEN_STYLE not in vocabulary()
 
 
-def test_what_is_held_out_is_never_met_in_training():
+def test_what_is_held_out_is_never_seen_in_training():
     assert not any(map(is_held_out, scenes(2000)))
     rng = random.Random(0)
     assert all(is_held_out(random_scene(rng, held_out=True)) for _ in range(20))

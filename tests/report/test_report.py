@@ -212,7 +212,7 @@ def test_the_font_is_found_without_what_is_slow_to_import():
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"title": "t", "columns": [], "rows": [{"boxes": [[0, 0]]}]}'])
-def test_another_picture_is_no_sheet(tmp_path, text):
+def test_another_picture_is_not_a_sheet(tmp_path, text):
     about = PngInfo()
     if text is not None:
         about.add_itxt("purecc_sheet", text)
@@ -264,7 +264,7 @@ def test_the_report_says_what_was_saved_and_where_it_goes(report):
         assert place in shown
 
 
-def test_words_and_vectors_are_no_loras_and_what_was_saved_last_stands_first(report, tmp_path):
+def test_words_and_vectors_are_not_loras_and_what_was_saved_last_stands_first(report, tmp_path):
     run, _ = report
     files, folder = run.monitor.report.files, run.folder
     for name in ("tiny_embedding.safetensors", "tiny-step00000001.safetensors"):

@@ -140,7 +140,7 @@ def beside(run: Run) -> list[Path]:
     return [run.folder / "tiny.preview.png", run.folder / "tiny.json"]
 
 
-def test_a_run_that_is_done_goes_on_to_more_steps_as_if_it_had_been_longer(quick, monkeypatch):
+def test_a_run_that_is_done_continues_to_more_steps_as_if_it_had_been_longer(quick, monkeypatch):
     longer = trained(quick("longer"))
     trained(quick("short", max_train_steps=2, save_state_on_train_end=True))
     grown = {"save_state_on_train_end": True, "save_state_every_n_steps": 1, "resume": "auto"}
@@ -194,7 +194,7 @@ def test_a_run_that_was_killed_when_all_was_done_but_the_status_says_so_later(qu
     assert (again["state"], again["exit_code"], again["step"]) == ("done", 0, status["step"])
 
 
-def test_states_are_kept_beside_files_as_in_sd_scripts(quick):
+def test_states_are_kept_next_to_files_as_in_sd_scripts(quick):
     run = trained(quick(max_train_steps=5, save_every_n_steps=1, save_state=True, save_last_n_steps_state=1))
     names = sorted(path.name for path in run.folder.glob("tiny*-state"))
     assert names == ["tiny-state", "tiny-step00000003-state", "tiny-step00000004-state"]
@@ -203,7 +203,7 @@ def test_states_are_kept_beside_files_as_in_sd_scripts(quick):
     assert_equal_files(student_file(run), student_file(going_on))
 
 
-def test_a_run_that_was_started_with_relative_paths_goes_on_by_its_config(quick, monkeypatch, tiny_model):
+def test_a_run_that_was_started_with_relative_paths_continues_by_its_config(quick, monkeypatch, tiny_model):
     monkeypatch.chdir(tiny_model.parent)
     run = quick(pretrained_model_name_or_path=tiny_model.name, save_state_every_n_steps=1)
     stopped_after(2, run, monkeypatch)
@@ -264,7 +264,7 @@ def test_initial_step_beats_the_step_of_a_state_that_is_named(quick):
 
 
 @pytest.mark.parametrize("layout", ["kohya", "diffusers"])
-def test_a_student_goes_on_from_a_file(quick, layout):
+def test_a_student_continues_from_a_file(quick, layout):
     first = trained(quick("first", save_formats=[layout], max_train_steps=2))
     file = first.folder / f"tiny{LAYOUTS[layout].ending}.safetensors"
     run = trained(quick(network_weights=str(file), learning_rate=0.0))

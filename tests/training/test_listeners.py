@@ -26,7 +26,7 @@ for name in HOOKS:
     setattr(Told, name, lambda self, *given, name=name: self.heard.append(name))
 
 
-def test_all_are_told_in_order_and_a_listener_needs_no_hook_that_it_has_nothing_to_say_to():
+def test_all_are_notified_in_order_and_a_listener_needs_no_hook_that_it_has_nothing_to_say_to():
     first, second = [], []
     listeners = Listeners()
     listeners.add([Told(first), Listener(), Told(second)])
@@ -44,7 +44,7 @@ def test_a_stage_and_its_phase_end_however_they_end():
 
 
 @pytest.mark.parametrize("error", [StorageError("the disk is full"), ZeroDivisionError()], ids=str)
-def test_what_is_harmless_is_said_and_costs_nothing(capsys, error):
+def test_what_is_harmless_is_reported_and_costs_nothing(capsys, error):
     with Listeners().harmless("a look", "it could not be looked at"):
         raise error
     assert "WARNING: it could not be looked at" in capsys.readouterr().err

@@ -135,7 +135,7 @@ def refuse_to_write(event: str, arguments: tuple) -> None:
         assert not arguments[2] & WRITING, f"{arguments[0]} is written"
 
 
-def test_two_processes_that_were_stopped_go_on_to_the_same_result(plan_of, in_two, tmp_path, monkeypatch):
+def test_two_processes_that_were_stopped_continue_to_the_same_result(plan_of, in_two, tmp_path, monkeypatch):
     """Only one of them hears Ctrl-C; both stop after the same step."""
     common = {"save_precision": "float", "max_train_steps": 3}
 
@@ -185,7 +185,7 @@ def test_a_disk_that_is_full_when_something_is_saved_ends_both_with_a_sentence(p
         assert read_status(disk / "out")["state"] in ("failed", "running"), "a full disk may hold no status either"
 
 
-def test_a_process_that_is_gone_is_said_by_the_other(plan_of, in_two):
+def test_a_process_that_is_gone_is_reported_by_the_other(plan_of, in_two):
     """As if the system had killed it: it reports nothing itself."""
     plan = plan_of(in_batches_of(1), 2)
 
@@ -265,7 +265,9 @@ def fresh_environment(monkeypatch):
     return monkeypatch
 
 
-def test_what_accelerate_is_configured_for_and_is_not_used_is_said_once_and_switched_off(plan_of, fresh_environment):
+def test_what_accelerate_is_configured_for_and_is_not_used_is_reported_once_and_switched_off(
+    plan_of, fresh_environment
+):
     settings = plan_of().settings
     assert left_out(settings) == []
     fresh_environment.setenv("ACCELERATE_USE_FSDP", "true")

@@ -339,7 +339,7 @@ def test_an_unfinished_run_is_not_overwritten_unless_asked(plan_of, monkeypatch)
     Run(plan_of(overwrite=True)).train()
 
 
-def test_resume_auto_without_a_state_just_begins(plan_of):
+def test_resume_auto_without_a_state_just_starts(plan_of):
     assert Run(plan_of(resume="auto")).train()
 
 
@@ -357,7 +357,7 @@ def test_stage_2_from_a_saved_extractor_equals_stage_2_after_stage_1(plan_of):
         Run(plan_of(extractor=str(whole.folder / "tiny.safetensors"))).train()
 
 
-def test_merged_trains_the_extractor_beside_the_student(plan_of):
+def test_merged_trains_the_extractor_alongside_the_student(plan_of):
     run = ready(plan_of(merged=True))
     before = hash_of(run.parts.network.parameters("extractor_dog"))
     run.train_student()

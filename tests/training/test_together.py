@@ -117,7 +117,7 @@ def settings_of(kind: str, options: Iterable[str]) -> dict:
 
 
 @pytest.mark.parametrize("pair", REFUSED, ids=" and ".join)
-def test_what_no_run_can_have_together_is_refused_before_it_begins(plan_of, lora, pair):
+def test_what_no_run_can_have_together_is_refused_before_it_starts(plan_of, lora, pair):
     kind, options = (pair[1], pair[:1]) if pair[1] in KINDS else ("none", pair)
     given = {"network_weights": lora} if "network_weights" in pair else {}
     with pytest.raises(ConfigError, match=REFUSED[pair]):
@@ -125,7 +125,7 @@ def test_what_no_run_can_have_together_is_refused_before_it_begins(plan_of, lora
 
 
 @pytest.mark.parametrize("pair", PASSED_OVER, ids=" and ".join)
-def test_what_has_no_meaning_beside_another_is_said(pair):
+def test_what_has_no_meaning_with_another_is_reported(pair):
     (option, kind), notices = pair, []
     read_settings(None, {"pretrained_model_name_or_path": "m", **OPTIONS[option], **KINDS[kind]}, notices)
     assert any(" does not use " in notice and PASSED_OVER[pair] in notice for notice in notices)
