@@ -111,7 +111,7 @@ def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], sourc
         source: the file, for error messages.
 
     Raises:
-        ModelError: it is no LoRA for a known family, can't be read, is damaged, or mixes two layouts.
+        ModelError: it is not a LoRA for a known family, can't be read, is damaged, or mixes two layouts.
     """
     left_out = tuple(key for key in tensors if key.startswith(NO_LORA))
     bases, names = _by_layer({key: tensor for key, tensor in tensors.items() if key not in left_out}, source)

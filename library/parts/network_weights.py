@@ -119,7 +119,7 @@ def start_from_weights(parts: Attached, student: Student, tell: Callable[[str], 
 
 
 def _start_from_vectors(parts: Attached, student: Student, beside: Path | None, tell: Callable[[str], None]) -> None:
-    """Loads vectors into the student's own; reports those of its vectors that the file lacks.
+    """Loads vectors into the student's own; reports those of its vectors that are not in the file.
 
     Args:
         beside: the file of vectors next to the LoRA; None if there is none.

@@ -311,7 +311,7 @@ class Run:
         Args:
             row: of the log.
             begin: the step's start, by `time.perf_counter`.
-            asked: commands; with "stop", this is the last step for now, whoever asked.
+            asked: commands; with "stop", this is the last step for now, no matter who asked.
         """
         if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
             with self._shown(stage):

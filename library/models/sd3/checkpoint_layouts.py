@@ -42,7 +42,7 @@ def slots_of(part: str, file: TensorFile, config: Mapping[str, Any]) -> tuple[di
         config: the VAE's must have the number of its blocks.
 
     Raises:
-        KeyError: names a tensor that the layout needs but the file lacks.
+        KeyError: names a tensor that the layout needs but is missing from the file.
     """
     names = _names_of(part, file.entries)
     weights = {name: key for name, key in names.items() if not name.endswith(QUANTISATION_MARKS + LEFT_OUT)}
