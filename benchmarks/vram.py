@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks.record import add_json_to, read, table, write
 from library.environment import prepare_process
 from library.errors import exit_code_of
+from tools.pocket.pen import SIDE
 
 LIMIT = "PURECC_BENCHMARK_MEMORY_GB"
 """Variable that tells a child process how much of the GPU it may use."""
@@ -28,7 +29,7 @@ SMALL = {
     "pretrained_model_name_or_path": "pocket/model",
     "dataset_config": "dataset_configs/creature.toml",
     "t5xxl_max_token_length": "16",
-    "resolution": "64",
+    "resolution": str(SIDE),
 }
 SHORT = {
     "extractor_train_steps": "2",

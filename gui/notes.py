@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gui.pictures import pictures_of
+from gui.places import pocket_side
 from gui.projects import Project
 from library.data.images import image_size
 from library.data.inspection import Look, look_at, nearly_same, same_files, surroundings_differ
@@ -39,7 +40,7 @@ def notes_of(project: Project) -> tuple[list[str], dict[str, list[str]]]:
     for path, said in seen.items():
         if isinstance(said, str):
             own[path.name].append(f"Can't be read: {said}")
-    side = 64 if project.model == "pocket" else project.resolution
+    side = pocket_side() if project.model == "pocket" else project.resolution
     median = float(np.median([look.sharpness for look, _ in fine.values()])) if fine else 0.0
     for path, (look, (width, height)) in fine.items():
         if doctor.ENLARGED * min(width, height) < side:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
 
 from library.config.file_names import why_not_a_name
@@ -13,10 +15,14 @@ TRAIN, GENERATE, CAPTION, EVALUATE = (
 )
 POCKET_MODEL = ROOT / "pocket" / "model"
 POCKET_PICTURES = ROOT / "pocket" / "subject-creature"
-
-
 LONGEST = 255
 """Most bytes of a file name."""
+
+
+@cache
+def pocket_side() -> int:
+    """Width and height of the pocket model's pictures, in pixels."""
+    return json.loads((POCKET_MODEL / "vae" / "config.json").read_text(encoding="utf-8"))["sample_size"]
 
 
 class NotHere(Exception):

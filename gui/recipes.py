@@ -11,7 +11,7 @@ from typing import Any
 from gui import captions
 from gui.machine import FILES, Machine
 from gui.pictures import pictures_of
-from gui.places import POCKET_MODEL, ROOT
+from gui.places import POCKET_MODEL, ROOT, pocket_side
 from gui.projects import Project
 from library.config.dataset import PLACEHOLDER
 from library.config.dataset_file import read_concepts_and_pictures
@@ -30,7 +30,6 @@ SHEETS = 4
 """Contact sheets per run. The LoRA is saved with each, so that the best one can be chosen."""
 OWN = frozenset({"output_dir", "output_name", "cache_dir", "dataset_config", "resume", "overwrite", "sample_prompts"})
 """Settings that the window itself sets."""
-POCKET_SIDE = 64
 PLAN = "plan.toml"
 
 
@@ -54,7 +53,7 @@ def settings_before_changes(project: Project, machine: Machine) -> dict[str, Any
     steps = project.changed.get("max_train_steps", values["max_train_steps"])
     every = max(1, steps // SHEETS)
     values |= {"sample_every_n_steps": every, "save_every_n_steps": every}
-    values["resolution"] = POCKET_SIDE if project.model == "pocket" else project.resolution
+    values["resolution"] = pocket_side() if project.model == "pocket" else project.resolution
     values.pop("dataset_config", None)
     return values
 

@@ -21,8 +21,11 @@ import purecc_train
 from library.errors import exit_code_of
 from library.files.cache import Cache
 from library.report.log import read_log
+from library.report.sheet import LEAST_SIDE
 from tests.helpers.commands import DEMO, QUICK, environment, folders, run
+from tests.helpers.datasets import DATASET
 from tests.helpers.places import ROOT
+from tools.pocket.pen import SIDE
 
 
 def run_here(*words: str, main: Callable[[], None] = lambda: purecc_train.main([])) -> subprocess.CompletedProcess:
@@ -106,8 +109,9 @@ def test_generate_draws_with_and_without(quick, tmp_path, layout):
     words += ["--prompt", "a [V] creature on the beach", "a blue house --s 3 --d 5"]
     done = run_here(*words, main=purecc_generate.main)
     assert done.returncode == 0, done.stderr
+    shown = max(LEAST_SIDE, SIDE)
     with Image.open(sheet) as image:
-        assert image.size == (190 + 2 * 134 + 6, 58 + 2 * 134 + 6)
+        assert image.size == (190 + 2 * (shown + 6) + 6, 58 + 2 * (shown + 6) + 6)
 
 
 def test_a_dry_run_shows_what_each_text_became_and_what_is_cut_off(tmp_path):
@@ -116,7 +120,7 @@ def test_a_dry_run_shows_what_each_text_became_and_what_is_cut_off(tmp_path):
     done = run_here(*DEMO, "--dry_run", *words)
     assert done.returncode == 0, done.stderr
     table = (
-        r"00\.png, 64 x 64, shown at 64 x 64\n"
+        rf"00\.png, {SIDE} x {SIDE}, shown at {SIDE} x {SIDE}\n"
         r"\s+complete 'a qx creature in the city'\n\s+base\s+'a creature in the city'\n\s+target\s+'a qx creature'"
     )
     assert re.search(table, done.stdout)
@@ -197,9 +201,13 @@ def test_xformers_where_it_cannot_work_is_reported_once_and_replaced(tmp_path):
         assert done.stderr.count("xformers can't be used") == 1 and "PyTorch's own attention is used" in done.stderr
 
 
-def test_the_benchmark_runs_and_a_plain_step_is_the_measure(tmp_path, monkeypatch):
+def test_the_benchmark_runs_and_a_plain_step_is_the_measure(tiny_model, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmarks.step, "WARM_UP", 0)
-    words = [*DEMO, *QUICK[4:], "--rounds", "2", *folders(tmp_path, "out")]
+    dataset, replayed = tmp_path / "dataset.toml", tmp_path / "replay.txt"
+    dataset.write_text(DATASET.format(pictures=pictures))
+    replayed.write_text("a red {class}\na blue house\n")
+    words = [*DEMO, *QUICK[4:], "--rounds", "2", *folders(tmp_path, "out"), "--replay_prompts", str(replayed)]
+    words += ["--pretrained_model_name_or_path", str(tiny_model), "--dataset_config", str(dataset)]
     done = run_here(*words, main=benchmarks.step.main)
     assert done.returncode == 0, done.stderr
     rows = {row["variant"]: row for row in json.loads((tmp_path / "out" / "step.json").read_text())["rows"]}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tools.pocket.pen import SIDE
+
 CHECKPOINTS = (10, 20, 40, 80, 160)
 """Steps of stage 2 after which the student is scored, where an arm names no others."""
 LONGER = (*CHECKPOINTS, 320)
@@ -196,7 +198,7 @@ ARMS: dict[str, Arm] = {
     "lean, replay 1": _lean("", replay_weight=1.0),
     "lean, 96 replayed": _lean("", replay_images=96),
     "lean, 24 replayed": _lean("", replay_images=24),
-    "lean, replayed at 48": _lean("replayed pictures of 48 x 48 pixels, beside 64 x 64", replay_resolution=48),
+    "lean, replayed smaller": _lean("replayed pictures of three quarters of the side", replay_resolution=SIDE * 3 // 4),
     "plain LoRA + context": Arm(
         {**OFF, **NO_EMBEDDINGS, "context_vectors": 2}, "a plain LoRA with our context vectors", extractor=False
     ),

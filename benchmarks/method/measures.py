@@ -1,6 +1,6 @@
 """What a student's pictures say about it: fidelity, prompt following, preservation, leaks. One number for each prompt.
 
-Pictures are (N, 3, 64, 64), float32 in -1..1; the judge is the pocket world's own, trained on drawn pictures alone.
+Pictures are (N, 3, side, side), float32 in -1..1; the judge is the pocket world's own, trained on drawn pictures alone.
 """
 
 from __future__ import annotations

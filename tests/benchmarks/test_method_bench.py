@@ -44,6 +44,7 @@ from library.dual_branch_scheduler import Branch
 from library.evaluation.measures.segmentation import best_match_iou
 from library.files.atomic import write_tensors
 from library.training.run import Run
+from tools.pocket.pen import SIDE
 from tools.pocket.scorer import HEADS, Look
 from tools.pocket.tokenizers import LENGTH, clip_tokenizer
 from tools.pocket.world import draw
@@ -261,7 +262,7 @@ def test_a_report_has_every_method_a_plot_and_a_table_of_differences(tmp_path):
     arms = [result("pure", {10: 0.4, 20: 0.8}), result("plain LoRA", {10: 0.3, 20: 0.5})]
     for one in arms:
         one["strengths"] = [{"strength": 0.5, "probes": one["checkpoints"][0]["probes"]}]
-        pictures = torch.zeros(2 * PROBES, 3, 64, 64, dtype=torch.uint8)
+        pictures = torch.zeros(2 * PROBES, 3, SIDE, SIDE, dtype=torch.uint8)
         write_tensors(Trial(one["arm"], "mask", 0).file(tmp_path).with_suffix(".safetensors"), {"pictures": pictures})
     text = write(Comparison([*CONTROLS, *arms]), tmp_path, tmp_path / "out", (0.4, 0.7), "pure", 0)
     assert text.count("| plain LoRA |") == 8, "three times at each fidelity, and by two strengths"

@@ -12,7 +12,7 @@ import pytest
 from gui import children, declared, machine, projects, recipes
 from gui.forecasts import Forecasts
 from gui.machine import Machine
-from gui.places import ROOT
+from gui.places import ROOT, pocket_side
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.fields import name_of
 from library.config.files import TomlFile, read_settings
@@ -39,7 +39,7 @@ def test_every_choice_is_a_run_that_the_trainer_reads(kind, model, use, effort, 
     file = TomlFile(plan)
     settings = read_settings(file)
     config = read_concepts_and_pictures(file, settings)
-    side = 64 if model == "pocket" else 768
+    side = pocket_side() if model == "pocket" else 768
     assert config.datasets[0].resolution == (side, side) and config.concepts[0].kind == kind
     assert settings.saving.output_name == "My-dog" and settings.saving.cache_dir == str(tmp_path / "cache")
     steps = settings.optimizer.max_train_steps

@@ -15,6 +15,7 @@ from library.captions.record import Record
 from library.data.images import image_size
 from library.files.fingerprint import of_bytes
 from tests.helpers.window import draw, until
+from tools.pocket.pen import SIDE
 
 
 def png(size: tuple[int, int] = (40, 30), **how) -> bytes:
@@ -250,7 +251,7 @@ def test_the_practice_model_is_one_click(client, root):
     address = client.post("/practice").headers["hx-redirect"]
     assert address == "/p/Practice-creature/plan" and client.get(address).status_code == 200
     found = captions_of(projects.load(root, "Practice-creature"))
-    assert len(found) == 5 and all(one.triple and image_size(one.picture) == (64, 64) for one in found)
+    assert len(found) == 5 and all(one.triple and image_size(one.picture) == (SIDE, SIDE) for one in found)
 
 
 def test_captions_by_a_model_are_offered_where_the_command_is(client, project, tmp_path, monkeypatch):

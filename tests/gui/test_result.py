@@ -13,7 +13,7 @@ from safetensors.torch import save
 from gui import audits, children, delivery, projects, trials
 from gui.machine import Machine
 from gui.pages.result import REPORT_POLICY
-from gui.places import ROOT
+from gui.places import ROOT, pocket_side
 from library.config.files import to_toml
 from library.errors import ConfigError
 from tests.helpers.window import until
@@ -186,7 +186,7 @@ def test_a_lora_from_elsewhere_is_audited_with_its_own_word(trained, pretended, 
     said = json.loads((trained.folder / "audits" / "001" / "audit.json").read_text())["words"]
     file = trained.folder / "audits" / "brought" / "Löwe _2.safetensors"
     assert said[0] == str(file) and file.read_bytes() == lora()
-    assert {"--trigger=zwx", "--class_word=creature", "--resolution=64"} <= set(said)
+    assert {"--trigger=zwx", "--class_word=creature", f"--resolution={pocket_side()}"} <= set(said)
     client.post(f"{PAGE}/audits", data={"trigger": "zwx"}, files={"file": ("b.safetensors", lora())})
     assert [one.name for one in file.parent.iterdir()] == ["b.safetensors"]  # one is kept, not all that ever existed
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from PIL import Image
 
+from tools.pocket.pen import SIDE
+
 SECRET = "a secret of forms"
 
 
-def draw(path: Path, seed: int = 0, size: tuple[int, int] = (64, 64)) -> Path:
+def draw(path: Path, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> Path:
     """Writes a picture that is like no other one."""
     small = Image.new("RGB", (8, 8))
     small.putdata([((seed * 97 + n * 31) % 256, (n * n * (seed + 3)) % 256, (n * 53) % 256) for n in range(64)])

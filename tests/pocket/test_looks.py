@@ -3,9 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
+from library.data.images import image_size
 from tools.pocket.captions import TRIGGERS, vocabulary
+from tools.pocket.evaluate import GAP, save_sheet
 from tools.pocket.looks import enlarged, frechet, signal_to_noise, steepness
 from tools.pocket.scorer import Scorer, load_scorer, save_scorer
 from tools.pocket.start import begin_with, begin_with_judge, resized_table
@@ -34,6 +37,13 @@ def test_the_frechet_distance_is_that_of_two_normal_distributions():
 
 def test_the_signal_to_noise_ratio_is_in_decibels():
     assert signal_to_noise(torch.full((2, 3, 4, 4), 0.2), torch.zeros(2, 3, 4, 4)) == pytest.approx(20)
+
+
+@pytest.mark.parametrize(("width", "shown"), [(64, 128), (96, 96), (128, 128), (256, 256)])
+def test_a_sheet_enlarges_small_pictures_a_whole_number_of_times(width, shown, tmp_path):
+    pictures = [Image.new("RGB", (width, width))] * 2
+    save_sheet(tmp_path / "sheet.png", pictures, ["a", "b"], 2)
+    assert image_size(tmp_path / "sheet.png")[0] == GAP + 2 * (shown + GAP)
 
 
 def test_a_judge_of_larger_pictures_reads_them_and_loads_as_one(tmp_path):

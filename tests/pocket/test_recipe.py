@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from tests.helpers.places import ROOT
+from tools.pocket.autoencoder import SHRINKS
+from tools.pocket.pen import SIDE
 from tools.pocket.recipe import RECIPES, Kitchen, Recipe
 from tools.pocket.stage import Progress, Stage, Workplace, progress_of, rate_at, train
 
@@ -107,10 +109,10 @@ def test_the_recipe_makes_a_model_that_loads_and_draws_with_the_pipelines_defaul
 def test_a_larger_model_starts_from_a_published_one(tmp_path):
     from safetensors.torch import load_file
 
-    recipe = replace(RECIPES["cpu-128"], pictures=4).as_it_stands()
+    recipe = replace(RECIPES["cpu"], side=2 * SIDE, pictures=4).as_it_stands()
     kitchen = Kitchen(recipe, quiet(tmp_path), start=MODEL)
     transformer = kitchen.flow().transformer
     published = load_file(MODEL / "transformer" / "diffusion_pytorch_model.safetensors")
     assert torch.equal(transformer.proj_out.weight, published["proj_out.weight"].float())
-    assert transformer.pos_embed.pos_embed.shape[1] == 16 * 16
-    assert kitchen.decoder().config.sample_size == 128
+    assert transformer.pos_embed.pos_embed.shape[1] == (2 * SIDE // SHRINKS) ** 2
+    assert kitchen.decoder().config.sample_size == 2 * SIDE

@@ -9,7 +9,7 @@ import pytest
 from tools.pocket.captions import EMPTY, TRIGGERS, caption, full_caption, training_caption, vocabulary
 from tools.pocket.concepts import SUBJECT, style_scenes, subject_scenes
 from tools.pocket.creature import EARS, MARKINGS, TAILS
-from tools.pocket.pen import OBJECT, REGIONS, SIDE
+from tools.pocket.pen import OBJECT, REGIONS, SIDE, WORLD
 from tools.pocket.pictures import scene_at
 from tools.pocket.styles import ALL_STYLES, STYLES, UNSEEN_STYLE
 from tools.pocket.world import ATTRIBUTES, OBJECTS, PLACES, draw, is_held_out, random_scene
@@ -53,10 +53,10 @@ def test_everything_can_be_drawn_in_every_style(name, style):
 
 def test_a_larger_picture_shows_the_same_and_more_of_it():
     for scene in scenes(12):
-        small, large = draw(scene), draw(scene, 2 * SIDE)
-        assert large.picture.shape == (2 * SIDE, 2 * SIDE, 3)
+        small, large = draw(scene, WORLD), draw(scene, 2 * WORLD)
+        assert large.picture.shape == (2 * WORLD, 2 * WORLD, 3)
         assert large.caption == small.caption
-        shrunk = large.picture.reshape(SIDE, 2, SIDE, 2, 3).mean((1, 3))
+        shrunk = large.picture.reshape(WORLD, 2, WORLD, 2, 3).mean((1, 3))
         assert np.abs(shrunk - small.picture).mean() < 6
         assert (large.mask[::2, ::2] == small.mask).mean() > 0.97
 
@@ -64,15 +64,15 @@ def test_a_larger_picture_shows_the_same_and_more_of_it():
 def test_a_face_has_a_mouth_where_there_is_room_for_one(monkeypatch):
     from tools.pocket import pen
 
-    large = draw(SUBJECT, 2 * SIDE).picture
+    large = draw(SUBJECT, 2 * WORLD).picture
     monkeypatch.setattr(pen, "DETAILED", 3)
-    assert not np.array_equal(large, draw(SUBJECT, 2 * SIDE).picture)
+    assert not np.array_equal(large, draw(SUBJECT, 2 * WORLD).picture)
 
 
 def test_the_full_caption_says_every_attribute():
     for scene in scenes(100):
         words = full_caption(scene).split()
-        assert all(word in words for word in draw(scene).attributes.values())
+        assert all(word in words for word in draw(scene, WORLD).attributes.values())
 
 
 def test_a_caption_says_what_it_was_told_to_and_nothing_else():
@@ -108,7 +108,7 @@ def test_no_caption_names_what_only_a_creature_shows():
 
 def test_the_mask_is_where_the_object_is():
     for scene in scenes(40):
-        mask = draw(scene).mask
+        mask = draw(scene, WORLD).mask
         columns = np.flatnonzero(mask.any(0))
         assert abs(columns.mean() - PLACES[scene.place]) < 7
         assert mask[:20].mean() < mask[40:].mean()

@@ -88,7 +88,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     looks = compare(pipeline.vae, scorer, scenes, pictures)
     result = judge(scorer, scenes, pictures, own_accuracy(file), looks)
     say(write_result(result, arguments.docs))
-    if all((arguments.work / f"{stage}.safetensors").exists() for stage in STAGES):
+    if any((arguments.work / f"{stage}.safetensors").exists() for stage in STAGES):
         plot_curves(arguments.work, STAGES, arguments.docs / "training.png")
 
 

@@ -34,7 +34,8 @@ TARGETS = {
     "style": 0.95,
 }
 GAP = 4
-ENLARGED = 2
+LEAST_SIDE = 128
+"""Smaller pictures are enlarged on a sheet, a whole number of times."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,8 @@ def write_result(result: Result, folder: Path) -> str:
 
 
 def save_sheet(file: Path, pictures: list[Image.Image], labels: list[str], columns: int) -> None:
-    """Writes a sheet of pictures, enlarged, with a label below each."""
-    side = pictures[0].width * ENLARGED
+    """Writes a sheet of square pictures with a label below each; small ones are enlarged."""
+    side = pictures[0].width * max(1, round(LEAST_SIDE / pictures[0].width))
     font = ImageFont.load_default(10)
     foot = max(len(_folded(label, side)) for label in labels) * 11 + 2
     rows = -(-len(pictures) // columns)

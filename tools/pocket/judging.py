@@ -47,11 +47,11 @@ class Judge:
         return 100 * torch.tensor(scores)
 
     def masks(self, image: Image) -> Tensor:
-        """Sky, scenery, ground and object, (4, 64, 64) bool."""
+        """Sky, scenery, ground and object, (4, side, side) bool."""
         return masks_of(self._look([image]).regions[0], len(REGIONS))
 
     def subject(self, image: Image) -> Tensor:
-        """(64, 64) bool."""
+        """(side, side) bool."""
         return self.masks(image)[REGIONS.index("object")]
 
     def _look(self, images: Sequence[Image]) -> Look:

@@ -31,7 +31,7 @@ class Recipe:
 
     Attributes:
         side: of the pictures, in pixels.
-        shift: of the noise levels. SD 3.5 shifts them by 3 for 128 x 128 latents; 8 x 8 latents need no shift.
+        shift: of the noise levels. SD 3.5 shifts them by 3 for 128 x 128 latents; 16 x 16 need half of it, 8 x 8 none.
         depth: blocks of the transformer, and its width in heads of 64.
         pictures: how many are drawn for training; a sixteenth more is in the unseen style.
     """
