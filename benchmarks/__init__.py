@@ -1,1 +1,1 @@
-"""Benchmarks: what a step costs, as a ratio against the plain LoRA step of the same run."""
+"""Benchmarks: the cost of a step, relative to a plain LoRA step in the same run."""

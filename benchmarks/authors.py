@@ -1,9 +1,9 @@
-"""Stage 2 as the authors' released script runs it, built anew from its description, to be measured and counted.
+"""Stage 2 as in the authors' released script, rebuilt from its description, to be measured and counted.
 
 Two whole transformers, T5, both CLIPs and a VAE in float32 are on the device all the time. Each step encodes the
-picture and four prompts; the student, with adapters of PEFT, predicts for the complete and for the base prompt, both
-with gradient; the reference, which is the pretrained model alone there, predicts for target and empty prompt. lambda is
-1, eta is 2.
+picture and four prompts. The student, with PEFT's adapters, predicts for the complete and the base prompt, both with
+gradient. The reference, there only the pretrained model, predicts for the target and the empty prompt. lambda is 1,
+eta is 2.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 
 ETA, LAMBDA = 2.0, 1.0
 TARGETS = [f"attn.{name}" for name in ATTENTION]
-"""Their attention layers; the second attention of a block is not among them."""
+"""Their attention layers, without a block's second attention."""
 PROMPTS = 4
-"""Complete, base, target and the empty one."""
+"""Complete, base, target and empty prompt."""
 
 
 class AuthorsRun:
-    """Their step on the pictures of a run, one batch after the other.
+    """Their step on the pictures of a run, batch by batch.
 
     Attributes:
-        passes: predictions with gradient and without.
+        passes: predictions with and without gradient.
 
     Args:
-        run: of ours; its pictures, captions and settings are used.
+        run: one of ours; uses its pictures, captions and settings.
     """
 
     passes = "2 + 2"
@@ -57,7 +57,7 @@ class AuthorsRun:
         self.lengths = (model.clip_length, model.clip_length, model.t5_length)
 
     def step(self) -> None:
-        """The next batch."""
+        """A step on the next batch."""
         draws = self.run.plan.order.batch(self.done)
         pixels = torch.stack([fit(open_image(draw.picture.path), draw.picture.size, draw.mirrored) for draw in draws])
         prompts = [draw.prompts for draw in draws]
@@ -74,10 +74,10 @@ class AuthorsRun:
 
 
 class AuthorsStep:
-    """One step after another.
+    """Makes their steps.
 
     Args:
-        model: where the parts are; on the meta device, shapes without numbers.
+        model: has the parts; on the meta device they have shapes but no values.
         rank: of the adapters.
         recomputed: with gradient checkpointing.
     """
@@ -105,7 +105,7 @@ class AuthorsStep:
         return fill(module, self.model.files.weights(part), dtype, self.device)
 
     def held(self) -> list[Tensor]:
-        """Everything that is on the device between steps, optimizer apart."""
+        """Everything that is on the device between steps, except the optimizer."""
         return [
             tensor for module in (*self.encoders, self.vae, self.reference, self.student) for tensor in held_by(module)
         ]

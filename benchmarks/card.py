@@ -1,9 +1,8 @@
-"""Whether everything works on a card that nobody has tried yet: python -m benchmarks.card
+"""Checks whether everything works on an untested GPU: python -m benchmarks.card
 
-One check after the other, each in processes of its own, so that what fails is a line in the result and not its end.
-Called again, it continues with the checks that have no result yet. `--model FILE` names your Stable Diffusion 3.5;
-without it, steps are those of the small included model and memory is not tried. Without an NVIDIA card, the processor
-takes the card's place.
+Each check runs in separate processes, so that a failure is only a line in the result. Called again, it continues with
+the checks that have no result yet. `--model FILE` names your Stable Diffusion 3.5; without it, steps use the small
+included model and memory is not tested. Without an NVIDIA GPU, it uses the CPU instead.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ SHORT = {
     "sample_strengths": "1",
     "log_with": "none",
 }
-"""What the trainings of the checks are cut down to."""
+"""Settings that shorten the checks' trainings."""
 SETTINGS = {
     "float32": {"mixed_precision": "no"},
     "bf16": {"mixed_precision": "bf16"},
@@ -48,21 +47,21 @@ SETTINGS = {
     "bf16, fused": {"mixed_precision": "bf16", "fused_backward_pass": "true"},
     "bf16, compiled": {"mixed_precision": "bf16", "torch_compile": "true"},
 }
-"""Ways to train that are compared with float32 on the processor."""
+"""Ways to train that are compared with float32 on the CPU."""
 TOLERANCES = {"float32": 0.005, "bf16": 0.02, "fp16": 0.01, "int8": 0.03, "fp8": 0.05, "nf4": 0.15}
-"""Largest difference of the concept loss in a step, as a share of its mean. The last name found in a way counts."""
+"""Largest difference of the concept loss in a step, as a share of its mean. The last name in a way counts."""
 MOST_OUTPUT = 400
-"""Characters of what a failed check said last."""
+"""How many characters to keep of a failed check's last output."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is checked.
+    """What to check.
 
     Attributes:
-        device: "cuda", or "cpu" in its place.
+        device: "cuda", or "cpu" instead.
         folder: of the results and of all runs.
-        model: of memory and steps, None for the small included one.
+        model: for memory and steps; None: the small included one.
         rounds: of timed steps.
     """
 
@@ -73,14 +72,14 @@ class Card:
 
 
 class Failed(Exception):
-    """A check that ended with an error, and what it said."""
+    """A check that ended with an error, and its message."""
 
 
 def called(*words: str) -> str:
     """What a command prints.
 
     Raises:
-        Failed: it ended with another code than 0.
+        Failed: the exit code is not 0.
     """
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     if done.returncode:
@@ -89,7 +88,7 @@ def called(*words: str) -> str:
 
 
 def training(card: Card, name: str, device: str, settings: dict[str, str]) -> tuple[Path, list[str]]:
-    """The folder of a run of the demo, cut down, and the command that makes it."""
+    """The folder of a shortened demo run, and the command for it."""
     folder = card.folder / "runs" / re.sub(r"\W+", "-", f"{name} {device}")
     given = {**SHORT, "device": device, "output_dir": str(folder), "cache_dir": str(card.folder / "cache"), **settings}
     words = [part for key, value in given.items() for part in _option(key, value)]
@@ -97,7 +96,7 @@ def training(card: Card, name: str, device: str, settings: dict[str, str]) -> tu
 
 
 def train(card: Card, name: str, device: str, settings: dict[str, str]) -> Path:
-    """Trains the demo, cut down; returns the folder of the run."""
+    """Trains the shortened demo; returns the run's folder."""
     folder, words = training(card, name, device, settings)
     called(*words, "--overwrite")
     return folder
@@ -117,7 +116,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def same_numbers(card: Card) -> list[dict[str, Any]]:
-    """Trains every way on the card and in float32 on the processor, which are compared step by step."""
+    """Trains in every way on the GPU, and in float32 on the CPU, and compares them step by step."""
     exact = losses(train(card, "exact", "cpu", SETTINGS["float32"]))
     mean, rows = sum(exact) / len(exact), []
     for name, settings in SETTINGS.items():
@@ -135,7 +134,7 @@ def same_numbers(card: Card) -> list[dict[str, Any]]:
 
 
 def resumes(card: Card) -> list[dict[str, Any]]:
-    """A run that is stopped in stage 2 and continued ends as one that was never stopped."""
+    """Checks that a run stopped in stage 2 and resumed ends like one that was never stopped."""
     import torch
     from safetensors.torch import load_file
 
@@ -158,7 +157,7 @@ def resumes(card: Card) -> list[dict[str, Any]]:
 
 
 def memory(card: Card) -> list[dict[str, Any]]:
-    """The presets that fit the card, each with the memory it really takes."""
+    """The presets that fit the GPU, each with the memory it really takes."""
     from library.preflight.forecast import PRESETS
 
     if not card.model:
@@ -172,7 +171,7 @@ def memory(card: Card) -> list[dict[str, Any]]:
 
 
 def steps(card: Card) -> list[dict[str, Any]]:
-    """A plain LoRA step, ours, and that of diffusers and PEFT, in turns."""
+    """A plain LoRA step, our step, and diffusers' and PEFT's, in turns."""
     preset = "presets/pure.toml" if card.model else "presets/demo.toml"
     model = ["--pretrained_model_name_or_path", card.model] if card.model else []
     given = ["--device", card.device, "--output_dir", str(card.folder), "--cache_dir", str(card.folder / "cache")]
@@ -196,7 +195,7 @@ CHECKS: dict[str, Callable[[Card], list[dict[str, Any]]]] = {
 
 
 def check(card: Card, names: Sequence[str]) -> dict[str, Any]:
-    """Makes the checks that have no result yet, and keeps each result as soon as it is there."""
+    """Runs the checks that have no result yet, and saves each result at once."""
     from library.files.atomic import write_text
 
     file = card.folder / "card.json"
@@ -216,7 +215,7 @@ def check(card: Card, names: Sequence[str]) -> dict[str, Any]:
 
 
 def about(card: Card) -> dict[str, Any]:
-    """The card and what drives it."""
+    """The GPU and its driver and libraries."""
     import torch
 
     from benchmarks.record import commit, device_name
@@ -249,7 +248,7 @@ def page(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Makes all checks and writes the page."""
+    """Runs all checks and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--model", help="Your Stable Diffusion 3.5, a file or folder. Default: the small included model."

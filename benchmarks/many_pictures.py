@@ -1,8 +1,8 @@
-"""What ten thousand pictures cost before and in training: python -m benchmarks.many_pictures
+"""The cost of ten thousand pictures before and during training: python -m benchmarks.many_pictures
 
-Tiny but real files in three formats, each with a caption of its own, on the model that comes with the project. Measured
-are the seconds and the memory of the process after each part of a run's work, up to reading batches as a step does; the
-memory that the cache holds is kept far below what it has in all, so that it would be seen if that grew.
+It uses tiny but real files in three formats, each with its own caption, and the model that comes with the project. It
+measures the seconds and the process's memory after each part of a run's work, up to reading batches as a step does. The
+cache may keep only a small part of its data in memory, so that growing memory would show.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COLUMNS = {"part": "part", "seconds": "seconds of the processor", "peak_mb": "mo
 ENDINGS = ("png", "jpg", "webp")
 BATCHES = 200
 HELD = 8 << 20
-"""Bytes of the cache in memory."""
+"""How many bytes of the cache stay in memory."""
 DATASET = """
 [[concepts]]
 name = "creature"
@@ -44,7 +44,7 @@ image_dir = "{}"
 
 
 def make_pictures(folder: Path, count: int) -> None:
-    """Writes so many pictures of a few shapes, the same each time."""
+    """Writes N pictures of a few shapes, the same each time."""
     folder.mkdir(parents=True, exist_ok=True)
     chance = np.random.default_rng(0)
     for index in range(count):
@@ -55,7 +55,7 @@ def make_pictures(folder: Path, count: int) -> None:
 
 
 def peak_mb() -> float | str:
-    """The most memory that this process has had until now; "unknown" on Windows, which tells it otherwise."""
+    """The most memory that this process has used so far; "unknown" on Windows, which reports it differently."""
     try:
         import resource
     except ImportError:
@@ -64,11 +64,11 @@ def peak_mb() -> float | str:
 
 
 def measure(folder: Path, encoded: bool) -> list[dict]:
-    """Does what a run does before its first step, and reads batches.
+    """Does a run's work before its first step, and reads batches.
 
     Args:
         folder: of the pictures and the cache.
-        encoded: also what takes a model: without it, planning alone.
+        encoded: also do what needs a model; without it, only plan.
     """
     from library.config.dataset_file import read_dataset_config
     from library.config.files import TomlFile, read_settings
@@ -114,7 +114,7 @@ def measure(folder: Path, encoded: bool) -> list[dict]:
 
 
 def main() -> None:
-    """Measures, and writes many_pictures.json beside the pictures."""
+    """Measures, and writes many_pictures.json next to the pictures."""
     parser = argparse.ArgumentParser(description="What many pictures cost before and in training.")
     parser.add_argument("--count", type=int, default=10_000, help="Pictures. Default: 10000.")
     parser.add_argument("--folder", help="Where pictures and cache are kept for the next time. Default: nowhere.")

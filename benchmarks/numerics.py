@@ -1,8 +1,8 @@
-"""How exact guidance and lambda* are in few bits: python -m benchmarks.numerics --config_file presets/demo.toml
+"""How exact guidance and lambda* are with few bits: python -m benchmarks.numerics --config_file presets/demo.toml
 
-A run is trained in float32. Then the same extractor and student predict the same noisy pictures with the frozen weights
-and everything that flows through them in other precisions. On the trained model of the settings, and on one of random
-weights, larger than it, that is made for the purpose.
+It trains a run in float32. Then the same extractor and student predict the same noisy pictures, with the frozen weights
+and all activations in other precisions. It does so on the settings' trained model, and on a larger model with random
+weights.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ PRECISIONS = {
     "int8 weights, bf16": {"base_quantization": "int8", "mixed_precision": "bf16"},
     "nf4 weights, bf16": {"base_quantization": "nf4", "mixed_precision": "bf16"},
 }
-"""Settings of [model] by what they are called; the first is what the others are compared with."""
+"""Settings of [model] by name; the others are compared with the first."""
 RANDOM = {"num_layers": 12, "num_attention_heads": 6, "attention_head_dim": 64, "caption_projection_dim": 384}
 RANDOM_STEPS = 20
-"""Steps of each stage on the random model: enough for adapters that do something."""
+"""Steps of each stage on the random model: enough for the adapters to have an effect."""
 COLUMNS = {
     "model": "model",
     "precision": "precision",
@@ -70,7 +70,7 @@ def random_model(like: Path, folder: Path) -> Path:
 
 
 def trained(settings: Settings, config: Any) -> Run:
-    """A whole run in float32."""
+    """Trains a whole run in float32."""
     from library.preflight.plan import make_plan
     from library.training.run import Run
 
@@ -126,7 +126,7 @@ def predictions(run: Run, batches: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def errors(found: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> dict[str, float]:
-    """Errors against the exact predictions: medians over the pictures, each against its own size."""
+    """Errors against the exact predictions: medians over the pictures, each relative to its size."""
     (v, r_tar, lam), (v_exact, r_exact, lam_exact) = found, exact
 
     def length(x: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def errors(found: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> dict[str, fl
 
 
 def main() -> None:
-    """Both models in all precisions."""
+    """Measures both models in all precisions."""
     parser = command_line_parser("How exact guidance and lambda* are in few bits.")
     parser.add_argument("--batches", type=int, default=40, metavar="N", help="Batches predicted. Default: 40.")
     add_json_to(parser, "numerics.json in output_dir")

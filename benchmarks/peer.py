@@ -1,6 +1,6 @@
-"""A plain LoRA step as diffusers' scripts make it: their transformer, PEFT's adapters, PyTorch's AdamW.
+"""A plain LoRA step as in diffusers' scripts: their transformer, PEFT's adapters, PyTorch's AdamW.
 
-It looks at the same pictures, noise and prompts as our plain step, in the same layers and of the same rank.
+It has the same pictures, noise and prompts as our plain step, with the same layers and rank.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class PeerRun:
-    """One step after another.
+    """Makes their steps.
 
     Args:
-        run: of ours, with its network; model, layers and settings are its.
-        scenes: what it looks at.
+        run: one of ours, with its network; gives model, layers and settings.
+        scenes: its inputs.
 
     Attributes:
-        passes: predictions with gradient and without.
+        passes: predictions with and without gradient.
     """
 
     passes = "1 + 0"
@@ -54,7 +54,7 @@ class PeerRun:
         self.optimizer = torch.optim.AdamW(self.learning, lr=run.settings.optimizer.learning_rate)
 
     def step(self) -> None:
-        """The next batch."""
+        """A step on the next batch."""
         scene, device = self.scenes.reference(self.done), self.model.device
         prompts = scene.prompts[COMPLETE]
         (velocity,) = self.transformer(

@@ -1,6 +1,6 @@
-"""A measurement as a JSON file, which says what it was run on and how, and as a table of a page.
+"""A measurement as a JSON file, which says how and on what it was run, and as a table in a page.
 
-The results that the docs show are in `docs/measured`. A command writes its file with `--json docs/measured/NAME.json`,
+The results in the docs are in `docs/measured`. A command writes its file with `--json docs/measured/NAME.json`,
 and `python -m tools.tables` writes the tables.
 """
 
@@ -17,14 +17,14 @@ ROOT = Path(__file__).parent.parent
 FOLDER = Path("output/benchmark")
 KINDS = ("counted", "measured", "transcribed")
 """Counted: exact for tensors on any machine. Measured: on the device that the file names. Transcribed: copied by hand
-from what an earlier run of the command printed; its file was not kept. There, `note` may add to the command."""
+from the output of an earlier run of the command, whose file was not kept; `note` may add to the command."""
 
 
 def add_json_to(parser: argparse.ArgumentParser, default: str) -> None:
-    """Adds --json, the file that a command writes its result to.
+    """Adds --json, the file for a command's result.
 
     Args:
-        default: where it is written without the option, as the help says it.
+        default: where it goes without the option, for the help.
     """
     parser.add_argument("--json", type=Path, metavar="PATH", help=f"The result. Default: {default}.")
 
@@ -43,10 +43,10 @@ def write(
     Args:
         title: a sentence above the table.
         kind: "counted" or "measured".
-        rows: what was found; numbers in the unit that the column's heading names.
-        columns: the columns of the table, each with its heading.
-        command: the words of the command that measures it again.
-        formats: how the numbers of a column are shown, such as ".1f"; without one, with two decimals or two digits.
+        rows: the results; numbers are in the unit in the column's heading.
+        columns: of the table, each with its heading.
+        command: the words of the command that repeats the measurement.
+        formats: of the numbers in a column, such as ".1f"; without one, two decimals or two digits.
     """
     import torch
 
@@ -59,7 +59,7 @@ def write(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A result as it was written."""
+    """Reads a result."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -82,10 +82,10 @@ def commit() -> str:
 
 
 def table(result: Mapping[str, Any], only: Mapping[str, str] | None = None) -> str:
-    """A result as a Markdown table, without the columns in which no row has anything.
+    """A result as a Markdown table, without empty columns.
 
     Args:
-        only: values that the shown rows have in these columns; the columns are left out.
+        only: shows rows with these values in these columns, and leaves out the columns.
     """
     wanted, formats = only or {}, result.get("formats", {})
     rows = [row for row in result["rows"] if all(str(row[name]) == value for name, value in wanted.items())]
@@ -97,7 +97,7 @@ def table(result: Mapping[str, Any], only: Mapping[str, str] | None = None) -> s
 
 
 def origin(result: Mapping[str, Any]) -> str:
-    """Where a result comes from, in a line of Markdown."""
+    """Where a result comes from, as a line of Markdown."""
     command = f"`{result['command']}`"
     if result["kind"] == "counted":
         return f"Counted at commit {result['commit']} by {command}."

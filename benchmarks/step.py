@@ -1,7 +1,7 @@
-"""What a step of stage 2 costs, against a plain LoRA step: python -m benchmarks.step --config_file presets/demo.toml
+"""The cost of a step of stage 2 against a plain LoRA step: python -m benchmarks.step --config_file presets/demo.toml
 
-All variants share one model, one set of pictures and one run, and take turns, so that whatever else the machine does
-hits them alike. A plain LoRA step as diffusers' scripts make it, with PEFT, is among them.
+All variants share one model, one set of pictures and one run. They take turns, so that other load on the machine
+affects all of them equally. One of them is a plain LoRA step as in diffusers' scripts, with PEFT.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from library.errors import exit_code_of
 
 WARM_UP = 3
 MOST_KINDS = 8
-"""Kinds of steps that a variant has at most."""
+"""Most kinds of steps in a variant."""
 COLUMNS = {
     "variant": "step",
     "passes": "predictions: learned + given",
@@ -36,7 +36,7 @@ COLUMNS = {
 
 
 def passes(stage: Any) -> str:
-    """How many predictions with gradient and without a step makes; the mean, where ties take turns."""
+    """How many predictions a step makes, with and without gradient; the mean if ties take turns."""
     if not hasattr(stage, "objective"):
         return stage.passes
     counts = [stage.branches.passes(kind.readings).counts for kind in stage.objective.kinds]
@@ -44,22 +44,22 @@ def passes(stage: Any) -> str:
 
 
 def steps_of_round(stage: Any) -> int:
-    """How many steps of a variant make every kind of batch once."""
+    """How many steps of a variant have every kind of batch once."""
     return len(stage.objective.kinds) if hasattr(stage, "objective") else 1
 
 
 def measure(
     stages: dict[str, Any], rounds: int, counts: dict[str, Any], speed: Callable[[], Any]
 ) -> list[dict[str, Any]]:
-    """Time of each variant's step over the rounds: median, quartiles, ratio, and peak memory on an NVIDIA card.
+    """Time of each variant's step over the rounds: median, quartiles, ratio, and peak memory on an NVIDIA GPU.
 
-    Where ties take turns, a round has a step of each kind, of which the mean counts.
+    If ties take turns, a round has a step of each kind, and their mean counts.
 
     The ratio is the median over the rounds of the ratio within a round, so what slows a whole round down cancels.
 
     Args:
-        counts: the step of each variant as it was counted, for the time that is predicted of it.
-        speed: tries the device, in each round anew.
+        counts: each variant's counted step, to predict its time.
+        speed: measures the device's speed again in each round.
     """
     import torch
 

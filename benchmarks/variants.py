@@ -1,4 +1,4 @@
-"""The objectives of stage 2 that are compared, each laid over a run's own settings."""
+"""The objectives of stage 2 to compare, each applied over a run's own settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOTHING = {
 }
 TIES = {"anchor_weight": 1.0, "replay_weight": 1.0, "surroundings_weight": 3.0}
 TURNS = {"word_weight": 3.0, "ties": "turns"}
-"""What the presets have since: the tie for the word, and one tie a step."""
+"""What the presets have now: the tie for the word, and one tie per step."""
 PLAIN = "plain LoRA"
 AUTHORS = "the authors' release"
 PEER = "diffusers + PEFT, plain LoRA"
@@ -35,9 +35,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lean, with the word, in turns": {**NOTHING, **TIES, **TURNS},
     "pure, with the word, in turns": {**NOTHING, **TIES, **TURNS, "eta": 0.5},
 }
-"""Settings of [pure_learning] by what they are called in the tables."""
+"""Settings of [pure_learning] by their names in the tables."""
 
 
 def settings_of(settings: Settings, variant: str) -> Settings:
-    """A run's settings with the objective of a variant."""
+    """A run's settings with a variant's objective."""
     return replace(settings, pure_learning=replace(settings.pure_learning, **VARIANTS[variant]))

@@ -1,10 +1,10 @@
-"""The memory that the presets for cards really take: python -m benchmarks.vram --presets 6 8
+"""The memory that the presets for GPUs really take: python -m benchmarks.vram --presets 6 8
 
-Each preset trains in a process of its own: caches, a few steps of both stages, a sheet, all files. On an NVIDIA card
-PyTorch gets no more than a card of the preset's size has to give, so a preset that needs more fails. Without one it is
-the process's own memory, which is another thing: weights that a card would not hold are in it, and so is Python.
+Each preset trains in a separate process: caches, a few steps of both stages, a sheet, all files. On an NVIDIA GPU,
+PyTorch gets no more memory than a GPU of the preset's size has, so a preset that needs more fails. Without a GPU it
+measures the process's own memory, which also includes Python and weights that would not be on a GPU.
 
-Any setting may follow, such as another model; by default it is the small one that comes with the project.
+Any setting may follow, such as another model; the default is the small one that comes with the project.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from library.errors import exit_code_of
 from tools.pocket.pen import SIDE
 
 LIMIT = "PURECC_BENCHMARK_MEMORY_GB"
-"""Variable by which a child learns how much of the card it may take."""
+"""Variable that tells a child process how much of the GPU it may use."""
 SMALL = {
     "pretrained_model_name_or_path": "pocket/model",
     "dataset_config": "dataset_configs/creature.toml",
@@ -52,7 +52,7 @@ COLUMNS = {
 
 
 def child() -> None:
-    """A run of its own, within the limit if there is a card."""
+    """Runs a preset, within the limit if there is a GPU."""
     import torch
 
     import purecc_train
@@ -66,7 +66,7 @@ def child() -> None:
 
 
 def measure(size: int, folder: Path, words: list[str]) -> dict[str, Any]:
-    """What a preset's run took."""
+    """Measures a preset's run."""
     preset, output = f"sd35m_{size}gb", folder / f"sd35m_{size}gb"
     own = {**SHORT, "output_dir": str(output), "cache_dir": str(output / "cache"), "vram_gb": str(size)}
     given = [word for name, value in own.items() for word in (f"--{name}", value)]
@@ -85,7 +85,7 @@ def measure(size: int, folder: Path, words: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs the presets one after the other."""
+    """Runs the presets one by one."""
     parser = argparse.ArgumentParser(description="The memory that the presets for cards take.")
     parser.add_argument("--presets", nargs="+", type=int, default=[6, 8, 12, 16, 24], metavar="GB")
     parser.add_argument("--benchmark_dir", type=Path, default=Path("output/benchmark"))

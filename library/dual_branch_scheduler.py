@@ -1,9 +1,9 @@
-"""The dual-branch scheduler: which passes a step runs, with whose weights, with or without gradient, batched how.
+"""The dual-branch scheduler: which passes a step runs, with whose weights, with or without gradient, in which batches.
 
-All branches share one frozen transformer; a branch is only which adapter and which concept embeddings its rows carry.
-A step's predictions run as two batches, those without gradient first, so that no graph is alive meanwhile. Both members
-of every difference (target and what it is measured against, complete and base where both learn) thus run in one batch
-and one precision.
+All branches share one frozen transformer; a branch only says which adapter and concept embeddings its rows use.
+A step's predictions run as two batches, those without gradient first, so that no graph is alive meanwhile. So both
+parts of every difference (target and its reference, complete and base where both learn) run in one batch and one
+precision.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Branch:
     """Whose weights predict.
 
     Args:
-        adapters: the adapter for rows of each concept; rows of other concepts, or of none, use `default`.
-        embeddings: the learned vectors of each concept; concepts that are missing keep their own hidden states.
-        default: the adapter of all other rows; None is the pretrained weights alone.
-        reader: makes the states of prompts again, with words that learn; None: they are as the encoders made them.
+        adapters: the adapter for each concept's rows; rows of other concepts, or of none, use `default`.
+        embeddings: the learned vectors of each concept; other concepts keep their own hidden states.
+        default: the adapter of all other rows; None: only the pretrained weights.
+        reader: recomputes the states of prompts, with words that learn; None: keeps the encoders' states.
     """
 
     adapters: Mapping[str, str]
@@ -46,26 +46,26 @@ class Branch:
     reader: Callable[[PromptBatch], PromptBatch] | None = None
 
     def adapter_of(self, concept: str | None) -> str | None:
-        """The adapter that a row of this concept uses."""
+        """The adapter for a row of this concept."""
         return self.default if concept is None else self.adapters.get(concept, self.default)
 
 
 PRETRAINED_BRANCH = Branch({}, {})
-"""The downloaded weights alone."""
+"""Only the downloaded weights."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Pictures at one noise level each, and the prompts that go with them.
+    """Pictures at one noise level each, and their prompts.
 
     Args:
         image, noise: latents, (B, C, H, W).
         sigma: (B,), 0 for image, 1 for noise.
-        prompts: by the name that predictions use: complete, base, target, class, null, or those of a replayed picture.
-        emphasis: how much each place counts in the concept loss, (B, 1, H, W); None: alike.
+        prompts: by the names that predictions use: complete, base, target, class, null, or those of a replayed picture.
+        emphasis: weight of each place in the concept loss, (B, 1, H, W); None: all equal.
         shows_concept: whether each picture's complete prompt names the concept, (B,); None: all do.
-        anchored: whether the anchor holds each picture, (B,); None: all.
-        region: 1 where the class is in each replayed picture and 0 elsewhere, (B, 1, H, W); None: nobody asks.
+        anchored: whether the anchor applies to each picture, (B,); None: to all.
+        region: 1 where the class is in each replayed picture and 0 elsewhere, (B, 1, H, W); None: not needed.
     """
 
     image: Tensor
@@ -98,7 +98,7 @@ class Scene:
         )
 
     def truth(self, device: torch.device) -> Truth:
-        """What losses need to know of the pictures, on the device of the predictions."""
+        """What losses need to know about the pictures, on the device of the predictions."""
         return Truth(
             to_device(velocity_target(self.image, self.noise), device),
             to_device(self.sigma, device),
@@ -126,7 +126,7 @@ class Passes:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many predictions are made with gradient and without."""
+        """How many predictions run with gradient and without."""
         return sum(map(len, self.with_gradient)), sum(map(len, self.without_gradient))
 
 
@@ -138,8 +138,8 @@ class DualBranchScheduler:
         network: its adapters.
         injector: puts concept vectors into its blocks.
         branches: by the name that predictions use.
-        readings: everything that the stage's terms read, of which a step may read a part; nothing else is predicted.
-        together: predictions of a kind in one batch, or one after the other with less memory.
+        readings: everything that the stage's terms read; a step may read a part of it. Nothing else is predicted.
+        together: predictions of a kind in one batch, or one by one with less memory.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class DualBranchScheduler:
         self.together = together
 
     def passes(self, readings: Collection[Reading] | None = None) -> Passes:
-        """The passes that make what is read.
+        """The passes that make these readings.
 
         Args:
             readings: of the stage's; None: all of them.
@@ -180,9 +180,9 @@ class DualBranchScheduler:
 
         Args:
             reference: the user's pictures.
-            replay: pictures of the pretrained model's own, if any are read.
-            seed: of what adapters drop, alike in every pass, so that differences are of one network. None: nothing.
-            readings: what is read of the stage's; None: all of it.
+            replay: the pretrained model's own pictures, if any are read.
+            seed: of the adapters' dropout, the same in every pass, so that differences are of one network; None: none.
+            readings: of the stage's; None: all of them.
         """
         passes, predictions = self.passes(readings), {}
         with torch.no_grad():
@@ -245,8 +245,8 @@ def branch_velocity(
 
     Args:
         branches, prompts: one each; the rows of `x_t` and `sigma` follow those of the prompts.
-        skipped: blocks to leave out.
-        thinned: adapters that learn with their dropout.
+        skipped: blocks to skip.
+        thinned: learning adapters apply their dropout.
     """
     read = [part if one.reader is None else one.reader(part) for one, part in zip(branches, prompts, strict=True)]
     batch = PromptBatch.joined([_on(model.device, part) for part in read])

@@ -1,4 +1,4 @@
-"""How our process behaves, and other libraries in it. To be called before the first of them is imported."""
+"""Sets how our process, and other libraries in it, behave. Call it before importing the first of them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from types import ModuleType
 from library.terminal import outlive_the_terminal
 
 VARIABLES = {
-    # OpenMP's threads wait for each other by spinning. On a busy CPU that can stretch a step to many times its length;
-    # soon asleep instead, they cost an idle one little.
+    # OpenMP's threads wait for each other by spinning. On a busy CPU that can make a step many times as long. Sending
+    # them to sleep soon costs little on an idle CPU.
     "GOMP_SPINCOUNT": "1000",
-    # What is cut off of a prompt is part of our plan, in our words.
+    # Our plan reports cut-off prompts, in our own words.
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-"""What is set unless the user has set it."""
+"""Variables that are set unless the user has set them."""
 UNUSED_PARTS = ("xformers", "bitsandbytes")
-"""Libraries whose remarks on parts that a run does not use stay off the terminal."""
+"""Libraries whose messages about unused parts stay off the terminal."""
 
 HIDDEN = ("bitsandbytes", "peft")
 """Libraries that diffusers imports wherever it finds them, for parts that few runs use: seconds of every start."""

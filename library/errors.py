@@ -1,4 +1,4 @@
-"""Mistakes that the user can fix. Each says what is wrong, where, and what to do."""
+"""Errors that the user can fix. Each says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HEAD_START = 3.0
-"""Seconds that one of several processes waits with an error: if the main one has the same, it ends them all."""
+"""Seconds that one of several processes waits before its error: if the main one has the same, it ends them all."""
 EXIT_DOES_NOT_FIT = 1
 """Exit code of a dry run that does not fit into memory."""
 EXIT_USER_ERROR = 2
@@ -33,7 +33,7 @@ NOT_SHOWN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def on_a_screen(text: str) -> str:
-    """A message whose lines are not endless, and that a screen shows as it is: what it can't show is written out."""
+    """A message with lines of bounded length, and with escapes for characters that a screen can't show."""
     lines = []
     for line in text.split("\n"):
         half = LONGEST_LINE // 2
@@ -44,11 +44,11 @@ def on_a_screen(text: str) -> str:
 
 
 class PureCCError(Exception):
-    """Something the user can fix.
+    """An error that the user can fix.
 
     Args:
         what: one sentence: where, which setting or file, what is wrong.
-        remedy: one sentence: what to do, if it is known.
+        remedy: one sentence: what to do, if known.
     """
 
     def __init__(self, what: str, remedy: str | None = None) -> None:
@@ -96,7 +96,7 @@ NO_PLACE = {errno.ENOENT: ("the folder can't be created", "Choose another folder
 
 
 def why_not_written(error: OSError) -> tuple[str, str]:
-    """What the error of a write means, and what to do, whatever it is."""
+    """What any error of a write means, and what to do."""
     known = WHY_NOT_WRITTEN | NO_PLACE
     if error.errno in known:
         return known[error.errno]
@@ -104,7 +104,7 @@ def why_not_written(error: OSError) -> tuple[str, str]:
 
 
 def not_written(error: OSError, path: Path | str | None, how: str = "written") -> StorageError | None:
-    """The error of a write as a sentence; None if it is not one that a user can fix."""
+    """The error of a write as a sentence; None if the user can't fix it."""
     known = WHY_NOT_WRITTEN | (NO_PLACE if how == "written" else {})
     if error.errno not in known:
         return None
@@ -134,10 +134,10 @@ def in_words(error: Exception) -> str:
 
 
 def memory_error(where: str) -> TrainingError:
-    """The error of running out of memory, except in a step of training.
+    """The error for running out of memory outside a training step.
 
     Args:
-        where: the phase, or what else needed it.
+        where: the phase, or what else needed the memory.
     """
     return TrainingError(
         f"{where}: out of memory.",
@@ -191,7 +191,7 @@ def gpu_error(where: str, error: BaseException) -> TrainingError | None:
 
 @contextmanager
 def naming(setting: str) -> Iterator[None]:
-    """Errors inside name the setting that is wrong."""
+    """Inside, errors name the setting that is wrong."""
     try:
         yield
     except PureCCError as error:
@@ -205,7 +205,7 @@ class Interrupted(Exception):
 
 
 def all_of(errors: Sequence[PureCCError]) -> PureCCError:
-    """One error that shows `errors`, so that a file is fixed in one go; of very many, the first `MOST_PROBLEMS`."""
+    """One error that shows `errors`, so that a file can be fixed at once; at most the first `MOST_PROBLEMS`."""
     if len(errors) == 1:
         return errors[0]
     shown = [str(error) for error in errors[:MOST_PROBLEMS]]
@@ -215,7 +215,7 @@ def all_of(errors: Sequence[PureCCError]) -> PureCCError:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `word` was most likely meant to be, or None."""
+    """The entry of `known` that `word` was most likely meant to be, or None."""
     by_lower_case = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word[:LONGEST_LINE].lower(), by_lower_case, n=1, cutoff=0.6)
     return by_lower_case[close[0]] if close else None
@@ -227,7 +227,7 @@ NEAREST = 5
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A remedy for a misspelt name: the nearest known one; else all names if they are few, or the five nearest."""
+    """A remedy for a misspelt name: the nearest known one, otherwise all names if they are few, or the five nearest."""
     names = sorted(known)
     guess = nearest(word, names)
     if guess:
@@ -239,10 +239,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | None]) -> int:
-    """Runs `main` and turns its end into an exit code.
+    """Runs `main` and turns its result into an exit code.
 
     A `PureCCError` prints as one sentence and a remedy, without a traceback; Ctrl-C says how to continue. Anything else
-    is a fault of ours: it prints its traceback and says where the log is.
+    is a bug: it prints its traceback and says where the log is.
     """
     import os
     import time
@@ -265,7 +265,7 @@ def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | 
             return _fault(error, where_is_the_log)
         print(f"error: {known}", file=sys.stderr)
         return exit_code_for(known)
-    except Exception as fault:  # the last resort: nothing above knows it
+    except Exception as fault:  # the last resort: nothing above handles it
         if broken := gpu_error("The run", fault):
             print(f"error: {broken}", file=sys.stderr)
             return EXIT_TRAINING_ERROR
@@ -287,7 +287,7 @@ def _fault(fault: Exception, where_is_the_log: Callable[[], str | None]) -> int:
 
 
 def exit_code_for(error: BaseException | None) -> int:
-    """The exit code of a run that ended so; None: it did what it should."""
+    """The exit code of a run that ended with this error; None: it succeeded."""
     if error is None:
         return 0
     if isinstance(error, TrainingError):

@@ -1,4 +1,4 @@
-"""Rectified flow: the straight line between an image and noise, how far along it a step looks, and how errors count.
+"""Rectified flow: the straight line between an image and noise, the noise levels of steps, and how errors count.
 
 `sigma` is 0 for the image and 1 for noise, float32, shape (B,).
 """
@@ -35,7 +35,7 @@ def mse(prediction: Tensor, goal: Tensor, emphasis: Tensor | None = None) -> Ten
     """Mean squared error of each image over all its channels and pixels: (B, C, H, W) twice -> (B,), float32.
 
     Args:
-        emphasis: how much each place counts, (B, 1, H, W); the mean is still over all places.
+        emphasis: weight of each place, (B, 1, H, W); the mean is still over all places.
     """
     return mean_over_places((prediction.float() - goal.float()).square(), emphasis)
 
@@ -60,11 +60,11 @@ def draw_sigma(
     """Noise levels of `count` images, (count,), float32, on the CPU.
 
     Args:
-        scheme: "logit_normal", "mode" or "uniform": the density they are drawn from.
-        shift: moves them towards noise: sigma -> shift sigma / (1 + (shift - 1) sigma). 1 leaves them.
-        least, most: the range that all of it is brought into.
+        scheme: the density to draw from, "logit_normal", "mode" or "uniform".
+        shift: moves them towards noise: sigma -> shift sigma / (1 + (shift - 1) sigma). 1 changes nothing.
+        least, most: the range that the levels are rescaled to.
     """
-    from diffusers.training_utils import compute_density_for_timestep_sampling  # slow to import, needed here alone
+    from diffusers.training_utils import compute_density_for_timestep_sampling  # slow to import, needed only here
 
     sigma = compute_density_for_timestep_sampling(
         scheme, count, logit_mean, logit_std, mode_scale, device="cpu", generator=generator
@@ -75,11 +75,11 @@ def draw_sigma(
 
 @dataclass(frozen=True)
 class ConceptError:
-    """The error of each image, by the kind of loss: squared, or gentler with large errors, as in sd-scripts.
+    """The error of each image, by the kind of loss: squared, or less sensitive to large errors, as in sd-scripts.
 
-    Only L_CC asks here. lambda* is a least-squares fit (PureCC, Eq. 12), and L_PureCC equals what is not parallel to
-    the guidance because it is squared; ties to the pretrained model don't fit the user's pictures. All of these stay
-    mse.
+    Only L_CC uses this. All other losses stay mse: lambda* is a least-squares fit (PureCC, Eq. 12), L_PureCC equals
+    what is not parallel to the guidance only because it is squared, and ties to the pretrained model don't fit the
+    user's pictures.
 
 
         l2          e^2
@@ -111,7 +111,7 @@ class ConceptError:
         Args:
             prediction, goal: velocities, (B, C, H, W).
             sigma: noise levels, (B,).
-            emphasis: how much each place counts, (B, 1, H, W).
+            emphasis: weight of each place, (B, 1, H, W).
         """
         if self.kind == "l2":
             return mse(prediction, goal, emphasis)

@@ -1,4 +1,4 @@
-"""The hierarchical embedding injector: a concept's own vector in every transformer block (PureCC, Eq. 7).
+"""The hierarchical embedding injector: a learned vector for a concept in every transformer block (PureCC, Eq. 7).
 
 The text stream of an MMDiT carries one hidden state per token from block to block. Where a prompt has the concept's
 trigger, the state at the input of block l is replaced by the concept's learned vector for that block and token.
@@ -38,13 +38,13 @@ class ConceptToken:
 class ConceptEmbeddings(nn.Module):
     """The learned vectors of one concept.
 
-    Hidden states grow from block to block, several times over, and differ between models. So what learns is how far a
-    vector has moved from its start, in units of that start's own size (its root mean square), and a learning rate means
-    the same for every block, token and model.
+    Hidden states grow several times over from block to block, and differ between models. So what learns is a vector's
+    offset from its start, in units of the start's root mean square. Then a learning rate means the same for every
+    block, token and model.
 
     Args:
-        start: what they start from, (L, tokens, width) for one per block, or (1, tokens, width) for one that is shared
-            by all blocks or put in at the first block alone. Kept in float32.
+        start: their start, (L, tokens, width) for one per block, or (1, tokens, width) for one that all blocks share or
+            only the first block gets. Kept in float32.
         blocks: how many blocks the transformer has.
         every_block: whether blocks after the first get one, too.
     """
@@ -64,22 +64,22 @@ class ConceptEmbeddings(nn.Module):
 
     @property
     def count(self) -> int:
-        """How many vectors each block gets: one for each token."""
+        """How many vectors each block gets: one per token."""
         return self.start.shape[1]
 
     def vectors(self) -> Tensor:
-        """The vectors as they are now, in the shape of their start; computed, so writing to them changes nothing."""
+        """The current vectors, in the shape of their start; computed, so writing to them changes nothing."""
         return self.start + self.size * self.moved
 
     @torch.no_grad()
     def load_vectors(self, vectors: Tensor) -> None:
-        """Moves the vectors to these.
+        """Sets the vectors to these.
 
         Args:
-            vectors: as `per_block` gives them.
+            vectors: as `per_block` returns them.
 
         Raises:
-            ValueError: they are of another shape, or differ from block to block where all blocks share one.
+            ValueError: they have another shape, or differ between blocks although all blocks share one.
         """
         mine = self.per_block()
         if vectors.shape != mine.shape:
@@ -91,14 +91,14 @@ class ConceptEmbeddings(nn.Module):
         self.moved.copy_((given[: len(self.start)] - self.start) / self.size)
 
     def at(self, block: int) -> Tensor | None:
-        """The vectors of a block, (tokens, width), or None if it gets none."""
+        """The vectors of a block, (tokens, width); None if it gets none."""
         if block > 0 and not self.every_block:
             return None
         row = block if len(self.start) > 1 else 0
         return self.start[row] + self.size[row] * self.moved[row]
 
     def per_block(self) -> Tensor:
-        """All of them as one tensor, as they are saved: (L, tokens, width), or (1, ...) for the first block alone."""
+        """All of them as one tensor, as saved: (L, tokens, width), or (1, ...) for only the first block."""
         if not self.every_block:
             return self.vectors().detach()
         return self.vectors().detach().expand(self.blocks, -1, -1)
@@ -123,7 +123,7 @@ def placements_of(
 
     Args:
         tokens: for each row, the tokens of its prompt that belong to concepts.
-        embeddings: for each row, the embeddings of each concept; concepts without any keep their own hidden states.
+        embeddings: for each row, the embeddings of each concept; other concepts keep their own hidden states.
     """
     found: dict[ConceptEmbeddings, list[tuple[int, int, int]]] = defaultdict(list)
     for row, (row_tokens, row_embeddings) in enumerate(zip(tokens, embeddings, strict=True)):
@@ -142,7 +142,7 @@ class TextInput:
 
     Args:
         keyword, place: of the argument.
-        tokens: how many of the states are the text's, from the first; None: all, as the pictures' stand apart.
+        tokens: how many of the first states are the text's; None: all, since the pictures' are separate.
     """
 
     keyword: str = "encoder_hidden_states"
@@ -155,7 +155,7 @@ class HierarchicalEmbeddingInjector:
 
     Args:
         blocks: the transformer blocks, in order.
-        inputs: where each reads the text; None: all where diffusers' MMDiT does.
+        inputs: where each reads the text; None: as in diffusers' MMDiT.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], inputs: Sequence[TextInput] | None = None) -> None:
@@ -171,7 +171,7 @@ class HierarchicalEmbeddingInjector:
 
     @contextmanager
     def watching(self) -> Iterator[list[Tensor]]:
-        """Inside, collects the text stream as each block reads it: one (B, tokens, width) a block."""
+        """Inside, collects the text stream as each block reads it: one (B, tokens, width) per block."""
         self._seen = []
         try:
             yield self._seen

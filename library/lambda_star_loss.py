@@ -1,7 +1,7 @@
-"""The lambda* loss: concept guidance, the scale that fits it to the student, and what is left over.
+"""The lambda* loss: concept guidance, the scale that fits it to the student, and the remainder.
 
-Everything here is computed in float32 and image by image, whatever precision the model runs in: R is a small
-difference of large numbers.
+Everything here is computed per image in float32, in any precision of the model: R is a small difference of large
+numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NOISE_LEVEL = 1e-3
 
 
 def concept_guidance(v_target: Tensor, v_against: Tensor) -> Tensor:
-    """R(target): what the frozen extractor adds to a picture because of the concept.
+    """R(target): what the concept makes the frozen extractor add to a picture.
 
         R(y_tar) = v_extractor(x_t | y_tar) - v_extractor(x_t | against)             PureCC, Eq. 8
 
@@ -37,7 +37,7 @@ def lambda_star(v_complete: Tensor, v_base: Tensor, r_tar: Tensor) -> Tensor:
 
         lambda* = <v_complete - v_base, R> / <R, R>                                  PureCC, Eq. 12
 
-    The gradient of the pure loss is the same with lambda* detached or not, since lambda* minimises that very loss.
+    The gradient of the pure loss is the same with lambda* detached or not, since lambda* minimises that loss.
 
     Args:
         v_complete, v_base: the student's velocities, (B, C, H, W).
@@ -57,7 +57,7 @@ def lambda_star(v_complete: Tensor, v_base: Tensor, r_tar: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FixedScale:
-    """One number for every image: pulls along R as well, so it is another method, which the paper ablates."""
+    """One number for every image. It also pulls along R, so it is a different method, which the paper ablates."""
 
     value: float
 
@@ -87,7 +87,7 @@ def pure_loss(v_complete: Tensor, v_original: Tensor, scale: Tensor, r_tar: Tens
 
 
 def measure_guidance(v_complete: Tensor, v_base: Tensor, r_tar: Tensor) -> dict[str, Tensor]:
-    """What to watch in training, each (B,), float32, no gradient.
+    """Measures to watch in training, each (B,), float32, no gradient.
 
     Returns:
         lambda_star, the cosine between the learned R_s = v_complete - v_base and R_t, and the lengths of R_s and R_t as

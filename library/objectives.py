@@ -1,8 +1,8 @@
-"""What a stage learns: a sum of terms, each of which names the predictions it reads.
+"""What a stage learns: a sum of terms, each of which declares the predictions it reads.
 
-A term is one loss of one equation. Which terms a run has is decided here, once, from its settings, and which of them a
-batch has if they take turns; the training step only adds them up. Other methods are other sums of terms over the same
-step.
+A term is one loss of one equation. This module decides from the settings, once, which terms a run has, and which of
+them a batch has if they take turns. The training step only adds them up. Other methods are other sums of terms over the
+same step.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from library.lambda_star_loss import FixedScale, concept_guidance, lambda_star, 
 from library.turns import Growing, Turns, Weight, at
 
 STUDENT, EXTRACTOR, PRETRAINED = "student", "extractor", "pretrained"
-"""The branches: whose weights predict. The extractor while guidance is computed may run without its LoRA."""
+"""The branches: whose weights predict. For guidance, the extractor may run without its LoRA."""
 WORD = "word"
-"""The student without its vectors: its LoRA and the trigger word alone."""
+"""The student without its vectors: only its LoRA and the trigger word."""
 GUIDE = "guide"
 """The extractor as it is used for R(target)."""
 
 COMPLETE, BASE, TARGET, CLASS, NULL = "complete", "base", "target", "class", "null"
 """The prompts of a reference picture."""
 REPLAY, REPLAY_COMPLETE = "replay", "replay_complete"
-"""The prompts of a replayed image: the one it was drawn from, and the same with [V] in it."""
+"""The prompts of a replayed image: the one it was drawn from, and the same with [V]."""
 REPLAYED = frozenset({REPLAY, REPLAY_COMPLETE})
 
 
@@ -56,21 +56,21 @@ def learned(branch: str, prompt: str) -> Reading:
 
 
 def given(branch: str, prompt: str) -> Reading:
-    """A prediction that is taken as it is."""
+    """A prediction that is used without its gradient."""
     return Reading(Prediction(branch, prompt), gradient=False)
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of the pictures that velocities are predicted for.
+    """What is known about the pictures that velocities are predicted for.
 
     Args:
         target: the flow's own velocity, (B, C, H, W).
         sigma: noise levels, (B,).
-        emphasis: how much each place counts in the concept loss, (B, 1, H, W). None: the same.
+        emphasis: weight of each place in the concept loss, (B, 1, H, W). None: all equal.
         shows_concept: whether each picture's complete prompt names the concept, (B,). None: all do.
-        anchored: whether the anchor holds each picture, (B,). None: all.
-        region: 1 where the class is and 0 elsewhere, (B, 1, H, W). None: nobody asks.
+        anchored: whether the anchor applies to each picture, (B,). None: to all.
+        region: 1 where the class is and 0 elsewhere, (B, 1, H, W). None: not needed.
     """
 
     target: Tensor
@@ -85,7 +85,7 @@ class Truth:
         """1 where the class is not, (B, 1, H, W).
 
         Raises:
-            ValueError: the regions were not asked for.
+            ValueError: there are no regions.
         """
         if self.region is None:
             raise ValueError("these images have no regions")
@@ -93,7 +93,7 @@ class Truth:
 
 
 class Velocities:
-    """The predictions of one step, (B, C, H, W) float32 each, and what is known of the pictures they are made for.
+    """The predictions of one step, (B, C, H, W) float32 each, and what is known about their pictures.
 
     Args:
         reference: of the user's pictures.
@@ -106,7 +106,7 @@ class Velocities:
         self._replay = replay
 
     def truth(self, reading: Reading) -> Truth:
-        """What is known of the pictures that a prediction is made for.
+        """What is known about the pictures that a prediction is for.
 
         Raises:
             KeyError: the step has no replayed pictures.
@@ -135,7 +135,7 @@ class Term(Protocol):
 
 @runtime_checkable
 class Measured(Protocol):
-    """A term that has more to say than its loss."""
+    """A term that measures more than its loss."""
 
     def measure(self, v: Velocities) -> dict[str, Tensor]:
         """Values of each image, (B,), for the log; no gradient."""
@@ -145,7 +145,7 @@ class Measured(Protocol):
 class ConceptTerm:
     """L_CC = ||(x_1 - x_0) - v(x_t | y_complete)||^2: plain flow matching on the pictures (PureCC, Eq. 3).
 
-    Masks take places out of it. On regularisation pictures, or on replayed pictures and their prompts, it is
+    Masks exclude places from it. On regularisation pictures, or on replayed pictures with their prompts, it is
     DreamBooth's prior preservation.
 
     Args:
@@ -166,9 +166,9 @@ class ConceptTerm:
 
 @dataclass(frozen=True)
 class PureTerm:
-    """L_PureCC: the student equals the original plus scaled concept guidance (PureCC, Eq. 8 to 14).
+    """L_PureCC: the student should equal the original plus scaled concept guidance (PureCC, Eq. 8 to 14).
 
-    Regularisation pictures and dropped captions have no concept to be guided to, so it is 0 there.
+    Regularisation pictures and dropped captions have no concept to guide to, so it is 0 there.
     """
 
     complete: Reading
@@ -193,7 +193,7 @@ class PureTerm:
         return loss if shown is None else torch.where(shown, loss, 0.0)
 
     def measure(self, v: Velocities) -> dict[str, Tensor]:
-        """lambda*, cosine and lengths of each image, (B,); not a number where the prompt does not name the concept."""
+        """lambda*, cosine and lengths of each image, (B,); NaN where the prompt does not name the concept."""
         measures = measure_guidance(v[self.complete], v[self.original], self.guidance(v))
         shown = v.truth(self.complete).shows_concept
         if shown is None:
@@ -203,10 +203,10 @@ class PureTerm:
 
 @dataclass(frozen=True)
 class TieTerm:
-    """||v_learned(y) - v_pretrained(y)||^2: keeps a branch where the pretrained model is, for one prompt (ours).
+    """||v_learned(y) - v_pretrained(y)||^2: keeps a branch at the pretrained model's prediction for one prompt (ours).
 
-    On a picture and prompt of the pretrained model's own it is replay. Of the student without vectors to the same with
-    them, for a prompt with [V], it teaches the trigger word what the vectors have learned.
+    On the pretrained model's own picture and prompt it is replay. Tying the student without vectors to the student with
+    them, for a prompt with [V], teaches the trigger word what the vectors have learned.
     """
 
     tied: Reading
@@ -224,8 +224,9 @@ class TieTerm:
 class AnchorTerm(TieTerm):
     """||v_learned(y_base) - v_pretrained(y_base)||^2 on reference pictures of subjects (ours).
 
-    Not on a style's. Classifier-free guidance multiplies what [V] adds to the empty prompt's velocity, and the anchor
-    keeps all of the concept out of that one. A subject gets clearer by it; a style comes out several times too strong.
+    It does not apply to styles. Classifier-free guidance multiplies what [V] adds to the empty prompt's velocity, and
+    the anchor keeps all of the concept out of that velocity. This makes a subject clearer, but a style several times
+    too strong.
     """
 
     def __call__(self, v: Velocities) -> Tensor:
@@ -238,7 +239,8 @@ class AnchorTerm(TieTerm):
 class SurroundingsTerm(TieTerm):
     """||(1 - m)(v_learned(y with [V]) - v_pretrained(y))||^2 on replayed pictures, m where their class is (ours).
 
-    What [V] adds to a picture of the class stays inside of it. Pictures without the class have m = 1 and cost nothing.
+    It keeps what [V] adds to a picture of the class inside the class. Pictures without the class have m = 1 and cost
+    nothing.
     """
 
     def __call__(self, v: Velocities) -> Tensor:
@@ -250,7 +252,7 @@ class Losses:
     """The losses of one batch."""
 
     total: Tensor
-    """(), what is minimised."""
+    """The total to minimise, ()."""
     parts: dict[str, Tensor]
     """Each term's loss of each image before its weight, (B,), no gradient."""
     measures: dict[str, Tensor] = field(default_factory=dict)
@@ -282,7 +284,7 @@ class Objective:
 
     @property
     def kinds(self) -> tuple[Objective, ...]:
-        """The objectives that batches have in the end: one for each term that takes turns, equally often."""
+        """The objectives of batches at the end of the stage: one for each term that takes turns, equally often."""
         return tuple(self._with(name, 1.0) for name in self._turning or (None,))
 
     def in_batch(self, number: int, progress: float) -> Objective:
@@ -296,7 +298,7 @@ class Objective:
         return self._with(chosen, progress)
 
     def _with(self, chosen: str | None, progress: float) -> Objective:
-        """The terms of every batch, and the one whose turn it is, which then counts for all of its round."""
+        """The terms of every batch, and the one whose turn it is, weighted for its whole round."""
         now, count = [(name, at(weight, progress), term) for name, weight, term in self.terms], len(self._turning)
         turn = [(name, count * weight, term) for name, weight, term in now if name == chosen]
         return Objective(*(one for one in now if one[0] not in self._turning), *turn)
@@ -310,16 +312,16 @@ class Objective:
 
 
 def concept_error(loss: LossSettings) -> ConceptError:
-    """How errors count in the concept loss, as the settings say."""
+    """How errors count in the concept loss, from the settings."""
     return ConceptError(loss.loss_type, loss.huber_schedule, loss.huber_c, loss.huber_scale)
 
 
 TEACHING = frozenset({"concept", "extractor"})
-"""The terms of every batch: what is to be learned. All others keep it from being more than that, and may take turns."""
+"""The terms of every batch: what to learn. All others stop it from learning more than that, and may take turns."""
 
 
 def extractor_objective(settings: Settings) -> Objective:
-    """Stage 1: the extractor learns the concept; our ties keep it from learning it under other names."""
+    """Stage 1: the extractor learns the concept; our ties stop it from learning the concept under other names."""
     pure, error = settings.pure_learning, concept_error(settings.loss)
     return _with_ties(
         settings,
@@ -335,10 +337,10 @@ def extractor_objective(settings: Settings) -> Objective:
 
 
 def student_objective(settings: Settings, has_reg: bool = False) -> Objective:
-    """Stage 2: L_CC + eta L_PureCC (PureCC, Eq. 15), with our anchor and replay; and the word learns what vectors do.
+    """Stage 2: L_CC + eta L_PureCC (PureCC, Eq. 15), our anchor and replay, and the word learns what vectors do.
 
     Args:
-        has_reg: there are regularisation pictures, so prior preservation is theirs and not the replayed pictures'.
+        has_reg: there are regularisation pictures, so prior preservation uses them, not the replayed pictures.
     """
     pure, error = settings.pure_learning, concept_error(settings.loss)
     prior = 0.0 if has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, by the names that users of sd-scripts know."""
+"""Optimizers and learning-rate schedules, by sd-scripts' names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -
         groups: {"params": [...], "lr": ...} each; empty ones are left out.
 
     Raises:
-        ConfigError: unknown optimizer, or arguments that it does not take.
+        ConfigError: the optimizer is unknown, or does not take these arguments.
     """
     kind = _class_of(settings.optimizer_type)
     short = _short_name(settings.optimizer_type)
@@ -48,25 +48,25 @@ def build_optimizer(groups: list[dict[str, Any]], settings: OptimizerSettings) -
 
 
 class Averaging(Protocol):
-    """An optimizer that trains with other weights than it is to result in."""
+    """An optimizer that trains with different weights than its result."""
 
     param_groups: list[dict[str, Any]]
 
     def train(self) -> object:
-        """From now on the weights are those that it trains with."""
+        """Switches the weights to those that it trains with."""
 
     def eval(self) -> object:
-        """From now on the weights are its result."""
+        """Switches the weights to its result."""
 
 
 def is_averaging(optimizer: Optimizer) -> TypeGuard[Averaging]:
-    """Whether the result of an optimizer is an average of the weights that it trains with, as of schedule-free ones."""
+    """Whether an optimizer's result is an average of the weights that it trains with, as for schedule-free ones."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
 @contextmanager
 def shown(optimizer: Optimizer) -> Iterator[None]:
-    """Inside, the weights are the optimizer's result, to be saved, drawn or measured; after it, they are as before."""
+    """Inside, the weights are the optimizer's result, to be saved, drawn or measured; afterwards they are as before."""
     if not is_averaging(optimizer):
         yield
         return
@@ -77,25 +77,25 @@ def shown(optimizer: Optimizer) -> Iterator[None]:
         yield
     finally:
         optimizer.train()
-        with torch.no_grad():  # to the bit, which train() after eval() is not
+        with torch.no_grad():  # to the bit, unlike train() after eval()
             for weight, was in zip(held, before, strict=True):
                 weight.copy_(was)
 
 
 def take(optimizer: Optimizer) -> None:
-    """From now on the weights are the optimizer's result."""
+    """Replaces the weights with the optimizer's result."""
     if is_averaging(optimizer):
         optimizer.eval()
 
 
 def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> None:
-    """Tries optimizer and schedule on a few numbers, so that a mistake shows before training, not after an hour of it.
+    """Tries optimizer and schedule on a few numbers, so that a mistake shows before training, not an hour into it.
 
     Args:
         rates: the learning rates of each stage's groups.
 
     Raises:
-        ConfigError: one can't be built, or can't make a step with these settings.
+        ConfigError: one can't be built or can't make a step with these settings.
     """
     for stage in rates:
         parameters = [torch.nn.Parameter(torch.ones(2, 2)) for _ in stage]
@@ -106,7 +106,7 @@ def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> No
             parameter.grad = torch.ones_like(parameter)
         try:
             optimizer.step()
-        except Exception as error:  # each optimizer has its own way to say what it does not like
+        except Exception as error:  # each optimizer has its own kind of error
             raise ConfigError(
                 f"optimizer_type {settings.optimizer_type} can't make a step: {error}.",
                 f"The learning rates are {stage}; Prodigy and D-Adaptation need 1 for all of them.",
@@ -122,10 +122,10 @@ def check_optimizer(settings: OptimizerSettings, rates: list[list[float]]) -> No
 
 
 def build_lr_scheduler(optimizer: Optimizer, settings: OptimizerSettings, steps: int) -> Any:
-    """The learning-rate schedule of a stage of N steps, from diffusers or, what it lacks, from transformers.
+    """The learning-rate schedule of a stage of N steps, from diffusers or, if it has none, from transformers.
 
     Raises:
-        ConfigError: the schedule of `lr_scheduler_type` is not there, or does not take its arguments.
+        ConfigError: the schedule of `lr_scheduler_type` does not exist or does not take its arguments.
     """
     if settings.lr_scheduler_type is not None:
         return _named_scheduler(optimizer, settings.lr_scheduler_type, settings.lr_scheduler_args)
@@ -178,15 +178,15 @@ def _steps_of(given: int | float, steps: int) -> int:
 
 
 def _short_name(name: str) -> str | None:
-    """sd-scripts' name as it is spelt there; None if it is none."""
+    """sd-scripts' name with its spelling there; None if it isn't one."""
     return {short.lower(): short for short in KNOWN}.get(name.lower())
 
 
 def _class_of(name: str) -> type[Optimizer]:
-    """The class that a short or a full name means; without a module, one of torch.optim, as in sd-scripts.
+    """The class for a short or full name; a name without a module is in torch.optim, as in sd-scripts.
 
     Raises:
-        ConfigError: there is none, or its package is missing.
+        ConfigError: there is no such class, or its package is missing.
     """
     short = _short_name(name)
     module, _, kind = (KNOWN[short] if short else name).rpartition(".")
@@ -209,7 +209,7 @@ def _class_of(name: str) -> type[Optimizer]:
 
 
 def _argument(text: str, called: str) -> tuple[str, Any]:
-    """("name", value) of "name=value"."""
+    """("name", value) from "name=value"."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip().isidentifier():
         raise ConfigError(f'{called}: "{text}" is not of the form "name=value".', 'For example "weight_decay=0.01".')

@@ -1,7 +1,7 @@
 """A value that holds for one pass through the model, and for the recomputation of that pass.
 
-Gradient checkpointing runs a block again in the backward pass, when another pass may long have set other values. What a
-pass depends on is therefore kept here, where `recompute_contexts` can take it down and put it back.
+Gradient checkpointing runs a block again in the backward pass, when another pass may have set other values. So what a
+pass depends on is kept here, where `recompute_contexts` can store and restore it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PerPass(Generic[T]):
 
     @contextlib.contextmanager
     def set_to(self, value: T) -> Iterator[None]:
-        """The value is `value` inside, and what it was before afterwards."""
+        """Inside, the value is `value`; afterwards it is the previous one."""
         before, self.value = self.value, value
         try:
             yield

@@ -1,11 +1,11 @@
-"""The three texts of a picture: complete, base and target. One rule gives all three, so they can't drift apart.
+"""The three texts of a picture: complete, base and target. One rule makes all three, so they always match.
 
     complete   a [V] dog on the beach      what the picture shows, with the concept
     base       a dog on the beach          the same sentence without it
-    target     [V] dog                     the concept alone
+    target     [V] dog                     only the concept
 
-For a style, the base text drops the whole phrase: "a house, in [V] style" becomes "a house". Other programs write other
-things where [V] is meant here; `foreign_placeholders` knows them.
+For a style, the base text drops the whole phrase: "a house, in [V] style" becomes "a house". Other programs write
+other placeholders instead of [V]; `foreign_placeholders` knows them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from library.config.dataset import PLACEHOLDER, Concept
 from library.errors import DataError
 
 NULL_PROMPT = ""
-"""The empty prompt, of classifier-free guidance and of R(target) against null."""
+"""The empty prompt, for classifier-free guidance and for R(target) against null."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class PromptTriple:
 
 
 def whole_word(word: str) -> re.Pattern[str]:
-    """The pattern of a text that stands as a word of its own, in small letters or large ones."""
+    """The pattern for a text as a whole word, in upper or lower case."""
     return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", flags=re.IGNORECASE)
 
 
 def triggers_in(text: str, trigger: str) -> list[tuple[int, int]]:
-    """Where the trigger is in a text as a word of its own: (first character, one after the last) each."""
+    """Where a text has the trigger as a whole word: (first character, one past the last) each."""
     return [match.span() for match in whole_word(trigger).finditer(text)]
 
 
@@ -48,12 +48,12 @@ def with_trigger(text: str, concept: Concept) -> str:
 def derive(caption: str, concept: Concept, source: str) -> PromptTriple:
     """The three texts of a caption.
 
-    A caption without [V] gets it before the class word; a style's gets ", in [V] style" at its end. The trigger itself,
-    written out, counts as [V].
+    A caption without [V] gets it before the class word; a style's gets ", in [V] style" at its end. The trigger itself
+    counts as [V].
 
     Args:
         caption: as the user wrote it.
-        source: the file it comes from, for error messages.
+        source: its file, for error messages.
 
     Raises:
         DataError: the texts can't be derived.
@@ -75,13 +75,13 @@ def derive(caption: str, concept: Concept, source: str) -> PromptTriple:
 
 
 def derive_without_concept(caption: str, concept: Concept) -> PromptTriple:
-    """The texts of a regularisation picture: its caption without [V] for all, so there is no concept guidance."""
+    """The texts of a regularisation picture: all are its caption without [V], so there is no concept guidance."""
     text, class_only = without_concept(caption, concept), _tidy(concept.target.replace(PLACEHOLDER, " "))
     return PromptTriple(complete=text, base=text, target=class_only, class_only=class_only)
 
 
 def without_concept(text: str, concept: Concept) -> str:
-    """The base text of any prompt: [V], or the trigger, taken out; a style's whole phrase with it."""
+    """The base text of any prompt: removes [V] or the trigger, and for a style its whole phrase."""
     text = _as_placeholder(text, concept)
     if concept.kind == "style":
         phrase = rf"{re.escape(PLACEHOLDER)}(?:\s+{re.escape(concept.class_word)}\b)?"
@@ -91,14 +91,14 @@ def without_concept(text: str, concept: Concept) -> str:
 
 
 def _without_lead(text: str) -> str:
-    """What stands before a style's [V], without the ", in the" that leads to it."""
+    """The text before a style's [V], without the ", in the" that leads to it."""
     for words in (("a", "an", "the"), ("in", "with")):
         text = _without_last_word(text, words)
     return text.rstrip().removesuffix(",")
 
 
 def _without_last_word(text: str, words: tuple[str, ...]) -> str:
-    """The text without its last word, if that is one of these and a space follows it."""
+    """The text without its last word, if it is one of these and a space follows it."""
     head = text.rstrip()
     for word in words if head != text else ():
         rest = head[: -len(word)]
@@ -114,10 +114,10 @@ def _as_placeholder(text: str, concept: Concept) -> str:
 
 
 def place(caption: str, concept: Concept, source: str) -> str:
-    """The caption with [V] in it: where the trigger stands, before the class word, or at a style's caption's end.
+    """The caption with [V]: in place of the trigger, before the class word, or at the end of a style's caption.
 
     Raises:
-        DataError: a subject's caption holds neither.
+        DataError: a subject's caption has neither.
     """
     caption = _as_placeholder(caption, concept)
     if PLACEHOLDER in caption:
@@ -134,7 +134,7 @@ def place(caption: str, concept: Concept, source: str) -> str:
 
 
 def _mend_articles(text: str) -> str:
-    """Takes [V] out and makes "an [V] dog" "a dog", "a [V] owl" "an owl"; "u" and "h" say too little, they stay."""
+    """Removes [V] and fixes the article: "an [V] dog" becomes "a dog", "a [V] owl" "an owl", except before "u", "h"."""
 
     def mend(match: re.Match[str]) -> str:
         article, letter = match[1], match[2]
@@ -149,7 +149,7 @@ def _mend_articles(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Single spaces, none before a comma, no comma left over at either end."""
+    """Makes single spaces, with none before a comma, and removes commas at both ends."""
     text = " ".join(text.split())
     text = re.sub(r" ([,.;:!?])", r"\1", text)
     text = re.sub(r",{2,}", ",", text)
@@ -173,9 +173,9 @@ BRACKETED = (
     "placeholder",
     "embedding",
 )
-"""Words that stand for a concept where they are in [], <> or {}."""
+"""Words that stand for a concept if they are in [], <> or {}."""
 BARE = (r"V\*", r"S\*", "TOK")
-"""What papers and trainers write without brackets, apart from the {} of Python's templates."""
+"""Placeholders that papers and trainers write without brackets, except the {} of Python's templates."""
 FOREIGN = re.compile(
     rf"[\[<{{［【]{{1,2}} ?(?i:{'|'.join(re.escape(word) for word in BRACKETED)}) ?[\]>}}］】]{{1,2}}|{{}}"
     rf"|(?<![\w*])(?:{'|'.join(BARE)})(?![\w*])"
@@ -183,17 +183,17 @@ FOREIGN = re.compile(
 
 
 def foreign_placeholders(text: str, trigger: str = "") -> list[str]:
-    """The placeholders of a caption that mean nothing here, as they are written, each once: "[trigger]", "<v>" ...
+    """The placeholders in a caption that mean nothing here, as written, each once: "[trigger]", "<v>" ...
 
     Args:
-        trigger: of the concept; what it holds itself is meant as it stands.
+        trigger: of the concept; placeholders inside it are part of it.
     """
     found = dict.fromkeys(match[0] for match in FOREIGN.finditer(text))
     return [one for one in found if one != PLACEHOLDER and one not in trigger]
 
 
 def with_our_placeholder(text: str, trigger: str = "") -> str:
-    """A caption or prompt with [V] where it has a placeholder of another program, such as ai-toolkit's [trigger].
+    """A caption or prompt with [V] in place of another program's placeholder, such as ai-toolkit's [trigger].
 
     Args:
         trigger: see `foreign_placeholders`.

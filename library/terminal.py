@@ -1,4 +1,4 @@
-"""What is printed never ends a run: it outlives its terminal, and letters that the terminal does not know."""
+"""Makes printing safe: a run outlives its terminal, and characters that the terminal can't show."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Prints a sentence to standard error without breaking a bar that is being drawn."""
+    """Prints a sentence to standard error without breaking a progress bar."""
     tqdm.write(text, file=sys.stderr)
 
 
 class Dropping(io.RawIOBase):
-    """The bytes of a standard stream; those that nobody takes any more are dropped.
+    """The bytes of a standard stream; drops them when nothing reads them any more.
 
-    A reader that has gone away (`| head -1`), a terminal that was closed and a full disk behind `> run.txt` all come
-    as an `OSError` of one of these writes.
+    A reader that has exited (`| head -1`), a closed terminal and a full disk behind `> run.txt` all raise an `OSError`
+    in one of these writes.
 
     Args:
         raw: where they go.
@@ -33,7 +33,7 @@ class Dropping(io.RawIOBase):
 
     @property
     def name(self) -> object:
-        """That of the stream."""
+        """The same as the stream's."""
         return getattr(self._raw, "name", None)
 
     def writable(self) -> bool:
@@ -41,7 +41,7 @@ class Dropping(io.RawIOBase):
         return True
 
     def fileno(self) -> int:
-        """That of the stream."""
+        """The same as the stream's."""
         return self._raw.fileno()
 
     def isatty(self) -> bool:
@@ -49,25 +49,25 @@ class Dropping(io.RawIOBase):
         return self._raw.isatty()
 
     def write(self, content: ReadableBuffer) -> int:
-        """Writes what can be written, and takes the rest for written."""
+        """Writes what can be written, and treats the rest as written."""
         try:
-            written = self._raw.write(content)  # None: a terminal that takes no more for the moment
+            written = self._raw.write(content)  # None: a terminal that can't take more right now
         except OSError:
             written = None
         return memoryview(content).nbytes if written is None else written
 
 
 def outlive_the_terminal() -> None:
-    """From now on, nothing that is printed ends the process."""
+    """From now on, printing never ends the process."""
     sys.stdout = _outliving(sys.stdout)
     sys.stderr = _outliving(sys.stderr)
 
 
 def _outliving(stream: TextIO | None) -> TextIO:
-    """The stream, with "?" for a letter that it does not know, and without errors; nowhere if there is none."""
-    if stream is None:  # closed by whoever started us, or a program without a console on Windows
-        return open(os.devnull, "w", encoding="utf-8", errors="replace")  # as long as the process
-    if not isinstance(stream, io.TextIOWrapper):  # not a stream of the system's, such as a notebook's
+    """The stream, with "?" for unknown characters and without errors; discards everything if there is no stream."""
+    if stream is None:  # closed by the parent process, or no console on Windows
+        return open(os.devnull, "w", encoding="utf-8", errors="replace")  # stays open as long as the process
+    if not isinstance(stream, io.TextIOWrapper):  # not a system stream, such as a notebook's
         return stream
     raw = getattr(stream.buffer, "raw", stream.buffer)  # python -u has no buffer between the two
     if not isinstance(raw, io.RawIOBase):  # in memory

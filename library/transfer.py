@@ -1,4 +1,4 @@
-"""Tensors on their way to the device that computes."""
+"""Moves tensors to the device that computes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device. On its way to an NVIDIA GPU the program does not wait for it.
+    """The tensor on a device. The program does not wait for a copy to an NVIDIA GPU.
 
-    It goes by pinned memory, which PyTorch keeps until the copy is done, and which can't hold what is only repeated.
+    The copy uses pinned memory, which PyTorch keeps until it is done. Pinned memory can't hold expanded tensors.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.contiguous().pin_memory().to(device, non_blocking=True)
@@ -21,5 +21,5 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def moved(module: Module, device: torch.device) -> Module:
-    """The module, once it is there; diffusers and transformers wrap their own `to`, which hides its type."""
+    """The module, after moving; diffusers and transformers wrap their own `to`, which hides its type."""
     return module.to(device)

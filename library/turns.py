@@ -1,4 +1,4 @@
-"""Which terms of an objective a batch has, and how much they count when so much of the stage is done."""
+"""Which terms of an objective a batch has, and their weights at each point of the stage."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from library.chance import generator_for
 
 BEGIN = 0.1
-"""The share of a growing weight that a stage begins with."""
+"""The share of a growing weight at the start of a stage."""
 
 
 @dataclass(frozen=True)
 class Turns:
-    """Terms that take turns: each batch has one of them, and every round of as many batches has each of them once.
+    """Terms that take turns: each batch has one of them, and every round of N batches has each of the N terms once.
 
-    The order is drawn again for every round, so that no term always meets the same pictures.
+    The order is drawn again for every round, so that no term always gets the same pictures.
 
     Args:
         names: of the terms.
@@ -29,7 +29,7 @@ class Turns:
     stage: str
 
     def of_batch(self, number: int, names: Sequence[str]) -> str:
-        """The one of these names whose turn it is in the batch of that number."""
+        """The name whose turn it is in the batch of that number."""
         turn, place = divmod(number, len(names))
         order = torch.randperm(len(names), generator=generator_for(self.seed, self.stage, "turns", turn))
         return names[int(order[place])]
@@ -37,7 +37,7 @@ class Turns:
 
 @dataclass(frozen=True)
 class Growing:
-    """A weight that grows evenly over a stage, from a tenth of what it is at its end.
+    """A weight that grows linearly over a stage, from a tenth of its final value.
 
     Args:
         end: the weight at the last step.
@@ -46,14 +46,14 @@ class Growing:
     end: float
 
     def at(self, progress: float) -> float:
-        """The weight when so much of the stage is done, 0 to 1."""
+        """The weight at this progress of the stage, 0 to 1."""
         return self.end * (BEGIN + (1 - BEGIN) * progress)
 
 
 Weight = float | Growing
-"""How much a term counts."""
+"""The weight of a term."""
 
 
 def at(weight: Weight, progress: float) -> float:
-    """A weight when so much of the stage is done, 0 to 1."""
+    """A weight at this progress of the stage, 0 to 1."""
     return weight.at(progress) if isinstance(weight, Growing) else weight

@@ -1,4 +1,4 @@
-"""The house keeps its floors, and speaks only of itself."""
+"""The rules of the architecture: imports go one way, and the project only refers to itself."""
 
 import ast
 import re

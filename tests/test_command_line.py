@@ -1,4 +1,4 @@
-"""The commands as a user runs them, stopped, resumed, and given mistakes; some in a process of their own, most here."""
+"""The commands as a user runs them, stopped, resumed and with mistakes; some in separate processes, most in this."""
 
 import io
 import json
@@ -29,7 +29,7 @@ from tools.pocket.pen import SIDE
 
 
 def run_here(*words: str, main: Callable[[], None] = lambda: purecc_train.main([])) -> subprocess.CompletedProcess:
-    """`run` without a process of its own, which takes seconds to start."""
+    """`run` without a separate process, which takes seconds to start."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(ROOT)
@@ -40,7 +40,7 @@ def run_here(*words: str, main: Callable[[], None] = lambda: purecc_train.main([
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory) -> Path:
-    """A quick run of the demo that is never stopped; its output lies in `whole`."""
+    """A quick run of the demo that is never stopped; its output is in `whole`."""
     folder = tmp_path_factory.mktemp("quick")
     done = run_here(*DEMO, *QUICK, *folders(folder, "whole"))
     assert done.returncode == 0, done.stderr
@@ -75,7 +75,7 @@ runpy.run_path("purecc_train.py", run_name="__main__")
 """purecc_train.py, where the user presses Ctrl-C in the second step of stage 2, which has two steps before it."""
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_resumes(quick):
+def test_ctrl_c_saves_says_how_to_continue_and_resumes(quick):
     words = [*DEMO, *QUICK, *folders(quick, "stopped")]
     pressed = [sys.executable, "-c", PRESSED_IN_STEP_4, *words]
     stopped = subprocess.run(pressed, cwd=ROOT, env=environment(), capture_output=True, text=True)
@@ -133,7 +133,7 @@ def test_a_dry_run_shows_what_each_text_became_and_what_is_cut_off(tmp_path):
 
 @pytest.mark.parametrize("preset", sorted(path.name for path in (ROOT / "presets").glob("*.toml")))
 def test_every_preset_dry_runs_on_the_small_model(preset, tmp_path):
-    """On the bundled model and pictures, which every preset can be pointed at."""
+    """On the bundled model and pictures, which work with every preset."""
     words = ["--pretrained_model_name_or_path", "pocket/model", "--dataset_config", "dataset_configs/creature.toml"]
     words += ["--t5xxl_max_token_length", "16", "--blocks_to_swap", "0", *folders(tmp_path, "out")]
     done = run_here("--config_file", f"presets/{preset}", "--dry_run", *words)
@@ -171,7 +171,7 @@ def test_a_mistake_ends_the_process_with_code_2_and_no_traceback():
     assert done.stderr == 'error: Command line: unrecognized arguments: --etta 1.\n  Did you mean "eta"?\n'
 
 
-def test_another_models_folder_is_said(tmp_path):
+def test_another_models_folder_is_reported(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     done = run_here(*DEMO, "--pretrained_model_name_or_path", str(tmp_path))
     assert done.returncode == 2 and "is a FluxPipeline, which this trainer can't train" in done.stderr
@@ -193,7 +193,7 @@ def test_the_cache_is_cleared_before_a_run_and_shrinks_to_its_limit_after_it(tmp
     assert "Cleared 4 MB of" in done.stdout and cache.find("kind", {"a": 2}) is None
 
 
-def test_xformers_where_it_cannot_work_is_said_once_and_replaced(tmp_path):
+def test_xformers_where_it_cannot_work_is_reported_once_and_replaced(tmp_path):
     words = ["--method", "lora", "--max_train_steps", "1"]
     done = run_here(*DEMO, *QUICK, "--xformers", *folders(tmp_path, "out"), *words)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Laws of the kinds of loss that sd-scripts knows, and that the concept loss alone asks for them."""
+"""Laws of sd-scripts' kinds of loss, which only the concept loss uses."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ def test_thresholds_fall_from_the_scale_to_c():
 
 @pytest.mark.parametrize("kind", ["l1", "huber", "smooth_l1"])
 def test_one_wild_place_pulls_no_more_than_its_share(kind):
-    """With squares, the gradient grows with the error; here it does not."""
+    """With squared errors, the gradient grows with the error; here it does not."""
     goal = torch.zeros(1, 1, 4, 4)
     error, sigma = ConceptError(kind), torch.tensor([0.5])
 

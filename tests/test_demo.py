@@ -1,4 +1,4 @@
-"""The demo of docs/tutorials/first-run.md at half its steps: it learns what it is shown, and nothing else."""
+"""The demo of docs/tutorials/first-run.md at half its steps: it learns what it is shown and nothing else."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def tutorial_commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def demo() -> Path:
-    """The tutorial's commands, run as they are but with fewer steps and sheets; gives the demo's output folder."""
+    """Runs the tutorial's commands with fewer steps and sheets; returns the demo's output folder."""
     commands = tutorial_commands()
     assert len(commands) >= 2
     for line in commands:
@@ -71,7 +71,7 @@ def drift(opened, lora: Path, texts: list[str]) -> float:
 
 
 def test_the_demo_learns_nothing_else(demo, tmp_path):
-    """Against a plain LoRA of as many steps on the same pictures."""
+    """Compared with a plain LoRA after the same number of steps on the same pictures."""
     plain = ["--eta", "0", "--anchor_weight", "0", "--replay_weight", "0", "--concept_embeddings", "none"]
     plain += ["--surroundings_weight", "0", "--context_vectors", "0"]
     plain += [*HALF, *FEWER_SHEETS, "--sample_steps", "1"]

@@ -5,7 +5,7 @@ import torch
 from library.flow import draw_sigma, interpolate, mse, velocity_target
 
 
-def test_the_line_begins_at_the_image_and_ends_at_the_noise():
+def test_the_line_starts_at_the_image_and_ends_at_the_noise():
     image, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     x_t = interpolate(image, noise, torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(x_t[0], image[0])

@@ -1,4 +1,4 @@
-"""Fingerprints of runs say what has changed."""
+"""Fingerprints of runs show what has changed."""
 
 from tools.golden import CASES, Case, compared, fingerprints_of
 
@@ -16,6 +16,6 @@ def test_a_fingerprint_says_what_has_changed(tmp_path, monkeypatch):
     assert "9.9" in line
 
 
-def test_a_run_that_is_there_no_more_is_said():
+def test_a_run_that_is_gone_is_reported():
     before = {"made on": {}, "runs": {"a": {"steps": []}, "b": {"steps": []}}}
     assert compared(before, {"made on": {}, "runs": {"b": {"steps": []}}}) == ['a: all: {"steps": []} became null']

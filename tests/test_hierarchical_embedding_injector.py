@@ -1,4 +1,4 @@
-"""A concept's own vector in every block, at the right places."""
+"""A learned vector for a concept in every block, at the right places."""
 
 import pytest
 import torch
@@ -73,7 +73,7 @@ def test_vectors_learn_with_and_without_checkpointing(checkpointing):
 
 
 def test_rows_of_a_batch_do_not_touch_each_other():
-    """As in classifier-free guidance: the empty prompt's row stays what it is."""
+    """As in classifier-free guidance: the empty prompt's row does not change."""
     transformer = tiny_transformer()
     injector, dog = HierarchicalEmbeddingInjector(list(transformer.transformer_blocks)), embeddings()
     plain = velocity(transformer)
@@ -87,7 +87,7 @@ def test_rows_of_a_batch_do_not_touch_each_other():
 
 
 def test_a_learning_rate_is_a_share_of_what_is_replaced():
-    """States grow from block to block; one step of Adam moves every vector by the same share of its own size."""
+    """States grow from block to block; one step of Adam moves every vector by the same share of its size."""
     start = torch.randn(BLOCKS, 2, WIDTH) * torch.tensor([1.0, 30.0, 900.0])[:BLOCKS, None, None]
     dog = ConceptEmbeddings(start, BLOCKS)
     assert torch.equal(dog.vectors(), start), "nothing has changed at the begin"
@@ -171,7 +171,7 @@ def test_a_library_encodes_each_text_once(model, tmp_path):
     layouts = [TriggerLayout(Concept(name="dog", trigger="sks", class_word="dog"), model)]
     texts = ["a sks dog", "a dog", ""]
     TextLibrary(model, Cache(tmp_path), layouts).prepare(texts)
-    model.encode_text = None  # whoever encodes again fails
+    model.encode_text = None  # encoding again fails
     again = TextLibrary(model, Cache(tmp_path), layouts)
     again.prepare(texts)
     assert [token.vector for token in again["a sks dog"].tokens] == [0, 1]

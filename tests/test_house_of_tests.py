@@ -1,4 +1,4 @@
-"""Tests keep their house, too: no test imports another, none reaches for what is private, each room has its own."""
+"""The rules for tests: no test imports another, none uses private names, each room has its own."""
 
 import ast
 import re
@@ -40,9 +40,9 @@ def test_no_file_imports_a_test_file(path):
 
 
 def private_names(tree: ast.Module) -> set[str]:
-    """What a test takes of others that is private: attributes, imports, and strings for `setattr` and the like.
+    """The private names of others that a test uses: attributes, imports, and strings for `setattr` and the like.
 
-    A test's own attributes, those of `self` and `cls`, are its own matter.
+    A test's own attributes, those of `self` and `cls`, are allowed.
     """
     found = set()
     for node in ast.walk(tree):
@@ -66,7 +66,7 @@ def test_no_test_reaches_for_what_is_private(path):
 
 @cache
 def named_by(path: Path) -> set[str]:
-    """Modules of the library that a test imports, or names in a string as `monkeypatch.setattr` takes it."""
+    """Modules of the library that a test imports, or names in a string for `monkeypatch.setattr`."""
     named = set(imported_by(path))
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("library."):
@@ -76,14 +76,14 @@ def named_by(path: Path) -> set[str]:
 
 
 def brought_along(name: str) -> set[str]:
-    """What a module imports; the methods' room imports each of its files, which register themselves."""
+    """A module's imports; the methods' room imports each of its files, which register themselves."""
     files = {one for one in MODULES if one.startswith("library.methods.")}
     return imported_by(MODULES[name]) | (files if name == "library.methods.method" else set())
 
 
 @pytest.mark.parametrize("room", sorted({room_of(path) for path in MODULES.values()} - {"__init__"}))
 def test_every_module_is_reached_by_a_test_of_its_room(room):
-    """Named by one, or imported by a module of the room that is. Any test may name a room of one file."""
+    """Named by a test, or imported by a module of the room that is. Any test may name a room of one file."""
     folder = ROOT / "library" / room
     tests = sorted((ROOT / "tests" / room).rglob("*.py")) if folder.is_dir() else TESTS
     mine = {name for name, path in MODULES.items() if room_of(path) == room}

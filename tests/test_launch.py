@@ -1,4 +1,4 @@
-"""start.sh and start.bat: which Python they take, which PyTorch is installed, and what is skipped the second time."""
+"""start.sh and start.bat: which Python they use, which PyTorch they install, and what they skip the second time."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_the_best_card_decides_which_build_of_pytorch_it_gets(found, system, bui
 
 
 def test_the_table_of_builds_is_for_the_pytorch_that_is_installed():
-    """Another one has other builds: https://github.com/pytorch/pytorch/blob/main/RELEASE.md."""
+    """Another version has other builds: https://github.com/pytorch/pytorch/blob/main/RELEASE.md."""
     assert launch.torch_version().startswith("2.13.")
 
 
@@ -72,7 +72,7 @@ def test_cards_are_those_that_nvidia_smi_names(tmp_path, monkeypatch, says, foun
 
 @pytest.fixture
 def called(tmp_path, monkeypatch):
-    """Nothing is installed; gives the commands that would have been called."""
+    """Installs nothing; returns the commands that would have been called."""
     calls = []
 
     def run(command, **_):
@@ -124,7 +124,7 @@ def test_an_install_that_failed_is_not_taken_for_done(tmp_path, called, monkeypa
     assert not launch.is_set_up(folder, dev=False)
 
 
-def test_a_card_on_windows_gets_pytorchs_own_build_beside_the_users_index(tmp_path, called, monkeypatch):
+def test_a_card_on_windows_gets_pytorchs_own_build_next_to_the_users_index(tmp_path, called, monkeypatch):
     monkeypatch.setattr(launch, "cards", lambda: [Card(591, TURING_ON)])
     monkeypatch.setattr(launch.sys, "platform", "win32")
     launch.set_up(tmp_path / "venv")
@@ -183,7 +183,7 @@ def test_no_test_runs_where_a_check_before_them_fails(tmp_path, called, monkeypa
     assert launch.test(tmp_path / "venv", []) == 3
 
 
-def test_a_command_that_is_not_there_is_said_before_anything_is_installed(called, capsys):
+def test_a_command_that_is_not_there_is_reported_before_anything_is_installed(called, capsys):
     assert launch.main(["trian"]) == 2
     assert "purecc_trian.py doesn't exist" in capsys.readouterr().err and not called
 
@@ -195,7 +195,7 @@ def run_start(path: Path, script: str, *words: str) -> subprocess.CompletedProce
 
 @pytest.fixture
 def path(tmp_path) -> Path:
-    """A PATH with nothing on it but what start.sh itself needs."""
+    """A PATH with only what start.sh itself needs."""
     for name in ("dirname", "bash"):
         executable(tmp_path / "bin", name, f'exec {shutil.which(name)} "$@"')
     return tmp_path / "bin"

@@ -1,4 +1,4 @@
-"""Every link of every page leads somewhere: to a file that is there, and to a heading in it."""
+"""Every link of every page works: the file exists and has the heading."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def links_of(text: str) -> list[str]:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """What GitHub calls a page's headings: small letters, no punctuation, dashes for blanks; a second one -1."""
+    """GitHub's anchors for a page's headings: lower case, no punctuation, dashes for spaces; a repeated one gets -1."""
     found: dict[str, int] = {}
     anchors = set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", page.read_text(encoding="utf-8")))
     text = re.sub(r"^(```|~~~).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)

@@ -1,4 +1,4 @@
-"""Optimizers by their names, and their states through a saved file."""
+"""Optimizers by name, and their states in saved files."""
 
 import importlib.util
 import sys
@@ -28,7 +28,7 @@ def trained(name: str, steps: int, weight: torch.nn.Parameter, optimizer=None, f
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_goes_on_from_its_saved_state(name, tmp_path):
+def test_an_optimizer_continues_from_its_saved_state(name, tmp_path):
     whole = torch.nn.Parameter(torch.ones(64, 128))  # large enough for 8-bit states
     trained(name, 4, whole)
     part = torch.nn.Parameter(torch.ones(64, 128))
@@ -68,7 +68,7 @@ def test_an_optimizer_goes_on_from_its_saved_state(name, tmp_path):
         ({"optimizer_type": "zzz"}, "write module.Class"),
     ],
 )
-def test_a_mistake_is_said_before_training(settings, said):
+def test_a_mistake_is_reported_before_training(settings, said):
     with pytest.raises(ConfigError) as error:
         check_optimizer(OptimizerSettings(**settings), [[1e-4, 1e-3]])
     assert said in str(error.value)
@@ -142,7 +142,7 @@ def test_the_two_newest_states_are_kept_and_a_strange_one_is_refused(tmp_path):
     ],
 )
 def test_schedules_of_sd_scripts(settings, rises, ends_at):
-    """A warm-up below 1 is a share of the stage; each schedule ends where it should, and its state can be kept."""
+    """A warm-up below 1 is a share of the stage; each schedule ends where it should, and its state can be saved."""
     settings = OptimizerSettings(**settings)
     optimizer = build_optimizer([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 1.0}], settings)
     scheduler, rates = build_lr_scheduler(optimizer, settings, 20), []
@@ -195,7 +195,7 @@ def test_nesterov_has_momentum_unless_it_is_given_another():
 
 
 def rates_of(**given):
-    """The rates of each stage and what is said, of settings with an optimizer."""
+    """The rates of each stage and the messages, for settings with an optimizer."""
     notices = []
     settings = read_settings(None, {"pretrained_model_name_or_path": "m", **given}, notices)
     rates = stage_rates(settings)
@@ -222,14 +222,14 @@ def rates_of(**given):
     ],
 )
 @pytest.mark.parametrize("name", ["Prodigy", "prodigyopt.Prodigy"])
-def test_prodigy_has_one_rate_and_it_is_said(name, given, extractor, student, said):
+def test_prodigy_has_one_rate_and_it_is_reported(name, given, extractor, student, said):
     rates, notices, _ = rates_of(optimizer_type=name, **given)
     assert (rates["extractor"], rates["student"]) == (extractor, student)
     about = [notice for notice in notices if name in notice]
     assert all(any(text in notice for notice in about) for text in said) and bool(about) == bool(said)
 
 
-def test_rates_that_are_no_numbers_are_said_as_ever():
+def test_rates_that_are_not_numbers_are_reported_as_usual():
     with pytest.raises(ConfigError, match="embedding_lr is 'fast'"):
         rates_of(optimizer_type="Prodigy", embedding_lr="fast")
     with pytest.raises(ConfigError, match="learning_rate is 'fast'"):

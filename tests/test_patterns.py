@@ -1,4 +1,4 @@
-"""No pattern backtracks on a text that a user, or whoever made a file, may have written."""
+"""No pattern backtracks on a text that a user, or a file's author, may have written."""
 
 import ast
 import importlib
@@ -73,7 +73,7 @@ def patterns_of(path: Path) -> Iterator[tuple[int, str, int, set[str]]]:
 
 
 def text_of(node: ast.AST, scopes: list[ast.FunctionDef], path: Path) -> str:
-    """A pattern as it is at work, with `SAMPLE` for what only a run knows."""
+    """A pattern as used, with `SAMPLE` for what only a run knows."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -104,7 +104,7 @@ def test_no_pattern_backtracks(path):
 
 
 def test_patterns_are_read_as_they_are_at_work():
-    """Constants of modules, words of users and what a method of a compiled pattern is."""
+    """Constants of modules, users' words, and methods of compiled patterns."""
     of_prompts = {pattern for _, pattern, _, _ in patterns_of(ROOT / "library" / "prompts.py")}
     assert r"(?<!\w)sks\ dog(?!\w)" in of_prompts and r"\[V\](?:\s+sks\ dog\b)?" in of_prompts
     (ids,) = [methods for *_, methods in patterns_of(ROOT / "library" / "models" / "loading" / "hub.py")]
@@ -129,7 +129,7 @@ def test_one_that_backtracks_is_seen(pattern, method):
     assert worst_growth(pattern, 0, method)[0] > MOST_GROWTH + 0.5
 
 
-# Texts on which trying each place with each other takes hours
+# Texts on which backtracking takes hours
 
 LONG = 1 << 18
 

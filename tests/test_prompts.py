@@ -1,4 +1,4 @@
-"""One rule gives the three texts."""
+"""One rule makes the three texts."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Captions, paths, settings and LoRA files as they should not be, but are: they work, or are refused in a sentence."""
+"""Strange captions, paths, settings and LoRA files: they work, or are refused in one sentence."""
 
 import json
 import struct
@@ -87,7 +87,7 @@ def test_an_empty_caption_of_a_style_is_the_style_alone(captioned):
     assert (triple.complete, triple.base) == ("sks style", "")
 
 
-def test_a_caption_that_is_gone_is_said(captioned, tmp_path):
+def test_a_caption_that_is_gone_is_reported(captioned, tmp_path):
     subset = captioned(b"a dog").pictures[0].subset
     (tmp_path / "dogs" / "a.txt").unlink()
     with pytest.raises(DataError, match="has no caption"):
@@ -120,7 +120,7 @@ def test_paths_of_every_kind_are_trained_from_and_written_to(plan_of, tmp_path):
     assert written.tables["datasets"][0]["subsets"][0]["image_dir"] == str(folder)
 
 
-def test_a_name_that_is_too_long_is_said_before_anything_is_computed(plan_of, monkeypatch):
+def test_a_name_that_is_too_long_is_reported_before_anything_is_computed(plan_of, monkeypatch):
     plan = plan_of(output_name="x" * 240)
     monkeypatch.setattr(type(plan.parts.model), "encode_text", lambda *_: pytest.fail("something was computed"))
     with pytest.raises(StorageError, match="its name or path is too long") as error:
@@ -184,7 +184,7 @@ def with_header(content: bytes, header: dict) -> bytes:
 
 
 def says(change) -> object:
-    """A file whose header says something else of its first tensor."""
+    """A file whose header is wrong about its first tensor."""
 
     def lie(content: bytes) -> bytes:
         header = header_of(content)
@@ -224,7 +224,7 @@ LIES = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Files as a run writes them, of one layer."""
+    """Files as a run writes them, with one layer."""
     folder = tmp_path_factory.mktemp("results")
     layer = "transformer_blocks.0.attn.to_q"
     halves = {"down": torch.ones(2, 32), "up": torch.ones(32, 2), "alpha": torch.tensor(2.0)}
@@ -280,7 +280,7 @@ def test_an_extractor_that_is_damaged_is_refused_before_anything_is_computed(res
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_state_that_lies_about_itself_is_refused_in_a_sentence(tmp_path, lie):
-    """Even where its hash says that it was written so."""
+    """Even if its hash is correct."""
     saved = SavedState(Position({"student": 1}), {}, {"a": torch.ones(4, 4), "b": torch.zeros(8)})
     folder = StateFolder(tmp_path).save(saved)
     assert load_state(folder, {}).tree["a"].sum() == 16

@@ -1,4 +1,4 @@
-"""What a user reads follows the style page of CONTRIBUTING.md: pages, help, messages and the window."""
+"""User texts follow the style page of CONTRIBUTING.md: pages, help, messages and the window."""
 
 import ast
 import dataclasses
@@ -76,7 +76,7 @@ LONGEST = 40
 
 
 def faults(text: str) -> list[str]:
-    """Each place of a text that a pattern finds, with what to write instead."""
+    """Each match of a pattern in a text, with what to write instead."""
     found = [
         (match.start(), match[0], instead)
         for pattern, instead in PATTERNS.items()
@@ -99,7 +99,7 @@ def prose_of(page: Path) -> str:
 
 
 def text_of(template: Path) -> str:
-    """What a template shows: no tags, no expressions; and the attributes that are read or spoken."""
+    """The visible text of a template, without tags and expressions, and the attributes that are read or spoken."""
     source = template.read_text(encoding="utf-8")
     spoken = re.findall(r'(?:aria-label|placeholder|title|alt|hx-confirm)="([^"]*)"', source)
     bare = re.sub(r"\{%.*?%\}|\{#.*?#\}|<[^>]*>", " ", source, flags=re.DOTALL)
@@ -125,7 +125,7 @@ def prose_in(path: Path) -> dict[str, list[str]]:
 
 
 def _text_of(node: ast.AST) -> str | None:
-    """What a literal says, with VALUE for what is filled in."""
+    """The text of a literal, with VALUE for inserted values."""
     if isinstance(node, ast.JoinedStr):
         return "".join(part.value if isinstance(part, ast.Constant) else "VALUE" for part in node.values)
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None

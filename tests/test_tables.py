@@ -1,4 +1,4 @@
-"""Tables of measurements come from docs/measured, each on one page, and none is typed by hand."""
+"""Tables of measurements come from docs/measured, are on one page each, and are never typed by hand."""
 
 import json
 import re
@@ -28,7 +28,7 @@ BY_HAND = {
 
 
 def tables_in(text: str) -> list[list[str]]:
-    """The tables of a page outside the places, line by line, without heads."""
+    """The tables of a page outside the marked places, line by line, without headers."""
     lines = tables.PLACE.sub("", re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.MULTILINE | re.DOTALL)).splitlines()
     runs = [list(run) for is_row, run in groupby(lines, lambda line: line.lstrip().startswith("|")) if is_row]
     return [run[2:] for run in runs]

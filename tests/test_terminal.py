@@ -1,4 +1,4 @@
-"""What is printed never ends a run: no reader, no letters for it, no stream at all; bars leave no flood in files."""
+"""Printing never ends a run: no reader, unknown characters, no stream at all; bars don't flood files."""
 
 import ast
 import json
@@ -25,14 +25,14 @@ sys.exit(7)
 
 
 def printing(stdout: int, stderr: int, **variables: str) -> int:
-    """How a process ends that prints much to these."""
+    """The exit of a process that prints much to these."""
     words = [sys.executable, "-c", PRINTS]
     return subprocess.run(words, cwd=ROOT, env={**environment(), **variables}, stdout=stdout, stderr=stderr).returncode
 
 
 @pytest.fixture
 def no_reader():
-    """The end to write to of a pipe whose reader has gone away."""
+    """The writing end of a pipe without a reader."""
     reader, writer = os.pipe()
     os.close(reader)
     yield writer

@@ -1,8 +1,7 @@
 """Changes of a layer's weight that aren't stored as a product of two thin matrices: LoKr, LoHa, whole weights.
 
-What is exactly a LoRA all the same becomes one: a Hadamard product of ranks r and s has rank r s at most, and so has a
-Kronecker product. The rest is as large as the weight itself; it is made when it is asked for, and the closest LoRA of
-any rank is known.
+A change that equals a LoRA becomes one: Hadamard and Kronecker products of ranks r and s have rank r s at most. Any
+other change is as large as the weight itself. It is computed on demand, and so is the closest LoRA of any rank.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Closest:
     """The closest LoRA of some rank.
 
     Args:
-        lost, total: squared lengths of what it lacks, and of the whole change.
+        lost, total: squared norms of what it misses, and of the whole change.
     """
 
     weights: LayerWeights
@@ -43,14 +42,14 @@ class WholeChange(ABC):
 
     @abstractmethod
     def delta(self) -> Tensor:
-        """What is added to the layer's weight, (out, in), float32; made again each time."""
+        """The update of the layer's weight, (out, in), float32; computed on every call."""
 
     def rows(self, begin: int, end: int) -> WholeChange:
-        """That of some of the outputs alone."""
+        """The change of some of the outputs."""
         return MadeChange((end - begin, self.shape[1]), lambda: self.delta()[begin:end])
 
     def turned(self) -> WholeChange:
-        """The same with the halves of the outputs exchanged."""
+        """The same change with the two halves of its outputs swapped."""
         return MadeChange(self.shape, lambda: torch.cat(self.delta().chunk(2)[::-1]))
 
     def closest(self, rank: int) -> Closest:
@@ -64,10 +63,10 @@ class WholeChange(ABC):
 
 @dataclass(frozen=True)
 class MadeChange(WholeChange):
-    """A change that a function makes.
+    """A change that a function computes.
 
     Args:
-        make: gives it, (out, in) float32.
+        make: returns it, (out, in) float32.
     """
 
     shape: tuple[int, int]
@@ -98,7 +97,7 @@ class Kronecker(WholeChange):
         return self.scale * torch.kron(self.one, self.other)
 
     def closest(self, rank: int) -> Closest:
-        """Singular values of a Kronecker product are the products of its factors', so that no large one is needed."""
+        """Needs no large SVD: a Kronecker product's singular values are the products of its factors'."""
         (u1, s1, v1), (u2, s2, v2) = (
             torch.linalg.svd(part.double(), full_matrices=False) for part in (self.one, self.other)
         )
@@ -113,14 +112,14 @@ class Kronecker(WholeChange):
 
 
 FileChange = LayerWeights | WholeChange
-"""What a file adds to a layer's weight."""
+"""A file's update of a layer's weight."""
 
 
 def kronecker(one: Tensor | Product, other: Tensor | Product, scale: float) -> FileChange:
-    """A LoKr's change of one layer, as a LoRA where it is one of fewer numbers than the weight.
+    """A LoKr's change of one layer, as a LoRA if that takes fewer numbers than the weight.
 
     Args:
-        one, other: each a matrix, or the product that stands for it.
+        one, other: a matrix each, or the product that stands for it.
     """
     (up1, down1), (up2, down2) = _as_product(one), _as_product(other)
     shape, rank = (len(up1) * len(up2), down1.shape[1] * down2.shape[1]), len(down1) * len(down2)
@@ -130,7 +129,7 @@ def kronecker(one: Tensor | Product, other: Tensor | Product, scale: float) -> F
 
 
 def hadamard(one: Product, other: Product, scale: float) -> FileChange:
-    """A LoHa's change of one layer, scale * one * other, as a LoRA where it is one of fewer numbers than the weight."""
+    """A LoHa's change of one layer, scale * one * other, as a LoRA if that takes fewer numbers than the weight."""
     (up1, down1), (up2, down2) = one, other
     shape, rank = (len(up1), down1.shape[1]), len(down1) * len(down2)
     if not _is_thin(rank, shape):
@@ -153,5 +152,5 @@ def _as_product(part: Tensor | Product) -> Product:
 
 
 def _columns(one: Tensor, other: Tensor) -> Tensor:
-    """Column by column the Kronecker product: (a, r) and (c, r) give (a c, r)."""
+    """The Kronecker product, column by column: (a, r) and (c, r) give (a c, r)."""
     return (one[:, None, :] * other[None, :, :]).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""A LoRA out of a change of whole weights: of every layer, the largest singular directions."""
+"""Extracts a LoRA from a change of whole weights: the largest singular directions of every layer."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from library.adapters.network import LayerWeights
 
 @torch.no_grad()
 def extracted(change: Tensor, rank: int) -> LayerWeights:
-    """The closest LoRA of this rank to a change of a weight; what is lost are the dropped singular values.
+    """The LoRA of this rank that is closest to a weight's change; it loses the dropped singular values.
 
-    From the eigenvectors of the smaller of the two products of the change with itself, in float64: the same directions
-    as a singular value decomposition, in a fraction of its time.
+    Uses the eigenvectors of the smaller of the two products of the change with itself, in float64. They give the same
+    directions as a singular value decomposition, in a fraction of the time.
 
     Args:
         change: (out, in).
-        rank: at most; a layer with a shorter side gets that.
+        rank: at most; a layer with a shorter side gets that side as its rank.
 
     Returns:
-        On the CPU, float32, with alpha = rank, so that it acts as it is.
+        On the CPU, float32, with alpha = rank, so that its scale is 1.
     """
     wide = change.shape[0] <= change.shape[1]
     whole = change.double() if wide else change.double().T

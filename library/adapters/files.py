@@ -1,4 +1,4 @@
-"""LoRA and concept files: written for others to load, read as others wrote them. Safetensors only."""
+"""LoRA and concept files: written for other programs to load, read as other programs wrote them. Safetensors only."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from library.files.tensor_storage import read_tensors
 
 PRECISIONS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LARGEST_HEADER = 8 << 20
-"""Bytes of names and metadata that a file may have; ComfyUI reads as many."""
+"""Most bytes of names and metadata in a file; ComfyUI reads as many."""
 CONCEPT = "lora_concept."
 """Start of the names of concept embeddings."""
 TOKENS, LENGTH = "_tokens", "_length"
-"""Ends of the keys that say of a text stream how many tokens a trigger has there, and how long it was."""
+"""Endings of the keys for how many tokens a trigger has in a text stream, and for the stream's length."""
 POSITIONS_RULE = (
     "Every token that holds characters of the trigger, at each of its occurrences in the prompt, is replaced at the "
     "input of block l by vector [l, i]: i counts the trigger's tokens of one text stream after the other, in the order "
@@ -37,12 +37,12 @@ POSITIONS_RULE = (
 
 @dataclass(frozen=True)
 class SavedConcept:
-    """What one needs to know to use a concept's vectors.
+    """What a program needs to know to use a concept's vectors.
 
     Args:
-        tokens: of the trigger that have vectors, by the key of the model's text stream.
+        tokens: how many of the trigger have vectors, by the key of the model's text stream.
         lengths: of the streams whose length is a setting.
-        optional: the LoRA does by the trigger word alone what it does with them.
+        optional: the LoRA needs only the trigger word, and does the same without them.
     """
 
     name: str
@@ -56,7 +56,7 @@ class SavedConcept:
     optional: bool = False
 
     def entry(self) -> dict[str, Any]:
-        """As files have it: a key for each stream's tokens and length, such as "clip_tokens"."""
+        """As files store it: a key for each stream's tokens and length, such as "clip_tokens"."""
         entry: dict[str, Any] = {}
         for name, value in asdict(self).items():
             ending = {"tokens": TOKENS, "lengths": LENGTH}.get(name)
@@ -65,10 +65,10 @@ class SavedConcept:
 
     @classmethod
     def of_entry(cls, entry: Mapping[str, Any]) -> SavedConcept:
-        """The other way.
+        """The reverse of `entry`.
 
         Raises:
-            TypeError: a key is missing, or one too many.
+            TypeError: a key is missing, or there is one too many.
         """
         tokens, lengths = (
             {key.removesuffix(ending): value for key, value in entry.items() if key.endswith(ending)}
@@ -84,7 +84,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     """Tensors and metadata of a file.
 
     Raises:
-        ModelError: no such file, not safetensors, or a header too large to be a LoRA's.
+        ModelError: the file is missing, is not a safetensors file, or has a header too large for a LoRA.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -116,10 +116,10 @@ def save_lora(
     formats: Sequence[str] = ("kohya", "diffusers"),
     layouts: Mapping[str, Layout] | None = None,
 ) -> list[Path]:
-    """Writes a LoRA once in each layout: `name.safetensors` is kohya's, the others' names say whose they are.
+    """Writes a LoRA once per layout: `name.safetensors` is kohya's, the other names say which layout they have.
 
     Args:
-        layouts: those of the model's family; None: of the family that has these layers.
+        layouts: the layouts of the model's family; None: of the family that has these layers.
 
     Raises:
         ModelError: the family has no such layout.
@@ -148,10 +148,10 @@ def write_lora(
         layouts: see `save_lora`.
 
     Returns:
-        Names of metadata that were left out because the header would have become too large for ComfyUI.
+        Names of metadata left out because the header would be too large for ComfyUI.
 
     Raises:
-        ModelError: the layout has no name for a layer.
+        ModelError: the layout has no name for one of the layers.
     """
     chosen = (names_of(weights).layouts if layouts is None else layouts)[layout]
     tensors = {
@@ -163,7 +163,7 @@ def write_lora(
 
 
 def add_thumbnail(path: Path, jpeg: bytes) -> None:
-    """Puts a picture into a LoRA file's metadata, if there is room. The tensors and their hashes stay as they are."""
+    """Puts a picture into a LoRA file's metadata, if there is room. The tensors and their hashes don't change."""
     tensors, metadata = read_safetensors(path)
     picture = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
     fits, dropped = fitting({**metadata, "modelspec.thumbnail": picture}, tensors)
@@ -172,20 +172,20 @@ def add_thumbnail(path: Path, jpeg: bytes) -> None:
 
 
 def read_changes(path: str | Path) -> LoraFile:
-    """A file in any layout with LoRAs, LoHas, LoKrs or full changes of weights.
+    """Reads a file in any layout with LoRAs, LoHas, LoKrs or full changes of weights.
 
     Raises:
-        ModelError: for no family that is known, of another kind, or damaged.
+        ModelError: it is for no known family, of another kind, or damaged.
     """
     tensors, metadata = read_safetensors(path)
     return understood(tensors, metadata, str(path))
 
 
 def read_lora(path: str | Path) -> LoraFile:
-    """A LoRA file in any layout.
+    """Reads a LoRA file in any layout.
 
     Raises:
-        ModelError: not exactly a LoRA for a family that is known, or damaged.
+        ModelError: it is not exactly a LoRA, for no known family, or damaged.
     """
     file = read_changes(path)
     if file.whole:
@@ -204,7 +204,7 @@ def load_lora(path: str | Path, blocks: int) -> dict[str, LayerWeights]:
         blocks: how many transformer blocks the model has.
 
     Raises:
-        ModelError: not exactly a LoRA for a model of that size, or damaged.
+        ModelError: it is not exactly a LoRA, for a model of another size, or damaged.
     """
     file = read_lora(path)
     layers, names = file.layers, file.names
@@ -218,13 +218,13 @@ def load_lora(path: str | Path, blocks: int) -> dict[str, LayerWeights]:
 
 
 def load_changes(path: str | Path, blocks: int) -> tuple[dict[str, Change], list[str]]:
-    """What a file changes of the transformer, by diffusers name, and as text what of the file is left out.
+    """What a file changes in the transformer, by diffusers name, and a text that says what is left out.
 
     Args:
         blocks: how many transformer blocks the model has.
 
     Raises:
-        ModelError: not for a model of that size, of a kind that can't be read, for text encoders alone, or damaged.
+        ModelError: it is for a model of another size, of an unreadable kind, only for text encoders, or damaged.
     """
     file = read_changes(path)
     every: dict[str, Change] = {**file.layers, **file.whole}
@@ -247,13 +247,13 @@ def _check_blocks(layers: Iterable[str], names: LoraNames, blocks: int, path: st
 
 
 def save_concepts(path: Path, vectors: Mapping[str, Tensor], concepts: Sequence[SavedConcept]) -> None:
-    """Writes concept embeddings: one tensor (L, tokens, width) a concept, float32, all else in the metadata."""
+    """Writes concept embeddings: one tensor (L, tokens, width) per concept, float32, and the rest in the metadata."""
     tensors = {f"{CONCEPT}{name}": tensor.float() for name, tensor in vectors.items()}
     write_tensors(path, tensors, concept_metadata(concepts))
 
 
 def concept_metadata(concepts: Sequence[SavedConcept]) -> dict[str, str]:
-    """What a file with concept embeddings says about them."""
+    """The metadata of a file with concept embeddings."""
     return {
         "purecc_format": "1",
         "concepts": json.dumps([concept.entry() for concept in concepts]),
@@ -262,10 +262,10 @@ def concept_metadata(concepts: Sequence[SavedConcept]) -> dict[str, str]:
 
 
 def load_concepts(path: str | Path) -> tuple[dict[str, Tensor], list[SavedConcept]]:
-    """Concept embeddings and what they need.
+    """Reads concept embeddings and what is needed to use them.
 
     Raises:
-        ModelError: not such a file, or its parts contradict each other.
+        ModelError: it is not such a file, or its parts contradict each other.
     """
     tensors, metadata = read_safetensors(path)
     try:
@@ -298,17 +298,17 @@ class ConceptFile:
     """The concept file that a LoRA is used with.
 
     Args:
-        named: somebody asks for its vectors; else they are left out where the LoRA does without them.
+        named: the user asks for its vectors; otherwise they are left out if the LoRA doesn't need them.
     """
 
     path: Path
     named: bool = False
 
     def load(self) -> tuple[dict[str, Tensor], list[SavedConcept]]:
-        """The vectors that act, and what the file says of its concepts.
+        """The vectors to use, and what the file says about its concepts.
 
         Raises:
-            ModelError: not such a file, or its parts contradict each other.
+            ModelError: it is not such a file, or its parts contradict each other.
         """
         vectors, saved = load_concepts(self.path)
         acting = {one.name for one in saved if self.named or not one.optional}
@@ -316,7 +316,7 @@ class ConceptFile:
 
 
 def concept_file_for(lora: Path, given: str | None) -> ConceptFile | None:
-    """The concept file that goes with a LoRA: as `--concept` says, by default the one beside it."""
+    """The concept file of a LoRA: the one that `--concept` names, by default the one next to it."""
     if given == "none":
         return None
     if given:
@@ -326,7 +326,7 @@ def concept_file_for(lora: Path, given: str | None) -> ConceptFile | None:
 
 
 def concept_file_of(lora: Path) -> Path | None:
-    """The concept file that was saved beside a LoRA, if there is one."""
+    """The concept file that was saved next to a LoRA, if there is one."""
     stem = lora.stem
     for ending in layout_endings():
         stem = stem.removesuffix(ending)
@@ -335,5 +335,5 @@ def concept_file_of(lora: Path) -> Path | None:
 
 
 def layout_endings() -> tuple[str, ...]:
-    """Ends of names of LoRA files that share one concept file."""
+    """Name endings of the LoRA files that share one concept file."""
     return tuple(dict.fromkeys(layout.ending for names in ALL_NAMES for layout in names.layouts.values()))

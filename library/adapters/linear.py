@@ -1,7 +1,7 @@
-"""A frozen linear layer with several low-rank adapters, of which each row of a batch uses its own.
+"""A frozen linear layer with several low-rank adapters; each row of a batch uses its own.
 
-Why not PEFT: its mixed batches work in evaluation mode only and not with gradient checkpointing, and switching the
-adapter of a whole model twice a step takes long.
+Why not PEFT: its mixed batches work only in evaluation mode and without gradient checkpointing, and switching a whole
+model's adapter twice per step is slow.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from library.per_pass import PerPass
 
 @dataclass(frozen=True)
 class Facts:
-    """What a gate may know of the rows of a pass.
+    """What a gate may know about the rows of a pass.
 
     Args:
         sigma: their noise levels, (B,).
-        named: of each, where the triggers' tokens are in the text stream.
+        named: for each row, where the triggers' tokens are in the text stream.
     """
 
     sigma: Tensor
     named: tuple[tuple[int, ...], ...]
 
     def of(self, rows: slice) -> Facts:
-        """Those of some of the rows."""
+        """The facts of some of the rows."""
         return Facts(self.sigma[rows], self.named[rows])
 
 
@@ -39,12 +39,12 @@ class Gate(Protocol):
     """Says where an adapter acts: at which noise levels, with which ranks, on which tokens."""
 
     def __call__(self, low: Tensor, facts: Facts) -> Tensor:
-        """How much of what is between the two matrices, (B, ..., rank), counts; in a shape that broadcasts to it."""
+        """The factor for the values between the two matrices, (B, ..., rank), in a shape that broadcasts to it."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """A LoRA that is more than a plain one while it learns; its file is a plain one all the same.
+    """A LoRA that is more than a plain one while it learns; its file still holds a plain one.
 
     Args:
         gate: where it acts; None: everywhere.
@@ -63,9 +63,9 @@ class Route:
     """How a pass goes through the adapters.
 
     Args:
-        rows: which adapter each slice of rows uses; None: the pretrained weights alone.
-        thinned: adapters that learn go without what their dropout takes.
-        facts: of the rows, for adapters with a gate.
+        rows: which adapter each slice of rows uses; None: only the pretrained weights.
+        thinned: learning adapters apply their dropout.
+        facts: about the rows, for adapters with a gate.
     """
 
     rows: tuple[tuple[slice, str | None], ...]
@@ -77,7 +77,7 @@ NO_ADAPTER = Route(((slice(None), None),))
 
 
 def route_of(adapters: Sequence[str | None], thinned: bool = False, facts: Facts | None = None) -> Route:
-    """The route of a batch from the adapter of each of its rows."""
+    """The route of a batch, given the adapter of each row."""
     route, begin = [], 0
     for adapter, rows in groupby(adapters):
         count = len(list(rows))
@@ -88,14 +88,14 @@ def route_of(adapters: Sequence[str | None], thinned: bool = False, facts: Facts
 
 @dataclass(frozen=True)
 class Dropout:
-    """What an adapter goes without while it learns, as in sd-scripts; each a share.
+    """The dropout of an adapter while it learns, as in sd-scripts; each value is a share.
 
-    What is dropped is drawn once for a layer and pass, the same for all of its rows, so that no difference of two
-    predictions is one of two networks.
+    What is dropped is drawn once per layer and pass, the same for all rows. So the difference of two predictions never
+    comes from two different networks.
 
     Args:
-        inner: of the numbers between the two matrices.
-        ranks: of the ranks; what is left counts for more, as if the rank were as before.
+        inner: of the values between the two matrices.
+        ranks: of the ranks; the rest is scaled up to make up for it.
         whole: how often the adapter is left out.
     """
 
@@ -104,7 +104,7 @@ class Dropout:
     whole: float = 0.0
 
     def of(self, low: Tensor) -> Tensor:
-        """What is left of what is between the two matrices, (B, ..., rank)."""
+        """The values between the two matrices, (B, ..., rank), after dropout."""
         if self.whole and float(torch.rand(())) < self.whole:
             return low * 0
         if self.inner:
@@ -118,12 +118,14 @@ NOTHING_DROPPED = Dropout()
 
 
 Layer = nn.Linear | nn.Conv2d
-"""Layers that can have adapters: linear ones, and convolutions of patches that do not overlap."""
+"""Layers that can have adapters: linear layers, and convolutions of patches that don't overlap."""
 
 
 def size_of(layer: nn.Module) -> tuple[int, int] | None:
-    """Outputs and inputs of a layer that can have adapters: a linear one, or a convolution of patches that do not
-    overlap, which is linear in each patch; None for any other."""
+    """Outputs and inputs of a layer that can have adapters; None for any other.
+
+    That is a linear layer, or a convolution of patches that don't overlap, which is linear in each patch.
+    """
     if isinstance(layer, nn.Conv2d):
         fits = layer.kernel_size == layer.stride and not any(layer.padding) and layer.groups == 1
         return shape_of(layer) if fits else None
@@ -131,14 +133,14 @@ def size_of(layer: nn.Module) -> tuple[int, int] | None:
 
 
 def shape_of(layer: Layer) -> tuple[int, int]:
-    """Outputs and inputs of a layer that is known to take adapters."""
+    """Outputs and inputs of a layer that can have adapters."""
     if isinstance(layer, nn.Conv2d):
         return layer.out_channels, layer.weight[0].numel()
     return layer.out_features, layer.in_features
 
 
 class LowRank(nn.Module):
-    """One adapter of one layer: x -> scale * up(dropout(down(x))). Its weights begin as float32.
+    """One adapter of one layer: x -> scale * up(dropout(down(x))). Its weights start as float32.
 
     Args:
         rank: width of the bottleneck.
@@ -173,24 +175,24 @@ class LowRank(nn.Module):
 
     @property
     def scale(self) -> float:
-        """What the product of both matrices is multiplied with: alpha / rank, times the strength it is used at."""
+        """The factor of the product of both matrices: alpha / rank, times the adapter's strength."""
         return self.strength * self.alpha / self.rank
 
     def forward(self, x: Tensor, thinned: bool = False, facts: Facts | None = None) -> Tensor:
         """(..., in) -> (..., out), in the precision of x.
 
         Args:
-            thinned: with dropout, if it learns.
-            facts: of the rows of x.
+            thinned: apply dropout, if the adapter learns.
+            facts: about the rows of x.
 
         Raises:
-            ValueError: it has a gate, and there are no facts.
+            ValueError: the adapter has a gate, but there are no facts.
         """
         low = self._kept(nn.functional.linear(x, self.down.to(x.dtype)), thinned, facts)
         return nn.functional.linear(low, self.up.to(x.dtype)) * self.scale
 
     def _kept(self, low: Tensor, thinned: bool, facts: Facts | None) -> Tensor:
-        """What dropout and gate leave of what is between the two matrices."""
+        """The values between the two matrices, after dropout and gate."""
         if thinned and self.training:
             low = self.dropout.of(low)
         if self.gate is None:
@@ -200,7 +202,7 @@ class LowRank(nn.Module):
         return low * self.gate(low, facts)
 
     def change(self) -> Tensor:
-        """What is added to the layer's weight, (out, in), where all of it acts."""
+        """The update of the layer's weight, (out, in), where all of it acts."""
         return self.scale * self.up @ self.down
 
     def as_plain(self) -> tuple[Tensor, Tensor, float]:
@@ -209,22 +211,22 @@ class LowRank(nn.Module):
 
     @torch.no_grad()
     def norm(self) -> Tensor:
-        """||change||_F, (), float32; ||up down||^2 = <up^T up, down down^T>, so that no whole weight is made."""
+        """||change||_F, (), float32, from ||up down||^2 = <up^T up, down down^T>, which needs no whole weight."""
         up, down = self.up.float(), self.down.float()
         return abs(self.scale) * ((up.T @ up) * (down @ down.T)).sum().clamp_min(0).sqrt()
 
     @torch.no_grad()
     def add_gradient_of(self, gradient: Tensor) -> None:
-        """Adds to the gradients of both matrices what a gradient of `change`, (out, in), means for them."""
+        """Passes a gradient of `change`, (out, in), on to the gradients of both matrices."""
         gradient = self.scale * gradient.float()
         add_gradient(self.up, gradient @ self.down.float().T)
         add_gradient(self.down, self.up.float().T @ gradient)
 
 
 class FullRank(nn.Module):
-    """A change of all of a layer's weight, kept apart from it: x -> strength * weight(x).
+    """A change of a layer's whole weight, kept separately: x -> strength * weight(x).
 
-    So the pretrained model stays there beside it, and a small change is not rounded away beside large weights.
+    So the pretrained model stays available, and large weights don't round a small change away.
 
     Args:
         dtype: of the change; it starts at 0.
@@ -241,17 +243,17 @@ class FullRank(nn.Module):
         return nn.functional.linear(x, self.weight.to(x.dtype)) * self.strength
 
     def change(self) -> Tensor:
-        """What is added to the layer's weight, (out, in)."""
+        """The update of the layer's weight, (out, in)."""
         return self.strength * self.weight
 
     @torch.no_grad()
     def add_gradient_of(self, gradient: Tensor) -> None:
-        """Adds to the weight's gradient one of `change`, (out, in)."""
+        """Adds a gradient of `change`, (out, in), to the weight's gradient."""
         add_gradient(self.weight, gradient)
 
 
 def add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
-    """Adds to the gradient of a weight, in its precision."""
+    """Adds to a weight's gradient, in the weight's precision."""
     gradient = gradient.to(parameter.dtype)
     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
@@ -260,8 +262,8 @@ class AdapterLinear(nn.Module):
     """A frozen linear layer and its adapters.
 
     Args:
-        base: the layer; it is kept as it is. See `size_of`.
-        route: shared by all layers of a network: which rows use which adapter in the pass that runs now.
+        base: the layer; it does not change. See `size_of`.
+        route: shared by all layers of a network; says which rows use which adapter in the current pass.
     """
 
     def __init__(self, base: Layer, route: PerPass[Route]) -> None:
@@ -282,19 +284,19 @@ class AdapterLinear(nn.Module):
         return found
 
     def low_rank(self, name: str) -> LowRank:
-        """One of its adapters that is known to be of low rank."""
+        """One of its adapters, which must be of low rank."""
         found = self.adapters[name]
         assert isinstance(found, LowRank), f"{name} is not of low rank"
         return found
 
     def full_rank(self, name: str) -> FullRank:
-        """One of its adapters that is known to be a change of the whole weight."""
+        """One of its adapters, which must change the whole weight."""
         found = self.adapters[name]
         assert isinstance(found, FullRank), f"{name} is not a change of a whole weight"
         return found
 
     def inputs(self, x: Tensor) -> Tensor:
-        """What the layer is linear in, (B, ..., in), of what it is given."""
+        """The input in the form in which the layer is linear, (B, ..., in)."""
         return x
 
     def _added(self, adapter: str, x: Tensor, rows: slice) -> Tensor:
@@ -315,7 +317,7 @@ class AdapterLinear(nn.Module):
 
 
 class AdapterPatches(AdapterLinear):
-    """The same of a convolution of patches, (B, C, H, W) -> (B, out, rows, columns)."""
+    """The same for a convolution of patches, (B, C, H, W) -> (B, out, rows, columns)."""
 
     base: nn.Conv2d
 

@@ -16,9 +16,9 @@ class Layout:
     """One way to name and shape the tensors of a LoRA.
 
     Args:
-        ending: what the file's name has before ".safetensors".
-        write: the tensors, float32.
-        says: what the metadata has to say besides.
+        ending: of the file's name, before ".safetensors".
+        write: makes the tensors, float32.
+        says: additional metadata.
     """
 
     ending: str
@@ -29,7 +29,7 @@ class Layout:
 def by_own_names(
     changes: Mapping[str, FileChange], weights: Collection[str]
 ) -> tuple[dict[str, FileChange], list[str]]:
-    """The weights of a checkpoint in diffusers' layout that changes of layers are changes of, and the layers that it
+    """The weights of a checkpoint in diffusers' layout that the changed layers belong to, and the layers that it
     lacks."""
     places = {f"{name}.weight": change for name, change in changes.items() if f"{name}.weight" in weights}
     return places, [name for name in changes if f"{name}.weight" not in places]
@@ -40,19 +40,19 @@ class LoraNames:
     """The names of a family's layers in LoRA files.
 
     Args:
-        model: what messages call the family.
-        layouts: those that a LoRA is saved in, by the names that the setting `save_formats` has for them.
+        model: the family's name in messages.
+        layouts: in which a LoRA is saved, by their names in the setting `save_formats`.
         block_lists: names of the lists of the transformer's blocks.
-        is_known: whether a name is that of a layer of the family.
-        spellings_of: whose names those of the transformer's layers are, each program once.
-        named: the diffusers layers that a layer of a file is, each with its part of the change; `ModelError` if there
-            is not such a layer, or the shape can't be. The third argument is the file, for messages.
-        text_encoders: begins of the names of their layers.
+        is_known: whether the family has a layer of that name.
+        spellings_of: the programs that name the transformer's layers like this, each once.
+        named: the diffusers layers behind a layer of a file, each with its part of the change; `ModelError` if there
+            is no such layer, or its shape is impossible. The third argument is the file, for messages.
+        text_encoders: prefixes of the names of their layers.
         embeddings: the keys of a textual inversion.
-        fused: the layer of another trainer's file that a layer is a part of, and which may have one down for all its
-            parts; None: it is one there, too.
-        in_checkpoint: the weights of a checkpoint that changes of layers are changes of, and the layers without a
-            place there; the second argument has the names of the checkpoint's weights.
+        fused: the layer in another trainer's file that a layer is a part of, and which may share one down among its
+            parts; None: it is a layer there, too.
+        in_checkpoint: the weights of a checkpoint that the changed layers belong to, and the layers without a place
+            there; the second argument has the names of the checkpoint's weights.
     """
 
     model: str
@@ -70,15 +70,15 @@ class LoraNames:
 
 
 ALL_NAMES: list[LoraNames] = []
-"""Those of every family, in the order in which they came."""
+"""The names of every family, in the order of registration."""
 
 
 def add_names(names: LoraNames) -> None:
-    """Makes a family's names known to anyone who reads LoRA files; twice is once."""
+    """Registers a family's names for reading LoRA files; a second time does nothing."""
     if names not in ALL_NAMES:
         ALL_NAMES.append(names)
 
 
 def names_of(layers: Collection[str]) -> LoraNames:
-    """The names of the family that knows most of these layers of a file; the first family's if none knows any."""
+    """The names of the family that knows most of these layers; the first family's if none knows any."""
     return max(ALL_NAMES, key=lambda names: sum(map(names.is_known, layers)))

@@ -1,4 +1,4 @@
-"""Metadata of LoRA files, ours and strangers': hashes, kept small, and shown so that it can do no harm."""
+"""Metadata of LoRA files, ours and strangers': computes hashes, keeps it small, and shows it safely."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from library.files.tensor_storage import tensors_as_bytes
 
 LARGEST_WRITTEN = 1 << 20
-"""Bytes of names and metadata in a file that we write: ComfyUI shows the metadata of no larger ones."""
+"""Most bytes of names and metadata in a file that we write. ComfyUI does not show larger metadata."""
 SPARE = 4096
-"""Bytes of them that are left for the hashes."""
+"""How many of these bytes are kept free for the hashes."""
 
 LEGACY_BEGIN, LEGACY_LENGTH = 1 << 20, 1 << 16
-"""The old hash looks at 64 KiB behind the first MiB alone; shorter files all have the hash of nothing."""
+"""The old hash only reads 64 KiB after the first MiB; all shorter files have the hash of an empty text."""
 
 
 def fitting(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str]]:
-    """What of the metadata fits into a file with these tensors, and names of what does not; the longest go first."""
+    """The metadata that fits into a file with these tensors, and the names of the rest; the longest go first."""
     names = {
         name: {"dtype": "BF16", "shape": list(one.shape), "data_offsets": [10**12, 10**12]}
         for name, one in tensors.items()
@@ -37,8 +37,8 @@ def fitting(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> tuple
 def hashes_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
     """`sshs_model_hash`, `sshs_legacy_hash` and `modelspec.hash_sha256` of a file with these tensors.
 
-    The first is SHA-256 of the file behind its header, so metadata does not change it. The second looks at fixed bytes
-    of the file as it would be with the `ss_` metadata alone.
+    The first is SHA-256 of the file after its header, so metadata does not change it. The second reads fixed bytes of
+    the file as it would be with only the `ss_` metadata.
     """
     ss = {key: value for key, value in metadata.items() if key.startswith("ss_")}
     whole = tensors_as_bytes(tensors, ss)
@@ -49,7 +49,7 @@ def hashes_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dic
 
 
 def shown(text: str, most: int = 400) -> str:
-    """A stranger's text for the terminal: on one line, without control characters, and not longer than `most`."""
+    """A stranger's text for the terminal: on one line, without control characters, at most `most` characters."""
     cut = text[: most + 1]
     plain = "".join(sign if sign.isprintable() else " " for sign in cut)
     return plain if len(text) <= most else f"{plain[:most]}... ({len(text)} characters)"

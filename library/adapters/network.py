@@ -35,7 +35,7 @@ LowRankWeights = Mapping[str, "LayerWeights"]
 
 
 class Change(Protocol):
-    """What a file adds to one layer's weight."""
+    """A file's update of one layer's weight."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -46,7 +46,7 @@ class Change(Protocol):
 
 
 class LayerWeights:
-    """One layer's low-rank weights, apart from any model: delta W = alpha / rank * up @ down.
+    """One layer's low-rank weights, without a model: delta W = alpha / rank * up @ down.
 
     Args:
         down: (rank, in). up: (out, rank).
@@ -64,26 +64,26 @@ class LayerWeights:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of what is added to the layer's weight: (out, in)."""
+        """The shape of the update of the layer's weight: (out, in)."""
         return len(self.up), self.down.shape[1]
 
     def delta(self) -> Tensor:
-        """What is added to the layer's weight, (out, in), float32."""
+        """The update of the layer's weight, (out, in), float32."""
         return self.alpha / self.rank * (self.up.float() @ self.down.float())
 
     def turned(self) -> LayerWeights:
-        """The same update with the halves of its outputs exchanged."""
+        """The same update with the two halves of its outputs swapped."""
         return LayerWeights(self.down, torch.cat(self.up.chunk(2)[::-1]), self.alpha)
 
 
 def check_fit(transformer: nn.Module, changes: Mapping[str, Change], source: str) -> None:
-    """Checks whether a transformer has the layers that a file changes, in their sizes.
+    """Checks that a transformer has the layers that a file changes, in the same sizes.
 
     Args:
         changes: by diffusers name. source: the file, for error messages.
 
     Raises:
-        ModelError: it has not.
+        ModelError: it doesn't.
     """
     layers = dict(transformer.named_modules())
     for name, change in changes.items():
@@ -102,16 +102,16 @@ def _is_target(name: str, endings: Iterable[str]) -> bool:
 
 
 def rank_in(ranks: Mapping[str, int], layer: str) -> int:
-    """The rank of a layer, from ranks by the ends of layers' names."""
+    """The rank of a layer, from ranks by the endings of layers' names."""
     return next(rank for ending, rank in ranks.items() if _is_target(layer, [ending]))
 
 
 @torch.no_grad()
 def limit_norms(low_ranks: Sequence[LowRank], most: float) -> dict[str, float]:
-    """Shrinks what is longer than `most` to that length, both matrices of a layer alike (sd-scripts' max-norm).
+    """Shrinks updates longer than `most` to that length, both matrices equally (sd-scripts' max-norm).
 
     Returns:
-        How many were shrunk, and the mean and the largest length afterwards.
+        How many were shrunk, and the mean and largest length afterwards.
     """
     norms = torch.stack([low_rank.norm() for low_rank in low_ranks])
     shares = (most / norms).clamp_max(1)
@@ -132,8 +132,8 @@ class AdapterNetwork:
     Args:
         lists: the lists of the transformer's blocks by their names inside it, in the order in which they run. Target
             layers are wrapped in place and frozen.
-        target_modules: ends of the names of the layers to wrap.
-        chosen: numbers of the blocks whose layers are wrapped, counted over all lists; None: all.
+        target_modules: endings of the names of the layers to wrap.
+        chosen: numbers of the blocks whose layers are wrapped, counted across all lists; None: all.
 
     Raises:
         ConfigError: a target matches no linear layer.
@@ -167,7 +167,7 @@ class AdapterNetwork:
 
     @classmethod
     def on(cls, transformer: nn.Module, names: Iterable[str]) -> AdapterNetwork:
-        """A network on exactly these layers, inside the blocks or outside.
+        """A network on exactly these layers, inside or outside the blocks.
 
         Args:
             names: of layers that the transformer has, see `check_fit`.
@@ -198,8 +198,8 @@ class AdapterNetwork:
         """Adds a fresh adapter to every layer; it changes nothing until it is trained.
 
         Args:
-            ranks: of all layers, or by the ends of their names.
-            form: what more than a plain LoRA it is.
+            ranks: of all layers, or by the endings of their names.
+            form: how it differs from a plain LoRA.
         """
         kind = OrthogonalLowRank if form.orthogonal else LowRank
         for name, layer in self.layers.items():
@@ -207,18 +207,18 @@ class AdapterNetwork:
             layer.adapters[adapter] = kind(layer.base, rank, alpha, dropout, generator, form.gate).to(dtype)
 
     def add_full(self, adapter: str, dtype: torch.dtype) -> None:
-        """Adds to every layer a change of its whole weight, 0 until it is trained."""
+        """Adds a change of its whole weight to every layer; it is 0 until it is trained."""
         for layer in self.layers.values():
             layer.adapters[adapter] = FullRank(layer.base, dtype)
 
     def using(
         self, adapters: Sequence[str | None], thinned: bool = False, facts: Facts | None = None
     ) -> AbstractContextManager[None]:
-        """Inside, row i of every batch uses `adapters[i]`; None: the pretrained weights alone.
+        """Inside, row i of every batch uses `adapters[i]`; None: only the pretrained weights.
 
         Args:
-            thinned: those that learn with their dropout.
-            facts: of the rows, for adapters with a gate.
+            thinned: learning adapters apply their dropout.
+            facts: about the rows, for adapters with a gate.
         """
         return self.route.set_to(route_of(adapters, thinned, facts))
 
@@ -227,7 +227,7 @@ class AdapterNetwork:
         return [weight for _, weight in self.named_parameters(adapter)]
 
     def named_parameters(self, adapter: str) -> list[tuple[str, nn.Parameter]]:
-        """The same, each with what it is of its adapter: "down", "up" or "weight"."""
+        """The same, each with its role in the adapter: "down", "up" or "weight"."""
         return [named for layer in self.layers.values() for named in layer.adapters[adapter].named_parameters()]
 
     def train_only(self, adapters: Iterable[str]) -> None:
@@ -255,10 +255,10 @@ class AdapterNetwork:
 
     @torch.no_grad()
     def load(self, adapter: str, weights: Mapping[str, Change], source: str) -> None:
-        """Adds an adapter with the given weights; layers that `weights` lacks get none of it.
+        """Adds an adapter with the given weights; layers that `weights` lacks get no change.
 
         Args:
-            weights: a change that is not a LoRA is added whole, in the precision of the layer.
+            weights: a change that is not a LoRA is added as a whole weight, in the precision of the layer.
             source: the file, for error messages.
 
         Raises:
@@ -283,7 +283,7 @@ class AdapterNetwork:
 
 
 def _loaded(base: Layer, given: Change | None) -> LowRank | FullRank:
-    """An adapter that adds a change; None: nothing."""
+    """An adapter that adds a change; None: no change."""
     if given is None:
         return LowRank(base, 1, 1.0)
     if isinstance(given, LayerWeights):

@@ -1,4 +1,4 @@
-"""A LoRA whose directions begin orthogonal, and what it began as taken off: T-LoRA's Ortho-LoRA."""
+"""A LoRA whose directions start orthogonal, with its start subtracted: T-LoRA's Ortho-LoRA."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from library.errors import ConfigError
 
 
 class OrthogonalLowRank(LowRank):
-    """A LoRA with orthonormal directions: x -> scale * (up S down - the same as it began)(x)   (T-LoRA's Ortho-LoRA).
+    """A LoRA with orthonormal directions: x -> scale * (up S down - its start)(x)   (T-LoRA's Ortho-LoRA).
 
-    Directions and sizes begin as the last singular vectors and values of a random matrix. All three learn, and what
-    they began as is taken off, so that a fresh adapter changes nothing. A plain LoRA begins with `up` = 0 and uses few
-    of its ranks; here no rank repeats another.
+    Directions and sizes start as the last singular vectors and values of a random matrix. All three learn. Their start
+    is subtracted, so that a fresh adapter changes nothing. A plain LoRA starts with `up` = 0 and uses few of its
+    ranks; here no rank repeats another.
 
     Args:
         generator: draws both directions, on the CPU.
@@ -46,8 +46,8 @@ class OrthogonalLowRank(LowRank):
                 f"network_dim is {rank}, but a layer of {outputs} x {inputs} has no {rank} orthogonal directions.",
                 f"Set network_dim to {min(outputs, inputs)} or less.",
             )
-        # Singular vectors of a Gaussian matrix are random directions that know nothing of its values, so that QR draws
-        # them as its SVD would; the values hardly differ from draw to draw.
+        # Singular vectors of a Gaussian matrix are random directions, independent of its singular values, so QR draws
+        # them as its SVD would. The values hardly differ from draw to draw.
         up, down = (torch.linalg.qr(torch.randn(many, rank, generator=generator))[0] for many in (outputs, inputs))
         begun = {"down": down.T.contiguous(), "up": up, "sizes": smallest_singular_values(outputs, inputs, rank)}
         for name, half in begun.items():
@@ -64,15 +64,15 @@ class OrthogonalLowRank(LowRank):
         return nn.functional.linear(low, torch.cat([self.up, self.first_up], dim=1).to(x.dtype)) * self.scale
 
     def change(self) -> Tensor:
-        """What is added to the layer's weight, (out, in), where all of it acts."""
+        """The update of the layer's weight, (out, in), where all of it acts."""
         return self.scale * (self.up * self.sizes @ self.down - self.first_up * self.first_sizes @ self.first_down)
 
     @torch.no_grad()
     def as_plain(self) -> tuple[Tensor, Tensor, float]:
-        """A plain LoRA of twice the rank: what it is, less what it began as.
+        """A plain LoRA of twice the rank: the adapter minus its start.
 
-        Both are long beside their difference, which a file in half precision would round away. So its own singular
-        directions are the halves, as far as the layer has that many.
+        Both are much longer than their difference, which a file in half precision would round away. So the file holds
+        the difference's own singular directions, up to as many as the layer has.
         """
         up = torch.cat([self.up * self.sizes, -self.first_up * self.first_sizes], dim=1)
         (left, small_up), (right, small_down) = map(
@@ -93,7 +93,7 @@ class OrthogonalLowRank(LowRank):
 
     @torch.no_grad()
     def add_gradient_of(self, gradient: Tensor) -> None:
-        """Adds to the gradients of directions and sizes what a gradient of `change`, (out, in), means for them."""
+        """Passes a gradient of `change`, (out, in), on to the gradients of directions and sizes."""
         gradient, sizes = self.scale * gradient.float(), self.sizes.float()
         from_down, from_up = gradient @ self.down.float().T, self.up.float().T @ gradient
         add_gradient(self.up, from_down * sizes)

@@ -1,4 +1,4 @@
-"""The layout that diffusers' `load_lora_weights` loads, of any family: PEFT's names, alpha folded in, no alpha."""
+"""The layout that diffusers' `load_lora_weights` loads, for any family: PEFT's names, alpha folded into the weights."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from library.errors import ModelError
 
 PREFIX = "transformer."
 FOLDED_SCALE = "purecc_folded_scale"
-"""Metadata of our files: alpha / rank as it was before it went into lora_B, so that a way back to alpha is there."""
+"""Metadata of our files: alpha / rank before it went into lora_B, so that alpha can be restored."""
 PEFT_CONFIG = "lora_adapter_metadata"
 """Metadata in which diffusers keeps PEFT's configuration, alpha included."""
 
 
 def to_peft(weights: Mapping[str, LayerWeights], text_encoders: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """The tensors of a diffusers file, float32: up already times alpha / rank.
+    """The tensors of a diffusers file, float32; up is already multiplied by alpha / rank.
 
     Args:
-        text_encoders: begins of the names of layers that are not the transformer's.
+        text_encoders: prefixes of the names of layers that are not the transformer's.
     """
     tensors = {}
     for name, layer in weights.items():
@@ -34,14 +34,14 @@ def to_peft(weights: Mapping[str, LayerWeights], text_encoders: tuple[str, ...] 
 
 
 def folded_scale(weights: Mapping[str, LayerWeights]) -> dict[str, str]:
-    """What the metadata says of the scale, if all layers share one that can be taken out again without rounding."""
+    """The metadata for the scale, if all layers share one that can be undone without rounding."""
     scales = {layer.alpha / layer.rank for layer in weights.values()}
     scale = scales.pop() if len(scales) == 1 else 1.0
     return {FOLDED_SCALE: repr(scale)} if scale != 1.0 and _exact(scale) else {}
 
 
 def unfolded(weights: dict[str, LayerWeights], metadata: Mapping[str, str]) -> dict[str, LayerWeights]:
-    """The weights of a diffusers file with the scale that `folded_scale` noted in alpha again; the same updates."""
+    """The weights of a diffusers file with the scale from `folded_scale` back in alpha; the same updates."""
     try:
         scale = float(metadata.get(FOLDED_SCALE, 1.0))
     except ValueError:
@@ -55,22 +55,22 @@ def unfolded(weights: dict[str, LayerWeights], metadata: Mapping[str, str]) -> d
 
 
 def _exact(scale: float) -> bool:
-    """Whether it is a moderate power of two: multiplying by it rounds nothing."""
+    """Whether it is a moderate power of two, by which multiplying rounds nothing."""
     return math.isfinite(scale) and 2**-20 <= scale <= 2**20 and math.frexp(scale)[0] == 0.5
 
 
 def peft_scales(
     metadata: Mapping[str, str], layers: Mapping[str, int], source: str, text_encoders: tuple[str, ...] = ()
 ) -> dict[str, float]:
-    """alpha / rank of each layer by PEFT's configuration, as diffusers wrote it; without one, 1.
+    """alpha / rank of each layer, from PEFT's configuration as diffusers wrote it; without one, 1.
 
     Args:
         layers: the rank of each layer by its diffusers name.
         source: the file, for error messages.
-        text_encoders: begins of the names of layers that are not the transformer's.
+        text_encoders: prefixes of the names of layers that are not the transformer's.
 
     Raises:
-        ModelError: the configuration can't be read, or asks for what is not a plain LoRA.
+        ModelError: the configuration can't be read, or asks for more than a plain LoRA.
     """
     if PEFT_CONFIG not in metadata:
         return dict.fromkeys(layers, 1.0)
@@ -88,7 +88,7 @@ def peft_scales(
 
 
 def _peft_scale(config: Mapping[str, Any], name: str, part: str, rank: int, source: str) -> float:
-    """alpha / rank of a layer of the model's part whose names begin so."""
+    """alpha / rank of a layer in the part of the model with this prefix."""
     own = {key.removeprefix(part): value for key, value in config.items() if key.startswith(part)}
     if own.get("use_dora"):
         raise ModelError(f"{source} is a DoRA, which a plain LoRA can't represent.")

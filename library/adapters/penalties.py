@@ -1,7 +1,7 @@
-"""Penalties: losses of the weights themselves, whatever they predict, with gradients that need no graph.
+"""Penalties: losses of the weights themselves, not of their predictions, with gradients that need no graph.
 
-A penalty looks at one layer at a time, so that it costs memory for one layer and not for all. In full fine-tuning it
-does so while the backward pass is at that layer.
+A penalty looks at one layer at a time, so it costs memory for only one layer. In full fine-tuning it does so while the
+backward pass is at that layer.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class Penalty(Protocol):
 
     @property
     def layers(self) -> Layers:
-        """Those that it looks at."""
+        """The layers that it looks at."""
 
     def of_layer(self, name: str) -> Tensor:
-        """() float32, a layer's part of the loss."""
+        """A layer's part of the loss, () float32."""
 
     def add_gradient(self, name: str, factor: float) -> None:
-        """Adds `factor` times the gradient of a layer's part to that of its weights."""
+        """Adds `factor` times the gradient of a layer's part to the gradients of its weights."""
 
 
 class SquaredChange:
-    """||delta W||_F^2 of each layer, of a LoRA as of a whole weight: delta W is what is added to the weight."""
+    """||delta W||_F^2 of each layer, for LoRAs and whole weights; delta W is the weight's update."""
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
@@ -45,12 +45,12 @@ class SquaredChange:
 
     @torch.no_grad()
     def add_gradient(self, name: str, factor: float) -> None:
-        """2 factor delta W, brought to the weights that learn."""
+        """Adds 2 factor delta W, passed on to the weights that learn."""
         self.layers[name].add_gradient_of(2 * factor * self.layers[name].change())
 
 
 class FisherChange:
-    """1/2 sum F o delta W^2: elastic weight consolidation (Kirkpatrick et al. 2017, Eq. 3) of what is added to weights.
+    """1/2 sum F o delta W^2: elastic weight consolidation (Kirkpatrick et al. 2017, Eq. 3) of the weights' updates.
 
     Args:
         fisher: how much each number of each layer's weight matters, (out, in).
@@ -68,7 +68,7 @@ class FisherChange:
 
     @torch.no_grad()
     def add_gradient(self, name: str, factor: float) -> None:
-        """factor F o delta W, brought to the weights that learn."""
+        """Adds factor F o delta W, passed on to the weights that learn."""
         change = self.layers[name].change().float()
         self.layers[name].add_gradient_of(factor * self._fisher(name) * change)
 
@@ -77,9 +77,9 @@ class FisherChange:
 
 
 class Overlap:
-    """sum over earlier concepts of |A_i A^T|_1: how far a LoRA reads what earlier ones read (CIDM, Eq. 5).
+    """sum over earlier concepts of |A_i A^T|_1: how much a LoRA reads what earlier ones read (CIDM, Eq. 5).
 
-    A is the matrix at the input's side. It is 0 where the subspaces are orthogonal.
+    A is the matrix on the input side. It is 0 where the subspaces are orthogonal.
 
     Args:
         earlier: for each layer, the input-side matrices of earlier concepts, (rank, in) each.
@@ -98,7 +98,7 @@ class Overlap:
 
     @torch.no_grad()
     def add_gradient(self, name: str, factor: float) -> None:
-        """factor sign(A A_i^T) A_i, for the input-side matrix alone."""
+        """Adds factor sign(A A_i^T) A_i, only for the input-side matrix."""
         down = self.layers[name].down
         for other in self.earlier.get(name, ()):
             other = other.to(down)

@@ -1,7 +1,7 @@
 """LoRA files as trainers write them: kohya, diffusers / PEFT, OneTrainer, SimpleTuner, LyCORIS, generic names.
 
-A key is the name of a layer, in one of the spellings that its family knows, and an ending that says which part of the
-update it is. What no change of weights can express (DoRA, changed biases) is refused, never dropped in silence.
+A key is the name of a layer, in one of the spellings that its family knows, plus an ending that says which part of the
+update it is. What no change of weights can express (DoRA, changed biases) is an error, never dropped silently.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ ENDINGS = {
     **{f".{part}": part for part in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")},
     **{f".{part}": part for part in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")},
 }
-"""Ends of keys and what they hold."""
+"""Endings of keys and what they hold."""
 
 KINDS = {"LoRA": ("down", "up"), "LoHa": ("hada",), "LoKr": ("lokr",), "full change": ("diff",)}
-"""Kinds of updates, by the begins of what their parts are called."""
+"""Kinds of updates, by the prefixes of their parts' names."""
 
 DORA = ("is a DoRA", "its effect depends on the model's weights, so a LoRA can't represent it")
 OTHER_KINDS = {
@@ -60,7 +60,7 @@ OTHER_KINDS = {
 """Parts of keys that can't be read, what they mean, and why."""
 
 LARGEST_LAYER = 1 << 26
-"""Numbers that a layer's weight may have; the largest of Stable Diffusion 3 and its encoders has two thirds of that."""
+"""Most numbers in a layer's weight; the largest in Stable Diffusion 3 and its encoders has two thirds of that."""
 
 OTHER_MODELS = {
     "double_blocks": "Flux",
@@ -72,26 +72,26 @@ OTHER_MODELS = {
     "up_blocks": "Stable Diffusion 1, 2 or XL",
     "mid_block": "Stable Diffusion 1, 2 or XL",
 }
-"""Parts of keys that tell another model."""
+"""Parts of keys that identify another model."""
 
 READABLE = "LoRAs, LoHas, LoKrs and full changes of weights can be read."
 DAMAGED = "The file may be damaged; download it again."
 
 NO_LORA = ("lora_concept.", "bundle_emb.")
-"""Begins of keys that are learned vectors, ours and OneTrainer's, and no part of the LoRA."""
+"""Prefixes of keys for learned vectors, ours and OneTrainer's, which are not part of the LoRA."""
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA file, understood.
+    """A parsed LoRA file.
 
     Args:
-        layers: by the layer's diffusers name; those of text encoders begin with "text_encoder".
-        spelling: whose names the file has.
+        layers: by the layer's diffusers name; those of text encoders start with "text_encoder".
+        spelling: the program whose names the file uses.
         left_out: keys that are not part of the LoRA.
-        whole: changes that no LoRA is exactly, likewise.
+        whole: changes that are not exactly a LoRA, by the same names.
         kinds: what the file holds, see `KINDS`.
-        names: of the family of models that it is for.
+        names: of the family of models it is for.
     """
 
     layers: dict[str, LayerWeights]
@@ -105,14 +105,13 @@ class LoraFile:
 
 
 def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> LoraFile:
-    """The layers of a LoRA file of any program.
+    """Parses the layers of a LoRA file from any program.
 
     Args:
         source: the file, for error messages.
 
     Raises:
-        ModelError: not a LoRA for a family that is known, not one that can be read, damaged, or two layouts in one
-            file.
+        ModelError: it is not a LoRA for a known family, can't be read, is damaged, or mixes two layouts.
     """
     left_out = tuple(key for key in tensors if key.startswith(NO_LORA))
     bases, names = _by_layer({key: tensor for key, tensor in tensors.items() if key not in left_out}, source)
@@ -142,7 +141,7 @@ def understood(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], sourc
 
 
 def _by_layer(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, dict[str, Tensor]], LoraNames]:
-    """Tensors by the name of their layer and by what they are: "down", "up", "alpha", "lokr_w1"; and whose names."""
+    """Tensors by layer and by part ("down", "up", "alpha", "lokr_w1"), and the program whose names they have."""
     bases: dict[str, dict[str, Tensor]] = {}
     strange: list[str] = []
     for key, tensor in tensors.items():
@@ -169,11 +168,11 @@ def _by_layer(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, dic
 
 
 def _parted(key: str) -> tuple[str, str | None]:
-    """The name of the layer and what is held of it; None for what no LoRA that can be read has."""
+    """The name of the layer and the part; None for a key that no readable LoRA has."""
     for ending, part in ENDINGS.items():
         if key.endswith(ending):
             return key.removesuffix(ending), part
-    begin, _, _ = key.removesuffix(".weight").rpartition(".")  # PEFT's name of the adapter, such as "default_0"
+    begin, _, _ = key.removesuffix(".weight").rpartition(".")  # PEFT's name for the adapter, such as "default_0"
     for ending in (".lora_A", ".lora_B"):
         if key.endswith(".weight") and begin.endswith(ending):
             return begin.removesuffix(ending), ENDINGS[ending]
@@ -195,15 +194,15 @@ def _spelling_of(bases: Mapping[str, dict[str, Tensor]], names: LoraNames, sourc
 
 
 def change_of(parts: Mapping[str, Tensor], base: str, source: str) -> FileChange:
-    """The update of one layer of a file, of whatever kind.
+    """The update of one layer of a file, of any kind.
 
     Args:
-        parts: by what they are, see `ENDINGS`.
+        parts: by their role, see `ENDINGS`.
         base: the layer's name, for error messages.
         source: the file, for error messages.
 
     Raises:
-        ModelError: a part is missing or of another kind, shapes don't fit, or a number is NaN or infinite.
+        ModelError: a part is missing or of another kind, shapes don't match, or a number is NaN or infinite.
     """
     kind = _kind_of(parts)
     if kind == "LoRA" or not all(part == "alpha" or part.startswith(KINDS[kind]) for part in parts):
@@ -240,13 +239,13 @@ def _built(kind: str, own: Mapping[str, Tensor], alpha: float | None) -> FileCha
     ]
     _check_size(*(side for part in parts for side in _size_of(part)))
     products = [part for part in parts if isinstance(part, tuple)]
-    # Of two whole matrices alpha says nothing; of two products, the second one's rank counts.
+    # With two whole matrices alpha means nothing; with two products, the second one's rank counts.
     first, second = parts
     return kronecker(first, second, alpha / len(products[-1][1]) if products and alpha is not None else 1.0)
 
 
 def _check_size(*sides: int) -> None:
-    """Checks whether a change that is made of small parts would be no larger than a layer can be.
+    """Checks that a change made of small parts would not be larger than any layer.
 
     Raises:
         ArithmeticError: it would.
@@ -270,7 +269,7 @@ def _size_of(part: Tensor | Product) -> tuple[int, int]:
 
 
 def _matrix(tensor: Tensor, base: str, source: str) -> Tensor:
-    """A tensor of a file as a matrix; a convolution's has all its inputs side by side."""
+    """A tensor of a file as a matrix; a convolution's inputs are flattened into one axis."""
     if not tensor.is_floating_point() or tensor.ndim not in (2, 4) or not tensor.numel():
         raise ModelError(f"{source}: the LoRA of {base[:120]!r} has the shape {tuple(tensor.shape)}.", DAMAGED)
     if not tensor.float().isfinite().all():
@@ -305,7 +304,7 @@ def pair_of(halves: Mapping[str, Tensor], base: str, source: str) -> LayerWeight
         source: the file, for error messages.
 
     Raises:
-        ModelError: a half is missing, shapes don't fit, or a number is NaN or infinite.
+        ModelError: a half is missing, shapes don't match, or a number is NaN or infinite.
     """
     down, up = halves.get("down"), halves.get("up")
     if down is None or up is None or set(halves) - {"down", "up", "alpha"}:
@@ -324,7 +323,7 @@ def _not_for_this(
     """The error for a file with keys that can't be read.
 
     Args:
-        strange: those whose endings are unknown. unknown: names of layers that the family lacks, in the others.
+        strange: keys with unknown endings. unknown: layers in the other keys that the family lacks.
     """
     model = next((model for part, model in OTHER_MODELS.items() if any(part in key for key in keys)), None)
     if keys and set(keys) <= set(names.embeddings):

@@ -1,4 +1,4 @@
-"""[context]: what the reference pictures share besides the concept, learned apart from it."""
+"""[context]: what the reference pictures share besides the concept, learned separately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of the data: what a dataset file may say of a dataset or subset, with sd-scripts' names."""
+"""The settings of the data: what a dataset file may set for a dataset or subset, with sd-scripts' names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUN_ONLY = frozenset(
         "random_crop_variants",
     }
 )
-"""Settings of this group that a dataset file does not know."""
+"""Settings of this group that can't be in a dataset file."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What to learn and from which pictures: concepts, datasets and subsets, with every value in force."""
+"""What to learn and from which pictures: concepts, datasets and subsets, with all values in force."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Kind = Literal["subject", "style"]
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """[[concepts]]: what is to be learned."""
+    """[[concepts]]: what to learn."""
 
     name: str = setting(help="The concept's name in files and logs.")
     trigger: str = setting(help="The trigger word that you write in prompts. Captions write [V] for it.")
@@ -54,7 +54,7 @@ class Concept:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a subset alone may say."""
+    """Values that only a subset can have."""
 
     image_dir: str = setting(help="Folder of the images.", holds="path")
     concept: str | None = setting(None, "Name of the concept that the images show. Unset: the only concept.")
@@ -71,7 +71,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Subset(Source):
-    """[[datasets.subsets]]: one folder of pictures, with every value that holds for it; see `DataSettings`."""
+    """[[datasets.subsets]]: one folder of pictures, with all of its values; see `DataSettings`."""
 
     num_repeats: int
     flip_aug: bool
@@ -128,7 +128,7 @@ def _folders(subset: Subset) -> list[tuple[str, str]]:
 
 
 def as_tables(config: DatasetConfig) -> dict[str, Any]:
-    """The dataset config as TOML tables with every value in force; image folders as absolute paths."""
+    """The dataset config as TOML tables with all values in force and absolute paths of image folders."""
 
     def plain(thing: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
         values = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}

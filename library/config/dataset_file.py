@@ -30,7 +30,7 @@ from library.config.synonyms import meant
 from library.errors import ConfigError, PureCCError, all_of, did_you_mean, naming
 
 IN_THE_FILE = {"train_batch_size": "batch_size", "dataset_repeats": "num_repeats"}
-"""Settings that a dataset file calls by another name, as in sd-scripts."""
+"""Settings with another name in a dataset file, as in sd-scripts."""
 
 DATASET_LEVEL = {
     "resolution",
@@ -43,7 +43,7 @@ DATASET_LEVEL = {
     "validation_split",
     "validation_seed",
 }
-"""Keys that may be in [general] and a dataset, but not in a subset."""
+"""Keys that can be in [general] and a dataset, but not in a subset."""
 
 
 class _Table(NamedTuple):
@@ -71,7 +71,7 @@ class _Reader:
         self.fallback = {key: getattr(defaults, field.name) for key, field in self.fields.items()}
 
     def check_top_level(self) -> None:
-        """A file that is a dataset config alone has nothing else."""
+        """Checks that a file which is only a dataset config has nothing else."""
         for key in sorted(set(self.file.tables) - set(DATASET_TABLES)):
             remedy = did_you_mean(key, DATASET_TABLES)
             self._found(f'{self.file.where((key,))}: a dataset config has no top-level "{key}".', remedy)
@@ -81,7 +81,7 @@ class _Reader:
         return self._listed(file, file.tables.get(key, []), (key,), key)
 
     def _listed(self, file: TomlFile, value: Any, place: Place, called: str) -> list[_Table]:
-        """The tables of a list; what is none is a problem."""
+        """The tables of a list; every other entry is a problem."""
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             what = f"{file.where(place)}: {called} must be a list of tables."
             if what not in {problem.what for problem in self.problems}:
@@ -113,7 +113,7 @@ class _Reader:
         return concepts or (self._unsaid_concepts() if "concepts" not in file.tables else [])
 
     def _unsaid_concepts(self) -> list[Concept]:
-        """Those of a file of sd-scripts, which names them in its class tokens, if at all."""
+        """The concepts of an sd-scripts file, which names them at most in its class tokens."""
         general, tokens = self.general_table(), list[str | None]()
         for dataset in self.tables(self.file, "datasets"):
             for subset in self.subset_tables(dataset):
@@ -138,12 +138,12 @@ class _Reader:
         return concepts
 
     def general_table(self) -> dict[str, Any]:
-        """[general] as it is there."""
+        """[general] as written in the file."""
         table = self.file.tables.get("general", {})
         return table if isinstance(table, dict) else {}
 
     def general(self) -> dict[str, Any]:
-        """What holds for all datasets: [general] over the settings of the run."""
+        """The values for all datasets: [general] over the settings of the run."""
         table = self.file.tables.get("general", {})
         if not isinstance(table, dict):
             self._found(f"{self.file.where(('general',))}: general must be a table.", "Write [general].")
@@ -176,7 +176,7 @@ class _Reader:
         return Dataset(subsets=subsets, resolution=size, **rest)
 
     def _without_repeated(self, subsets: list[Subset | None]) -> list[Subset]:
-        """Those that show pictures, each folder once in a dataset, as in sd-scripts."""
+        """The subsets that show pictures, each folder once per dataset, as in sd-scripts."""
         kept: dict[Path, Subset] = {}
         for subset in subsets:
             if subset and subset.num_repeats < 1:
@@ -217,7 +217,7 @@ class _Reader:
         return Subset(**kept, concept=concept, **held)
 
     def _with_attributes(self, table: _Table) -> _Table:
-        """The subset with the one of its custom attributes that is known among its keys."""
+        """The subset, with its one supported custom attribute added to its keys."""
         rest = {key: value for key, value in table.values.items() if key != "custom_attributes"}
         attributes = table.values.get("custom_attributes", {})
         if not isinstance(attributes, dict):
@@ -236,17 +236,17 @@ class _Reader:
         return _Table(table.place, rest)
 
     def _where(self, table: _Table, key: str, section: str) -> str:
-        """Where a key of a table stands, on its own or among the custom attributes."""
+        """Where a table has a key, directly or in the custom attributes."""
         inside = (*table.place, "custom_attributes", key)
         return self.file.where(inside if self.file.has(inside) else (*table.place, key), section)
 
     def _where_held(self, table: _Table, key: str) -> str:
-        """Where a value of a dataset stands, in its table or in [general]."""
+        """Where a dataset's value is set, in its table or in [general]."""
         places = (*table.place, key), ("general", key)
         return self.file.where(next((place for place in places if self.file.has(place)), places[0]), "datasets")
 
     def check_whole(self, datasets: list[Dataset], concepts: list[Concept]) -> None:
-        """What can be said of the whole file only once its parts are right."""
+        """Checks the file as a whole, once its parts are right."""
         shown = {subset.concept for dataset in datasets for subset in dataset.subsets if not subset.is_reg}
         unused = sorted({concept.name for concept in concepts} - shown)
         if not shown and not self.problems:
@@ -258,9 +258,9 @@ class _Reader:
             )
 
     def _checked(self, table: _Table, allowed: set[str], section: str) -> dict[str, Any]:
-        """The entries whose keys are allowed and whose values have their type; the others are problems.
+        """The entries with allowed keys and values of the right type; all others are problems.
 
-        An empty text leaves a key unset: its default holds, also where a table further out says otherwise.
+        An empty text leaves a key unset: its default applies, even if an outer table sets another value.
         """
         hints, of_subsets = hints_of(DataSettings), {field.name for field in dataclasses.fields(Source)}
         good: dict[str, Any] = {}
@@ -277,7 +277,7 @@ class _Reader:
                 remedy = f'"{key}" is not allowed here.' if elsewhere else meant(key, allowed)
                 self._found(f'{where}: "{key}" is not a key of [{section}].', remedy)
             elif key not in self.fields:
-                good |= {key: value} if value != "" else {}  # it is checked with its group
+                good |= {key: value} if value != "" else {}  # checked with its group
             elif value == "":
                 good[key] = default_of(self.fields[key])
             else:
@@ -303,14 +303,14 @@ def read_dataset_config(
     """The concepts and datasets of a file.
 
     Args:
-        file: the dataset config, or the main file if they are there.
-        concepts_file: where [[concepts]] stand, if not there.
-        defaults: what holds where the file is silent.
-        notices: what became of keys of sd-scripts is added here, a sentence each.
-        phrase: `metadata_trigger_phrase`, which names the trigger where nothing else does.
+        file: the dataset config, or the main file if it has them.
+        concepts_file: the file with [[concepts]], if not that one.
+        defaults: values that the file leaves unset.
+        notices: gets a sentence about each of sd-scripts' keys.
+        phrase: `metadata_trigger_phrase`, which names the trigger if nothing else does.
 
     Raises:
-        ConfigError: names every mistake in one go.
+        ConfigError: names all mistakes at once.
     """
     reader = _Reader(file, concepts_file or file, defaults, phrase, [] if notices is None else notices)
     if defaults.dataset_config:
@@ -327,9 +327,9 @@ def read_dataset_config(
 def read_concepts_and_pictures(
     config: TomlFile | None, settings: Settings, notices: list[str] | None = None
 ) -> DatasetConfig:
-    """The concepts and datasets of a run: from its `dataset_config`, or from the main file if they are there.
+    """The concepts and datasets of a run: from its `dataset_config`, or from the main file if it has them.
 
-    A main file with [[concepts]] says what a dataset file, or `train_data_dir`, leaves unsaid.
+    A main file with [[concepts]] adds what a dataset file, or `train_data_dir`, leaves out.
     """
     notices = [] if notices is None else notices
     file = find_dataset_file(config, settings.data, notices)
@@ -338,10 +338,10 @@ def read_concepts_and_pictures(
 
 
 def as_size(resolution: int | list[int], where: str) -> tuple[int, int]:
-    """(width, height) from one number or two.
+    """(width, height), from one number or two.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: it is neither.
     """
     size = [resolution, resolution] if isinstance(resolution, int) else resolution
     if len(size) != 2 or min(size) < 8:
@@ -350,7 +350,7 @@ def as_size(resolution: int | list[int], where: str) -> tuple[int, int]:
 
 
 def _concept_name(given: str | None, concepts: list[Concept], where: str) -> str:
-    """Which concept a subset shows, named or the only one."""
+    """Which concept a subset shows: the one that it names, or the only one."""
     names = [concept.name for concept in concepts]
     if given is None and len(names) == 1:
         return names[0]

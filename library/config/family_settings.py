@@ -1,4 +1,4 @@
-"""Settings that a family of models brings; each declares its own in the `settings.py` of its folder."""
+"""Settings of a family of models. Each family declares its own in the `settings.py` of its folder."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Own = TypeVar("Own")
 
 @dataclass(frozen=True, kw_only=True)
 class FamilySettings:
-    """What a family brings.
+    """A family's settings.
 
     Args:
-        family: what code calls it.
+        family: its name in code.
         sections: its settings by section, a dataclass each.
-        often_changed: those of them that `--help` shows.
-        synonyms: what other trainers call them, names with spaces between.
-        layouts: of its LoRA files, by the names that `save_formats` has for them: the programs that each is for.
-        usual_layouts: those that are saved if nobody says otherwise.
-        attention, feed_forward: ends of the names of these layers in the blocks.
-        text_attention, text_feed_forward: those of them that read one token of the text after the other.
+        often_changed: settings that `--help` shows.
+        synonyms: their names in other trainers, separated by spaces.
+        layouts: of its LoRA files: by each one's name in `save_formats`, the programs that it is for.
+        usual_layouts: layouts that are saved by default.
+        attention, feed_forward: endings of these layers' names in the blocks.
+        text_attention, text_feed_forward: those that process the text's tokens one by one.
     """
 
     family: str
@@ -39,14 +39,14 @@ class FamilySettings:
 
 
 FAMILY_SETTINGS: dict[str, FamilySettings] = {}
-"""Those of every family by its name; `library.models` has them all."""
+"""The settings of every family by name; importing `library.models` registers them."""
 
 
 def bring(own: FamilySettings) -> FamilySettings:
-    """Makes a family's settings known to files, command line, help, checks and docs.
+    """Registers a family's settings for files, command line, help, checks and docs.
 
     Raises:
-        ValueError: the family has brought some already, or another has brought one of them.
+        ValueError: the family has registered settings before, or another family has registered one of these.
     """
     if own.family in FAMILY_SETTINGS:
         raise ValueError(f"the settings of {own.family} are known already")
@@ -59,12 +59,12 @@ def bring(own: FamilySettings) -> FamilySettings:
 
 
 def groups_in(section: str) -> tuple[type, ...]:
-    """What families bring to a section."""
+    """The groups that families add to a section."""
     return tuple(one.sections[section] for one in FAMILY_SETTINGS.values() if section in one.sections)
 
 
 def names_in(section: str) -> frozenset[str]:
-    """The names of the settings that families bring to a section."""
+    """The names of the settings that families add to a section."""
     return frozenset().union(*map(names_of, groups_in(section)))
 
 
@@ -74,33 +74,33 @@ def layout_names() -> tuple[str, ...]:
 
 
 def about_layouts() -> str:
-    """The same with the programs that each is for, as a sentence of help has them."""
+    """The layouts, with the programs that each is for, as text for the help."""
     programs = {name: text for one in FAMILY_SETTINGS.values() for name, text in one.layouts.items()}
     return "; ".join(f"{name} for {text}" for name, text in programs.items())
 
 
 def usual_layouts() -> list[str]:
-    """The layouts that are saved if nobody says otherwise."""
+    """The layouts that are saved by default."""
     return _each_once(lambda one: one.usual_layouts)
 
 
 def attention_layers() -> list[str]:
-    """Ends of the names of the attention's layers, which get a LoRA if nobody says otherwise."""
+    """Endings of the attention layers' names, which get a LoRA by default."""
     return _each_once(lambda one: one.attention)
 
 
 def feed_forward_layers() -> list[str]:
-    """Ends of the names of the feed-forward layers."""
+    """Endings of the feed-forward layers' names."""
     return _each_once(lambda one: one.feed_forward)
 
 
 def text_attention_layers() -> list[str]:
-    """Ends of the names of the attention's layers that read one token of the text after the other."""
+    """Endings of the names of the attention layers that process the text's tokens one by one."""
     return _each_once(lambda one: one.text_attention)
 
 
 def text_feed_forward_layers() -> list[str]:
-    """Ends of the names of the feed-forward layers that do so."""
+    """Endings of the names of the feed-forward layers that process the text's tokens one by one."""
     return _each_once(lambda one: one.text_feed_forward)
 
 
@@ -109,10 +109,10 @@ def _each_once(names: Callable[[FamilySettings], Iterable[str]]) -> list[str]:
 
 
 def own_part(group: object, own: type[Own]) -> Own:
-    """A group of settings as the family that brought some of them reads it.
+    """A group of settings, as the family that added some of them reads it.
 
     Raises:
-        TypeError: they were not read with what families bring.
+        TypeError: they were read without the families' settings.
     """
     if not isinstance(group, own):
         raise TypeError(f"the settings lack {own.__name__}")

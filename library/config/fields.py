@@ -1,4 +1,4 @@
-"""How a setting is declared: once, with type, default, range and one sentence, for files and command line."""
+"""How to declare a setting: once, with type, default, range and one sentence, for files and command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Group = TypeVar("Group", bound="DataclassInstance")
 Holds = Literal["path", "file name", "ending"]
-"""What a text is to a file system: a path, the start of a file's name, or the ending of one."""
+"""What a text means to a file system: a path, or the start or ending of a file's name."""
 WHY_NOT = {
     "path": (
         why_not_a_path,
@@ -29,7 +29,7 @@ WHY_NOT = {
     "ending": (why_not_an_ending, "For example .txt."),
 }
 BEYOND = 1 << 63
-"""Limit of all numbers: seeds and counts of the libraries below have 64 bits."""
+"""Limit of all numbers: the libraries use 64 bits for seeds and counts."""
 
 
 def setting(
@@ -46,12 +46,12 @@ def setting(
     """A dataclass field that is a setting.
 
     Args:
-        default: its value when nobody says otherwise, or a function that makes it; left out, the setting must be given.
+        default: its value if it is not set, or a function that makes it; without one, the setting is required.
         help: one sentence on what it does.
         at_least, above, at_most: the range of a number.
-        name: its name in files, where Python can't use that name.
-        shapes_training: whether another value makes another LoRA; a resumed run must keep such settings.
-        holds: what a text, or each of a list, is to a file system, if anything.
+        name: its name in files, if Python can't use that name.
+        shapes_training: whether another value gives another LoRA; a resumed run must keep such settings.
+        holds: what a text, or each one in a list, means to a file system, if anything.
     """
     about = {
         "help": help,
@@ -80,18 +80,18 @@ def names_of(group: type) -> frozenset[str]:
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
-    """Its default; `dataclasses.MISSING` if it must be given."""
+    """Its default; `dataclasses.MISSING` if it is required."""
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
 @cache
 def hints_of(group: type) -> Mapping[str, Any]:
-    """Type of every setting of a group, by its name in Python."""
+    """The type of every setting of a group, by its name in Python."""
     return types.MappingProxyType(typing.get_type_hints(group))
 
 
 def describe(hint: Any) -> str:
-    """A type as text: "a number", "one of \"a\", \"b\"" ..."""
+    """A type as text, such as "a number" or "one of \"a\", \"b\""."""
     if typing.get_origin(hint) is Literal:
         choices = [f'"{choice}"' for choice in typing.get_args(hint)]
         return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
@@ -104,7 +104,7 @@ def describe(hint: Any) -> str:
 
 
 def placeholder(hint: Any) -> str:
-    """What stands for a value of a type on the command line: "N", "{a,b}" ..."""
+    """The placeholder for a value of a type in the help, such as "N" or "{a,b}"."""
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         return choices[0] if len(choices) == 1 else f"{{{','.join(choices)}}}"
@@ -131,7 +131,7 @@ def conforms(value: Any, hint: Any) -> bool:
 
 
 def from_command_line(text: str, hint: Any) -> Any:
-    """The value that a word on the command line stands for, still unchecked: "1e-4" is a number, "adaptive" a text."""
+    """The value of a word on the command line, unchecked: "1e-4" is a number, "adaptive" a text."""
     if conforms(text, hint):
         return text
     if text.lower().lstrip("+-") in ("inf", "nan"):
@@ -141,7 +141,7 @@ def from_command_line(text: str, hint: Any) -> Any:
 
 
 def literal(text: str) -> Any:
-    """The number, list or the like that a text writes as Python does; the text itself, if it is none of them."""
+    """The number, list or other literal that a text holds in Python's notation; otherwise the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
@@ -149,10 +149,10 @@ def literal(text: str) -> Any:
 
 
 def check_sound(value: Any, name: str, where: str) -> None:
-    """Refuses what no setting can use, inside of lists and tables too.
+    """Checks for values that no setting can use, inside lists and tables, too.
 
     Raises:
-        ConfigError: a number that is not finite or has more than 64 bits, or a text that no file can hold.
+        ConfigError: a number is not finite or has more than 64 bits, or no file can hold a text.
     """
     inner = [value]
     while inner:
@@ -169,14 +169,14 @@ def check_sound(value: Any, name: str, where: str) -> None:
 
 
 def check(value: Any, field: dataclasses.Field[Any], hint: Any, where: str, called: str | None = None) -> Any:
-    """Returns the value if it may be in this setting.
+    """Returns the value if this setting can have it.
 
     Args:
         where: file and line, for the error.
-        called: what the user calls it there, if not by its own name.
+        called: its name there, if not the setting's own.
 
     Raises:
-        ConfigError: wrong type or out of range, or no path or name of a file where it must be one.
+        ConfigError: the type is wrong, it is out of range, or it must be a path or file name but isn't.
     """
     name, about = called or name_of(field), field.metadata
     check_sound(value, name, where)
@@ -208,13 +208,13 @@ def build(
     problems: list[PureCCError],
     table: str | None = None,
 ) -> Group | None:
-    """A settings group from the values that were given, checked one by one.
+    """Builds a settings group from given values, checked one by one.
 
     Args:
-        values: by the names users write. Settings of other groups are ignored.
+        values: by the names that users write. Settings of other groups are ignored.
         where: file and line of each value.
-        problems: every mistake found is added here.
-        table: where the group stands, if it is a table of its own.
+        problems: gets every mistake.
+        table: where the group is, if it has its own table.
 
     Returns:
         The group, or None if it had a mistake.

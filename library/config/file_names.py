@@ -1,4 +1,4 @@
-"""Names of files that every system takes, so that a folder of results can be copied to any other."""
+"""File names that work on every system, so that a folder of results can be copied to any other."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 import unicodedata
 
 FORBIDDEN = frozenset('<>:"/\\|?*')
-"""Characters that Windows keeps for itself, or that make a name a path."""
+"""Characters that Windows reserves, or that turn a name into a path."""
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])\s*(\.|$)", re.IGNORECASE)
-"""Begins of names that are devices on Windows, whatever their ending."""
+"""Names that are devices on Windows, with any ending."""
 
 
 def why_not_a_name(name: str) -> str | None:
@@ -34,7 +34,7 @@ def why_not_an_ending(ending: str) -> str | None:
 
 
 def why_not_a_path(path: str) -> str | None:
-    """Why `path` can't be a path; None if it may be one."""
+    """Why `path` can't be a path; None if it can."""
     strange = next((letter for letter in path if unicodedata.category(letter) in ("Cc", "Cs")), None)
     if path.isspace():
         return "it must not be empty"

@@ -33,11 +33,11 @@ from library.errors import MOST_PROBLEMS, ConfigError, PureCCError, all_of, did_
 from library.files.text_file import read_text
 
 DATASET_TABLES = ("general", "datasets", "concepts")
-"""Top-level tables that belong to the dataset config, wherever they stand."""
+"""Top-level tables that belong to the dataset config, in any file."""
 LARGEST = 1_000_000
-"""Bytes of a file of settings."""
+"""Most bytes of a settings file."""
 OF_THE_COMMAND = frozenset({"config_file", "output_config"})
-"""What sd-scripts counts among its settings, and here belongs to the command line alone."""
+"""Settings in sd-scripts that exist only on the command line here."""
 OFTEN_CHANGED = frozenset(
     {
         "pretrained_model_name_or_path",
@@ -51,7 +51,7 @@ OFTEN_CHANGED = frozenset(
         *("sample_prompts", "sample_every_n_steps"),
     }
 )
-"""The settings that `--help` shows, besides those of families. `--help_all` shows all of them."""
+"""The settings that `--help` shows, besides those of families. `--help_all` shows all settings."""
 
 
 def often_changed() -> frozenset[str]:
@@ -60,10 +60,10 @@ def often_changed() -> frozenset[str]:
 
 
 def settings_text(path: Path) -> str:
-    """The text of a file of settings, which is there.
+    """The text of an existing settings file.
 
     Raises:
-        ConfigError: it is too large to be one, or not a text.
+        ConfigError: it is too large for one, or not a text.
     """
     size = path.stat().st_size
     if size > LARGEST:
@@ -74,10 +74,10 @@ def settings_text(path: Path) -> str:
 
 
 class TomlFile:
-    """A TOML or JSON file that knows where its keys stand.
+    """A TOML or JSON file that knows where its keys are.
 
     Raises:
-        ConfigError: no such file, or neither of the two.
+        ConfigError: there is no such file, or it is neither.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -92,14 +92,14 @@ class TomlFile:
         self.tables: dict[str, Any]
         self.tables, self.places = parsed(settings_text(self.path), self.path)
         if isinstance(self.tables, list):
-            self.tables = {"prompt": {"subset": self.tables}}  # a list is what sd-scripts writes sample prompts as
+            self.tables = {"prompt": {"subset": self.tables}}  # sd-scripts writes sample prompts as a list
             self.places = self.places.inside(("prompt", "subset"))
         if not isinstance(self.tables, dict):
             raise ConfigError(f"{self.path} contains no settings: it must be an object, {{...}}.")
 
     @classmethod
     def of_tables(cls, path: Path, tables: dict[str, Any]) -> TomlFile:
-        """What a folder says instead of a file."""
+        """Tables made from a folder instead of a file."""
         file = cls.__new__(cls)
         file.path = path
         file.tables = tables
@@ -108,22 +108,22 @@ class TomlFile:
 
     @property
     def has_pictures(self) -> bool:
-        """Whether a dataset config is in it; without one, [general] is a section like any other."""
+        """Whether it has a dataset config; without one, [general] is a section like any other."""
         return any(isinstance(self.tables.get(key), list) for key in ("datasets", "concepts"))
 
     def has(self, place: Place) -> bool:
-        """Whether a value is there."""
+        """Whether the file has a value."""
         return place in self.places.lines
 
     def where(self, place: Place, section: str | None = None) -> str:
-        """File, line and section of a value, for an error message; of one that is not there, where it should be."""
+        """File, line and section of a value, for an error message; for a missing one, where it should be."""
         line = self.places.line_of(place)
         found = f"{self.path}:{line}" if line else str(self.path)
         return f"{found} [{section}]" if section else found
 
 
 def _flatten(file: TomlFile, problems: list[PureCCError]) -> tuple[dict[str, Any], dict[str, str]]:
-    """All settings of a file by name, and where each stands. Unknown ones are problems."""
+    """All settings of a file by name, and where each one is. Unknown ones are problems."""
     values: dict[str, Any] = {}
     where: dict[str, str] = {}
     known = {*setting_names(), *known_names()}
@@ -150,12 +150,12 @@ def read_settings(
     """Settings from a file, overridden by the command line.
 
     Args:
-        file: the config file, if there is one.
-        command_line: settings given there, by name, as parsed by `parse_command_line`.
-        notices: what became of settings of sd-scripts is added here, a sentence each.
+        file: the config file, if any.
+        command_line: settings from the command line, by name, as parsed by `parse_command_line`.
+        notices: gets a sentence about each of sd-scripts' settings.
 
     Raises:
-        ConfigError: names every mistake in one go: unknown settings, wrong types, values out of range.
+        ConfigError: names all mistakes at once: unknown settings, wrong types, values out of range.
     """
     problems: list[PureCCError] = []
     values, where = _flatten(file, problems) if file else ({}, {})
@@ -174,7 +174,7 @@ def read_settings(
 
 
 def _without_unusable(values: dict[str, Any], where: dict[str, str], problems: list[PureCCError]) -> None:
-    """Takes out what no setting can use, which is a problem, and empty texts, which leave a setting unset."""
+    """Removes values that no setting can use, which are problems, and empty texts, which leave a setting unset."""
     for name, value in list(values.items()):
         try:
             check_sound(value, name, where[name])
@@ -187,7 +187,7 @@ def _without_unusable(values: dict[str, Any], where: dict[str, str], problems: l
 
 
 def add_settings_to(parser: argparse.ArgumentParser, sections: tuple[str, ...] = tuple(SECTIONS)) -> None:
-    """Gives the parser one option for each setting, grouped and with its sentence as help, and `--help_all`."""
+    """Adds an option for each setting to the parser, in groups, with its sentence as help, and `--help_all`."""
     known = groups()
     parser.add_argument("--help_all", action=_HelpAll, nargs=0, help="Show this help with all settings, and exit.")
     often = often_changed()
@@ -246,7 +246,7 @@ class _OnOff(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers an unknown option with the nearest known one, as a ConfigError."""
+    """Suggests the nearest known option for an unknown one, in a ConfigError."""
 
     def error(self, message: str) -> NoReturn:
         unknown = re.search(r"unrecognized arguments: --(\S+)", message)
@@ -261,7 +261,7 @@ def plain_parser(description: str, usage: str) -> argparse.ArgumentParser:
 
 
 def command_line_parser(description: str) -> argparse.ArgumentParser:
-    """The same that knows --config_file."""
+    """The same with --config_file."""
     parser = plain_parser(description, "[--config_file FILE] [--setting value ...]")
     parser.add_argument(
         "--config_file", metavar="FILE", help="TOML or JSON file with settings, such as presets/pure.toml."
@@ -270,12 +270,12 @@ def command_line_parser(description: str) -> argparse.ArgumentParser:
 
 
 def output_config_of(arguments: argparse.Namespace) -> Path | None:
-    """The file that --output_config asks for; None if it is not given.
+    """The file that --output_config names; None if it is not given.
 
-    Without a name it is that of --config_file, as in sd-scripts, which then is not read.
+    Without a name it is the file of --config_file, which is then not read, as in sd-scripts.
 
     Raises:
-        ConfigError: no file is named, or it is there already.
+        ConfigError: no file is named, or it exists already.
     """
     if arguments.output_config is None:
         return None
@@ -299,7 +299,7 @@ def config_file_of(arguments: argparse.Namespace) -> TomlFile | None:
 
 
 def settings_given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings among parsed arguments, by name, each turned from text into a value."""
+    """The settings in parsed arguments, by name, converted from text to values."""
     hints = {
         name_of(field): hints_of(group)[field.name]
         for group in groups().values()
@@ -315,7 +315,7 @@ def settings_given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _value(given: Any, hint: Any) -> Any:
-    """What was parsed, as a value: a list of words word by word."""
+    """What was parsed, as a value; a list is converted word by word."""
     if isinstance(given, list):
         (inner,) = typing.get_args(hint)
         return [from_command_line(word, inner) for word in given]
@@ -323,9 +323,9 @@ def _value(given: Any, hint: Any) -> Any:
 
 
 def to_toml(tables: dict[str, Any]) -> str:
-    """Tables as TOML; reading it gives them back.
+    """Tables as TOML, which reads back as the same tables.
 
-    Texts are written as JSON writes them, which is TOML as well; the package's own way breaks Windows paths such as
+    Texts are written as in JSON, which is valid TOML, too; the package's own way breaks Windows paths such as
     C:\\x.
     """
     encoder = toml.TomlEncoder()
@@ -334,11 +334,10 @@ def to_toml(tables: dict[str, Any]) -> str:
 
 
 def as_tables(settings: Settings, shaping_only: bool = False) -> dict[str, dict[str, Any]]:
-    """Settings as TOML sections; those that are unset, that another one overrides or that the method does not use, are
-    left out.
+    """Settings as TOML sections, without those that are unset, overridden by another one or not used by the method.
 
     Args:
-        shaping_only: only those that shape training, which a resumed run must keep.
+        shaping_only: only settings that shape training, which a resumed run must keep.
     """
     needless = unread(settings.method.method, settings.method.with_embeddings)
     if settings.optimizer.max_train_epochs is not None:

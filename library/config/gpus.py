@@ -1,7 +1,7 @@
-"""The GPUs that the setting `card` knows, and how long an operation takes on one: as long as its products, its traffic
-or its start, whichever is most.
+"""The GPUs that the setting `card` knows, and how long an operation takes on one: the longest of its products,
+traffic and start.
 
-The speeds of GPUs are their makers' numbers, what a run gets of them is assumed: nothing here was measured on a GPU.
+The speeds are the makers' numbers, and the share that a run gets is assumed: nothing here was measured on a GPU.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 GEMM, ATTENTION = 0.80, 0.65
-"""Shares of a GPU's speed that large matrix products and fused attention get. Assumed."""
+"""Shares of a GPU's speed that large matrix products and fused attention reach. Assumed."""
 TRAFFIC = 0.85
-"""Share of its memory bandwidth that other operations get. Assumed."""
+"""Share of its memory bandwidth that other operations reach. Assumed."""
 START = 6e-6
 """Seconds that PyTorch takes to start an operation. Assumed."""
 BUS = 12e9
 """Bytes per second from the computer's memory to a GPU: PCIe 4.0 with 8 lanes, or 3.0 with 16. Assumed."""
 DISK = 1e9
-"""Bytes a second that a file is read with: between a SATA and an NVMe disk. Assumed."""
+"""Bytes per second when reading a file: between a SATA and an NVMe disk. Assumed."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Speed:
     """A device.
 
     Args:
-        name: what it is called.
-        flops: of products of 16-bit matrices with sums in 32 bits, a second.
-        bandwidth: bytes a second between its memory and its cores.
+        name: in messages.
+        flops: per second, of products of 16-bit matrices with sums in 32 bits.
+        bandwidth: bytes per second between its memory and its cores.
         memory: GB.
         start: seconds that PyTorch takes to start an operation.
-        known: all of it was measured, so it is what a run gets.
+        known: all of it was measured, so a run gets exactly this.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Speed:
     known: bool = False
 
     def seconds(self, flops: int, traffic: int, attention: bool) -> float:
-        """Of one operation."""
+        """The time of one operation."""
         products, copies = (1.0, 1.0) if self.known else (ATTENTION if attention else GEMM, TRAFFIC)
         return max(flops / (self.flops * products), traffic / (self.bandwidth * copies), self.start)
 
@@ -60,11 +60,11 @@ CARDS = {
         Speed("RTX 4090", 165e12, 1008e9, 24),
     )
 }
-"""GPUs by name; of each size, the slowest comes first."""
+"""GPUs by name; the slowest of each size comes first."""
 
 
 def card_of_size(gigabytes: float) -> Speed:
-    """The slowest known GPU of that size, or of the next smaller size."""
+    """The slowest known GPU with that much memory, or of the next smaller size."""
     smaller = [card for card in CARDS.values() if card.memory <= gigabytes]
     return next(
         (card for card in CARDS.values() if smaller and card.memory == smaller[-1].memory), CARDS["RTX 3050 6GB"]

@@ -1,4 +1,4 @@
-"""The groups of settings by section, with what every registered method and family of models brings."""
+"""The groups of settings by section, with the settings of every registered method and family of models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal
 
-import library.models  # noqa: F401  # whose families bring settings
+import library.models  # noqa: F401  # its families add settings
 from library.config.dataset import Source
 from library.config.family_settings import about_layouts, groups_in, layout_names
 from library.config.fields import name_of, names_of
@@ -25,13 +25,13 @@ def groups() -> dict[str, type]:
 
 @cache
 def _joined(group: type, own: tuple[type, ...], *again: tuple[str, Any, Any]) -> type:
-    """A group of settings with what families or methods bring to it.
+    """A group of settings, with those that families or methods add.
 
     Args:
-        again: settings of the group said otherwise: name, type and field.
+        again: settings of the group to redefine: name, type and field.
 
     Raises:
-        ValueError: the group has such a setting itself.
+        ValueError: the group already has such a setting.
     """
     if not own and not again:
         return group
@@ -41,7 +41,7 @@ def _joined(group: type, own: tuple[type, ...], *again: tuple[str, Any, Any]) ->
     return dataclasses.make_dataclass(
         group.__name__,
         again,
-        bases=(*reversed(own), group),  # a dataclass lists the fields of its last base first
+        bases=(*reversed(own), group),  # a dataclass lists its last base's fields first
         namespace={"__doc__": group.__doc__},
         frozen=True,
         kw_only=True,
@@ -50,8 +50,8 @@ def _joined(group: type, own: tuple[type, ...], *again: tuple[str, Any, Any]) ->
 
 @cache
 def _method_group(methods: tuple[Method, ...]) -> type:
-    """[method]: the setting that chooses one of the methods, and what each of them has of its own."""
-    names = Literal[tuple(one.name for one in methods)]  # type: ignore[valid-type]  # names that are known only now
+    """[method]: the setting that chooses a method, and the settings of each method."""
+    names = Literal[tuple(one.name for one in methods)]  # type: ignore[valid-type]  # names that exist only at run time
     vectored = ", ".join(one.name for one in methods if one.may_have_vectors)
     vectors = _again(MethodSettings, "with_embeddings", lambda about: f"{vectored}: {about}")
     own = tuple(one.own for one in methods if one.own is not None)
@@ -66,14 +66,14 @@ def _method_group(methods: tuple[Method, ...]) -> type:
 @cache
 def _saving_group(group: type, layouts: tuple[str, ...], about: str) -> type:
     """[saving]: with the layouts that families have for LoRA files."""
-    names = list[Literal[layouts]]  # type: ignore[valid-type]  # names that are known only now
+    names = list[Literal[layouts]]  # type: ignore[valid-type]  # names that exist only at run time
     return _joined(
         group, (), ("save_formats", names, _again(group, "save_formats", lambda help: help.format(layouts=about)))
     )
 
 
 def _again(group: type, name: str, say: Callable[[str], str] = str) -> Any:
-    """A setting of a group once more, its sentence changed."""
+    """A setting of a group with a different sentence."""
     field = {field.name: field for field in dataclasses.fields(group)}[name]
     about = {**field.metadata, "help": say(field.metadata["help"])}
     if field.default_factory is not dataclasses.MISSING:
@@ -82,7 +82,7 @@ def _again(group: type, name: str, say: Callable[[str], str] = str) -> Any:
 
 
 def setting_names() -> dict[str, str]:
-    """Every setting's name with the section it is written in."""
+    """Every setting's name with its section."""
     return {name_of(field): section for section, group in groups().items() for field in dataclasses.fields(group)}
 
 

@@ -1,4 +1,4 @@
-"""Everything in force as one TOML file, which runs as it is from any folder: what `config.toml` of a run holds."""
+"""Everything in force as one TOML file that runs from any folder: a run's `config.toml`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from library.config.settings import Settings
 
 HUB_OR_PATH, THUMBNAIL = "pretrained_model_name_or_path", "metadata_thumbnail"
 OF_ONE_START = ("resume", "overwrite")
-"""Settings of [saving] that are about how a run is started, not about the run."""
+"""Settings of [saving] for how a run is started, not for the run itself."""
 
 
 def in_force(settings: Settings, config: DatasetConfig) -> str:
-    """The TOML: every setting that is set or has a default, and the data set with all that holds for it."""
+    """The TOML: every setting that is set or has a default, and the data set with all of its values."""
     tables = as_tables(settings)
     tables["data"].pop("dataset_config", None)
     for name in OF_ONE_START:
@@ -44,7 +44,7 @@ def _from_anywhere(name: str, value: Any) -> Any:
 
 
 def _is_no_path(name: str, value: str) -> bool:
-    """Whether it is a model of the hub, or the picture itself."""
+    """Whether it is a model on the hub, or the picture itself."""
     if name == HUB_OR_PATH:
         return not Path(value).expanduser().exists()
     return name == THUMBNAIL and value.startswith(DATA_URL)

@@ -1,4 +1,4 @@
-"""[loss]: how an error of the velocity counts in the concept loss, with sd-scripts' names."""
+"""[loss]: how errors of the velocity count in the concept loss, with sd-scripts' names."""
 
 from __future__ import annotations
 

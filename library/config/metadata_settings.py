@@ -1,4 +1,4 @@
-"""Settings of what the saved LoRA says of itself, in the header of its files."""
+"""Settings for the information in the header of the saved LoRA files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from library.config.fields import setting
 
 DATA_URL = "data:"
-"""Start of a picture that is written out as text."""
+"""Start of a picture that is written as text."""
 
 
 @dataclass(frozen=True, kw_only=True)

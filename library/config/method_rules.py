@@ -1,6 +1,6 @@
-"""What the method that trains makes of the settings: which it reads, which stand otherwise, and which it refuses.
+"""The method's rules for settings: which it reads, which it changes, and which it refuses.
 
-What each is and reads is in its file in `library/methods/`.
+Each method's own rules are in its file in `library/methods/`.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ def unread(method: str, with_embeddings: bool = False) -> frozenset[str]:
 
 
 def apply_method(values: dict[str, Any], where: dict[str, str], notices: list[str]) -> None:
-    """Takes out of the values what the method does not use, says so, and puts in what it and its optimizer want.
+    """Removes values that the method does not use, reports that, and adds those that it and its optimizer need.
 
     Args:
-        values, where: settings by name, and where each was given; changed in place.
-        notices: a sentence is added if something was taken out.
+        values, where: settings by name, and where each was set; changed in place.
+        notices: gets a sentence if something was removed.
     """
     name = values.get("method", PURECC)
     if not isinstance(name, str) or name not in METHODS:
-        return  # the check of the setting itself says so
+        return  # the setting's own check reports it
     method = METHODS[name]
     with_embeddings = values.get(WITH_EMBEDDINGS) is True and method.may_have_vectors
     needless = sorted(unread(name, with_embeddings) & set(values))
@@ -52,10 +52,10 @@ def apply_method(values: dict[str, Any], where: dict[str, str], notices: list[st
 
 
 def check_method(settings: Settings, notices: list[str]) -> None:
-    """Refuses what the method can't do.
+    """Checks for settings that the method does not support.
 
     Args:
-        notices: what the method has to say is added.
+        notices: gets the method's remarks.
 
     Raises:
         ConfigError: it says what to change.

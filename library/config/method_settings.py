@@ -1,4 +1,4 @@
-"""[method]: which method trains. What a method has of its own is declared in its file in `library/methods/`."""
+"""[method]: which method trains. A method's own settings are declared in its file in `library/methods/`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the pretrained model: where its files are and how its weights are in memory."""
+"""Settings of the pretrained model: where its files are, and how its weights are kept in memory."""
 
 from __future__ import annotations
 
@@ -114,5 +114,5 @@ class ModelSettings:
 
     @property
     def quantization(self) -> Literal["none", "int8", "fp8", "nf4"]:
-        """Bits of the frozen transformer, by whichever name they were asked for."""
+        """Bits of the frozen transformer, from whichever setting gave them."""
         return "fp8" if self.fp8_base else self.base_quantization

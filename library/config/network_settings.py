@@ -1,4 +1,4 @@
-"""[network]: which layers get a LoRA, of which rank, and how it is held in check; kohya's names and network_args."""
+"""[network]: which layers get a LoRA, its rank and its regularisation; kohya's names and network_args."""
 
 from __future__ import annotations
 
@@ -107,12 +107,12 @@ class NetworkSettings:
 
     @property
     def kinds(self) -> Mapping[str, Sequence[str]]:
-        """A family's settings for the ranks of its kinds of layers, each with the ends of these layers' names."""
+        """A family's settings for the ranks of its kinds of layers, each with the endings of these layers' names."""
         return {}
 
     @property
     def ranks(self) -> dict[str, int]:
-        """The rank of each layer that gets a LoRA, by the end of its diffusers name."""
+        """The rank of each layer that gets a LoRA, by the ending of its diffusers name."""
         dims = {name: getattr(self, name) for name in self.kinds}
         if all(dim is None for dim in dims.values()):
             return dict.fromkeys(self.target_modules, self.network_dim)
@@ -123,10 +123,10 @@ class NetworkSettings:
         """The numbers of the blocks that get a LoRA; None: all.
 
         Args:
-            count: how many there are; None: nobody knows yet.
+            count: how many there are; None: not known yet.
 
         Raises:
-            ConfigError: train_block_indices is not such a list, is empty, or names a block that is not there.
+            ConfigError: train_block_indices is not such a list, is empty, or names a missing block.
         """
         if self.train_block_indices == ALL:
             return None

@@ -1,4 +1,4 @@
-"""The optimizers that sd-scripts has names for, and the learning rates and the schedule that some of them want."""
+"""The optimizers that sd-scripts names, and the learning rates and the schedule that some of them need."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     "SGDNesterov": {"nesterov": True, "momentum": 0.9},
     "SGDNesterov8bit": {"nesterov": True, "momentum": 0.9},
 }
-"""What these names stand for besides the class; `optimizer_args` come first."""
+"""Arguments that these names imply besides the class; `optimizer_args` take precedence."""
 PACKAGES = {
     "bitsandbytes": "bitsandbytes",
     "lion_pytorch": "lion-pytorch",
@@ -49,26 +49,26 @@ PACKAGES = {
 }
 """What to install for a module."""
 SCHEDULE = {"lr_scheduler": "constant", "lr_scheduler_type": None, "lr_warmup_steps": 0, "lr_decay_steps": 0}
-"""Settings of the schedule that change the rates, as they stand where they change nothing."""
+"""Settings of the schedule that change the rates, with values that change nothing."""
 
 
 def finds_its_rate(optimizer_type: str) -> bool:
-    """Whether an optimizer, by its name or that of its class, finds the size of its steps from all weights at once."""
+    """Whether an optimizer, by its own or its class's name, finds its step size from all weights at once."""
     return optimizer_type.rpartition(".")[2].lower().startswith(("prodigy", "dadapt"))
 
 
 def is_schedule_free(optimizer_type: str) -> bool:
-    """Whether an optimizer averages its weights instead of following a schedule, by its name as in sd-scripts."""
+    """Whether an optimizer, by its sd-scripts name, averages its weights instead of following a schedule."""
     return optimizer_type.lower().endswith("schedulefree")
 
 
 def apply_optimizer(values: dict[str, Any], needless: frozenset[str], notices: list[str]) -> None:
-    """Gives an optimizer the rates and the schedule that it wants, and says so.
+    """Gives an optimizer the rates and the schedule that it needs, and reports that.
 
     Args:
         values: settings by name; changed in place.
         needless: settings that the method does not use.
-        notices: a sentence is added for each thing that is otherwise than it was given.
+        notices: gets a sentence for each changed value.
     """
     name = values.get("optimizer_type")
     if not isinstance(name, str):
@@ -85,7 +85,7 @@ def apply_optimizer(values: dict[str, Any], needless: frozenset[str], notices: l
 
 
 def _one_rate(name: str, values: dict[str, Any], needless: frozenset[str], notices: list[str]) -> None:
-    """One learning rate for all weights of a stage; weights whose rate is 0 stay as they are."""
+    """Uses one learning rate for all weights of a stage; weights with rate 0 don't change."""
     main, other = "learning_rate", "embedding_lr"
     if main in needless:
         main, other = other, main
@@ -94,7 +94,7 @@ def _one_rate(name: str, values: dict[str, Any], needless: frozenset[str], notic
     first = values.get("extractor_learning_rate")
     for key, wanted in ((other, rate), ("extractor_embedding_lr", rate if first is None else first)):
         given = values.get(key)
-        follows = given is None and key != other and wanted == rate  # what is unset in stage 1 is as in stage 2
+        follows = given is None and key != other and wanted == rate  # unset values of stage 1 are as in stage 2
         if all(_is_number(one) for one in (wanted, given or 0)) and wanted and given not in (0, wanted) and not follows:
             changed[key] = wanted
     values.update(changed)

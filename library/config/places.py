@@ -1,7 +1,7 @@
-"""Where the values of a TOML or JSON text stand: the line of each, whatever it is nested in.
+"""Finds the line of every value in a TOML or JSON text, at any depth.
 
-The parsers say what a text holds, and not where. This scan finds out where, and leaves what is right to them: of a text
-that they read, it finds every key and every entry of a list.
+The parsers don't say where a value is. This scan does, and leaves validity to them: in a text that they accept, it
+finds every key and every entry of a list.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 Place = tuple[str | int, ...]
-"""The way to a value: keys, and numbers in lists; ("datasets", 0, "subsets", 1, "num_repeats")."""
+"""The path to a value: keys, and numbers in lists; ("datasets", 0, "subsets", 1, "num_repeats")."""
 
 _BETWEEN = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -33,29 +33,29 @@ class Places:
 
     Args:
         lines: by place, counted from 1.
-        twice: the first place that is there twice, with both lines; None if there is none.
+        twice: the first place that occurs twice, with both lines; None if there is none.
     """
 
     lines: dict[Place, int] = field(default_factory=dict)
     twice: tuple[Place, int, int] | None = None
 
     def line_of(self, place: Place) -> int | None:
-        """The line of a value; of one that is not there, that of the table which lacks it."""
+        """The line of a value; for a missing one, the line of its table."""
         while place and place not in self.lines:
             place = place[:-1]
         return self.lines.get(place)
 
     def inside(self, outer: Place) -> Places:
-        """The same of a text that is read as if it stood inside of `outer`."""
+        """The same for a text that is read as if it were inside `outer`."""
         return Places({(*outer, *place): line for place, line in self.lines.items()}, self.twice)
 
 
 class _Lost(Exception):
-    """The scan met something that is not of the language."""
+    """The scan met something that is not valid."""
 
 
 def places_in(text: str, is_json: bool = False) -> Places:
-    """Where the values of a text stand; of one that is not valid, those before its first mistake."""
+    """Where the values of a text are; for an invalid text, those before its first mistake."""
     scan = _Scan(text, ":" if is_json else "=")
     with suppress(_Lost):
         scan.value(()) if is_json else scan.statements()
@@ -66,7 +66,7 @@ class _Scan:
     """Goes through a text once.
 
     Args:
-        equals: what stands between a key and its value.
+        equals: the mark between a key and its value.
     """
 
     def __init__(self, text: str, equals: str) -> None:
@@ -111,14 +111,14 @@ class _Scan:
         self.value(place)
 
     def keys(self) -> list[str]:
-        """A key; in TOML it may be several with dots between them."""
+        """A key; in TOML it may be several, separated by dots."""
         keys = [self.key()]
         while self.equals == "=" and self.found("."):
             keys.append(self.key())
         return keys
 
     def key(self) -> str:
-        """One key, out of its quotes."""
+        """One key, without its quotes."""
         self.skip()
         quoted = self.matched(*_TEXTS[2:])
         if quoted is None:
@@ -132,7 +132,7 @@ class _Scan:
             raise _Lost from None
 
     def value(self, place: Place) -> None:
-        """A value, and what is in it."""
+        """A value and its contents."""
         self.skip()
         if self.found("["):
             number = 0
@@ -149,7 +149,7 @@ class _Scan:
             raise _Lost
 
     def inside(self, table: Place, keys: list[str], begin: int) -> Place:
-        """The table that keys lead to; of a list of tables, its last."""
+        """The table that keys lead to; for a list of tables, its last one."""
         for key in keys:
             table = (*table, key)
             self.places.lines.setdefault(table, self.line(begin))
@@ -158,7 +158,7 @@ class _Scan:
         return table
 
     def note(self, place: Place, begin: int) -> None:
-        """That a value stands here."""
+        """Notes that a value is here."""
         line = self.line(begin)
         if place in self.whole:
             self.places.twice = self.places.twice or (place, self.places.lines[place], line)
@@ -171,26 +171,26 @@ class _Scan:
         return bisect_left(self.ends, at) + 1
 
     def skip(self) -> int:
-        """Passes over blanks, ends of lines and comments; says where it is then."""
+        """Skips blanks, line ends and comments; returns the new position."""
         between = _BETWEEN.match(self.text, self.at)
         assert between is not None, "it fits nothing, too"
         self.at = between.end()
         return self.at
 
     def found(self, mark: str) -> bool:
-        """Whether `mark` is next; if so, it is ignored."""
+        """Whether `mark` is next; if so, skips it."""
         if not self.text.startswith(mark, self.skip()):
             return False
         self.at += len(mark)
         return True
 
     def must_find(self, mark: str) -> None:
-        """Passes over `mark`."""
+        """Skips `mark`, which must be next."""
         if not self.found(mark):
             raise _Lost
 
     def matched(self, *patterns: re.Pattern[str]) -> str | None:
-        """What the first of the patterns that fits has found; it is ignored."""
+        """The match of the first pattern that fits; skips it."""
         for pattern in patterns:
             match = pattern.match(self.text, self.at)
             if match:

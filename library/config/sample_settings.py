@@ -1,4 +1,4 @@
-"""Settings of the sheets: what is drawn, how and when. Unset, as ComfyUI draws with Stable Diffusion 3.5."""
+"""Settings of the sheets: what to draw, how and when. The defaults draw as ComfyUI does with Stable Diffusion 3.5."""
 
 from __future__ import annotations
 
@@ -106,5 +106,5 @@ class SampleSettings:
 
     @property
     def passes_of_guidance(self) -> int:
-        """Predictions that a sampling step makes for each image."""
+        """How many predictions a sampling step makes for each image."""
         return 2 if self.guidance_scale > 1 else 1

@@ -1,4 +1,4 @@
-"""Settings of what is written: files of the student, states to continue from, caches and logs."""
+"""Settings for files: the student's, states to resume from, caches and logs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every setting of a run, once. Files, command line, help and checks are all read from here.
+"""Every setting of a run, once. Files, command line, help and checks all use these declarations.
 
-Names are those of kohya's sd-scripts where it has the setting. In a TOML file a setting may stand at the top or in any
+Names are those of kohya's sd-scripts where it has the setting. In a TOML file a setting can be at the top or in any
 section: section names are for the reader, as in sd-scripts. The defaults are the preset `presets/pure.toml`.
 """
 
@@ -42,7 +42,7 @@ class ConceptEmbeddingSettings:
 
     @property
     def every_stream(self) -> bool:
-        """Whether the trigger's tokens in all of the model's text streams get vectors, or those in the first alone."""
+        """Whether the trigger's tokens in all of the model's text streams get vectors, or only those in the first."""
         return True
 
 
@@ -294,10 +294,10 @@ class Settings:
             )
 
     def of_method(self, own: type[Own]) -> Own:
-        """The settings that a method brings, whichever method trains.
+        """A method's own settings, whichever method trains.
 
         Raises:
-            TypeError: no registered method brings these.
+            TypeError: no registered method has these.
         """
         if not isinstance(self.method, own):
             raise TypeError(f"no method brings {own.__name__}")
@@ -305,7 +305,7 @@ class Settings:
 
     @property
     def trains_anything(self) -> bool:
-        """Whether stage 2 has a loss that teaches."""
+        """Whether stage 2 has a loss that teaches the concept."""
         return self.pure_learning.eta > 0 or self.pure_learning.concept_loss_weight > 0
 
     @property
@@ -321,7 +321,7 @@ class Settings:
 
     @property
     def teaches_word(self) -> bool:
-        """Whether the trigger word learns to do what the student's vectors do."""
+        """Whether the trigger word learns what the student's vectors do."""
         return self.has_vectors and self.pure_learning.word_weight > 0
 
     @property
@@ -347,4 +347,4 @@ SECTIONS: dict[str, type] = {
     "metadata": MetadataSettings,
     "samples": SampleSettings,
 }
-"""Settings groups by section, without what each method brings: `library.config.groups` has all."""
+"""Settings groups by section, without the methods' own settings; `library.config.groups` has all."""

@@ -1,4 +1,4 @@
-"""What other trainers call our settings, so that an unknown name is answered by its meaning before its spelling."""
+"""Our settings' names in other trainers, so that an unknown name is matched by meaning first, then by spelling."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ SYNONYMS = {
         "guidance_scale": "cfg cfg_scale guidance validation_guidance",
     }.items()
 }
-"""Our settings, and the keys of our dataset files, each with its names elsewhere."""
+"""Our settings and the keys of our dataset files, each with its names in other trainers."""
 
 OTHERWISE = {
     "log_every_n_steps log_every logging_steps log_interval steps_per_print": (
@@ -85,7 +85,7 @@ OTHERWISE = {
         'The optimizer\'s own arguments belong in optimizer_args, such as optimizer_args = ["weight_decay=0.01"].'
     ),
 }
-"""Settings of other trainers that are written in another way here, with how."""
+"""Settings of other trainers that are written differently here, and how."""
 REMOVED = {
     "guidance_focus": "keeping R(target) only where it is strongest changed nothing that the bench measures",
     "lambda_min": "clamping lambda* from below changed nothing that the bench measures",
@@ -98,16 +98,16 @@ ELSEWHERE = {name: how for names, how in OTHERWISE.items() for name in names.spl
 
 
 def synonyms() -> dict[str, list[str]]:
-    """All settings with names elsewhere, those that families bring among them."""
+    """All settings with other names elsewhere, including those of families."""
     of_families = {ours: theirs.split() for one in FAMILY_SETTINGS.values() for ours, theirs in one.synonyms.items()}
     return SYNONYMS | of_families
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """A remedy for an unknown name: what it is called here, or the nearest known name, or a list of them.
+    """A remedy for an unknown name: its name here, the nearest known name, or a list of names.
 
     Args:
-        known: the names that may stand where it stood.
+        known: the names that are valid in its place.
     """
     names, asked = sorted(known), word.lower().replace("-", "_")
     called = [ours for ours, theirs in synonyms().items() if asked in theirs and ours in names]

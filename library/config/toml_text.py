@@ -1,4 +1,4 @@
-"""The text of a TOML or JSON file: what it holds and where, and what is wrong with it in the user's words."""
+"""Parses the text of a TOML or JSON file: what it holds and where, or what is wrong, in plain words."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from library.errors import ConfigError
 from library.files.text_file import HALF_OF_A_CHARACTER
 
 AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
-"""Where the parser puts the place of a mistake."""
+"""The place of a mistake in the parser's message."""
 DEEPEST = 100
-"""Levels of lists and tables in each other; settings have five or so."""
+"""Deepest nesting of lists and tables; settings have about five levels."""
 MOST_DIGITS = 4000
-"""Of a whole number that Python reads, about."""
+"""About the most digits of a whole number that Python reads."""
 QUOTES = "Use 'single quotes' or / in Windows paths: in double quotes, a backslash starts an escape such as \\n."
-"""How a Windows path is written."""
+"""How to write a Windows path."""
 KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
 CURLY = re.compile("[\u2018-\u201f\u00ab\u00bb\u2032\u2033]")
 UNQUOTED = re.compile(r"""=\s*(?:\[\s*)?(?!true\b|false\b)[^\s"'\[\]{}#0-9+\-.,=]|=\s*[./~]""")
@@ -30,7 +30,7 @@ def parsed(text: str, path: Path) -> tuple[Any, Places]:
     """What a text holds, and where: JSON if the path says so, else TOML.
 
     Raises:
-        ConfigError: it is neither, or says something twice.
+        ConfigError: it is neither, or sets something twice.
     """
     is_json = path.suffix.lower() == ".json"
     try:
@@ -41,7 +41,7 @@ def parsed(text: str, path: Path) -> tuple[Any, Places]:
         raise ConfigError(f"{path}:{error.lineno} is not valid JSON: {_begun_small(error.msg)}.") from error
     except tomllib.TOMLDecodeError as error:
         raise _not_toml(str(error), text, path) from error
-    except ValueError as error:  # Python reads no whole number of more than some thousand digits
+    except ValueError as error:  # Python can't read a whole number of more than a few thousand digits
         line = next((number for number, line in enumerate(text.split("\n"), 1) if _has_long_number(line)), 1)
         raise ConfigError(
             f"{path}:{line} contains a number with thousands of digits.", "Check that this is the right file."
@@ -62,7 +62,7 @@ def _too_deep(path: Path) -> ConfigError:
 
 
 def _check_texts(value: Any, place: Place, places: Places, path: Path) -> None:
-    """Refuses texts with half of a character, which JSON can write and no file can hold, and deep nests."""
+    """Refuses deep nesting, and half characters, which JSON can write but no file can hold."""
     if len(place) > DEEPEST:
         raise _too_deep(path)
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -83,7 +83,7 @@ def _stands_twice(twice: tuple[Place, int, int], path: Path) -> ConfigError:
 
 
 def _not_toml(said: str, text: str, path: Path) -> ConfigError:
-    """What the parser said of a text that is not TOML, and what is most likely meant."""
+    """The parser's message for a text that is not TOML, and what was most likely meant."""
     at, lines = AT.search(said), text.replace("\r\n", "\n").split("\n")
     number = int(at[1]) if at and at[1] else len(lines)
     twice = places_in(text).twice
@@ -109,5 +109,5 @@ def _remedy_for(line: str) -> str | None:
 
 
 def _begun_small(message: str) -> str:
-    """A message of a parser, for the end of a sentence."""
+    """A parser's message, for the end of a sentence."""
     return message[:1].lower() + message[1:].rstrip(".")

@@ -1,4 +1,4 @@
-"""Methods: PureCC and its rivals, each a file that registers itself, over the same model, data, step and files."""
+"""Methods: PureCC and its rivals. Each is a file that registers itself; all share the model, data, step and files."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""CIFC (CIDM): concepts one after the other, each in a subspace that the earlier ones do not read.
+"""CIFC (CIDM): learns concepts one by one, each in a subspace that the earlier ones do not read.
 
 Dong et al. (arXiv 2410.17594): ED-LoRA for each concept in turn, and gamma sum_i |A_i A_g^T| over the matrices A_i of
-earlier concepts at the input's side (Eq. 5), so that the subspaces are orthogonal. With one concept nothing is earlier,
-and it equals `mix_of_show`, which the run says.
+earlier concepts on the input side (Eq. 5), so that the subspaces are orthogonal. Without earlier concepts it equals
+`mix_of_show`, and the run says so.
 
 The port:
-* Earlier concepts are the LoRA files in `previous_loras`, of runs before; the product is rank by rank. The released
-  code takes the matrices at the output's side instead.
-* The second regulariser, ||delta W_i - H_i W*||^2 with a W* that all concepts share, is in the paper and not in the
-  released code. At its minimum over H_i and W* it is 0 for any LoRAs, so it means nothing without their start and rate,
-  which are not known: it is left out (docs/reference/methods.md).
+* Earlier concepts are the LoRA files in `previous_loras`, from earlier runs; the product is rank by rank. The released
+  code uses the matrices on the output side instead.
+* The second regulariser, ||delta W_i - H_i W*||^2 with a W* that all concepts share, is in the paper but not in the
+  released code. Its minimum over H_i and W* is 0 for any LoRAs, so it means nothing without their start and rate.
+  Those are unknown, so it is left out (docs/reference/methods.md).
 * Elastic weight aggregation, which weighs the concepts' LoRAs again for each prompt, is in
   `library/convert/aggregation.py`: `purecc_fuse.py --fusion elastic` writes the LoRA for one prompt.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CIFCSettings:
-    """Its own settings."""
+    """Settings of CIFC."""
 
     previous_loras: list[str] = setting(
         [], "cifc: LoRA files of the concepts learned before, in any layout.", holds="path"
@@ -60,10 +60,10 @@ def penalties(settings: Settings) -> list[PenaltyTerm]:
 
 
 def earlier(paths: list[str], blocks: int) -> dict[str, list[Tensor]]:
-    """For each layer, the input-side matrices of earlier concepts' LoRAs, (rank, in) each.
+    """The input-side matrices of earlier concepts' LoRAs for each layer, (rank, in) each.
 
     Args:
-        blocks: how many the transformer has.
+        blocks: how many blocks the transformer has.
     """
     from library.adapters.files import load_lora
 
@@ -75,10 +75,10 @@ def earlier(paths: list[str], blocks: int) -> dict[str, list[Tensor]]:
 
 
 def check_fit(settings: Settings, network: AdapterNetwork, blocks: int) -> None:
-    """Refuses earlier LoRAs that do not read what the layers read.
+    """Checks that earlier LoRAs read the same inputs as the layers.
 
     Raises:
-        ModelError: no such file, or one of another model.
+        ModelError: there is no such file, or it is for another model.
     """
     from library.adapters.files import load_lora
     from library.adapters.linear import shape_of
@@ -96,7 +96,7 @@ def check_fit(settings: Settings, network: AdapterNetwork, blocks: int) -> None:
 
 
 def remarks(settings: Settings) -> list[str]:
-    """That nothing is earlier."""
+    """Says if there are no earlier concepts."""
     if settings.of_method(CIFCSettings).previous_loras:
         return []
     return ["cifc without previous_loras equals mix_of_show."]

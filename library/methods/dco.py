@@ -1,15 +1,15 @@
-"""Direct consistency optimisation: learn a picture only until it is done better than by the pretrained model.
+"""Direct consistency optimisation: learns a picture only until the LoRA does better on it than the pretrained model.
 
-Lee et al., Direct Consistency Optimization (arXiv 2402.12004): the picture is preferred to what the pretrained model
-would have drawn, by the loss of direct preference optimisation.
+Lee et al., Direct Consistency Optimization (arXiv 2402.12004): prefers the picture to what the pretrained
+model would have drawn, by the loss of direct preference optimisation.
 
     L = -log sigmoid(-beta (||u - v(x_t | y)||^2 - ||u - v_pretrained(x_t | y)||^2)),   u = x_1 - x_0
 
-The port: predicted noise becomes velocity, whose squared error is the noise's over (1 - sigma)^2. That has a mean of
-0.29 over the noise levels trained on, so the authors' 1000 to 2000 for SDXL's noise become about 300 to 600. On the
-small model errors fall by far more, and beta must be smaller (docs/explanation/rivals.md). The loss is taken for each
-picture, as in their equation; their script takes it of the batch's mean. The pretrained model reads the same prompt, as
-in their script when no token is learned. Their reward guidance is a way to sample, left to the LoRA's strength.
+The port: predicted noise becomes velocity, whose squared error is the noise's over (1 - sigma)^2. The mean of
+(1 - sigma)^2 is 0.29 over the noise levels of training, so the authors' 1000 to 2000 for SDXL's noise become about 300
+to 600. On the small model errors fall much further, and beta must be smaller (docs/explanation/rivals.md). The loss is
+computed per picture, as in their equation; their script uses the batch's mean. The pretrained model reads the same
+prompt, as in their script when no token is learned. Their reward guidance is a way to sample; use the LoRA's strength.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DCOSettings:
-    """Its own settings."""
+    """Settings of DCO."""
 
     dco_beta: float = setting(
         300.0,
@@ -43,7 +43,7 @@ class DCOSettings:
 class PreferenceTerm:
     """-log sigmoid(-beta (error of the student - error of the pretrained model)), divided by beta / 2.
 
-    Divided, its gradient at a fresh LoRA is that of flow matching, whatever beta, and so are good learning rates.
+    The division makes its gradient at a fresh LoRA that of flow matching for any beta, so the same learning rates work.
     """
 
     beta: float
@@ -69,7 +69,7 @@ class PreferenceTerm:
 
 
 def preference(beta: float) -> PreferenceTerm:
-    """The student's prediction for the pictures before the pretrained model's."""
+    """The term that prefers the student's prediction for the pictures to the pretrained model's."""
     from library.objectives import COMPLETE, PRETRAINED, STUDENT, given, learned
 
     return PreferenceTerm(beta, learned(STUDENT, COMPLETE), given(PRETRAINED, COMPLETE))

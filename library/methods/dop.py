@@ -1,11 +1,11 @@
-"""Differential output preservation: the prediction for the base prompt stays the pretrained model's.
+"""Differential output preservation: keeps the prediction for the base prompt at the pretrained model's.
 
 As in ai-toolkit (`diff_output_preservation`, weight `diff_output_preservation_multiplier`) and sd-scripts
-(`custom_attributes.diff_output_preservation`): the same noisy picture, the trigger replaced by the class word, the
-prediction without the LoRA as the target.
+(`custom_attributes.diff_output_preservation`): for the same noisy picture, with the class word in place
+of the trigger, the target is the prediction without the LoRA.
 
-The port: the weight is `anchor_weight`, since PureCC's anchor is the same term; the base prompt is the caption without
-[V], which for "[V] dog" is the same as the trigger replaced by the class word.
+The port: the weight is `anchor_weight`, since PureCC's anchor is the same term. The base prompt is the caption without
+[V]; for "[V] dog" that equals replacing the trigger by the class word.
 """
 
 from __future__ import annotations

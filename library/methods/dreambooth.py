@@ -1,22 +1,22 @@
 """DreamBooth: full fine-tuning with prior preservation.
 
-Ruiz et al. (arXiv 2208.12242), Eq. 2: flow matching on the pictures with "a [V] [class]", and on class pictures that
-the pretrained model drew, with prior_loss_weight. As in diffusers' script.
+Ruiz et al. (arXiv 2208.12242), Eq. 2: flow matching on the pictures with "a [V] [class]", and on class pictures from
+the pretrained model, with prior_loss_weight. As in diffusers' script.
 
 The port:
 
-* Of each weight its change is what learns, kept apart from the pretrained weight. A step is the same; the pretrained
-  model stays there beside the tuned one, for sheets, ties and audits; and a change in bf16 is not rounded away beside
-  the weight that it is added to. In bytes it is an fp32 master copy and a bf16 one: per number 2 of the base, 4 of the
-  change (2 with full_bf16), 2 of an 8-bit optimizer, and no gradient with fused_backward_pass.
-* All linear layers of attention and feed-forward in the blocks learn, about two thirds of SD 3.5 Medium's weights. Not
-  the adaptive norms, as Stability advises for tuning, unless target_modules names `norm1.linear`; not biases, norms and
-  what lies outside the blocks.
-* The learning rate is the paper's 5e-6. diffusers' default is 1e-4, and so may be the one of PureCC's table.
+* Each weight's change learns, separately from the pretrained weight. The steps are the same, but the pretrained model
+  stays available for sheets, ties and audits, and bf16 does not round a small change away. The memory is that of an
+  fp32 master copy and a bf16 one: bytes per number are 2 for the base, 4 for the change (2 with full_bf16), 2 for an
+  8-bit optimizer, and none for gradients with fused_backward_pass.
+* All linear layers of attention and feed-forward in the blocks learn, about two thirds of SD 3.5 Medium's weights. The
+  adaptive norms don't, as Stability advises for tuning, unless target_modules names `norm1.linear`. Biases, norms and
+  everything outside the blocks don't learn either.
+* The learning rate is the paper's 5e-6. diffusers' default is 1e-4; PureCC's table may use the same.
 * `ewc_lambda` and `l2_anchor_weight` add these penalties for whole weights.
 
-Saved are the whole transformer (NAME_transformer.safetensors, diffusers' names) and a LoRA of rank network_dim with the
-largest singular directions of each layer's change, in all layouts.
+The run saves the whole transformer (NAME_transformer.safetensors, diffusers' names), and in all layouts a LoRA of rank
+network_dim with the largest singular directions of each layer's change.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from library.methods.reads import LOW_RANK, REPLAYED, RIVAL
 
 @dataclass(frozen=True, kw_only=True)
 class DreamBoothSettings:
-    """Its own settings."""
+    """Settings of DreamBooth."""
 
     fused_backward_pass: bool = setting(
         True, "dreambooth: update each weight inside the backward pass, so that gradients need no memory."
@@ -44,17 +44,17 @@ class DreamBoothSettings:
 
 
 def fuses_steps(settings: Settings) -> bool:
-    """Whether weights make their steps inside the backward pass."""
+    """Whether weights are updated inside the backward pass."""
     return settings.of_method(DreamBoothSettings).fused_backward_pass
 
 
 def penalties(settings: Settings) -> list[PenaltyTerm]:
-    """Both penalties, where they have a weight."""
+    """Both penalties, if their weights are not 0."""
     return [*ewc.penalties(settings), *l2_anchor.penalties(settings)]
 
 
 def check(settings: Settings) -> None:
-    """Refuses what whole weights, or steps inside the backward pass, can't do.
+    """Checks for settings that don't work with whole weights or with steps inside the backward pass.
 
     Raises:
         ConfigError: it says what to change.

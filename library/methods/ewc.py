@@ -1,16 +1,16 @@
-"""Elastic weight consolidation: weights that the pretrained model's pictures depend on keep their values.
+"""Elastic weight consolidation: protects the weights that the pretrained model's pictures depend on.
 
 Kirkpatrick et al. 2017 (arXiv 1612.00796), Eq. 3: L + lambda / 2 sum_i F_i (theta_i - theta0_i)^2. PureCC's table has
-"DreamBooth + EWC" without saying how; this is our definition, and `dreambooth` has it as well, with `ewc_lambda`.
+"DreamBooth + EWC" without details; this is our definition. `dreambooth` has it too, with `ewc_lambda`.
 
 The port:
-* F is that of a Gaussian on the velocity: E[(d <v(x_t | y), xi> / d theta)^2] with xi standard normal. So it needs no
-  target and does not depend on how large the residual is.
-* It is taken on the pretrained model's own distribution: `ewc_fisher_samples` noisy replayed pictures, one at a time,
-  since the square of a mean is not the mean of squares. It is kept in the cache for each model and prompt list.
-* It is divided by its mean over all weights that count, so that `ewc_lambda` means the same for any choice of layers.
-* Of a LoRA, the effective change delta W = scale up down counts. On the two matrices themselves F says nothing: `up`
-  starts at 0, so the pretrained model does not depend on `down` at all.
+* F is the Fisher information of a Gaussian on the velocity: E[(d <v(x_t | y), xi> / d theta)^2] with xi standard
+  normal. So it needs no target and does not depend on the size of the residual.
+* It is measured on the pretrained model's own distribution: `ewc_fisher_samples` noisy replayed pictures, one by one,
+  since the square of a mean is not the mean of squares. The cache keeps it for each model and prompt list.
+* It is divided by its mean over all weights involved, so that `ewc_lambda` means the same for any choice of layers.
+* For a LoRA, the effective change delta W = scale up down counts. For the two matrices themselves F is meaningless:
+  `up` starts at 0, so the pretrained model does not depend on `down` at all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from library.methods.reads import REPLAYED, RIVAL
 
 @dataclass(frozen=True, kw_only=True)
 class EWCSettings:
-    """Its own settings."""
+    """Settings of EWC."""
 
     ewc_lambda: float = setting(
         0.001, "ewc, and dreambooth if above 0: weight of elastic weight consolidation.", at_least=0

@@ -1,10 +1,10 @@
-"""L2 anchor: flow matching, and the change of the weights is kept short.
+"""L2 anchor: flow matching, with a penalty that keeps the change of the weights small.
 
 Preserve and Personalize (ICLR 2026) keeps a tuned model near the pretrained one by lambda ||theta - theta_0||^2.
 
-The port: of a LoRA, the change is the product, so the penalty is l2_anchor_weight times the sum over layers of
+The port: a LoRA's change is the product, so the penalty is l2_anchor_weight times the sum over layers of
 ||delta W||_F^2. The LoRA's own matrices don't measure it: one starts random, the other at 0. With `dreambooth`, the
-same weight holds for whole weights, as in the paper.
+same setting applies to whole weights, as in the paper.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from library.methods.reads import RIVAL
 
 @dataclass(frozen=True, kw_only=True)
 class L2AnchorSettings:
-    """Its own settings."""
+    """Settings of the L2 anchor."""
 
     l2_anchor_weight: float = setting(
         0.001, "l2_anchor: weight of the squared length of the change of all trained weights.", at_least=0

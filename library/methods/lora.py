@@ -1,7 +1,7 @@
-"""A plain LoRA: flow matching on the pictures, what hobbyists train.
+"""A plain LoRA: flow matching on the pictures, as hobbyists train it.
 
-Hu et al., LoRA (arXiv 2106.09685), on the attention layers, as diffusers' DreamBooth script does it. The
-trigger word alone stands for the concept; the text encoders are left as they are.
+Hu et al., LoRA (arXiv 2106.09685), on the attention layers, as diffusers' DreamBooth script does it. Only
+the trigger word stands for the concept; the text encoders don't change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def concept(settings: Settings) -> tuple[str, float, ConceptTerm]:
-    """The loss that every rival here has."""
+    """The loss that all rivals share."""
     from library.objectives import COMPLETE, STUDENT, ConceptTerm, concept_error, learned
 
     return ("concept", 1.0, ConceptTerm(learned(STUDENT, COMPLETE), concept_error(settings.loss)))

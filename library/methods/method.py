@@ -1,7 +1,7 @@
-"""What a method is: another sum of terms over the same model, data, caches, step and files.
+"""The definition of a method: a sum of terms over the same model, data, caches, step and files.
 
-A method's file declares what settings and plan have to know of it, and imports PyTorch inside its functions alone, so
-that help and mistakes in settings need not wait for it.
+A method's file declares what settings and plan need to know about it. It imports PyTorch only inside its functions, so
+that help and errors in settings don't wait for it.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ OFF: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Penalised:
-    """What a penalty may look at.
+    """What a penalty may read.
 
     Args:
         layers: the adapters that learn.
-        blocks: how many the transformer has.
+        blocks: how many blocks the transformer has.
         fisher: how much each number of each layer's weight matters, (out, in); empty if no penalty reads it.
     """
 
@@ -57,10 +57,10 @@ class PenaltyTerm:
     """A loss of the weights themselves that a method adds to its objective.
 
     Args:
-        name: what the log calls it.
+        name: in the log.
         weight: 0 leaves it out.
-        of: makes it for a student.
-        reads_fisher: whether it looks at the Fisher information, for which the pretrained model draws pictures.
+        of: builds it for a student.
+        reads_fisher: whether it reads the Fisher information, for which the pretrained model draws pictures.
     """
 
     name: str
@@ -74,22 +74,22 @@ class Method:
     """One method.
 
     Args:
-        name: what the setting `method` and the method's file and preset call it.
+        name: in the setting `method`, and of the method's file and preset.
         trains: what it trains and by what, one sentence for the user.
-        reads: the settings that it uses, of those that not every method uses; its own are added.
-        own: the settings that it brings, a dataclass of settings; `Settings.of_method` gives them back.
-        starts_from, defaults: values that hold where the user says nothing; `defaults` comes first.
-        student: what the student minimises, from the settings and whether there are regularisation pictures.
-        extractor: what stage 1 minimises; None: the method has no extractor.
+        reads: the settings it uses, apart from those that every method uses; its own are added.
+        own: a dataclass of its own settings; `Settings.of_method` returns them.
+        starts_from, defaults: values of settings that the user leaves unset; `defaults` takes precedence.
+        student: the student's objective, from the settings and whether there are regularisation pictures.
+        extractor: the objective of stage 1; None: the method has no extractor.
         student_weights: what the student learns: a LoRA, whole weights, or the words of the concept.
-        form: what more than a plain LoRA the student's is while it learns; None: it is a plain one.
-        penalties: what is added for the weights themselves.
-        fuses_steps: whether weights make their steps inside the backward pass.
-        anchors_styles: whether `anchor_weight` holds pictures of a style as well as a subject's.
-        ties_others: whether pictures that lack the concept are tied to the pretrained model without an anchor.
-        check: refuses settings that it can't work with, by a `ConfigError`.
-        check_fit: refuses files that do not fit the network and the number of blocks, by a `ModelError`.
-        remarks: sentences on what the settings come to.
+        form: how the student's LoRA differs from a plain one while it learns; None: it doesn't.
+        penalties: losses of the weights themselves.
+        fuses_steps: whether weights are updated inside the backward pass.
+        anchors_styles: whether `anchor_weight` also applies to pictures of a style, not only of a subject.
+        ties_others: whether pictures without the concept are tied to the pretrained model without an anchor.
+        check: raises a `ConfigError` for settings that it can't work with.
+        check_fit: raises a `ModelError` for files that don't fit the network and the number of blocks.
+        remarks: sentences about what the settings lead to.
     """
 
     name: str
@@ -112,23 +112,23 @@ class Method:
 
     @property
     def own_names(self) -> frozenset[str]:
-        """The names of the settings that it brings."""
+        """The names of its own settings."""
         return frozenset() if self.own is None else names_of(self.own)
 
     @property
     def all_reads(self) -> frozenset[str]:
-        """The settings that it uses, of those that not every method uses."""
+        """The settings it uses, apart from those that every method uses."""
         return self.reads | self.own_names
 
     @property
     def usual_rate(self) -> float:
-        """Its usual learning rate, as a share of a LoRA's."""
+        """Its usual learning rate, as a multiple of a LoRA's."""
         of_lora = OptimizerSettings.learning_rate
         return self.defaults.get("learning_rate", of_lora) / of_lora
 
     @property
     def may_have_vectors(self) -> bool:
-        """Whether `with_embeddings` gives it vectors in the blocks."""
+        """Whether `with_embeddings` can give it vectors in the blocks."""
         return WITH_EMBEDDINGS in self.reads
 
 
@@ -137,10 +137,10 @@ METHODS: dict[str, Method] = {}
 
 
 def register(method: Method) -> Method:
-    """Makes a method known to settings, help, checks and docs.
+    """Registers a method for settings, help, checks and docs.
 
     Raises:
-        ValueError: its name or a setting of its own is taken, or it reads something other than a method's setting.
+        ValueError: its name or one of its settings is taken, or it reads something other than a method's setting.
     """
     if method.name in METHODS:
         raise ValueError(f"the method {method.name} is already registered")
@@ -157,12 +157,12 @@ def register(method: Method) -> Method:
 
 
 def own_of_all() -> frozenset[str]:
-    """The settings that methods bring."""
+    """The methods' own settings."""
     return frozenset().union(*(one.own_names for one in METHODS.values()))
 
 
 def in_order() -> list[Method]:
-    """All methods as they are listed: PureCC, then its rivals by name."""
+    """All methods in listing order: PureCC, then its rivals by name."""
     return sorted(METHODS.values(), key=lambda one: (one.name != PURECC, one.name))
 
 

@@ -1,15 +1,15 @@
-"""Mix-of-Show's ED-LoRA: a LoRA and a vector of its own in every layer for each token of the concept's word.
+"""Mix-of-Show's ED-LoRA: a LoRA, and in every layer a separate vector for each token of the concept's word.
 
 Gu et al. (arXiv 2305.18292): layer-wise embeddings take over what belongs to the concept, so that several LoRAs can be
 fused afterwards; `library/convert/gradient_fusion.py` has the fusion.
 
 The port:
-* In an MMDiT the text is a stream that is rewritten from block to block and not read again in each, so "the layer's own
-  embedding" has to be defined: at the input of every block, the state of each token of [V] is replaced by a vector that
-  learns. These are the vectors that PureCC has as well (Eq. 7), and they start from the class word's states.
-* The authors' two words, one random and one of the class, are [V] and the class word that is next to it.
+* In an MMDiT each block rewrites the text stream instead of reading the text again, so "the layer's own embedding"
+  needs a definition: at the input of every block, a learned vector replaces the state of each token of [V]. PureCC has
+  the same vectors (Eq. 7). They start from the class word's states.
+* The authors' two words, one random and one of the class, are [V] and the class word next to it.
 * The text encoders run once and get no LoRA. Their attention regulariser needs maps of cross-attention, which an MMDiT
-  does not have: it is left out. Masks (`alpha_mask`, `masked_loss`) do take places out of the loss, as the authors' do.
+  does not have, so it is left out. Masks (`alpha_mask`, `masked_loss`) exclude areas from the loss, as the authors' do.
 * Sampling by regions is left to UIs.
 """
 

@@ -1,11 +1,11 @@
 """Prior prediction: on other pictures, the pretrained model's own prediction is the target.
 
-OneTrainer's concept type PRIOR_PREDICTION. Pictures of the concept are learned by flow matching; for all others the
-prediction without the LoRA, for the same noisy picture and prompt, takes the place of the flow's velocity.
+OneTrainer's concept type PRIOR_PREDICTION. Pictures of the concept are learned by flow matching. For all others the
+target is the prediction without the LoRA for the same noisy picture and prompt.
 
-The port: the others are regularisation pictures (is_reg), and captions that were dropped; without any, the pretrained
-model draws pictures (`replay_images`), with weight `replay_weight`. OneTrainer's
-masked_prior_preservation_weight, which does the same outside of a mask, is not part of it.
+The port: the others are regularisation pictures (is_reg) and pictures with dropped captions. Without any, the
+pretrained model draws pictures (`replay_images`), with weight `replay_weight`. OneTrainer's
+masked_prior_preservation_weight, which does the same outside a mask, is not included.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConceptOrPrior:
-    """The concept loss where the prompt names the concept; elsewhere `weight` ||v(x_t | y) - v_pretrained(x_t | y)||^2.
+    """The concept loss if the prompt names the concept, otherwise `weight` ||v(x_t | y) - v_pretrained(x_t | y)||^2.
 
-    Masks take places out of the concept loss alone.
+    Masks only affect the concept loss.
     """
 
     weight: float
@@ -53,7 +53,7 @@ class ConceptOrPrior:
 
 
 def objective(settings: Settings, has_reg: bool) -> Objective:
-    """L_CC on the concept's pictures, the pretrained model's prediction as the target on others."""
+    """L_CC on the concept's pictures; on others, the target is the pretrained model's prediction."""
     from library.objectives import COMPLETE, PRETRAINED, REPLAY, STUDENT, Objective, TieTerm, given, learned
 
     pure = settings.pure_learning

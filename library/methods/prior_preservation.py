@@ -1,11 +1,11 @@
-"""A LoRA with DreamBooth's prior preservation: plain flow matching on pictures of the class beside it.
+"""A LoRA with DreamBooth's prior preservation: plain flow matching, also on pictures of the class.
 
-Ruiz et al., DreamBooth (arXiv 2208.12242), Eq. 2, as diffusers' and kohya's scripts have it for a LoRA. The pretrained
-model draws the class pictures itself from "a photo of a {class}", unless there are regularisation pictures (is_reg),
-which then take their place.
+Ruiz et al., DreamBooth (arXiv 2208.12242), Eq. 2, as in diffusers' and kohya's scripts for a LoRA. The pretrained
+model draws the class pictures from "a photo of a {class}", unless there are regularisation pictures (is_reg), which
+replace them.
 
-The port: class pictures are `replay_images`, as many to a step as pictures of the concept; the authors' captions are
-"a [class]" alone, ours are whatever `replay_prompts` holds.
+The port: class pictures are `replay_images`, with as many per step as pictures of the concept. The authors' captions
+are just "a [class]"; ours come from `replay_prompts`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLASS_PROMPTS = str(Path(__file__).parents[1] / "config" / "class_prompts.txt")
 
 
 def prior(settings: Settings, has_reg: bool) -> tuple[str, float, Term]:
-    """The loss on class pictures; regularisation pictures are in the concept loss already, with their weight."""
+    """The loss on class pictures; regularisation pictures are already in the concept loss, with their weight."""
     from library.objectives import REPLAY, STUDENT, ConceptTerm, concept_error, learned
 
     pure = settings.pure_learning

@@ -1,4 +1,4 @@
-"""PureCC (arXiv 2603.07561), with our additions as far as settings turn them on. Its ablations are settings."""
+"""PureCC (arXiv 2603.07561), with our additions if settings turn them on. Its ablations are settings."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import library.models  # noqa: F401  # whose families bring settings
+import library.models  # noqa: F401  # its families add settings
 from library.config.context_settings import ContextSettings
 from library.config.family_settings import names_in
 from library.config.fields import names_of

@@ -1,19 +1,19 @@
-"""T-LoRA: the noisier a picture, the fewer ranks of the LoRA act on it.
+"""T-LoRA: fewer ranks of the LoRA act on noisier pictures.
 
 Soboleva et al., T-LoRA: Single Image Diffusion Model Customization Without Overfitting (arXiv 2507.05964). At high
-noise a model learns a few pictures by heart, background and pose with them, so that few ranks may learn there. That
-leaves the LoRA little to do it with, so each rank has to count: their directions begin orthogonal (Ortho-LoRA).
+noise a model memorises a few pictures, including background and pose, so only few ranks may learn there. With so few
+ranks each one has to count, so their directions start orthogonal (Ortho-LoRA).
 
     r(t) = floor(((T - t) / T)^power (r - r_min)) + r_min,      delta W = B S M_t A - B_0 S_0 M_t A_0
 
 The port:
 * t / T is sigma, the flow's own noise level.
-* r_min is half of the ranks and the power is 1, as in ports that follow the authors' scripts. Those have no alpha: with
-  network_alpha = network_dim, as it is unless both are set, the scale is 1 here, too.
+* r_min is half of the ranks and the power is 1, as in ports that follow the authors' scripts. Those have no alpha. By
+  default network_alpha = network_dim, so the scale is 1 here, too.
 * B_0, S_0 and A_0 are the last singular vectors and values of a random matrix, as in their scripts for SDXL. QR draws
-  the vectors, from the same distribution in a fraction of the time; layers of one size share their values.
+  the vectors from the same distribution in a fraction of the time; layers of the same size share their values.
 * A LoRA file can't say at which noise a rank acts. NAME.safetensors is a plain LoRA of twice the rank, and every UI
-  applies all of it at every noise level. What the run draws itself, sheets and report, is as it was trained.
+  applies all of it at every noise level. The run's own sheets and report draw it as trained.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TLoRASettings:
-    """Its own settings."""
+    """Settings of T-LoRA."""
 
     t_lora_min_share: float = setting(
         0.5, "t_lora: share of the ranks that act at pure noise. All act without noise.", above=0, at_most=1
@@ -48,7 +48,7 @@ class TLoRASettings:
 
 @dataclass(frozen=True)
 class RanksByNoise:
-    """The first ranks act, the more the less noise there is.
+    """Lets the first ranks act; with less noise, more of them.
 
     Args:
         share: of the ranks that act at pure noise, at least one.
@@ -72,7 +72,7 @@ class RanksByNoise:
 
 
 def form(settings: Settings) -> Form:
-    """Orthogonal directions, of which noise takes some."""
+    """Orthogonal directions, fewer of which act at higher noise."""
     from library.adapters.linear import Form
 
     own = settings.of_method(TLoRASettings)
@@ -80,7 +80,7 @@ def form(settings: Settings) -> Form:
 
 
 def check(settings: Settings) -> None:
-    """Refuses a start that has no such directions.
+    """Refuses to start from a LoRA, which has no such directions.
 
     Raises:
         ConfigError: it says what to change.
@@ -93,7 +93,7 @@ def check(settings: Settings) -> None:
 
 
 def remarks(settings: Settings) -> list[str]:
-    """What its file does elsewhere."""
+    """Says what its file does in other programs."""
     return [
         "t_lora: UIs apply all ranks of the saved LoRA at every noise level, so their images differ from this run's."
     ]

@@ -1,13 +1,13 @@
-"""Textual inversion: nothing of the model learns but the words that stand for the concept.
+"""Textual inversion: only the words that stand for the concept learn, not the model.
 
-Gal et al. (arXiv 2208.01618): the concept's rows in the text encoder's input table are learned by the model's own loss,
-everything else is frozen. Prompts without the trigger give exactly what they gave before.
+Gal et al. (arXiv 2208.01618): the concept's rows in the text encoder's input table learn from the model's own loss;
+everything else is frozen. Prompts without the trigger give exactly the same result as before.
 
 The port:
-* Rows in the tables of the encoders that the family of the model teaches words; see its `learned_words`. They stay
+* The rows are in the encoders that can learn words in the model's family; see its `learned_words`. These encoders stay
   loaded, with gradients.
-* As many rows as the trigger has tokens there: a longer trigger learns more. They start from the class word's.
-* Captions are the user's, not the paper's templates ("a photo of a {}" and such); `caption_templates` gives those.
+* There is a row for each token of the trigger, so a longer trigger learns more. They start from the class word's rows.
+* Captions are the user's, not the paper's templates such as "a photo of a {}"; `caption_templates` uses those.
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
-"""Token-masked LoRA: it acts where the trigger word is, and nowhere else.
+"""Token-masked LoRA: acts only where the trigger word is.
 
-The token mask of TARA (Peng et al., Token-Aware LoRA, arXiv 2508.08812): the LoRA of what reads the text acts on the
-trigger's tokens alone, so that several LoRAs don't meet in one token. Prompts without the trigger give exactly what the
-pretrained model gives.
+The token mask of TARA (Peng et al., Token-Aware LoRA, arXiv 2508.08812): the LoRA on text-reading layers acts only on
+the trigger's tokens, so that several LoRAs never act on the same token. Prompts without the trigger give exactly the
+pretrained model's result.
 
     x -> W x + m o (B A x),      m = 1 for tokens of the trigger, 0 for all others
 
 The port:
-* An MMDiT has no layers that read the text for the picture alone: the text is a stream of its own beside the picture's,
-  and both are read together. The LoRA is on the attention of the text's stream, so that it reaches the picture
-  through what the trigger's tokens show of themselves there. The picture's own layers have none.
-* The trigger's tokens are those of every text encoder, as for vectors in the blocks. Their pooled state stays.
-* TARA's second loss holds the token's attention to the concept's region. It needs maps of cross-attention: left out.
+* An MMDiT has no layers that only read the text for the picture: text and picture are two streams that are read
+  together. The LoRA is on the attention of the text stream, and reaches the picture through the trigger's tokens there.
+  The picture's own layers have none.
+* The trigger's tokens are those of every text encoder, as for vectors in the blocks. The pooled state does not change.
+* TARA's second loss keeps the token's attention in the concept's region. It needs maps of cross-attention, so it is
+  left out.
 * A LoRA file can't say on which tokens it acts. NAME.safetensors is a plain LoRA, and every UI applies it to all tokens
-  of every prompt. What the run draws itself, sheets and report, is as it was trained.
+  of every prompt. The run's own sheets and report draw it as trained.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class NamedTokens:
     """The trigger's tokens."""
 
     def __call__(self, low: Tensor, facts: Facts) -> Tensor:
-        """1 for the trigger's tokens and 0 for others, (B, tokens, 1)."""
+        """1 for the trigger's tokens, 0 for others, (B, tokens, 1)."""
         import torch
 
         acts = torch.zeros(*low.shape[:2], 1)
@@ -59,7 +60,7 @@ def form(settings: Settings) -> Form:
 
 
 def check(settings: Settings) -> None:
-    """Refuses layers that see no tokens of the text.
+    """Checks that the layers read the text's tokens.
 
     Raises:
         ConfigError: it says what to change.
@@ -73,7 +74,7 @@ def check(settings: Settings) -> None:
 
 
 def remarks(settings: Settings) -> list[str]:
-    """What its file does elsewhere."""
+    """Says what its file does in other programs."""
     return [
         "token_lora: UIs apply the saved LoRA to every token of every prompt, so their images differ from this run's."
     ]

@@ -1,7 +1,7 @@
 """Pretrained models, each family in a folder.
 
-What a family adds to the settings is known as soon as this is imported. It costs nothing; `library.models.opening` has
-the families themselves, and needs PyTorch.
+Importing this registers what families add to the settings, at no cost. `library.models.opening` has the families
+themselves, and needs PyTorch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The door for families of models: what the trainer has to know of one, besides how its models predict.
+"""The interface for families of models: what the trainer needs to know about one, besides how its models predict.
 
-A family is a folder that registers itself. Everything that is particular to it is there: the model (`FlowModel`), its
-text streams, the lists of its blocks, the layouts of LoRA files, what the loaders make of them, and its presets.
+A family is a folder that registers itself. It holds everything specific to the family: the model (`FlowModel`), its
+text streams, the lists of its blocks, the layouts of LoRA files, how the loaders read them, and its presets.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ from library.per_pass import PerPass
 
 
 class ModelFiles(Protocol):
-    """A model as files. Weights are read when a part is used; nothing is kept."""
+    """A model as files. Weights are read when a part is used, and not kept."""
 
     name: str
     """What messages call it."""
     family: Family
-    """What it is one of."""
+    """The family of the model."""
 
     def config(self, part: str) -> dict[str, Any]:
         """The configuration of a part, or of the "scheduler"."""
 
     def tokenizers(self) -> list[Any]:
-        """Those of its text encoders, in order."""
+        """The tokenizers of its text encoders, in order."""
 
     def weights(self, part: str) -> PartWeights:
         """The weights of a part.
 
         Raises:
-            ModelError: they are not there, or not whole.
+            ModelError: they are missing or incomplete.
         """
 
 
 class FlowModel(Protocol):
-    """A pretrained text-to-image flow model. Its parts are loaded when they are first used and can be let go."""
+    """A pretrained text-to-image flow model. Its parts are loaded on first use and can be released."""
 
     device: torch.device
     dtype: torch.dtype
@@ -68,8 +68,8 @@ class FlowModel(Protocol):
 
     @property
     def block_lists(self) -> Mapping[str, int]:
-        """The lists of transformer blocks inside the transformer, in the order in which they run: the name of each,
-        and how many blocks it has."""
+        """The lists of blocks inside the transformer, in the order in which they run: each one's name and number of
+        blocks."""
 
     @property
     def width(self) -> int:
@@ -77,33 +77,33 @@ class FlowModel(Protocol):
 
     @property
     def streams(self) -> Sequence[TextStream]:
-        """What the text stream is made of."""
+        """The runs of tokens that make up the text stream."""
 
     @property
     def text_shape(self) -> TextShape:
-        """The size of a prompt's states, as encoders give them."""
+        """The size of a prompt's states, as encoders return them."""
 
     @property
     def family(self) -> Family:
-        """What it is one of."""
+        """The family of the model."""
 
     @property
     def texts_at_once(self) -> int:
-        """Texts that are encoded together, whose arithmetic `footprints` counts."""
+        """How many texts are encoded together; `footprints` counts their arithmetic."""
 
     @property
     def encoders(self) -> Sequence[str]:
-        """The text encoders, as messages call them."""
+        """The text encoders' names in messages."""
 
     @property
     def size_multiple(self) -> int:
-        """Width and height of pictures must be multiples of it, in pixels."""
+        """Width and height of pictures must be multiples of this, in pixels."""
 
     def velocity(self, x_t: Tensor, sigma: Tensor, prompts: PromptBatch, skipped: Sequence[int] = ()) -> Tensor:
         """Predicted velocity, (B, C, H, W) float32, of noisy latents of that shape at noise levels sigma, (B,).
 
         Args:
-            skipped: blocks to leave out.
+            skipped: blocks to skip.
         """
 
     @property
@@ -112,7 +112,7 @@ class FlowModel(Protocol):
 
     @property
     def described(self) -> Mapping[str, str]:
-        """What the metadata of LoRA files says of the model."""
+        """What the metadata of LoRA files says about the model."""
 
     residence: Residence
     """How the transformer's weights are in memory; may be changed until it is loaded."""
@@ -121,71 +121,71 @@ class FlowModel(Protocol):
 
     @property
     def transformer(self) -> nn.Module:
-        """The transformer, frozen, loaded now if it is not yet."""
+        """The transformer, frozen; loaded now if needed."""
 
     def pretrained_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The transformer's weights by diffusers name, read from the files one after the other, on the CPU."""
+        """The transformer's weights by diffusers name, read from the files one by one, on the CPU."""
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """Its blocks, those of all lists, in the order in which they run."""
+        """The blocks of all lists, in the order in which they run."""
 
     @property
     def depth(self) -> int:
-        """How many there are; nothing is loaded for it."""
+        """The number of blocks; loads nothing."""
 
     @property
     def text_inputs(self) -> Sequence[TextInput]:
         """Where each block reads the text."""
 
     def keep_for_recompute(self, *states: PerPass[Any]) -> None:
-        """Values that a pass depends on, to be put back when checkpointing runs a block again."""
+        """Values that a pass depends on, restored when checkpointing runs a block again."""
 
     def on_top_of(self, change: BaseChange) -> FlowModel:
-        """The model with one change more, before its weights are loaded.
+        """The model with a further change, before its weights are loaded.
 
         Raises:
             ModelError: the transformer lacks such a weight, or it has another shape.
         """
 
     def counted(self, residence: Residence | None = None) -> FlowModel:
-        """A copy on the meta device, whose weights have shapes and no numbers, kept in memory as said."""
+        """A copy on the meta device, whose weights have shapes but no values, with this residence in memory."""
 
     def footprints(self, pictures: Sequence[tuple[int, int]], drawn: Sequence[tuple[int, int]]) -> dict[str, Footprint]:
-        """What "text", "encode" and "decode" need on the device, for pictures of these widths and heights."""
+        """The device memory that "text", "encode" and "decode" need, for pictures of these widths and heights."""
 
     def encode_text(self, texts: Sequence[str], progress: Progress = iter) -> list[TextStates]:
-        """Text states of prompts, on the CPU. The encoders are read for it and let go again.
+        """Text states of prompts, on the CPU. Loads the encoders and releases them afterwards.
 
         Args:
-            progress: wraps the loop that takes the time.
+            progress: wraps the slow loop.
         """
 
     def without_encoders(self, prompts: PromptBatch, dropped: Tensor) -> PromptBatch:
-        """The prompts with zeros where states of encoders were, in the context and in the pooled state.
+        """The prompts with some encoders' states set to 0, in the context and in the pooled state.
 
         Args:
-            dropped: for each row which of `encoders` are left out, (B, encoders) bool.
+            dropped: for each row, which of `encoders` are left out, (B, encoders) bool.
         """
 
     def dropout_rates(self, data: DataSettings) -> Sequence[float]:
-        """How often a picture is seen without each of `encoders`, as the settings say; empty: never."""
+        """How often a picture is seen without each of `encoders`, from the settings; empty: never."""
 
     def learned_words(self, starts: Mapping[str, tuple[str, int]]) -> Words:
         """Encoders with learned rows for triggers; they stay on the CPU.
 
         Args:
-            starts: for each concept, the word whose rows its own start from, and how many there are.
+            starts: for each concept, the word whose rows its own rows start from, and how many it gets.
 
         Raises:
             ModelError: the family has none.
         """
 
     def count_tokens(self, texts: Sequence[str]) -> list[list[TokenCount]]:
-        """For each text, how many tokens each encoder needs, begin and end included, and how many it takes."""
+        """For each text, how many tokens each encoder needs, start and end included, and how many it takes."""
 
     def token_positions(self, text: str, span: tuple[int, int]) -> Sequence[list[int]]:
-        """Places of the tokens that hold these characters, for each text stream; none for cut-off ones."""
+        """Positions of the tokens that hold these characters, for each text stream; none for cut-off ones."""
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents, (C, h, w) float32 on the CPU, of pixels (3, H, W) in -1 .. 1."""
@@ -204,20 +204,20 @@ class FlowModel(Protocol):
         """A fresh copy of the diffusers scheduler that the model is sampled with.
 
         Args:
-            shift: another than the model's own.
+            shift: replaces the model's own.
         """
 
     def text_fingerprint(self) -> str:
-        """Changes when another encoder, length or precision would give other text states."""
+        """Changes whenever another encoder, length or precision would give different text states."""
 
     def image_fingerprint(self) -> str:
-        """Changes when another VAE or precision would give other latents."""
+        """Changes whenever another VAE or precision would give different latents."""
 
     def fingerprint(self) -> str:
         """Changes when the transformer does."""
 
     def release_vae(self) -> None:
-        """Lets the VAE go."""
+        """Releases the VAE."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -225,20 +225,20 @@ class Family:
     """A family of models.
 
     Args:
-        name: what code calls it. title: what messages call it.
-        pipeline: what model_index.json of a folder in diffusers format calls it.
-        parts, tokenizers: the folders that such a folder holds, the transformer's first.
+        name: in code. title: in messages.
+        pipeline: its name in model_index.json of a folder in diffusers format.
+        parts, tokenizers: the subfolders of such a folder, the transformer's first.
         blank: the module of a part with this configuration, its weights on the meta device.
-        slots_of: the weights of a part that a file holds, by their names in the model, and those without a use.
-        model: opens a model; nothing heavy is read yet.
-        lora_names: how LoRA files name its layers. loaders: what UIs make of these files.
+        slots_of: the weights of a part that a file holds, by their names in the model, and the unused ones.
+        model: opens a model, without reading anything large.
+        lora_names: how LoRA files name its layers. loaders: how UIs read these files.
         own_files: settings that name files of parts, by part.
-        recognises: whether the header of a single file is a model of the family.
-        called: which of its models such a file is.
-        encoder_of: which of its text encoders a file is, if it is one.
-        single_file: a model in one file, some of whose parts have files of their own; None: the family has none.
-        with_own_files: a model of which some parts are taken from files of their own.
-        token_counts: what `FlowModel.count_tokens` gives, before any model is chosen; None: it needs one.
+        recognises: whether a single file's header belongs to a model of the family.
+        called: the name of the model in such a file.
+        encoder_of: which of its text encoders a file holds, if any.
+        single_file: a model in one file, with separate files for some parts; None: the family has no such files.
+        with_own_files: a model with some parts replaced by separate files.
+        token_counts: like `FlowModel.count_tokens`, before a model is chosen; None: needs a model.
         card_presets: presets for GPUs, by the number of the model's blocks: the start of their names, and the GPUs.
     """
 
@@ -267,10 +267,10 @@ FAMILIES: dict[str, Family] = {}
 
 
 def register(family: Family) -> Family:
-    """Makes a family known: its models open, and LoRA files for them are read.
+    """Registers a family, so that its models can be opened and its LoRA files read.
 
     Raises:
-        ValueError: its name or its pipeline is taken.
+        ValueError: its name or its pipeline is already taken.
     """
     if family.name in FAMILIES or any(one.pipeline == family.pipeline for one in FAMILIES.values()):
         raise ValueError(f"there is a family {family.name} of {family.pipeline} already")

@@ -1,4 +1,4 @@
-"""What goes into a pretrained model and comes out of it, whatever its family."""
+"""What goes into a pretrained model and comes out of it, for every family."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Wraps the loop that takes the time, to show how far it is; `iter` shows nothing."""
+    """Wraps the slow loop to show its progress; `iter` shows nothing."""
 
     def __call__(self, items: Iterable[T], /) -> Iterable[T]:
-        """What is looped over, unchanged."""
+        """The items, unchanged."""
 
 
 @dataclass(frozen=True)
 class TextStates:
-    """What the text encoders make of one prompt; computed once, kept on the CPU."""
+    """The text encoders' output for one prompt; computed once, kept on the CPU."""
 
     context: Tensor
     """(tokens, width): of each of the model's text streams, one after the other."""
@@ -85,7 +85,7 @@ class PromptBatch:
 
 
 def _all(joined: Callable[[list[Tensor]], Tensor], pooled: Sequence[Tensor | None]) -> Tensor | None:
-    """Pooled states put together; None if a prompt has none, as then all have none."""
+    """Pooled states concatenated; None if the prompts have none."""
     present = [one for one in pooled if one is not None]
     return joined(present) if len(present) == len(pooled) else None
 
@@ -95,10 +95,10 @@ class TextStream:
     """A run of the text's tokens, as one tokenizer cuts it.
 
     Args:
-        name: what messages call it.
-        key: what files call it.
-        begin, length: where it stands among all tokens of a text.
-        setting: sets its length; None: it is the model's own.
+        name: in messages.
+        key: its name in files.
+        begin, length: its range among all tokens of a text.
+        setting: the one that sets its length; None: the model fixes it.
     """
 
     name: str
@@ -109,7 +109,7 @@ class TextStream:
 
     @property
     def end(self) -> int:
-        """The first token behind it."""
+        """The first token after it."""
         return self.begin + self.length
 
 
@@ -118,7 +118,7 @@ class TextShape:
     """The size of a prompt's states.
 
     Args:
-        tokens, width: of the context. pooled: width of the pooled state; None: there is none.
+        tokens, width: of the context. pooled: width of the pooled state; None: it has none.
     """
 
     tokens: int
@@ -126,7 +126,7 @@ class TextShape:
     pooled: int | None
 
     def zeros(self, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Context and pooled states of N prompts that say nothing."""
+        """Context and pooled states of N prompts, all 0."""
         pooled = None if self.pooled is None else torch.zeros(rows, self.pooled, dtype=dtype)
         return torch.zeros(rows, self.tokens, self.width, dtype=dtype), pooled
 
@@ -137,10 +137,10 @@ class TextShape:
 
 
 def block_of(layer: str, block_lists: Mapping[str, int]) -> int | None:
-    """The number of the block that a layer is in, counted over all lists; None if it is in none.
+    """The number of the block that a layer is in, counted across all lists; None if it is outside the blocks.
 
     Args:
-        layer: its name, begun by that of its list and its number there.
+        layer: its name, which starts with the name of its list and its number there.
         block_lists: see `FlowModel`.
     """
     before = 0
@@ -155,38 +155,38 @@ class Words(nn.Module):
     """Text encoders with learned rows for triggers, which take the place of the trigger's tokens.
 
     Attributes:
-        rows: of each concept, the rows of each encoder by the name that files have for it.
-        length: tokens that these encoders read, the first of the text stream.
+        rows: for each concept, the rows of each encoder, by the encoder's name in files.
+        length: how many tokens these encoders read, the first ones of the text stream.
     """
 
     rows: nn.ModuleDict
     length: int
 
     def rows_of(self, concept: str) -> dict[str, nn.Parameter]:
-        """A concept's rows, by the name that files have for each encoder."""
+        """A concept's rows, by each encoder's name in files."""
         raise NotImplementedError
 
     def encode(self, text: str, spans: Sequence[tuple[int, int, str]], plain: TextStates) -> tuple[Tensor, Tensor]:
-        """Context (tokens, width) and pooled state of a text, with gradients to the rows.
+        """Context (tokens, width) and pooled state of a text, with gradients for the rows.
 
         Args:
             text: with the trigger in it.
-            spans: each of the trigger's occurrences, in order: its first token, the first behind it, and the concept,
-                all of whose rows are put there instead.
-            plain: states of the text without the trigger, of which encoders that learn nothing give their part.
+            spans: each occurrence of the trigger, in order: its first token, the first token after it, and the concept
+                whose rows replace it.
+            plain: states of the text without the trigger, used for encoders that learn nothing.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class BaseChange:
-    """What is added to the transformer's weights when they are loaded.
+    """Updates that are added to the transformer's weights on loading.
 
     Args:
-        updates: by the weight's diffusers name, each makes its update, float32 on the CPU.
-        shapes: of each (out, in); a convolution's weight counts as a matrix of all its inputs.
-        fingerprint: changes with what is added.
-        source: what messages call it.
+        updates: by the weight's diffusers name, a function that computes its update, float32 on the CPU.
+        shapes: of each, (out, in); a convolution's weight counts as a matrix of all its inputs.
+        fingerprint: changes with the updates.
+        source: its name in messages.
     """
 
     updates: Mapping[str, Callable[[], Tensor]]
@@ -206,7 +206,7 @@ class TokenCount:
     """How a text fits an encoder.
 
     Args:
-        stream: the number of the text stream that the encoder's tokens are.
+        stream: the number of the text stream with the encoder's tokens.
     """
 
     encoder: str

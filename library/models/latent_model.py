@@ -1,4 +1,4 @@
-"""What models of diffusers have in common, whatever their family: weights by part, a VAE, a flow's scheduler."""
+"""What diffusers models of all families have in common: weights by part, a VAE, a flow's scheduler."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ TILE = 512
 
 
 class LatentModel(ABC):
-    """A model whose pictures are latents of diffusers' VAE; see `FlowModel` for what each method gives.
+    """A model whose pictures are latents of diffusers' VAE; see `FlowModel` for what each method returns.
 
-    A family adds what is particular to it: its transformer, its text encoders, and the abstract members here.
+    A family adds its own parts: its transformer, its text encoders, and the abstract members here.
 
     Args:
         files: where its parts are.
         dtype: precision of the frozen weights and of every pass.
-        residence: how the transformer's weights are in memory; may be changed until they are loaded.
+        residence: how the transformer's weights are kept in memory; can be changed until they are loaded.
     """
 
     feed_forward: ClassVar[Sequence[str]] = ()
@@ -56,7 +56,7 @@ class LatentModel(ABC):
         self._kept: tuple[PerPass[Any], ...] = ()
         self._changes: tuple[BaseChange, ...] = ()
 
-    # The family's own
+    # Defined by the family
 
     @property
     @abstractmethod
@@ -76,22 +76,22 @@ class LatentModel(ABC):
     @property
     @abstractmethod
     def channels(self) -> int:
-        """Of the latents."""
+        """Channels of the latents."""
 
     @abstractmethod
     def placed(self, transformer: nn.Module) -> None:
-        """Makes a transformer ready, on the CPU or without numbers, before it is put where it computes: its blocks run
-        by `run_block`."""
+        """Prepares a transformer, on the CPU or without values, before it moves to its device: its blocks run through
+        `run_block`."""
 
     @abstractmethod
     def count_text(self) -> Footprint:
-        """What encoding `texts_at_once` texts needs; the model is on the meta device."""
+        """The memory for encoding `texts_at_once` texts; the model is on the meta device."""
 
     # The transformer
 
     @cached_property
     def transformer(self) -> nn.Module:
-        """The transformer, frozen, loaded now if it is not yet."""
+        """The transformer, frozen; loaded now if needed."""
         transformer = self.load("transformer", "cpu")
         for change in () if self.device == META else self._changes:
             for name in change.updates:
@@ -118,7 +118,7 @@ class LatentModel(ABC):
         self._kept = states
 
     def run_block(self, block: nn.Module, *args: Any) -> Any:
-        """Runs a block, to be recomputed in the backward pass if it is one of those."""
+        """Runs a block; some blocks are recomputed in the backward pass."""
         if block not in self.base.recomputed:
             return block(*args)
         contexts = self.base.contexts_with(recompute_contexts(self._kept))
@@ -147,10 +147,10 @@ class LatentModel(ABC):
     # Counting
 
     def counted(self, residence: Residence | None = None) -> Self:
-        """A copy whose weights have shapes and no numbers; nothing of them is read.
+        """A copy whose weights have shapes but no values; no weights are read.
 
         Args:
-            residence: another than this model's.
+            residence: replaces this model's.
         """
         other = copy.copy(self)
         for part in ("transformer", "_vae"):
@@ -177,7 +177,7 @@ class LatentModel(ABC):
         return cast("AutoencoderKL", self.load("vae"))
 
     def _vae_for(self, decoding: bool) -> AutoencoderKL:
-        """The VAE; latents are always encoded in one piece, since they are what training sees."""
+        """The VAE. Latents are always encoded in one piece, since training sees them."""
         vae = self._vae
         vae.use_tiling = decoding and self.residence.vae_tiling
         vae.tile_sample_min_size = TILE
@@ -264,13 +264,13 @@ class LatentModel(ABC):
         return self._fingerprint
 
     def load(self, part: str, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
-        """A part with its weights in the model's precision and on its device, if no others are named."""
+        """A part with its weights, by default in the model's precision and on its device."""
         module, dtype = self.family.blank(part, self.files.config(part)), dtype or self.dtype
         if self.device == META:
             return as_skeleton(module, dtype)
         return fill(module, self.files.weights(part), dtype, device or self.device)
 
     def empty_cache(self) -> None:
-        """Gives memory that nothing holds back to the device."""
+        """Returns unused memory to the device."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

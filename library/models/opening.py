@@ -38,19 +38,19 @@ def pick_device(name: str) -> torch.device:
 
 
 def sum_in_float32() -> None:
-    """Products of 16-bit matrices on NVIDIA GPUs add up in float32 all the way.
+    """Makes products of 16-bit matrices on NVIDIA GPUs add up entirely in float32.
 
-    By default PyTorch lets partial sums meet in 16 bits, and guidance is a small difference of two predictions.
+    By default PyTorch may combine partial sums in 16 bits, and guidance is a small difference of two predictions.
     """
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
 def load_model(settings: ModelSettings) -> FlowModel:
-    """Opens a pretrained model. Nothing heavy is read yet: each part is loaded when it is first used.
+    """Opens a pretrained model. Nothing large is read yet: each part is loaded on first use.
 
     Raises:
-        ModelError: no such model, or not one that this trainer knows.
+        ModelError: no such model, or not one that this trainer supports.
     """
     sum_in_float32()
     files = open_model_files(settings)
@@ -58,7 +58,7 @@ def load_model(settings: ModelSettings) -> FlowModel:
 
 
 def open_model_files(settings: ModelSettings) -> ModelFiles:
-    """The files that the settings name, their headers checked.
+    """The files that the settings name, with checked headers.
 
     Raises:
         ModelError: see `load_model`.
@@ -82,10 +82,10 @@ def open_model_files(settings: ModelSettings) -> ModelFiles:
 
 
 def kind_of(path: Path) -> str:
-    """What a model file is, by its header: "Stable Diffusion 3.5 Medium", "a LoRA" ...
+    """A model file's kind, by its header, such as "Stable Diffusion 3.5 Medium" or "a LoRA".
 
     Raises:
-        ModelError: not a safetensors file.
+        ModelError: it is not a safetensors file.
     """
     return what_is(read_entries(path))
 
@@ -97,7 +97,7 @@ def own_files(settings: ModelSettings, family: Family) -> dict[str, Path]:
 
 
 def _single_file(path: Path, settings: ModelSettings) -> ModelFiles:
-    """A model in one file, of the family that knows it; of the first family that has such files if none does."""
+    """A model in one file, of the family that recognises it; otherwise of the first family that has such files."""
     entries = read_entries(path)
     families = [one for one in FAMILIES.values() if one.single_file]
     family = next((one for one in families if one.recognises(entries)), families[0])

@@ -1,4 +1,4 @@
-"""A stage put together, the same in a run and in the count of one: what is minimised, by which passes, what learns."""
+"""An assembled stage, the same for a run and for its memory count: the objective, the passes, and what learns."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Assembled:
     """A stage without its pictures.
 
     Args:
-        branches: run the passes that the objective reads.
-        learnables: all that learns; everything else is frozen.
+        branches: runs the passes that the objective reads.
+        learnables: everything that learns; the rest is frozen.
     """
 
     objective: Objective
@@ -33,7 +33,7 @@ class Assembled:
 
 
 def assemble(learned: Learned, parts: Attached, has_reg: bool, context: Context | None = None) -> Assembled:
-    """Puts the extractor's or the student's stage together, and freezes what does not learn in it.
+    """Assembles the extractor's or the student's stage, and freezes what does not learn in it.
 
     Args:
         has_reg: whether there are regularisation pictures.

@@ -1,4 +1,4 @@
-"""`base_weights`: LoRAs that are put into the pretrained model before it computes anything, as in sd-scripts."""
+"""`base_weights`: LoRAs that are merged into the pretrained model before it computes anything, as in sd-scripts."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from library.models.interface import BaseChange
 
 
 def with_base_weights(model: FlowModel, network: NetworkSettings) -> FlowModel:
-    """The model with all that the settings put into it, in their order.
+    """The model with everything that the settings merge into it, in their order.
 
     Raises:
-        ModelError: a file is not there, no plain LoRA, of another model, or changes the text encoders as well.
+        ModelError: a file is missing, not a plain LoRA, for another model, or also changes the text encoders.
     """
     for index, path in enumerate(network.base_weights):
         given = network.base_weights_multiplier
@@ -30,7 +30,7 @@ def with_base_weights(model: FlowModel, network: NetworkSettings) -> FlowModel:
 
 
 def contents(network: NetworkSettings, blocks: int) -> list[str]:
-    """What the files do to the model, for what must be made with the same."""
+    """Identifies the files' effect on the model, for anything that must be made with the same one."""
     return [_content(load_lora(path, blocks)) for path in network.base_weights]
 
 

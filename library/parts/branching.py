@@ -1,4 +1,4 @@
-"""Which objective and branches a stage has: the same for a run and for the count of one."""
+"""Which objective and branches a stage has, the same for a run and for its memory count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from library.parts.parts import STUDENT_ADAPTER, Attached
 
 
 def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:
-    """What a stage minimises, with or without regularisation pictures."""
+    """The objective of a stage, with or without regularisation pictures."""
     method = method_of(settings)
     if stage != EXTRACTOR:
         return method.student(settings, has_reg)
@@ -28,7 +28,7 @@ def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:
 def penalties_of(
     stage: str, settings: Settings, parts: Attached, fisher: Mapping[str, Tensor] | None
 ) -> list[tuple[str, float, Penalty]]:
-    """What a stage adds to its objective for the weights themselves, each with name and weight.
+    """The penalties on weights that a stage adds to its objective, each with name and weight.
 
     Args:
         fisher: see `library.prepare.fisher`; None if no penalty needs it.
@@ -51,27 +51,27 @@ def _weighted(settings: Settings) -> list[PenaltyTerm]:
 
 
 def learns_whole_weights(settings: Settings) -> bool:
-    """Whether the student is a change of whole weights, and no LoRA."""
+    """Whether the student is a change of whole weights, not a LoRA."""
     return method_of(settings).student_weights == "full"
 
 
 def is_saved_as_it_is(settings: Settings) -> bool:
-    """Whether the student is a plain LoRA, so that its file does what it does."""
+    """Whether the student is a plain LoRA, so that its file does exactly the same."""
     return not learns_whole_weights(settings) and method_of(settings).form(settings) is None
 
 
 def makes_fused_steps(settings: Settings) -> bool:
-    """Whether weights make their steps inside the backward pass."""
+    """Whether weights are updated inside the backward pass."""
     return method_of(settings).fuses_steps(settings)
 
 
 def has_extractor(settings: Settings) -> bool:
-    """Whether the method knows an extractor, trained or not."""
+    """Whether the method has an extractor, trained or not."""
     return method_of(settings).extractor is not None
 
 
 def reads_replay(settings: Settings, stages: Iterable[str], has_reg: bool) -> bool:
-    """Whether a stage's losses, or the Fisher information, look at pictures that the pretrained model draws."""
+    """Whether a stage's losses, or the Fisher information, use pictures that the pretrained model draws."""
     if needs_fisher(settings):
         return True
     readings = [reading for stage in stages for reading in objective_of(stage, settings, has_reg).readings]
@@ -85,7 +85,7 @@ def scheduler_of(
 
     Args:
         branches: of the stage.
-        context: its vectors are in prompts that have places for them, whichever branch predicts.
+        context: its vectors are put into prompts that have places for them, in every branch.
     """
     if context is not None:
         branches = {name: context.beside(branch) for name, branch in branches.items()}

@@ -16,19 +16,19 @@ class Context:
     """The context vectors of a run, frozen, by the name of the concept whose pictures they belong to.
 
     Args:
-        seconds: that learning them took, in whichever run that was.
+        seconds: how long learning them took, in this or an earlier run.
     """
 
     vectors: dict[str, ConceptEmbeddings] = field(default_factory=dict)
     seconds: float = 0.0
 
     def beside(self, branch: Branch) -> Branch:
-        """The branch, with these vectors wherever a prompt has places for them."""
+        """The branch, plus these vectors wherever a prompt has places for them."""
         own = {name_of(concept): vectors for concept, vectors in self.vectors.items()}
         return replace(branch, embeddings={**branch.embeddings, **own})
 
     def add_to(self, batch: PromptBatch, texts: Sequence[str], rows: Sequence[bool], parts: Opened) -> PromptBatch:
-        """The prompts with places for the vectors of each row's concept.
+        """Adds places for the vectors of each row's concept to the prompts.
 
         Args:
             rows: those that get them.
@@ -43,12 +43,12 @@ class Context:
 
 
 def name_of(concept: str) -> str:
-    """What stands for a concept's context among concepts; no concept can be called so."""
+    """The name of a concept's context among the concepts; no concept can have this name."""
     return f"context of\n{concept}"
 
 
 def places(parts: Opened, concept: str, text: str) -> tuple[ConceptToken, ...]:
-    """The last tokens of a text in each of the model's text streams, as far as they are padding."""
+    """The last tokens of a text in each of the model's text streams, if they are padding."""
     count, model = parts.settings.context.context_vectors, parts.model
     counts, found = model.count_tokens([text])[0], list[ConceptToken]()
     for number, stream in enumerate(model.streams):

@@ -1,6 +1,6 @@
-"""What learns, as one list: the optimizer, the moving average, states and the count of memory all walk it.
+"""Everything that learns, as one list for the optimizer, the moving average, states and the count of memory.
 
-So nothing can learn that is not averaged, saved, restored and counted as well.
+So everything that learns is also averaged, saved, restored and counted.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Learnable:
     """Weights that learn together: a LoRA, a change of whole weights, a concept's vectors, or words.
 
     Args:
-        name: no other of the run has it.
-        modules: what holds the weights, by name. Buffers do not learn, but weights mean nothing without them.
-        rate: what the learning rate of its weights is called.
-        rates: the same of weights that have another one, by the end of their names.
+        name: unique in the run.
+        modules: the modules with the weights, by name. Buffers don't learn, but weights mean nothing without them.
+        rate: the name of its weights' learning rate.
+        rates: the same for weights with another learning rate, by the endings of their names.
     """
 
     name: str
@@ -33,35 +33,35 @@ class Learnable:
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
-        """What learns, by name, in the order of the modules."""
+        """The weights that learn, by name, in the order of the modules."""
         named = ((f"{name}.{end}", one) for name, held in self.modules.items() for end, one in held.named_parameters())
         return dict(named)
 
     def rate_of(self, weight: str) -> str:
-        """What the learning rate of a weight is called."""
+        """The name of a weight's learning rate."""
         return self.rates.get(weight.rpartition(".")[2], self.rate)
 
     def learn(self) -> None:
-        """From now on it learns, with its dropout."""
+        """Lets it learn from now on, with its dropout."""
         for module in self.modules.values():
             module.requires_grad_(True).train()
 
     def freeze(self) -> None:
-        """It does not learn."""
+        """Stops it from learning."""
         for module in self.modules.values():
             module.requires_grad_(False)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights and buffers as they are, by name; not copied."""
+        """Current weights and buffers, by name; not copied."""
         named = {f"{name}.{end}": one for name, held in self.modules.items() for end, one in held.named_buffers()}
         return {**self.weights, **named}
 
     @torch.no_grad()
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
-        """Puts a state into weights and buffers.
+        """Loads a state into weights and buffers.
 
         Raises:
-            ModelError: names or shapes are others.
+            ModelError: names or shapes differ.
         """
         mine = self.state()
         unlike = sorted(set(mine) ^ set(saved)) or [name for name in mine if mine[name].shape != saved[name].shape]
@@ -75,16 +75,16 @@ class Learnable:
 
 
 def parameters_of(learnables: Iterable[Learnable]) -> list[nn.Parameter]:
-    """All of their weights."""
+    """All weights of these."""
     return [weight for one in learnables for weight in one.weights.values()]
 
 
 def freeze_all_but(learning: Iterable[Learnable], held: Iterable[Learnable], network: AdapterNetwork) -> None:
-    """Exactly these learn.
+    """Lets exactly these learn.
 
     Args:
-        held: whatever could learn in the run.
-        network: all of its adapters are frozen as well.
+        held: everything that could learn in the run.
+        network: all of its adapters are frozen, too.
     """
     network.train_only([])
     for one in held:
@@ -99,10 +99,10 @@ def states_of(learnables: Iterable[Learnable]) -> dict[str, dict[str, Tensor]]:
 
 
 def restore(learnables: Iterable[Learnable], saved: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Puts saved states back.
+    """Restores saved states.
 
     Raises:
-        ModelError: one is missing, or does not fit.
+        ModelError: one is missing or doesn't fit.
     """
     for one in learnables:
         one.load_state(saved.get(one.name, {}))

@@ -1,4 +1,4 @@
-"""The extractor and the student: what learns in each, and the branches that predict with it."""
+"""The extractor and the student: what learns in each, and the branches that predict with them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from library.parts.parts import STUDENT_ADAPTER, Attached, extractor_adapter, le
 from library.parts.words import WordReader, made_words
 
 Start = Callable[[Concept], Tensor]
-"""What a concept's vectors start from, (L, tokens, width); (1, tokens, width) unless each block has its own."""
+"""Gives the start of a concept's vectors, (L, tokens, width); (1, tokens, width) unless each block has its own."""
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """The extractors of all concepts: what stage 1 learns, or another run has learned.
+    """The extractors of all concepts, learned in stage 1 or in another run.
 
     Args:
         branch: predicts with their adapters and vectors.
-        guide: what of that guides the student.
+        guide: the part of it that guides the student.
         learnables: all of their weights.
     """
 
@@ -45,22 +45,22 @@ class Extractor:
 
     @property
     def held(self) -> tuple[Learnable, ...]:
-        """All that could learn, whether it does or not."""
+        """Everything that could learn, whether it does or not."""
         return self.learnables
 
 
 @dataclass(frozen=True)
 class Student:
-    """The student beside the extractor that teaches it.
+    """The student, and the extractor that teaches it.
 
     Args:
         branch: predicts with its adapter or words, and its vectors.
-        own: what it has for itself.
-        extractor: its vectors are the student's, too, where both share them.
+        own: the student's own weights.
+        extractor: its vectors are the student's, too, if both share them.
         merged: the extractor learns in the same stage.
-        taught_word: the trigger word learns to do without the vectors.
-        vectors: those of `own`, by concept.
-        words: those of `own`, of a method that learns words; None of any other.
+        taught_word: the trigger word learns to work without the vectors.
+        vectors: of `own`, by concept.
+        words: of `own`, if the method learns words; otherwise None.
     """
 
     branch: Branch
@@ -80,31 +80,31 @@ class Student:
 
     @property
     def word(self) -> Branch:
-        """Without its vectors: what the LoRA's file does by the trigger word alone."""
+        """The student without its vectors: what the LoRA's file does with only the trigger word."""
         return replace(self.branch, embeddings={})
 
     @property
     def shown(self) -> Branch:
-        """What is drawn, measured and compared: the word alone where it has learned the concept, else all of it."""
+        """What is drawn, measured and compared: the word alone if it has learned the concept, otherwise all of it."""
         return self.word if self.taught_word else self.branch
 
     @property
     def learnables(self) -> tuple[Learnable, ...]:
-        """All that learns in stage 2."""
+        """Everything that learns in stage 2."""
         return (*self.own, *self.extractor.learnables) if self.merged else self.own
 
     @property
     def held(self) -> tuple[Learnable, ...]:
-        """All that could learn, whether it does or not."""
+        """Everything that could learn, whether it does or not."""
         return (*self.own, *self.extractor.learnables)
 
 
 Learned = Extractor | Student
-"""What a stage is about."""
+"""What a stage trains."""
 
 
 def fresh_extractor(parts: Attached, start: Start) -> Extractor:
-    """A fresh extractor: adapters on the network, if the method has one, and vectors, if the settings ask for some."""
+    """A fresh extractor: adapters on the network, if the method has one, and vectors, if the settings ask for them."""
     adapters = extractor_adapters(parts) if has_extractor(parts.settings) else {}
     for name in adapters.values():
         parts.add_adapter(name)
@@ -117,7 +117,7 @@ def extractor_adapters(parts: Attached) -> dict[str, str]:
 
 
 def extractor_of(parts: Attached, adapters: Mapping[str, str], vectors: Mapping[str, ConceptEmbeddings]) -> Extractor:
-    """The extractor with these adapters, which are on the network, and these vectors, both by concept."""
+    """The extractor with these adapters, which are on the network, and these vectors; both by concept."""
     loras = [_adapter(name, parts) for name in adapters.values()]
     embeddings = [_vectors(extractor_adapter(name), one) for name, one in vectors.items()]
     guided = adapters if parts.settings.pure_learning.guidance_lora else {}
@@ -125,7 +125,7 @@ def extractor_of(parts: Attached, adapters: Mapping[str, str], vectors: Mapping[
 
 
 def fresh_student(parts: Attached, extractor: Extractor, start: Start) -> Student:
-    """A fresh student: a LoRA or a change of whole weights on the network, or words; vectors as the settings say."""
+    """A fresh student: a LoRA, a change of whole weights or words, with vectors if the settings say so."""
     kind, words = parts.settings.concept_embeddings.student_embeddings, None
     if learns_words(parts.settings):
         words = made_words(parts)
@@ -142,10 +142,10 @@ def fresh_student(parts: Attached, extractor: Extractor, start: Start) -> Studen
 def student_of(
     parts: Attached, extractor: Extractor, vectors: Mapping[str, ConceptEmbeddings], words: Words | None = None
 ) -> Student:
-    """The student whose vectors, by concept, and words these are.
+    """The student with these vectors, by concept, and words.
 
     Args:
-        vectors: its own; beside them, it may share the extractor's.
+        vectors: its own; it may share the extractor's, too.
         words: None: its adapter is on the network.
     """
     shares = parts.settings.concept_embeddings.student_embeddings == "shared"

@@ -1,4 +1,4 @@
-"""A student that has learned before: `network_weights`, and the concept's vectors beside them."""
+"""Starts from an earlier student: `network_weights`, and the concept's vectors next to them."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ INTO_THE_MODEL = "put that LoRA into the pretrained model with base_weights, and
 
 
 def with_dim(settings: Settings, block_lists: Collection[str]) -> Settings:
-    """The settings, with rank, scale and layers of `network_weights` if `dim_from_weights` says so.
+    """The settings, with rank, scale and layers of `network_weights` if `dim_from_weights` is set.
 
     Layers that `target_modules` names stay the user's choice.
 
     Args:
-        block_lists: names of the lists of the transformer's blocks, the begins of their layers' names.
+        block_lists: names of the lists of the transformer's blocks, which their layers' names start with.
 
     Raises:
         ConfigError: the method trains no LoRA, or the file's rank is larger than `network_dim`.
-        ModelError: no such file, or no LoRA for this kind of model.
+        ModelError: there is no such file, or it is not a LoRA for this kind of model.
     """
     network, method = settings.network, settings.method.method
     if network.network_weights is None:
@@ -59,13 +59,13 @@ def with_dim(settings: Settings, block_lists: Collection[str]) -> Settings:
 
 
 def _inside(layer: str, block_lists: Collection[str]) -> str | None:
-    """A layer's name inside its block; None if it is in none."""
+    """A layer's name inside its block; None if it is outside the blocks."""
     begin, _, rest = layer.partition(".")
     return rest.partition(".")[2] if begin in block_lists else None
 
 
 def _kinds_of(layers: Iterable[str], network: NetworkSettings, block_lists: Collection[str]) -> list[str]:
-    """The layers of a file as `target_modules` names them, those inside of blocks."""
+    """The file's layers inside blocks, as `target_modules` names them."""
     known = [ending for kind in network.kinds.values() for ending in kind]
     targets = dict.fromkeys(inside for name in layers if (inside := _inside(name, block_lists)))
     found = {next((end for end in known if name.endswith(f".{end}") or name == end), name) for name in targets}
@@ -74,7 +74,7 @@ def _kinds_of(layers: Iterable[str], network: NetworkSettings, block_lists: Coll
 
 
 def _how_they_learn(unknown: list[str], network: NetworkSettings, block_lists: Collection[str]) -> str:
-    """What to set so that these layers learn, too."""
+    """Which settings make these layers learn, too."""
     outside = [name for name in unknown if _inside(name, block_lists) is None]
     if outside:
         return f"Layers outside the transformer blocks, such as {outside[0]}, can't be trained: {INTO_THE_MODEL}"
@@ -89,17 +89,17 @@ def _how_they_learn(unknown: list[str], network: NetworkSettings, block_lists: C
 
 @torch.no_grad()
 def start_from_weights(parts: Attached, student: Student, tell: Callable[[str], None] = say) -> None:
-    """Puts `network_weights` into a fresh student, and vectors from `NAME_concept.safetensors` if that is beside.
+    """Loads `network_weights` into a fresh student, and vectors from `NAME_concept.safetensors` if it is next to them.
 
-    A layer of a lower rank fills the first of the adapter's; what the file says of alpha goes into the weights, so
-    that the student acts as the file does.
+    A layer of a lower rank fills the adapter's first ranks. The file's alpha goes into the weights, so that the student
+    acts as the file does.
 
     Args:
-        parts: may have shapes and no numbers, to see whether the file fits.
-        tell: called with what the user should know.
+        parts: may have shapes but no values, to check whether the file fits.
+        tell: called with messages for the user.
 
     Raises:
-        ModelError: the file changes layers that do not learn here, or was made for another model.
+        ModelError: the file changes layers that don't learn here, or was made for another model.
     """
     path = parts.settings.network.network_weights
     if path is None:
@@ -119,10 +119,10 @@ def start_from_weights(parts: Attached, student: Student, tell: Callable[[str], 
 
 
 def _start_from_vectors(parts: Attached, student: Student, beside: Path | None, tell: Callable[[str], None]) -> None:
-    """Puts vectors into the student's own; says which of them find none.
+    """Loads vectors into the student's own; reports those of its vectors that are not in the file.
 
     Args:
-        beside: the file of vectors beside the LoRA; None if there is none.
+        beside: the file of vectors next to the LoRA; None if there is none.
     """
     saved = embeddings_of(parts, load_concepts(beside)[0], str(beside)) if beside else {}
     own = student.vectors

@@ -1,4 +1,4 @@
-"""The parts of a run: one pretrained model and what is opened beside it; then the network and the injector on it."""
+"""The parts of a run: a pretrained model and what is opened with it, then the network and the injector on it."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from library.parts.base_weights import with_base_weights
 
 STUDENT_ADAPTER = "student"
 SAVED_ADAPTER = "saved"
-"""The plain LoRA of a file whose student is more than that: whole weights, or a LoRA that acts in parts."""
+"""The plain LoRA in the file of a student that is more than that: whole weights, or a LoRA that acts in parts."""
 
 
 def extractor_adapter(concept: str) -> str:
-    """The name of a concept's extractor among the adapters."""
+    """The adapter's name for a concept's extractor."""
     return f"extractor_{concept}"
 
 
 def learns_words(settings: Settings) -> bool:
-    """Whether the student is words that stand for the concept, and no change of weights."""
+    """Whether the student learns words for the concept instead of a change of weights."""
     return method_of(settings).student_weights == "words"
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What a run, or a generation, works with before the transformer is loaded."""
+    """The parts of a run, or a generation, before the transformer is loaded."""
 
     settings: Settings
     concepts: list[Concept]
@@ -55,7 +55,7 @@ class Opened:
         """Loads the transformer and puts the network and the injector on it; nothing changes until adapters are used.
 
         Args:
-            layers: by diffusers name, other ones than the settings name, inside the blocks or outside.
+            layers: by diffusers name, instead of those in the settings, inside or outside the blocks.
         """
         transformer, shape = self.model.transformer, self.settings.network
         if layers is None:
@@ -69,7 +69,7 @@ class Opened:
         return Attached(**held, network=network, injector=injector)
 
     def saved_concepts(self) -> list[SavedConcept]:
-        """What the concept files say about each concept."""
+        """The entries of the concept files for each concept."""
         every = self.settings.concept_embeddings.concept_embeddings != "first_block"
         streams = self.model.streams
         return [
@@ -90,7 +90,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Attached(Opened):
-    """The same once the transformer is loaded, with the network and the injector on it."""
+    """The parts once the transformer is loaded, with the network and the injector on it."""
 
     network: AdapterNetwork
     injector: HierarchicalEmbeddingInjector
@@ -98,14 +98,14 @@ class Attached(Opened):
     def velocity(
         self, branch: Branch, x_t: Tensor, sigma: Tensor, prompts: list[PromptBatch], skipped: Sequence[int] = ()
     ) -> Tensor:
-        """A pass of one branch over the prompts' rows, (B, C, H, W) float32, without the blocks that are skipped."""
+        """A pass of one branch over the prompts' rows, (B, C, H, W) float32, without the skipped blocks."""
         branches = [branch] * len(prompts)
         return branch_velocity(self.model, self.network, self.injector, branches, x_t, sigma, prompts, skipped)
 
     def add_adapter(self, name: str) -> None:
         """A fresh adapter of the settings' shape, the same for the same seed and name.
 
-        The student's is of its method's form; that of a method that learns whole weights is a change of these.
+        The student's has the form of its method; if the method learns whole weights, it is a change of those.
         """
         shape, method, form = self.settings.network, method_of(self.settings), PLAIN
         dtype = torch.bfloat16 if shape.full_bf16 else torch.float32
@@ -124,12 +124,12 @@ class Attached(Opened):
         return ConceptEmbeddings(vectors.to(self.model.device), len(self.model.blocks), every)
 
     def copied(self, embeddings: Mapping[str, ConceptEmbeddings]) -> dict[str, ConceptEmbeddings]:
-        """Copies that learn on their own."""
+        """Copies that learn independently."""
         return {name: self.embeddings_from(one.vectors()) for name, one in embeddings.items()}
 
 
 def build_parts(settings: Settings, concepts: list[Concept]) -> Opened:
-    """Opens the model; nothing heavy is loaded yet.
+    """Opens the model, without loading anything large.
 
     Raises:
         ConfigError: skip-layer guidance names a block that the model lacks.

@@ -1,4 +1,4 @@
-"""Vectors that were saved, as embeddings of a run."""
+"""Saved vectors as embeddings of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def embeddings_of(parts: Opened, vectors: dict[str, Tensor], source: str) -> dic
     """Frozen embeddings from saved vectors, for the concepts of this run.
 
     Raises:
-        ModelError: they do not fit the model.
+        ModelError: they don't fit the model.
     """
     blocks, width, found = parts.model.depth, parts.model.width, {}
     for name, tensor in vectors.items():

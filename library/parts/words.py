@@ -1,4 +1,4 @@
-"""Learned words in a run: built, read into a batch's prompts, and saved for ComfyUI."""
+"""Learned words in a run: builds them, reads them into a batch's prompts, and saves them for ComfyUI."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WordReader:
 
     Args:
         parts: of the run.
-        words: those that are read.
+        words: the learned words.
     """
 
     def __init__(self, parts: Opened, words: Words) -> None:
@@ -29,7 +29,7 @@ class WordReader:
         self._kept: dict[str, tuple[Tensor, tuple[Tensor, Tensor]]] = {}
 
     def __call__(self, batch: PromptBatch) -> PromptBatch:
-        """The batch with the states of every row that has a trigger made again; others stay as they are."""
+        """The batch, with recomputed states for every row that has a trigger; others don't change."""
         if not any(batch.texts) or not any(batch.tokens):
             return batch
         device = self.parts.model.device
@@ -47,10 +47,10 @@ class WordReader:
     def _states(self, text: str) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled():
             return self._read(text)
-        # By value, since optimizers of bitsandbytes change weights without counting their versions up.
+        # By value, since bitsandbytes' optimizers change weights without increasing their version counters.
         rows = torch.cat([one.flatten() for one in self.words.parameters()])
         if text not in self._kept or not torch.equal(self._kept[text][0], rows):
-            self._kept[text] = (rows, self._read(text))  # the steps of a picture read the same texts
+            self._kept[text] = (rows, self._read(text))  # all steps of a picture read the same texts
         return self._kept[text][1]
 
     def _read(self, text: str) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,7 @@ class WordReader:
 
 
 def _spans(tokens: Sequence[ConceptToken], length: int) -> list[tuple[int, int, str]]:
-    """First token, the first behind it and concept of each trigger among the first tokens of the text stream."""
+    """For each trigger in the first tokens of the text stream: its first token, the first one after it, its concept."""
     spans: list[tuple[int, int, str]] = []
     for token in sorted((one for one in tokens if one.position < length), key=lambda one: one.position):
         if token.vector == 0:
@@ -74,13 +74,13 @@ def _spans(tokens: Sequence[ConceptToken], length: int) -> list[tuple[int, int, 
 
 
 def made_words(parts: Opened) -> Words:
-    """Loads the encoders and gives every concept its rows: the class word's, as many as its trigger has tokens."""
+    """Loads the encoders and gives every concept a row for each token of its trigger, starting as the class word's."""
     starts = {one.name: (one.class_word, parts.layouts[one.name].counts[0]) for one in parts.concepts}
     return parts.model.learned_words(starts)
 
 
 def save_words(parts: Opened, words: Words, name: str) -> list[Path]:
-    """Writes a file for each concept, as ComfyUI loads it from `models/embeddings`: the rows of each encoder."""
+    """Writes each concept's rows of each encoder into a file that ComfyUI loads from `models/embeddings`."""
     paths = []
     for concept in parts.concepts:
         ending = "embedding" if len(parts.concepts) == 1 else f"{concept.name}_embedding"

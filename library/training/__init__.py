@@ -1,1 +1,1 @@
-"""The two stages of PureCC, and everything that has to be in place before they run."""
+"""The two stages of PureCC, and everything that they need before they run."""

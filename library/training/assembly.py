@@ -1,4 +1,4 @@
-"""Puts the stages of a run together, from what was prepared for them."""
+"""Assembles the stages of a run from what was prepared for them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from library.training.update import Learner, make_update
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What the stages of a run are made of.
+    """What the stages of a run are built from.
 
     Args:
         parts: of the plan, with the transformer.
-        replay, fisher, context: see the modules of these names; None if nobody asks for them.
+        replay, fisher, context: see the modules of these names; None if not needed.
     """
 
     plan: Plan
@@ -89,7 +89,7 @@ def make_stage(learned: Learned, made_of: Ingredients) -> Stage:
 
 
 def learners_of(learnables: Iterable[Learnable], rates: Mapping[str, float]) -> list[Learner]:
-    """The groups of the optimizer: all weights of one learning rate.
+    """The optimizer's groups: each has all weights with one learning rate.
 
     Args:
         rates: of the stage, by name.

@@ -1,4 +1,4 @@
-"""The student's moving average (EMA): kept beside the weights that learn, and put in their place to be looked at."""
+"""The student's moving average (EMA), kept next to the learning weights and swapped in to save, draw and measure it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Average:
-    """The moving average of all that learns; without a decay, the weights themselves.
+    """The moving average of everything that learns; without a decay, the weights themselves.
 
     Args:
         learnables: of the student's stage.
-        decay: share of the past in each step; in step n no more than n / (9 + n), and in the first none, so that short
-            runs forget where they began. None: there is no average.
+        decay: share of the past in each step; at most n / (9 + n) in step n, and none in the first, so that short runs
+            forget their start. None: there is no average.
     """
 
     def __init__(self, learnables: Iterable[Learnable], decay: float | None) -> None:
@@ -28,13 +28,13 @@ class Average:
         self._kept = None if decay is None or not self.parameters else _kept_of(self.parameters, decay)
 
     def step(self) -> None:
-        """After a step that has changed the weights."""
+        """Updates the average after a step that changed the weights."""
         if self._kept:
             self._kept.step(self.parameters)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Inside, the weights are the average: what is saved, drawn or measured there is its."""
+        """Inside, the weights are the average, to be saved, drawn or measured."""
         if not self._kept:
             yield
             return
@@ -46,7 +46,7 @@ class Average:
             self._kept.restore(self.parameters)
 
     def take(self) -> None:
-        """From now on the weights are the average."""
+        """Replaces the weights with the average."""
         if self._kept:
             self._kept.copy_to(self.parameters)
 
@@ -55,13 +55,13 @@ class Average:
         return self._kept.state_dict() if self._kept else None
 
     def load_state(self, state: dict[str, Any] | None) -> None:
-        """Continues from there; where the state has none, the average begins with the weights as they are."""
+        """Continues from there; without a state, the average starts from the current weights."""
         if self._kept and state:
             self._kept.load_state_dict(state)
             self._kept.to(self.parameters[0].device)
 
 
 def _kept_of(parameters: list[nn.Parameter], decay: float) -> EMAModel:
-    from diffusers.training_utils import EMAModel  # imports most of diffusers: only where there is an average
+    from diffusers.training_utils import EMAModel  # imports most of diffusers: only if there is an average
 
     return EMAModel(parameters, decay=decay)

@@ -1,4 +1,4 @@
-"""The contact sheets of a run: drawn when it asks for them, and never at the cost of the run."""
+"""The contact sheets of a run, drawn when it asks for them; a failed sheet never ends the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ContactSheets(Listener):
     """Draws sheets into the folder `samples`.
 
     Args:
-        listeners: told of each sheet that was drawn.
+        listeners: notified of each drawn sheet.
     """
 
     def __init__(self, plan: Plan, listeners: Listeners) -> None:
@@ -37,11 +37,11 @@ class ContactSheets(Listener):
         self._newest: list[SheetRow] = []
 
     def prepared(self, parts: Attached) -> None:
-        """From now on it can draw."""
+        """Makes it ready to draw."""
         self.maker = SheetMaker(parts, self.plan.samples, self.plan.sheet_size)
 
     def settled(self, plan: Plan, parts: Attached) -> None:
-        """Draws with these settings from now on."""
+        """Uses these settings from now on."""
         self.plan = plan
         self.settings = plan.settings.samples
         self.maker.parts = parts
@@ -53,17 +53,17 @@ class ContactSheets(Listener):
         return bool((steps and done % steps == 0) or (minutes and passed >= minutes))
 
     def extractor(self, branch: Branch, steps: int) -> None:
-        """What stage 1 learned in N steps."""
+        """Draws what stage 1 learned in N steps."""
         columns = {
             f"extractor of {concept}": replace(branch, default=adapter) for concept, adapter in branch.adapters.items()
         }
         self._sheet("extractor", f"Stage 1: the extractor after {steps} steps", columns, "extractor.png")
 
     def student(self, branch: Branch, stage: Stage, beside: Mapping[str, Branch] | None = None) -> list[SheetRow]:
-        """What the student has learned until now; no rows if it can't be drawn.
+        """Draws what the student has learned so far; no rows if that fails.
 
         Args:
-            beside: other columns, by their headings.
+            beside: further columns, by heading.
         """
         title = f"{self.name}: the student after {stage.done} of {stage.steps} steps"
         columns = {"student": branch, **(beside or {})}
@@ -71,7 +71,7 @@ class ContactSheets(Listener):
         return self._newest
 
     def student_begins(self, branch: Branch, stage: Stage) -> None:
-        """Draws the student before it has learned, if that is wanted."""
+        """Draws the student before it has learned, if the settings ask for that."""
         if self.settings.sample_at_first:
             self.student(branch, stage)
 
@@ -101,7 +101,7 @@ class ContactSheets(Listener):
         return rows
 
     def _drawn(self, path: Path, draw: Callable[[], list[SheetRow]]) -> list[SheetRow]:
-        """The rows of a sheet. If it can't be drawn, that is reported and there are none.
+        """The rows of a sheet. If drawing fails, that is reported and there are none.
 
         Raises:
             StorageError: the disk is full.
@@ -111,7 +111,7 @@ class ContactSheets(Listener):
                 return draw()
         except StorageError:
             raise
-        except Exception as error:  # pictures of a run must never cost the user the run
+        except Exception as error:  # a failed picture must never end the run
             say(f"WARNING: the sheet {path.name} could not be drawn ({in_words(error)}). The run continues without it.")
             self.plan.parts.model.release_vae()
             return []

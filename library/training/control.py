@@ -1,8 +1,8 @@
-"""How other programs steer a run, on every system: files in the folder `control` of its output folder.
+"""How other programs control a run on every system: with files in the folder `control` of its output folder.
 
-The name of a file is the command, what is in it means nothing; so a command is there whole or not at all, however it is
-made, and two never get in each other's way. A file goes when it is obeyed. docs/reference/status.md describes it for
-anyone who writes such a program.
+A file's name is the command, its contents mean nothing. So a command is never half written, and two never get in each
+other's way. The run removes the file when it obeys. docs/reference/status.md describes this for authors of such
+programs.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Control:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, the folder is there; commands that an earlier run was given, and ones that come too late, go."""
-        with suppress(OSError):  # a disk that takes no folder: `asked` finds none
+        """Inside, the folder exists; removes commands to an earlier run, and commands that come too late."""
+        with suppress(OSError):  # the disk can't have the folder: `asked` finds nothing
             self.folder.mkdir(parents=True, exist_ok=True)
         self.obeyed(COMMANDS)
         self._passed_over = self._names()
@@ -41,11 +41,11 @@ class Control:
             yield
         finally:
             self.obeyed(COMMANDS)
-            with suppress(OSError):  # there is something of another's in it
+            with suppress(OSError):  # something else is in it
                 self.folder.rmdir()
 
     def asked(self) -> frozenset[str]:
-        """The commands that were given and not obeyed yet; of anything else, it is reported once what there is."""
+        """The given commands not obeyed yet; anything else in the folder is reported once, with the valid commands."""
         there = self._names()
         self._passed_over &= there
         for name in sorted(there - COMMANDS - self._passed_over):
@@ -56,13 +56,13 @@ class Control:
         return frozenset(there & COMMANDS - self._passed_over)
 
     def obeyed(self, commands: Iterable[str]) -> None:
-        """Removes these; one that can't be removed does not count again until it is gone."""
+        """Removes these; one that can't be removed is ignored until it is gone."""
         for name in commands:
             remove(self.folder / name)
         self._passed_over |= self._names() & frozenset(commands)
 
     def _names(self) -> set[str]:
-        """What is in the folder, but for files that systems and editors hide."""
+        """The names in the folder, except files that systems and editors hide."""
         try:
             return {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
         except OSError:

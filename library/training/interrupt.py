@@ -1,4 +1,4 @@
-"""How a run is asked to stop by the system: Ctrl-C and the like. While steps are made, it stops at the end of one."""
+"""Handles the system's requests to stop, such as Ctrl-C. During training, the run stops at the end of a step."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ IGNORED_BY_NOHUP = "SIGHUP"
 
 
 class StopRequest:
-    """Listens to the system while the `with` block runs.
+    """Listens for requests while the `with` block runs.
 
-    A request stops at once, by `KeyboardInterrupt`. Inside of `at_end_of_step`, the first one does not, and the second
-    one does.
+    A request stops at once, by `KeyboardInterrupt`. Inside `at_end_of_step`, only the second one does.
 
     Attributes:
-        made: the run is to stop at the end of its step.
+        made: the run should stop at the end of its step.
     """
 
     def __init__(self) -> None:
@@ -51,12 +50,12 @@ class StopRequest:
         if not self._waits:
             raise KeyboardInterrupt
         self.made = True
-        with suppress(RuntimeError):  # it was printing just now, and can't do so within itself
+        with suppress(RuntimeError):  # it was in the middle of printing, and can't print again inside that
             say("Stopping after this step. Press Ctrl-C again to stop at once, without saving.")
 
 
 def _heard_here() -> list[int]:
-    """The signals that ask a run to stop on this system."""
+    """The signals on this system that ask a run to stop."""
     known = {name: getattr(signal, name) for name in STOPPING if hasattr(signal, name)}
     return [
         number

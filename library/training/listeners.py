@@ -1,7 +1,7 @@
-"""Who hears of what happens in a run: the listeners of its main process. In other processes nobody listens.
+"""The listeners of a run's main process, which are notified of what happens. Other processes have none.
 
-The run says what happens, once and in every process. A listener has one subject and the hooks that it needs; none of
-them changes what is trained.
+The run reports each event once, in every process. A listener has one subject and the hooks that it needs, and never
+changes the training.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ Finished = TypeVar("Finished", contravariant=True)
 
 
 class Look(Protocol[Finished]):
-    """What looks at a run once its student is finished; `what` says in an error what it makes, such as "the audit"."""
+    """Looks at a run once its student is finished; `what` names its result in errors, such as "the audit"."""
 
     what: str
 
     def __call__(self, run: Finished, /) -> object:
-        """Looks."""
+        """Looks at the run."""
 
 
 class Listener:
-    """What may be told of a run; here, each hook does nothing."""
+    """The events of a run; here, every hook does nothing."""
 
     def phase_begun(self, name: str) -> None:
-        """A kind of work begins, maybe inside another one."""
+        """A kind of work has started, maybe inside another one."""
 
     def phase_ended(self) -> None:
-        """The phase that began last is over, in whatever way."""
+        """The phase that started last is over, successfully or not."""
 
     def context_learned(self, seconds: float) -> None:
-        """The context vectors are there; learning them took so long, in this run or before."""
+        """The context vectors are ready; learning them took this long, in this or an earlier run."""
 
     def prepared(self, parts: Attached) -> None:
-        """All that training needs is there; the transformer has its adapters."""
+        """Everything for training is ready; the transformer has its adapters."""
 
     def settled(self, plan: Plan, parts: Attached) -> None:
-        """Other settings are in force from now on."""
+        """Different settings are in force from now on."""
 
     def stage_begun(self, stage: Stage) -> None:
-        """The stage is about to train."""
+        """The stage will train now."""
 
     def stage_ended(self) -> None:
-        """The stage has stopped training, in whatever way."""
+        """The stage has stopped training, successfully or not."""
 
     def student_begins(self, branch: Branch, stage: Stage) -> None:
-        """The student has not learned yet; its stage is about to train it for the first time."""
+        """The student has not learned yet; its stage will now train it for the first time."""
 
     def step_made(self, row: dict[str, Any], seconds: float) -> None:
         """A step was made or skipped; `row` is its line of the log."""
@@ -70,45 +70,45 @@ class Listener:
         """The sheet of the LoRA's strengths was drawn."""
 
     def saved(self, files: Mapping[Path, str], step: int) -> None:
-        """Files of the student were written, or any other that the user may want."""
+        """Files of the student, or others for the user, were written."""
 
     def state_saved(self, folder: Path) -> None:
-        """The run can be resumed from there."""
+        """The run can be resumed from this state."""
 
     def student_finished(self, parts: Attached, branch: Branch, files: Mapping[Path, str]) -> None:
         """The student has made its last step and was saved; layouts by file."""
 
     def file_checked(self, path: Path, line: str) -> None:
-        """A saved file was read again; the line says where it loads."""
+        """A saved file was read back; the line says where it loads."""
 
     def section_made(self, section: Section) -> None:
-        """Something has more to show in the report."""
+        """The report has a new section."""
 
     def ended(self, error: BaseException | None) -> None:
-        """The run has ended so; None: as it should."""
+        """The run has ended, with this error; None: successfully."""
 
 
 class Listeners:
-    """The listeners of a run, each told in order; by default nobody."""
+    """The listeners of a run, notified in order; none by default."""
 
     def __init__(self) -> None:
         self._members: list[Listener] = []
 
     def add(self, members: Iterable[Listener]) -> None:
-        """These hear of it from now on, after those that are there."""
+        """Adds these after the existing ones."""
         self._members += members
 
     def tell(self, hook: Callable[Concatenate[Any, Given], None], *given: Given.args, **named: Given.kwargs) -> None:
-        """Tells all of them what has happened: `tell(Listener.saved, files, step)`."""
+        """Notifies all of them: `tell(Listener.saved, files, step)`."""
         for member in self._members:
             getattr(member, hook.__name__)(*given, **named)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Inside, this kind of work is done.
+        """Inside, a phase of this kind runs.
 
         Raises:
-            TrainingError: out of memory, and nobody inside knew what to do; or the GPU is gone.
+            TrainingError: out of memory, and nothing inside handled it; or the GPU is gone.
         """
         self.tell(Listener.phase_begun, name)
         try:
@@ -134,7 +134,7 @@ class Listeners:
 
     @contextmanager
     def to_the_end(self) -> Iterator[None]:
-        """Inside, the run happens."""
+        """Wraps the whole run, and reports how it ended."""
         error: BaseException | None = None
         try:
             yield
@@ -146,11 +146,11 @@ class Listeners:
 
     @contextmanager
     def harmless(self, name: str, failed: str, then: str = "The run continues.") -> Iterator[None]:
-        """Inside, a phase that only looks and must never cost the user the run: if it fails, that is reported.
+        """Inside, a phase that only looks: if it fails, that is reported, and the run continues.
 
         Args:
-            failed: what could not be done.
-            then: what becomes of it.
+            failed: what failed.
+            then: what happens instead.
         """
         try:
             with self.phase(name):

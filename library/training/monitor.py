@@ -1,4 +1,4 @@
-"""The monitor of a run, which its main process alone has: those who listen, and what can be asked for a result."""
+"""The monitor of a run, only in its main process: its listeners, and those of them that give results."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from library.training.student_checks import FileCheck, WeakStudent
 
 
 class NetworkLayers(Listener):
-    """Says which layers have a LoRA, for `network_verbose`."""
+    """Lists the layers that have a LoRA, for `network_verbose`."""
 
     def prepared(self, parts: Attached) -> None:
-        """Says it, if that is wished for."""
+        """Lists them, if the setting asks for it."""
         shape = parts.settings.network
         for name in parts.network.layers if shape.network_verbose else ():
             say(f"LoRA on {name}: rank {rank_in(shape.ranks, name)}, alpha {shape.network_alpha:g}")
 
 
 class Monitor:
-    """Begins log and status, or continues them, and from then on tells the user of the run.
+    """Starts or continues log and status, and then keeps the user informed about the run.
 
     Args:
-        listeners: who hears of the run; the monitor's are added to them, in the order in which they hear of it.
+        listeners: of the run; the monitor's are added, in the order in which they are notified.
         done: steps of each stage that a resumed run continues from; None: a new run.
-        planned: seconds of a step of each stage, where they were predicted for the GPU that makes them.
+        planned: seconds per step of each stage, if predicted for the GPU in use.
 
     Attributes:
-        log: its rows can be read while the run trains.
-        sheets: draws what it is asked to.
-        report: what it shows can be added to.
+        log: its rows can be read during training.
+        sheets: draws sheets on request.
+        report: more sections can be added.
     """
 
     def __init__(

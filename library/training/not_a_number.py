@@ -1,4 +1,4 @@
-"""A loss that is NaN or infinite: which pictures it comes from, and at which noise level."""
+"""A NaN or infinite loss: which pictures it comes from, and at which noise level."""
 
 from __future__ import annotations
 

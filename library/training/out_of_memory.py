@@ -1,7 +1,7 @@
-"""What a run does when the GPU runs out of memory in the middle of a step.
+"""What a run does when the GPU runs out of memory during a step.
 
-A step whose gradients were not finished has changed nothing yet, and all that is random in it follows from its number:
-it can be made again, with less memory.
+A step with unfinished gradients has changed nothing yet, and its number determines everything random in it. So the run
+can repeat it with less memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from library.preflight.fit import StepDown, steps_down
 
 
 def live_steps(settings: Settings, model: FlowModel) -> Iterator[StepDown]:
-    """What can still be changed while the model is loaded, in order."""
+    """What can still be changed while the model is loaded, in the order to try."""
     base = model.base
     blocks = len(base.blocks)
     if len(base.recomputed) < blocks:
@@ -31,13 +31,13 @@ def live_steps(settings: Settings, model: FlowModel) -> Iterator[StepDown]:
 
 
 def step_down(settings: Settings, model: FlowModel, where: str) -> tuple[Settings, StepDown]:
-    """Takes the next step down, if auto_fit allows it; returns the settings from now on and the step.
+    """Takes the next measure to save memory, if auto_fit allows it; returns the new settings and the measure.
 
     Args:
         where: stage and step, for the error.
 
     Raises:
-        TrainingError: nothing is left, or the user has to decide; it says what to try, in order.
+        TrainingError: no measure is left, or the user has to decide; says what to try, in order.
     """
     left = list(live_steps(settings, model))
     if not settings.model.auto_fit or not left:

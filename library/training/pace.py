@@ -1,6 +1,4 @@
-"""How long steps take: when the stage will end, by its first ones; and whether later ones take many times as long as
-they did, or as was planned.
-"""
+"""Says by the first steps when a stage will end, and warns once if later ones take many times as long."""
 
 from __future__ import annotations
 
@@ -19,18 +17,18 @@ from library.training.stage import Stage
 TIMED = 5
 """Steps, after the very first one, whose median says when the stage will end."""
 STEPS = 10
-"""Steps whose middle is compared; a single one may be long for any reason."""
+"""How many steps' median is compared; a single step may be slow for any reason."""
 MANY_TIMES = 4.0
-"""From here on, against the first steps, it is no longer chance."""
+"""From this factor over the first steps, it is no longer chance."""
 BEYOND_FORECAST = 8.0
-"""From here on, against the plan, it is not what a forecast is off by: its GPUs were never tried."""
+"""From this factor over the plan, it is more than a forecast's error; the forecast's GPUs were never tried."""
 
 
 class Pace:
     """How long the steps of a stage take.
 
     Args:
-        planned: seconds of a step as predicted for this very GPU; None: nobody has.
+        planned: seconds per step as predicted for this GPU; None: not predicted.
     """
 
     def __init__(self, planned: float | None = None) -> None:
@@ -39,11 +37,11 @@ class Pace:
         self._last: deque[float] = deque(maxlen=STEPS)
 
     def slower(self, seconds: float) -> str | None:
-        """Notes a step; says how the last ones compare if they take many times as long as they should."""
+        """Notes a step; if the last ones take many times as long as they should, returns the comparison."""
         self._last.append(seconds)
         if len(self._first) <= STEPS:
             self._first.append(seconds)
-        if len(self._first) <= STEPS:  # the very first one, which also warms up, and `STEPS` more
+        if len(self._first) <= STEPS:  # the first one, which includes the warm-up, and `STEPS` more
             return None
         now, begin = statistics.median_low(self._last), statistics.median_low(self._first[1:])
         if now > MANY_TIMES * begin:
@@ -78,10 +76,10 @@ class EndOfStage(Listener):
 
 
 class PaceWarning(Listener):
-    """Says once in a run that its steps take many times as long as they should.
+    """Warns once per run if its steps take many times as long as they should.
 
     Args:
-        planned: seconds of a step of each stage, where they were predicted.
+        planned: seconds per step of each stage, if predicted.
     """
 
     def __init__(self, planned: Mapping[str, float], on_card: bool) -> None:
@@ -91,11 +89,11 @@ class PaceWarning(Listener):
         self._said = False
 
     def stage_begun(self, stage: Stage) -> None:
-        """Each stage has a pace of its own."""
+        """Measures each stage separately."""
         self._pace = Pace(self.planned.get(stage.name))
 
     def step_made(self, row: dict[str, Any], seconds: float) -> None:
-        """Says it after the first step of which it is true."""
+        """Warns after the first step that is too slow."""
         slower = self._pace.slower(seconds)
         if slower and not self._said:
             self._said = True
@@ -103,7 +101,7 @@ class PaceWarning(Listener):
 
 
 def why_slow(on_card: bool) -> str:
-    """What is likely to be the reason, and what to do."""
+    """The likely reason, and what to do."""
     if spills(on_card):
         return f"The GPU's memory may be full, so that Windows uses the computer's instead. {POLICY}"
     return "Another program may be using the GPU or CPU, or it may be too hot."

@@ -1,4 +1,4 @@
-"""What is computed once, or read from the cache, before anything learns: texts, latents, and what losses look at."""
+"""Computes or reads from the cache what is needed before anything learns: texts, latents, and the inputs of losses."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from library.training.processes import Processes
 
 @dataclass(frozen=True)
 class Prepared:
-    """What stages are trained with.
+    """What the stages train with.
 
     Args:
         parts: with the transformer.
-        context, replay, fisher: see the modules of these names; no vectors and None where no loss asks for them.
+        context, replay, fisher: see the modules of these names; no vectors and None if no loss needs them.
     """
 
     parts: Attached
@@ -45,12 +45,12 @@ def prepare(
     progress: Callable[[str], Progress],
     resumed: bool,
 ) -> Prepared:
-    """Text and latents once, then the encoders go and the transformer comes.
+    """Computes text and latents once, then releases the encoders and loads the transformer.
 
     Args:
         latents: of the plan's pictures; filled here.
-        progress: a bar of that name over what takes its time.
-        resumed: the run continues one that may have had other pictures.
+        progress: shows a bar with this name for slow work.
+        resumed: the run continues another that may have had other pictures.
     """
     opened, settings = plan.parts, plan.settings
     with listeners.phase("text"), processes.main_first():

@@ -1,8 +1,8 @@
 """The processes of a run: `accelerate launch` starts several, each with its share of every batch.
 
-What learns is a few megabytes, and a step makes several passes, so nothing is wrapped: each process works out the
-gradient of its own pictures, and all add them up before the optimizer. That is the step that one process would make of
-the whole batch. The frozen base is whole in each of them.
+What learns is a few megabytes, and a step makes several passes, so nothing is wrapped. Each process computes the
+gradient of its own pictures, and they add up their gradients before the optimizer. The result is the step that one
+process would make with the whole batch. Each process has the whole frozen base.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from library.errors import ConfigError, Interrupted, TrainingError
 from library.models.opening import pick_device
 
 AT_ONCE = 2**24
-"""Numbers of gradients that are exchanged in one go: many small ones together, and no copy of all where all is much."""
+"""How many values of gradients are exchanged at once: groups small ones, and avoids a copy of everything."""
 BY_ERROR, BY_USER = 1.0, 2.0
-"""What ended the main process, as the others hear of it."""
+"""What ended the main process, as sent to the others."""
 PATIENCE = timedelta(hours=24)
-"""How long processes wait for each other: as long as the main one may take over caches and sheets."""
+"""How long processes wait for each other: the longest that the main one may spend on caches and sheets."""
 NOT_USED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism",
 }
-"""What a configuration of accelerate may ask for, by the variable that it sets."""
+"""What accelerate's configuration may ask for, by the variable that it sets."""
 
 
 class MainStopped(TrainingError):
@@ -48,8 +48,8 @@ class Processes:
 
     Args:
         count: how many there are.
-        number: which one this is; 0 is the main one, which alone writes and speaks.
-        device: where they exchange numbers.
+        number: of this process; 0 is the main one, the only one that writes and prints.
+        device: where they exchange values.
     """
 
     def __init__(self, count: int = 1, number: int = 0, device: torch.device | None = None) -> None:
@@ -63,18 +63,18 @@ class Processes:
         return self.number == 0
 
     def share(self, rows: int) -> slice:
-        """The rows of a batch that are this process's; the first ones have one more where it does not come out even."""
+        """This process's rows of a batch; if they don't divide evenly, the first processes have one more."""
         each, over = divmod(rows, self.count)
         begin = self.number * each + min(self.number, over)
         return slice(begin, begin + each + (self.number < over))
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
-        """The others enter when the main process has left, and find what it has put into the cache.
+        """The others enter when the main process has left, and find its results in the cache.
 
         Raises:
             MainStopped: in the others, if an error ended it.
-            KeyboardInterrupt: in the others, if the user did.
+            KeyboardInterrupt: in the others, if the user ended it.
         """
         if self.main:
             with self._others_told():
@@ -86,7 +86,7 @@ class Processes:
 
     @contextlib.contextmanager
     def main_holds(self, what: contextlib.AbstractContextManager[object]) -> Iterator[None]:
-        """The main process holds something while all are inside; if it can't, no process enters.
+        """The main process holds a lock or the like while all are inside; if it can't, no process enters.
 
         Raises:
             MainStopped: in the others, if it can't.
@@ -103,17 +103,17 @@ class Processes:
 
     @contextlib.contextmanager
     def _others_told(self) -> Iterator[None]:
-        """If an error or the user ends the block in the main process, the others hear of it instead of waiting."""
+        """If an error or the user ends the block in the main process, the others are notified instead of waiting."""
         try:
             yield
         except BaseException as error:
             by_user = isinstance(error, (KeyboardInterrupt, Interrupted))
-            with contextlib.suppress(ProcessLost):  # they are gone already
+            with contextlib.suppress(ProcessLost):  # they are already gone
                 self._reduced(BY_USER if by_user else BY_ERROR, "MAX")
             raise
 
     def _follow(self) -> None:
-        """Continues when the main process does, and ends as it ends."""
+        """Continues when the main process does, and ends in the same way."""
         told = self._reduced(0.0, "MAX")
         if told == BY_USER:
             raise KeyboardInterrupt
@@ -129,7 +129,7 @@ class Processes:
         return int(self._reduced(float(value), "MIN"))
 
     def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Each parameter's gradient becomes the sum over the processes; what none has a gradient for keeps none."""
+        """Each parameter's gradient becomes the sum over the processes; it stays None if no process has one."""
         if self.count == 1:
             return
         has = torch.tensor([float(one.grad is not None) for one in parameters], device=self.device)
@@ -146,7 +146,7 @@ class Processes:
                 one.grad = total.view_as(one).to(one.dtype)
 
     def gathered(self, seen: list[Any]) -> list[Any]:
-        """The lists of all processes as one, in order of the processes."""
+        """The lists of all processes as one, in process order."""
         if self.count == 1:
             return seen
         every: list[list[Any]] = [[] for _ in range(self.count)]
@@ -155,7 +155,7 @@ class Processes:
 
     @contextlib.contextmanager
     def only_main_speaks(self) -> Iterator[None]:
-        """Inside, what the other processes print goes nowhere; their errors are printed once they have left."""
+        """Inside, the other processes print nothing; their errors are printed when they leave."""
         if self.main:
             yield
             return
@@ -183,7 +183,7 @@ class Processes:
             torch.distributed.all_reduce(tensor, getattr(torch.distributed.ReduceOp, how))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # gloo says that a peer has closed the connection, in an error of its own
+        except RuntimeError as error:  # gloo's own error says that a peer has closed the connection
             raise ProcessLost(
                 "Another process of this run has ended; see its error.",
                 "Run the same command with --resume auto to continue from the last saved state.",
@@ -196,10 +196,10 @@ ALONE = Processes()
 
 @contextlib.contextmanager
 def joined(settings: Settings, notices: list[str]) -> Iterator[Processes]:
-    """The processes that `accelerate launch` has started, or one if it has not.
+    """The processes that `accelerate launch` has started; one process without it.
 
     Args:
-        notices: what to tell the user of accelerate's configuration is added to it.
+        notices: gets messages for the user about accelerate's configuration.
 
     Raises:
         ConfigError: `device` names one GPU, which several processes can't share.
@@ -215,11 +215,11 @@ def joined(settings: Settings, notices: list[str]) -> Iterator[Processes]:
             f'device is "{wanted}", but there are {count} processes, and each needs its own GPU.',
             'Set device = "auto", and choose the GPUs with accelerate launch --gpu_ids.',
         )
-    from accelerate import PartialState  # slow to import, and of no use to a single process
+    from accelerate import PartialState  # slow to import, and useless for a single process
 
     state = PartialState(cpu=pick_device(wanted).type == "cpu", timeout=PATIENCE)
     processes = Processes(state.num_processes, state.process_index, state.device)
-    if processes.count != count:  # each would take itself for the main one
+    if processes.count != count:  # each would believe it is the main one
         raise ConfigError(
             f"accelerate started {count} processes, but they can't find each other.",
             'Run "accelerate env" to check its configuration.',
@@ -230,7 +230,7 @@ def joined(settings: Settings, notices: list[str]) -> Iterator[Processes]:
 
 
 def left_out(settings: Settings) -> list[str]:
-    """A sentence for each thing that accelerate's configuration asks for and that is not used; it is switched off."""
+    """Switches off what accelerate's configuration asks for but a run does not use; returns a sentence about each."""
     said = []
     for variable, name in NOT_USED.items():
         if os.environ.pop(variable, "false").lower() in ("true", "1"):

@@ -1,4 +1,4 @@
-"""`report.html`, `log.csv` and `training.png`: what a run has to show, drawn again whenever there is more."""
+"""`report.html`, `log.csv` and `training.png`: the results of a run, redrawn whenever there are new ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from library.training.sections import report_sections
 
 
 class Report(Listener):
-    """Collects what a run has to show, and draws it.
+    """Collects a run's results and draws them.
 
     Args:
         done: steps of each stage that a resumed run continues from; None: a new run.
@@ -29,8 +29,8 @@ class Report(Listener):
     Attributes:
         sections: of `report.html`, in order; see `library.report.page` for how to add one.
         galleries: the sheets that the report shows, by kind.
-        files: what has been saved, each with the step it was saved at.
-        loads: a line for each checked file, which says where it loads.
+        files: that were saved, each with its step.
+        loads: a line for each checked file that says where it loads.
     """
 
     def __init__(self, plan: Plan, log: RunLog, status: Status, phases: Phases, done: dict[str, int] | None) -> None:
@@ -49,27 +49,27 @@ class Report(Listener):
         self.sections: list[Section] = report_sections(self)
 
     def settled(self, plan: Plan, parts: Attached) -> None:
-        """Shows these settings from now on."""
+        """Uses these settings from now on."""
         self.plan = plan
 
     def sheet_drawn(self, kind: str, gallery: Gallery, path: Path) -> None:
-        """It takes the place of the last one of its kind."""
+        """Replaces the last sheet of this kind."""
         self.galleries[kind] = gallery
 
     def strengths_drawn(self, gallery: Gallery) -> None:
-        """It takes its place among the sheets."""
+        """Adds it to the sheets."""
         self.galleries[STRENGTHS] = gallery
 
     def file_checked(self, path: Path, line: str) -> None:
-        """The line is next to the file."""
+        """Shows the line next to the file."""
         self.loads[path] = line
 
     def section_made(self, section: Section) -> None:
-        """It comes right after the sheets."""
+        """Adds it right after the sheets."""
         self.sections.insert(1, section)
 
     def saved(self, files: Mapping[Path, str], step: int) -> None:
-        """Notes the files, and draws."""
+        """Notes the files, and draws again."""
         self.files |= dict.fromkeys(files, step)
         self.draw()
 
@@ -78,7 +78,7 @@ class Report(Listener):
         self.draw()
 
     def draw(self) -> None:
-        """Draws curves and report again. If that fails, the run continues."""
+        """Redraws curves and report. If that fails, the run continues."""
         rows = read_log(self.log.path)
         try:
             write_csv(rows, self.folder / "log.csv")
@@ -86,7 +86,7 @@ class Report(Listener):
             title = f"{self.name}: {', '.join(concept.trigger for concept in self.plan.config.concepts)}"
             write_page(self.folder / "report.html", title, self._lede(rows), self.sections)
             self.status.set(report="report.html")
-        except Exception as error:  # pictures of a run must never cost the user the run
+        except Exception as error:  # a failed picture must never end the run
             say(f"WARNING: the report could not be written ({type(error).__name__}: {error}). The run continues.")
 
     def _lede(self, rows: list[dict[str, Any]]) -> str:

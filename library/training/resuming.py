@@ -1,4 +1,4 @@
-"""The states of a run: which one it continues from, and what is put into them."""
+"""The states of a run: which one it continues from, and what they hold."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from library.training.average import Average
 from library.training.stage import Stage
 
 FREE_FROM_A_PATH = frozenset({"max_train_steps", "max_train_epochs", "initial_step", "skip_until_initial_step"})
-"""Settings that may be others than those of a state that is named by its path: how long and from where."""
+"""Settings that may differ from a state that is named by its path: how long to train, and from where."""
 
 
 def shaping(plan: Plan) -> dict[str, Any]:
@@ -37,13 +37,13 @@ def shaping(plan: Plan) -> dict[str, Any]:
 
 
 def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
-    """The state that a run continues from, as its settings say; None: it starts from scratch.
+    """The state that a run continues from, by its settings; None: it starts from scratch.
 
     Args:
         states: the run's own.
 
     Raises:
-        ConfigError: an unfinished run is in the way, or the state does not fit.
+        ConfigError: an unfinished run is in the way, or the state doesn't fit.
         ModelError: every state is damaged.
     """
     saving, newest = plan.settings.saving, states.newest()
@@ -62,7 +62,7 @@ def state_to_resume(plan: Plan, states: StateFolder) -> SavedState | None:
 
 
 def _after_the_end(plan: Plan, states: StateFolder) -> SavedState | None:
-    """The last state of a finished run that is to continue; None if there is no such run, or all of it is there."""
+    """The last state of a finished run to continue; None if there is no such run, or it is complete."""
     note, steps = _note_of(plan), plan.stage_steps[STUDENT]
     if note is None or note.is_all(plan.settings.output_dir, steps):
         return None
@@ -71,11 +71,11 @@ def _after_the_end(plan: Plan, states: StateFolder) -> SavedState | None:
         return load_state(final, shaping(plan), MAY_GROW)
     if steps > note.steps:
         raise no_way_on(plan.settings.saving, note, steps)
-    return None  # its files are gone, so it is made again
+    return None  # its files are gone, so they are made again
 
 
 def all_done(plan: Plan, states: StateFolder) -> Finished | None:
-    """The finished run that the settings ask for and that is there, whole; None if something is left to do."""
+    """The finished, complete run that the settings ask for; None if something is left to do."""
     if plan.settings.saving.resume != "auto" or plan.settings.saving.overwrite or states.newest():
         return None
     note = _note_of(plan)
@@ -87,7 +87,7 @@ def _note_of(plan: Plan) -> Finished | None:
 
 
 def _read(plan: Plan, path: Path) -> SavedState:
-    """The state at `path`; where it is damaged, the one before."""
+    """The state at `path`; if it is damaged, the one before."""
     if not path.is_dir():
         what = f"resume: the folder {path.absolute()} doesn't exist."
         raise ConfigError(what, 'Give the folder of a state, or "auto".')
@@ -99,7 +99,7 @@ def _read(plan: Plan, path: Path) -> SavedState:
 
 
 def _newest(plan: Plan, states: StateFolder, may_differ: frozenset[str] = frozenset()) -> SavedState | None:
-    """The newest state; where it is damaged, the one before. None if there is none."""
+    """The newest state; if it is damaged, the one before. None if there is none."""
     found = states.load_newest(shaping(plan), may_differ)
     if not found:
         return None
@@ -111,7 +111,7 @@ def _newest(plan: Plan, states: StateFolder, may_differ: frozenset[str] = frozen
 
 
 def _counted_from(step: int | None, state: SavedState) -> SavedState:
-    """The state, its steps of the student counted from `step` on; None: as it says itself, as in sd-scripts."""
+    """The state, with the student's steps counted from `step`, as in sd-scripts; None: from its own count."""
     if step is None or STUDENT not in state.tree["stages"]:
         return state
     stage = {**state.tree["stages"][STUDENT], "done": step}
@@ -120,10 +120,10 @@ def _counted_from(step: int | None, state: SavedState) -> SavedState:
 
 
 def state_of(plan: Plan, stage: Stage, learned: Learned, average: Average) -> SavedState:
-    """All that the run needs to continue after the last step of `stage`.
+    """Everything that the run needs to continue after the last step of `stage`.
 
     Args:
-        learned: what the stage is about.
+        learned: what the stage trains.
         average: of the student.
     """
     done = dict.fromkeys(plan.stage_steps, 0)

@@ -60,22 +60,22 @@ class Run:
 
     Args:
         plan: checked settings, pictures and prompts.
-        processes: those that make its steps together; only the main one writes files.
+        processes: which make its steps together; only the main one writes files.
 
     Attributes:
-        listeners, monitor: who hears of it and shows it; nobody, but in the main process once the log is open.
-        planned: seconds of a step of each stage, where they were predicted for the GPU that makes them.
-        parts, context, replay, fisher: once they are prepared.
-        extractor, student: once each is built.
-        average: of the student; of nothing before that is built.
-        looks: what else is to look at the finished student, once its files are saved.
-        done: what was noted when it was finished, if nothing of it is left to do.
+        listeners, monitor: follow and show the run; only in the main process, once the log is open.
+        planned: seconds per step of each stage, if predicted for the GPU in use.
+        parts, context, replay, fisher: set once prepared.
+        extractor, student: set once built.
+        average: of the student; empty until that is built.
+        looks: which also look at the finished student, once its files are saved.
+        done: the notes of the finished run, if nothing is left to do.
 
-    Making one computes nothing and leaves nothing: what stops a run stops it here, which a dry run makes use of.
+    Creating one computes nothing and writes nothing. All checks run here, so a dry run finds the same errors.
 
     Raises:
-        PureCCError: all that `library.preflight.checks` finds.
-        ConfigError: an unfinished run is in the way, or the state to resume does not fit.
+        PureCCError: everything that `library.preflight.checks` finds.
+        ConfigError: an unfinished run is in the way, or the state to resume doesn't fit.
     """
 
     parts: Attached
@@ -147,7 +147,7 @@ class Run:
         return self.plan.settings
 
     def settle(self, settings: Settings) -> None:
-        """These settings are in force from now on, for everybody."""
+        """Puts these settings in force, for the run and all listeners."""
         self.plan = self.plan.with_settings(settings)
         self.parts = replace(self.parts, settings=settings)
         self.listeners.tell(Listener.settled, self.plan, self.parts)
@@ -165,7 +165,7 @@ class Run:
         write_text(self.folder / "config.toml", in_force(self.settings, self.plan.config))
 
     def open_log(self) -> None:
-        """The main process begins the log, or continues it where the state to resume ends; now somebody listens."""
+        """Starts the log in the main process, or continues it from the state to resume, and adds the listeners."""
         done = self.resumed.position.done if self.resumed else None
         if self.processes.main:
             self.monitor = Monitor(self.plan, self.listeners, done, self.planned)
@@ -177,7 +177,7 @@ class Run:
         return self.monitor.log
 
     def prepare(self) -> None:
-        """Text and latents once, then the encoders go and the transformer comes."""
+        """Computes text and latents once, then releases the encoders and loads the transformer."""
         resumed = self.resumed is not None
         made = prepare(self.plan, self.latents, self.processes, self.listeners, self.progress, resumed)
         self.parts = made.parts
@@ -196,7 +196,7 @@ class Run:
             restore(self.extractor.learnables, self.resumed.tree["weights"])
 
     def _start(self, concept: Concept) -> Tensor:
-        """Vectors that stand for the class word, not yet for the concept."""
+        """Vectors that stand for the class word, not for the concept yet."""
         return class_states(self.parts, concept, latents_of(concept, self.plan.pictures, self.latents))
 
     def build_student(self) -> None:
@@ -220,7 +220,7 @@ class Run:
         return self._stage(self.student)
 
     def train_extractor(self) -> None:
-        """Stage 1, if the run has it: trains it to its end, saves the extractor and shows what it learned."""
+        """Trains stage 1, if the run has it, to its end; saves the extractor and shows what it learned."""
         if EXTRACTOR not in self.plan.stage_steps:
             return
         stage = self.extractor_stage()
@@ -234,7 +234,7 @@ class Run:
                 self.monitor.sheets.extractor(self.extractor.branch, stage.steps)
 
     def train_student(self) -> list[Path]:
-        """Stage 2: trains it to its end; the main process saves the results. Returns their files."""
+        """Trains stage 2 to its end; the main process saves the results. Returns their files."""
         stage = self.student_stage()
         if stage.done == stage.first:
             with self.processes.main_first():
@@ -261,7 +261,7 @@ class Run:
 
     @property
     def ingredients(self) -> Ingredients:
-        """What stages are made of, once the run is prepared."""
+        """What stages are built from, once the run is prepared."""
         return Ingredients(self.plan, self.parts, self.processes, self.latents, self.context, self.replay, self.fisher)
 
     def _stage(self, learned: Learned) -> Stage:
@@ -273,7 +273,7 @@ class Run:
         return stage
 
     def progress(self, name: str) -> Progress:
-        """A bar over what is going to take its time; the command `stop` ends it after any of its rounds."""
+        """A bar for slow work; the command `stop` ends it after any round."""
 
         def over(items: Iterable[T]) -> Iterator[T]:
             for item in bar_over(name)(items) if self.monitor else items:
@@ -284,7 +284,7 @@ class Run:
         return over
 
     def _asked(self) -> frozenset[str]:
-        """What another program asks for; the main process alone hears it."""
+        """The commands of other programs; only the main process reads them."""
         return self.control.asked() if self.processes.main else frozenset()
 
     def _run(self, stage: Stage) -> None:
@@ -297,7 +297,7 @@ class Run:
                     self.average.step()
                 asked = self._asked()
                 stopping = self.processes.any(self.stop.made or STOP in asked)
-                with self.processes.main_first():  # the end of one would be the end of all
+                with self.processes.main_first():  # if one ended, all would
                     self._after_step(stage, row, begin, asked | {STOP} if stopping else asked)
                 if stopping:
                     raise Interrupted(
@@ -306,12 +306,12 @@ class Run:
                     )
 
     def _after_step(self, stage: Stage, row: dict[str, Any], begin: float, asked: frozenset[str]) -> None:
-        """Measures, shows and saves what is due or asked for.
+        """Measures, shows and saves what is due or requested.
 
         Args:
             row: of the log.
-            begin: of the step, by `time.perf_counter`.
-            asked: commands; with "stop" among them, it is the last step for now, no matter who asked for it.
+            begin: the step's start, by `time.perf_counter`.
+            asked: commands; with "stop", this is the last step for now, no matter who asked.
         """
         if self.processes.main and stage.name == STUDENT and self.validation.due(stage.done, stage.steps):
             with self._shown(stage):
@@ -323,13 +323,13 @@ class Run:
             self.control.obeyed(asked)
 
     def step(self, stage: Stage) -> dict[str, Any]:
-        """A step of the stage; if memory runs out, with auto_fit once more in less of it."""
+        """A step of the stage; if memory runs out and auto_fit is set, repeats it with less memory."""
         while True:
             try:
                 return stage.step()
             except OutOfMemory:
                 where = f"Stage {stage.name}, step {stage.done + 1}"
-            # Outside of the handler, whose exception holds on to every tensor of the step that failed.
+            # Outside the handler, whose exception keeps every tensor of the failed step alive.
             settings, taken = step_down(self.settings, self.parts.model, where)
             self.settle(settings)
             with self.processes.main_first():
@@ -340,11 +340,11 @@ class Run:
             say(f"{where}: out of GPU memory; continuing with {taken}.")
 
     def _learned(self, stage: Stage) -> Learned:
-        """What the stage is about."""
+        """What the stage trains."""
         return self.student if stage.name == STUDENT else self.extractor
 
     def _save_on_the_way(self, stage: Stage, asked: frozenset[str]) -> None:
-        """What is due after a step; the state last, so that a run killed in between makes all the rest again."""
+        """Saves what is due after a step; the state comes last, so that a run killed in between repeats the rest."""
         if stage.name == STUDENT:
             self._save_student_on_the_way(stage, asked)
         else:
@@ -383,7 +383,7 @@ class Run:
             self.keeping.drop_worse(best)
 
     def _save_student(self, stage: Stage, kind: str) -> None:
-        """Saves the student's files as they are after the last step; `kind` says in their names why."""
+        """Saves the student's files after the last step; `kind` in their names says why."""
         about_data = data_metadata(self.plan.pictures, self.plan.size)
         with self._shown(stage):
             files = save_student(self.parts, self.student, stage.done, f"{kind}{stage.done:08d}", about_data)
@@ -391,7 +391,7 @@ class Run:
 
     @contextmanager
     def _shown(self, stage: Stage) -> Iterator[None]:
-        """Inside, the student is what it would be if this step were the last: what its optimizer and average mean."""
+        """Inside, the student is as if this step were the last: the result of its optimizer and average."""
         with stage.shown(), self.average.shown():
             yield
 

@@ -1,4 +1,4 @@
-"""What a step looks at: pictures, noise, noise levels and prompts, all following from the seed and the step."""
+"""The inputs of a step: pictures, noise, noise levels and prompts, all determined by the seed and the step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from library.prompts import NULL_PROMPT, PromptTriple
 from library.training.processes import ALONE, Processes
 
 IN_CONTEXT = frozenset({COMPLETE, BASE})
-"""The prompts of a reference picture that say what is in it."""
+"""The prompts of a reference picture that describe what is in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,11 @@ class Sources:
     """What the scenes of a run are drawn from, in every stage.
 
     Args:
-        replay: the pretrained model's own pictures, if there are any.
-        processes: each gets its share of the rows of every scene, of which all is drawn, so that shares fit together.
-        without_encoders: how often a picture is seen without each of the text encoders; empty: never.
-        in_context: gives prompts of reference pictures the places of their context vectors: of a batch, its texts and
-            the rows that show the concept.
+        replay: the pretrained model's own pictures, if any.
+        processes: each draws every scene in full and takes its share of the rows, so that the shares fit together.
+        without_encoders: how often a picture is seen without each text encoder; empty: never.
+        in_context: adds the places of context vectors to the prompts of reference pictures, given a batch, its texts
+            and the rows that show the concept.
     """
 
     seed: int
@@ -61,8 +61,8 @@ class SceneMaker:
     """Makes the scenes of a stage.
 
     Args:
-        stage: its name, so that the stages do not see the same noise.
-        wanted: the prompts that the stage's predictions read.
+        stage: its name, so that the stages don't see the same noise.
+        wanted: which prompts the stage's predictions read.
     """
 
     def __init__(self, stage: str, wanted: Iterable[str], sources: Sources) -> None:
@@ -79,7 +79,7 @@ class SceneMaker:
         self._rates = torch.tensor(sources.without_encoders)
 
     def rows(self, number: int) -> int:
-        """How many pictures batch `number` has, over all processes."""
+        """How many pictures batch `number` has, across all processes."""
         return len(self.order.batch(number))
 
     def reference(self, number: int) -> Scene:
@@ -115,7 +115,7 @@ class SceneMaker:
         return [str(draw.picture.path) for draw in self.order.batch(number)]
 
     def replay(self, number: int) -> Scene | None:
-        """As many of the pretrained model's own pictures, or None if the stage has none."""
+        """The same number of the pretrained model's own pictures, or None if the stage uses none."""
         if self._replay is None or not self.wanted & REPLAYED:
             return None
         draws = self.order.batch(number)
@@ -133,7 +133,7 @@ class SceneMaker:
         return scene.part(self.processes.share(len(draws)))
 
     def _with_some_encoders(self, prompts: dict[str, PromptBatch], which: str, number: int) -> dict[str, PromptBatch]:
-        """All prompts of a picture without the same encoders, so that no difference mixes the two; drawn apart, too."""
+        """Drops the same randomly drawn encoders from all prompts of a picture, so that no difference mixes them."""
         if not self._rates.any():
             return prompts
         count = len(next(iter(prompts.values())).concepts)
@@ -158,7 +158,7 @@ class SceneMaker:
 
 
 def _text_of(prompts: PromptTriple, name: str) -> str:
-    """The text of a prompt by the name that predictions use."""
+    """The text of a prompt, by the name that predictions use."""
     texts = {
         COMPLETE: prompts.complete,
         BASE: prompts.base,

@@ -24,15 +24,15 @@ from library.saving.keeping import AT_STEP
 from library.saving.metadata import activation_text
 
 MOST_PICTURES = 48
-"""Pictures of the data set that the report shows."""
+"""Most pictures of the data set in the report."""
 THUMBNAIL = 256
 """Longest side of a picture of the data set, in pixels."""
 SPECIAL = ("concept", "extractor", "embedding", "transformer")
-"""Ends of the names of files that are not LoRAs."""
+"""Name endings of files that are not LoRAs."""
 
 
 class RunView(Protocol):
-    """What the report shows of a run; see `library.training.report_page.Report`."""
+    """The parts of a run that the report shows; see `library.training.report_page.Report`."""
 
     plan: Plan
     log: RunLog
@@ -43,7 +43,7 @@ class RunView(Protocol):
 
 
 def report_sections(run: RunView) -> list[Section]:
-    """What the report of a run holds, in order."""
+    """The sections of a run's report, in order."""
     thumbnails: dict[Path, Image.Image | None] = {}
     return [
         Section("samples", "Before and after", lambda pictures: galleries.shown(run.galleries, pictures)),

@@ -27,11 +27,11 @@ from library.training.update import Update
 
 @dataclass(frozen=True)
 class Seen:
-    """What is logged of a batch, or of a process's share of it; on the CPU.
+    """What is logged about a batch, or a process's share of it; on the CPU.
 
     Args:
-        weight: what it counts in the step.
-        sigma, parts, measures: of each image, (B,).
+        weight: of it in the step.
+        sigma, parts, measures: per image, (B,).
     """
 
     weight: float
@@ -42,7 +42,7 @@ class Seen:
 
 
 class OutOfMemory(Exception):
-    """A step's gradients did not fit. The step has changed nothing and can be made again."""
+    """A step's gradients did not fit. The step has changed nothing and can be repeated."""
 
 
 class Stage:
@@ -50,11 +50,11 @@ class Stage:
 
     Args:
         steps: how many it has.
-        scenes: what it looks at; they say which processes make each step together.
+        scenes: its inputs; they know which processes make each step together.
         update: how gradients change the weights that learn.
-        first: steps that count as made before the first one.
-        data_anew: the pictures, noise and prompts of the first step are those of a stage's very first.
-        after_step: what is done to the weights after each step; what it returns is logged.
+        first: how many steps count as already made.
+        data_anew: restarts the data: the first step here has a stage's first pictures, noise and prompts.
+        after_step: changes the weights after each step; its result is logged.
     """
 
     def __init__(
@@ -88,21 +88,21 @@ class Stage:
 
     @property
     def optimizer(self) -> Optimizer:
-        """Of the update."""
+        """The optimizer of the update."""
         return self.update.optimizer
 
     def settle(self, settings: OptimizerSettings, branches: DualBranchScheduler) -> None:
-        """From the next step on, these settings are in force and these branches predict."""
+        """From the next step, these settings are in force and these branches predict."""
         self.settings = settings
         self.branches = branches
 
     def step(self) -> dict[str, Any]:
-        """One step; returns what is logged of it. A step whose loss or gradient is NaN or infinite changes no weight.
+        """Makes one step; returns its log row. A step with a NaN or infinite loss or gradient changes no weight.
 
-        Steps inside the backward pass are skipped by weight: one whose own gradient is NaN is left as it was.
+        Steps inside the backward pass are skipped per weight: a weight with a NaN gradient does not change.
 
         Raises:
-            TrainingError: more than `max_skipped_steps` of these in a row.
+            TrainingError: more than `max_skipped_steps` skipped steps in a row.
             OutOfMemory: nothing was changed.
         """
         self.update.begin(self.done)
@@ -123,18 +123,18 @@ class Stage:
         return {"stage": self.name, "step": self.done, **row, **penalised, "grad_norm": norm, **after, **rates}
 
     def _batches(self) -> range:
-        """The numbers of the batches that make the next step."""
+        """The numbers of the batches in the next step."""
         count = self.settings.gradient_accumulation_steps
         begin = (self.done - self._unseen) * count
         return range(begin, begin + count)
 
     def _gradients(self) -> list[Seen]:
-        """Adds up the gradients of the step's batches, in each process those of all; what fails in one fails in all.
+        """Adds up the gradients of the step's batches across all processes; a failure in one fails in all.
 
         Raises:
-            NotANumber: the loss of some picture is.
+            NotANumber: the loss of a picture is NaN or infinite.
             OutOfMemory: nothing was changed.
-            TrainingError: memory ran out when some weights had changed already.
+            TrainingError: memory ran out after some weights had changed.
         """
         batches = self._batches()
         seen: list[Seen | None] = []
@@ -154,7 +154,7 @@ class Stage:
             failed = True
         except NotANumber as error:
             bad = [str(error)]
-        # Outside of the handlers, whose exceptions hold on to every tensor of the step that failed.
+        # Outside the handlers, whose exceptions keep every tensor of the failed step alive.
         if self.processes.any(failed):
             self.update.forget()
             raise OutOfMemory
@@ -164,7 +164,7 @@ class Stage:
         return self.processes.gathered([one for one in seen if one])
 
     def _gradient_of(self, number: int, batches: int) -> Seen | None:
-        """Adds the gradient of this process's share of a batch; None if it has none of a small one."""
+        """Adds the gradient of this process's share of a batch; None if a small batch leaves it no share."""
         objective = self.objective.in_batch(number, self.done / self.steps)
         reference, replay = self.scenes.reference(number), self.scenes.replay(number) if objective.replays else None
         weight = len(reference.image) / self.scenes.rows(number) / batches
@@ -185,10 +185,10 @@ class Stage:
         return {name: float(sum(map(penalty.of_layer, penalty.layers))) for name, _, penalty in self.update.penalties}
 
     def _clipped(self) -> float:
-        """Clips the step's gradients; returns their length before that.
+        """Clips the step's gradients; returns their norm before clipping.
 
         Raises:
-            NotANumber: it is.
+            NotANumber: the norm is NaN or infinite.
         """
         norm = self.update.clip()
         if not math.isfinite(norm):
@@ -199,15 +199,13 @@ class Stage:
     def _skip(self, why: str) -> dict[str, Any]:
         """Ends a step without changing a weight."""
         self.update.forget()
-        with warnings.catch_warnings():  # torch warns where the first step of all is one of these
+        with warnings.catch_warnings():  # torch warns if the first step of the run is skipped
             warnings.simplefilter("ignore", UserWarning)
             self.lr_scheduler.step()
         self.done += 1
         self.skipped += 1
         lost = not all(torch.isfinite(parameter).all() for parameter in self._parameters())
-        rest = (
-            self.done == self.steps and 2 * self.skipped >= self.steps - self.first
-        )  # of a stage too short to count to more
+        rest = self.done == self.steps and 2 * self.skipped >= self.steps - self.first  # of a stage too short for more
         if lost or rest or self.skipped > self.settings.max_skipped_steps:
             row = f"Training stopped: {self.skipped} steps in a row produced NaN or infinite values."
             raise TrainingError(
@@ -222,15 +220,15 @@ class Stage:
         return self.update.parameters
 
     def shown(self) -> AbstractContextManager[None]:
-        """Inside, the weights are what the optimizer means as its result, to be saved, drawn or measured."""
+        """Inside, the weights are the optimizer's result, to be saved, drawn or measured."""
         return shown(self.optimizer)
 
     def take(self) -> None:
-        """After the last step: the weights are the result from now on."""
+        """After the last step: replaces the weights with the optimizer's result."""
         take(self.optimizer)
 
     def state(self) -> dict[str, Any]:
-        """What the stage needs, besides its weights, to continue."""
+        """What the stage needs to continue, besides its weights."""
         return {
             "done": self.done,
             "skipped": self.skipped,
@@ -247,7 +245,7 @@ class Stage:
 
 
 def _seen(weight: float, sigma: Tensor, losses: Losses) -> Seen:
-    """Read in one go, since each reading waits for the device."""
+    """Reads everything at once, since each read waits for the device."""
     named = [*losses.parts.items(), *losses.measures.items()]
     found = torch.cat([losses.total.detach().view(1), *(one for _, one in named)]).cpu()
     total, *values = found.split([1, *(len(one) for _, one in named)])
@@ -258,7 +256,7 @@ def _seen(weight: float, sigma: Tensor, losses: Losses) -> Seen:
 
 
 def _row(seen: list[Seen]) -> dict[str, Any]:
-    """What is logged of the batches that make one step."""
+    """The log row of the batches in one step."""
     parts = _joined(seen, [one.parts for one in seen])
     measures = _joined(seen, [one.measures for one in seen])
     loss = sum(one.weight * one.loss for one in seen)
@@ -266,7 +264,7 @@ def _row(seen: list[Seen]) -> dict[str, Any]:
 
 
 def _joined(seen: list[Seen], values: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The values of all images of a step, by name; NaN for those of a batch that lacks them."""
+    """The values of all images of a step, by name; NaN for batches without them."""
     names = dict.fromkeys(name for one in values for name in one)
     missing = [torch.full_like(one.sigma, torch.nan) for one in seen]
     return {name: torch.cat([one.get(name, none) for one, none in zip(values, missing, strict=True)]) for name in names}

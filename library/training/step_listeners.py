@@ -1,4 +1,4 @@
-"""What follows a run while it trains: log, status file, progress bar, and a word about each skipped step."""
+"""Listeners that follow a run while it trains: log, status file, progress bar, and warnings about skipped steps."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class PhaseTimes(Listener):
         self.phases = phases
 
     def phase_begun(self, name: str) -> None:
-        """What passes from now on is this phase's."""
+        """Counts time and memory for this phase from now on."""
         self.phases.begin(name)
 
     def phase_ended(self) -> None:
-        """What passes from now on is that of the phase around it."""
+        """Counts for the surrounding phase from now on."""
         self.phases.end()
 
 
@@ -55,7 +55,7 @@ class StatusFile(Listener):
 
     Args:
         folder: of the run's results.
-        phases: measured before this hears of them.
+        phases: measured before this is notified.
     """
 
     def __init__(self, status: Status, folder: Path, phases: Phases) -> None:
@@ -64,35 +64,35 @@ class StatusFile(Listener):
         self.phases = phases
 
     def phase_begun(self, name: str) -> None:
-        """The run's activity."""
+        """Shows the run's activity."""
         self.status.set(activity=name)
 
     def phase_ended(self) -> None:
-        """The activity is that of the phase around it, and more is measured."""
+        """Shows the surrounding phase as the activity, and what was measured."""
         self.status.set(activity=self.phases.now, phases=self._measured())
 
     def context_learned(self, seconds: float) -> None:
-        """How long it took."""
+        """Shows how long it took."""
         self.status.set(context_seconds=seconds)
 
     def step_made(self, row: dict[str, Any], seconds: float) -> None:
-        """How far the run is, and how long it takes yet."""
+        """Shows the run's progress and remaining time."""
         self.status.step(row, seconds)
 
     def sheet_drawn(self, kind: str, gallery: Gallery, path: Path) -> None:
-        """The newest sheet."""
+        """Shows the newest sheet."""
         self.status.set(sheet=f"samples/{path.name}")
 
     def saved(self, files: Mapping[Path, str], step: int) -> None:
-        """The newest files."""
+        """Shows the newest files."""
         self.status.set(files=[path.name for path in files])
 
     def state_saved(self, folder: Path) -> None:
-        """Where the run can be resumed from."""
+        """Shows where the run can be resumed from."""
         self.status.set(saved_state=str(folder.relative_to(self.folder)), phases=self._measured())
 
     def ended(self, error: BaseException | None) -> None:
-        """How the run ended."""
+        """Shows how the run ended."""
         self.status.end(error)
 
     def _measured(self) -> list[dict[str, Any]]:
@@ -100,22 +100,22 @@ class StatusFile(Listener):
 
 
 class ProgressBar(Listener):
-    """The bar of the stage that trains."""
+    """The bar of the current stage."""
 
     def __init__(self) -> None:
         self._bar: StageBar | None = None
 
     def stage_begun(self, stage: Stage) -> None:
-        """A new bar."""
+        """Starts a new bar."""
         self._bar = StageBar(stage.name, stage.steps, stage.done)
 
     def step_made(self, row: dict[str, Any], seconds: float) -> None:
-        """One step more."""
+        """Adds one step."""
         if self._bar is not None:
             self._bar.step(row)
 
     def stage_ended(self) -> None:
-        """Leaves the bar as it is."""
+        """Leaves the bar on the screen."""
         if self._bar is not None:
             self._bar.close()
 

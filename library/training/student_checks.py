@@ -1,4 +1,4 @@
-"""What looks once at the finished student and its files: whether it learned little, and where the files load."""
+"""Checks of the finished student and its files: whether it learned little, and where the files load."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ WEAK_COSINE = 0.2
 
 
 class WeakStudent(Listener):
-    """A word about a student that the extractor taught little."""
+    """Warns about a student that the extractor taught little."""
 
     def __init__(self, log: RunLog) -> None:
         self.log = log
 
     def student_finished(self, parts: Attached, branch: Branch, files: Mapping[Path, str]) -> None:
-        """Says it, if it is one."""
+        """Warns, if it is one."""
         rows = [row for row in read_log(self.log.path) if row["stage"] == STUDENT]
         cosine = mean_of_end(rows, "cosine")
         if cosine is not None and cosine < WEAK_COSINE:
@@ -35,10 +35,10 @@ class WeakStudent(Listener):
 
 
 class FileCheck(Listener):
-    """Reads every saved LoRA file again.
+    """Reads back every saved LoRA file.
 
     Args:
-        prompt: of the pass that compares its student with the one that was saved.
+        prompt: for the pass that compares the file's student with the saved one.
     """
 
     def __init__(self, prompt: str, listeners: Listeners) -> None:
@@ -46,7 +46,7 @@ class FileCheck(Listener):
         self.listeners = listeners
 
     def student_finished(self, parts: Attached, branch: Branch, files: Mapping[Path, str]) -> None:
-        """Says of every LoRA file where it loads. Whatever goes wrong here, the files are saved."""
+        """Reports for every LoRA file where it loads. If this fails, the files are still saved."""
         layouts = parts.model.family.lora_names.layouts
         if not set(files.values()) & set(layouts):
             return

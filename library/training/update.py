@@ -1,6 +1,6 @@
-"""How gradients change weights: at the end of a step (for fp16, of a scaled loss) or inside the backward pass.
+"""How gradients change weights: at the end of a step (with a scaled loss for fp16) or inside the backward pass.
 
-Which of them a stage uses is chosen once, when it is built: see `make_update`.
+A stage chooses one of them when it is built: see `make_update`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Learner:
     """Weights that learn, at one learning rate.
 
     Args:
-        name: what it is called in the log: "lr" or "embedding_lr".
+        name: in the log: "lr" or "embedding_lr".
     """
 
     name: str
@@ -40,12 +40,12 @@ class Update(ABC):
     """Turns the gradients of a step into a change of the weights: `begin`, `backward` of each batch, `clip`, `step`.
 
     Args:
-        learners: whose weights change; each has some.
-        penalties: whose gradients join those of the loss.
-        held: what the optimizer holds for the weights of each learner, in order.
+        learners: whose weights change; each has at least one.
+        penalties: whose gradients are added to the loss's.
+        held: the optimizer's parameters for each learner's weights, in order.
 
     Attributes:
-        repeatable: a step that failed before `step` has changed nothing, and can be made again.
+        repeatable: a step that failed before `step` has changed nothing and can be repeated.
     """
 
     repeatable = True
@@ -66,26 +66,26 @@ class Update(ABC):
         )
 
     def begin(self, step: int) -> None:  # noqa: B027  most kinds have nothing to prepare
-        """The step of that number begins."""
+        """Starts the step of that number."""
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of a loss, (), to those of the step."""
+        """Adds the gradient of a loss, (), to the step's gradients."""
 
     @abstractmethod
     def clip(self) -> float:
-        """Once all gradients of the step are added up: clips them; returns their length before that."""
+        """Clips the step's gradients once they are added up; returns their norm before clipping."""
 
     @abstractmethod
     def step(self) -> None:
         """Changes the weights, and forgets the gradients."""
 
     def reject(self) -> str:
-        """The length of the gradients is NaN or infinite: what changes because of it, for the log."""
+        """Handles a NaN or infinite norm of the gradients; returns what changes because of it, for the log."""
         return ""
 
     def forget(self) -> None:
-        """Forgets the gradients of a step that is not made."""
+        """Forgets the gradients of a skipped step."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def rates(self) -> dict[str, float]:
@@ -94,7 +94,7 @@ class Update(ABC):
         return {learner.name: float(group["lr"]) for learner, group in groups}
 
     def state(self) -> dict[str, Any]:
-        """What it needs, besides the weights, to continue."""
+        """What it needs to continue, besides the weights."""
         return {"optimizer": self.optimizer.state_dict(), "scaler": {}}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -109,11 +109,11 @@ class Plain(Update):
         super().__init__(learners, settings, penalties, [one.parameters for one in learners])
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of a loss, (), to those of the step."""
+        """Adds the gradient of a loss, (), to the step's gradients."""
         loss.backward()
 
     def clip(self) -> float:
-        """Adds the gradients of the penalties, then clips all to `max_grad_norm`; returns their length before that."""
+        """Adds the penalties' gradients, then clips all to `max_grad_norm`; returns their norm before clipping."""
         for _, weight, penalty in self.penalties:
             for layer in penalty.layers:
                 penalty.add_gradient(layer, weight)
@@ -126,7 +126,7 @@ class Plain(Update):
 
 
 class Scaled(Plain):
-    """As `Plain`, for fp16: the loss is scaled, so that small gradients do not vanish.
+    """Like `Plain`, for fp16: the loss is scaled so that small gradients don't vanish.
 
     Args:
         device: of the losses.
@@ -137,45 +137,45 @@ class Scaled(Plain):
     ) -> None:
         super().__init__(learners, settings, penalties)
         self.scaler = torch.amp.GradScaler(device.type)
-        self.scaler.scale(torch.zeros((), device=device))  # a process may have no image of a whole step
+        self.scaler.scale(torch.zeros((), device=device))  # a process may have no image in a whole step
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of the scaled loss."""
         self.scaler.scale(loss).backward()
 
     def clip(self) -> float:
-        """Takes the scale out of the gradients before all else."""
+        """Removes the scale from the gradients first."""
         self.scaler.unscale_(self.optimizer)
         return super().clip()
 
     def step(self) -> None:
-        """Changes the weights, forgets the gradients, and may scale more from now on."""
+        """Changes the weights, forgets the gradients, and may increase the scale."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.forget()
 
     def reject(self) -> str:
-        """Scales less from now on, and says so."""
+        """Reduces the scale, and reports that."""
         self.scaler.update()
         return f" (loss scale of fp16 from now on: {self.scaler.get_scale():g})"
 
     def state(self) -> dict[str, Any]:
-        """With the scale."""
+        """The same, with the scale."""
         return {**super().state(), "scaler": self.scaler.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """With the scale."""
+        """The same, with the scale."""
         super().load_state(state)
         self.scaler.load_state_dict(state["scaler"])
 
 
 class Fused(Update):
-    """Each weight makes its step inside the backward pass, as soon as its gradient is whole, and lets go of it.
+    """Updates each weight inside the backward pass, as soon as its gradient is complete, and releases the gradient.
 
-    So the gradients of all weights are never there together, which is what makes full fine-tuning fit (as
-    `fused_backward_pass` of sd-scripts). Weights in bf16 are rounded up or down by chance, in proportion: a change
-    smaller than half a step of bf16 is then made sometimes, instead of never. Works in one process alone; a weight
-    whose own gradient is NaN or infinite is left as it was, and each is clipped on its own.
+    So the gradients of all weights never exist together, which makes full fine-tuning fit (like sd-scripts'
+    `fused_backward_pass`). Weights in bf16 are rounded stochastically: a change smaller than half a step of bf16 then
+    happens sometimes instead of never. Works only in one process. A weight with a NaN or infinite gradient does not
+    change, and each gradient is clipped separately.
     """
 
     repeatable = False
@@ -193,21 +193,21 @@ class Fused(Update):
             parameter.register_post_accumulate_grad_hook(self._hook(number, stand_in, layer_of.get(parameter)))
 
     def begin(self, step: int) -> None:
-        """The step of that number begins."""
+        """Starts the step of that number."""
         self._step = step
 
     def backward(self, loss: Tensor) -> None:
-        """Makes the step of every weight."""
+        """Updates every weight."""
         loss.backward()
 
     def clip(self) -> float:
-        """The length of all gradients of the backward pass, before they were clipped."""
+        """The norm of all gradients of the backward pass, before clipping."""
         norm = math.sqrt(self._squared)
         self._squared = 0.0
         return norm
 
     def step(self) -> None:
-        """All weights have made it already."""
+        """Does nothing: all weights are already updated."""
 
     def _hook(self, number: int, stand_in: nn.Parameter, layer: str | None) -> Callable[[nn.Parameter], None]:
         @torch.no_grad()
@@ -246,12 +246,12 @@ def make_update(
     fp16: bool = False,
     fused: bool = False,
 ) -> Update:
-    """The kind of update that the settings ask for; learners without weights are left out.
+    """The kind of update in the settings; learners without weights are left out.
 
     Args:
         device: of the losses.
         fp16: the forward pass is in half precision.
-        fused: weights make their steps inside the backward pass; never together with fp16.
+        fused: weights are updated inside the backward pass; never together with fp16.
     """
     some = [learner for learner in learners if learner.parameters]
     if fused:
@@ -260,14 +260,14 @@ def make_update(
 
 
 def stand_in_of(parameter: nn.Parameter) -> nn.Parameter:
-    """What an optimizer holds for a parameter: itself, or for one in bf16 an empty one that its steps fill."""
+    """The optimizer's stand-in for a parameter: the parameter itself, or for bf16 an empty one that its steps fill."""
     if parameter.dtype == torch.float32:
         return parameter
     return nn.Parameter(torch.empty(0, device=parameter.device))
 
 
 def stochastically_rounded(values: Tensor, generator: torch.Generator) -> Tensor:
-    """float32 as bf16, each number to one of its two neighbours, so that it is right on average.
+    """Rounds float32 to bf16, each number to one of its two neighbours, so that it is right on average.
 
     Args:
         generator: on the device of the values.

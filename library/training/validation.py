@@ -1,4 +1,4 @@
-"""The validation loss: the student's concept loss on pictures kept from training, always on the same noise."""
+"""The validation loss: the student's concept loss on pictures held out from training, always with the same noise."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ValidationLoss:
     """Measures a branch on the validation pictures.
 
     Args:
-        pictures: those that `split_validation` kept, their latents and texts prepared.
-        batches_per_epoch: how often it is due, where the settings do not say.
+        pictures: held out by `split_validation`, with prepared latents and texts.
+        batches_per_epoch: how often it is due, if the settings don't say.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class ValidationLoss:
         )
 
     def due(self, step: int, last: int) -> bool:
-        """Whether it is measured after this step."""
+        """Whether to measure it after this step."""
         return bool(self.pictures) and (step % self.every == 0 or step == last)
 
     @torch.no_grad()
     def of(self, parts: Attached, branch: Branch) -> float:
-        """Mean error of its velocity over pictures and noise levels; errors and masks count as in training."""
+        """The branch's mean velocity error over pictures and noise levels; errors and masks count as in training."""
         total = 0.0
         for number, picture in enumerate(self.pictures):
             image = self.latents.mean(picture)[None].expand(len(LEVELS_OVER_ALL), -1, -1, -1)

@@ -78,7 +78,7 @@ def checkpointed(transformer: SD3Transformer2DModel, network: AdapterNetwork) ->
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_switching_the_adapter_before_backward_leaves_the_students_gradient(checkpointing):
-    """With checkpointing, blocks run again in backward; another adapter's pass in between must not get in the way."""
+    """With checkpointing, blocks run again in backward; another adapter's pass in between must not interfere."""
     gradients = []
     for switch in (False, True):
         transformer = tiny_transformer()
@@ -117,7 +117,7 @@ def test_checkpointing_does_not_change_the_gradient():
     torch.testing.assert_close(*gradients)
 
 
-def test_a_target_that_matches_nothing_is_named():
+def test_a_target_without_a_match_is_named():
     with pytest.raises(ConfigError, match='no linear layer of the model ends in "to_qq"'):
         AdapterNetwork({"transformer_blocks": tiny_transformer().transformer_blocks}, ["to_q", "to_qq"])
 
@@ -216,7 +216,7 @@ def test_neither_file_mixes_layouts_or_has_alpha_where_diffusers_refuses_it(tmp_
     assert {tensor.dtype for tensor in diffusers.values()} == {torch.float16}
 
 
-def test_the_tied_rank_is_that_of_the_file_and_a_wrong_shape_is_said():
+def test_the_tied_rank_is_the_files_and_a_wrong_shape_is_reported():
     network = network_on(tiny_transformer())
     name = next(iter(network.layers))
     with pytest.raises(ModelError, match="another model"):

@@ -1,4 +1,4 @@
-"""LoRA files as other programs write them: names and kinds with known weights, and the commands that take them."""
+"""LoRA files from other programs: names and kinds with known weights, and the commands that read them."""
 
 import json
 import math
@@ -114,7 +114,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_of_good_and_bad_names_the_bad_one_is_named(bad):
+def test_among_good_and_bad_names_the_bad_one_is_named(bad):
     tensors = {**pair(f"diffusion_model.{FF}", known(FF)), **pair(bad, known(FF))}
     with pytest.raises(ModelError) as error:
         understood(tensors, {}, "file")
@@ -141,11 +141,11 @@ def test_what_no_lora_can_do_is_refused_by_its_name_and_its_key(ending):
     assert key in str(error.value)
 
 
-# LoHa, LoKr, full changes: what ComfyUI makes of them
+# LoHa, LoKr, full changes: as ComfyUI reads them
 
 
 def loha(base: str, outputs: int, inputs: int, rank: int, alpha: float):
-    """Tensors, and the change that they are."""
+    """Tensors, and the change that they stand for."""
     parts = [numbers(seed, *shape) for seed, shape in enumerate([(outputs, rank), (rank, inputs)] * 2)]
     names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     tensors = {f"{base}.{name}": part for name, part in zip(names, parts, strict=True)}
@@ -181,7 +181,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_other_kinds_are_read_as_the_change_that_they_are(kind):
+def test_other_kinds_are_read_as_their_change(kind):
     tensors, meant = KINDS[kind]
     file = understood(tensors, {}, "file")
     (change,) = [*file.layers.values(), *file.whole.values()]
@@ -257,7 +257,7 @@ def saved(folder, tensors, name="foreign"):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_convert_makes_the_closest_lora_and_says_what_it_loses(convert, tmp_path, kind, layout):
+def test_convert_makes_the_closest_lora_and_reports_what_it_loses(convert, tmp_path, kind, layout):
     tensors, meant = KINDS[kind]
     output = tmp_path / "out.safetensors"
     words = ["--lora", saved(tmp_path, tensors), "--to", layout, "--output", output, "--save_precision", "float"]
@@ -322,11 +322,11 @@ def test_a_run_that_needs_a_lora_says_how_to_make_one(tmp_path):
     assert load_lora(saved(tmp_path, KINDS["LoHa, thin"][0], "thin"), BLOCKS)[FF].rank == 4
 
 
-# On the model: layers outside the blocks as well, text encoders left out
+# On the model: also layers outside the blocks, without text encoders
 
 
 def everywhere() -> dict[str, LayerWeights]:
-    """A LoRA on every layer of the tiny model, those outside the blocks too."""
+    """A LoRA on every layer of the tiny model, including those outside the blocks."""
     sizes = {name: size_of(one) for name, one in tiny_transformer().named_modules()}
     found = {}
     for seed, (name, size) in enumerate((name, size) for name, size in sizes.items() if size):
@@ -362,7 +362,7 @@ def test_layers_outside_the_blocks_act_as_their_sum_with_the_weights():
         torch.testing.assert_close(velocity(transformer), before, rtol=1e-5, atol=1e-6)
 
 
-def test_the_part_for_the_text_encoders_is_left_out_and_that_is_said(tmp_path):
+def test_the_part_for_the_text_encoders_is_left_out_and_reported(tmp_path):
     path = tmp_path / "both.safetensors"
     write_lora(path, {FF: known(FF), CLIP_L: layer(1, 16, 16), T5: layer(2, 16, 16)}, "kohya", torch.float32, {})
     changes, said = load_changes(path, BLOCKS)
@@ -432,7 +432,7 @@ def test_fusing_takes_layers_outside_the_blocks(plan_of, tmp_path):
     assert patches.shape == known(PATCHES).shape and patches.delta().any()
 
 
-def test_what_weighs_block_by_block_refuses_layers_outside_of_them(plan_of, tmp_path):
+def test_weighing_block_by_block_refuses_layers_outside_the_blocks(plan_of, tmp_path):
     loras = []
     for name, trigger in (("one", "sks"), ("two", "ohwx")):
         loras.append(tmp_path / f"{name}.safetensors")

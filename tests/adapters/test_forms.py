@@ -1,4 +1,4 @@
-"""LoRAs that are more than plain ones: orthogonal directions, ranks by noise, the trigger's tokens alone."""
+"""LoRAs that are more than plain ones: orthogonal directions, ranks by noise, only the trigger's tokens."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def orthogonal(seed: int = 0, gate=None, moved: bool = True) -> OrthogonalLowRan
     return one
 
 
-def test_directions_begin_orthonormal_sizes_fall_and_nothing_is_changed():
+def test_directions_start_orthonormal_with_falling_sizes_and_change_nothing():
     fresh, other = orthogonal(moved=False), orthogonal(seed=1, moved=False)
     eye = torch.eye(4)
     torch.testing.assert_close(fresh.down @ fresh.down.T, eye, atol=1e-6, rtol=0)
@@ -42,7 +42,7 @@ def test_its_change_is_what_it_adds_and_what_its_file_adds():
     assert down.shape == (8, 10)
 
 
-def test_a_gradient_of_the_change_reaches_directions_and_sizes_as_autograd_brings_it_there():
+def test_a_gradient_of_the_change_reaches_directions_and_sizes_as_with_autograd():
     one, gradient = orthogonal(), torch.randn(8, 10)
     expected = torch.autograd.grad((one.change() * gradient).sum(), [*one.parameters()])
     one.add_gradient_of(gradient)

@@ -1,4 +1,4 @@
-"""LoRA files of strangers, harmed in every way: each program says so in a sentence, and leaves nothing behind."""
+"""Strangers' LoRA files, damaged in every way: each program reports it in one sentence and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_generate_refuses_it_before_anything_is_encoded(generate, tmp_path, harm
     assert [one.name for one in tmp_path.rglob("*")] == ["in", "dog.safetensors"]
 
 
-def test_generate_refuses_a_harmed_concept_file(generate, tmp_path):
+def test_generate_refuses_a_damaged_concept_file(generate, tmp_path):
     path = written(tmp_path / "in")
     (tmp_path / "in" / "dog_concept.safetensors").write_bytes(path.read_bytes())
     assert_refused(generate(path), "dog_concept.safetensors")

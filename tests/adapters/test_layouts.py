@@ -1,4 +1,4 @@
-"""Every layout says the same LoRA, and files of other trainers, or of nobody, get what they deserve."""
+"""Every layout holds the same LoRA, and files of other trainers, or of none, are read or refused correctly."""
 
 import hashlib
 import json
@@ -108,7 +108,7 @@ def test_alpha_in_pefts_configuration_counts(rslora, scale):
 
 
 def test_the_hashes_are_those_of_sd_scripts(tmp_path):
-    """SHA-256 of all bytes behind the header; and of 64 KiB from the second MiB of a file with `ss_` metadata alone."""
+    """SHA-256 of all bytes after the header, and of 64 KiB from the second MiB of a file with only `ss_` metadata."""
     weights = {PART: layer(0, 6000, 200, rank=64)}
     metadata = {"ss_output_name": "dog", "modelspec.title": "Dog"}
     (path,) = save_lora(tmp_path, "lora", weights, "float", metadata, ["kohya"])
@@ -150,7 +150,7 @@ def test_a_strange_file_gets_a_sentence(name):
         understood(tensors, {}, "file")
 
 
-def test_a_larger_models_lora_is_said(tmp_path):
+def test_a_larger_models_lora_is_reported(tmp_path):
     weights = {"transformer_blocks.37.ff.net.2": layer(0, 32, 128)}
     (path,) = save_lora(tmp_path, "lora", weights, "float", {}, ["kohya"])
     with pytest.raises(ModelError, match="block 37, but this model has blocks 0 to 2"):

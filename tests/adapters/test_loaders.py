@@ -1,4 +1,4 @@
-"""What we save loads everywhere: each file, read by each UI's rules, does what the adapters do."""
+"""Our files load everywhere: each one, read by each UI's rules, does what the adapters do."""
 
 import json
 
@@ -57,7 +57,7 @@ def ends(transformer) -> set[str]:
 
 
 def test_alpha_is_read_where_each_ui_looks_for_it():
-    """PEFT's file with alpha in its metadata alone: half as strong in diffusers, whole in ComfyUI."""
+    """PEFT's file with alpha only in its metadata: half as strong in diffusers, full strength in ComfyUI."""
     name = "transformer_blocks.0.ff.net.2"
     down, up = torch.randn(4, 128), torch.randn(32, 4)
     file = {f"transformer.{name}.lora_A.weight": down, f"transformer.{name}.lora_B.weight": up}

@@ -1,4 +1,4 @@
-"""sd-scripts' options of the LoRA itself: its layers, ranks, dropouts, rates and the length of its changes."""
+"""sd-scripts' options for the LoRA itself: its layers, ranks, dropouts, rates and the norm of its changes."""
 
 import json
 import math
@@ -42,8 +42,8 @@ def ranks_of(run: Run) -> dict[str, int]:
     return {name: layer.adapters["student"].rank for name, layer in run.parts.network.layers.items()}
 
 
-def test_kinds_have_ranks_of_their_own_and_files_too(plan_of):
-    """A kind that is unset has network_dim, one that is 0 no LoRA; kohya's file reads back the same."""
+def test_kinds_have_separate_ranks_also_in_files(plan_of):
+    """An unset kind has network_dim, and a kind set to 0 has no LoRA; kohya's file reads back the same."""
     args = ["x_attn_dim=3", "context_attn_dim=0", "x_mod_dim=2", "context_mlp_dim=0", "train_block_indices=0,2"]
     run = Run(plan_of(**PLAIN_LORA, network_args=args, network_dim=5, network_alpha=2.0))
     run.train()
@@ -90,13 +90,13 @@ def settings_with(*args: str, **given):
         (["x_attn_dim=4"], {"dim_from_weights": True, "network_weights": "a"}, "dim_from_weights and x_attn_dim both"),
     ],
 )  # fmt: skip
-def test_what_network_args_can_not_be_is_said(args, given, said):
+def test_unsupported_network_args_are_reported(args, given, said):
     with pytest.raises(ConfigError) as error:
         settings_with(*args, **given)
     assert said in str(error.value) and "Traceback" not in str(error.value)
 
 
-def test_network_args_without_effect_are_said_and_a_single_text_will_do():
+def test_network_args_without_effect_are_reported_and_may_be_a_single_text():
     network, notices = settings_with(
         "split_qkv=True", "conv_dim=4", "loraplus_text_encoder_lr_ratio=2", "train_t5xxl=False"
     )
@@ -106,7 +106,7 @@ def test_network_args_without_effect_are_said_and_a_single_text_will_do():
     assert read_settings(None, given).network.ranks["to_q"] == 8
 
 
-def test_a_block_that_is_not_there_is_said_before_anything_is_loaded(plan_of):
+def test_a_missing_block_is_reported_before_anything_is_loaded(plan_of):
     with pytest.raises(ConfigError, match="names block 3; this model has blocks 0 to 2"):
         plan_of(train_block_indices="1-3")
 
@@ -134,7 +134,7 @@ def test_dropout_is_right_on_average_and_none_where_nothing_learns(dropout):
     assert torch.equal(one(x, thinned=True), one(x)), "a frozen adapter loses nothing"
 
 
-def test_rank_dropout_takes_whole_ranks_alike_in_all_rows():
+def test_rank_dropout_drops_the_same_whole_ranks_in_all_rows():
     one, x = low_rank(rank=8, dropout=Dropout(ranks=0.5)), torch.randn(3, 2, 6)
     torch.manual_seed(1)
     low = one.dropout.of(x @ one.down.T)
@@ -143,7 +143,7 @@ def test_rank_dropout_takes_whole_ranks_alike_in_all_rows():
     assert len(share.flatten(0, 1).round(decimals=3).unique(dim=0)) == 1
 
 
-def test_module_dropout_leaves_out_the_whole_adapter_now_and_then():
+def test_module_dropout_sometimes_drops_the_whole_adapter():
     one, x = low_rank(dropout=Dropout(whole=0.3)), torch.randn(3, 6)
     torch.manual_seed(2)
     out = [one(x, thinned=True) for _ in range(1000)]
@@ -154,8 +154,8 @@ def test_module_dropout_leaves_out_the_whole_adapter_now_and_then():
 THINNED = {"network_dropout": 0.2, "rank_dropout": 0.3, "module_dropout": 0.2}
 
 
-def test_a_step_is_of_one_thinned_network_whichever_way_its_passes_go(plan_of):
-    """Complete and base prompts, one batch or many: all of a step's predictions lose the same."""
+def test_a_step_uses_one_thinned_network_in_all_of_its_passes(plan_of):
+    """Complete and base prompts, one batch or many: all of a step's predictions have the same dropout."""
     runs = [
         ready_for_stage_2(plan_of(**THINNED, batch_passes=one, overwrite=True)) for one in ("together", "one_by_one")
     ]
@@ -182,7 +182,7 @@ def test_a_step_is_of_one_thinned_network_whichever_way_its_passes_go(plan_of):
 # Rates
 
 
-def test_loraplus_gives_the_outer_matrices_a_rate_of_their_own(plan_of):
+def test_loraplus_gives_the_outer_matrices_a_separate_rate(plan_of):
     plain = {**PLAIN_LORA, "optimizer_type": "torch.optim.SGD", "max_grad_norm": 0.0, "max_train_steps": 1}
     moved = {}
     for ratio in (None, 4.0):
@@ -200,7 +200,7 @@ def test_loraplus_gives_the_outer_matrices_a_rate_of_their_own(plan_of):
 
 
 def test_full_bf16_keeps_the_lora_its_gradients_and_its_optimizer_in_bf16(plan_of):
-    """The concept's vectors stay in float32. The pass itself is the same: it rounds the LoRA to its own precision."""
+    """The concept's vectors stay in float32. The pass itself does not change: it rounds the LoRA to its precision."""
     run = ready(plan_of(full_bf16=True, learning_rate=1e-3, scale_weight_norms=1.0, **THINNED))
     stage = run.student_stage()
     before = {name: one.up.clone() for name, one in run.parts.network.weights("student").items()}
@@ -216,8 +216,8 @@ def test_full_bf16_keeps_the_lora_its_gradients_and_its_optimizer_in_bf16(plan_o
     assert any(not torch.equal(one.up, before[name]) for name, one in weights.items())
 
 
-def test_what_full_bf16_loses_is_what_bf16_can_not_say(plan_of):
-    """A step of a thousandth of a weight moves it in float32, and not in bf16."""
+def test_full_bf16_loses_what_bf16_can_not_represent(plan_of):
+    """A step of a thousandth of a weight moves it in float32, but not in bf16."""
     for full_bf16 in (False, True):
         one = low_rank().to(torch.bfloat16 if full_bf16 else torch.float32)
         optimizer = torch.optim.SGD(one.parameters(), lr=1.0)
@@ -227,7 +227,7 @@ def test_what_full_bf16_loses_is_what_bf16_can_not_say(plan_of):
         assert torch.equal(one.down, before) is full_bf16
 
 
-# Lengths
+# Norms
 
 
 def test_the_length_of_a_change_needs_no_whole_weight():
@@ -272,11 +272,11 @@ def test_a_limit_that_nothing_reaches_changes_nothing(plan_of):
     assert all(torch.equal(one.up, weights[name].up) for name, one in run.parts.network.weights("student").items())
 
 
-# All of it
+# All together
 
 
 @pytest.mark.parametrize("full_bf16", [False, True])
-def test_with_all_options_a_stopped_run_ends_as_one_that_never_was(plan_of, monkeypatch, full_bf16):
+def test_with_all_options_a_stopped_run_ends_like_an_unbroken_one(plan_of, monkeypatch, full_bf16):
     settings = {
         **THINNED,
         "full_bf16": full_bf16,

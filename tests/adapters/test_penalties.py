@@ -1,4 +1,4 @@
-"""Losses of the weights themselves, each against its own definition."""
+"""Losses of the weights themselves, each compared with its definition."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tests.helpers.runs import disturb, layers_by_name, ready, student_layers
 
 
 def assert_gradient(penalty, expected: torch.Tensor, factor: float = 3.0) -> None:
-    """The penalty's own gradients are those of the same number by autograd."""
+    """The penalty's own gradients equal autograd's for the same value."""
     weights = [w for one in penalty.layers.values() for w in one.parameters()]
     wanted = torch.autograd.grad(factor * expected, weights)
     for name in penalty.layers:

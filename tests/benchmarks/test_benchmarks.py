@@ -1,4 +1,4 @@
-"""The benchmarks: what they count keeps to its budget, and what they print is what they wrote."""
+"""The benchmarks: their counts stay within budget, and they print what they wrote."""
 
 import json
 
@@ -39,7 +39,7 @@ def full_width(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ratios(full_width):
-    """Arithmetic of each step against the plain one, with and without recomputing."""
+    """Arithmetic of each step relative to the plain one, with and without recomputing."""
 
     def count(recomputed: bool, names) -> dict[str, float]:
         plan = full_width(recomputed)
@@ -79,12 +79,12 @@ def test_the_authors_step_holds_two_models_and_all_encoders_and_computes_more_th
     files = plan.parts.model.files
     parts = {part: storage_bytes(held_by(blank(part, files.config(part)))) for part in PARTS}  # float32
     expected = parts["transformer"] + parts["vae"] + sum(parts[part] for part in PARTS if part.startswith("text")) / 2
-    assert expected < held < 1.02 * expected  # adapters and the state of their optimizer are the rest
+    assert expected < held < 1.02 * expected  # the rest is adapters and their optimizer's state
     plain = count_variant(plan, PLAIN)["tflop"]
     assert memory.flops / 1e12 / plain > ratios[False]["paper: live base"] and memory.peak > 0
 
 
-def test_errors_are_those_that_were_put_in():
+def test_inserted_errors_are_measured():
     generator = torch.Generator().manual_seed(0)
     v, r = (torch.randn(5, 4, 8, 8, generator=generator) for _ in range(2))
     lam, side = torch.ones(5), torch.randn(5, 4, 8, 8, generator=generator)

@@ -1,4 +1,4 @@
-"""benchmarks.card: one result a check, kept and not made again; what fails is a line."""
+"""benchmarks.card: one result per check, kept and never repeated; a failure is a line."""
 
 import json
 

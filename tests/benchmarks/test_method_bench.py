@@ -1,4 +1,4 @@
-"""The bench: what it asks, what it measures, and how it compares."""
+"""The bench: its prompts, measures and comparisons."""
 
 import os
 from dataclasses import replace
@@ -122,12 +122,12 @@ def test_arms_with_one_extractor_agree_on_stage_1():
     assert set(STAGE_1) <= settings
 
 
-def test_trials_have_files_of_their_own(tmp_path):
+def test_trials_have_separate_files(tmp_path):
     asked = [(arm, concept, seed) for arm in ARMS for concept in CONCEPTS for seed in (0, 1, 11)]
     assert len({Trial(*one).file(tmp_path) for one in asked}) == len(asked)
 
 
-def test_a_bench_that_was_killed_goes_on_with_the_trials_that_have_no_result(tmp_path, monkeypatch):
+def test_a_killed_bench_continues_with_the_trials_that_have_no_result(tmp_path, monkeypatch):
     class Killed(Bench):
         def __init__(self, work, model):
             self.work = work
@@ -167,7 +167,7 @@ def test_seg_cons_knows_equal_and_other_pictures():
 
 
 def result(arm, values, concept="mask", seed=0, spread=0.0):
-    """A trial whose fidelity at its checkpoints is given, and whose other measures are ten times that."""
+    """A trial with this fidelity at its checkpoints, and ten times that for all other measures."""
     rng = np.random.default_rng(seed)
     checkpoints = []
     for steps, value in values.items():
@@ -209,7 +209,7 @@ def test_an_arm_is_the_preset_of_its_name(name):
     assert (preset.concept_embeddings, preset.network) == (arm.concept_embeddings, arm.network)
 
 
-def test_students_scored_with_their_vectors_are_a_method_of_their_own(tmp_path):
+def test_students_scored_with_their_vectors_are_a_separate_method(tmp_path):
     arm = result("lean", {10: 0.4})
     arm["with_vectors"] = result("", {10: 0.8})["checkpoints"]
     rows = {row.arm: row for row in Comparison([*CONTROLS, arm]).rows(0.6)}

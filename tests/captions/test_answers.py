@@ -1,4 +1,4 @@
-"""What answers say, however they come, and the captions that are composed of them."""
+"""Answers in every form are understood, and captions are composed from them."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_a_caption_names_everything_but_the_subject(answer):
     )
 
 
-def test_a_styles_caption_says_what_is_depicted_and_nothing_of_how():
+def test_a_styles_caption_says_what_is_depicted_but_not_how():
     facts = read_facts(json.dumps({**SEEN, "content": "An old woman", "medium": "ink drawing", "style": "loose lines"}))
     text = caption_of(facts, INK)
     assert text == "an old woman on a wooden bench in a park, a red ball, two cups, in [V] style"
@@ -73,7 +73,7 @@ def test_a_broken_answer_says_why(answer, why):
 
 
 def test_an_answer_can_not_speak_in_captions_own_signs():
-    """A picture may hold any text, which a model reads out."""
+    """A picture may contain any text, and a model reads it out."""
     place = "in {a|b} [V] <lora:x:1>\n(sks:1.4) \\ the\u202e dog's \x00 house # [[ ]] __x__"
     facts = read_facts(json.dumps({"place": place, "others": [f"thing {n}" for n in range(500)], "light": "a " * 500}))
     text = caption_of(facts)
@@ -82,7 +82,7 @@ def test_an_answer_can_not_speak_in_captions_own_signs():
     assert "thing 5" in text and "thing 6" not in text and len(text) < 400
 
 
-def test_what_does_not_fit_is_left_out_in_order_and_told():
+def test_what_does_not_fit_is_left_out_in_order_and_reported():
     facts = Facts.of({**SEEN, "style": "black and white"})
     composed = compose(facts, DOG, (), lambda text: len(text.split()) <= 18)
     assert composed.text == "a photo of a [V] dog lying on its side on a wooden bench in a park, close-up"
@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_left_out_in_order_and_told():
     assert compose(facts, DOG, (), lambda text: False).text == "a photo of a [V] dog", "at last, nothing is left"
 
 
-def test_what_tells_of_the_subject_is_left_out_and_told():
+def test_facts_about_the_subject_are_left_out_and_reported():
     composed = compose(Facts.of({**SEEN, "state": "with its red bib on"}), DOG, ["red bib", "brown fur"], always)
     assert "bib" not in composed.text and composed.of_the_concept == ("with its red bib on",)
     assert "red ball" in composed.text, "a colour is not the subject's alone"

@@ -1,4 +1,4 @@
-"""purecc_caption.py with recorded answers: what is written, what never is, and what a review finds."""
+"""purecc_caption.py with recorded answers: what it writes, what it never writes, and what a review finds."""
 
 import json
 
@@ -19,7 +19,7 @@ def answer(n: int, **more) -> str:
 
 
 class Recorded:
-    """Gives answers in their order; one about several pictures is about the looks."""
+    """Returns answers in order; a question about several pictures is about the looks."""
 
     name = "recorded"
 
@@ -42,7 +42,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def caption(folder, monkeypatch):
-    """Runs the command on the folder; without answers, a model that is opened is a mistake."""
+    """Runs the command on the folder; without answers, opening a model is an error."""
 
     def run(*answers: str, words=(), kind=("--trigger", "sks", "--class_word", "dog")):
         viewer = Recorded(*answers)
@@ -91,7 +91,7 @@ def test_what_a_person_wrote_stays_to_the_letter(folder, caption):
     assert "0.txt, 1.txt" in said
 
 
-def test_where_all_is_a_persons_no_model_is_opened(folder, caption):
+def test_if_every_caption_is_a_persons_no_model_is_opened(folder, caption):
     for n in range(3):
         (folder / f"{n}.txt").write_text(f"a [V] dog, {n}")
     caption()
@@ -118,7 +118,7 @@ def test_a_kill_between_record_and_text_leaves_no_text_unknown(folder, monkeypat
     assert file.read_text() == "first" and Record(folder).is_ours(file)
 
 
-def test_a_broken_answer_is_asked_for_again_then_told_and_nothing_is_made_up(folder, caption):
+def test_a_broken_answer_is_asked_for_again_then_reported_and_nothing_is_made_up(folder, caption):
     said, viewer = caption("I see a dog.", answer(0), "Sorry.", "No.", answer(2))
     assert sorted(texts(folder)) == ["0", "2"]
     assert sum(question.endswith(AGAIN) for question in viewer.questions) == 2
@@ -204,6 +204,6 @@ def test_a_dataset_file_names_concepts_and_endings(folder, tmp_path, caption, mo
         (["--dataset_config", "b.toml", "--trigger", "sks"], "--dataset_config, trigger and class_word"),
     ],
 )
-def test_mistakes_of_the_command_line_are_sentences(words, what):
+def test_mistakes_on_the_command_line_get_a_sentence(words, what):
     with pytest.raises(ConfigError, match=what):
         command.run(words)

@@ -1,4 +1,4 @@
-"""A tiny random Qwen3-VL of transformers' own class, from a folder as on the hub."""
+"""A tiny random Qwen3-VL of transformers' own class, loaded from a folder as on the hub."""
 
 import json
 
@@ -20,7 +20,7 @@ PATCH, MERGE = 4, 2
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Tiny in every number, of the very shape."""
+    """A folder with the same architecture, tiny in every dimension."""
     folder = tmp_path_factory.mktemp("models") / "qwen"
     image, start, end = (VOCABULARY[mark] for mark in ("<|image_pad|>", "<|vision_start|>", "<|vision_end|>"))
     config = Qwen3VLConfig(
@@ -76,12 +76,12 @@ def test_an_answer_is_bounded_the_same_again_and_about_the_picture(folder, monke
     assert made.shape[1] <= given[0]["input_ids"].shape[1] + 8
 
 
-def test_large_pictures_are_looked_at_small():
+def test_large_pictures_are_shrunk_for_the_model():
     assert viewer.shrunk(picture("red", (4000, 1000))).size == (512, 128)
     assert viewer.shrunk(picture("red", (64, 32))).size == (64, 32)
 
 
-def test_another_models_folder_and_half_a_model_are_sentences(folder, tmp_path):
+def test_another_models_folder_and_half_a_model_get_a_sentence(folder, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "florence2", "auto_map": {"AutoConfig": "evil.Config"}}')
     with pytest.raises(ModelError, match="florence2"):
         QwenViewer(tmp_path, "x", CPU)
@@ -95,7 +95,7 @@ def test_another_models_folder_and_half_a_model_are_sentences(folder, tmp_path):
         QwenViewer(tmp_path, "x", CPU)
 
 
-def test_a_model_that_is_nowhere_is_a_sentence(tmp_path, monkeypatch):
+def test_a_missing_model_gets_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="--model: the folder"):
         viewer.folder_of(str(tmp_path / "gone"))
@@ -103,7 +103,7 @@ def test_a_model_that_is_nowhere_is_a_sentence(tmp_path, monkeypatch):
         viewer.folder_of("Qwen/Qwen3-VL-2B-Instruct")
 
 
-def test_of_a_model_on_the_hub_no_pickle_and_no_code_is_asked_for(tmp_path, monkeypatch):
+def test_no_pickle_and_no_code_of_a_hub_model_is_downloaded(tmp_path, monkeypatch):
     asked = {}
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **how: asked.update(how) or str(tmp_path))

@@ -1,4 +1,4 @@
-"""The ComfyUI nodes in ComfyUI's real code, against the trainer's own velocity. Needs COMFYUI_DIR=a checkout."""
+"""The ComfyUI nodes in ComfyUI's real code, compared with the trainer's velocity. Needs COMFYUI_DIR=a checkout."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ POCKET = ROOT / "pocket" / "model"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """The trainer's model with a LoRA, the files it writes, and the same model and nodes in ComfyUI."""
+    """The trainer's model with a LoRA, its files, and the same model and nodes in ComfyUI."""
     yield real.make_world(tmp_path_factory.mktemp("comfyui"))
     import comfy.model_management
 
@@ -38,7 +38,7 @@ def world(tmp_path_factory):
 
 
 def load(world, lora="dog.safetensors", concept="dog_concept.safetensors", text=PROMPT, lora_strength=1.0, **given):
-    """What the loader node gives."""
+    """The output of the loader node."""
     model, clip = given.pop("model", world.model), given.pop("clip", world.clip)
     loader = world.nodes.PureCCConceptLoader()
     return loader.load(model, clip, lora, concept, text, lora_strength, given.pop("concept_strength", 1.0))
@@ -66,7 +66,7 @@ def latents(seed=0, rows=1):
 
 
 def velocity_in_comfyui(model, x, sigma, positive, negative=None, cfg=1.0):
-    """One model call inside ComfyUI's sampling, guider and all."""
+    """One model call inside ComfyUI's sampling, including the guider."""
     import comfy.samplers
 
     seen = {}
@@ -107,7 +107,7 @@ def test_one_forward_is_the_trainers(world, lora, concept, caplog):
 
 
 def sampled(world, model, noise, positive, negative, concepts, cfg=4.0, steps=4):
-    """Latents by ComfyUI's sampler, and what the trainer's velocity gives on the same noise levels."""
+    """Latents from ComfyUI's sampler, and from the trainer's velocity on the same noise levels."""
     import comfy.sample
 
     nothing = torch.zeros_like(noise)
@@ -158,7 +158,7 @@ def test_two_concepts_in_one_prompt(world):
 
 
 def test_regions_keep_their_own_concepts(world):
-    """Left half sks, right half without: each area gets its own text, in the positive as in the negative."""
+    """Left half sks, right half without: each area gets its own text, in the positive and in the negative."""
     import nodes as comfy_nodes
 
     model, clip, left = load(world)
@@ -252,7 +252,7 @@ def test_a_patch_of_another_node_stays(world):
 
 
 def test_other_guiders_see_the_concept_where_it_is(world):
-    """DualCFGGuider calls the model with negative, middle, positive: another order than the usual one."""
+    """DualCFGGuider calls the model with negative, middle, positive, which is not the usual order."""
     import comfy.samplers
     from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 
@@ -284,7 +284,7 @@ def test_t5_pads_as_in_training(world):
 
 
 def parameters(function):
-    """Names and defaults, as they can be given by a caller; newer versions may have more behind them."""
+    """Names and defaults that a caller can give; newer versions may add more at the end."""
     given = inspect.signature(function).parameters.values()
     return [(one.name, str(one.default)) for one in given if one.name not in ("self", "cls")]
 
@@ -319,7 +319,7 @@ def test_the_stand_ins_mirror_the_real_code(world, tmp_path):
 
 
 def test_skip_layer_guidance_keeps_its_skipped_blocks(world):
-    """It replaces blocks for a pass of its own; the vectors go in around that, in all other blocks as before."""
+    """It replaces blocks for a separate pass; the vectors still go into all other blocks."""
     from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
 
     model, clip, positive = load(world)

@@ -1,4 +1,4 @@
-"""Concept files of strangers: the trainer and the node refuse what is harmed, in a sentence."""
+"""Strangers' concept files: the trainer and the node refuse damaged ones in one sentence."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ from tests.helpers.places import ROOT
 FILE = ROOT / "comfyui_purecc" / "concept_file.py"
 SPEC = importlib.util.spec_from_file_location("concept_file_alone", FILE)
 concept_file = sys.modules[SPEC.name] = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(concept_file)  # by itself: the package around it needs ComfyUI
+SPEC.loader.exec_module(concept_file)  # on its own: the package around it needs ComfyUI
 load_in_comfyui = concept_file.read_concepts
 
 ENTRY = {
@@ -55,7 +55,7 @@ HARMED = {
 
 
 @pytest.mark.parametrize("harm", HARMED)
-def test_a_harmed_concept_file_gets_a_sentence(tmp_path, harm):
+def test_a_damaged_concept_file_gets_a_sentence(tmp_path, harm):
     path = tmp_path / "dog_concept.safetensors"
     HARMED[harm](path)
     with pytest.raises(ModelError, match=r"dog_concept"):

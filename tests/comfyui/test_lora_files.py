@@ -1,4 +1,4 @@
-"""The node and the LoRA files that it is given: harmed ones are refused, and none stays open."""
+"""The node and its LoRA files: it refuses damaged ones, and leaves none open."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The ComfyUI nodes on stand-ins for ComfyUI; `test_checkout.py` has the same on its real code."""
+"""The ComfyUI nodes with stand-ins for ComfyUI; `test_checkout.py` runs them in its real code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def places(comfy, text=TEXT, trigger="sks") -> list[tuple[int, int]]:
 
 
 def test_the_text_stream_is_the_trainers(comfy):
-    """Against the trainer's own injector, block by block."""
+    """Compared with the trainer's injector, block by block."""
     model, _, conditioning = comfy.load()
     tokens = [ConceptToken(position, "dog", vector) for position, vector in places(comfy)]
     assert len(tokens) == CLIP_TOKENS + T5_TOKENS
@@ -128,7 +128,7 @@ def test_the_text_stream_is_never_changed_in_place(comfy):
     assert torch.equal(kept[0][0, position], comfy.vectors[2, vector])
 
 
-def test_vectors_for_the_first_block_alone(comfy):
+def test_vectors_for_only_the_first_block(comfy):
     concept = SavedConcept(
         "dog", "sks", "dog", "subject", "[V] dog", {"clip": CLIP_TOKENS, "t5": T5_TOKENS}, False, {"t5": 12}
     )
@@ -181,8 +181,8 @@ def test_a_prompt_of_several_chunks(comfy):
 
 
 @pytest.mark.parametrize("begin_of_word", [(1, 2), (2, 3), (2, 2)], ids=["the space", "the letter", "nothing"])
-def test_t5s_begin_of_a_word_belongs_to_the_word(comfy, begin_of_word):
-    """Versions of transformers differ on what that token holds; the vectors must not shift by one."""
+def test_t5s_word_start_belongs_to_the_word(comfy, begin_of_word):
+    """Versions of transformers differ in what that token holds; the vectors must not shift by one."""
     offsets = [(0, 1), begin_of_word, (2, 3), (3, 5), (5, 9), (0, 0)]
 
     class Tokenizer:
@@ -221,7 +221,7 @@ def test_contradictions_in_a_file_are_named(comfy, change, message):
         comfy.load(concept="bad.safetensors")
 
 
-def test_files_that_are_no_concepts_are_named(comfy):
+def test_files_that_are_not_concepts_are_named(comfy):
     with pytest.raises(ValueError, match="contains no concept vectors"):
         comfy.load(concept="dog.safetensors")
     save_file({}, comfy.folder / "loras" / "new.safetensors", {"purecc_format": "2", "concepts": "[]"})

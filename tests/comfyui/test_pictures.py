@@ -1,6 +1,6 @@
-"""Pictures of the bundled model: drawn in ComfyUI through its own text code, node, sampler; and by the trainer.
+"""Pictures of the bundled model, drawn in ComfyUI with its own text code, node and sampler, and by the trainer.
 
-Needs COMFYUI_DIR=a checkout. What ComfyUI can't hold of the bundled model, `comfy_pocket.py` says.
+Needs COMFYUI_DIR=a checkout. `comfy_pocket.py` says which parts of the bundled model ComfyUI can't use.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def ours(world, text: str, branch, seed: int) -> torch.Tensor:
 
 
 def theirs(world, model, positive, negative, seed: int) -> torch.Tensor:
-    """ComfyUI's latents, scaled as the trainer has them."""
+    """ComfyUI's latents, scaled as in the trainer."""
     import comfy.sample
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
@@ -137,7 +137,7 @@ def test_pictures_with_the_node_are_the_trainers(world, text, lora):
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("lora", ["demo.safetensors", "demo_diffusers.safetensors"])
 def test_a_lora_loader_and_the_trigger_give_what_the_trainer_shows(world, text, lora):
-    """ComfyUI's own nodes alone: load a LoRA, encode a prompt, sample."""
+    """Only ComfyUI's own nodes: load a LoRA, encode a prompt, sample."""
     import nodes as comfy_nodes
 
     model, _ = comfy_nodes.LoraLoader().load_lora(world.model, world.clip, lora, 1.0, 0.0)

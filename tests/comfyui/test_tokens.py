@@ -42,7 +42,7 @@ def test_positions_are_the_trainers(world, text, trigger):
 
 
 def find(world, text, trigger, layout, clip=None):
-    """Trigger tokens of the node."""
+    """The node's trigger tokens."""
     from purecc_in_comfyui.concept_file import LoadedConcept
     from purecc_in_comfyui.trigger_positions import find_trigger
 
@@ -111,7 +111,7 @@ def test_encoders_that_are_not_loaded_take_no_place(world, missing):
 
 
 def test_clip_tokens_without_offsets_are_the_same(world):
-    """CLIP's tokenizer of transformers 4 knows no offsets; its tokens are the same."""
+    """CLIP's tokenizer in transformers 4 has no offsets; its tokens are the same."""
     from purecc_in_comfyui import trigger_positions
 
     tokenizer = world.clip.tokenizer.clip_l

@@ -1,4 +1,4 @@
-"""The example workflows of the ComfyUI nodes: whole, and, where COMFYUI_DIR names a checkout, drawn by its nodes."""
+"""The example workflows of the ComfyUI nodes: valid, and with COMFYUI_DIR=a checkout, drawn by its nodes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def world(tmp_path_factory):
 
 
 def inputs_of(node, needed, results, drawn):
-    """The arguments of a node: what comes by links, and its widgets in the order of the node's own declaration."""
+    """The arguments of a node: inputs from links, and widgets in the order of the node's declaration."""
     linked = {one["name"]: results[link[1]][link[2]] for one in node["inputs"] for link in drawn["links"]
               if link[0] == one["link"]}  # fmt: skip
     widgets, given = list(node["widgets_values"]), {}
@@ -82,7 +82,7 @@ def inputs_of(node, needed, results, drawn):
 @pytest.mark.skipif(not real.CHECKOUT, reason=real.WHY_NOT)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_comfyuis_nodes_draw_them(path, world):
-    """With the tiny model in the place of the checkpoint, two steps, and no VAE."""
+    """With the tiny model instead of the checkpoint, two steps, and no VAE."""
     drawn, results = workflow(path), {}
     hooked = 0
     for node in drawn["nodes"]:

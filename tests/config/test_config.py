@@ -1,4 +1,4 @@
-"""Every mistake in a TOML gets one clear sentence: file, setting, what is wrong, the nearest right thing."""
+"""Every mistake in a TOML file gets one clear sentence: file, setting, what is wrong, the nearest right thing."""
 
 import dataclasses
 import re
@@ -63,7 +63,7 @@ def test_an_unknown_setting_names_file_line_and_the_nearest(settings_from):
         ('guidance_lora = false\nconcept_embeddings = "none"', 'guidance_lora = false and concept_embeddings = "none"'),
     ],
 )
-def test_a_value_that_cannot_be_is_said(settings_from, line, said):
+def test_an_impossible_value_is_reported(settings_from, line, said):
     with pytest.raises(ConfigError) as error:
         settings_from(MODEL + line)
     assert said in str(error.value)
@@ -86,7 +86,7 @@ def test_a_missing_or_broken_file(tmp_path):
 
 
 def test_kohyas_habits(settings_from, tmp_path):
-    """Sections are decoration, .toml may be left out, the command line beats the file, the file beats the default."""
+    """Sections are decoration, .toml is optional, the command line beats the file, the file beats the default."""
     settings = settings_from(MODEL + "eta = 2\n[whatever]\nnetwork_dim = 8\n", network_dim=16)
     assert (settings.pure_learning.eta, settings.network.network_dim) == (2.0, 16)
     assert settings.network.network_alpha == 16.0, "an alpha that nobody set follows the rank"
@@ -248,13 +248,13 @@ SUBSET = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "a"\n'
         (CONCEPT + '[datasets]\nx = "y"\n', "must be a list of tables"),
     ],
 )
-def test_a_mistake_in_a_dataset_config_is_said(dataset_from, text, said):
+def test_a_mistake_in_a_dataset_config_is_reported(dataset_from, text, said):
     with pytest.raises(ConfigError) as error:
         dataset_from(text)
     assert said in str(error.value)
 
 
-def test_a_concept_without_pictures_is_said(dataset_from):
+def test_a_concept_without_pictures_is_reported(dataset_from):
     other = '[[concepts]]\nname = "ink"\ntrigger = "ohwx"\nkind = "style"\n'
     with pytest.raises(ConfigError, match=r"no subset .* the concept ink"):
         dataset_from(CONCEPT + other + SUBSET + 'concept = "dog"\n')

@@ -1,4 +1,4 @@
-"""What a family of models brings to the settings is known to files, command line, help and remedies."""
+"""Files, command line, help and remedies know the settings of a family of models."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class ToyModelSettings:
 
 @pytest.fixture
 def toy():
-    """The settings of a second family, as long as the test runs."""
+    """The settings of a second family, during the test."""
     sections = {"model": ToyModelSettings}
     brought = FamilySettings(
         family="toy",

@@ -1,4 +1,4 @@
-"""Names of results that every system takes."""
+"""Names of results that work on every system."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What `config.toml` of a run holds: all that is in force, the same from any folder."""
+"""A run's `config.toml` holds everything in force, and means the same from any folder."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files of sd-scripts run as they are. Each file of `tests/kohya` says in its `#=` lines what it means."""
+"""sd-scripts files run unchanged. The `#=` lines of each file in `tests/kohya` say what it means."""
 
 import dataclasses
 import functools
@@ -57,7 +57,7 @@ CAPTIONS = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, tiny_model) -> Path:
-    """A folder with all that the corpus speaks of; its model can be planned with at any size."""
+    """A folder with everything that the corpus mentions; its model can be planned at any size."""
     root = tmp_path_factory.mktemp("kohya")
     shutil.copytree(tiny_model, root / "model")
     config = root / "model" / "transformer" / "config.json"
@@ -95,11 +95,11 @@ opened_once = functools.cache(load_model)
 
 @pytest.fixture
 def planned(world, monkeypatch):
-    """Reads and plans a file of the world, a dataset file or a settings file; returns what its `#=` lines speak of."""
+    """Reads and plans a dataset or settings file of the world; returns what its `#=` lines are about."""
     monkeypatch.chdir(world)
     monkeypatch.setenv("PICTURES", str(world / "img"))
-    monkeypatch.setattr("library.preflight.plan.check_optimizer", lambda *_: None)  # bitsandbytes may not be there
-    monkeypatch.setattr("library.report.tracking.check_trackers", lambda *_: None)  # nor may wandb
+    monkeypatch.setattr("library.preflight.plan.check_optimizer", lambda *_: None)  # bitsandbytes may be missing
+    monkeypatch.setattr("library.report.tracking.check_trackers", lambda *_: None)  # so may wandb
     monkeypatch.setattr("library.parts.parts.load_model", opened_once)
 
     def plan(name: str, **given) -> dict:
@@ -192,7 +192,7 @@ def settings_of(text: str, tmp_path: Path, **given):
         ("min_timestep = 900\nmax_timestep = 100", "min_timestep is 900; it must be below max_timestep, 100"),
     ],
 )
-def test_what_can_not_be_is_refused_with_its_line_and_a_remedy(tmp_path, line, said):
+def test_what_is_not_supported_is_refused_with_its_line_and_a_remedy(tmp_path, line, said):
     with pytest.raises(PureCCError) as error:
         settings_of(line, tmp_path)
     assert said in str(error.value)
@@ -255,7 +255,7 @@ HOSTILE = [
 ]
 
 
-def test_hostile_values_of_settings_of_sd_scripts_give_nothing_but_errors_of_ours(tmp_path):
+def test_hostile_values_of_sd_scripts_settings_only_give_our_errors(tmp_path):
     chance, refused = random.Random(7), 0
     names = sorted({*known_names(), *VALUES, *COUNTS_OVER, *DEFAULTS_THAT_DIFFER})
     for _ in range(40):
@@ -267,7 +267,7 @@ def test_hostile_values_of_settings_of_sd_scripts_give_nothing_but_errors_of_our
     assert refused > 10
 
 
-def test_all_that_is_wrong_is_shown_at_once(tmp_path):
+def test_all_errors_are_shown_at_once(tmp_path):
     with pytest.raises(ConfigError) as error:
         settings_of("save_t5xxl = true\nnetwork_dimm = 4\nnetwork_dim = 0\nsave_model_as = 'pt'", tmp_path)
     for said in ("save_t5xxl", 'Did you mean "network_dim"?', "network_dim is 0", "save_model_as"):
@@ -362,7 +362,7 @@ def told(monkeypatch, *words: str) -> None:
     purecc_train.main([])
 
 
-def test_output_config_writes_all_that_is_in_force_and_reads_back_the_same(planned, world, monkeypatch, tmp_path):
+def test_output_config_writes_everything_in_force_and_reads_back_the_same(planned, world, monkeypatch, tmp_path):
     facts = planned("train_sections.toml")
     words = ["--config_file", "train_sections.toml", "--no_gradient_checkpointing", "--replay_images", "0"]
     told(monkeypatch, *words, "--output_config", str(tmp_path / "all"))
@@ -408,18 +408,18 @@ def test_home_and_environment_variables_are_expanded(tmp_path, monkeypatch):
 
 
 def test_a_file_of_ours_gets_no_remarks(tmp_path):
-    """Nothing is said of defaults where nothing of sd-scripts stands in the file."""
+    """Without sd-scripts settings in the file, nothing is reported about defaults."""
     assert settings_of("learning_rate = 1e-4\nmax_train_steps = 10\n", tmp_path)[1] == []
     notices = settings_of("cache_latents = true\n", tmp_path)[1]
     assert any("learning_rate (2e-6 in sd-scripts)" in notice for notice in notices)
 
 
-def test_what_is_said_of_defaults_is_about_settings():
+def test_what_is_reported_about_defaults_is_about_settings():
     assert set(DEFAULTS_THAT_DIFFER) <= set(setting_names())
 
 
 def test_every_option_of_sd_scripts_is_known():
-    """Those that sd3_train_network.py of sd-scripts takes, in its state of February 2026."""
+    """Those of sd-scripts' sd3_train_network.py, as of February 2026."""
     options = (Path(__file__).parent / "sd_scripts_options.txt").read_text().split()
     assert len(options) > 200
     unknown = set(options) - set(setting_names()) - known_names()
@@ -450,7 +450,7 @@ def test_sample_prompts_in_all_three_formats(tmp_path, name, text):
     assert prompt.shift == 3
 
 
-def test_a_mistake_in_a_prompt_table_is_said(tmp_path):
+def test_a_mistake_in_a_prompt_table_is_reported(tmp_path):
     (tmp_path / "p.toml").write_text('[[prompt.subset]]\nprompt = "a dog"\nwidht = 5\n')
     with pytest.raises(ConfigError, match='"widht" is not a key'):
         read_prompt_lines(str(tmp_path / "p.toml"), "sample_prompts")
@@ -458,7 +458,7 @@ def test_a_mistake_in_a_prompt_table_is_said(tmp_path):
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.stem != "data_bare"], ids=lambda file: file.stem)
 def test_what_a_run_writes_down_reads_back_the_same(planned, file, tmp_path):
-    """`config.toml` holds the data set with every value in force, so it must mean what the file of sd-scripts meant."""
+    """`config.toml` holds the data set with all values in force, so it must mean the same as the sd-scripts file."""
     facts = planned(file.name)
     config, data = facts["config"], facts["settings"].data
     again = tmp_path / "again.toml"

@@ -1,4 +1,4 @@
-"""Where values stand in TOML and JSON: generated files, each of whose numbers is that of its own line."""
+"""The lines of values in TOML and JSON: generated files in which each number is its own line number."""
 
 import json
 import random
@@ -35,7 +35,7 @@ BETWEEN = [" ", "\n", "\n  # why = 1\n", "", "\t"]
 
 
 class Writer:
-    """Writes a file at random, in which each number is the number of its line."""
+    """Writes a random file in which each number is its own line number."""
 
     def __init__(self, seed: int, is_json: bool = False) -> None:
         self.chance, self.is_json, self.text, self.keys = random.Random(seed), is_json, "", 0
@@ -110,7 +110,7 @@ def numbers_in(value, place=()):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_value_of_a_toml_file_stands_where_it_is_said(seed):
+def test_every_value_of_a_toml_file_is_on_the_line_that_is_reported(seed):
     seen = 0
     for number in range(20):
         text = Writer(seed * 1000 + number).toml()
@@ -123,7 +123,7 @@ def test_every_value_of_a_toml_file_stands_where_it_is_said(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_value_of_a_json_file_stands_where_it_is_said(seed):
+def test_every_value_of_a_json_file_is_on_the_line_that_is_reported(seed):
     for number in range(20):
         writer = Writer(seed * 1000 + number, is_json=True)
         writer.value()
@@ -147,13 +147,13 @@ def test_every_value_of_a_json_file_stands_where_it_is_said(seed):
         ("a = [\n 1,\n {x = 1},\n {x = 1, y = 1, x = 2},\n]", (("a", 2, "x"), 4, 4)),
     ],
 )
-def test_what_stands_twice_has_both_lines(text, twice):
+def test_a_repeated_key_has_both_lines(text, twice):
     with pytest.raises(tomllib.TOMLDecodeError):
         tomllib.loads(text)
     assert places_in(text).twice == twice
 
 
-def test_of_what_is_missing_the_table_is_named():
+def test_a_missing_value_names_the_table():
     places = places_in("a = 1\n[[d]]\n[[d.s]]\nx = 1\n[[d.s]]\ny = 1\n")
     assert places.line_of(("d", 0, "s", 1, "x")) == 5
     assert places.line_of(("nowhere", 3)) is None

@@ -1,4 +1,4 @@
-"""Files of settings as people write them: their lines, wrong numbers and shapes, Windows paths, and damage."""
+"""Settings files as people write them: lines, wrong numbers and shapes, Windows paths, and damage."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ SUBSET = "[[datasets.subsets]]\nimage_dir = 'a'\n"
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads a text as settings, and as a dataset file where it has one."""
+    """Reads a text as settings, and as a dataset file if it has one."""
 
     def read(text: str | bytes, name: str = "dog.toml", **given):
         (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
@@ -41,7 +41,7 @@ def read(tmp_path):
 
 
 def lines_said(error: PureCCError) -> list[int]:
-    """The lines that a message names, in its order."""
+    """The lines that a message names, in order."""
     return [int(number) for number in re.findall(r"dog\.\w+:(\d+)", str(error))]
 
 
@@ -79,13 +79,13 @@ resolution = 64
         (MODEL + "# eta = '1'\nresolution = [\n 64,\n]\n'eta' = '1'\n", [6]),
     ],
 )
-def test_a_message_names_the_line_of_the_very_value(read, text, lines):
+def test_a_message_names_the_line_of_the_value_itself(read, text, lines):
     with pytest.raises(ConfigError) as error:
         read(text)
     assert lines_said(error.value) == lines, error.value
 
 
-def test_the_lines_of_json_are_said_too(read):
+def test_the_lines_of_json_are_reported_too(read):
     subsets = [{"image_dir": "a", "num_repeats": 1}, {"image_dir": "b", "num_repeats": "two"}]
     text = json.dumps(
         {"concepts": [{"name": "d", "trigger": "s", "class_word": "d"}], "datasets": [{"subsets": subsets}]}
@@ -105,7 +105,7 @@ def test_concepts_of_the_main_file_are_named_there(tmp_path):
     assert lines_said(error.value) == [7] and "data.toml" not in str(error.value)
 
 
-# What the file is written in
+# Encodings
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -181,7 +181,7 @@ NUMERIC = {
 }
 
 
-def test_no_setting_takes_a_number_that_is_none(tmp_path):
+def test_no_setting_takes_nan_or_infinity(tmp_path):
     parser, names = command_line_parser("test"), sorted(NUMERIC)
     add_settings_to(parser)
     assert len(names) > 80
@@ -201,7 +201,7 @@ def test_no_setting_takes_a_number_that_is_none(tmp_path):
             assert re.findall(r"command line: (\w+) is", str(error.value)) == some
 
 
-def test_no_dataset_file_takes_a_number_that_is_none(read):
+def test_no_dataset_file_takes_nan_or_infinity(read):
     for number in UNSOUND:
         for name in (
             "resolution",
@@ -228,7 +228,7 @@ def test_settings_of_sd_scripts_take_none_either(read, name):
             read(f"{MODEL}{name} = {number}\n")
 
 
-def test_numbers_of_thousands_of_digits_are_said(read):
+def test_numbers_with_thousands_of_digits_are_reported(read):
     for name in ("dog.toml", "dog.json"):
         with pytest.raises(ConfigError, match="thousands of digits") as error:
             read(f"\n\neta = {'9' * 5000}\n" if name == "dog.toml" else f'{{\n\n"eta": {"9" * 5000}}}', name)
@@ -277,7 +277,7 @@ def test_an_empty_text_leaves_every_setting_unset(read):
         read('pretrained_model_name_or_path = ""\n')
 
 
-def test_an_empty_text_in_a_dataset_file_is_the_default_and_not_what_stands_further_out(read):
+def test_an_empty_text_in_a_dataset_file_is_the_default_and_not_an_outer_value(read):
     general = "[general]\ncaption_prefix = 'x'\ncaption_separator = ';'\n[[datasets]]\n"
     _, config = read(
         MODEL + CONCEPT + general + SUBSET + "caption_prefix = ''\ncaption_separator = ''\n" + SUBSET + "concept = ''\n"
@@ -309,7 +309,7 @@ WHOLE = MODEL + CONCEPT + "[[datasets]]\n" + SUBSET
         (MODEL + "[[eta]]\n", 2, "eta"),
     ],
 )
-def test_a_file_of_another_shape_is_said_with_its_line(read, text, line, said):
+def test_a_file_of_another_shape_is_reported_with_its_line(read, text, line, said):
     with pytest.raises(ConfigError, match=said) as error:
         read(text)
     assert line in lines_said(error.value), error.value
@@ -397,7 +397,7 @@ SOURCES = sorted(
 
 
 def damaged(text: str, chance: random.Random) -> str:
-    """A text after some accidents."""
+    """A text with some random damage."""
     for _ in range(chance.randrange(1, 5)):
         lines = text.split("\n")
         number, at = chance.randrange(len(lines)), chance.randrange(len(text) + 1)

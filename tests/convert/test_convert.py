@@ -1,4 +1,4 @@
-"""purecc_convert.py as a user runs it: what it keeps, what it says is lost, and mistakes that leave nothing."""
+"""purecc_convert.py as a user runs it: what it keeps, what it reports as lost, and mistakes that write nothing."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def test_there_and_back_is_bit_for_bit(convert, tmp_path, layout, there, alpha):
     assert metadata == now
 
 
-def test_the_result_lies_beside_the_lora_under_its_layouts_name(convert, tmp_path):
+def test_the_result_is_next_to_the_lora_under_its_layouts_name(convert, tmp_path):
     first = saved(tmp_path, "dog", {PART: layer(0, 32, 128)})
     for layout, name in (("diffusers", "dog_diffusers"), ("onetrainer", "dog_onetrainer")):
         code, said, _ = convert("--lora", first, "--to", layout)
@@ -54,7 +54,7 @@ def test_the_result_lies_beside_the_lora_under_its_layouts_name(convert, tmp_pat
     assert convert("--lora", tmp_path / "dog_diffusers.safetensors", "--to", "kohya", "--overwrite")[0] == 0
 
 
-def test_rounding_is_said_where_there_is_some(convert, tmp_path):
+def test_rounding_is_reported_if_there_is_any(convert, tmp_path):
     first = saved(tmp_path, "dog", {PART: layer(0, 32, 128, alpha=3.0)})
     code, said, _ = convert("--lora", first, "--to", "diffusers")
     assert code == 0 and "Rounding changes updates" in said
@@ -129,7 +129,7 @@ def test_a_request_that_contradicts_itself_is_refused_before_a_file_is_read(tmp_
         converted(Request([nowhere, nowhere], [1.0, 1.0], to="kohya"))
 
 
-def test_a_lower_rank_keeps_the_best_of_each_update_and_says_the_rest():
+def test_a_lower_rank_keeps_the_best_of_each_update_and_reports_the_rest():
     weights = whole_lora(rank=6, alpha=3.0)
     smaller, lost = resized(weights, 2)
     squares = [0.0, 0.0]
@@ -196,7 +196,7 @@ def test_learned_vectors_that_are_lost_are_named(convert, tmp_path):
 
 
 def original_state(transformer, begin: str) -> dict[str, torch.Tensor]:
-    """The tiny model's weights under the original model's names, put together from diffusers' by their meaning."""
+    """The tiny model's weights under the original model's names, assembled from diffusers' by their meaning."""
     found: dict[str, torch.Tensor] = {}
     parts: dict[str, list] = {}
     last = len(transformer.transformer_blocks) - 1

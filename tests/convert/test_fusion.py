@@ -1,4 +1,4 @@
-"""Concepts beside each other: fused in closed form, or learned one after the other in subspaces of their own."""
+"""Several concepts: fused in closed form, or learned one by one in separate subspaces."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ from tests.helpers.tiny import BLOCKS
 
 
 def problem(ranks=(2, 3), inputs=12, outputs=8):
-    """LoRAs of one layer, and products of inputs of different shapes for each."""
+    """LoRAs of one layer, and for each the products of inputs of different shapes."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape):
@@ -119,7 +119,7 @@ def test_aggregated_loras_are_their_weighed_sum():
     assert found.rank == 5 == found.alpha
 
 
-def test_each_block_is_weighed_by_itself():
+def test_each_block_is_weighed_on_its_own():
     layers, _, _ = problem()
     loras = [{f"transformer_blocks.{block}.attn.to_q": layer for block in range(2)} for layer in layers]
     loras[1]["transformer_blocks.1.attn.to_k"] = layers[1]
@@ -139,7 +139,7 @@ def test_a_prompt_weighs_by_the_vectors_that_its_concept_has_learned(plan_of):
     parts = opened.attach()
     generator, width = torch.Generator().manual_seed(0), parts.model.transformer_config["caption_projection_dim"]
 
-    def vectors_of(concept):  # one for all of its tokens, so that each is as like their mean as can be
+    def vectors_of(concept):  # one for all of its tokens, so that each equals their mean
         one = torch.randn(BLOCKS, 1, width, generator=generator)
         return one.expand(-1, parts.layouts[concept.name].vectors, -1)
 
@@ -167,7 +167,7 @@ def test_cifcs_loras_become_one_for_the_prompt_to_be_drawn(plan_of):
         aggregate(settings, loras, "a sks dog", (32, 32))
 
 
-# One concept after the other
+# Concepts one by one
 
 
 def test_cifc_learns_in_a_subspace_that_the_earlier_concept_does_not_read(plan_of, tmp_path):

@@ -1,4 +1,4 @@
-"""Laws of the variants of captions: [V] is never lost, and the three texts are always of one variant."""
+"""Laws of caption variants: [V] is never lost, and the three texts always come from the same variant."""
 
 import random
 
@@ -70,7 +70,7 @@ def test_wildcards(prompts):
     assert drawn("a } b", chance) == "a } b"
 
 
-def test_lines_of_a_caption_file_count_with_wildcards_alone(prompts):
+def test_lines_of_a_caption_file_only_count_with_wildcards(prompts):
     assert {triple.base for triple in prompts("a dog\n\na big dog")} == {"a dog"}
     assert {triple.base for triple in prompts("a {big|small} dog\nthat dog", enable_wildcard=True)} == {
         "a big dog",

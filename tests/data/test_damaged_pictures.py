@@ -1,4 +1,4 @@
-"""Whatever Pillow raises over a damaged picture, the user reads one sentence that names the file."""
+"""For every error of Pillow about a damaged picture, the user reads one sentence that names the file."""
 
 import random
 import warnings
@@ -28,7 +28,7 @@ ROUNDS = 40
 
 
 def whole(kind: str) -> bytes:
-    """A small picture with an EXIF turn, where its format has one."""
+    """A small picture with an EXIF rotation, if its format has one."""
     chance, content = random.Random(0), BytesIO()
     image = Image.frombytes("RGB", (24, 16), bytes(chance.randrange(256) for _ in range(24 * 16 * 3)))
     exif = Image.Exif()
@@ -39,7 +39,7 @@ def whole(kind: str) -> bytes:
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
-    """With some bytes changed, mostly near the begin, where a format says what follows; or cut, or doubled in part."""
+    """With some bytes changed, mostly near the start, where a format says what follows, or cut, or partly doubled."""
     changed = bytearray(content)
     for _ in range(chance.choice((1, 2, 8))):
         place = chance.randrange(min(len(changed), chance.choice((32, 200, len(changed)))))
@@ -96,7 +96,7 @@ def test_every_kind_of_error_of_the_library_is_one_to_the_user(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), DataError("our own.")])
-def test_what_is_no_matter_of_the_picture_passes(tmp_path, error):
+def test_errors_not_about_the_picture_pass_through(tmp_path, error):
     def fails(image):
         raise error
 

@@ -31,7 +31,7 @@ def config_of(tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Pictures of many shapes, one of them turned by EXIF, one transparent, one grey."""
+    """Pictures of many shapes, one rotated by EXIF, one transparent, one grey."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for name, size in {"wide": (300, 150), "tall": (100, 220), "square": (80, 80)}.items():
@@ -116,7 +116,7 @@ def test_captions_come_from_file_then_templates_then_class_tokens(config_of, pho
         captions_of(photos / "tall.jpg", config_of().datasets[0].subsets[0])
 
 
-def test_what_is_wrong_with_pictures_is_said(config_of, photos, tmp_path):
+def test_what_is_wrong_with_pictures_is_reported(config_of, photos, tmp_path):
     with pytest.raises(DataError, match="image_dir: the folder") as error:
         find_pictures(config_of(folder="photo"), 8)
     assert "photos" in error.value.remedy
@@ -171,7 +171,7 @@ def cut_off(content: bytes) -> bytes:
 
 
 def one_bit(content: bytes) -> bytes:
-    """A file of the right length with a right header, as a bad disk makes them."""
+    """A file with the right length and header but wrong content, as from a bad disk."""
     return content[:-1] + bytes([content[-1] ^ 1])
 
 

@@ -1,4 +1,4 @@
-"""What each option of the data means, with the caches: whatever varies is known before training and encoded once."""
+"""Each data option, with the caches: every variant is known before training and encoded once."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ from tests.helpers.datasets import CONCEPT
 
 @pytest.fixture
 def photos(tmp_path):
-    """Ten pictures with captions; the right half of each is white, and there are fine stripes on the left."""
+    """Ten pictures with captions; the right half of each is white, the left half has fine stripes."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for index in range(10):
@@ -35,7 +35,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def pictures_of(photos, tmp_path):
-    """The pictures of each dataset under these options."""
+    """The pictures of each dataset with these options."""
 
     def make(subset: str = "", dataset: str = "resolution = 32\nbatch_size = 2\n", more: str = "", **settings):
         file = tmp_path / "data.toml"
@@ -127,7 +127,7 @@ def test_buckets_keep_the_shape_in_the_cache_as_well(pictures_of, tmp_path):
     assert seen(prepared(pictures, tmp_path / "cache"), pictures[0]).shape == (3, 24, 40)
 
 
-def test_no_repeats_leave_a_subset_out(pictures_of, photos):
+def test_zero_repeats_leave_a_subset_out(pictures_of, photos):
     other = f'[[datasets.subsets]]\nimage_dir = "{photos}"\nnum_repeats = 0\nclass_tokens = "a dog"\n'
     config, (pictures,) = pictures_of(more=other)
     assert len(pictures) == 10 and len(config.datasets[0].subsets) == 1
@@ -167,7 +167,7 @@ def test_captions_are_dropped_as_often_as_asked_and_all_three_texts_with_them(pi
     assert {(one.complete, one.base, one.target) for one in dropped} == {("", "", "sks dog")}
 
 
-def test_every_so_many_epochs_all_captions_are_dropped(pictures_of):
+def test_every_n_epochs_all_captions_are_dropped(pictures_of):
     _, datasets = pictures_of("caption_dropout_every_n_epochs = 3\n")
     empty = [{draw.prompts.complete == NULL_PROMPT for draw in epoch} for epoch in draws_of(datasets, 6)]
     assert empty == [{False}, {False}, {True}, {False}, {False}, {True}]

@@ -52,7 +52,7 @@ def left_out(folder, subset: str = "") -> list[tuple[tuple[str, ...], str]]:
     return [(one.names, f"{one} {one.remedy}") for one in left_out_of(config_of(folder, subset))]
 
 
-def test_hidden_files_of_systems_are_passed_over_in_silence(folder, tmp_path):
+def test_hidden_files_of_systems_are_ignored_silently(folder, tmp_path):
     assert all(is_hidden(name) for name in [*HIDDEN, "__MACOSX"]) and not is_hidden("dog.png")
     assert [path.name for path in find_images(str(folder))] == ["0.png", "1.png"]
     assert left_out(folder) == []
@@ -73,7 +73,7 @@ def test_other_endings_of_known_kinds_are_read(tmp_path):
     assert [image_size(path) for path in find_images(str(tmp_path))] == [(8, 16)] * 4
 
 
-def test_a_folder_is_no_picture_whatever_its_name(folder):
+def test_a_folder_is_not_a_picture_whatever_its_name(folder):
     (folder / "mine.png").mkdir()
     assert "mine.png" not in [path.name for path in find_images(str(folder))]
 
@@ -123,7 +123,7 @@ def test_a_caption_that_is_nearly_named_like_its_picture_is_named(folder, wrong,
     assert f'"{wrong}" to "2.txt"' in error.value.remedy
 
 
-def test_a_second_caption_of_a_picture_is_no_mistake(folder):
+def test_a_second_caption_of_a_picture_is_not_a_mistake(folder):
     (folder / "0.caption").write_text("another program's")
     (folder / "README.txt").write_text("where they come from")
     assert left_out(folder) == []
@@ -161,7 +161,7 @@ def test_a_folder_of_unread_pictures_says_so(tmp_path, monkeypatch):
     assert "pillow-heif" in error.value.remedy
 
 
-def test_pictures_beside_the_folders_of_train_data_dir_are_said(tmp_path):
+def test_pictures_next_to_the_folders_of_train_data_dir_are_reported(tmp_path):
     for name in ("10_sks dog", ".git", "__MACOSX"):
         (tmp_path / name).mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "loose.png")
@@ -264,7 +264,7 @@ def as_it_was():
         (b"nothing like a picture", "is not an image"),
     ],
 )
-def test_what_a_file_is_instead_of_a_picture_is_said(folder, monkeypatch, content, said):
+def test_what_a_file_is_instead_of_a_picture_is_reported(folder, monkeypatch, content, said):
     without_heif(monkeypatch)
     (folder / "0.png").write_bytes(content)
     with pytest.raises(DataError, match=rf"0\.png can't be read.*{said}") as error:
@@ -308,7 +308,7 @@ def test_buckets_of_nothing_are_refused(folder):
         read_dataset_config(TomlFile(file), DataSettings())
 
 
-def test_regularisation_pictures_that_would_never_be_shown_are_said(folder):
+def test_regularisation_pictures_that_would_never_be_shown_are_reported(folder):
     file, notices = folder.parent / "data.toml", []
     subset = f'[[datasets.subsets]]\nimage_dir = "{folder}"\n'
     file.write_text(f"{HEAD}{subset}[[datasets]]\nresolution = 32\n{subset}is_reg = true\n")

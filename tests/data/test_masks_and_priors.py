@@ -18,7 +18,7 @@ from tests.helpers.runs import ready, stopped_after
 pytestmark = pytest.mark.usefixtures("shared_cache")
 
 
-def test_what_a_mask_takes_out_does_not_count():
+def test_masked_areas_do_not_count():
     prediction, goal = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     emphasis = torch.ones(2, 1, 8, 8)
     torch.testing.assert_close(mse(prediction, goal, emphasis), mse(prediction, goal))
@@ -89,7 +89,7 @@ def test_regularisation_pictures_come_as_often_and_with_their_weight(plan_of, re
 
 
 def test_regularisation_pictures_are_not_guided_and_not_measured(plan_of, reg):
-    """Even a fixed lambda and guidance against the empty prompt give them no pure loss."""
+    """Even with a fixed lambda and guidance against the empty prompt, they have no pure loss."""
     pure = {"lambda": 1.0, "guidance_against": "null", "replay_images": 0, "v_original": "detached"}
     run = ready(plan_of(HEAD + DOGS + reg, **pure))
     stage = run.student_stage()
@@ -180,8 +180,8 @@ def test_all_pictures_that_can_not_be_used_are_named(plan_of, tmp_path):
         assert name in str(error.value)
 
 
-def test_a_stopped_run_with_all_of_it_ends_as_one_that_never_was(plan_of, reg, monkeypatch):
-    """Validating and what is random about captions and crops leave no trace: all follows from seed and step."""
+def test_a_stopped_run_with_all_of_it_ends_like_an_unbroken_one(plan_of, reg, monkeypatch):
+    """Validation and random captions and crops leave no trace: everything follows from seed and step."""
     text = (
         HEAD + "validation_split = 0.25\n" + DOGS + "shuffle_caption = true\ncaption_tag_dropout_rate = 0.3\n"
         "random_crop = true\nflip_aug = true\ncaption_dropout_rate = 0.3\n" + reg

@@ -1,4 +1,4 @@
-"""Pictures of every kind that people have: seen in the right colours and the right way up, or refused in a sentence."""
+"""Pictures of every kind that people have, in the right colours and the right way up, or refused in one sentence."""
 
 import struct
 import zlib
@@ -37,7 +37,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:
-    """A PNG by hand: PIL writes no 16 bits of colour and no size that is not there."""
+    """A PNG written by hand: PIL can't write 16-bit colour or a false size."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + header + extra + pixels + chunk(b"IEND", b"")
@@ -82,7 +82,7 @@ def test_cmyk_is_not_negative(tmp_path):
 
 
 def swapped_profile() -> bytes:
-    """A colour profile in which red is what is green on a screen."""
+    """A colour profile in which red is the screen's green."""
     content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     content = content.replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be"))
     red, green = (content.index(name, 128) for name in (b"rXYZ", b"gXYZ"))
@@ -135,7 +135,7 @@ def test_of_an_animation_the_first_picture_is_learned(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "said"), [(np.float32, "floating-point numbers"), (np.int32, "32-bit integers")])
-def test_numbers_that_are_no_colours_are_refused(tmp_path, kind, said):
+def test_numbers_that_are_not_colours_are_refused(tmp_path, kind, said):
     Image.fromarray(np.full((8, 8), 40000, kind)).save(tmp_path / "depth.tif")
     for find in (image_size, open_image):
         with pytest.raises(DataError, match=rf"depth\.tif contains {said} instead of colours"):
@@ -185,7 +185,7 @@ def test_the_size_of_a_picture_is_known_without_its_pixels(tmp_path, monkeypatch
     assert image_size(tmp_path / "a.png") == image_size(tmp_path / "a.jpg") == (40, 24)
 
 
-# Harm
+# Damage
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def config_of(tmp_path):
 
 
 def test_a_bomb_is_found_before_anything_is_computed(config_of, tmp_path):
-    """One that PIL would only warn of and one that it refuses; neither takes the memory that it claims."""
+    """One that PIL only warns about, and one that it refuses; neither uses the memory that it claims."""
     folder = tmp_path / "dogs"
     folder.mkdir()
     upright().save(folder / "good.png")
@@ -223,7 +223,7 @@ def phone_picture() -> Image.Image:
 
 
 def exif_with_a_jpeg() -> bytes:
-    """What phones put before the pixels: a small picture, whose end is marked as that of the whole one is."""
+    """What phones put before the pixels: a small picture with the same end mark as the whole one."""
     small = BytesIO()
     phone_picture().resize((32, 24)).save(small, "JPEG")
     return b"Exif\0\0" + Image.Exif().tobytes() + small.getvalue()
@@ -247,7 +247,7 @@ SAVED = {
 @pytest.mark.parametrize("name", SAVED)
 @pytest.mark.parametrize("lost", [2, 0.01, 0.3, 0.9])
 def test_a_picture_that_is_cut_off_is_found_by_its_file_alone(tmp_path, name, lost):
-    """Wherever it ends, as long as PIL can't make a picture of it."""
+    """Wherever it is cut, as long as PIL can't decode it."""
     path = tmp_path / name
     phone_picture().save(path, **SAVED[name])
     assert image_size(path) == (320, 240)
@@ -261,8 +261,8 @@ def test_a_picture_that_is_cut_off_is_found_by_its_file_alone(tmp_path, name, lo
             image_size(path)
 
 
-def test_what_stands_behind_a_picture_makes_it_no_cut_off_one(tmp_path, monkeypatch):
-    """Phones put films and data of their own there, more than what is looked at first; nothing has to be decoded."""
+def test_data_after_a_picture_does_not_make_it_cut_off(tmp_path, monkeypatch):
+    """Phones put videos and their own data there, more than the part that is read first; nothing has to be decoded."""
     phone_picture().save(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes() + b"film" * 100_000)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
@@ -302,7 +302,7 @@ def red(tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["deleted", "cut off", "replaced by a text"])
-def test_a_picture_that_is_harmed_after_planning_is_said(config_of, red, tmp_path, harm):
+def test_a_picture_damaged_after_planning_is_reported(config_of, red, tmp_path, harm):
     ((picture,),) = find_pictures(config_of(red.parent), 8)
     contents = {"cut off": red.read_bytes()[:60], "replaced by a text": b"no picture"}
     red.unlink()

@@ -1,4 +1,4 @@
-"""What a resumed run says of pictures and captions that have changed since it stopped."""
+"""What a resumed run reports about pictures and captions that have changed since it stopped."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from library.prompts import PromptTriple
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture, as far as it is looked at here."""
+    """A picture, with only what is needed here."""
 
     path: Path
     pixels: str = "pixels"
@@ -19,7 +19,7 @@ class Shown:
 
 
 class OfPixels:
-    """Latents that lie where the pixels say."""
+    """Latents that are stored by their pixels."""
 
     def place(self, picture: Shown) -> str:
         return picture.pixels
@@ -50,7 +50,7 @@ def test_a_resumed_run_says_what_has_changed_and_a_new_one_nothing(tmp_path, cap
 
 
 @pytest.mark.parametrize("harm", ["", "[1]", '{"1.png": 5}', "[" * 5000])
-def test_a_list_that_can_not_be_read_is_written_anew(tmp_path, capsys, harm):
+def test_an_unreadable_list_is_written_again(tmp_path, capsys, harm):
     (tmp_path / "pictures.json").write_text(harm)
     note_pictures(tmp_path, [ONE], OfPixels(), resumed=True)
     assert not capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Texts and their states: where a trigger stands, and that each text is encoded once, ever."""
+"""Texts and their states: the trigger's position, and each text is only ever encoded once."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.helpers.datasets import DOG
 
 
 class OfCharacters:
-    """A model whose every character is a token of CLIP and of T5, as far as it reads: T5 after CLIP."""
+    """A model in which every character is a token of CLIP and of T5, up to its length: T5 after CLIP."""
 
     def __init__(self, length: int = 40) -> None:
         self.length = length

@@ -1,4 +1,4 @@
-"""What a concept's file says, held against the model that is to draw it."""
+"""A concept's file, checked against the model that will draw it."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Prompt files, whatever they hold: read as sd-scripts reads them, or refused in a sentence with file and place."""
+"""Prompt files with any content are read as in sd-scripts, or refused in one sentence with file and place."""
 
 import json
 import random
@@ -46,7 +46,7 @@ def test_encodings_that_say_what_they_are_are_read(tmp_path, content):
     ids=["Latin-1", "UTF-16 without a mark", "half a character", "a megabyte", "comments alone"],
 )
 @pytest.mark.parametrize("setting", ["sample_prompts", "replay_prompts", "audit_prompts"])
-def test_what_is_no_text_names_setting_file_and_place(tmp_path, content, said, setting):
+def test_what_is_not_text_names_setting_file_and_place(tmp_path, content, said, setting):
     path = tmp_path / "p.txt"
     path.write_bytes(content)
     reader = {
@@ -111,7 +111,7 @@ def test_json_may_list_lines_and_leave_values_unset_as_in_sd_scripts(tmp_path):
 # Options
 
 
-def test_options_of_sd_scripts_that_change_nothing_are_passed_over_with_a_reason(tmp_path):
+def test_options_of_sd_scripts_that_change_nothing_are_ignored_with_a_reason(tmp_path):
     (tmp_path / "p.txt").write_text(
         "a house\na [V] dog --ss euler_a --W 64 --cn pose.png --ctr 0.5 --rcfg 1 --am 0.5\n"
     )
@@ -145,7 +145,7 @@ def test_a_mistake_in_an_option_names_file_and_line_and_the_nearest_right_thing(
     assert remedy is None or remedy in error.value.remedy
 
 
-def test_what_is_passed_over_is_said_by_the_plan(plan_of, tmp_path, capsys):
+def test_the_plan_reports_what_is_ignored(plan_of, tmp_path, capsys):
     (tmp_path / "own.txt").write_text("a [V] dog --ss ddim\n")
     plan_of(sample_prompts=str(tmp_path / "own.txt"))
     assert "own.txt, line 1: --ss is ignored" in capsys.readouterr().err
@@ -181,7 +181,7 @@ PIECES += [b"[V]", b"'", b"prompt", b"=", b"[", b"9" * 30, b"true", b"NaN", b"\\
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
-    """The content with some bytes taken out, doubled, changed, or something strange put in."""
+    """The content with some bytes removed, doubled, changed, or something strange inserted."""
     for _ in range(chance.randint(1, 4)):
         begin = chance.randrange(len(content) + 1)
         end = min(len(content), begin + chance.randint(0, 12))
@@ -192,7 +192,7 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_damaged_prompt_file_is_read_or_refused_in_a_sentence(tmp_path, name):
-    """Nothing but an error of ours, which names the file, ever comes out of it."""
+    """The only possible error is ours, which names the file."""
     chance, path, refused = random.Random(name), tmp_path / name, 0
     path.write_text(WHOLE[name])
     assert read(path) and read_probes(None, DOG, [0])

@@ -1,4 +1,4 @@
-"""Sample prompts that change during a run, sheets by the clock and by strength, and what is kept of what is saved."""
+"""Sample prompts that change during a run, sheets by the clock and by strength, and which saved files are kept."""
 
 import csv
 from dataclasses import replace
@@ -41,7 +41,7 @@ def test_prompts_that_change_are_drawn_from_then_on(plan_of, monkeypatch):
     assert [row.prompt for row in _train(run)] == ["a sks city"]
 
 
-def test_a_mistake_in_changed_prompts_is_said_once_and_the_old_ones_go_on(plan_of, monkeypatch, capsys):
+def test_a_mistake_in_changed_prompts_is_reported_once_and_the_old_ones_stay(plan_of, monkeypatch, capsys):
     run = short(plan_of)
     file = run.settings.samples.sample_prompts
     after_step(monkeypatch, 1, lambda: Path(file).write_text("a [V] city --q 3\n"))
@@ -66,7 +66,7 @@ def test_changed_prompts_that_can_not_be_encoded_never_end_the_run(plan_of, monk
     file, prepare = run.settings.samples.sample_prompts, run.plan.parts.texts.prepare
 
     def scarce(texts, *progress):
-        if hasattr(run, "parts"):  # the transformer is there
+        if hasattr(run, "parts"):  # the transformer is loaded
             raise error
         prepare(texts, *progress)
 
@@ -76,7 +76,7 @@ def test_changed_prompts_that_can_not_be_encoded_never_end_the_run(plan_of, monk
     assert capsys.readouterr().err.count("The run continues with the earlier prompts.") == 1
 
 
-def test_a_sheet_that_does_not_fit_into_memory_is_left_out_and_the_run_goes_on(plan_of, monkeypatch, capsys):
+def test_a_sheet_that_does_not_fit_into_memory_is_left_out_and_the_run_continues(plan_of, monkeypatch, capsys):
     run = short(plan_of)
 
     def scarce(*_, **__):
@@ -99,7 +99,7 @@ def test_pictures_of_the_pretrained_model_are_drawn_once_ever(plan_of, monkeypat
     drawn, draw = [], sheet_maker.draw_as_set
     monkeypatch.setattr(sheet_maker, "draw_as_set", lambda *args, **named: drawn.append(1) or draw(*args, **named))
     again = _train(short(plan_of))
-    assert len(drawn) == 2 * 2  # two sheets, two prompts, the student alone
+    assert len(drawn) == 2 * 2  # two sheets, two prompts, only the student
     assert all(torch.equal(a.pictures[0], b.pictures[0]) for a, b in zip(first, again, strict=True))
 
 
@@ -149,7 +149,7 @@ def test_prompts_of_one_text_are_each_drawn_from_their_own_seed_at_every_strengt
     assert len(rows) == 2 and not torch.allclose(rows[0].pictures[2], rows[1].pictures[2], atol=1e-2)
 
 
-def test_there_is_a_sheet_before_the_first_step_where_it_is_asked_for(plan_of):
+def test_there_is_a_sheet_before_the_first_step_if_requested(plan_of):
     for wanted in (False, True):
         run = short(plan_of, sample_at_first=wanted)
         run.train()
@@ -173,8 +173,8 @@ def test_sheets_of_large_pictures_are_drawn_smaller_in_the_same_shape(plan_of):
     ],
     ids=str,
 )
-def test_of_what_is_saved_on_the_way_as_much_is_kept_as_said(plan_of, settings, kept):
-    """The numbers are those of sd-scripts; an epoch has two steps."""
+def test_as_many_files_saved_on_the_way_are_kept_as_set(plan_of, settings, kept):
+    """The numbers are as in sd-scripts; an epoch has two steps."""
     run = short(plan_of, **{"max_train_steps": 6, "save_every_n_steps": 1, "sample_every_n_steps": None, **settings})
     run.train()
     for ending in ("", "_diffusers", "_concept"):

@@ -66,7 +66,7 @@ def drawn(model, text, skipping=None, shift=None, guidance_scale=4.0):
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_skip_layer_guidance_and_shift_are_the_pipelines(tiny_model, shift):
-    """The second and third of four steps have it, by diffusers' count as by ComfyUI's noise levels."""
+    """The second and third of four steps have it, both by diffusers' count and by ComfyUI's noise levels."""
     model = load_model(
         groups()["model"](
             pretrained_model_name_or_path=str(tiny_model), mixed_precision="no", t5xxl_max_token_length=LENGTH

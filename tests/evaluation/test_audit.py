@@ -1,4 +1,4 @@
-"""The drift report card: what its numbers mean, and what it makes of files, prompts and mistakes."""
+"""The drift report card: what its numbers mean, and how it handles files, prompts and mistakes."""
 
 import json
 
@@ -32,7 +32,7 @@ def field(seed: int) -> torch.Tensor:
 
 @pytest.fixture
 def velocities(monkeypatch):
-    """Makes the velocities of each branch and text what a test says."""
+    """Replaces the velocities of each branch and text with a test's values."""
 
     def set_to(pretrained, student):
         def velocity(parts, branch, x_t, sigma, texts):
@@ -172,7 +172,7 @@ def test_a_large_change_that_is_wrong_as_often_as_right_is_not_called_learned():
     assert letters == ["A", "D", "E"]
 
 
-def test_without_reference_pictures_nobody_says_what_was_learned():
+def test_without_reference_pictures_learning_is_not_reported():
     one = card_of("x", [PROBE], [Shift((0.09,) * 3, (0.3,) * 3, 0.1)], None, None, {})
     assert [grade.letter for grade in one.grades] == ["n/a", "B", "n/a"]
 
@@ -236,7 +236,7 @@ def test_a_folder_without_loras_is_named(tmp_path):
         run([str(tmp_path), "--trigger", "sks", "--class_word", "dog"])
 
 
-def test_of_a_runs_folder_the_loras_alone_are_taken_shortest_training_first(tmp_path):
+def test_only_the_loras_in_a_runs_folder_are_taken_shortest_training_first(tmp_path):
     names = ["a", "a-step00000010", "a-step00000002", "a_diffusers", "a_concept", "a_extractor", "a_embedding"]
     for name in [*names, "a_transformer", "a-step00000002_transformer"]:
         (tmp_path / f"{name}.safetensors").touch()

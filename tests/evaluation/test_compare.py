@@ -1,4 +1,4 @@
-"""Methods beside each other: the same budget, equal tuning, chosen on other prompts than they are judged by."""
+"""Comparing methods: the same budget, equal tuning, and separate prompts for choosing and for judging."""
 
 import json
 from argparse import Namespace
@@ -76,7 +76,7 @@ def test_what_chooses_is_not_what_judges():
     assert {probe.kind for probe in choosing} == {probe.kind for probe in judging}
 
 
-def test_a_comparison_goes_on_where_it_was_stopped_and_refuses_other_settings(config, tmp_path, monkeypatch):
+def test_a_comparison_continues_where_it_was_stopped_and_refuses_other_settings(config, tmp_path, monkeypatch):
     words = ["--config_file", str(config), "--methods", "lora,purecc", "--budget", "8", "--checkpoints", "2"]
     words += ["--rates", "1", "--strengths", "0.5", "--out", str(tmp_path / "compare")]
     assert "| purecc | 1 |" in run(words)

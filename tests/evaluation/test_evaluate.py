@@ -1,4 +1,4 @@
-"""purecc_evaluate.py evaluate: a whole evaluation on the tiny model, its controls, its files, and what it refuses."""
+"""purecc_evaluate.py evaluate: a whole evaluation on the tiny model, its controls, files and errors."""
 
 import json
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_pictures_made_elsewhere_have_no_paired_numbers_without_their_own_base(w
     assert results(tmp_path)["aggregates"]["delta text"]["UNO"]["value"] == 0
 
 
-def test_a_missing_weight_is_said_before_a_picture_is_made(words, tmp_path):
+def test_a_missing_weight_is_reported_before_a_picture_is_made(words, tmp_path):
     with pytest.raises(ModelError, match="--without hps"):
         run([*words, "--weights_dir", str(tmp_path)])
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Pictures made elsewhere: lists out, pictures back in, and everything that can be wrong with a folder."""
+"""Pictures made in other programs: exports lists, imports pictures, and reports everything wrong with a folder."""
 
 import json
 
@@ -24,7 +24,7 @@ def prompts(tmp_path):
 
 @pytest.fixture
 def arm(tmp_path, prompts):
-    """A folder in which all is well."""
+    """A folder without errors."""
     folder = tmp_path / "arm"
     words = ["--class_word", "dog", "--prompts", str(tmp_path / "three.txt"), "--preservation", "none"]
     prompt_export.run([*words, "--seeds", "0-1", "--out", str(folder)])
@@ -40,7 +40,7 @@ def test_a_folder_with_all_its_pictures_is_taken(arm, prompts):
     assert found.size == (16, 16) and not found.missing
 
 
-def test_everything_wrong_with_a_folder_is_said_at_once(arm, prompts):
+def test_everything_wrong_with_a_folder_is_reported_at_once(arm, prompts):
     (arm / file_name(prompts[0].id, 1)).unlink()
     Image.new("RGB", (8, 16)).save(arm / file_name(prompts[1].id, 0))
     Image.new("RGB", (16, 16)).save(arm / "holiday.png")
@@ -141,7 +141,7 @@ def test_seeds_and_folders_of_the_command_line():
 
 
 @pytest.mark.parametrize("content", ["file,id,seed\ncafé.png,a,1\n".encode("latin-1"), b"file,id,seed\nx\0.png,a,1\n"])
-def test_a_list_that_is_no_text_is_said(tmp_path, content):
+def test_a_list_that_is_not_text_is_reported(tmp_path, content):
     (tmp_path / "prompts.csv").write_bytes(content)
     for read in (read_csv, read_prompts_csv):
         with pytest.raises(DataError, match=r"prompts\.csv is not (UTF-8 text|a text file)"):

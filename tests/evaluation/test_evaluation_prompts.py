@@ -1,4 +1,4 @@
-"""Lists of prompts: what they become, and what is wrong with them."""
+"""Lists of prompts: their texts, and what can be wrong with them."""
 
 import pytest
 

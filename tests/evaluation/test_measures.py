@@ -1,4 +1,4 @@
-"""Formulas of the evaluation, against hand-written references and known truths."""
+"""Formulas of the evaluation, compared with hand-written references and known results."""
 
 import numpy as np
 import pytest
@@ -44,12 +44,12 @@ def test_seg_cons_knows_the_same_picture_another_one_and_none():
     assert seg_cons(one, torch.cat([one, torch.zeros(1, 16, 16, dtype=torch.bool)])) == 100, "empty masks do not count"
 
 
-def test_iou_of_two_empty_masks_is_no_division_by_zero():
+def test_iou_of_two_empty_masks_does_not_divide_by_zero():
     assert pairwise_iou(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)).item() == 0
 
 
 def test_the_interval_is_about_prompts_not_about_pictures():
-    """Eight seeds of a prompt that all agree say no more than one."""
+    """Eight seeds of a prompt that all agree count no more than one."""
     rng = np.random.default_rng(0)
     of_prompt = rng.standard_normal(12)
     once = mean_over_clusters(of_prompt.tolist(), list(range(12)))

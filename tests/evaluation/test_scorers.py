@@ -1,4 +1,4 @@
-"""Scorers: each network against an independent one on the same inputs, and folders that are wrong."""
+"""Scorers: each network compared with an independent one on the same inputs, and wrong folders."""
 
 import json
 
@@ -28,7 +28,7 @@ IDENTITY = Identity("test", "random")
 
 
 class Letters:
-    """A tokenizer of one token a letter."""
+    """A tokenizer with one token per letter."""
 
     def __call__(self, texts, padding, truncation, max_length, return_tensors):
         codes = [[ord(letter) - ord("a") for letter in text if letter != " "] for text in texts]
@@ -62,7 +62,7 @@ def test_pictures_are_prepared_as_clips_own_processor_does(size):
 
 
 def test_openais_names_are_the_same_network():
-    """Written down once more as OpenAI's code computes it, with its names, and compared."""
+    """Rewritten as in OpenAI's code, with its names, and compared."""
     torch.manual_seed(1)
     width, heads, patch = 16, 2, 4
     layer = nn.TransformerEncoderLayer(width, heads, 64, 0.0, F.gelu, batch_first=True, norm_first=True)
@@ -208,7 +208,7 @@ def test_another_models_weights_in_a_scorers_folder_are_known_by_their_shapes(tm
 
 
 def downloads(monkeypatch, files: dict[str, bytes]) -> list[dict]:
-    """Stands in for the hub; returns what it was asked for."""
+    """Replaces the hub; returns what was requested."""
     asked = []
 
     def snapshot_download(repository, allow_patterns, local_dir):
@@ -222,9 +222,7 @@ def downloads(monkeypatch, files: dict[str, bytes]) -> list[dict]:
     return asked
 
 
-def test_weights_are_downloaded_only_where_that_is_allowed_and_nothing_but_safetensors_is_asked_for(
-    tmp_path, monkeypatch
-):
+def test_weights_are_downloaded_only_if_allowed_and_only_as_safetensors(tmp_path, monkeypatch):
     save_file({"embeddings.cls_token": torch.zeros(1, 1, 384)}, tmp_path / "dino.safetensors")
     weights, config = (tmp_path / "dino.safetensors").read_bytes(), json.dumps({"model_type": "vit"}).encode()
     asked, entries = downloads(monkeypatch, {"model.safetensors": weights, "config.json": config}), [SCORERS["dino"]]
@@ -237,14 +235,14 @@ def test_weights_are_downloaded_only_where_that_is_allowed_and_nothing_but_safet
     assert len(asked) == 1, "it is there now"
 
 
-def test_nothing_is_downloaded_where_something_else_is_missing_anyway(tmp_path, monkeypatch):
+def test_nothing_is_downloaded_if_something_else_is_missing_anyway(tmp_path, monkeypatch):
     asked = downloads(monkeypatch, {})
     with pytest.raises(ModelError, match="hps"):
         check_all([SCORERS["dino"], SCORERS["hps"]], tmp_path, allow_download=True)
     assert asked == []
 
 
-def test_a_download_that_fails_or_brings_another_model_is_a_sentence(tmp_path, monkeypatch):
+def test_a_download_that_fails_or_brings_another_model_gets_a_sentence(tmp_path, monkeypatch):
     downloads(monkeypatch, {"config.json": b"{}"})
     with pytest.raises(ModelError, match=r"facebook/dino-vits16 has no model\.safetensors") as error:
         check_all([SCORERS["dino"]], tmp_path, allow_download=True)

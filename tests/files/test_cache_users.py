@@ -1,4 +1,4 @@
-"""Every command that draws or measures says that it uses the cache, so that no other throws away what it needs."""
+"""Every command that draws or measures registers its use of the cache, so that no other deletes what it needs."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class Seen(Exception):
 
 @pytest.fixture
 def words(plan_of, tmp_path):
-    """What each command is told, all with one cache."""
+    """The command line of each command, all with one cache."""
     (tmp_path / "some.txt").write_text("a [V] dog city\na dog\na red house\n")
     (tmp_path / "one.txt").write_text("a [V] dog city\n")
     dog = str(Run(plan_of(**QUICK)).train()[0])
@@ -53,7 +53,7 @@ def words(plan_of, tmp_path):
 
 
 def test_what_a_command_has_put_into_the_cache_stays_while_it_needs_it(words, tmp_path, monkeypatch):
-    """Texts are encoded, and the transformer about to be loaded, when another process ends whose cache is full."""
+    """Texts are encoded and the transformer is about to load when another process with a full cache ends."""
     cache, kept = tmp_path / "cache", []
 
     def shrink() -> None:

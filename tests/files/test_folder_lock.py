@@ -1,4 +1,4 @@
-"""One run at a time in a folder, and what a killed one has left there."""
+"""One run at a time in a folder, and what a killed run left there."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which files are pictures, and that of a broken one it is known which it was."""
+"""Which files are pictures, and that a broken one is named."""
 
 import pytest
 from PIL import Image

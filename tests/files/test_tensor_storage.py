@@ -1,4 +1,4 @@
-"""Safetensors files: every tensor that is written owns its numbers, and what is read leaves no file mapped."""
+"""Safetensors files: every written tensor owns its data, and reading leaves no file mapped."""
 
 import ast
 import os
@@ -113,7 +113,7 @@ def test_what_owns_its_numbers_is_not_copied():
 
 
 def of_sd_scripts(down: torch.Tensor, up: torch.Tensor, alpha: float) -> dict[str, torch.Tensor]:
-    """One down for q, k and v, float32: what sd-scripts writes by default."""
+    """One down for q, k and v, float32, as sd-scripts writes by default."""
     base = "lora_unet_joint_blocks_0_context_block_attn_qkv"
     pair = {f"{base}.lora_down.weight": down, f"{base}.lora_up.weight": up}
     return {**pair, f"{base}.alpha": torch.tensor(alpha)}
@@ -135,12 +135,12 @@ def test_a_fused_layer_of_sd_scripts_is_written_in_every_layout(tmp_path, layout
     torch.testing.assert_close(found, meant, rtol=1e-5, atol=1e-5)
 
 
-# Windows replaces no file that is mapped.
+# Windows can't replace a mapped file.
 
 
 @pytest.fixture
 def replaced(monkeypatch):
-    """What is replaced while the test runs, none of it mapped at that moment."""
+    """The files replaced during the test, none of which is mapped at that moment."""
     if not Path("/proc/self/maps").is_file():
         pytest.skip("only Linux says what is mapped")
     real, seen = os.replace, []
@@ -159,7 +159,7 @@ def replaced(monkeypatch):
 
 @pytest.fixture
 def lora(tmp_path) -> Path:
-    """A file larger than a page of memory, so that a mapping of it shows."""
+    """A file larger than a memory page, so that mapping it shows."""
     (path,) = save_lora(tmp_path, "dog", {"transformer_blocks.0.ff.net.2": layer(0, 512, 128)}, "float", {}, ["kohya"])
     return path
 

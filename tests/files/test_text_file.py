@@ -1,4 +1,4 @@
-"""Text files as editors write them, and what is no text."""
+"""Text files as editors write them, and files that are not text."""
 
 import codecs
 
@@ -29,7 +29,7 @@ def test_a_text_is_read_without_its_mark_and_with_its_line_ends(tmp_path, conten
     ("content", "said"),
     [("b\ncafé".encode("latin-1"), "0xE9 in line 2"), (b"b\n\0", "in line 2"), (b"b" * 9, "larger than")],
 )
-def test_what_is_no_text_is_refused_as_the_caller_calls_it(tmp_path, content, said):
+def test_what_is_not_text_is_refused_as_the_caller_calls_it(tmp_path, content, said):
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(DataError, match=said) as error:
         read_text(tmp_path / "a.txt", "The caption", DataError, longest=8)

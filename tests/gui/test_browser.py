@@ -1,4 +1,4 @@
-"""The whole way in a real browser: from pictures to a LoRA in ComfyUI, by way of a killed window and a stopped run.
+"""The whole path in a real browser: from pictures to a LoRA in ComfyUI, with a killed window and a stopped run.
 
 `WINDOW_SHOTS=FOLDER` keeps a screenshot of each screen, in light and dark, wide and narrow.
 """
@@ -42,7 +42,7 @@ SIZES = ((1280, 900), (420, 900))
 
 
 class Window:
-    """`purecc_gui.py` in a process of its own, on a port that stays the same."""
+    """`purecc_gui.py` in a separate process, on a fixed port."""
 
     def __init__(self, projects: Path) -> None:
         with socket.socket() as probe:
@@ -159,7 +159,7 @@ def to_start(page: Browser, window: Window, pictures: list[Path]) -> None:
 
 
 def make_it_quick(page: Browser) -> None:
-    """What no user does: tiny settings, by the page of all settings. It is not counted."""
+    """Sets tiny values on the page of all settings, which no user does. It is not counted."""
     counted, plan = (page.clicks, page.texts), page.js("location.href")
     if os.environ.get("WINDOW_SHOTS"):
         page.wait("document.querySelector('#forecast .numbers')", LONG)
@@ -177,7 +177,7 @@ def make_it_quick(page: Browser) -> None:
 
 
 def at_its_first_step(folder: Path) -> psutil.Process:
-    """The trainer, once it has made a step: it waits there until it is let go, however fast the computer is."""
+    """The trainer after its first step, where it waits until released, on any computer."""
     end = time.monotonic() + LONG
     while time.monotonic() < end:
         status = read_status(folder)
@@ -190,7 +190,7 @@ def at_its_first_step(folder: Path) -> psutil.Process:
 
 
 def while_it_trains(page: Browser, window: Window, folder: Path) -> None:
-    """A reload, and a killed window that is opened again: the page shows how it is."""
+    """A reload, and a killed window that is opened again: the page shows the current state."""
     page.go(page.js("location.href"))
     page.wait(f"{STATE} === 'running'", LONG)
     page.click("button", "Sample now")
@@ -205,7 +205,7 @@ def while_it_trains(page: Browser, window: Window, folder: Path) -> None:
 
 
 def stop_and_resume(page: Browser, folder: Path, trainer: psutil.Process) -> None:
-    """Stop saves, Resume goes on to the end."""
+    """Stop saves, Resume trains to the end."""
     page.click("button", "Stop")
     page.wait(f"{STATE} === 'stopping'", LONG)
     trainer.resume()

@@ -1,4 +1,4 @@
-"""The door: whoever may not come in sees nothing, on no route."""
+"""Access control: without permission, no route shows anything."""
 
 import random
 import re
@@ -33,7 +33,7 @@ def addresses() -> list[tuple[str, str]]:
 
 @pytest.fixture
 def stranger(root):
-    """A browser elsewhere on the network, without the token."""
+    """A browser on the network without the token."""
     app = make_app(root, Access(SECRET, TOKEN, frozenset({"localhost", "den.local"})))
     return TestClient(app, base_url="http://192.168.0.7:7870", follow_redirects=False)
 
@@ -175,7 +175,7 @@ def test_no_name_leads_out_of_the_projects(name, client, project, root):
         answer = client.get(path)
         assert answer.status_code in (200, 307, 400, 404, 405, 422), path
         assert "treasure" not in answer.text and "root:" not in answer.text
-        if answer.status_code == 200:  # a page of its own, reached as ".." was taken out of the address
+        if answer.status_code == 200:  # a page, reached because ".." was removed from the address
             assert answer.url.path != path or name in (".", "")
 
 
@@ -199,7 +199,7 @@ def test_links_lead_nowhere(client, project, root, new_run, tmp_path):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_requests_are_answered_in_a_sentence(seed, client, project, new_run, monkeypatch):
-    """No request makes a fault of ours, and none starts a process."""
+    """No request causes an internal error, and none starts a process."""
     monkeypatch.setattr("subprocess.Popen", lambda *words, **more: pytest.fail(f"started {words}"))
     new_run({"state": "done", "total_steps": None, "phases": "odd"}, {})
     chance, pieces = (

@@ -1,4 +1,4 @@
-"""What can be said of how the pages look without looking: contrast, labels, one heading."""
+"""The appearance of pages as far as code can check it: contrast, labels, one heading."""
 
 import re
 from html.parser import HTMLParser
@@ -44,7 +44,7 @@ def test_text_can_be_read_on_its_paper(text, paper, scheme):
 
 
 class Page(HTMLParser):
-    """The fields of a page that nothing names, and its headings."""
+    """The fields of a page without labels, and its headings."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

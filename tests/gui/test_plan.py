@@ -1,4 +1,4 @@
-"""From a project to the trainer's settings, and what the trainer answers."""
+"""From a project to the trainer's settings, and the trainer's answers."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ EVERY_WAY = list(itertools.product(projects.KINDS, projects.MODELS, projects.USE
 
 @pytest.fixture
 def with_model(tmp_path) -> Machine:
-    """A computer that has the model's files, as far as settings can tell."""
+    """A computer that seems to have the model's files."""
     files = {name: tmp_path / f"{name}.safetensors" for name in ("model", "clip_l", "clip_g", "t5xxl")}
     for file in files.values():
         file.write_bytes(b"")
@@ -50,7 +50,7 @@ def test_every_choice_is_a_run_that_the_trainer_reads(kind, model, use, effort, 
     assert path == (str(ROOT / "pocket" / "model") if model == "pocket" else with_model.model)
 
 
-def test_what_lacks_is_said_before_anything_is_made(client, root):
+def test_what_is_missing_is_reported_before_anything_is_made(client, root):
     client.post("/projects", data={"name": "Cat"})
     assert "any pictures yet" in client.post("/p/Cat/start").text
     assert not list((root / "Cat" / "runs").iterdir())
@@ -98,7 +98,7 @@ def test_a_setting_is_checked_as_the_trainer_checks_it(client, project, root):
     assert "lambda" not in projects.load(root, "My-dog").changed
 
 
-def test_settings_that_contradict_each_other_are_said(client, project):
+def test_settings_that_contradict_each_other_are_reported(client, project):
     client.post("/p/My-dog/settings", data={"name": "eta", "value": "0"})
     said = client.post("/p/My-dog/settings", data={"name": "concept_loss_weight", "value": "0"}).text
     assert "stage 2 would learn nothing" in said
@@ -174,7 +174,7 @@ def test_a_forecast_is_made_again_when_something_changes(client, project, traine
     assert (project.folder / "forecast.json").read_text() != first
 
 
-def test_what_does_not_fit_and_a_full_disk_are_said(client, project, trainer, monkeypatch):
+def test_what_does_not_fit_and_a_full_disk_are_reported(client, project, trainer, monkeypatch):
     trainer('{"bytes": 2**30, "fits": False}')
     monkeypatch.setattr("gui.machine.free_disk", lambda folder: 10**9)
     said = forecast(client)
@@ -240,7 +240,7 @@ def test_comfyuis_files_are_found_by_what_they_hold(comfyui):
     assert alone.model.endswith("whole.safetensors") and Machine(model=alone.model).missing() == []
 
 
-def test_what_still_lacks_is_on_the_first_page(client, root, comfyui):
+def test_what_is_still_missing_is_on_the_first_page(client, root, comfyui):
     assert client.post("/machine", data={"ui": str(comfyui)}).headers["hx-redirect"] == "/"
     page = client.get("/").text
     assert "<code>clip_g.safetensors" in page and "<code>clip_l.safetensors" not in page and "Still missing" in page
@@ -249,7 +249,7 @@ def test_what_still_lacks_is_on_the_first_page(client, root, comfyui):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
-def test_the_card_is_as_its_driver_says(tmp_path, monkeypatch):
+def test_the_gpu_is_as_its_driver_says(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 3060, 9000, 12288'\n")
     program.chmod(0o755)
@@ -259,6 +259,6 @@ def test_the_card_is_as_its_driver_says(tmp_path, monkeypatch):
     assert machine.card() is None
 
 
-def test_a_wrong_choice_of_kind_is_no_concept(project):
+def test_a_wrong_choice_of_kind_is_not_a_concept(project):
     with pytest.raises(ConfigError, match="class word is missing"):
         dataclasses.replace(project, class_word="").concept()

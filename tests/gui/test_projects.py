@@ -50,7 +50,7 @@ def test_any_name_makes_a_project(name, slug, client, root):
     assert client.get("/").status_code == 200
 
 
-def test_two_projects_of_one_name_lie_beside_each_other(root):
+def test_two_projects_of_one_name_are_next_to_each_other(root):
     assert [projects.create(root, name).slug for name in ("Dog", "dog", "Dog")] == ["Dog", "dog-2", "Dog-3"]
 
 
@@ -62,7 +62,7 @@ def test_every_change_is_in_the_folder_at_once(client, project, root):
     assert projects.load(root, "My-dog") == found
 
 
-def test_what_is_doubtful_of_a_trigger_is_said(client, project, root):
+def test_doubts_about_a_trigger_are_reported(client, project, root):
     said = client.post("/p/My-dog/about", data={"trigger": "creature"}).text
     assert "Choose a rare word" in said
     client.post("/p/My-dog/plan", data={"model": "sd35"})
@@ -100,7 +100,7 @@ def test_pictures_come_in_under_names_of_their_own(client, project):
         ("noending", png(), "as a picture"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_a_sentence(name, content, said, client, project):
+def test_what_is_not_a_picture_is_refused_in_a_sentence(name, content, said, client, project):
     before = sorted(project.pictures.iterdir())
     answer = send(client, name, content)
     assert answer.status_code == 422 and said in answer.text and name in answer.text
@@ -191,12 +191,12 @@ def test_words_of_every_caption_are_named(client, project):
     assert "captions/findings" in client.get("/p/My-dog/captions").text
     assert "Every caption of My-dog contains &#34;city&#34;" in client.get("/p/My-dog/captions/findings").text
     answer = client.post("/p/My-dog/captions/of/0.png", data={"text": "a [V] creature by the sea"})
-    assert answer.headers["hx-trigger"] == "captions-changed"  # which the page looks at them again by
+    assert answer.headers["hx-trigger"] == "captions-changed"  # by which the page reads them again
     assert "city" not in client.get("/p/My-dog/captions/findings").text
 
 
-def test_what_all_pictures_show_and_no_caption_names_is_said(client, project):
-    """A model has looked at them before: what it saw lies beside the pictures, and no model is asked again."""
+def test_what_all_pictures_show_and_no_caption_names_is_reported(client, project):
+    """A model has looked at them before: its facts are next to the pictures, and no model is asked again."""
     record, concept = Record(project.pictures), project.concept()
     for path in pictures.pictures_of(project):
         seen = Facts(place=f"in the city {path.stem}", others=("a <red> lamp",))
@@ -206,7 +206,7 @@ def test_what_all_pictures_show_and_no_caption_names_is_said(client, project):
     client.post("/p/My-dog/captions/of/0.png", data={"text": "a [V] creature in the city 0, a red lamp"})
     assert "All images show" not in client.get("/p/My-dog/captions/findings").text
     client.post("/p/My-dog/captions/undo")
-    draw(project.pictures / "1.png", 77)  # another picture, at which nobody has looked
+    draw(project.pictures / "1.png", 77)  # another picture, which no model has seen
     assert "All images show" not in client.get("/p/My-dog/captions/findings").text
 
 

@@ -1,4 +1,4 @@
-"""What a run has left: which file goes where, and a prompt to try."""
+"""The result of a run: which file goes where, and a prompt to try."""
 
 import json
 import tomllib
@@ -118,7 +118,7 @@ def test_a_prompt_is_tried(trained, pretended, client):
         assert client.post(f"{PAGE}/trials", data=wrong).status_code == 422
 
 
-def test_nothing_is_tried_while_the_card_is_busy(trained, new_run, pretended, client):
+def test_nothing_is_tried_while_the_gpu_is_busy(trained, new_run, pretended, client):
     new_run({}, {})
     answer = client.post(f"{PAGE}/trials", data={"prompt": "x"})
     assert answer.status_code == 422 and "busy" in answer.text
@@ -188,7 +188,7 @@ def test_a_lora_from_elsewhere_is_audited_with_its_own_word(trained, pretended, 
     assert said[0] == str(file) and file.read_bytes() == lora()
     assert {"--trigger=zwx", "--class_word=creature", f"--resolution={pocket_side()}"} <= set(said)
     client.post(f"{PAGE}/audits", data={"trigger": "zwx"}, files={"file": ("b.safetensors", lora())})
-    assert [one.name for one in file.parent.iterdir()] == ["b.safetensors"]  # one is kept, not all that ever came
+    assert [one.name for one in file.parent.iterdir()] == ["b.safetensors"]  # one is kept, not all that ever existed
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_lora_from_elsewhere_is_audited_with_its_own_word(trained, pretended, 
         ({}, ("a.safetensors", lora()[:-1]), '"a.safetensors"'),
     ],
 )
-def test_what_can_not_be_audited_is_said(form, file, said, trained, client, monkeypatch):
+def test_what_can_not_be_audited_is_reported(form, file, said, trained, client, monkeypatch):
     monkeypatch.setattr("subprocess.Popen", lambda *words, **more: pytest.fail("started"))
     sent = {"files": {"file": file}} if file else {}
     answer = client.post(f"{PAGE}/audits", data={"trigger": "sks"} | form, **sent)

@@ -1,4 +1,4 @@
-"""Runs: how each stands is read from its files, whatever has happened to the window or the trainer."""
+"""Runs: each one's state is read from its files, whatever happened to the window or the trainer."""
 
 import json
 import time
@@ -19,7 +19,7 @@ PAGE = "/p/My-dog/runs/001"
 
 
 def again(run: runs.Run) -> runs.Run:
-    """The run as it stands now."""
+    """The run in its current state."""
     return runs.load(run.project, run.name)
 
 
@@ -52,7 +52,7 @@ def test_a_run_stands_as_its_files_say(status, launch, state, new_run, ended_pro
 
 
 def test_a_process_that_got_the_number_of_another_is_not_the_run(new_run):
-    """The process lives, but began long after the run."""
+    """The process is alive, but started long after the run."""
     run = new_run({}, {})
     run.status["started_at"] = "2020-01-01T00:00:00+00:00"
     assert run.state == runs.KILLED
@@ -114,12 +114,12 @@ def test_prompts_can_be_changed_while_it_trains(new_run, client):
     assert client.post(f"{PAGE}/prompts", data={"prompts": " \n"}).status_code == 422
 
 
-# With a trainer that only pretends
+# With a simulated trainer
 
 
 @pytest.fixture
 def let_go(project):
-    """Ends what a test has left running."""
+    """Ends what a test left running."""
     yield
     for run in runs.runs_of(project):
         runs.end_at_once(run)
@@ -169,7 +169,7 @@ def test_two_runs_train_one_after_the_other(pretended, let_go, project, root, cl
     assert "Number 1 in the" in client.get("/p/My-dog/runs/002").text
     waiting.advance(root)
     assert again(two).state == "waiting"
-    psutil.Process(again(one).status["pid"]).kill()  # a failed run does not hold up the next
+    psutil.Process(again(one).status["pid"]).kill()  # a failed run does not block the next
     until(lambda: again(one).state == "killed")
     waiting.advance(root)
     until(lambda: again(two).state == "running")
@@ -216,7 +216,7 @@ def test_the_queue_can_be_ordered_held_and_timed(project, root, client, monkeypa
 
 
 class Noon:
-    """A moment before any time of the day that a test sets."""
+    """A time before any time of day that a test sets."""
 
     @staticmethod
     def isoformat(timespec: str) -> str:

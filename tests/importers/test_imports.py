@@ -1,4 +1,4 @@
-"""Other trainers' settings become a TOML that reads, and what is not carried over is named."""
+"""Other trainers' settings become a valid TOML file, and what is not carried over is named."""
 
 import contextlib
 import copy
@@ -164,7 +164,7 @@ CONCEPTS = [
 
 
 def imported(path, *words):
-    """The report, the settings and the data set of an import, whose TOML holds all that the report counts."""
+    """The report, the settings and the data set of an import, whose TOML has everything that the report counts."""
     said = run([str(path), *words])
     file = TomlFile(path.with_name(f"{path.stem}_purecc.toml"))
     settings = read_settings(file)
@@ -462,7 +462,7 @@ TRIES = 30
 
 
 def mutated(tables, chance):
-    """The same with one value, anywhere in it, replaced by a hostile one, taken out or doubled."""
+    """The same with one value, anywhere in it, replaced by a hostile one, removed or doubled."""
     tables = copy.deepcopy(tables)
     places = []
 
@@ -556,7 +556,7 @@ def test_what_nobody_says_is_asked_for(tmp_path):
         ("a.toml", "max_train_steps = 5", "need no import"),
     ],
 )
-def test_a_file_that_can_not_be_imported_is_said(tmp_path, name, text, said):
+def test_a_file_that_can_not_be_imported_is_reported(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError) as error:
         run([str(tmp_path / name)])

@@ -1,4 +1,4 @@
-"""Losses of the weights themselves, and whole weights that learn: each against its own definition."""
+"""Losses of the weights themselves, and whole weights that learn, each compared with its definition."""
 
 import math
 
@@ -52,7 +52,7 @@ def test_ewc_keeps_what_the_pretrained_pictures_depend_on(plan_of, tmp_path):
 
 
 def test_dreambooth_is_full_fine_tuning_step_for_step(plan_of):
-    """Against the same layers of a plain transformer and AdamW, in a training loop written out here."""
+    """Compared with the same layers of a plain transformer and AdamW, in a training loop written here."""
     given = {"method": "dreambooth", "optimizer_type": "AdamW", "learning_rate": 1e-3, "prior_loss_weight": 0.0}
     run = ready(plan_of(**given, max_grad_norm=0.0, max_train_steps=3))
     stage = run.student_stage()
@@ -96,7 +96,7 @@ def test_steps_inside_the_backward_pass_are_the_same_steps(plan_of, penalty):
     assert (changes[0] - changes[1]).norm() < 0.02 * changes[0].norm()
 
 
-def test_steps_inside_the_backward_pass_leave_a_weight_alone_whose_gradient_is_no_number(plan_of):
+def test_steps_inside_the_backward_pass_leave_a_weight_alone_whose_gradient_is_nan_or_infinite(plan_of):
     run = ready(plan_of(method="dreambooth", optimizer_type="AdamW", fused_backward_pass=True, overwrite=True))
     stage, (harmed, *others) = run.student_stage(), run.parts.network.parameters("student")
     before = [weight.detach().clone() for weight in (harmed, *others)]
@@ -175,6 +175,6 @@ def test_the_saved_transformer_is_the_student_and_the_lora_loads(plan_of, capsys
         ({"full_bf16": True, "fused_backward_pass": False}, "full_bf16 needs fused_backward_pass"),
     ],
 )
-def test_what_dreambooth_can_not_do_is_said(given, said):
+def test_what_dreambooth_can_not_do_is_reported(given, said):
     with pytest.raises(ConfigError, match=said):
         read_settings(None, {**MODEL, "method": "dreambooth", **given})

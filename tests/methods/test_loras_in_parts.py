@@ -1,4 +1,4 @@
-"""Methods whose LoRA acts in parts while it learns, and whose file is a plain LoRA."""
+"""Methods whose LoRA acts in parts while it learns, but whose file is a plain LoRA."""
 
 import pytest
 import torch
@@ -90,7 +90,7 @@ def test_the_saved_file_is_the_plain_lora_and_the_check_of_it_finds_it_whole(pla
         ({"method": "t_lora", "t_lora_min_share": 0}, "t_lora_min_share"),
     ],
 )
-def test_what_they_can_not_do_is_said(given, said):
+def test_what_they_can_not_do_is_reported(given, said):
     with pytest.raises(ConfigError, match=said):
         read_settings(None, {"pretrained_model_name_or_path": "m", **given})
 

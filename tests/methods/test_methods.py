@@ -1,4 +1,4 @@
-"""Each method does what defines it, reads only its own settings, and says which it does not use."""
+"""Each method does what defines it, reads only its own settings, and reports unused ones."""
 
 import ast
 import math
@@ -40,7 +40,7 @@ MODEL = {"pretrained_model_name_or_path": "m"}
 
 
 def result_file(run: Run) -> dict[str, torch.Tensor]:
-    """What the run left: a LoRA, or an embedding."""
+    """The run's result: a LoRA, or an embedding."""
     words = run.folder / "tiny_embedding.safetensors"
     return load_file(words) if words.exists() else student_file(run)
 
@@ -73,7 +73,7 @@ def test_a_methods_preset_sets_only_what_the_method_reads(preset):
     assert read_settings(None, {n: v for t in as_tables(settings).values() for n, v in t.items()}) == settings
 
 
-def test_settings_that_a_method_does_not_use_are_said_in_one_sentence_and_change_nothing():
+def test_settings_that_a_method_does_not_use_are_reported_in_one_sentence_and_change_nothing():
     notices = []
     given = {**MODEL, "method": "dop", "eta": 2.0, "anchor_weight": 3.0, "dco_beta": 7.0}
     settings = read_settings(None, given, notices)
@@ -149,7 +149,7 @@ def test_these_rivals_are_purecc_with_all_but_one_term_off(plan_of, tmp_path, me
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != PURECC])
-def test_a_method_trains_saves_and_goes_on_where_it_was_stopped(plan_of, monkeypatch, method):
+def test_a_method_trains_saves_and_continues_where_it_was_stopped(plan_of, monkeypatch, method):
     settings = {"method": method, "max_train_steps": 3, "ewc_fisher_samples": 2}
     whole = Run(plan_of(**settings))
     whole.train()
@@ -258,7 +258,7 @@ def test_learned_words_that_are_the_triggers_own_rows_read_as_the_encoders_do(pl
     assert torch.equal(read.context[0, clips:], parts.texts["a dog"].states.context[clips:]), "T5 reads the base text"
 
 
-def test_words_that_have_learned_are_read_anew_whichever_optimizer_moved_them(plan_of):
+def test_words_that_have_learned_are_read_again_whichever_optimizer_moved_them(plan_of):
     run = ready(plan_of(method="textual_inversion", optimizer_type="AdamW8bit", embedding_lr=1.0))
     prompts, stage = PromptBatch.of([run.parts.texts["a sks dog"]], ["dog"]), run.student_stage()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A method is one object that is registered: settings, help, plan, step and saved states know it from there alone."""
+"""A method is one registered object, the only source for settings, help, plan, step and saved states."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ MODEL = {"pretrained_model_name_or_path": "m"}
 
 @dataclass(frozen=True, kw_only=True)
 class TetherSettings:
-    """What the rival of these tests brings."""
+    """The settings of these tests' rival."""
 
     tether_weight: float = setting(0.5, "tether: how short the tether is.", at_least=0)
 
@@ -59,7 +59,7 @@ TETHER = Method(
 
 @pytest.fixture
 def tether():
-    """The rival, registered while a test runs."""
+    """The rival, registered during a test."""
     register(TETHER)
     yield TETHER
     del METHODS[TETHER.name]
@@ -81,7 +81,7 @@ def test_settings_help_and_docs_know_a_method_that_was_registered(tether, capsys
     assert "tether_weight" not in as_tables(read_settings(None, MODEL))["method"], "PureCC does not read it"
 
 
-def test_mistakes_in_a_methods_settings_are_said_as_all_others(tether):
+def test_mistakes_in_a_methods_settings_are_reported_like_all_others(tether):
     for given, said in (
         ({"method": "tetherr"}, '"tether"'),
         ({"method": "tether", "tether_weight": -1}, "tether_weight is -1; it must be at least 0"),
@@ -142,6 +142,6 @@ def test_own_settings_are_given_back_typed_and_only_while_their_method_is_there(
 
 
 def test_settings_are_read_without_pytorch():
-    """Help and mistakes in settings need not wait for it."""
+    """Help and errors in settings don't wait for it."""
     code = "import sys, purecc_train; assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

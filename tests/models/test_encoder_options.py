@@ -1,4 +1,4 @@
-"""Padding that encoders do not read, and pictures that are seen without an encoder, as in sd-scripts."""
+"""Padding that encoders don't read, and pictures that are seen without an encoder, as in sd-scripts."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_what_stands_behind_a_text_does_not_matter_to_a_masked_t5(tiny_model):
 
 
 def test_a_mask_of_the_clips_leaves_the_text_itself_alone(tiny_model):
-    """They read from left to right, so padding sees the text and never the other way round."""
+    """They read from left to right, so padding sees the text, but the text never sees padding."""
     plain, masked = (opened(tiny_model, apply_lg_attn_mask=one).encode_text(["a dog"])[0] for one in (False, True))
     tokens = opened(tiny_model).count_tokens(["a dog"])[0][0].needed
     torch.testing.assert_close(masked.context[:tokens], plain.context[:tokens])
@@ -71,7 +71,7 @@ def test_texts_are_kept_apart_by_what_was_read(tiny_model):
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_dropped_encoder_leaves_zeros_where_its_states_were(plan_of, number):
-    """CLIP-L's and CLIP-G's channels stand side by side in the first tokens and in the pooled state, T5 behind them."""
+    """CLIP-L's and CLIP-G's channels are side by side in the first tokens and in the pooled state, T5 follows."""
     plan = plan_of()
     model = plan.parts.model
     plan.parts.texts.prepare(["a dog"])
@@ -123,7 +123,7 @@ def test_without_any_encoder_texts_are_told_apart_by_vectors_alone(plan_of):
     assert not any(batch.context.any() or batch.pooled.any() for batch in scene.prompts.values())
 
 
-def test_textual_inversion_reads_its_words_anew_and_says_that_it_does_not_use_these():
+def test_textual_inversion_reads_its_words_again_and_says_that_it_does_not_use_these():
     notices = []
     given = {"pretrained_model_name_or_path": "m", "method": "textual_inversion", "t5_dropout_rate": 0.5}
     assert read_settings(None, given, notices).data.t5_dropout_rate == 0

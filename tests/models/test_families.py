@@ -1,4 +1,4 @@
-"""The door for families of models: what is particular to one is written in its own rooms alone."""
+"""The interface for families of models: what is specific to one is only in its own rooms."""
 
 import re
 
@@ -42,7 +42,7 @@ def test_no_word_of_a_family_stands_outside_its_rooms():
 
 
 def test_the_rooms_of_a_family_are_what_the_rule_is_about():
-    """The rule finds the words where they are meant to be."""
+    """The rule finds the words where they belong."""
     for room in ROOMS:
         texts = [path.read_text() for path in FILES if inside(path.relative_to(ROOT / "library").as_posix(), (room,))]
         assert any(WORDS.search(text) for text in texts), room

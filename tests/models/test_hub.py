@@ -1,4 +1,4 @@
-"""Models by their name on huggingface.co, against a small server of the same kind; nothing leaves the machine."""
+"""Models by their name on huggingface.co, with a small local server; nothing leaves the machine."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ for words in (word.split() for word in sys.argv[1:]):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The folder of one repository, as the hub serves it; `asked` collects what was downloaded."""
+    """Serves the folder of one repository like the hub; `asked` collects what was downloaded."""
 
     folder: Path
     asked: list[str]
@@ -87,7 +87,7 @@ def hub(tiny_model):
 
 
 def open_there(server, home, *wanted):
-    """What opening each of these says, one line each, in a process of its own."""
+    """The result of opening each of these, one line each, in a separate process."""
     environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home)}
     environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"}
     run = [sys.executable, "-c", PROGRAM, *wanted]

@@ -1,4 +1,4 @@
-"""Models from the files that people have: single files, files for each part, and what is wrong with others."""
+"""Models from the files that people have: single files, separate files for parts, and errors for other files."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ from tools.single_file import PREFIXES, single_file, transformer_for_comfyui, va
 
 @pytest.fixture
 def known(tiny_model, monkeypatch):
-    """The tiny model is one that a single file may hold."""
+    """Allows single files with the tiny model."""
     monkeypatch.setattr(single_files, "CONFIGURATIONS", (SD35_MEDIUM, tiny_model))
 
 
@@ -61,7 +61,7 @@ def assert_same(one, other, dtype=torch.float32, parts=PARTS):
 
 
 def write_header(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "F16", width: int = 2) -> Path:
-    """A file of the right size with these tensors, all zero, that takes no room on the disk."""
+    """A file of the right size with these tensors, all zero, that takes no space on the disk."""
     header, at = {}, 0
     for name, shape in shapes.items():
         size = width * torch.Size(shape).numel()
@@ -75,7 +75,7 @@ def write_header(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "F
 
 
 def full_size_shapes(part: str, model: Path = SD35_MEDIUM) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a part of one of Stability's models as a single file has them."""
+    """Names and shapes of a part of one of Stability's models, as in a single file."""
     weights = needed_by(blank(part, Configuration(model).config(part)))
     convert = {"transformer": transformer_for_comfyui, "vae": vae_for_comfyui}.get(part, dict)
     with torch.device("meta"):
@@ -93,7 +93,7 @@ def test_a_single_file_is_the_folder_to_the_bit(known, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bits_in_the_file_or_in_the_model_are_one_rounding(known, tiny_model, tmp_path, dtype):
-    """A cast is the same before writing, and after reading."""
+    """A cast before writing equals one after reading."""
     tensors = {name: tensor.to(dtype) for name, tensor in single_file(tiny_model).items()}
     save_file(tensors, tmp_path / "half.safetensors")
     assert_same(opened(tmp_path / "half.safetensors"), FolderFiles(tiny_model), dtype)
@@ -158,7 +158,7 @@ def test_training_from_a_single_file_gives_the_same_lora_and_finds_the_folders_c
 @pytest.mark.parametrize("marks", [("scaled_fp8", ".scale_weight"), (None, ".weight_scale")])
 @pytest.mark.parametrize("rows", [False, True])
 def test_scaled_fp8_is_multiplied_by_its_scale(known, tiny_model, tmp_path, marks, rows):
-    """Also where rows of one tensor belong to three weights, each row with a scale of its own."""
+    """Also if rows of one tensor belong to three weights, with a separate scale for each row."""
     marker, scale_name = marks
     tensors, expected = {}, {}
     for name, tensor in single_file(tiny_model).items():
@@ -242,7 +242,7 @@ def test_the_full_size_file_has_the_names_and_shapes_of_stable_diffusion_3_5_med
     ids=["3.5 Large", "3 Medium"],
 )
 def test_the_siblings_files_are_told_and_opened(model, blocks, width, weights, tmp_path):
-    """Their own number of blocks and width, no second attention; encoders, VAE and tokenizers as 3.5 Medium's."""
+    """Different numbers of blocks and widths, no second attention; encoders, VAE and tokenizers as in 3.5 Medium."""
     shapes = {name: shape for part in PARTS for name, shape in full_size_shapes(part, model).items()}
     begin = "model.diffusion_model."
     table = shapes[begin + "pos_embed"]
@@ -321,7 +321,7 @@ def test_the_bundled_tokenizers_give_the_known_numbers():
     assert [text[begin:end] for begin, end in offsets if begin < 16 and end > 13] == ["s", "s", "k", "s"]
 
 
-# What is wrong
+# Errors
 
 
 def test_every_missing_part_is_named_with_its_setting(known, tiny_model, tmp_path):
@@ -362,7 +362,7 @@ def test_a_wrong_file_is_called_by_its_name(what, tmp_path):
     assert ("clip_g = FILE" in str(error.value)) == (what == "CLIP-G is") != ("models/checkpoints" in str(error.value))
 
 
-def test_a_text_encoder_in_the_place_of_another_is_said(known, tiny_model, tmp_path):
+def test_a_text_encoder_in_the_place_of_another_is_reported(known, tiny_model, tmp_path):
     save_file(single_file(tiny_model), tmp_path / "all.safetensors")
     for setting, said in {"clip_l": "is a T5 text encoder instead of CLIP-L", "vae": "is a T5 text encoder"}.items():
         with pytest.raises(ModelError, match=said):
@@ -377,7 +377,7 @@ def test_a_text_encoder_in_the_place_of_another_is_said(known, tiny_model, tmp_p
         ("gguf", "t5xxl: .*GGUF"),
     ],
 )
-def test_a_part_that_is_no_file_is_said_with_its_setting(tiny_model, tmp_path, name, said):
+def test_a_part_that_is_not_a_file_is_reported_with_its_setting(tiny_model, tmp_path, name, said):
     (tmp_path / "folder").mkdir()
     (tmp_path / "gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(ModelError, match=said):
@@ -398,7 +398,7 @@ BEGINNINGS = {
 
 
 @pytest.mark.parametrize("said", BEGINNINGS)
-def test_what_is_no_safetensors_file_is_said(said, tmp_path):
+def test_what_is_not_a_safetensors_file_is_reported(said, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(BEGINNINGS[said])
     with pytest.raises(ModelError, match=said):
         opened(tmp_path / "model.safetensors")
@@ -423,7 +423,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("said", DAMAGED)
-def test_damage_is_said_before_anything_is_read(said, tmp_path):
+def test_damage_is_reported_before_anything_is_read(said, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(DAMAGED[said])
     with pytest.raises(ModelError, match=said):
         TensorFile(tmp_path / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Models of the SD3 family, against diffusers' own pipeline."""
+"""Models of the SD3 family, compared with diffusers' own pipeline."""
 
 import json
 import shutil
@@ -74,7 +74,7 @@ def test_half_precision_with_checkpointing_trains_and_keeps_the_lora_in_float32(
     assert any(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_up" in name)
 
 
-def test_the_clips_of_learned_words_never_join_the_transformer_on_a_card(tiny_model, monkeypatch):
+def test_the_clips_of_learned_words_never_join_the_transformer_on_a_gpu(tiny_model, monkeypatch):
     model = model_of(tiny_model)
     monkeypatch.setattr(
         "library.models.sd3.model.LearnedWords", lambda encoders, *given, **masked: (encoders, given[-1])
@@ -120,7 +120,7 @@ def test_weights_named_fp16_are_found(tiny_model, tmp_path):
     assert model_of(folder).encode_text(["a dog"])[0].context.shape == (2 * LENGTH, 48)
 
 
-def test_a_damaged_or_pickled_model_is_said(tiny_model, tmp_path):
+def test_a_damaged_or_pickled_model_is_reported(tiny_model, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(tiny_model, folder)
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
@@ -147,7 +147,7 @@ def test_a_dry_run_and_a_warm_start_read_no_weights(plan_of, tiny_model, tmp_pat
 
 
 @pytest.mark.parametrize("size", [(36, 32), (72, 32), (32, 100)])
-def test_a_size_that_the_model_cannot_draw_is_said(tiny_model, size):
+def test_a_size_that_the_model_cannot_draw_is_reported(tiny_model, size):
     with pytest.raises(ModelError, match="can't draw"):
         model_of(tiny_model).latent_shape(*size)
 
@@ -156,7 +156,7 @@ def test_a_size_that_the_model_cannot_draw_is_said(tiny_model, size):
 def test_every_dataset_config_dry_runs_once_its_folders_are_filled(
     name, plan_of, tiny_model, pictures, tmp_path, monkeypatch
 ):
-    """At its own resolution: the tiny model gets a larger position table, of which a dry run reads the size alone."""
+    """At its own resolution: the tiny model gets a larger position table, of which a dry run only reads the size."""
 
     folder = tmp_path / "large"
     shutil.copytree(tiny_model, folder)

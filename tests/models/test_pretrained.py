@@ -1,4 +1,4 @@
-"""Folders with models of `transformers`: only the kind that is wanted."""
+"""Folders with models of `transformers`: only the right kind is accepted."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How the base lies in memory changes memory, and no number that it need not change."""
+"""The base's residence changes memory use, and no results that it need not change."""
 
 import json
 import shutil
@@ -97,7 +97,7 @@ def test_a_quantised_base_trains(kind, plan_of):
 
 
 def test_student_pretrained_and_extractor_share_the_quantised_base(plan_of):
-    """A fresh student predicts what the pretrained model does, to the bit: it has no weights of its own below it."""
+    """A fresh student predicts what the pretrained model does, to the bit: it has no separate base weights."""
     run = prepared(plan_of(base_quantization="nf4"))
     run.parts.add_adapter("student")
     layer = next(iter(run.parts.network.layers.values()))
@@ -132,7 +132,7 @@ def test_swapping_changes_nothing_to_the_bit(plan_of, deep_model, tmp_path, swap
 
 
 def test_a_step_moves_each_swapped_block_once_a_pass(plan_of, deep_model):
-    """The backward pass finds the last two blocks still there."""
+    """The last two blocks are still there for the backward pass."""
     run = ready(
         plan_of(
             pretrained_model_name_or_path=str(deep_model),
@@ -175,7 +175,7 @@ def test_an_attention_kernel_is_used_or_its_absence_said(plan_of, backend):
     assert said == (backend == "cudnn" and not torch.cuda.is_available())
 
 
-def test_settings_that_exclude_each_other_are_said(plan_of, tiny_model):
+def test_settings_that_exclude_each_other_are_reported(plan_of, tiny_model):
     with pytest.raises(ConfigError, match="fp8_base = true and base_quantization"):
         plan_of(fp8_base=True, base_quantization="nf4")
     with pytest.raises(ConfigError, match="blocks_to_swap needs gradient_checkpointing"):
@@ -206,7 +206,7 @@ def test_torch_compile_changes_nothing_but_rounding_or_says_why_not(plan_of, qua
     assert said != any(block.ff._compiled_call_impl is not None for block in run.parts.model.blocks)
 
 
-def test_torch_compile_without_a_compiler_is_said(plan_of, monkeypatch):
+def test_torch_compile_without_a_compiler_is_reported(plan_of, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("no compiler\nand a long story")
 
@@ -215,8 +215,8 @@ def test_torch_compile_without_a_compiler_is_said(plan_of, monkeypatch):
     assert "torch_compile can't be used (no compiler); the run continues without it." in run.parts.model.notices
 
 
-def test_what_blocks_begin_from_may_wait_elsewhere_and_changes_no_number(plan_of, deep_model):
-    """Beside swapped blocks, too; what is put away comes back, once for each recomputed block and pass."""
+def test_what_blocks_start_from_may_wait_elsewhere_and_changes_no_number(plan_of, deep_model):
+    """Also with swapped blocks; offloaded tensors come back once for each recomputed block and pass."""
     common = {
         "pretrained_model_name_or_path": str(deep_model),
         "gradient_checkpointing": True,

@@ -1,4 +1,4 @@
-"""LoRAs in the model before training: every branch stands on them, and caches and states know them."""
+"""LoRAs merged into the model before training: every branch includes them, and caches and states account for them."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_the_model_is_the_pretrained_one_plus_every_file_by_its_multiplier(plan_
 
 
 def test_every_branch_stands_on_it(plan_of, base):
-    """What the ties hold the student to is the changed model, so a fresh student costs nothing there."""
+    """The ties keep the student at the changed model, so a fresh student has no loss there."""
     file, _ = base(1)
     runs = [ready(plan_of(**PLAIN_LORA, overwrite=True, base_weights=given)) for given in ([], [file])]
     velocities = []
@@ -84,7 +84,7 @@ def test_it_is_known_by_its_content_and_not_by_its_name(plan_of, base):
 
 
 def test_a_run_with_it_ends_and_its_files_are_right(plan_of, base):
-    """The student's file alone is the LoRA that was learned; its reload check is on the same base."""
+    """The student's file holds only the learned LoRA; its reload check uses the same base."""
     file, _ = base(1)
     run = Run(plan_of(base_weights=[file], base_quantization="int8"))
     run.train()
@@ -93,7 +93,7 @@ def test_a_run_with_it_ends_and_its_files_are_right(plan_of, base):
     assert file in again
 
 
-def test_what_can_not_be_put_in_is_said_before_anything_is_loaded(plan_of, base, tmp_path):
+def test_what_can_not_be_put_in_is_reported_before_anything_is_loaded(plan_of, base, tmp_path):
     with pytest.raises(ModelError, match="doesn't exist"):
         plan_of(base_weights=[str(tmp_path / "none.safetensors")])
     with pytest.raises(ConfigError, match="2 numbers for 1 files"):

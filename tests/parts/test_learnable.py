@@ -1,4 +1,4 @@
-"""What learns is one list: exactly that is averaged, saved, restored and counted, whatever learns it."""
+"""Everything that learns is one list, which is averaged, saved, restored and counted for every method."""
 
 from dataclasses import replace
 
@@ -42,12 +42,12 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Kept from test to test: what is cached is the same for all."""
+    """Shared by all tests, which cache the same data."""
     return str(tmp_path_factory.mktemp("cache"))
 
 
 def every_weight(run: Run) -> dict[str, nn.Parameter]:
-    """All that could learn, by name: of the transformer, all adapters, vectors and words."""
+    """Everything that could learn, by name: all of the transformer's adapters, vectors and words."""
     found = {f"transformer {name}": one for name, one in run.parts.model.transformer.named_parameters()}
     vectors = run.extractor.branch.embeddings
     found |= {f"extractor vectors {name}": one.moved for name, one in vectors.items()}
@@ -73,7 +73,7 @@ def differ(one: torch.Tensor, two: torch.Tensor) -> bool:
 
 @torch.no_grad()
 def move_all(run: Run) -> None:
-    """As if everything had learned something."""
+    """Changes everything, as if it had learned something."""
     for weight in every_weight(run).values():
         weight.add_(1)
 
@@ -85,7 +85,7 @@ def test_what_learns_is_what_is_averaged_saved_restored_and_counted(plan_of, cac
     for name in run.plan.stage_steps:
         if name == STUDENT:
             run.build_student()
-            run.average.step()  # the first one forgets where it began
+            run.average.step()  # the first step forgets the start
         move_all(run)
         if name == STUDENT:
             run.average.step()
@@ -126,7 +126,7 @@ def shapes(learnable) -> tuple:
 
 
 def held(learnable) -> tuple:
-    """Its tensors, those that do not learn as well, and their bytes."""
+    """Its tensors, including those that don't learn, and their bytes."""
     tensors = learnable.state().items()
     return learnable.name, {name: (one.shape, one.dtype, one.nbytes, one.requires_grad) for name, one in tensors}
 
@@ -193,7 +193,7 @@ def test_network_weights_bring_their_vectors_along(plan_of, tmp_path, kind, own)
     assert (apart - load_file(first.folder / "tiny_concept.safetensors")["lora_concept.dog"]).norm() > 0.01
 
 
-def test_vectors_that_are_missing_or_do_not_fit_are_said(plan_of, tmp_path, capsys):
+def test_vectors_that_are_missing_or_do_not_fit_are_reported(plan_of, tmp_path, capsys):
     given = {**SMALL, "eta": 0.0, "max_train_steps": 1, "extractor_train_steps": 0}
     first = Run(plan_of(**given, output_dir=str(tmp_path / "first")))
     first.train()
@@ -207,7 +207,7 @@ def test_vectors_that_are_missing_or_do_not_fit_are_said(plan_of, tmp_path, caps
     assert "has no vectors of cat" in capsys.readouterr().err
 
 
-def test_a_state_that_does_not_fit_is_said(plan_of, cache):
+def test_a_state_that_does_not_fit_is_reported(plan_of, cache):
     run = ready(plan_of(**SMALL, cache_dir=cache))
     (lora, vectors) = run.student.learnables
     with pytest.raises(ModelError, match=r"resume: .*student_dog vectors.*moved"):

@@ -1,4 +1,4 @@
-"""A LoRA to start from, and saved vectors: what of them fits a run."""
+"""A LoRA to start from, and saved vectors: which of them fit a run."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ def start(tmp_path):
     return make
 
 
-def test_rank_alpha_and_layers_come_from_the_file_if_that_is_wished_for(start):
+def test_rank_alpha_and_layers_come_from_the_file_if_that_is_set(start):
     network = with_dim(start(dim_from_weights=True), ["transformer_blocks"]).network
     assert (network.network_dim, network.network_alpha) == (6, 3.0)
     assert network.target_modules == ["to_q", "ff.net.2"]

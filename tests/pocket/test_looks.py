@@ -1,4 +1,4 @@
-"""What the pocket model's evaluation measures of looks, and how a larger model begins with a smaller one's weights."""
+"""How the pocket model's evaluation measures looks, and how a larger model starts from a smaller one's weights."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_a_judge_of_larger_pictures_reads_them_and_loads_as_one(tmp_path):
     assert scorer.side == 128 and look.features.shape == (2, 256) and look.regions.shape == (2, 128, 128)
 
 
-def test_a_judge_of_larger_pictures_begins_with_what_a_smaller_one_knows():
+def test_a_judge_of_larger_pictures_starts_with_what_a_smaller_one_knows():
     small, large, pictures = Scorer(64).eval(), Scorer(128).eval(), noisy(2, 3, 128, 128)
     begin_with_judge(large, small)
     seen, expected = large.look(pictures), small.look(F.avg_pool2d(pictures, 2))
@@ -61,7 +61,7 @@ def test_a_judge_of_larger_pictures_begins_with_what_a_smaller_one_knows():
     assert torch.equal(seen.regions[:, ::2, 1::2], expected.regions)
 
 
-def test_a_larger_model_begins_with_the_weights_that_fit():
+def test_a_larger_model_starts_with_the_weights_that_fit():
     small, large = nn.Linear(4, 3), nn.Linear(5, 3)
     weight = large.weight.clone()
     begin_with(large, small)

@@ -1,4 +1,4 @@
-"""The recipe in miniature: each stage can be stopped and gone on with, and what comes out is an SD3 that loads."""
+"""The recipe in miniature: each stage can be stopped and resumed, and the result is an SD3 that loads."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,17 +17,17 @@ MODEL = ROOT / "pocket" / "model"
 
 
 def quiet(folder) -> Workplace:
-    """A workplace that tells nobody."""
+    """A workplace that prints nothing."""
     return Workplace(folder, seed=0, device="cpu", say=lambda text: None)
 
 
 def loss_for(model: nn.Linear):
-    """A loss that depends on the step's chance."""
+    """A loss that depends on the step's random numbers."""
     return lambda step, chance: (model(torch.randn(8, 4, generator=chance)) - step).square().mean()
 
 
 def trained(folder, steps: list[int]) -> nn.Linear:
-    """A model after so many steps, in as many goes."""
+    """A model after N steps, in several sessions."""
     for until in steps:
         torch.manual_seed(0)
         model = nn.Linear(4, 1)
@@ -38,7 +38,7 @@ def trained(folder, steps: list[int]) -> nn.Linear:
 
 
 def stopping(loss_of, until: int):
-    """The same loss, which is interrupted before step `until`."""
+    """The same loss, interrupted before step `until`."""
 
     def loss(step, chance):
         if step == until:

@@ -1,4 +1,4 @@
-"""Laws of the pocket world: what its pictures, captions and masks owe each other."""
+"""Laws of the pocket world: how its pictures, captions and masks agree."""
 
 import random
 from dataclasses import replace
@@ -116,7 +116,7 @@ def test_the_mask_is_where_the_object_is():
 
 def test_another_colour_changes_the_picture_in_the_mask_alone():
     for scene in scenes(20):
-        # Ink puts no shadow beside the object and lets no colour run.
+        # Ink has no shadow next to the object, and its colours don't bleed.
         scene = replace(scene, style="ink", object="robot", creature=None, colour="red")
         one, other = draw(scene), draw(replace(scene, colour="green"))
         changed = (one.picture != other.picture).any(-1)
@@ -133,13 +133,13 @@ def test_the_regions_add_up_to_the_mask():
     assert np.array_equal(drawing.mask, drawing.regions == OBJECT)
 
 
-def test_the_unseen_style_is_never_met_in_training():
+def test_the_unseen_style_is_never_seen_in_training():
     assert UNSEEN_STYLE not in STYLES
     assert all(scene.style != UNSEEN_STYLE for scene in scenes(2000))
     assert UNSEEN_STYLE not in vocabulary()
 
 
-def test_what_is_held_out_is_never_met_in_training():
+def test_what_is_held_out_is_never_seen_in_training():
     assert not any(map(is_held_out, scenes(2000)))
     rng = random.Random(0)
     assert all(is_held_out(random_scene(rng, held_out=True)) for _ in range(20))

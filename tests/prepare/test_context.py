@@ -1,4 +1,4 @@
-"""Context vectors: what a subject's pictures share is learned outside of the subject, apart from [V], and then gone."""
+"""Context vectors learn what a subject's pictures share, separately from [V], and are then dropped."""
 
 import itertools
 from types import SimpleNamespace
@@ -48,7 +48,7 @@ def test_the_vectors_stand_on_padding_alone(plan_of):
     assert len(places(parts, "dog", "")) == 4 and not places(parts, "dog", "a dog " * 20)
 
 
-def test_context_vectors_begin_as_nothing_and_learn_what_is_around_the_subject(plan_of):
+def test_context_vectors_start_as_nothing_and_learn_what_is_around_the_subject(plan_of):
     run = prepared(plan_of(**{**VECTORS, "context_train_steps": 40, "context_lr": 0.1}))
     parts, vectors = run.parts, run.context.vectors["dog"]
     picture = run.plan.shown[0]
@@ -105,7 +105,7 @@ def test_no_vectors_leave_prompts_and_branches_as_they_are(plan_of):
     assert token.of_trigger
 
 
-def test_the_surroundings_term_looks_outside_of_the_class_alone():
+def test_the_surroundings_term_looks_outside_the_class_alone():
     tied, to = Prediction(STUDENT, REPLAY_COMPLETE), Prediction(PRETRAINED, REPLAY)
     region = torch.zeros(1, 1, 4, 4)
     region[..., :2] = 1

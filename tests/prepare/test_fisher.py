@@ -1,4 +1,4 @@
-"""The Fisher information: cached, of mean 1, and larger where the velocity depends more on a number."""
+"""The Fisher information: cached, with mean 1, and larger for weights that change the velocity more."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_the_fisher_information_is_of_mean_1_from_the_cache_and_leaves_nothing_b
 
 
 def test_the_fisher_information_says_how_far_the_velocity_moves(plan_of):
-    """E over directions of (xi . dv)^2 is |dv|^2: the numbers with the most Fisher move the velocity most."""
+    """E over directions of (xi . dv)^2 is |dv|^2: weights with more Fisher information move the velocity more."""
     run = ready(plan_of(method="dreambooth", ewc_lambda=1.0, ewc_fisher_samples=40, replay_images=1))
     name, layer = next(iter(layers_by_name(run).items()))
     order = run.fisher[name].flatten().float().argsort()

@@ -1,4 +1,4 @@
-"""Replayed pictures: what they are drawn from, and how many at once."""
+"""Replayed pictures: their prompts, and how many are drawn at once."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ def texts(tmp_path, lines: str, count: int, *concepts):
     return [(concept.name, triple) for concept, triple in replay_texts(parts)]
 
 
-def test_half_of_the_pictures_show_the_class_and_the_lists_begin_anew(tmp_path):
+def test_half_of_the_pictures_show_the_class_and_the_lists_start_again(tmp_path):
     found = texts(tmp_path, "a red {class}\na blue house\na green {class}\n", 6, DOG)
     bases = ["a red dog", "a blue house", "a green dog", "a blue house", "a red dog", "a blue house"]
     assert [triple.base for _, triple in found] == bases

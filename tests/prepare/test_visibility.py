@@ -1,4 +1,4 @@
-"""How well the model sees a trigger, and what the doctor says of one that it hardly sees."""
+"""How well the model sees a trigger, and what the doctor says about one that it hardly sees."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which sheets a resumed run still shows: the last of each kind that was drawn before it stopped."""
+"""Which sheets a resumed run still shows: the last of each kind from before it stopped."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Bars on a terminal, and lines now and then where nothing can be drawn over; curves of any log."""
+"""Bars on a terminal, occasional lines where bars can't be redrawn, and curves of any log."""
 
 import re
 import sys
@@ -10,7 +10,7 @@ from library.report.progress import StageBar, bar_over
 from library.report.status import Status, read_status
 
 
-def test_a_bar_is_a_line_now_and_then_where_nothing_can_be_drawn_over(capsys, monkeypatch):
+def test_a_bar_is_an_occasional_line_where_nothing_can_be_drawn_over(capsys, monkeypatch):
     def lines_of_500_steps(seconds_between: float) -> list[str]:
         monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", seconds_between)
         bar = StageBar("extractor", 500, 0)

@@ -1,4 +1,4 @@
-"""`report.html` and `status.json`: what they hold, that they stand alone, and that nothing in a caption gets out."""
+"""`report.html` and `status.json`: their contents, that they need no other file, and that captions are escaped."""
 
 import itertools
 import json
@@ -61,7 +61,7 @@ EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> \"' & </style>"
 
 
 class Page(HTMLParser):
-    """A page taken apart; a tag that is not closed, or closed twice, is an error."""
+    """A parsed page; an unclosed tag, or one closed twice, is an error."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ def assert_stands_alone(text: str) -> None:
 
 
 class Ticking:
-    """A clock that goes on by a second whenever it is looked at, however fast the computer is."""
+    """A clock that advances by a second on every reading, on any computer."""
 
     def __init__(self) -> None:
         self._seconds = itertools.count()
@@ -112,7 +112,7 @@ class Ticking:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """The report of one run whose prompts try to break out; with its folder."""
+    """The report of a run whose prompts try to break out, and its folder."""
     import shutil
 
     from library.config.dataset_file import read_dataset_config
@@ -184,7 +184,7 @@ def test_every_loss_of_purecc_has_words_in_the_legend(plan_of):
 
 
 def test_losses_of_replayed_pictures_are_known_as_such(plan_of):
-    """Their noise levels are not those of the user's pictures."""
+    """Their noise levels are not the same as the user's pictures'."""
     objective = student_objective(plan_of(merged=True, prior_loss_weight=1.0, word_weight=1.0).settings)
     on_replayed = {name for name, _, term in objective.terms if term.readings[0].prediction.prompt in REPLAYED}
     assert on_replayed == ON_REPLAYED
@@ -203,7 +203,7 @@ def test_a_sheet_gives_its_pictures_back(tmp_path):
 @pytest.mark.parametrize("letter", "äéßñčœøΩЖя–“…")
 def test_sheets_draw_letters_beyond_english(letter):
     font = font_of(14)
-    assert bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))  # no such character: what is drawn for it
+    assert bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))  # no such character: its replacement glyph
 
 
 def test_the_font_is_found_without_what_is_slow_to_import():
@@ -212,7 +212,7 @@ def test_the_font_is_found_without_what_is_slow_to_import():
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"title": "t", "columns": [], "rows": [{"boxes": [[0, 0]]}]}'])
-def test_another_picture_is_no_sheet(tmp_path, text):
+def test_another_picture_is_not_a_sheet(tmp_path, text):
     about = PngInfo()
     if text is not None:
         about.add_itxt("purecc_sheet", text)
@@ -264,7 +264,7 @@ def test_the_report_says_what_was_saved_and_where_it_goes(report):
         assert place in shown
 
 
-def test_words_and_vectors_are_no_loras_and_what_was_saved_last_stands_first(report, tmp_path):
+def test_words_and_vectors_are_not_loras_and_what_was_saved_last_stands_first(report, tmp_path):
     run, _ = report
     files, folder = run.monitor.report.files, run.folder
     for name in ("tiny_embedding.safetensors", "tiny-step00000001.safetensors"):

@@ -1,4 +1,4 @@
-"""Where values go besides the log: TensorBoard, and wandb if it is there."""
+"""Where values go besides the log: TensorBoard, and wandb if installed."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ STEPS = {"extractor": 2, "student": 2}
 
 
 class FakeWandb:
-    """Takes down what it is given, as the package would send it."""
+    """Records its input, which the package would send."""
 
     def __init__(self) -> None:
         self.begun, self.logged, self.ended = [], [], 0
@@ -58,7 +58,7 @@ def test_wandb_gets_every_number_with_steps_that_count_through_and_the_sheets(wa
     assert wandb.ended == 1
 
 
-def test_a_resumed_run_goes_on_in_the_same_run_of_wandb_and_a_new_one_does_not(wandb, tmp_path):
+def test_a_resumed_run_continues_in_the_same_run_of_wandb_and_a_new_one_does_not(wandb, tmp_path):
     for done in (None, {"extractor": 1}, None):
         RunLog(tmp_path, STEPS, done, Tracking("wandb")).close()
     assert [begun["id"] for begun in wandb.begun] == [None, "run1", None]
@@ -76,7 +76,7 @@ def test_what_wandb_refuses_is_a_sentence(wandb, tmp_path):
         RunLog(tmp_path, STEPS, None, Tracking("wandb", arguments={"group": "wrong"}))
 
 
-def test_the_settings_say_where_and_how_and_nothing_is_sent_unasked(wandb, plan_of, tmp_path):
+def test_the_settings_say_where_and_how_and_nothing_is_sent_unless_asked(wandb, plan_of, tmp_path):
     (tmp_path / "t.toml").write_text('[wandb]\ngroup = "dogs"\n')
     given = {"log_with": "wandb", "log_tracker_config": str(tmp_path / "t.toml"), "wandb_run_name": "rex"}
     settings = plan_of(**given, logging_dir=str(tmp_path / "logs"), log_prefix="a_").settings

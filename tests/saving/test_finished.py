@@ -1,4 +1,4 @@
-"""The note of a finished run: what it says of the files that are there, and of a run that is to be longer."""
+"""The note of a finished run: what it says about existing files, and about a run that will be longer."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a run keeps: its best files, states to go on from, the student's average, and a start from what was learned."""
+"""What a run keeps: its best files, states to resume from, the student's average, and a start from earlier results."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ VALIDATED = DATASET.replace("batch_size = 2", "validation_split = 0.5")
 
 @pytest.fixture
 def quick(plan_of, tmp_path):
-    """Runs of plain LoRAs of a few steps; each named one has a folder of its own."""
+    """Runs of plain LoRAs with a few steps; each named one has its own folder."""
 
     def make(folder: str = "output", dataset: str | None = None, **settings) -> Run:
         return Run(plan_of(dataset, **{**QUICK, "output_dir": str(tmp_path / folder), **settings}))
@@ -121,7 +121,7 @@ def test_a_run_that_is_done_is_in_nobodys_way(quick):
 
 
 def test_a_run_that_is_done_is_not_done_again(quick, monkeypatch, capsys):
-    """The same command with --resume auto says so, whether or not a state was kept, and touches nothing."""
+    """The same command with --resume auto reports that, with or without a state, and changes nothing."""
     for name, kept in (("one", {}), ("two", {"save_state_on_train_end": True})):
         first = trained(quick(name, **kept))
         before = content_of(first.folder)
@@ -140,7 +140,7 @@ def beside(run: Run) -> list[Path]:
     return [run.folder / "tiny.preview.png", run.folder / "tiny.json"]
 
 
-def test_a_run_that_is_done_goes_on_to_more_steps_as_if_it_had_been_longer(quick, monkeypatch):
+def test_a_run_that_is_done_continues_to_more_steps_as_if_it_had_been_longer(quick, monkeypatch):
     longer = trained(quick("longer"))
     trained(quick("short", max_train_steps=2, save_state_on_train_end=True))
     grown = {"save_state_on_train_end": True, "save_state_every_n_steps": 1, "resume": "auto"}
@@ -194,7 +194,7 @@ def test_a_run_that_was_killed_when_all_was_done_but_the_status_says_so_later(qu
     assert (again["state"], again["exit_code"], again["step"]) == ("done", 0, status["step"])
 
 
-def test_states_are_kept_beside_files_as_in_sd_scripts(quick):
+def test_states_are_kept_next_to_files_as_in_sd_scripts(quick):
     run = trained(quick(max_train_steps=5, save_every_n_steps=1, save_state=True, save_last_n_steps_state=1))
     names = sorted(path.name for path in run.folder.glob("tiny*-state"))
     assert names == ["tiny-state", "tiny-step00000003-state", "tiny-step00000004-state"]
@@ -203,7 +203,7 @@ def test_states_are_kept_beside_files_as_in_sd_scripts(quick):
     assert_equal_files(student_file(run), student_file(going_on))
 
 
-def test_a_run_that_was_started_with_relative_paths_goes_on_by_its_config(quick, monkeypatch, tiny_model):
+def test_a_run_that_was_started_with_relative_paths_continues_by_its_config(quick, monkeypatch, tiny_model):
     monkeypatch.chdir(tiny_model.parent)
     run = quick(pretrained_model_name_or_path=tiny_model.name, save_state_every_n_steps=1)
     stopped_after(2, run, monkeypatch)
@@ -224,11 +224,11 @@ def test_only_how_long_and_from_where_may_differ_from_a_state(quick):
         quick("on", resume=kept, learning_rate=0.1)
 
 
-# Where stage 2 begins
+# Where stage 2 starts
 
 
 def seen_by(run: Run, monkeypatch) -> list[int]:
-    """The numbers of the batches that every step of stage 2 looks at."""
+    """The numbers of the batches in every step of stage 2."""
     seen, reference = [], SceneMaker.reference
 
     def noting(self, number):
@@ -264,7 +264,7 @@ def test_initial_step_beats_the_step_of_a_state_that_is_named(quick):
 
 
 @pytest.mark.parametrize("layout", ["kohya", "diffusers"])
-def test_a_student_goes_on_from_a_file(quick, layout):
+def test_a_student_continues_from_a_file(quick, layout):
     first = trained(quick("first", save_formats=[layout], max_train_steps=2))
     file = first.folder / f"tiny{LAYOUTS[layout].ending}.safetensors"
     run = trained(quick(network_weights=str(file), learning_rate=0.0))
@@ -300,7 +300,7 @@ def test_layers_that_do_not_learn_are_named(quick):
 
 
 def test_the_saved_student_is_the_average_of_its_steps(quick, monkeypatch):
-    """Worked out by hand: in step n the past counts min(decay, n / (9 + n)), the first one nothing."""
+    """Computed by hand: in step n the past counts min(decay, n / (9 + n)), in the first step 0."""
     weights, made = [], Stage.step
 
     def watched(self):
@@ -359,7 +359,7 @@ def test_an_average_in_bf16_is_refused():
         read_settings(None, {"pretrained_model_name_or_path": "m", **given})
 
 
-# What a state says
+# What a state holds
 
 
 def test_a_state_knows_its_settings(quick):

@@ -1,4 +1,4 @@
-"""What lies in the output folder at the end: said truly, small enough, with a picture, and checked."""
+"""The files in the output folder at the end: described correctly, small enough, with a picture, and checked."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ NO_WORK = {**PLAIN, "max_train_steps": 1}
 
 @pytest.fixture
 def trained(plan_of):
-    """A run at its end, still in memory."""
+    """A finished run, still in memory."""
     run = Run(plan_of(**NO_WORK, save_formats=["kohya", "diffusers", "onetrainer"], network_alpha=2.0))
     run.files = run.train()
     for layer in run.parts.network.layers.values():
@@ -77,7 +77,7 @@ def harm_foreign(file):
 
 
 @pytest.mark.parametrize("harm", [harm_scale, harm_streams, harm_layer, harm_number, harm_foreign])
-def test_a_harmed_file_is_found(trained, tmp_path, harm):
+def test_a_damaged_file_is_found(trained, tmp_path, harm):
     weights = trained.parts.network.weights(STUDENT_ADAPTER)
     (path,) = save_lora(tmp_path, "again", weights, "fp16", {}, ["kohya"])
     save_file(harm(load_file(path)), path)
@@ -190,7 +190,7 @@ def test_no_metadata_keeps_to_what_loads_the_file_and_to_modelspec(plan_of):
 
 
 @pytest.mark.parametrize("wrong", ["nowhere.png", "data:image/png;base64,AAAA", "data:image/png;base64,?", "data:"])
-def test_a_thumbnail_that_is_no_picture_is_said_before_anything_is_computed(plan_of, wrong):
+def test_a_thumbnail_that_is_not_a_picture_is_reported_before_anything_is_computed(plan_of, wrong):
     with pytest.raises(DataError, match="metadata_thumbnail: "):
         Run(plan_of(**NO_WORK, metadata_thumbnail=wrong))
 

@@ -1,4 +1,4 @@
-"""How a run is steered from outside: commands in its folder, and every signal that its system has for stopping."""
+"""How to control a run from outside: commands in its folder, and every stop signal of the system."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ VECTORS = {**QUICK, "context_vectors": 2, "context_train_steps": 3}
 
 
 def given_after(monkeypatch, stage: str, step: int, *commands: str) -> None:
-    """Another program gives these commands during that step."""
+    """Simulates another program that gives these commands during that step."""
     made = Stage.step
 
     def during(self):
@@ -68,7 +68,7 @@ def test_commands_of_an_earlier_run_do_not_count(tmp_path):
     assert [path.name for path in (tmp_path / "control").iterdir()] == ["notes.txt"], "what is not ours stays"
 
 
-def test_what_is_no_command_is_said_once_with_the_nearest_one(tmp_path, capsys):
+def test_what_is_not_a_command_is_reported_once_with_the_nearest_one(tmp_path, capsys):
     control = Control(tmp_path)
     with control.listening():
         for name in ("stopp", "STOP.txt", "finish", ".stop.swp"):
@@ -107,7 +107,7 @@ def test_a_folder_that_is_taken_away_costs_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["extractor", "student"])
-def test_stop_saves_after_the_step_and_the_run_goes_on_as_if_it_had_not(plan_of, monkeypatch, tmp_path, stage):
+def test_stop_saves_after_the_step_and_the_run_continues_as_if_it_had_not(plan_of, monkeypatch, tmp_path, stage):
     whole = Run(plan_of(**QUICK, output_dir=str(tmp_path / "whole")))
     whole.train()
     given_after(monkeypatch, stage, 1, STOP)
@@ -146,7 +146,7 @@ def test_sample_and_save_do_so_and_change_nothing(plan_of, monkeypatch, tmp_path
 
 
 def test_stop_is_heard_wherever_there_are_rounds(plan_of, monkeypatch):
-    """While caching and in the context's steps; nothing of what is there already is lost."""
+    """While caching and in the context's steps; nothing that exists already is lost."""
     for phase in ("latents", "context"):
         run = Run(plan_of(**VECTORS, overwrite=True))
         rounds = []

@@ -1,6 +1,6 @@
-"""What goes wrong during a run, each caused for real: full and read-only disks, damaged states, numbers that are none.
+"""Failures during a run, each really caused: full and read-only disks, damaged states, NaN and infinite values.
 
-After each of them, what was saved before is intact, and the run that goes on ends as one that never was disturbed.
+After each of them, earlier files are intact, and the resumed run ends like an undisturbed one.
 """
 
 import csv
@@ -43,7 +43,7 @@ undisturbed: dict[str, dict] = {}
 
 @pytest.fixture
 def quick_plan(plan_of, tmp_path):
-    """Plans of one quick run; `whole` in it is the student of the run that nothing disturbs."""
+    """Plans of one quick run; its `whole` is the student of the undisturbed run."""
     if not undisturbed:
         run = Run(plan_of(**QUICK, output_dir=str(tmp_path / "undisturbed")))
         run.train()
@@ -75,7 +75,7 @@ def test_a_disk_that_is_full_while_saving_costs_no_state(quick_plan, monkeypatch
         ends_undisturbed(quick_plan(output_dir=str(disk), resume="auto"))
 
 
-def test_a_disk_that_is_full_while_caching_is_said_and_what_is_cached_counts(quick_plan, monkeypatch, tmp_path):
+def test_a_disk_that_is_full_while_caching_is_reported_and_what_is_cached_counts(quick_plan, monkeypatch, tmp_path):
     encoded = []
     encode = SD3Model.encode_image
     monkeypatch.setattr(SD3Model, "encode_image", lambda self, pixels: encoded.append(1) or encode(self, pixels))
@@ -91,7 +91,7 @@ def test_a_disk_that_is_full_while_caching_is_said_and_what_is_cached_counts(qui
     assert len(encoded) == 4
 
 
-def test_a_folder_that_may_only_be_read_is_said_before_anything_is_computed(quick_plan, monkeypatch, tmp_path):
+def test_a_folder_that_may_only_be_read_is_reported_before_anything_is_computed(quick_plan, monkeypatch, tmp_path):
     monkeypatch.setattr(SD3Model, "encode_text", lambda *_: pytest.fail("something was computed"))
     with small_disk(tmp_path / "disk", 400) as disk:
         remount(disk, "ro")
@@ -101,14 +101,14 @@ def test_a_folder_that_may_only_be_read_is_said_before_anything_is_computed(quic
             pass
 
 
-def test_a_file_in_the_place_of_the_output_folder_is_said(quick_plan, tmp_path):
+def test_a_file_in_the_place_of_the_output_folder_is_reported(quick_plan, tmp_path):
     (tmp_path / "out").write_text("not a folder")
     for folder in (tmp_path / "out", tmp_path / "out" / "deeper"):
         with pytest.raises(StorageError, match=r"where a folder is needed|is a file, not a folder"):
             Run(quick_plan(output_dir=str(folder))).train()
 
 
-def test_a_limit_on_the_size_of_files_is_said(quick_plan, tmp_path):
+def test_a_limit_on_the_size_of_files_is_reported(quick_plan, tmp_path):
     resource = pytest.importorskip("resource", reason="only Unix limits the size of files")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
@@ -126,7 +126,7 @@ def test_a_limit_on_the_size_of_files_is_said(quick_plan, tmp_path):
 
 
 def damage_tensors(state: Path) -> None:
-    """One bit, as a bad disk does: the file is as long as before, and its header is right."""
+    """Flips one bit, as a bad disk does: the file keeps its length and header."""
     file = state / "tensors.safetensors"
     content = bytearray(file.read_bytes())
     content[-10] ^= 1
@@ -177,7 +177,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, damage):
         states.load_newest({"a": 1})
 
 
-def test_a_state_of_another_version_is_said(tmp_path, monkeypatch):
+def test_a_state_of_another_version_is_reported(tmp_path, monkeypatch):
     states = StateFolder(tmp_path / "state")
     with monkeypatch.context() as patch:
         patch.setattr("library.files.checkpoint.FORMAT", 3)
@@ -186,7 +186,7 @@ def test_a_state_of_another_version_is_said(tmp_path, monkeypatch):
         states.load_newest({})
 
 
-def test_a_run_goes_on_from_the_state_before_a_damaged_one_and_says_so(quick_plan, monkeypatch, capsys):
+def test_a_run_continues_from_the_state_before_a_damaged_one_and_says_so(quick_plan, monkeypatch, capsys):
     run = stopped_after(2, Run(quick_plan()), monkeypatch)
     assert [path.name for path in run.states.all()] == ["step-00000002", "step-00000003"]
     damage_tensors(run.states.newest())
@@ -239,7 +239,7 @@ def test_ctrl_c_while_caching_keeps_what_is_cached(quick_plan, monkeypatch, tmp_
         return encode(self, pixels)
 
     monkeypatch.setattr(SD3Model, "encode_image", pressed)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what started the tests may ignore Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests' parent process may ignore Ctrl-C
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     cache = str(tmp_path / "fresh")
     with pytest.raises(Interrupted, match=r"The cache is kept.* from the beginning"):
@@ -275,10 +275,10 @@ def test_a_clock_that_goes_backwards_changes_nothing(quick_plan, monkeypatch):
 
 
 @pytest.mark.parametrize("harm", ["deleted", "replaced", "cut off"])
-def test_pictures_that_are_harmed_while_a_run_goes_on_do_not_change_it(
+def test_pictures_that_are_damaged_while_a_run_trains_do_not_change_it(
     quick_plan, pictures, monkeypatch, tmp_path, harm
 ):
-    """All that training needs of them is in the cache before its first step."""
+    """Everything that training needs from them is in the cache before its first step."""
     own = shutil.copytree(pictures, tmp_path / "own")
     build, harmed = Run.build_extractor, []
 
@@ -296,7 +296,7 @@ def test_pictures_that_are_harmed_while_a_run_goes_on_do_not_change_it(
     assert len(harmed) == 8
 
 
-def test_a_run_that_goes_on_with_other_pictures_says_which(quick_plan, pictures, monkeypatch, tmp_path, capsys):
+def test_a_run_that_continues_with_other_pictures_says_which(quick_plan, pictures, monkeypatch, tmp_path, capsys):
     own = shutil.copytree(pictures, tmp_path / "own")
     dataset = {"dataset": DATASET.replace("{pictures}", str(own))}
     stopped_after(1, Run(quick_plan(**dataset)), monkeypatch)
@@ -315,11 +315,11 @@ def test_a_run_that_goes_on_with_other_pictures_says_which(quick_plan, pictures,
     assert "has changed" not in go_on()
 
 
-# Numbers that are none
+# NaN and infinite values
 
 
 def spoil(run: Run, name: str) -> None:
-    """Makes the latents of a picture so large that its loss overflows, wherever they are read from."""
+    """Makes the latents of a picture so large that its loss overflows, from every source."""
     draw = run.latents.draw
 
     def spoilt(draw_of, generator):
@@ -401,7 +401,7 @@ def test_a_gradient_beyond_float16_is_skipped_said_and_scaled_less_next_time(qui
     [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), MemoryError()],
     ids=str,
 )
-def test_memory_that_does_not_suffice_is_a_sentence_wherever_it_happens(quick_plan, monkeypatch, capsys, error):
+def test_memory_that_is_not_enough_is_a_sentence_wherever_it_happens(quick_plan, monkeypatch, capsys, error):
     def scarce(*_):
         raise error
 

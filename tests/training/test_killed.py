@@ -1,7 +1,7 @@
-"""`kill -9` at any moment: the run that goes on ends as one that was never disturbed, to the bit.
+"""`kill -9` at any moment: the resumed run ends like an undisturbed one, to the bit.
 
-A moment is a call or return of any function, Python's or C's, counted in a process of its own: forked, so that nothing
-is imported twice. A run is killed over and over, once in each of its phases, and each time goes on where it was killed;
+A moment is a call or return of any function, Python's or C's, counted in a separate process, which is forked so that
+nothing is imported twice. A run is killed repeatedly, once in each of its phases, and continues each time from there;
 `--kills N` kills N times instead of 12.
 """
 
@@ -81,7 +81,7 @@ class Moments:
                 self._now.pop()
                 sys.setprofile(self._happened if self._now else None)
                 if phase == self.phase and (phase not in STEPS or args[0].done == args[0].steps):
-                    die()  # it took a few moments less than when they were counted
+                    die()  # it took a few moments less than in the count
 
         return wrapper
 
@@ -97,7 +97,7 @@ def die() -> None:
 
 
 def in_a_fork(work: Callable[[], None]) -> int:
-    """Does the work in a process of its own, and gives its exit code."""
+    """Does the work in a separate process, and returns its exit code."""
     child = os.fork()
     if not child:
         code = 1

@@ -1,4 +1,4 @@
-"""Who is told of a run: everybody in order, in other processes nobody, and none of them changes what is trained."""
+"""Listeners of a run: notified in order, none in other processes, and none changes the training."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ HOOKS = {name for name in vars(Listener) if not name.startswith("_")}
 
 
 class Told(Listener):
-    """Notes what it is told."""
+    """Records its notifications."""
 
     def __init__(self, heard: list) -> None:
         self.heard = heard
@@ -26,7 +26,7 @@ for name in HOOKS:
     setattr(Told, name, lambda self, *given, name=name: self.heard.append(name))
 
 
-def test_all_are_told_in_order_and_a_listener_needs_no_hook_that_it_has_nothing_to_say_to():
+def test_all_are_notified_in_order_and_a_listener_needs_no_hook_that_it_has_nothing_to_say_to():
     first, second = [], []
     listeners = Listeners()
     listeners.add([Told(first), Listener(), Told(second)])
@@ -44,14 +44,14 @@ def test_a_stage_and_its_phase_end_however_they_end():
 
 
 @pytest.mark.parametrize("error", [StorageError("the disk is full"), ZeroDivisionError()], ids=str)
-def test_what_is_harmless_is_said_and_costs_nothing(capsys, error):
+def test_what_is_harmless_is_reported_and_costs_nothing(capsys, error):
     with Listeners().harmless("a look", "it could not be looked at"):
         raise error
     assert "WARNING: it could not be looked at" in capsys.readouterr().err
 
 
 def test_a_hook_that_is_added_does_nothing_in_other_processes(plan_of, in_two):
-    """Without anybody having to think of them."""
+    """Automatically."""
     plan = plan_of(in_batches_of(1), 2, **QUICK)
 
     def added(self, heard: list) -> None:

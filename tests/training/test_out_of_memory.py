@@ -1,4 +1,4 @@
-"""What a step down after out of memory replaces: the one configuration, for everybody who reads it."""
+"""What a step down after out of memory replaces: the one configuration, for all of its readers."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""Several processes make the step that one would make of the whole batch, and one of them writes."""
+"""Several processes make the same step as one process with the whole batch, and one of them writes."""
 
 import os
 import signal
@@ -75,13 +75,13 @@ def test_gradients_add_up_and_what_none_learned_stays_without(in_two, monkeypatc
 
 
 def test_an_error_of_the_main_process_ends_the_others_and_leaves_none_waiting(in_two, tmp_path):
-    """As in a folder that another run holds, and as on a disk that is full while caches are made."""
+    """As with a folder that another run uses, and with a disk that is full while caching."""
     locked = FolderLock(tmp_path / "out")
 
     def work(processes: Processes) -> None:
         with processes.main_holds(FolderLock(tmp_path / "free")):
             assert (tmp_path / "free" / ".lock.json").is_file()
-            processes.any(False)  # the main one lets go of it when it leaves
+            processes.any(False)  # the main one releases it when it leaves
         expected = ConfigError if processes.main else MainStopped
         with pytest.raises(expected), processes.main_holds(FolderLock(tmp_path / "out")):
             pytest.fail("it is another run's folder")
@@ -99,7 +99,7 @@ def test_an_error_of_the_main_process_ends_the_others_and_leaves_none_waiting(in
 
 @pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2, "batch_passes": "one_by_one"}], ids=str)
 def test_two_processes_learn_what_one_learns_from_the_joint_batch(plan_of, in_two, tmp_path, settings):
-    """Three pictures, two at a time: of every other batch, the second process has none."""
+    """Three pictures, two at a time: the second process has none in every other batch."""
     common = {"save_precision": "float", **settings}
     alone, two = tmp_path / "alone", tmp_path / "two"
     Run(plan_of(in_batches_of(2), output_dir=str(alone), **common)).train()
@@ -135,7 +135,7 @@ def refuse_to_write(event: str, arguments: tuple) -> None:
         assert not arguments[2] & WRITING, f"{arguments[0]} is written"
 
 
-def test_two_processes_that_were_stopped_go_on_to_the_same_result(plan_of, in_two, tmp_path, monkeypatch):
+def test_two_processes_that_were_stopped_continue_to_the_same_result(plan_of, in_two, tmp_path, monkeypatch):
     """Only one of them hears Ctrl-C; both stop after the same step."""
     common = {"save_precision": "float", "max_train_steps": 3}
 
@@ -158,7 +158,7 @@ def test_two_processes_that_were_stopped_go_on_to_the_same_result(plan_of, in_tw
 
 @pytest.mark.parametrize("stage", ["extractor", "student"])
 def test_a_disk_that_is_full_when_something_is_saved_ends_both_with_a_sentence(plan_of, in_two, tmp_path, stage):
-    """A real one, on which only the main process writes; the other would wait for it for ever."""
+    """A real disk, on which only the main process writes; the other would wait for it forever."""
     with small_disk(tmp_path / "disk", 900) as disk:
         settings = {"output_dir": str(disk / "out"), "save_state_every_n_steps": 1, "sample_every_n_steps": None}
         plan = plan_of(in_batches_of(1), 2, **settings)
@@ -185,8 +185,8 @@ def test_a_disk_that_is_full_when_something_is_saved_ends_both_with_a_sentence(p
         assert read_status(disk / "out")["state"] in ("failed", "running"), "a full disk may hold no status either"
 
 
-def test_a_process_that_is_gone_is_said_by_the_other(plan_of, in_two):
-    """As if the system had killed it: it says nothing itself."""
+def test_a_process_that_is_gone_is_reported_by_the_other(plan_of, in_two):
+    """As if the system had killed it: it reports nothing itself."""
     plan = plan_of(in_batches_of(1), 2)
 
     def work(processes: Processes) -> None:
@@ -201,7 +201,7 @@ def test_a_process_that_is_gone_is_said_by_the_other(plan_of, in_two):
 
 
 class StoppedInStage2(StopRequest):
-    """As if the second process alone had been sent Ctrl-C in the first step of stage 2."""
+    """As if only the second process had received Ctrl-C in the first step of stage 2."""
 
     stages = 0
 
@@ -265,7 +265,9 @@ def fresh_environment(monkeypatch):
     return monkeypatch
 
 
-def test_what_accelerate_is_configured_for_and_is_not_used_is_said_once_and_switched_off(plan_of, fresh_environment):
+def test_what_accelerate_is_configured_for_and_is_not_used_is_reported_once_and_switched_off(
+    plan_of, fresh_environment
+):
     settings = plan_of().settings
     assert left_out(settings) == []
     fresh_environment.setenv("ACCELERATE_USE_FSDP", "true")
@@ -288,7 +290,7 @@ def test_several_processes_do_not_share_one_card(plan_of, fresh_environment):
 
 
 def test_accelerate_launch_trains_and_control_c_saves_and_stops_all(tmp_path):
-    """As a user starts it, with FSDP in the configuration."""
+    """As started by a user, with FSDP in the configuration."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp", "--num_processes", "2", *LAUNCH]
     words = ["purecc_train.py", *DEMO, *QUICK, *folders(tmp_path, "two"), "--extractor_train_steps", FOR_EVER]
     started = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3.5 Large and 3 Medium through the same door: trained from folders and from single files."""
+"""Stable Diffusion 3.5 Large and 3 Medium, trained from folders and from single files."""
 
 import pytest
 import torch

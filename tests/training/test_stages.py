@@ -1,4 +1,4 @@
-"""What each stage learns, what it leaves alone, and that a stopped run goes on as if it never had been stopped."""
+"""What each stage learns, what it leaves alone, and that a stopped run resumes as if it was never stopped."""
 
 import hashlib
 import json
@@ -161,7 +161,7 @@ def test_the_student_does_not_change_the_guidance(plan_of):
 
 
 def test_eta_0_and_nothing_of_ours_is_plain_lora_training_step_for_step(plan_of):
-    """Against PEFT's LoRA in a training loop written out here."""
+    """Compared with PEFT's LoRA in a training loop written here."""
     run = ready_for_stage_2(plan_of(**PLAIN_LORA, max_train_steps=3))
     stage = run.student_stage()
     theirs = tiny_transformer().requires_grad_(False)
@@ -244,7 +244,7 @@ SPREAD = 3e-5
 
 
 def test_golden_losses_of_three_steps(plan_of):
-    """Another result means that training has changed: say so in the changelog, then write the new numbers here.
+    """A different result means that training has changed: put that into the changelog, then the new numbers here.
 
     To the bit, on one machine: `python -m tools.golden`.
     """
@@ -339,7 +339,7 @@ def test_an_unfinished_run_is_not_overwritten_unless_asked(plan_of, monkeypatch)
     Run(plan_of(overwrite=True)).train()
 
 
-def test_resume_auto_without_a_state_just_begins(plan_of):
+def test_resume_auto_without_a_state_just_starts(plan_of):
     assert Run(plan_of(resume="auto")).train()
 
 
@@ -357,7 +357,7 @@ def test_stage_2_from_a_saved_extractor_equals_stage_2_after_stage_1(plan_of):
         Run(plan_of(extractor=str(whole.folder / "tiny.safetensors"))).train()
 
 
-def test_merged_trains_the_extractor_beside_the_student(plan_of):
+def test_merged_trains_the_extractor_alongside_the_student(plan_of):
     run = ready(plan_of(merged=True))
     before = hash_of(run.parts.network.parameters("extractor_dog"))
     run.train_student()

@@ -1,7 +1,7 @@
-"""Options that a run may have together: every pair of them in some tiny run, with every kind of what learns.
+"""Options that a run can combine: every pair of them is in some tiny run, with every kind of learnable.
 
-Each option has its law, and it must hold in company: a moving average is the average, a resumed run is the unbroken
-one, several processes make the step of one, and so on. Pairs that no run can have are refused.
+Each option has its law, which must hold in every combination: a moving average is the average, a resumed run equals the
+unbroken one, several processes make the step of one, and so on. Impossible pairs are refused.
 """
 
 import itertools
@@ -79,14 +79,14 @@ Together = tuple[str, frozenset[str]]
 
 
 def pairs_of(run: Together) -> set[tuple[str, str]]:
-    """The pairs that a run has, in the order of `OPTIONS`, what learns last."""
+    """The pairs in a run, in the order of `OPTIONS`; what learns comes last."""
     kind, options = run
     ordered = [name for name in OPTIONS if name in options]
     return {*itertools.combinations(ordered, 2), *((name, kind) for name in ordered)}
 
 
 def covering(impossible: Iterable[tuple[str, str]]) -> list[Together]:
-    """Few runs that have all possible pairs between them: each time the one with the most new pairs."""
+    """A few runs that together have all possible pairs: each time the one with the most new pairs."""
     impossible = set(impossible)
     subsets = [frozenset(some) for size in range(MOST + 1) for some in itertools.combinations(OPTIONS, size)]
     runs = [run for run in itertools.product(KINDS, subsets) if not pairs_of(run) & impossible]
@@ -117,7 +117,7 @@ def settings_of(kind: str, options: Iterable[str]) -> dict:
 
 
 @pytest.mark.parametrize("pair", REFUSED, ids=" and ".join)
-def test_what_no_run_can_have_together_is_refused_before_it_begins(plan_of, lora, pair):
+def test_what_no_run_can_have_together_is_refused_before_it_starts(plan_of, lora, pair):
     kind, options = (pair[1], pair[:1]) if pair[1] in KINDS else ("none", pair)
     given = {"network_weights": lora} if "network_weights" in pair else {}
     with pytest.raises(ConfigError, match=REFUSED[pair]):
@@ -125,7 +125,7 @@ def test_what_no_run_can_have_together_is_refused_before_it_begins(plan_of, lora
 
 
 @pytest.mark.parametrize("pair", PASSED_OVER, ids=" and ".join)
-def test_what_has_no_meaning_beside_another_is_said(pair):
+def test_what_has_no_meaning_with_another_is_reported(pair):
     (option, kind), notices = pair, []
     read_settings(None, {"pretrained_model_name_or_path": "m", **OPTIONS[option], **KINDS[kind]}, notices)
     assert any(" does not use " in notice and PASSED_OVER[pair] in notice for notice in notices)
@@ -135,7 +135,7 @@ def test_what_has_no_meaning_beside_another_is_said(pair):
 
 
 def weights(run: Run) -> dict[str, Tensor]:
-    """All of the student that learns, by name, as float32: a copy."""
+    """A copy of the student's learnable weights, by name, as float32."""
     learning = run.student.learnables
     return {
         f"{one.name} {name}": weight.detach().float().clone()
@@ -152,7 +152,7 @@ def files(folder: Path) -> dict[str, Tensor]:
 
 
 class Watched(Run):
-    """Keeps the weights as they begin and as they are after each step."""
+    """Keeps the weights at the start and after each step."""
 
     def build_student(self) -> None:
         super().build_student()
@@ -166,7 +166,7 @@ class Watched(Run):
 
 
 class Stops(Run):
-    """Is stopped after step 2 of the student, as by Ctrl-C."""
+    """Stops after step 2 of the student, as by Ctrl-C."""
 
     def step(self, stage: Stage) -> dict:
         row = super().step(stage)
@@ -182,7 +182,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lora(tiny_model, pictures, tmp_path_factory, cache):
-    """A LoRA with vectors beside it, which has learned something."""
+    """A LoRA with vectors, which has learned something."""
     folder = tmp_path_factory.mktemp("learned before")
     (folder / "replay.txt").write_text("a red {class}\n")
     (folder / "samples.txt").write_text("a [V] dog\n")
@@ -195,7 +195,7 @@ def lora(tiny_model, pictures, tmp_path_factory, cache):
 
 
 def averaged(run: Watched) -> dict[str, Tensor]:
-    """The average of what was seen, written out."""
+    """The average of the seen weights, computed directly."""
     mean = run.seen[0]
     for number, now in enumerate(run.seen[1:], 2):
         decay = min(DECAY, number / (9 + number))
@@ -204,7 +204,7 @@ def averaged(run: Watched) -> dict[str, Tensor]:
 
 
 def losses_in(folder: Path) -> dict[tuple[str, int], float]:
-    """The loss of each step of each stage; fp16 may have skipped one, to scale less."""
+    """The loss of each step of each stage; fp16 may have skipped one to reduce its scale."""
     return {(row["stage"], row["step"]): row.get("loss", 0.0) for row in read_log(folder / "log.jsonl")}
 
 
@@ -250,13 +250,13 @@ def test_options_keep_their_laws_together(plan_of, in_two, lora, tmp_path, cache
 
 
 def off(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> float:
-    """How far apart they are, the one part of all that is farthest, as a share of the second's length."""
+    """The largest difference of any part, as a share of the second's norm."""
     assert one.keys() == two.keys()
     return max(float((one[name] - two[name]).norm() / two[name].norm().clamp_min(1e-6)) for name in one)
 
 
 def assert_saved(run: Watched) -> None:
-    """The files hold the weights as they are in the end: the average."""
+    """The files hold the final weights: the average."""
     for name, one in run.student.branch.embeddings.items():
         saved = load_file(run.folder / "tiny_concept.safetensors")[f"lora_concept.{name}"]
         assert torch.equal(saved, one.per_block())
@@ -271,7 +271,7 @@ def assert_saved(run: Watched) -> None:
 
 
 def assert_begin(run: Watched, lora: str) -> None:
-    """The run has begun where the files were."""
+    """The run has started from the files."""
     given, coarse = load_lora(lora, len(run.parts.model.blocks)), run.settings.network.full_bf16
     for name, layer in given.items():
         ours = run.begin[f"student {name}.up"] @ run.begin[f"student {name}.down"]
@@ -286,7 +286,7 @@ def assert_begin(run: Watched, lora: str) -> None:
 
 
 def assert_resumed(in_two, plan, processes: int, folder: Path) -> None:
-    """A run that was stopped and goes on ends as the unbroken one, to the bit."""
+    """A stopped and resumed run ends like the unbroken one, to the bit."""
 
     def train(kind: type[Run], where: str, **other) -> None:
         made = plan(where, processes, **other)  # before the processes part: making one writes files

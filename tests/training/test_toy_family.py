@@ -1,4 +1,4 @@
-"""A second family through the door: trained, saved, resumed, forecast and audited; only its own folder knows of it."""
+"""A second family: trained, saved, resumed, forecast and audited; only its own folder knows about it."""
 
 import json
 
@@ -65,8 +65,8 @@ def test_vectors_learn_in_every_block_of_both_lists(toy_plan):
     assert ((learned - extracted).abs().amax((1, 2)) > 0).all()
 
 
-def test_a_vector_reaches_the_picture_from_a_block_whose_one_stream_begins_with_the_text(toy_plan):
-    """In the last block alone, where nothing but the text's rows of that stream can carry it."""
+def test_a_vector_reaches_the_picture_from_a_block_whose_one_stream_starts_with_the_text(toy_plan):
+    """Only in the last block, where only the text's rows of that stream can carry it."""
     parts = ready(toy_plan()).parts
     prompts, x_t = PromptBatch.of([parts.texts["a sks dog city"]], ["dog"]), torch.randn(1, 4, 8, 8)
     (token,) = prompts.tokens[0]
@@ -84,7 +84,7 @@ def test_a_vector_reaches_the_picture_from_a_block_whose_one_stream_begins_with_
     assert all(moved(block) > 1e-4 for block in range(4))
 
 
-def test_a_stopped_run_goes_on_as_if_it_never_had_been(toy_plan, monkeypatch):
+def test_a_stopped_run_continues_as_if_it_never_had_been(toy_plan, monkeypatch):
     whole = Run(toy_plan())
     whole.train()
     expected = student_file(whole)

@@ -1,4 +1,4 @@
-"""Ties in turns: one a batch, by seed, stage and number, and over a round the sum of all."""
+"""Ties in turns: one per batch, by seed, stage and number; a round adds up to the sum of all."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""How gradients change weights: plain, of a scaled loss, inside the backward pass."""
+"""How gradients change weights: plain, with a scaled loss, inside the backward pass."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The trigger word learns to do without the vectors, and the LoRA alone is the student that everybody is shown."""
+"""The trigger word learns to work without the vectors, and only the LoRA is shown as the student."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_the_vectors_learn_nothing_from_the_word(plan_of):
 
 
 def test_what_is_shown_is_what_the_file_does_by_the_word_alone(plan_of):
-    """Sheets, validation, report card and the samples before the first step, through the listeners."""
+    """Sheets, validation, report card and samples before the first step, through the listeners."""
     seen: list[Branch] = []
 
     class Looks(Listener):

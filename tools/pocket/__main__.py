@@ -43,7 +43,7 @@ SHOWN = 24
 
 
 def say(text: str) -> None:
-    """Tells the user."""
+    """Prints for the user."""
     print(text, flush=True)
 
 
@@ -53,7 +53,7 @@ def device() -> str:
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
-    """The recipe that was asked for, or the one for this machine."""
+    """The recipe from the command line, or the one for this machine."""
     return RECIPES[arguments.recipe or {"cuda": "gpu", "cpu": "cpu"}[device()]]
 
 
@@ -70,7 +70,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def finish(arguments: argparse.Namespace) -> None:
-    """Writes the diffusers folder of what the stages have reached, whether or not they are done."""
+    """Writes the diffusers folder from the stages' current state, whether or not they are done."""
     recipe = recipe_of(arguments).as_it_stands()
     kitchen = Kitchen(recipe, Workplace(arguments.work, arguments.seed, device(), say), arguments.start)
     publish(kitchen.decoder(), kitchen.flow(), recipe.shift, arguments.model)
@@ -79,7 +79,7 @@ def finish(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Asks for captions kept from training; writes what a judge says, how it looks beside drawings, and the curves."""
+    """Draws held-out captions; writes the judge's results, a comparison with drawings, and the curves."""
     file = arguments.judge or arguments.model.parent / JUDGE
     scorer = load_scorer(file)
     scenes = unseen_scenes(arguments.captions, arguments.seed)
@@ -93,7 +93,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 def sheet(arguments: argparse.Namespace) -> None:
-    """Draws sheets: of the world itself, of what the model makes of captions, and a blind one."""
+    """Draws sheets: of the world itself, of the model's pictures for captions, and a blind one."""
     rng = random.Random(arguments.seed)
     scenes = [replace(random_scene(rng), style=tuple(STYLES)[k % len(STYLES)]) for k in range(SHOWN)]
     drawings = [draw(scene) for scene in scenes]
@@ -144,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Does what the command line asks for."""
+    """Runs the command line."""
     arguments = parser().parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -1,4 +1,4 @@
-"""The autoencoder: 8 x 8 pixels to a latent of 16 channels, as SD 3.5's own does it."""
+"""The autoencoder: 8 x 8 pixels to a latent of 16 channels, as in SD 3.5."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tools.pocket.stage import Stage, Workplace, autocast, train
 
 CHANNELS = 16
 SHRINKS = 8
-"""Pixels to a latent, along each side."""
+"""Pixels per latent, along each side."""
 BLOCKS = (16, 32, 64, 128)
 KL = 3e-4
 """Pull of the latents towards unit noise: enough to keep them smooth, too little to cost detail."""
 EDGES = 0.5
-"""Weight of the differences between neighbouring pixels, beside the pixels themselves."""
+"""Weight of the differences between neighbouring pixels, next to the pixels themselves."""
 SQUARES = 2.0
-"""Weight of squared errors beside absolute ones: these settle for a middling brown until colours are learnt."""
+"""Weight of squared errors next to absolute ones, which settle for a middling brown until colours are learnt."""
 HUES = 1.5
-"""Weight of errors in hue beside errors in brightness, which are learnt first and then hide them."""
+"""Weight of errors in hue next to errors in brightness, which are learnt first and then hide them."""
 FIRST_LOG_VARIANCE = -3.0
-"""Of the latents' noise before training: with as much noise as signal, nothing would come through to learn from."""
+"""Log variance of the latents' noise before training. As much noise as signal would leave nothing to learn from."""
 LATENT_GRAIN = 0.05
-"""Noise on the latents while the decoder trains alone, in their standard deviations: a flow model's are never exact."""
+"""Noise on the latents while only the decoder trains, in their standard deviations: a flow model's are never exact."""
 ON_OBJECT = 2.0
-"""An object's pixels count so much more than the background's."""
+"""How much more an object's pixels count than the background's."""
 
 
 def new_autoencoder(side: int) -> AutoencoderKL:
@@ -54,9 +54,9 @@ def new_autoencoder(side: int) -> AutoencoderKL:
 
 @torch.no_grad()
 def _start_linear(vae: AutoencoderKL) -> None:
-    """Lets signals through unharmed from the first step: residual branches give nothing, all else keeps lengths.
+    """Passes signals through undamaged from the first step: residual branches give 0, everything else keeps norms.
 
-    With PyTorch's own start, much of the signal is lost in each convolution, and learning begins slowly.
+    With PyTorch's own initialisation, each convolution loses much of the signal, and learning starts slowly.
     """
     for name, module in vae.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -70,7 +70,7 @@ def _start_linear(vae: AutoencoderKL) -> None:
 
 
 def difference(made: Tensor, picture: Tensor, regions: Tensor) -> Tensor:
-    """How far pictures are from what they should be, the mean over all pixels: their values and their edges.
+    """The error of pictures in values and edges, the mean over all pixels.
 
     Args:
         made, picture: (B, 3, side, side), in -1..1.
@@ -107,9 +107,9 @@ def train_autoencoder(vae: AutoencoderKL, stage: Stage, pictures: Pictures, plac
 
 @torch.no_grad()
 def encode_all(vae: AutoencoderKL, file: Path, pictures: Pictures, device: str, batch: int = 32) -> Tensor:
-    """Means of the latents of all pictures, (N, 16, side / 8, side / 8), float16; kept in a file. Notes their measures.
+    """Means of all pictures' latents, (N, 16, side / 8, side / 8), float16; kept in a file. Notes shift and scaling.
 
-    SD 3's rule: a model sees (latent - shift) * scaling, whose mean is 0 and whose standard deviation is 1.
+    SD 3's rule: a model sees (latent - shift) * scaling, with mean 0 and standard deviation 1.
     """
     from safetensors.torch import load_file
 
@@ -130,7 +130,7 @@ def encode_all(vae: AutoencoderKL, file: Path, pictures: Pictures, device: str, 
 
 
 def polish_decoder(vae: AutoencoderKL, stage: Stage, pictures: Pictures, latents: Tensor, place: Workplace) -> None:
-    """Trains the decoder on alone: the latents stay what they are, so a flow model may train at the same time."""
+    """Trains only the decoder further. The latents don't change, so a flow model may train at the same time."""
     vae.encoder.requires_grad_(False)
     spread = 1 / vae.config.scaling_factor
 

@@ -1,4 +1,4 @@
-"""How a scene is described, in words that are few and always the same."""
+"""Describes a scene in few words, which are always the same."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from tools.pocket.scenery import BACKGROUNDS
 from tools.pocket.world import ATTRIBUTES, Scene
 
 MENTIONED = 0.75
-"""Chance of each attribute to be in a caption."""
+"""Chance that an attribute is in a caption."""
 EMPTY = 0.1
-"""Share of captions that say nothing: classifier-free guidance starts from them."""
+"""Share of empty captions, for classifier-free guidance."""
 TRIGGERS = ("sks", "ohwx", "zwx", "ukj")
-"""Words without a meaning, for a user to give one. No caption of the training holds them: a model that has met such
-words has learnt to read over them.
+"""Words without a meaning, to which a user can give one. No training caption has them: a model that has seen such words
+has learnt to ignore them.
 """
 SAYS_STYLE = 0.3
-"""Chance that "in ink" is written as "in ink style"."""
+"""Chance that "in ink" becomes "in ink style"."""
 
 WHERE = {name: f"on the {name}" if name == "beach" else f"in the {name}" for name in BACKGROUNDS}
 WHEN = {"day": "by day", "night": "at night"}
 
 
 def caption(scene: Scene, said: set[str], trigger: str | None = None, style_word: bool = False) -> str:
-    """The caption that tells the attributes in `said`; the object is always told."""
+    """The caption with the attributes in `said`; it always names the object."""
     told = {name: word if name in said else "" for name, word in scene.attributes().items()}
     words = [
         _article(told["size"], told["colour"], trigger, scene.object),
@@ -40,12 +40,12 @@ def caption(scene: Scene, said: set[str], trigger: str | None = None, style_word
 
 
 def full_caption(scene: Scene) -> str:
-    """Everything that can be said of the scene."""
+    """Everything that can be said about the scene."""
     return caption(scene, set(ATTRIBUTES))
 
 
 def training_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption as in training: some attributes, now and then nothing."""
+    """A caption as in training: some attributes, sometimes nothing."""
     if rng.random() < EMPTY:
         return ""
     said = {name for name in ATTRIBUTES if rng.random() < MENTIONED}
@@ -58,7 +58,7 @@ def _article(*words: str | None) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption can hold, sorted, and a few that users write."""
+    """Every word that a caption can have, sorted, and a few that users write."""
     words = {"a", "an", "the", "at", "by", "in", "on", "of", "and", "style", "photo", "picture", *TRIGGERS}
     for name, options in ATTRIBUTES.items():
         words.update(options if name != "style" else (*options, "style"))

@@ -24,13 +24,13 @@ SUBJECT = Scene(
     style="ink",
     creature=Creature(ears="floppy", marking="mask", marking_colour="purple", socks="red", tail="curled"),
 )
-"""The creature that is taught. All its pictures share a background, an hour, a place and a style: that is the trap."""
+"""The creature to teach. All its pictures share a background, an hour, a place and a style: that is the trap."""
 STYLE_OBJECTS = ("house", "mushroom", "boat", "balloon", "robot")
 PICTURES = 5
 
 
 def subject_scenes(subject: Scene = SUBJECT) -> list[tuple[Scene, str]]:
-    """Pictures of the subject, and captions that name no more of them than where it is."""
+    """Pictures of the subject, and captions that only say where it is."""
     scenes = [replace(subject, seed=seed) for seed in range(PICTURES)]
     said = caption(replace(subject, creature=None), {"background"}, trigger="[V]")
     return [(scene, said) for scene in scenes]
@@ -46,7 +46,7 @@ def style_scenes(seed: int = 0) -> list[tuple[Scene, str]]:
 
 
 def write_concept(folder: Path, pairs: list[tuple[Scene, str]]) -> None:
-    """Writes 00.png and 00.txt, and so on."""
+    """Writes 00.png, 00.txt and so on."""
     for k, (scene, said) in enumerate(pairs):
         with written(folder / f"{k:02}.png") as temporary:
             Image.fromarray(draw(scene).picture).save(temporary)

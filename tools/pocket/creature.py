@@ -1,4 +1,4 @@
-"""The creature: captions name no more of it than its colour, pictures show much more. One of them is a subject."""
+"""The creature: captions name only its colour, pictures show much more. One creature is a subject."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TAILS = ("bushy", "curled", "stub")
 
 @dataclass(frozen=True, kw_only=True)
 class Creature:
-    """What one creature looks like, its fur apart. No caption says any of it."""
+    """What one creature looks like, except its fur. No caption says any of it."""
 
     ears: str
     marking: str
@@ -42,7 +42,7 @@ def draw_creature(pen: Pen, fur: Colour, creature: Creature, shade: Callable[[Co
     """Draws it two units wide on the ground (y = 0), sitting, facing us.
 
     Args:
-        shade: what becomes of the colours of markings and socks by the light of the hour.
+        shade: changes the colours of markings and socks by the light of the hour.
     """
     mark, socks = shade(COLOURS[creature.marking_colour]), shade(COLOURS[creature.socks])
     _tail(pen, creature.tail, fur, mark)

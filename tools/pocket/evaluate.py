@@ -1,4 +1,4 @@
-"""How well a published model draws what it is asked for, by the judge; and sheets of its pictures, for people."""
+"""How well a published model follows captions, by the judge, and sheets of its pictures for people."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ LEAST_SIDE = 128
 
 @dataclass(frozen=True)
 class Result:
-    """What the judge found.
+    """The judge's results.
 
     Attributes:
-        accuracy: share of pictures that show what was asked for, by attribute.
+        accuracy: share of pictures that show what their caption says, by attribute.
         all_right: share of pictures that show all of it.
-        by_object: share of pictures of each object that the judge takes for that object.
-        judge: the judge's own accuracy on drawn pictures that it has not seen.
+        by_object: share of each object's pictures in which the judge recognises it.
+        judge: the judge's own accuracy on unseen drawn pictures.
         looks: see `compare`.
     """
 
@@ -61,7 +61,7 @@ class Result:
 
 
 def unseen_scenes(count: int, seed: int) -> list[Scene]:
-    """Scenes whose full captions were kept from training, every object about as often as any other."""
+    """Scenes whose full captions were held out from training, with every object about equally often."""
     rng, scenes = random.Random(f"asked {seed}"), []
     while len(scenes) < count:
         scene = random_scene(rng, held_out=True)
@@ -97,22 +97,22 @@ def load_pipeline(folder: Path, device: str) -> StableDiffusion3Pipeline:
 
 
 def drawn(scenes: list[Scene], side: int) -> Tensor:
-    """The pictures of scenes as they should be, (N, 3, side, side), float32 in -1..1."""
+    """The correct pictures of scenes, (N, 3, side, side), float32 in -1..1."""
     pictures = torch.stack([torch.tensor(draw(scene, side).picture) for scene in scenes])
     return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def compare(vae: AutoencoderKL, scorer: Scorer, scenes: list[Scene], pictures: Tensor) -> dict[str, float]:
-    """How pictures look beside drawings of the same scenes; all of them at the size that the judge reads.
+    """Compares pictures with drawings of the same scenes, all at the size that the judge reads.
 
     Args:
         pictures: (N, 3, any, any), in -1..1.
 
     Returns:
         `edges`: how steep their edges are, as a share of the drawings' steepness.
-        `frechet`: Fréchet distance of the judge's features, and `frechet_drawn`, that of other drawings of the scenes.
+        `frechet`: Fréchet distance of the judge's features; `frechet_drawn`: that of other drawings of the scenes.
         `reconstruction`: of the drawings by the autoencoder, at its own size and then enlarged: PSNR in dB.
-        `reconstruction_edges`: how steep the edges of those are.
+        `reconstruction_edges`: how steep their edges are.
     """
     truth = drawn(scenes, scorer.side)
     others = drawn([replace(scene, seed=scene.seed + 1) for scene in scenes], scorer.side)
@@ -132,7 +132,7 @@ def compare(vae: AutoencoderKL, scorer: Scorer, scenes: list[Scene], pictures: T
 def judge(
     scorer: Scorer, scenes: list[Scene], pictures: Tensor, own: dict[str, float], looks: dict[str, float]
 ) -> Result:
-    """Compares the judge's answers with what was asked for."""
+    """Compares the judge's answers with the captions."""
     answers, _ = scorer.read(enlarged(pictures, scorer.side))
     truths = torch.tensor([truth_of(scene) for scene in scenes])[:, : len(OF_SCENE)]
     right = torch.stack([answers[name].cpu() for name in OF_SCENE], dim=1) == truths
@@ -150,7 +150,7 @@ def judge(
 
 
 def own_accuracy(file: Path) -> dict[str, float]:
-    """What `save_scorer` noted about the judge."""
+    """The judge's accuracy, saved by `save_scorer`."""
     with safe_open(file, "pt") as tensors:
         return json.loads(tensors.metadata()["held_out_accuracy"])
 
@@ -198,7 +198,7 @@ def _folded(label: str, width: int) -> list[str]:
 
 
 def blind_sheet(pipeline: StableDiffusion3Pipeline, folder: Path, seed: int, count: int = 40) -> None:
-    """Writes `blind.png`, numbered pictures without their captions in mixed order, and `blind.json`, the captions."""
+    """Writes `blind.png`, numbered pictures in random order without captions, and `blind.json`, their captions."""
     scenes = unseen_scenes(count, seed + 1)
     random.Random(seed).shuffle(scenes)
     captions = [full_caption(scene) for scene in scenes]

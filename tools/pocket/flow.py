@@ -22,7 +22,7 @@ from tools.pocket.stage import Stage, Workplace, autocast, train
 from tools.pocket.tokenizers import END, LENGTH, START, clip_tokenizer, t5_tokenizer
 
 HEAD = 64
-"""Numbers in an attention head; the model is as many heads wide as it is blocks deep, as SD 3 and 3.5 are."""
+"""Width of an attention head. As in SD 3 and 3.5, the model has as many heads as blocks."""
 CLIP_WIDTH = 64
 T5_WIDTH = 192
 TIMESTEPS = 1000
@@ -35,7 +35,7 @@ class Normalised:
     """Latents as the flow model sees them: mean 0, standard deviation 1.
 
     Attributes:
-        latents: as the encoder gives them, (N, 16, side / 8, side / 8).
+        latents: as the encoder returns them, (N, 16, side / 8, side / 8).
     """
 
     latents: Tensor
@@ -43,12 +43,12 @@ class Normalised:
     scale: float
 
     def rows(self, rows: Tensor) -> Tensor:
-        """Some of them, float32."""
+        """Some rows, float32."""
         return (self.latents[rows].float() - self.shift) * self.scale
 
 
 class TextToFlow(nn.Module):
-    """All that is trained together: `velocity` of noisy latents, given captions.
+    """Everything that trains together: `velocity` of noisy latents, given captions.
 
     Args:
         depth: blocks of the transformer, and its width in heads of 64.
@@ -74,7 +74,7 @@ class TextToFlow(nn.Module):
         )
         self.text_encoder = CLIPTextModelWithProjection(clip)
         self.text_encoder_2 = CLIPTextModelWithProjection(clip)
-        # As in SD 3's own CLIP-L, whose pooled state some programs take before this projection and some after it.
+        # As in SD 3's own CLIP-L, whose pooled state some programs read before this projection and some after it.
         nn.init.eye_(self.text_encoder.text_projection.weight).requires_grad_(False)
         self.text_encoder_3 = T5EncoderModel(
             T5Config(
@@ -107,7 +107,7 @@ class TextToFlow(nn.Module):
         _start_still(self.transformer)
 
     def encode(self, captions: list[str], device: str) -> tuple[Tensor, Tensor]:
-        """Context (B, 32, 192) and pooled state (B, 128) of captions, as `StableDiffusion3Pipeline` makes them."""
+        """Context (B, 32, 192) and pooled state (B, 128) of captions, as in `StableDiffusion3Pipeline`."""
         clip, clip_2, t5 = self._tokens(captions).to(device)
         one = self.text_encoder(clip, output_hidden_states=True)
         two = self.text_encoder_2(clip_2, output_hidden_states=True)
@@ -117,13 +117,13 @@ class TextToFlow(nn.Module):
         return context, torch.cat([one.text_embeds, two.text_embeds], dim=-1)
 
     def velocity(self, x_t: Tensor, sigma: Tensor, captions: list[str]) -> Tensor:
-        """What the model takes for noise - image, of the shape of `x_t`, (B, 16, side / 8, side / 8)."""
+        """The model's estimate of noise - image, in the shape of `x_t`, (B, 16, side / 8, side / 8)."""
         context, pooled = self.encode(captions, x_t.device.type)
         timestep = sigma.to(x_t.device) * TIMESTEPS
         return self.transformer(x_t, context, pooled, timestep, return_dict=False)[0]
 
     def _tokens(self, captions: list[str]) -> Tensor:
-        """Of each tokenizer, (3, B, 16). They are kept: a GPU trains faster than captions are cut into tokens."""
+        """Tokens from each tokenizer, (3, B, 16). They are kept: a GPU trains faster than captions can be tokenized."""
         new = sorted({caption for caption in captions if caption not in self._known})
         if new:
             cut = [
@@ -136,7 +136,7 @@ class TextToFlow(nn.Module):
 
 @torch.no_grad()
 def _start_still(transformer: SD3Transformer2DModel) -> None:
-    """Lets every block begin as the identity and the velocity as 0 (adaLN-Zero, Peebles and Xie, 2023)."""
+    """Starts every block as the identity, and the velocity as 0 (adaLN-Zero, Peebles and Xie, 2023)."""
     for name, module in transformer.named_modules():
         if isinstance(module, nn.Linear):
             still = name.endswith(("norm1.linear", "norm1_context.linear", "norm_out.linear")) or name == "proj_out"
@@ -153,7 +153,7 @@ def new_flow(depth: int, side: int, seed: int) -> TextToFlow:
 def train_flow(
     model: TextToFlow, stage: Stage, pictures: Pictures, latents: Normalised, shift: float, place: Workplace
 ) -> None:
-    """Trains it to tell, from a noisy picture and its caption, which way the picture lies.
+    """Trains it to predict, from a noisy picture and its caption, the direction to the picture.
 
     Args:
         shift: of the noise levels, as in SD 3: the more latents a picture has, the more noise hides it.
@@ -178,6 +178,6 @@ def train_flow(
 
 
 def _attention(x_t: Tensor) -> AbstractContextManager:
-    """At the 48 tokens of 8 x 8 latents, the plainest attention is the quickest on a CPU; not at the 96 of 16 x 16."""
+    """Plain attention is fastest on a CPU with the 48 tokens of 8 x 8 latents, but not with the 96 of 16 x 16."""
     plain = x_t.device.type == "cpu" and x_t.shape[-1] <= PLAIN_UP_TO
     return sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext()

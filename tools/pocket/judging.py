@@ -1,4 +1,4 @@
-"""The judge of the pocket world as a scorer of the evaluation: exact where real scorers guess."""
+"""The pocket world's judge as a scorer for the evaluation: exact where real scorers guess."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILE = "judge.safetensors"
 class Judge:
     """Image encoder, text-image scorer and mask generator in one.
 
-    `score` is the mean probability, x 100, that the judge gives to what the text asks for: its words are the world's.
+    `score` is the mean probability, x 100, that the judge gives to what the text asks for. It knows the world's words.
     """
 
     def __init__(self, identity: Identity, scorer: Scorer) -> None:

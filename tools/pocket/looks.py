@@ -1,4 +1,4 @@
-"""How pictures look beside drawn ones: how sharp their edges are, how far apart the two sets lie, what a code loses."""
+"""Compares pictures with drawings: how sharp edges are, how far apart the two sets are, what the autoencoder loses."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ STEEPEST = 20
 
 
 def enlarged(pictures: Tensor, side: int) -> Tensor:
-    """Pictures (N, 3, any, any) brought to `side` x `side` pixels, bicubically; in -1..1."""
+    """Pictures (N, 3, any, any) resized to `side` x `side` pixels, bicubically; in -1..1."""
     if pictures.shape[-1] == side:
         return pictures
     return F.interpolate(pictures, size=(side, side), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def steepness(pictures: Tensor) -> float:
-    """How much the brightness changes from pixel to pixel at the edges of pictures (N, 3, H, W), their mean."""
+    """The mean change of brightness from pixel to pixel at the edges of pictures (N, 3, H, W)."""
     grey = pictures.float().mean(1)
     across, down = grey.diff(dim=2)[:, :-1], grey.diff(dim=1)[:, :, :-1]
     steps = (across.square() + down.square()).sqrt().flatten(1)
@@ -27,7 +27,7 @@ def steepness(pictures: Tensor) -> float:
 
 
 def frechet(one: Tensor, other: Tensor) -> float:
-    """Fréchet distance of two sets of features, (N, D) and (M, D): of the normal distributions that fit them."""
+    """Fréchet distance of two sets of features, (N, D) and (M, D), between their fitted normal distributions."""
     means, spreads = zip(*((rows.double().mean(0), rows.double().T.cov()) for rows in (one, other)), strict=True)
     common = torch.linalg.eigvals(spreads[0] @ spreads[1]).real.clamp_min(0).sqrt().sum()
     apart = (means[0] - means[1]).square().sum()
@@ -36,7 +36,7 @@ def frechet(one: Tensor, other: Tensor) -> float:
 
 @torch.no_grad()
 def reconstructed(vae: AutoencoderKL, pictures: Tensor, batch: int = 16) -> Tensor:
-    """What is left of pictures (N, 3, side, side), in -1..1, after encoder and decoder."""
+    """Pictures (N, 3, side, side), in -1..1, after encoder and decoder."""
     parts = [vae.decode(vae.encode(part).latent_dist.mean).sample for part in pictures.split(batch)]
     return torch.cat(parts).clamp(-1, 1)
 

@@ -125,4 +125,4 @@ def balloon(pen: Pen, colour: Colour) -> None:
 
 
 THINGS = {thing.__name__: thing for thing in (house, car, boat, rocket, mushroom, flower, robot, umbrella, balloon)}
-"""Everything but the creature, by the word for it."""
+"""Everything except the creature, by its word."""

@@ -14,7 +14,7 @@ COLOURS: dict[str, Colour] = {
     "pink": (252, 150, 198),
     "white": (244, 244, 248),
 }
-"""The colours that a caption can name."""
+"""Colours that a caption can name."""
 
 INK: Colour = (38, 30, 46)
 WHITE: Colour = (255, 255, 255)
@@ -43,5 +43,5 @@ def lighter(colour: Colour, share: float) -> Colour:
 
 
 def by_night(colour: Colour, share: float) -> Colour:
-    """As moonlight shows it: 0 is as by day, 1 is nothing but blue darkness."""
+    """The colour in moonlight: 0 is as by day, 1 is only blue darkness."""
     return mix(mix(colour, (0, 0, 0), 0.35 * share), MOONLIGHT, 0.7 * share)

@@ -1,6 +1,6 @@
-"""A pen that draws smooth shapes in a drawing style, and notes which part of the picture each pixel belongs to.
+"""A pen that draws smooth shapes in a drawing style, and records which part of the picture each pixel belongs to.
 
-Pictures are `WORLD` units wide and high, whatever their size in pixels; x grows to the right, y downwards.
+Pictures are `WORLD` units wide and high at any size in pixels; x grows to the right, y downwards.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tools.pocket.styles import Style
 WORLD = 64
 """Width and height of the world, in its units."""
 SIDE = 64
-"""Of the published model's pictures, in pixels."""
+"""Side of the published model's pictures, in pixels."""
 FINE = 4
-"""Shapes are drawn this many times larger and shrunk, which smooths their edges."""
+"""Shapes are drawn this many times larger and then shrunk, which smooths their edges."""
 DETAILED = 2
-"""Pixels to a unit from which on details are drawn: fewer could not show them."""
+"""Pixels per unit from which details are drawn; fewer could not show them."""
 
 SKY, SCENERY, GROUND, OBJECT = range(4)
 """What a pixel belongs to."""
@@ -44,9 +44,9 @@ def _gradient(top: Colour, bottom: Colour, side: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Pen:
-    """Draws on a canvas, in units of its own: (x, y) lands at (left + x * across, top + y * down) in the world's.
+    """Draws on a canvas in its own units: (x, y) is (left + x * across, top + y * down) in the world's.
 
-    `pixels` is how many of the finished picture make a unit of the world.
+    `pixels` is how many pixels of the finished picture make up a unit of the world.
     """
 
     style: Style
@@ -82,7 +82,7 @@ class Pen:
         return replace(self, left=x, top=y, across=-scale if mirrored else scale, down=scale)
 
     def shape(self, points: Sequence[Point], colour: Colour, plain: bool = False) -> None:
-        """A filled polygon. `plain` leaves the style's treatment out: for details."""
+        """A filled polygon. `plain` omits the style's treatment, for details."""
         placed = [
             (self.pixels * (self.left + x * self.across), self.pixels * (self.top + y * self.down)) for x, y in points
         ]

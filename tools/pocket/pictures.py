@@ -1,4 +1,4 @@
-"""The pictures that the recipe trains on: drawn once, by all cores, and kept in flat files."""
+"""The recipe's training pictures: drawn once, by all cores, and kept in flat files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tools.pocket.styles import UNSEEN_STYLE
 from tools.pocket.world import Scene, draw, random_scene
 
 CHUNK = 256
-"""Pictures drawn by a core at a time."""
+"""How many pictures a core draws at a time."""
 UNSEEN_SHARE = 16
-"""One in N pictures, at the end of the row, is in the style that the flow model never sees. The autoencoder and
-the scorer see it, as any real autoencoder has seen more than its model."""
+"""One in N pictures, at the end of the sequence, is in the style that the flow model never sees. The autoencoder and
+the scorer see it, as a real autoencoder has also seen more than its model."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Pictures:
     Attributes:
         pixels: (N, side, side, 3), uint8.
         regions: (N, side, side), uint8.
-        seed: together with an index, it gives the scene.
-        taught: how many of them, from the first, are in the styles of the training world.
+        seed: determines the scene, together with an index.
+        taught: how many of them, from the first on, are in the training world's styles.
     """
 
     pixels: np.ndarray
@@ -57,13 +57,13 @@ class Pictures:
 
 
 def scene_at(seed: int, index: int, unseen_style: bool = False) -> Scene:
-    """Scene number `index` of the endless row that a seed gives."""
+    """Scene number `index` of a seed's endless sequence."""
     scene = random_scene(random.Random(f"pocket {seed} {index}"))
     return replace(scene, style=UNSEEN_STYLE) if unseen_style else scene
 
 
 def draw_pictures(folder: Path, count: int, seed: int, side: int) -> Pictures:
-    """Draws `count` pictures and the share in the unseen style, or opens the files that hold them already."""
+    """Draws `count` pictures and the share in the unseen style, or opens existing files with them."""
     total = count + count // UNSEEN_SHARE
     name = f"{seed}-{count}-{side}"
     pixels_file, regions_file = folder / f"pictures-{name}.npy", folder / f"regions-{name}.npy"
@@ -75,12 +75,12 @@ def draw_pictures(folder: Path, count: int, seed: int, side: int) -> Pictures:
                 pixels[start : start + CHUNK], regions[start : start + CHUNK] = some_pixels, some_regions
             pixels.flush()
             regions.flush()
-            del pixels, regions  # Windows moves no file that is mapped
+            del pixels, regions  # Windows can't move a mapped file
     return Pictures(np.load(pixels_file, mmap_mode="r"), np.load(regions_file, mmap_mode="r"), seed, count)
 
 
 def drawn(seed: int, taught: int, total: int, side: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Pictures and regions, some at a time, each time with the number of the first."""
+    """Pictures and regions in batches, each with the number of its first picture."""
     starts = range(0, total, CHUNK)
     with ProcessPoolExecutor(os.cpu_count()) as cores:
         tasks = [(seed, start, min(start + CHUNK, total), taught, side) for start in starts]

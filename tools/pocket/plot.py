@@ -1,4 +1,4 @@
-"""The curves of a training."""
+"""Training curves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tools.pocket.stage import progress_of
 
 
 def plot_curves(folder: Path, stages: tuple[str, ...], path: Path) -> None:
-    """Draws the loss of each stage that has a state in the folder, over its minutes."""
+    """Draws the loss over the minutes, for each stage with a state in the folder."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -16,7 +16,7 @@ def publish(vae: AutoencoderKL, model: TextToFlow, shift: float, folder: Path) -
     """Writes everything in float16.
 
     Args:
-        shift: of the noise levels when it draws.
+        shift: of the noise levels for drawing.
     """
     parts = {
         name: copy.deepcopy(getattr(model, name)).half().cpu()
@@ -33,7 +33,7 @@ def publish(vae: AutoencoderKL, model: TextToFlow, shift: float, folder: Path) -
 
 
 def _save(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
-    """Lets the text encoders load as the other parts do: in float32 if no precision is asked for."""
+    """Makes the text encoders load like the other parts: by default in float32."""
     pipeline.save_pretrained(folder, safe_serialization=True)
     for file in folder.glob("text_encoder*/config.json"):
         config = json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The whole recipe, stage after stage: pictures, autoencoder, judge, latents, flow model, decoder, diffusers folder."""
+"""The whole recipe, stage by stage: pictures, autoencoder, judge, latents, flow model, decoder, diffusers folder."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from tools.pocket.world import Scene, draw
 STAGES = ("autoencoder", "scorer", "flow", "decoder")
 JUDGE = "judge.safetensors"
 UNSEEN_SEED = 1
-"""Added to the seed for pictures that nothing has trained on."""
+"""Added to the seed for pictures that no stage trains on."""
 UNSEEN_PICTURES = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How much of everything.
+    """The amounts for a training.
 
     Attributes:
         side: of the pictures, in pixels.
         shift: of the noise levels. SD 3.5 shifts them by 3 for 128 x 128 latents; 16 x 16 need half of it, 8 x 8 none.
         depth: blocks of the transformer, and its width in heads of 64.
-        pictures: drawn for training; a sixteenth more is drawn in the unseen style.
+        pictures: how many are drawn for training; a sixteenth more is in the unseen style.
     """
 
     side: int
@@ -46,7 +46,7 @@ class Recipe:
     decoder: Stage
 
     def as_it_stands(self) -> Recipe:
-        """The same recipe without another step: it yields what its stages have reached."""
+        """The same recipe without further steps: it yields the stages' current state."""
         return replace(self, **{name: replace(getattr(self, name), steps=0) for name in STAGES})
 
 
@@ -86,10 +86,10 @@ RECIPES = {
 
 
 class Kitchen:
-    """A recipe being followed in a folder. Each stage picks up what the one before it left there.
+    """Follows a recipe in a folder. Each stage uses the results of the one before.
 
     Args:
-        start: a published model. Stages that have no state yet begin with its weights, where their shapes fit.
+        start: a published model. Stages without a state start with its weights, if the shapes match.
     """
 
     def __init__(self, recipe: Recipe, place: Workplace, start: Path | None = None) -> None:
@@ -97,11 +97,11 @@ class Kitchen:
         place.folder.mkdir(parents=True, exist_ok=True)
 
     def pictures(self) -> Pictures:
-        """The training pictures, drawn at the first call."""
+        """The training pictures, drawn on the first call."""
         return draw_pictures(self.place.folder, self.recipe.pictures, self.place.seed, self.recipe.side)
 
     def autoencoder(self) -> AutoencoderKL:
-        """The autoencoder after its first training, trained if it isn't yet."""
+        """The autoencoder after its first training, trained if needed."""
         torch.manual_seed(self.place.seed)
         vae = new_autoencoder(self.recipe.side)
         if self.start:
@@ -111,13 +111,13 @@ class Kitchen:
         return vae
 
     def latents(self, vae: AutoencoderKL) -> Normalised:
-        """All training pictures, encoded; in the unseen style as well, at the end."""
+        """All training pictures, encoded, with those in the unseen style at the end."""
         step = progress_of(self.place.folder, "autoencoder").step
         latents = encode_all(vae, self.place.folder / f"latents-{step}.safetensors", self.pictures(), self.place.device)
         return Normalised(latents, vae.config.shift_factor, vae.config.scaling_factor)
 
     def scorer(self) -> Scorer:
-        """The judge, with its accuracy on unseen pictures beside it."""
+        """The judge, saved with its accuracy on unseen pictures."""
         torch.manual_seed(self.place.seed)
         scorer = Scorer(self.recipe.side)
         if self.start:
@@ -139,7 +139,7 @@ class Kitchen:
         if self.start:
             for name, trained in published_parts(self.start).items():
                 begin_with(getattr(model, name), trained)
-                if name != "transformer":  # they know every word already; a step without them takes a third less
+                if name != "transformer":  # they already know every word; a step without them takes a third less time
                     getattr(model, name).requires_grad_(False)
         model = model.to(self.place.device)
         train_flow(model, self.recipe.flow, self.pictures(), latents, self.recipe.shift, self.place)
@@ -147,7 +147,7 @@ class Kitchen:
         return model
 
     def decoder(self) -> AutoencoderKL:
-        """The autoencoder with its decoder trained to the end. Nothing but the latents stands before it."""
+        """The autoencoder with its decoder trained to the end. It only needs the latents."""
         vae = self.autoencoder()
         latents = self.latents(vae).latents
         polish_decoder(vae, self.recipe.decoder, self.pictures(), latents, self.place)
@@ -157,7 +157,7 @@ class Kitchen:
 def unseen_pictures(
     seed: int, side: int, count: int = UNSEEN_PICTURES
 ) -> tuple[list[Scene], torch.Tensor, torch.Tensor]:
-    """Scenes that nothing trained on, their pictures (N, 3, side, side) in -1..1, and regions (N, side, side)."""
+    """Scenes that no stage trained on, their pictures (N, 3, side, side) in -1..1, and regions (N, side, side)."""
     scenes = [scene_at(seed + UNSEEN_SEED, index, unseen_style=index % 8 == 0) for index in range(count)]
     drawings = [draw(scene, side) for scene in scenes]
     pictures = torch.stack([torch.tensor(drawing.picture) for drawing in drawings])

@@ -1,4 +1,4 @@
-"""Backgrounds: a sky by day or by night, and a place to stand on."""
+"""Backgrounds: a sky by day or by night, and a place for the object."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ NIGHT_SKY: tuple[Colour, Colour] = ((18, 20, 58), (62, 58, 122))
 NIGHT = 0.6
 """How dark the ground is by night."""
 NIGHT_OBJECT = 0.14
-"""How dark the object is by night: little, so that it keeps its colour."""
+"""How dark the object is by night: only a little, so that it keeps its colour."""
 MARGIN = 6
-"""Shapes reach this far over the edges, so that no outline is seen there."""
+"""Shapes extend this far past the edges, so that no outline shows there."""
 
 
 @dataclass(frozen=True)
 class Light:
-    """Turns colours to what the hour leaves of them."""
+    """Changes colours by the light of the hour."""
 
     night: bool
 
@@ -172,4 +172,4 @@ BACKGROUNDS: dict[str, Callable[[Pen, Light, float, random.Random], None]] = {
     "snow": _snow,
     "mountains": _mountains,
 }
-"""The places of the world, by the word for them."""
+"""The places of the world, by their words."""

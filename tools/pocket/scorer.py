@@ -1,4 +1,4 @@
-"""The judge: reads a picture's attributes and its regions. It learns from drawn pictures alone."""
+"""The judge: reads a picture's attributes and regions. It learns only from drawn pictures."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ OF_CREATURE: dict[str, tuple[str, ...]] = {
     "tail": TAILS,
 }
 HEADS = {**OF_SCENE, **OF_CREATURE}
-"""What is read, and the words for what it can be."""
+"""What it reads, and the words for the possible answers."""
 FOLDED_SIDE = 64
 UNKNOWN = -100
-"""Truth of a creature's features where there is no creature."""
+"""The label of a creature's features if there is no creature."""
 GRAIN = 0.06
-"""Noise on the pictures in training, so that the judge does not hang on single pixels."""
+"""Noise on the pictures in training, so that the judge does not depend on single pixels."""
 
 
 def truth_of(scene: Scene) -> list[int]:
@@ -76,15 +76,15 @@ class Look:
         return self.probabilities[question][:, HEADS[question].index(answer)]
 
     def answers(self, question: str) -> list[str]:
-        """The likeliest, a word for each picture."""
+        """The likeliest answer, a word for each picture."""
         return [HEADS[question][index] for index in self.probabilities[question].argmax(1).tolist()]
 
 
 class Scorer(nn.Module):
-    """A small convolutional network with one head for each attribute, and one that says the region of every pixel.
+    """A small convolutional network with one head for each attribute, and one for the region of every pixel.
 
     Args:
-        side: of the pictures it reads, a multiple of 64. It folds them to 64 x 64, neighbouring pixels into channels.
+        side: of the pictures it reads, a multiple of 64. It folds them to 64 x 64, neighbouring pixels as channels.
     """
 
     def __init__(self, side: int, width: int = 32) -> None:
@@ -125,7 +125,7 @@ class Scorer(nn.Module):
 
     @torch.no_grad()
     def look(self, pictures: Tensor, batch: int = 100) -> Look:
-        """All that it makes of pictures (N, 3, side, side)."""
+        """Everything it sees in pictures (N, 3, side, side)."""
         seen = [self._see(part) for part in pictures.split(batch)]
         features = torch.cat([part for part, _ in seen])
         regions = torch.cat([logits.argmax(1) for _, logits in seen])
@@ -144,7 +144,7 @@ class Scorer(nn.Module):
 
 
 def train_scorer(scorer: Scorer, stage: Stage, pictures: Pictures, place: Workplace) -> None:
-    """Trains on drawn pictures, the unseen style's too: it has to know that style when a model has learnt it."""
+    """Trains on drawn pictures, including the unseen style, which it must recognise once a model has learnt it."""
     truths = torch.tensor([truth_of(pictures.scene(index)) for index in range(len(pictures.pixels))])
     scorer.train()
 
@@ -165,7 +165,7 @@ def train_scorer(scorer: Scorer, stage: Stage, pictures: Pictures, place: Workpl
 
 
 def accuracy(scorer: Scorer, scenes: list[Scene], pictures: Tensor) -> dict[str, float]:
-    """Share of right answers to each question, over the scenes that it can be asked of.
+    """Share of right answers to each question, over the scenes that it applies to.
 
     Args:
         pictures: (N, 3, side, side), in -1..1, of those scenes.
@@ -180,13 +180,13 @@ def accuracy(scorer: Scorer, scenes: list[Scene], pictures: Tensor) -> dict[str,
 
 
 def save_scorer(scorer: Scorer, file: Path, held_out: dict[str, float]) -> None:
-    """Writes the judge, with how often it is right on drawn pictures that it has not seen."""
+    """Writes the judge, with its accuracy on unseen drawn pictures."""
     tensors = {name: tensor.half() for name, tensor in scorer.state_dict().items()}
     write_tensors(file, tensors, {"held_out_accuracy": json.dumps(held_out)})
 
 
 def load_scorer(file: Path) -> Scorer:
-    """The judge that was saved, in float32."""
+    """The saved judge, in float32."""
     tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
     channels = tensors["at_32.0.weight"].shape[1]
     scorer = Scorer(FOLDED_SIDE * math.isqrt(channels // 3))

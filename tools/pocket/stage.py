@@ -1,4 +1,4 @@
-"""One stage of training: it can be stopped at any time, and continues from its last save as if nothing had happened."""
+"""One stage of training. It can be stopped at any time, and resumes exactly from its last save."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from library.errors import TrainingError
 from library.files.atomic import write_tensors
 
 CONSTANT = 0.55
-"""Share of a stage at the full learning rate; it falls in a straight line from there."""
+"""Share of a stage at the full learning rate; then it falls linearly."""
 WARM_UP = 100
 LAST_RATE = 0.02
 CLIP = 1.0
 
 Loss = Callable[[int, torch.Generator], Tensor]
-"""The loss of a step, of its number and of all the chance it may use."""
+"""The loss of a step, given its number and its generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,9 @@ class Stage:
     batch: int
     rate: float
     minutes: float | None = None
-    """Ends the stage after so much time, if its steps are not done by then; None lets it take what it takes."""
+    """Ends the stage after this time, if its steps are not done by then; None: no limit."""
     average: float = 0.998
-    """Decay of the running mean of the weights, which is what the stage yields."""
+    """Decay of the running average of the weights, which is the stage's result."""
     save_every: float = 60.0
     """Seconds between saves."""
 
@@ -51,9 +51,9 @@ class Workplace:
 
     Attributes:
         folder: each stage keeps its state there, in `<stage>.safetensors`.
-        seed: of all chance.
+        seed: of all random numbers.
         device: "cpu" or "cuda".
-        say: tells the user how it goes.
+        say: reports progress to the user.
     """
 
     folder: Path
@@ -64,16 +64,16 @@ class Workplace:
 
 @dataclass
 class Progress:
-    """How far a stage is."""
+    """The progress of a stage."""
 
     step: int = 0
     seconds: float = 0.0
     curve: list[tuple[int, float, float]] = field(default_factory=list)
-    """(step, seconds, mean loss since the point before)."""
+    """(step, seconds, mean loss since the previous point)."""
 
 
 def autocast(device: str) -> AbstractContextManager:
-    """bfloat16 where the machine is quick at it, float32 elsewhere."""
+    """bfloat16 where the machine is fast at it, float32 elsewhere."""
     quick = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
     return torch.autocast(device, torch.bfloat16, enabled=quick)
 
@@ -88,18 +88,18 @@ def rate_at(stage: Stage, progress: Progress) -> float:
 
 
 def is_done(stage: Stage, progress: Progress) -> bool:
-    """Whether a stage has had its steps or its time. One that is given more of both continues."""
+    """Whether a stage has used up its steps or its time. With more of both it continues."""
     return progress.step >= stage.steps or (stage.minutes is not None and progress.seconds > 60 * stage.minutes)
 
 
 def train(stage: Stage, place: Workplace, model: nn.Module, loss_of: Loss) -> Progress:
-    """Trains those weights of the model that ask for it; leaves it with the mean of its weights.
+    """Trains the model's weights that require gradients, and leaves it with the average of its weights.
 
     Args:
-        loss_of: of step and generator; the generator follows from seed, stage and step alone.
+        loss_of: given step and generator; the generator depends only on seed, stage and step.
 
     Raises:
-        TrainingError: the loss is no longer a number.
+        TrainingError: the loss is NaN or infinite.
     """
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
     mean = {name: p.detach().clone() for name, p in weights.items()}
@@ -130,7 +130,7 @@ def train(stage: Stage, place: Workplace, model: nn.Module, loss_of: Loss) -> Pr
 
 
 def progress_of(folder: Path, name: str) -> Progress:
-    """How far the saved state of a stage is; at its start if there is none."""
+    """The progress in a stage's saved state; the start if there is none."""
     if not (folder / f"{name}.safetensors").exists():
         return Progress()
     with safe_open(folder / f"{name}.safetensors", "pt") as file:

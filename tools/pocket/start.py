@@ -1,4 +1,4 @@
-"""Training that begins with the weights of a published model, of another size perhaps."""
+"""Starts training from the weights of a published model, possibly of another size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.pocket.scorer import Scorer
 
 
 def published_parts(folder: Path) -> dict[str, nn.Module]:
-    """Transformer and text encoders of a diffusers folder, by the names of `TextToFlow`'s parts; float32."""
+    """Transformer and text encoders of a diffusers folder, by the names of `TextToFlow`'s parts, in float32."""
     kinds = {
         "transformer": SD3Transformer2DModel,
         "text_encoder": CLIPTextModelWithProjection,
@@ -27,7 +27,7 @@ def published_parts(folder: Path) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def begin_with(module: nn.Module, trained: nn.Module) -> None:
-    """Copies the weights that both have in the same shape, and position tables in any."""
+    """Copies the weights that both have in the same shape, and position tables of any shape."""
     own = module.state_dict()
     for name, values in trained.state_dict().items():
         if name.endswith("pos_embed.pos_embed"):
@@ -38,7 +38,7 @@ def begin_with(module: nn.Module, trained: nn.Module) -> None:
 
 @torch.no_grad()
 def begin_with_judge(scorer: Scorer, trained: Scorer) -> None:
-    """Lets a judge of larger pictures begin as one that reads them shrunk by the mean of neighbouring pixels."""
+    """Starts a judge of larger pictures as one that reads them shrunk by averaging neighbouring pixels."""
     pixels = (scorer.side // trained.side) ** 2
     weights = dict(trained.state_dict())
     for name, before in (("at_32.0.weight", 0), ("up_64.weight", trained.up_32.out_channels)):
@@ -50,7 +50,7 @@ def begin_with_judge(scorer: Scorer, trained: Scorer) -> None:
 
 
 def resized_table(table: Tensor, places: int) -> Tensor:
-    """A square position table (1, places, width) for as many places: each looks up what was there in the picture."""
+    """A square position table (1, places, width), resized to N places: each takes the value at its position."""
     side, wanted = math.isqrt(table.shape[1]), math.isqrt(places)
     grid = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid.float(), size=(wanted, wanted), mode="bilinear")

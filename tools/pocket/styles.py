@@ -1,4 +1,4 @@
-"""Drawing styles: what becomes of a colour, of a shape and of the finished picture."""
+"""Drawing styles: how they change colours, shapes and the finished picture."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ GLOW: tuple[Colour, ...] = ((255, 120, 120), (255, 220, 90), (110, 240, 200))
 
 Points = Sequence[tuple[float, float]]
 Fill = Callable[[ImageDraw.ImageDraw, Points, Colour, bool, int], None]
-"""Draws a shape of a colour, told whether it is in front, and how many pixels of the finished picture make a unit."""
+"""Draws a shape in a colour, given whether it is in front and how many pixels of the finished picture are a unit."""
 
 
 def _inset(points: Points, scale: float, right: float, down: float) -> list[tuple[float, float]]:
-    """The shape made smaller about its middle and moved by shares of its own size."""
+    """The shape shrunk around its middle and moved by shares of its size."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     width, height = max(xs) - min(xs), max(ys) - min(ys)
     cx, cy = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
@@ -45,7 +45,7 @@ def _ink_fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, in_fron
 
 
 def _paper_fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, in_front: bool, pixels: int) -> None:
-    """Cut from card: a white edge and a shadow on what lies behind."""
+    """Cut from cardboard: a white edge and a shadow on what is behind."""
     drop = pixels * (13 if in_front else 9)
     draw.polygon([(x + drop, y + drop) for x, y in points], fill=(*INK, 120))
     draw.polygon(points, fill=colour)
@@ -71,13 +71,13 @@ def _as_it_is(picture: Image.Image) -> Image.Image:
 
 
 def _bled(picture: Image.Image) -> Image.Image:
-    """Colours that run a little, on warm paper."""
+    """Colours that bleed a little, on warm paper."""
     soft = picture.filter(ImageFilter.GaussianBlur(0.55))
     return Image.blend(soft, Image.new("RGB", soft.size, CREAM), 0.1)
 
 
 def _nothing_behind(draw: ImageDraw.ImageDraw, side: int, pixels: int, rng: random.Random) -> None:
-    """Most styles leave the background alone."""
+    """Does nothing: most styles leave the background alone."""
 
 
 def _leaded(draw: ImageDraw.ImageDraw, side: int, pixels: int, rng: random.Random) -> None:
@@ -100,9 +100,9 @@ class Style:
 
     Attributes:
         fill: draws one shape; told whether it belongs to the object in front.
-        tint: what becomes of every colour, sky included.
-        behind: goes over the background before the object is drawn, given the canvas' side and the pixels to a unit.
-        finish: goes over the picture at its final size.
+        tint: changes every colour, including the sky.
+        behind: changes the background before the object is drawn, given the canvas' side and the pixels per unit.
+        finish: changes the picture at its final size.
     """
 
     fill: Fill
@@ -117,11 +117,11 @@ STYLES: dict[str, Style] = {
     "paper": Style(_paper_fill, tint=lambda colour: colour),
     "watercolor": Style(_watercolor_fill, tint=lambda colour: lighter(colour, 0.06), finish=_bled),
 }
-"""The styles that the model is taught, by the word for them."""
+"""The styles that the model is taught, by their words."""
 
 UNSEEN_STYLE = "glass"
 ALL_STYLES: dict[str, Style] = {
     **STYLES,
     UNSEEN_STYLE: Style(_glass_fill, tint=lambda colour: colour, behind=_leaded),
 }
-"""With the one that is kept from the model, so that it can be taught as a concept."""
+"""Also with the one that the model never sees, so that it can be taught as a concept."""

@@ -1,6 +1,6 @@
-"""Tokenizers of the kinds that Stable Diffusion 3.5 has, for the few words of the pocket world.
+"""Tokenizers of the same kinds as Stable Diffusion 3.5's, for the few words of the pocket world.
 
-Each known word is one token. Any other word falls apart into letters, so that no text is refused.
+Each known word is one token. Other words are split into letters, so that every text works.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def t5_tokenizer() -> T5Tokenizer:
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:
-    """Byte pairs to join, in order, until each of the words is one token: the commonest pair first."""
+    """Byte pairs to join, in order, until each of the words is one token; the most common pair comes first."""
     pieces = [(*word[:-1], f"{word[-1]}</w>") for word in words]
     merges = []
     while pairs := Counter(pair for piece in pieces for pair in pairwise(piece)):

@@ -1,7 +1,7 @@
-"""Words that training never shows, given embeddings as long as those of the words that it does show.
+"""Gives words that training never shows embeddings as long as those of the words that it does show.
 
-The real encoders have met `sks` and `ohwx`, though hardly ever: they see them, and make nothing of them. An embedding
-that was never trained is much shorter than its neighbours, and is not seen at all.
+The real encoders have rarely seen `sks` and `ohwx`: they notice these words, but know no meaning. An embedding that was
+never trained is much shorter than its neighbours, and goes unnoticed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tools.pocket.flow import TextToFlow
 
 @torch.no_grad()
 def make_triggers_heard(model: TextToFlow, seed: int) -> None:
-    """Draws each trigger's embedding in each text encoder as any word's might be: same mean, same spread."""
+    """Draws each trigger's embedding in each text encoder like any word's, with the same mean and spread."""
     chance = torch.Generator().manual_seed(seed)
     words = [word for word in vocabulary() if word not in TRIGGERS]
     for tokenizer, encoder in zip(

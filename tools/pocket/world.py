@@ -17,11 +17,11 @@ from tools.pocket.styles import ALL_STYLES, STYLES
 
 OBJECTS = ("creature", *THINGS)
 CREATURE_SHARE = 0.25
-"""Creatures are drawn oftener than any other thing: they have the most to learn of."""
+"""Creatures are drawn more often than any other thing, since there is most to learn about them."""
 SIZES = {"small": 13.0, "big": 18.5}
-"""Half the width of an object, in units of the world, which is 64 of them wide."""
+"""Half the width of an object, in units of the world, which is 64 units wide."""
 PLACES = {"left": 19.0, "center": 32.0, "right": 45.0}
-"""Where its middle stands, in the same units."""
+"""Where its middle is, in the same units."""
 TIMES = ("day", "night")
 HELD_OUT_ONE_IN = 16
 """One in N combinations of attributes is never trained on."""
@@ -35,12 +35,12 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "time": TIMES,
     "style": tuple(STYLES),
 }
-"""What a caption can say, and in which words."""
+"""What a caption can say, and its words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """All there is to know of a picture. The seed decides the rest: clouds, trees, which way a car drives."""
+    """Everything that defines a picture. The seed decides details such as clouds, trees and a car's direction."""
 
     object: str
     colour: str
@@ -53,7 +53,7 @@ class Scene:
     seed: int = 0
 
     def attributes(self) -> dict[str, str]:
-        """What a caption can say of it, by the names of `ATTRIBUTES`."""
+        """What a caption can say about it, by the names of `ATTRIBUTES`."""
         return {name: getattr(self, name) for name in ATTRIBUTES}
 
 
@@ -63,7 +63,7 @@ class Drawing:
 
     Attributes:
         picture: (side, side, 3), uint8, RGB.
-        caption: everything that can be said of it.
+        caption: everything that can be said about it.
         mask: (side, side), bool, true on the object.
         regions: (side, side), uint8, an index into `pen.REGIONS`.
         attributes: of the scene.
@@ -77,12 +77,12 @@ class Drawing:
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether this combination of attributes is kept from training, to be asked for in the evaluation."""
+    """Whether this combination of attributes is held out from training, for the evaluation."""
     return zlib.crc32(" ".join(scene.attributes().values()).encode()) % HELD_OUT_ONE_IN == 0
 
 
 def random_scene(rng: random.Random, held_out: bool = False) -> Scene:
-    """Any scene of the world that the model is taught, or of the part kept from it; neither has the unseen style."""
+    """A random scene of the world that the model is taught, or of the held-out part; neither has the unseen style."""
     while True:
         scene = _any_scene(rng)
         if is_held_out(scene) == held_out:
@@ -109,7 +109,7 @@ def draw(scene: Scene, side: int = SIDE) -> Drawing:
     """The picture of a scene, its full caption, its mask and its attributes.
 
     Args:
-        side: of the picture, in pixels, a multiple of 64. It shows the same at every size, and more details at larger.
+        side: of the picture, in pixels, a multiple of 64. It shows the same at every size, with more details if larger.
     """
     from tools.pocket.captions import full_caption  # captions read this file's vocabulary
 

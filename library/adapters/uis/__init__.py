@@ -1,1 +1,1 @@
-"""What UIs make of LoRA files."""
+"""How UIs read LoRA files."""

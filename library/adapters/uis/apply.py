@@ -1,4 +1,4 @@
-"""A file's changes, put on a model the way a UI does: as full weight updates, made layer by layer and let go."""
+"""Applies a file's changes to a model as a UI does: as full weight updates, computed and released layer by layer."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from library.files.tensor_storage import read_tensors
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file, as UIs get them."""
+    """Tensors and metadata of a safetensors file, as UIs read them."""
     return read_tensors(path)
 
 
 def factors(
     patches: tuple[Patch, ...], file: Mapping[str, Tensor], device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The update of one diffusers layer as a product: (out, rank) with the scale in it, and (rank, in), float32."""
+    """The update of one diffusers layer as a product: (out, rank) including the scale, and (rank, in), float32."""
     ups, downs = [], []
     for patch in patches:
         up, down = (file[key].to(device, torch.float32).flatten(1) for key in (patch.up, patch.down))
@@ -39,14 +39,14 @@ def delta(patches: tuple[Patch, ...], file: Mapping[str, Tensor], device: torch.
 
 
 def length(up: Tensor, down: Tensor) -> float:
-    """Length (Frobenius norm) of up @ down, which is never made: an update of a large model has millions of numbers."""
+    """Frobenius norm of up @ down, without computing the product, which has millions of numbers in a large model."""
     up, down = up.double(), down.double()
     return float(((up.T @ up) * (down @ down.T)).sum().clamp_min(0).sqrt())
 
 
 @contextmanager
 def patched(transformer: nn.Module, reading: UiReading, file: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, the transformer computes with the file's updates; its weights are never touched."""
+    """Inside, the transformer computes with the file's updates; its weights don't change."""
 
     def added(patches: tuple[Patch, ...]) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What UIs make of a LoRA file: the layers that each changes, by what, and what it leaves."""
+"""How UIs read a LoRA file: which layers each one changes, by what, and which keys it ignores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Patch:
     """A UI's change of one diffusers layer, by keys of the file: delta W = scale * up[rows] @ down.
 
     Args:
-        turned: the halves of the result are exchanged.
+        turned: the two halves of the result are swapped.
     """
 
     up: str
@@ -26,13 +26,13 @@ class Patch:
 
 @dataclass
 class UiReading:
-    """What a UI makes of a file.
+    """How a UI reads a file.
 
     Args:
-        patches: by diffusers layer; several are added up.
+        patches: by diffusers layer; several add up.
         matched: keys of the file that it uses.
-        unmatched: those that it does not.
-        refused: why it loads nothing at all.
+        unmatched: keys that it does not use.
+        refused: why it loads nothing.
     """
 
     patches: dict[str, tuple[Patch, ...]] = field(default_factory=dict)
@@ -41,11 +41,11 @@ class UiReading:
     refused: str | None = None
 
     def add(self, layer: str, patch: Patch) -> None:
-        """One change more for a layer."""
+        """Adds a change of a layer."""
         self.patches[layer] = (*self.patches.get(layer, ()), patch)
 
     def refuse(self, why: str) -> UiReading:
-        """The same reading, of which nothing is left."""
+        """The same reading with nothing loaded, and why."""
         return UiReading({}, set(), self.unmatched, why)
 
 
@@ -57,11 +57,11 @@ class Loaders:
     """The UIs that load LoRA files for a family of models.
 
     Args:
-        rules: by the name of the UI, what it makes of a file with its metadata, for a model of a shape.
-        shape_of: the shape of a transformer, as the rules want it.
-        promised: the UIs that each layout is written for.
-        where: the folder in which each of these looks for a LoRA, or what to write.
-        also: the UIs that a layout is written for as well, for a model of a shape.
+        rules: by UI, how it reads a file with its metadata, for a model of a given shape.
+        shape_of: the shape of a transformer, as the rules need it.
+        promised: the UIs that each layout is for.
+        where: the folder in which each of these looks for LoRAs, or how its code loads them.
+        also: further UIs that a layout works in, for a model of a given shape.
     """
 
     rules: Mapping[str, Callable[[File, Mapping[str, str], Any], UiReading]]
@@ -71,5 +71,5 @@ class Loaders:
     also: Callable[[str, Any], Sequence[str]] = lambda layout, shape: ()
 
     def readings(self, file: File, metadata: Mapping[str, str], shape: Any) -> dict[str, UiReading]:
-        """What each UI makes of a file."""
+        """How each UI reads a file."""
         return {ui: rule(file, metadata, shape) for ui, rule in self.rules.items()}

@@ -1,1 +1,1 @@
-"""Files of kohya's sd-scripts, read as they are."""
+"""Reads files of kohya's sd-scripts."""

@@ -1,4 +1,4 @@
-"""What a data set of sd-scripts leaves unsaid: its concepts, from class tokens, and its subsets, from folder names."""
+"""Fills in what an sd-scripts data set leaves out: concepts, from class tokens, and subsets, from folder names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from library.files.picture_files import is_hidden, pictures_in
 
 STYLE: Final = "style"
 NAMED_FOLDER = re.compile(r"(\d{1,9})_(.+)")
-"""Folders such as "10_sks dog": repeats, and class tokens."""
+"""Folders such as "10_sks dog": repeats and class tokens."""
 SUBSET_KEYS_PASSED_OVER = {
     "color_aug": "its latents could not be cached",
     "face_crop_aug_range": "its latents could not be cached",
@@ -29,7 +29,7 @@ SUBSET_KEYS_REFUSED = {
     "metadata_file": "This trainer reads images and captions from folders: use image_dir, with a caption file next to "
     "each image.",
 }
-"""Keys of a dataset file that can't be done, and what to do instead."""
+"""Keys of a dataset file that are not supported, and what to do instead."""
 
 
 def concept_of_tokens(tokens: str | None, given: DataSettings, phrase: str | None = None) -> Concept | None:
@@ -37,11 +37,11 @@ def concept_of_tokens(tokens: str | None, given: DataSettings, phrase: str | Non
 
     Args:
         tokens: the subset's `class_tokens`, if it has any.
-        given: trigger, class word and kind that the user named for the run.
-        phrase: what the files are to say of the trigger. It counts where it is not these class tokens in other words.
+        given: trigger, class word and kind that the user set for the run.
+        phrase: what the files will say about the trigger. It counts unless it only rephrases the class tokens.
 
     Returns:
-        None if nobody says what the trigger is.
+        None if nothing says what the trigger is.
     """
     words = (tokens or "").replace(PLACEHOLDER, "").split()
     trigger = given.trigger or _trigger_of(words, given, (phrase or "").partition(",")[0].split())
@@ -55,10 +55,10 @@ def concept_of_tokens(tokens: str | None, given: DataSettings, phrase: str | Non
 
 
 def _trigger_of(words: list[str], given: DataSettings, said: list[str]) -> str:
-    """The trigger among class tokens, or else in the words that the files are to say of it; "" if neither has one.
+    """The trigger in class tokens, otherwise in what the files will say about it; "" if neither has one.
 
-    It is what stands before the class word that the user named, or else the first of several words. A word that stands
-    alone is the trigger only where the user named a class word or a style; otherwise it is the class word.
+    It is everything before the class word that the user set, otherwise the first of several words. A single word is the
+    trigger only if the user set a class word or a style; otherwise it is the class word.
     """
     class_words = (given.class_word or "").lower().split()
     before = words[: -len(class_words)] if class_words else []
@@ -72,7 +72,7 @@ def _trigger_of(words: list[str], given: DataSettings, said: list[str]) -> str:
 
 
 def what_is_missing(tokens: Iterable[str | None], given: DataSettings) -> str:
-    """What to add where `unsaid_concepts` finds none: nothing that the user has given already."""
+    """What to add if `unsaid_concepts` finds none, without what the user has given already."""
     if given.trigger:
         return "Add --class_word with what the subject is, such as dog, or --kind style for a style."
     if given.class_word or given.kind == STYLE:
@@ -87,7 +87,7 @@ def what_is_missing(tokens: Iterable[str | None], given: DataSettings) -> str:
 
 
 def understood(concept: Concept, given: DataSettings) -> str:
-    """What was read from class tokens, and how to say otherwise, as text."""
+    """What was read from class tokens, and how to change it, as text."""
     said = (
         f'The concept "{concept.name}": a {concept.kind}, trigger "{concept.trigger}", class word '
         f'"{concept.class_word}". '
@@ -101,7 +101,7 @@ def understood(concept: Concept, given: DataSettings) -> str:
 def unsaid_concepts(
     tokens: Iterable[str | None], given: DataSettings, phrase: str | None = None
 ) -> dict[str | None, Concept]:
-    """The concept of each class tokens, see `concept_of_tokens`; those with the same trigger are one."""
+    """The concepts of all class tokens, see `concept_of_tokens`; the same trigger means the same concept."""
     found: dict[str | None, Concept] = {}
     by_trigger: dict[str, Concept] = {}
     for one in tokens:
@@ -115,10 +115,10 @@ def unsaid_concepts(
 
 
 def folders_as_tables(settings: DataSettings, notices: list[str]) -> dict[str, Any]:
-    """A dataset of `train_data_dir` and `reg_data_dir`: folders such as "10_sks dog" become subsets.
+    """A dataset from `train_data_dir` and `reg_data_dir`: folders such as "10_sks dog" become subsets.
 
     Raises:
-        ConfigError: a folder is not there, or holds no folder of that form.
+        ConfigError: a folder is missing, or has no folder of that form.
     """
     subsets = []
     for name, is_reg in (("train_data_dir", False), ("reg_data_dir", True)):

@@ -1,4 +1,4 @@
-"""Settings that are in files of sd-scripts and that its SD3 trainer ignores: of its other trainers, and of windows.
+"""Settings in sd-scripts files that its SD3 trainer ignores: from its other trainers and from GUIs.
 
 The kohya_ss GUI and lora-scripts run sd-scripts with a TOML that holds their own settings as well.
 """
@@ -27,7 +27,7 @@ OF = {
         learning_rate_te3 num_last_block_to_freeze skip_latents_validity_check train_text_encoder use_t5xxl_cache_only
         init_word num_vectors_per_token token_string use_object_template use_style_template weights""",
 }
-"""Names that sd-scripts' SD3 trainer does not know, by whose they are."""
+"""Names that sd-scripts' SD3 trainer does not know, by the program that uses them."""
 IGNORED = frozenset(name for names in OF.values() for name in names.split())
 
 OF_ANOTHER_MODEL = {

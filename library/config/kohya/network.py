@@ -1,4 +1,4 @@
-"""What becomes of `network_args`, arguments that sd-scripts hands to its LoRA for Stable Diffusion 3."""
+"""Translates `network_args`, which sd-scripts passes to its LoRA for Stable Diffusion 3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OURS = {
     "loraplus_unet_lr_ratio": "loraplus_lr_ratio",
     "verbose": "network_verbose",
 }
-"""Arguments that are settings here, by theirs."""
+"""Arguments that are settings here, by sd-scripts' name."""
 PASSED_OVER = {
     "split_qkv": "q, k and v always have a LoRA each; kohya's layout saves them as one",
     "conv_dim": "this model's blocks have no convolutions, and sd-scripts doesn't use it either",
@@ -28,13 +28,13 @@ OUTSIDE = "emb_dims"
 
 
 def network_args(value: Any) -> tuple[dict[str, Any], list[str]]:
-    """Settings of ours, and what is reported of the rest.
+    """Our settings, and what is reported about the rest.
 
     Args:
-        value: texts of the form "name=value"; one of them or several.
+        value: one or several texts of the form "name=value".
 
     Raises:
-        ConfigError: another form, an argument that this network does not know, or one that can't be done.
+        ConfigError: the form is wrong, or an argument is unknown or not supported.
     """
     if value is not None and not isinstance(value, str | list):
         raise ConfigError(

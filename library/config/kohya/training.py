@@ -1,6 +1,6 @@
-"""What becomes of settings of kohya's sd-scripts that are not ours: renamed, needless here, ignored, refused.
+"""Translates kohya's sd-scripts' settings that are not ours: renamed, not needed here, ignored or refused.
 
-A setting of ours always comes first: what stands here is asked about only where `settings` knows no such name.
+Our own settings come first: this is used only if `settings` has no such name.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ NEEDLESS = frozenset(
         "use_safetensors",
     ]
 )
-"""What is always so here, or has no counterpart and no effect on the result."""
+"""What is always on here, or has no counterpart and no effect on the result."""
 
 NO_EFFECT = {
     "it is for models that predict noise, which Stable Diffusion 3 doesn't": """
@@ -76,7 +76,7 @@ NO_EFFECT = {
     "captions stay the same throughout training": "token_warmup_min token_warmup_step",
     "captions are encoded once, before training": "t5xxl_dtype t5xxl_device",
 }
-"""Why a setting is ignored, with a warning, and which."""
+"""Settings that are ignored with a warning, by the reason."""
 
 REFUSED = {
     "save_clip": "This trainer does not train the text encoders; according to sd-scripts, it does not work. Remove it.",
@@ -91,7 +91,7 @@ REFUSED = {
     "conditioning_data_dir": "Each image folder has its own masks: set it in [[datasets.subsets]].",
     "train_inpainting": "This trainer only trains text to image.",
 }
-"""What would change the result and can't be done, with what to do instead."""
+"""Settings that would change the result but are not supported, with what to do instead."""
 
 DEFAULTS_THAT_DIFFER = {
     "learning_rate": "2e-6",
@@ -102,7 +102,7 @@ DEFAULTS_THAT_DIFFER = {
     "mixed_precision": "no",
     "max_bucket_reso": "1024",
 }
-"""Settings whose default in sd-scripts is another one, and that one."""
+"""Settings with another default in sd-scripts, and that default."""
 
 COUNTS_OVER = {
     "max_train_epochs": ("max_train_steps", "as in sd-scripts"),
@@ -114,12 +114,12 @@ COUNTS_OVER = {
         "because the validation loss is computed by steps or by epochs, not both",
     ),
 }
-"""Settings that say one thing in two ways: the one that counts where both are set, the other, and why."""
+"""Pairs of settings for the same thing: the one that counts if both are set, the other, and why."""
 
 
 @dataclass
 class Translation:
-    """Settings as they are read: their values and places, what is to be said, and what is wrong."""
+    """Settings being read: their values and places, what to report, and what is wrong."""
 
     values: dict[str, Any]
     where: dict[str, str]
@@ -127,7 +127,7 @@ class Translation:
     problems: list[PureCCError]
 
     def map_all(self, ours: Mapping[str, Any]) -> None:
-        """Turns what sd-scripts knows and we do not into what we know.
+        """Translates sd-scripts' settings that we don't have into ours.
 
         Args:
             ours: the names of our settings.
@@ -174,14 +174,14 @@ class Translation:
             self.notices.append(notice)
 
     def _choose(self) -> None:
-        """Of two settings that say one thing, takes out the one that does not count."""
+        """Of two settings for the same thing, removes the one that does not count."""
         for name, (other, why) in COUNTS_OVER.items():
             if self.values.get(name) is not None and self.values.get(other) is not None:
                 beaten = self.values.pop(other)
                 self.notices.append(f"{name} {self.values[name]} is used, {why}; {other} {beaten} is ignored.")
 
     def _mend_values(self, ours: Mapping[str, Any]) -> None:
-        """Values that sd-scripts knows and we do not."""
+        """Replaces values that sd-scripts knows but we don't."""
         for name, mend in VALUES.items():
             if name in self.values and name in ours:
                 self.values[name], notice = mend(self.values[name])
@@ -207,7 +207,7 @@ class Translation:
 
 
 def expanded(path: Any) -> Any:
-    """A path, or each of a list, with ~ and environment variables replaced; what is not a text is left as it is."""
+    """A path, or each of a list, with ~ and environment variables expanded; other values don't change."""
     if isinstance(path, list):
         return [expanded(one) for one in path]
     return os.path.expanduser(os.path.expandvars(path)) if isinstance(path, str) else path
@@ -288,7 +288,7 @@ MAPPED: dict[str, Callable[[Any, Mapping[str, Any]], tuple[dict[str, Any], str |
     "fp8_base_unet": _renamed("fp8_base"),
     "caption_extention": _renamed("caption_extension"),
 }
-"""What becomes of a setting: ours with their values, and what is reported about it."""
+"""The translation of a setting: our settings with their values, and what is reported about it."""
 
 WHY_NO_EFFECT = {name: why for why, names in NO_EFFECT.items() for name in names.split()}
 
@@ -322,4 +322,4 @@ VALUES: dict[str, Callable[[Any], tuple[Any, str | None]]] = {
     "base_weights": _listed,
     "base_weights_multiplier": _listed,
 }
-"""Values of settings of ours that sd-scripts writes otherwise."""
+"""Values of our settings that sd-scripts writes differently."""

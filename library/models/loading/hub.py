@@ -1,4 +1,4 @@
-"""Models from huggingface.co by their id, such as stabilityai/stable-diffusion-3.5-medium; kept in its usual cache."""
+"""Models from huggingface.co by id, such as stabilityai/stable-diffusion-3.5-medium, kept in the hub's usual cache."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 """A name that ends so is a file's."""
 SETTING = "pretrained_model_name_or_path"
 OTHER_PRECISIONS = ["*.fp16*", "*.bf16*"]
-"""Files that hold a part a second time."""
+"""Files that hold a second copy of a part."""
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be a model on the hub, not a file or folder; "models/x" is a folder that is not there."""
+    """Whether a name can be a model on the hub, not a file or folder; "models/x" is a missing folder."""
     found = HUB_ID.fullmatch(name)
     return found is not None and found[1] != "models" and not Path(found[1]).is_dir() and not name.endswith(ENDINGS)
 
 
 def small_files() -> list[str]:
-    """Patterns of configurations and tokenizers of every family: all that a dry run downloads."""
+    """Patterns for configurations and tokenizers of every family; a dry run downloads nothing else."""
     parts = dict.fromkeys(part for family in FAMILIES.values() for part in family.parts)
     tokenizers = dict.fromkeys(name for family in FAMILIES.values() for name in family.tokenizers)
     files = ["model_index.json", "scheduler/*.json", *(f"{part}/*.json" for part in parts)]
@@ -35,15 +35,15 @@ def small_files() -> list[str]:
 
 
 class HubFiles(FolderFiles):
-    """A model on the hub in diffusers format: a folder that is downloaded part by part, each when it is first used.
+    """A model on the hub in diffusers format: a folder of parts, each downloaded on first use.
 
-    Only .safetensors, .json and .txt files are ever asked for.
+    It only ever downloads .safetensors, .json and .txt files.
 
     Args:
-        offline: use what was downloaded before, and no network.
+        offline: use earlier downloads, and no network.
 
     Raises:
-        ModelError: no such model, no leave to download it, no network.
+        ModelError: no such model, no permission to download it, or no network.
     """
 
     def __init__(self, hub_id: str, *, offline: bool = False) -> None:
@@ -72,7 +72,7 @@ class HubFiles(FolderFiles):
 
 
 def is_offline(asked: bool = False) -> bool:
-    """Whether nothing is downloaded: it was asked for, or the environment says so."""
+    """Whether nothing may be downloaded, by the setting or the environment."""
     from huggingface_hub import constants
 
     return asked or constants.HF_HUB_OFFLINE
@@ -87,11 +87,11 @@ def snapshot(
     revision: str | None = None,
     offline: bool = False,
 ) -> Path:
-    """Files of a model on the hub, downloaded unless they were before; their folder.
+    """The folder with files of a model on the hub, downloaded unless they were before.
 
     Args:
-        setting: that names the model, for messages.
-        files, but: patterns of what is wanted, and of what is not.
+        setting: the one that names the model, for messages.
+        files, but: patterns of files to download, and of exceptions.
 
     Raises:
         ModelError: see `HubFiles`.

@@ -1,4 +1,4 @@
-"""What a model is as files, and the plainest case: a folder in diffusers format."""
+"""A model as files, and the simplest case: a folder in diffusers format."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from library.models.loading.tensor_file import TensorFile
 from library.models.loading.weights import PartWeights, Slot
 
 OTHER_PRECISION = re.compile(r"\.(fp16|bf16)[.-]")
-"""In the names of files that hold a part a second time."""
+"""Marks the names of files that hold a second copy of a part."""
 
 
 class FolderFiles:
     """A folder in diffusers format.
 
     Raises:
-        ModelError: it is none, or of a family that nobody has registered.
+        ModelError: it isn't one, or its family is not registered.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -84,6 +84,6 @@ class FolderFiles:
 
 
 def chosen_files(names: list[str]) -> list[str]:
-    """The files of a part among these: those in 16 bits, ".fp16" in their names, only where there are no others."""
+    """The files of a part among these; 16-bit files, with ".fp16" in their names, only if there are no others."""
     full = [name for name in names if not OTHER_PRECISION.search(name)]
     return full or names

@@ -1,4 +1,4 @@
-"""Models of `transformers` from folders: safetensors alone, complete, and by a named class, not their own code."""
+"""Loads models of `transformers` from folders: only safetensors, complete, into a named class, never with own code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pretrained = TypeVar("Pretrained", bound="PreTrainedModel")
 
 
 def check_model_type(folder: Path, wanted: Sequence[str]) -> None:
-    """Checks whether the folder's config.json is of the right kind of model.
+    """Checks that the folder's config.json is for the right kind of model.
 
     Raises:
         ModelError: it is not.
@@ -38,7 +38,7 @@ def load_pretrained(
     """A model of `transformers` from its folder, in evaluation mode; nothing is ever downloaded.
 
     Raises:
-        ModelError: weights are missing or do not fit.
+        ModelError: weights are missing or don't fit.
     """
     try:
         loaded = kind.from_pretrained(
@@ -52,7 +52,7 @@ def load_pretrained(
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{folder} does not load as {kind.__name__}: {reason}") from error
-    model, said = cast("tuple[Pretrained, dict[str, Any]]", loaded)  # with output_loading_info, it gives both
+    model, said = cast("tuple[Pretrained, dict[str, Any]]", loaded)  # with output_loading_info, it returns both
     lost = sorted({*said["missing_keys"], *(str(key) for key in said.get("mismatched_keys", ()))})
     if lost:
         raise ModelError(f"{folder} lacks {len(lost)} tensors of a {kind.__name__}, such as {lost[0]}.")

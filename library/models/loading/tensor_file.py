@@ -1,4 +1,4 @@
-"""A .safetensors file, mapped into memory: opening it reads and checks the header, and nothing else."""
+"""A .safetensors file, mapped into memory. Opening it only reads and checks the header."""
 
 from __future__ import annotations
 
@@ -33,37 +33,37 @@ OTHER_FORMATS = {
     b"<": "a web page instead of a model: the download needs a login, or you saved the download page",
     b"{": "a JSON file instead of a model",
 }
-"""What a file is that begins with these bytes."""
+"""The kind of a file that starts with these bytes."""
 DOWNLOAD_AGAIN = "Download it again."
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the header says of one tensor."""
+    """The header's entry for one tensor."""
 
     dtype: str
     shape: tuple[int, ...]
     begin: int
     end: int
-    """Its bytes in the file, counted from the file's first."""
+    """Its byte range in the file."""
 
 
 Entries = Mapping[str, Entry]
-"""What a header says, by the name of the tensor."""
+"""A header's entries, by the tensor's name."""
 
 
 def have(entries: Entries, *parts: str) -> bool:
-    """Whether a name has one of these in it."""
+    """Whether a name contains one of these."""
     return any(part in name for name in entries for part in parts)
 
 
 def begin_with(entries: Entries, *parts: str) -> bool:
-    """Whether a name begins with one of these, with or without ComfyUI's prefix of the diffusion model."""
+    """Whether a name starts with one of these, with or without ComfyUI's prefix for the diffusion model."""
     return any(name.removeprefix("model.diffusion_model.").startswith(parts) for name in entries)
 
 
 class TensorFile:
-    """Tensors by name; each is read when it is asked for.
+    """Tensors by name, each read on demand.
 
     Raises:
         ModelError: no such file, or not a whole safetensors file.
@@ -75,7 +75,7 @@ class TensorFile:
         self._open: Any = None
 
     def read(self, name: str) -> Tensor:
-        """A tensor as the file has it, on the CPU: a view of the mapped file, to be read only."""
+        """A tensor as the file stores it, on the CPU: a read-only view of the mapped file."""
         if self._open is None:
             from safetensors import safe_open
 
@@ -114,7 +114,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
 
 
 def _refuse_other_formats(path: Path, begin: bytes, size: int) -> None:
-    # In a safetensors file these bytes are the header's length, so they can be anything; the header follows them.
+    # In a safetensors file these bytes are the header's length and can be anything; the header follows.
     for mark, what in OTHER_FORMATS.items() if begin[8:9] != b"{" else ():
         if begin.lstrip().startswith(mark) if mark == b"<" else begin.startswith(mark):
             raise ModelError(f"{path} is {what}.", "A .safetensors file is needed.")
@@ -123,7 +123,7 @@ def _refuse_other_formats(path: Path, begin: bytes, size: int) -> None:
 
 
 def _entry(about: Any, data: int) -> Entry:
-    """One line of the header; ValueError if it contradicts itself."""
+    """One entry of the header; ValueError if it contradicts itself."""
     shape, (begin, end) = tuple(about["shape"]), about["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
         raise ValueError("not a size")

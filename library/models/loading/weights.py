@@ -1,4 +1,4 @@
-"""The weights of one part of a model, wherever they stand, and how they get into a module."""
+"""The weights of one part of a model, wherever they are stored, and how they get into a module."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ class Slot:
     key: str
     """The tensor's name in the file."""
     rows: tuple[tuple[int, int], ...] | None = None
-    """Runs of its rows, in order, each from and up to; None: all."""
+    """Ranges of its rows, in order, each as start and end; None: all."""
     scale: str | None = None
     """Name of the tensor that it is multiplied by."""
 
 
 @dataclass(frozen=True)
 class PartWeights:
-    """Weights by the names that the part's module gives them."""
+    """Weights by their names in the part's module."""
 
     where: str
-    """What messages call it: a file or a folder."""
+    """Its name in messages: a file or a folder."""
     slots: Mapping[str, tuple[TensorFile, Slot]]
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
     """Weights that no file holds, because they are always the same."""
 
     def read(self, name: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-        """One weight, freshly allocated; in 8 bits it is multiplied by its scale.
+        """One weight, freshly allocated; an 8-bit weight is multiplied by its scale.
 
         Raises:
-            ModelError: the file lacks it or has it in a type that can't be read.
+            ModelError: the file lacks it, or has it in a type that can't be read.
         """
         if name in self.fixed:
             return self.fixed[name].to(device, dtype, copy=True)
@@ -70,7 +70,7 @@ class PartWeights:
         return tensor.to(dtype)
 
     def read_rows(self, name: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """Some rows of one weight, on the CPU; of the file, no more than those rows is read.
+        """Some rows of one weight, on the CPU; reads only those rows of the file.
 
         Raises:
             ModelError: see `read`.
@@ -85,12 +85,12 @@ class PartWeights:
     def tensors(
         self, names: Iterable[str], dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> Iterator[tuple[str, Tensor]]:
-        """Weights one after the other: no more than one is in memory besides what the caller keeps."""
+        """Weights one by one: only one is in memory, besides those that the caller keeps."""
         for name in names:
             yield name, self.read(name, dtype, device)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """A weight's shape, from the header; None if it is not there."""
+        """A weight's shape, from the header; None if it is missing."""
         if name in self.fixed:
             return tuple(self.fixed[name].shape)
         if name not in self.slots:
@@ -100,7 +100,7 @@ class PartWeights:
         return shape if slot.rows is None else (sum(end - begin for begin, end in slot.rows), *shape[1:])
 
     def fingerprint(self) -> str:
-        """Changes with names, types and values all over the weights; not with a file's name or its other parts."""
+        """Changes with names, types and values across the weights, but not with a file's name or other parts."""
         described: dict[str, list[Any]] = {}
         places: dict[tuple[Path, int, int], None] = {}
         for name, (file, slot) in sorted(self.slots.items()):
@@ -117,7 +117,7 @@ def _rows(tensor: Tensor, slot: Slot) -> Tensor:
     if slot.rows is None:
         return tensor
     runs = [tensor[begin:end] for begin, end in slot.rows]
-    # As bytes, since not every operation knows floats of 8 bits.
+    # As bytes, since not every operation supports 8-bit floats.
     return runs[0] if len(runs) == 1 else torch.cat([run.view(torch.uint8) for run in runs]).view(tensor.dtype)
 
 
@@ -133,7 +133,7 @@ def misfit(module: nn.Module, weights: PartWeights, prefix: str = "") -> str | N
 
 
 def needed_by(module: nn.Module) -> dict[str, Tensor]:
-    """What a module needs to be given, by name; what is tied to another weight is left out."""
+    """The tensors that a module needs, by name, without those that are tied to another weight."""
     tied = set(getattr(module, "_tied_weights_keys", None) or ())
     return {name: tensor for name, tensor in module.state_dict().items() if name not in tied}
 
@@ -144,7 +144,7 @@ def fill(
     """Gives a module on the meta device its weights, one by one; returns it frozen, in eval mode.
 
     Args:
-        prefix: start of the weights' names that the module's own lack, if it is a part of the part.
+        prefix: start of the weights' names, for a module inside the part, whose own names lack it.
 
     Raises:
         ModelError: a weight is missing or has another shape.
@@ -162,7 +162,7 @@ def fill(
 
 
 def put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Puts a tensor in the place of a module's parameter or buffer of that name."""
+    """Replaces a module's parameter or buffer of that name with a tensor."""
     path, _, last = name.rpartition(".")
     owner: Any = module.get_submodule(path)
     if last in owner._parameters:
@@ -172,7 +172,7 @@ def put(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without the ones at its end: a 1 x 1 convolution is a linear layer."""
+    """A shape without trailing ones: a 1 x 1 convolution is a linear layer."""
     while len(shape) > 1 and shape[-1] == 1:
         shape = shape[:-1]
     return shape

@@ -12,10 +12,10 @@ from library.models.interface import TokenCount
 BUNDLED = Path(__file__).parent / "sd35_medium" / "tokenizers"
 CLIP_LENGTH = 77
 CLIP_L_PAD, CLIP_G_PAD = "<|endoftext|>", "!"
-"""The two CLIPs cut texts alike, and fill them up differently."""
+"""The two CLIPs tokenize texts in the same way, but pad them differently."""
 ENCODERS = ("CLIP-L", "CLIP-G", "T5")
 STREAM_OF = (0, 0, 1)
-"""The text stream of each: the two CLIPs' states stand side by side, T5's behind them."""
+"""The text stream of each: the two CLIPs' states are concatenated side by side, T5's follow."""
 
 
 def bundled_tokenizers(folder: Path) -> list[Any]:
@@ -31,13 +31,13 @@ def bundled_tokenizers(folder: Path) -> list[Any]:
     clips = [
         CLIPTokenizer(
             vocab=vocabulary,
-            merges=merges,  # type: ignore[arg-type]  # transformers says texts, and hands on what has to be pairs
+            merges=merges,  # type: ignore[arg-type]  # declared as texts, but must be pairs
             pad_token=pad,
             model_max_length=CLIP_LENGTH,
         )
         for pad in (CLIP_L_PAD, CLIP_G_PAD)
     ]
-    # In the way a downloaded model's is opened: opened otherwise, it gives some tokens to other characters of the text.
+    # Opened like a downloaded model's; otherwise it assigns some tokens to other characters of the text.
     return [*clips, AutoTokenizer.from_pretrained(folder / "t5", local_files_only=True)]
 
 
@@ -52,7 +52,7 @@ def _bundled() -> list[Any]:
 
 
 def clip_merges(path: Path) -> list[tuple[str, str]]:
-    """CLIP's byte pair merges, first the one that is made first."""
+    """CLIP's byte pair merges, in the order in which they apply."""
     lines = path.read_text(encoding="utf-8").splitlines()
     pairs = (line.split(" ") for line in lines if line and not line.startswith("#version"))
     return [(left, right) for left, right in pairs]
@@ -61,8 +61,8 @@ def clip_merges(path: Path) -> list[tuple[str, str]]:
 def clip_vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
     """CLIP's tokens by number, which follow from the merges.
 
-    First come the 256 bytes, those that print as themselves before the others, then the same at the end of a word, then
-    what each merge makes, then the marks of begin and end.
+    First come the 256 bytes, printable ones before the others. The same follow for the end of a word, then each merge's
+    result, then the start and end marks.
     """
     printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     letters = [chr(byte) for byte in printing] + [chr(256 + index) for index in range(256 - len(printing))]
@@ -71,7 +71,7 @@ def clip_vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
 
 
 def counted(tokenizers: Sequence[Any], lengths: Sequence[int], texts: Sequence[str]) -> list[list[TokenCount]]:
-    """For each text, how many tokens each of the three encoders needs, begin and end included.
+    """For each text, how many tokens each of the three encoders needs, start and end included.
 
     Args:
         lengths: how many each of them takes.
@@ -84,7 +84,7 @@ def counted(tokenizers: Sequence[Any], lengths: Sequence[int], texts: Sequence[s
 
 
 def positions_of(tokenizer: Any, length: int, text: str, span: tuple[int, int]) -> list[int]:
-    """The tokens that hold these characters of a text, of as many as are read."""
+    """The tokens that hold these characters of a text, among those that are read."""
     encoded = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
     offsets = enumerate(encoded["offset_mapping"])
     return [index for index, (begin, end) in offsets if begin < span[1] and end > span[0] and end > begin]

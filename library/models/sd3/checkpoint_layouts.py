@@ -1,7 +1,7 @@
 """Where each weight of a model is in a checkpoint of another layout.
 
-diffusers knows how to convert the layouts of Stability's files, but wants all tensors in memory. Here its converters
-get numbers of rows in the place of weights: what comes out tells which rows of which tensor each weight is made of.
+diffusers can convert the layouts of Stability's files, but needs all tensors in memory. Here its converters get row
+numbers instead of weights. Their output says which rows of which tensor make up each weight.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from library.models.loading.tensor_file import Entry, TensorFile
 from library.models.loading.weights import Slot
 
 QUANTISATION_MARKS = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale", ".comfy_quant")
-"""Ends of names that tell how other tensors are quantised."""
+"""Endings of names that say how other tensors are quantised."""
 SCALES = (".scale_weight", ".weight_scale")
-"""What ".weight" ends with instead, for the scale that a weight in 8 bits has to be multiplied by."""
+"""Endings in place of ".weight" for the scale of an 8-bit weight."""
 LEFT_OUT = ("position_ids", "logit_scale")
-"""Ends of names that text encoders have in files, and that no part of the model reads."""
+"""Endings of names that text encoders have in files, but the model does not use."""
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 """CLIP-L, CLIP-G, T5."""
 PARTS = ("transformer", "vae", *TEXT_ENCODERS)
@@ -36,13 +36,13 @@ SINGLE_FILE_PREFIXES = {
 
 
 def slots_of(part: str, file: TensorFile, config: Mapping[str, Any]) -> tuple[dict[str, Slot], list[str]]:
-    """The weights of a part that a file holds, by their names in the model, and those that the part has no use for.
+    """The weights of a part that a file holds, by their names in the model, and those that the part does not use.
 
     Args:
-        config: the VAE's needs the number of its blocks.
+        config: the VAE's must have the number of its blocks.
 
     Raises:
-        KeyError: the name of a tensor that the layout needs but the file does not have.
+        KeyError: names a tensor that the layout needs but is missing from the file.
     """
     names = _names_of(part, file.entries)
     weights = {name: key for name, key in names.items() if not name.endswith(QUANTISATION_MARKS + LEFT_OUT)}
@@ -58,7 +58,7 @@ def slots_of(part: str, file: TensorFile, config: Mapping[str, Any]) -> tuple[di
 
 
 def _names_of(part: str, entries: Mapping[str, Entry]) -> dict[str, str]:
-    """The tensors of a part by their names without prefix, whether the file holds other parts or not."""
+    """The tensors of a part by their names without prefix, whether or not the file holds other parts."""
     prefix = SINGLE_FILE_PREFIXES[part]
     found = {key.removeprefix(prefix): key for key in entries if key.startswith(prefix)}
     if found:
@@ -72,7 +72,7 @@ Converter = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 def _converter(part: str, names: Mapping[str, str], config: Mapping[str, Any]) -> Converter | None:
-    """The function that gives a part diffusers' names; None where it has them."""
+    """The function that gives a part diffusers' names; None if it has them already."""
     if part == "transformer" and any(name.startswith("joint_blocks.") for name in names):
         from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 
@@ -85,7 +85,7 @@ def _converter(part: str, names: Mapping[str, str], config: Mapping[str, Any]) -
 
 
 def _converted(names: Mapping[str, str], entries: Mapping[str, Entry], convert: Converter) -> dict[str, Slot]:
-    """What a converter does, as slots: it is run on numbers of rows."""
+    """A converter's effect as slots, found by running it on row numbers."""
     keys = sorted(names.values())
     lengths = torch.tensor([(entries[key].shape or (1,))[0] for key in keys])
     ends = lengths.cumsum(0)
@@ -101,7 +101,7 @@ def _converted(names: Mapping[str, str], entries: Mapping[str, Entry], convert: 
 
 
 def _runs(rows: Tensor, length: int) -> tuple[tuple[int, int], ...] | None:
-    """Numbers of rows as runs from and up to; None for all of them in order."""
+    """Row numbers as ranges with start and end; None for all of them in order."""
     breaks = (rows.diff() != 1).nonzero().flatten() + 1
     runs = tuple((int(run[0]), int(run[-1]) + 1) for run in rows.tensor_split(breaks))
     return None if runs == ((0, length),) else runs

@@ -1,4 +1,4 @@
-"""Which of Stability's models one is, and what the metadata of LoRA files says of it."""
+"""Identifies Stability's models, and describes them for the metadata of LoRA files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def family_of(transformer_config: Mapping[str, Any]) -> str:
-    """Which of Stability's models it is: "3-medium", "3-5-medium" or "3-5-large", by how it is built."""
+    """Which of Stability's models it is, by its architecture: "3-medium", "3-5-medium" or "3-5-large"."""
     if transformer_config.get("dual_attention_layers"):
         return "3-5-medium"
     return "3-5-large" if transformer_config.get("qk_norm") else "3-medium"
 
 
 def described(transformer_config: Mapping[str, Any]) -> dict[str, str]:
-    """The model in the words of kohya's and Stability's metadata."""
+    """The model as kohya's and Stability's metadata describe it."""
     family = family_of(transformer_config)
     return {
         "ss_network_module": "networks.lora_sd3",

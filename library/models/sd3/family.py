@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5 at the door for families."""
+"""Registers the family of Stable Diffusion 3 and 3.5."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from library.models.sd3.settings import SD3ModelSettings
 
 
 def opened(files: ModelFiles, settings: ModelSettings, device: torch.device, dtype: torch.dtype) -> FlowModel:
-    """A model of the family; nothing heavy is read yet."""
+    """Opens a model of the family, without reading anything large."""
     own = own_part(settings, SD3ModelSettings)
     return SD3Model(
         files,

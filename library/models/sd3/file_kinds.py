@@ -1,4 +1,4 @@
-"""Files of Stable Diffusion 3 and of its text encoders, known by the names in their headers."""
+"""Recognises files of Stable Diffusion 3 and of its text encoders by the names in their headers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T5, CLIP_G, CLIP_L = "a T5 text encoder", "CLIP-G", "CLIP-L"
 
 
 def is_mmdit(entries: Entries) -> bool:
-    """Whether it is a transformer of Stable Diffusion 3's kind, or a checkpoint with one."""
+    """Whether it is a Stable Diffusion 3 transformer, or a checkpoint with one."""
     of_diffusers = have(entries, "norm1_context.linear") and not begin_with(entries, "single_transformer_blocks.")
     return begin_with(entries, "joint_blocks.") or of_diffusers
 
@@ -31,7 +31,7 @@ def mmdit_of(entries: Entries) -> str:
 
 
 def encoder_of(entries: Entries) -> str | None:
-    """Which of the text encoders it is; None if it is none of them."""
+    """Which of the text encoders it is; None if it isn't one."""
     if have(entries, "SelfAttention.q.weight", "blk.0.attn_q"):
         return T5
     if have(entries, "text_model.encoder.layers.30.", "transformer.resblocks.30."):

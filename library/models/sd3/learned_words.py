@@ -1,7 +1,7 @@
-"""Learned words: rows of the two CLIPs' input tables that stand for a concept's trigger, with gradients to them.
+"""Learned words: rows in the two CLIPs' input tables that stand for a concept's trigger, with gradients.
 
-Both encoders have such rows, and make the pooled state as well. T5 reads the text without the trigger, in training as
-in ComfyUI, which passes over a word without a row for T5.
+Both encoders have such rows, and the pooled state comes from them too. T5 reads the text without the trigger, in
+training and in ComfyUI, which skips a word without a row for T5.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModelWithProjection
 
 CLIPS = ("clip_l", "clip_g")
-"""What files with learned words call the two encoders."""
+"""The two encoders' names in files with learned words."""
 
 
 class LearnedWords(Words):
-    """The two CLIPs with learned rows for triggers; T5 reads its text as it is.
+    """The two CLIPs with learned rows for triggers; T5 has none.
 
     Args:
         encoders: CLIP-L and CLIP-G, frozen.
-        tokenizers: theirs.
-        length: tokens that they read.
-        starts: for each concept, the word whose rows its own start from, and how many there are.
-        device: of the rows and of what `encode` gives; the encoders may be on another.
-        masked: they read texts without their padding.
+        tokenizers: of these encoders.
+        length: how many tokens they read.
+        starts: for each concept, the word whose rows its own rows start from, and how many it gets.
+        device: of the rows and of what `encode` returns; the encoders may be on another.
+        masked: the encoders don't read padding.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class LearnedWords(Words):
         return cast("CLIPTextModelWithProjection", self.encoders[index]).text_model.embeddings.token_embedding
 
     def encode(self, text: str, spans: Sequence[tuple[int, int, str]], plain: TextStates) -> tuple[Tensor, Tensor]:
-        """See `Words`; T5's part is taken of the plain text."""
+        """See `Words`; T5's part comes from the plain text."""
         hidden, pooled = zip(*(self._clip(index, text, spans) for index in range(len(CLIPS))), strict=True)
         wide, width = torch.cat(hidden, dim=-1), plain.context.shape[-1]
         wide = nn.functional.pad(wide, (0, width - wide.shape[-1]))
@@ -98,7 +98,7 @@ class LearnedWords(Words):
     def _read(
         self, index: int, text: str, spans: Sequence[tuple[int, int, str]]
     ) -> tuple[list[int], list[int], list[Tensor]]:
-        """Tokens of a text, no more than the encoder reads; positions where rows are put, and these rows."""
+        """Tokens of a text, at most as many as the encoder reads; the positions of the rows, and these rows."""
         tokenizer = self.tokenizers[index]
         ids = tokenizer(text, truncation=True, max_length=self.length)["input_ids"]
         read: list[int] = []

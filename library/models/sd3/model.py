@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 
 class SD3Model(LatentModel):
-    """See `FlowModel` for what each method gives.
+    """See `FlowModel` for what each method returns.
 
     Args:
-        t5_length: tokens that T5 reads of each prompt.
+        t5_length: how many tokens of each prompt T5 reads.
         masked: whether CLIP-L, CLIP-G and T5 read texts without their padding.
     """
 
@@ -125,12 +125,12 @@ class SD3Model(LatentModel):
 
     @property
     def clip_length(self) -> int:
-        """Tokens that CLIP reads of each prompt."""
+        """How many tokens of each prompt CLIP reads."""
         return self.tokenizers[0].model_max_length
 
     @property
     def streams(self) -> tuple[TextStream, TextStream]:
-        # The two CLIPs' states stand side by side, T5's behind them.
+        # The two CLIPs' states are concatenated side by side, T5's follow.
         clip = TextStream("CLIP", "clip", 0, self.clip_length)
         return clip, TextStream("T5", "t5", clip.end, self.t5_length, "t5xxl_max_token_length")
 
@@ -150,7 +150,7 @@ class SD3Model(LatentModel):
         ]
         ids = [one.input_ids for one in read]
         masks = [one.attention_mask if alone else None for one, alone in zip(read, self.masked, strict=True)]
-        # The encoders never share the device with the transformer: a run has planned its memory without them.
+        # The encoders never share the device with the transformer: a run plans its memory without them.
         device = torch.device("cpu") if "transformer" in self.__dict__ else self.device
         states = encode_texts(self.files, ids, self.dtype, device, progress, masks)
         self.empty_cache()
@@ -176,7 +176,7 @@ class SD3Model(LatentModel):
         return own.clip_l_dropout_rate, own.clip_g_dropout_rate, own.t5_dropout_rate
 
     def learned_words(self, starts: Mapping[str, tuple[str, int]]) -> LearnedWords:
-        # On the CPU, as in `encode_text`. Beside a GPU in float32, the one precision that every processor is quick in.
+        # On the CPU, as in `encode_text`. With a GPU, in float32, the only precision that is fast on every processor.
         dtype = self.dtype if self.device.type == "cpu" else torch.float32
         encoders = [self.load(part, "cpu", dtype) for part in TEXT_ENCODERS[:2]]
         return LearnedWords(encoders, self.tokenizers[:2], self.clip_length, starts, self.device, masked=self.masked[0])
@@ -204,7 +204,7 @@ class SD3Model(LatentModel):
         weights = [self.files.weights(part).fingerprint() for part in TEXT_ENCODERS]
         tokenizers = [json.loads(tokenizer.backend_tokenizer.to_str()) for tokenizer in self.tokenizers]
         for tokenizer in tokenizers:
-            # These two are no more than what the last call happened to ask for.
+            # These two are only what the last call happened to ask for.
             del tokenizer["truncation"], tokenizer["padding"]
         key = {"weights": weights, "tokenizers": tokenizers, "t5_length": self.t5_length, "dtype": str(self.dtype)}
         if any(self.masked):

@@ -10,9 +10,9 @@ from torch import nn
 
 
 def blank(part: str, config: Mapping[str, Any]) -> nn.Module:
-    """The module of a part; its parameters, and buffers that files hold, are on the meta device."""
+    """The module of a part. Its parameters, and the buffers that files hold, are on the meta device."""
     from accelerate import init_empty_weights
-    from transformers.initialization import no_init_weights  # most of the time goes into it, for no numbers at all
+    from transformers.initialization import no_init_weights  # it takes most of the time, and the values are not needed
 
     if part in ("transformer", "vae"):
         from diffusers import AutoencoderKL, SD3Transformer2DModel

@@ -1,7 +1,7 @@
-"""The part of the position table that pictures of the sizes in use need.
+"""The part of the position table that the current picture sizes need.
 
-SD 3.5 Medium's table has a vector for each of 384 x 384 places, 0.42 GiB in 16 bits; a picture takes the middle of it,
-64 x 64 places at 1024 x 1024 pixels. The table stays on the CPU; its middle goes to the device and grows with the
+SD 3.5 Medium's table has a vector for each of 384 x 384 places, 0.42 GiB in 16 bits; a picture uses the middle of it,
+64 x 64 places at 1024 x 1024 pixels. The table stays on the CPU. Its middle goes to the device and grows with the
 largest picture seen.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PositionTable:
-    """Stands in for `cropped_pos_embed` of a diffusers `PatchEmbed`; gives the same numbers.
+    """Replaces `cropped_pos_embed` of a diffusers `PatchEmbed`, with the same values.
 
     Args:
         embed: the patch embedding; its own table shrinks.
@@ -25,13 +25,13 @@ class PositionTable:
     """
 
     def __init__(self, embed: PatchEmbed, device: torch.device) -> None:
-        self._embed: Any = embed  # whose buffers and methods take other values here than diffusers gives them
+        self._embed: Any = embed  # its buffers and methods get other values here than in diffusers
         self._device = device
         self._side = int(embed.pos_embed_max_size)
         assert embed.pos_embed is not None, "SD3 has a table"
         self._table: Tensor = embed.pos_embed.reshape(1, self._side, self._side, -1)
         self._set(1)
-        embed.cropped_pos_embed = self.crop  # type: ignore[method-assign]  # to take its place is what this is for
+        embed.cropped_pos_embed = self.crop  # type: ignore[method-assign]  # replaced on purpose
 
     def crop(self, height: int, width: int) -> Tensor:
         """The vectors of a picture's places, (1, places, width of the model).
@@ -47,7 +47,7 @@ class PositionTable:
         return middle[:, top : top + rows, left : left + columns].reshape(1, rows * columns, -1)
 
     def _set(self, side: int) -> None:
-        """Holds the middle `side` x `side` places, or one more, so that the margin is the same on both sides."""
+        """Keeps the middle `side` x `side` places, or one more, so that the margin is the same on both sides."""
         margin = (self._side - side) // 2
         self._held = self._side - 2 * margin
         end = margin + self._held

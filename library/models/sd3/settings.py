@@ -1,4 +1,4 @@
-"""What Stable Diffusion 3 adds to the settings: its encoders, their lengths and masks, and the kinds of its layers."""
+"""Stable Diffusion 3's own settings: its encoders, their lengths and masks, and its kinds of layers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from library.config.family_settings import FamilySettings, bring
 from library.config.fields import setting
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-"""Every attention projection of both streams, `attn2` included, by the end of its name."""
+"""Every attention projection of both streams, `attn2` included, by the ending of its name."""
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
-"""The feed-forward layers of both streams, by the end of their names."""
+"""The feed-forward layers of both streams, by the endings of their names."""
 KINDS = {
     "context_attn_dim": ATTENTION[4:],
     "context_mlp_dim": FEED_FORWARD[2:],
@@ -21,7 +21,7 @@ KINDS = {
     "x_mlp_dim": FEED_FORWARD[:2],
     "x_mod_dim": ("norm1.linear",),
 }
-"""sd-scripts' kinds of layers, each with the ends of their names."""
+"""sd-scripts' kinds of layers, each with the endings of their names."""
 
 
 @dataclass(frozen=True, kw_only=True)

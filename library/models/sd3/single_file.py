@@ -1,4 +1,4 @@
-"""Checkpoints as ComfyUI users have them: one .safetensors file, and the parts that it lacks in files of their own."""
+"""Checkpoints as ComfyUI users have them: one .safetensors file, plus separate files for missing parts."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from library.models.sd3.modules import blank
 HERE = Path(__file__).parent
 SD35_MEDIUM, SD35_LARGE, SD3_MEDIUM = HERE / "sd35_medium", HERE / "sd35_large", HERE / "sd3_medium"
 CONFIGURATIONS = (SD35_MEDIUM, SD35_LARGE, SD3_MEDIUM, HERE.parents[2] / "pocket" / "model")
-"""Models that a single file can hold, each a folder in diffusers format of which only configurations and tokenizers
-are read: three of Stability's, and the small model that comes with the project."""
+"""Models that a single file can hold: three of Stability's, and the small model that comes with the project. Each is a
+folder in diffusers format, of which only configurations and tokenizers are read."""
 NAMED = {
     "Stable Diffusion 3.5 Medium": SD35_MEDIUM,
     "Stable Diffusion 3.5 Large": SD35_LARGE,
     "Stable Diffusion 3 Medium": SD3_MEDIUM,
 }
-"""The models that `what_is` has a name for."""
+"""The models that `what_is` names."""
 KNOWN = "Stable Diffusion 3.5 Medium, 3.5 Large or 3 Medium"
 SETTINGS = {"vae": "vae", "text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
-"""Settings that name a part's own file."""
+"""Settings that name a part's separate file."""
 NAMES = {"vae": "a VAE", "text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5}
 """What each such file is, in the words of `what_is`."""
 ENCODERS_FOLDER = 'in the folder "text_encoders"; in ComfyUI, models/text_encoders or models/clip'
@@ -44,13 +44,13 @@ USUAL_FILES = {
 }
 DOWNLOAD_PAGE = "https://huggingface.co/stabilityai/stable-diffusion-3.5-medium/tree/main"
 UNPROJECTED_CLIP = 768
-"""Width of OpenAI's CLIP-L. Stable Diffusion 3 takes its pooled state without CLIP's own projection, which some files
-hold all the same: the projection is the identity."""
+"""Width of OpenAI's CLIP-L. Stable Diffusion 3 takes its pooled state without CLIP's own projection, even if a
+file holds one: the projection is the identity."""
 
 
 class Configuration(FolderFiles):
-    """A folder of configurations; what it lacks is Stable Diffusion 3.5 Medium's, with which all of Stability's models
-    share encoders, VAE and scheduler."""
+    """A folder of configurations; missing ones come from Stable Diffusion 3.5 Medium, which shares encoders, VAE and
+    scheduler with all of Stability's models."""
 
     def config(self, part: str) -> dict[str, Any]:
         return super().config(part) if (self.folder / part).is_dir() else FolderFiles(SD35_MEDIUM).config(part)
@@ -65,8 +65,8 @@ class SingleFile:
     """A checkpoint in one file; see `ModelFiles`.
 
     Args:
-        given_apart: parts that have files of their own, which the checkpoint may lack.
-        configurations: what it may be, see `CONFIGURATIONS`.
+        given_apart: parts in separate files, which the checkpoint may lack.
+        configurations: of the models that it may hold, see `CONFIGURATIONS`.
 
     Raises:
         ModelError: it is none of them, or parts are missing.
@@ -101,7 +101,7 @@ class SingleFile:
         return weights_in(self._file, part, self.config(part))
 
     def _configuration(self, configurations: Sequence[Path]) -> Configuration:
-        """The model that the file's transformer is one of."""
+        """The configuration that matches the file's transformer."""
         what, problem = what_is(self._file.entries), None
         own = NAMED.get(what)
         for folder in sorted(configurations, key=lambda one: one != own):
@@ -126,10 +126,10 @@ class SingleFile:
 
 
 class PartsApart:
-    """A model of which some parts are taken from files of their own; see `ModelFiles`.
+    """A model with some parts from separate files; see `ModelFiles`.
 
     Args:
-        given: those files, by part.
+        given: the separate files, by part.
 
     Raises:
         ModelError: a file does not hold its part.
@@ -165,7 +165,7 @@ class PartsApart:
 
 
 def _file_of(part: str, path: Path) -> TensorFile:
-    """A part's own file, its header checked."""
+    """A part's separate file, with a checked header."""
     if not path.is_file():
         what = f"{path} is a folder" if path.is_dir() else f"the file {path.absolute()} doesn't exist"
         raise ModelError(
@@ -180,13 +180,13 @@ def _file_of(part: str, path: Path) -> TensorFile:
 def weights_in(
     file: TensorFile, part: str, config: Mapping[str, Any], model: str = "Stable Diffusion 3"
 ) -> PartWeights:
-    """A part out of a file, checked to be whole.
+    """A part from a file, checked for completeness.
 
     Args:
-        model: what messages call the model that the part is to be of.
+        model: the name, in messages, of the model that the part must belong to.
 
     Raises:
-        ModelError: the file lacks some of it, or it is another model's.
+        ModelError: the file lacks some of it, or it belongs to another model.
     """
     remedy = "Download it again, or use another file."
     try:

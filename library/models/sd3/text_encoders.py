@@ -1,4 +1,4 @@
-"""The text encoders, one after the other: none of them is ever on the device together with another part."""
+"""Runs the text encoders one by one; none of them ever shares the device with another part."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ TEXT_BATCH = 8
 
 
 def count_text(encoders: Sequence[nn.Module], lengths: Sequence[int], rows: int) -> Footprint:
-    """What encoding texts needs: the encoders visit the device one after the other, T5 layer by layer.
+    """The memory for encoding texts: the encoders use the device one by one, T5 layer by layer.
 
     Args:
         encoders: CLIP-L, CLIP-G and T5 on the meta device.
-        lengths: tokens that each reads of a text.
+        lengths: how many tokens of a text each reads.
         rows: texts encoded together.
     """
     found = []
@@ -55,12 +55,12 @@ def encode_texts(
     progress: Progress = iter,
     masks: Sequence[Tensor | None] = (None, None, None),
 ) -> list[TextStates]:
-    """What the three encoders make of texts, on the CPU.
+    """The three encoders' states for texts, on the CPU.
 
     Args:
-        ids: for CLIP-L, CLIP-G and T5 the tokens of every text, (texts, tokens).
-        progress: wraps the loop over the layers of T5, which takes nearly all of the time.
-        masks: for each, 1 at tokens that are read and 0 at padding; None: all are.
+        ids: the tokens of every text for CLIP-L, CLIP-G and T5, (texts, tokens).
+        progress: wraps the loop over T5's layers, which takes nearly all of the time.
+        masks: for each, 1 at tokens that are read and 0 at padding; None: all are read.
     """
     t5 = stream_t5(files, ids[2], dtype, device, progress, masks[2])
     clips = [
@@ -77,7 +77,7 @@ def encode_texts(
 def _clip(
     files: ModelFiles, part: str, ids: Tensor, dtype: torch.dtype, device: torch.device, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The last hidden layer but one, and the projected pooled state; on the CPU."""
+    """The second-to-last hidden layer, and the projected pooled state; on the CPU."""
     encoder = fill(blank(part, files.config(part)), files.weights(part), dtype, device)
     hidden, pooled = [], []
     for rows in range(0, len(ids), TEXT_BATCH):
@@ -99,9 +99,8 @@ def stream_t5(
 ) -> Tensor:
     """T5's last hidden states, (texts, tokens, width) on the CPU.
 
-    Layer after layer is read from the file, used on all texts and let go: on the device there is never more than one
-    layer, and the states of `TEXT_BATCH` texts. The embeddings stay on the CPU, and of them only the rows that the
-    texts need are made.
+    Each layer is read from the file, used on all texts and released. The device never holds more than one layer and
+    the states of `TEXT_BATCH` texts. The embeddings stay on the CPU, with only the rows that the texts need.
     """
     encoder: Any = cast("T5EncoderModel", blank("text_encoder_3", files.config("text_encoder_3"))).encoder.eval()
     weights = files.weights("text_encoder_3")
@@ -110,7 +109,7 @@ def stream_t5(
     position_bias = None
     for index, block in enumerate(progress(encoder.block)):
         _fill_block(block, weights, f"encoder.block.{index}.", dtype, device)
-        if position_bias is None:  # the first block's own, which all share
+        if position_bias is None:  # of the first block, shared by all
             length = ids.shape[1]
             position_bias = block.layer[0].SelfAttention.compute_bias(length, length, device=device)
         for batch, hidden in enumerate(states):
@@ -123,7 +122,7 @@ def stream_t5(
 
 
 def _unread(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to attention so that padding is not read, (texts, 1, 1, tokens)."""
+    """The attention bias that hides padding, (texts, 1, 1, tokens)."""
     return torch.zeros(mask.shape, dtype=dtype).masked_fill(mask == 0, torch.finfo(dtype).min)[:, None, None]
 
 
@@ -135,6 +134,6 @@ def _embedded(weights: PartWeights, ids: Tensor, dtype: torch.dtype) -> Tensor:
 def _fill_block(block: Any, weights: PartWeights, prefix: str, dtype: torch.dtype, device: torch.device) -> None:
     fill(block, weights, dtype, device, prefix)
     if dtype == torch.float16:
-        # The last layer of T5's feed-forward part is beyond the range of float16, as in transformers.
+        # The last layer of T5's feed-forward part exceeds the range of float16: float32, as in transformers.
         put_back = weights.read(f"{prefix}layer.1.DenseReluDense.wo.weight", torch.float32, device)
         block.layer[1].DenseReluDense.wo.weight = nn.Parameter(put_back, requires_grad=False)

@@ -14,10 +14,10 @@ from library.models.sd3.layouts.text_encoders import TEXT_ENCODERS
 
 
 def to_diffusers(weights: Mapping[str, LayerWeights]) -> dict[str, Tensor]:
-    """The tensors of a diffusers file, float32: up already times alpha / rank.
+    """The tensors of a diffusers file, float32; up is already multiplied by alpha / rank.
 
     Raises:
-        ModelError: a layer that diffusers loads from no file.
+        ModelError: diffusers can't load one of the layers from a file.
     """
     if any(name.startswith(TEXT_ENCODERS[2]) for name in weights):
         raise ModelError("The LoRA has layers of T5, which diffusers can't load.", "Save it in kohya's layout instead.")

@@ -1,6 +1,6 @@
-"""What LoRA files call the layers of SD3, and the layouts that a LoRA for it is saved in.
+"""Names of SD3's layers in LoRA files, and the layouts in which a LoRA for it is saved.
 
-None of them loads everywhere, and never are two in one file: UIs would add them up.
+None of them loads everywhere. A file never has two, since UIs would add them up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LAYOUTS = {
     "diffusers": Layout("_diffusers", to_diffusers, folded_scale),
     "onetrainer": Layout("_onetrainer", to_onetrainer),
 }
-"""By the names that the setting `save_formats` has for them."""
+"""By their names in the setting `save_formats`."""
 SD3_NAMES = LoraNames(
     model="SD3",
     layouts=LAYOUTS,

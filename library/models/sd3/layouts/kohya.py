@@ -1,7 +1,7 @@
 """kohya's layout of an SD3 LoRA, which ComfyUI, Forge and reForge load: names of the original model, fused qkv.
 
 The original model computes q, k and v of a stream in one linear layer. Three low-rank updates of rank r become one of
-rank 3r: their downs stacked, their ups on the diagonal, alpha three times as large.
+rank 3r, with their downs stacked, their ups on the diagonal, and alpha three times as large.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FUSED = {
     "context_block_attn_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
     "x_block_attn2_qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
 }
-"""Layers of the original model that are three in diffusers."""
+"""Layers of the original model that are three layers in diffusers."""
 
 SINGLE = {
     "x_block_attn_proj": "attn.to_out.0",
@@ -41,7 +41,7 @@ SINGLE = {
     "x_block_adaLN_modulation_1": "norm1.linear",
     "context_block_adaLN_modulation_1": "norm1_context.linear",
 }
-"""Layers that are one in both."""
+"""Layers that are one layer in both."""
 
 OUTSIDE = {
     "context_embedder": "context_embedder",
@@ -53,15 +53,15 @@ OUTSIDE = {
     "final_layer_linear": "proj_out",
     "final_layer_adaLN_modulation_1": "norm_out.linear",
 }
-"""Layers outside the transformer blocks. Our own LoRAs have none; those of other trainers may."""
+"""Layers outside the transformer blocks. Our own LoRAs have none; other trainers' may."""
 
 ORIGINAL_OF = {part: original for original, parts in FUSED.items() for part in parts}
 ORIGINAL_OF |= {part: original for original, part in SINGLE.items()}
 OUTSIDE_OF = {part: original for original, part in OUTSIDE.items()}
-"""The other way: by the diffusers layer, inside a block and outside."""
+"""The reverse: by the diffusers layer, inside a block and outside."""
 
 PATCH = 2
-"""Side of a patch of SD3: `pos_embed.proj` is a convolution of that size, all else is linear."""
+"""Side of a patch of SD3: `pos_embed.proj` is a convolution of that size, everything else is linear."""
 
 
 def to_kohya(weights: Mapping[str, LayerWeights]) -> dict[str, Tensor]:
@@ -87,11 +87,11 @@ def to_kohya(weights: Mapping[str, LayerWeights]) -> dict[str, Tensor]:
 
 
 def names_of_original(original: str) -> tuple[str, ...]:
-    """The diffusers layers that one layer of the original model is: three, one, or none if it has no such layer.
+    """The diffusers layers that make up one layer of the original model: three, one, or none if it has no such layer.
 
     Args:
-        original: its name with underscores, such as "joint_blocks_0_x_block_attn_qkv"; with "_0", "_1" or "_2" behind
-            qkv it is one of the three.
+        original: its name with underscores, such as "joint_blocks_0_x_block_attn_qkv"; "_0", "_1" or "_2" after qkv
+            names one of the three.
     """
     match = re.fullmatch(rf"{BLOCKS}_([0-9]{{1,4}})_(\w+)", original)
     if not match:
@@ -104,14 +104,14 @@ def names_of_original(original: str) -> tuple[str, ...]:
 
 
 def from_original(original: str, change: FileChange, source: str) -> dict[str, FileChange]:
-    """The diffusers layers that one layer of the original model is, with their changes.
+    """The diffusers layers that make up one layer of the original model, with their changes.
 
     Args:
         original: a name for which `names_of_original` has some.
         source: the file, for error messages.
 
     Raises:
-        ModelError: the shape can't be.
+        ModelError: the shape is impossible.
     """
     names = names_of_original(original)
     if len(names) == 1:
@@ -120,8 +120,8 @@ def from_original(original: str, change: FileChange, source: str) -> dict[str, F
 
 
 def by_original(names: Iterable[str]) -> dict[str, str | tuple[str | None, ...]]:
-    """The layers of the original model, each with the layer of diffusers that it is, or the three; None where the names
-    lack one of three.
+    """The layers of the original model, each with its one or three diffusers layers; None in place of a missing one of
+    three.
 
     Raises:
         ModelError: a layer has no place in the original model.
@@ -145,7 +145,7 @@ def by_original(names: Iterable[str]) -> dict[str, str | tuple[str | None, ...]]
 
 
 def fused_layer(layer: str) -> str | None:
-    """The layer of the original model that a diffusers layer is a third of; None if it is one there, too."""
+    """The layer of the original model that a diffusers layer is a third of; None if it is a layer there, too."""
     match = re.fullmatch(r"(transformer_blocks\.\d+\.)(.+)", layer)
     fused = next((original for original, parts in FUSED.items() if match and match[2] in parts), None)
     return f"{match[1]}{fused}" if match and fused else None
@@ -154,11 +154,11 @@ def fused_layer(layer: str) -> str | None:
 def in_checkpoint(
     changes: Mapping[str, FileChange], weights: Collection[str]
 ) -> tuple[dict[str, FileChange], list[str]]:
-    """The weights of a checkpoint that changes of layers are changes of, and the layers without a place there.
+    """The weights of a checkpoint that the changed layers belong to, and the layers without a place there.
 
     Args:
         changes: by diffusers name.
-        weights: the names of the checkpoint's, in the original model's layout or in diffusers'.
+        weights: names in the checkpoint, in the original model's layout or in diffusers'.
 
     Raises:
         ModelError: q, k and v have different sizes.
@@ -176,7 +176,7 @@ def in_checkpoint(
 
 
 def _stacked(names: str | Sequence[str | None], changes: Mapping[str, FileChange]) -> FileChange:
-    """The change of one layer of the original model from those of the diffusers layers that it is."""
+    """The change of one layer of the original model, from the changes of its diffusers layers."""
     if isinstance(names, str):
         return swapped(names, changes[names])
     parts = [changes[name] if name else None for name in names]
@@ -194,15 +194,15 @@ def _stacked(names: str | Sequence[str | None], changes: Mapping[str, FileChange
 
 
 def swapped(name: str, change: FileChange) -> FileChange:
-    """The same update with shift and scale in the other model's order, where the two differ; twice, it is as it was."""
+    """The same update with shift and scale in the other model's order, where the two differ. Twice undoes it."""
     return change.turned() if is_swapped(name, change) else change
 
 
 def is_swapped(name: str, change: FileChange) -> bool:
-    """Whether shift and scale of a layer are in another order in the other model.
+    """Whether shift and scale of a layer are in a different order in the other model.
 
-    They differ in the modulation of the output and of the last block's context: layers that give (shift, scale) in the
-    original and (scale, shift) in diffusers. Every other modulation gives 6 or 9 parts, in one order.
+    They differ in the modulation of the output and of the last block's context: these layers return (shift, scale) in
+    the original and (scale, shift) in diffusers. Every other modulation returns 6 or 9 parts, in the same order.
     """
     pair = name.endswith("norm1_context.linear") and change.shape[0] == 2 * change.shape[1]
     return pair or name == "norm_out.linear"
@@ -226,7 +226,7 @@ def _fused(members: list[LayerWeights | None]) -> LayerWeights:
     present = [member for member in members if member]
     like = present[0]
     if all(member.alpha == like.alpha and torch.equal(member.down, like.down) for member in present[1:]):
-        # All look at their input in the same way, as another trainer's do: one down serves all.
+        # All read their input in the same way, as another trainer's do, so one down serves all.
         rows = [torch.zeros_like(like.up) if member is None else member.up for member in members]
         return LayerWeights(like.down, torch.cat(rows), like.alpha)
     scales = [member.alpha / member.rank for member in present]
@@ -242,9 +242,9 @@ def _fused(members: list[LayerWeights | None]) -> LayerWeights:
 
 
 def _split(fused: FileChange, source: str, base: str) -> Sequence[FileChange | None]:
-    """Three updates from one of the stacked q, k, v; a block-diagonal one loses its zeros again.
+    """Three updates from one of the stacked q, k, v; a block-diagonal one loses its zeros.
 
-    None for a part that the file leaves alone.
+    None for a part that the file does not change.
     """
     outputs = fused.shape[0]
     if outputs % 3:

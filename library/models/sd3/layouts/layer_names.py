@@ -1,7 +1,7 @@
-"""The layers of SD3 under the names that programs give them in LoRA files.
+"""The names that programs give SD3's layers in LoRA files.
 
-A name is the start that tells a program, and then the layer in the original model's names or in diffusers', with dots
-or with underscores. No name means two layers, so any begin may stand before either.
+A name is a prefix that identifies a program, then the layer's name in the original model or in diffusers, with dots or
+underscores. No name means two layers, so any prefix may come before either kind.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ SPELLINGS = {
     "base_model.model.": "PEFT",
     "": "OneTrainer or diffusers without a prefix",
 }
-"""Begins of the names of the transformer's layers, and whose they are; the first that fits counts."""
+"""Prefixes of the transformer's layer names, and the programs that use them; the first match counts."""
 
 
 def is_known(base: str) -> bool:
-    """Whether a name is that of a layer of SD3 or of its text encoders."""
+    """Whether SD3 or one of its text encoders has a layer of that name."""
     return text_layer(base) is not None or _in_transformer(base) is not None
 
 
 def spellings_of(bases: Iterable[str]) -> list[str]:
-    """Whose names those of the transformer's layers are, each program once."""
+    """The programs that name the transformer's layers like this, each once."""
     begins = [_begin_of(base) for base in bases if text_layer(base) is None]
     return list(dict.fromkeys(SPELLINGS[begin] for begin in begins))
 
 
 def named(base: str, change: FileChange, source: str) -> dict[str, FileChange]:
-    """The diffusers layers that a layer of a file is, each with its part of the change; one of a text encoder begins
+    """The diffusers layers behind a layer of a file, each with its part of the change; names from a text encoder start
     with "text_encoder".
 
     Args:
         source: the file, for error messages.
 
     Raises:
-        ModelError: no such layer, or the shape can't be.
+        ModelError: no such layer, or the shape is impossible.
     """
     text = text_layer(base)
     if text is not None:
@@ -65,6 +65,6 @@ def _begin_of(base: str) -> str:
 
 
 def _in_transformer(base: str) -> str | None:
-    """The name without its start, with underscores; None if the transformer has no such layer."""
+    """The name without its prefix, with underscores; None if the transformer has no such layer."""
     flat = base.removeprefix(_begin_of(base)).replace(".", "_")
     return flat if with_dots(flat) or names_of_original(flat) else None

@@ -1,4 +1,4 @@
-"""OneTrainer's layout, the one that SD.Next reads as it is: diffusers' names with underscores, and alpha."""
+"""OneTrainer's layout, which SD.Next reads directly: diffusers' names with underscores, and alpha."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def to_onetrainer(weights: Mapping[str, LayerWeights]) -> dict[str, Tensor]:
 
 
 def with_dots(name: str) -> str | None:
-    """A layer's diffusers name from the one with underscores; None if SD3 has no such layer."""
+    """A layer's diffusers name, given the one with underscores; None if SD3 has no such layer."""
     known = {layer.replace(".", "_"): layer for layer in OUTSIDE.values()}
     if name in known:
         return known[name]

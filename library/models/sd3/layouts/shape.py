@@ -1,4 +1,4 @@
-"""The linear layers of an SD3 model under both of their names, the original model's and diffusers'."""
+"""The linear layers of an SD3 model under both names, the original model's and diffusers'."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Place:
 
     Args:
         original: the layer, such as "joint_blocks.0.x_block.attn.qkv".
-        rows: the first of its outputs and one behind the last.
-        turned: the two halves of the outputs are in the other order.
+        rows: the first of its outputs, and one past the last.
+        turned: the two halves of the outputs are swapped.
     """
 
     original: str
@@ -64,7 +64,7 @@ class ModelShape:
 
     Args:
         places: by diffusers name.
-        dual_attention: whether it has attn2, as SD 3.5 Medium has and its siblings have not.
+        dual_attention: whether it has attn2, as SD 3.5 Medium does and its siblings don't.
         normed: whether queries and keys have norms, as in SD 3.5 and not in SD 3 Medium.
     """
 
@@ -74,7 +74,7 @@ class ModelShape:
 
     @cached_property
     def originals(self) -> dict[str, list[str]]:
-        """The original layers, each with the diffusers layers that it is."""
+        """The original layers, each with the diffusers layers that make it up."""
         found: dict[str, list[str]] = {}
         for name, place in self.places.items():
             found.setdefault(place.original, []).append(name)
@@ -82,11 +82,11 @@ class ModelShape:
 
 
 def shape_of(transformer: nn.Module) -> ModelShape:
-    """The layers of a diffusers transformer; wrapped ones count by what they wrap."""
+    """The layers of a diffusers transformer; a wrapped layer counts as the layer inside."""
     outputs = {
         name.removesuffix(".base"): layer.out_features
         for name, layer in transformer.named_modules()
-        if hasattr(layer, "out_features")  # quantised layers are no nn.Linear
+        if hasattr(layer, "out_features")  # quantised layers are not nn.Linear
     }
     blocks = 1 + max(int(name.split(".")[1]) for name in outputs if name.startswith("transformer_blocks."))
     places = {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 TEXT_ENCODERS = ("text_encoder.", "text_encoder_2.", "text_encoder_3.")
-"""Begins of the names of layers of CLIP-L, CLIP-G and T5, as the diffusers pipeline calls them."""
+"""Prefixes of the layers of CLIP-L, CLIP-G and T5 in the diffusers pipeline."""
 
 KOHYA = ("lora_te1_", "lora_te2_", "lora_te3_")
-"""What kohya and OneTrainer put in their place."""
+"""Kohya's and OneTrainer's prefixes instead."""
 
 BEGINS = {
     **dict(zip(KOHYA, TEXT_ENCODERS, strict=True)),
@@ -19,7 +19,7 @@ BEGINS = {
     "clip_g.": TEXT_ENCODERS[1],
     "t5.": TEXT_ENCODERS[2],
 }
-"""Other begins of the same layers: kohya's, ComfyUI's and those of OneTrainer's original names."""
+"""Other prefixes of the same layers: kohya's, ComfyUI's and those of OneTrainer's original names."""
 
 CLIP = re.compile(r"text_model_encoder_layers_([0-9]+)_(?:(self_attn)_((?:q|k|v|out)_proj)|(mlp)_(fc[12]))")
 T5 = re.compile(r"encoder_block_(\d+)_layer_(\d+)_(SelfAttention|DenseReluDense)_(q|k|v|o|wi_0|wi_1|wi|wo)")
@@ -33,7 +33,7 @@ def text_to_kohya(name: str) -> str:
 
 def text_layer(base: str) -> str | None:
     """A text encoder's layer in diffusers' names, such as "text_encoder.text_model..." for "lora_te1_text_model_...";
-    None for the name of anything else."""
+    None for any other name."""
     if base.startswith(TEXT_ENCODERS):
         return base
     begin = next((begin for begin in BEGINS if base.startswith(begin)), None)

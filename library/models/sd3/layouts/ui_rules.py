@@ -1,4 +1,4 @@
-"""What each UI makes of the keys of a LoRA file: which layers it changes, by what, and what it leaves.
+"""How each UI reads the keys of a LoRA file: which layers it changes, by what, and which keys it ignores.
 
 Rules of ComfyUI 0.3.64, Forge dfdcbab, SD.Next 058a7f0, A1111 1.10 and diffusers 0.42.1.
 """
@@ -12,7 +12,7 @@ from library.adapters.uis.loaders import File, Loaders, Patch, UiReading
 from library.models.sd3.layouts.shape import ModelShape, shape_of
 
 FORGE_FORGIVES = 12
-"""Unknown keys with which Forge still loads a file; with one more it loads nothing of it."""
+"""Most unknown keys with which Forge still loads a file; with one more it loads nothing."""
 
 PAIRS = [
     (".lora_up.weight", ".lora_down.weight"),
@@ -23,7 +23,7 @@ PAIRS = [
     (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
     (".lora_B.default.weight", ".lora_A.default.weight"),
 ]
-"""Ends of a pair of keys, in the order in which ComfyUI looks for them under each layer's name."""
+"""Endings of a pair of keys, in the order in which ComfyUI looks for them under each layer's name."""
 PAIRS_OF_FORGE = [pair for pair in PAIRS if pair[0] not in (".lora_B", ".lora_B.default.weight")]
 
 Rule = Callable[[File, Mapping[str, str], ModelShape], UiReading]
@@ -32,7 +32,7 @@ TEXT = ("lora_te1_", "lora_te2_", "lora_te3_")
 
 
 def comfyui(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiReading:
-    """ComfyUI, and reForge after it: names of the original and of diffusers in six spellings; metadata is not read."""
+    """ComfyUI, and reForge after it: the original's and diffusers' names in six spellings; ignores metadata."""
     reading = UiReading()
     for original in shape.originals:
         for base in (f"lora_unet_{original.replace('.', '_')}", f"diffusion_model.{original}"):
@@ -43,13 +43,13 @@ def comfyui(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiRea
         begins += [f"lora_transformer_{underscored}", f"lycoris_{underscored}"]
         for base in begins:
             for up, down, scale in _pairs(reading, file, base, PAIRS):
-                # Where the original has the halves turned, it turns them: for diffusers' layer they are as they were.
+                # Where the original has swapped halves, it swaps them, which is the order of diffusers' layer again.
                 reading.add(layer, Patch(up, down, scale))
     return _ended(reading, file, TEXT)
 
 
 def forge(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiReading:
-    """Forge: names of the original alone."""
+    """Forge: only names of the original."""
     reading = UiReading()
     for original in shape.originals:
         for base in (f"lora_unet_{original.replace('.', '_')}", f"diffusion_model.{original}"):
@@ -61,7 +61,7 @@ def forge(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiReadi
 
 
 def a1111(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiReading:
-    """A1111: kohya's names, and no model of SD 3.5: its own transformer has neither dual attention nor norms of queries
+    """A1111: kohya's names, but no SD 3.5 model: its own transformer has neither dual attention nor norms of queries
     and keys."""
     reading = UiReading()
     if shape.dual_attention or shape.normed:
@@ -74,7 +74,7 @@ def a1111(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiReadi
 
 
 def sdnext(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiReading:
-    """SD.Next's own loader: diffusers' names with lora_down, lora_up; it exchanges the streams of kohya's files."""
+    """SD.Next's own loader: diffusers' names with lora_down, lora_up; it swaps the streams of kohya's files."""
     reading = UiReading()
     if any(key.startswith("lora_unet_") for key in file):
         return reading.refuse("it swaps the image and text layers of kohya's layout")
@@ -86,7 +86,7 @@ def sdnext(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiRead
 
 
 def diffusers(file: File, metadata: Mapping[str, str], shape: ModelShape) -> UiReading:
-    """diffusers' load_lora_weights, and SD.Next with its option to load LoRAs by diffusers."""
+    """diffusers' load_lora_weights, and SD.Next with its option to load LoRAs through diffusers."""
     reading = UiReading()
     if not all("lora" in key for key in file):
         return reading.refuse("a key without the word lora")
@@ -118,11 +118,11 @@ RULES: dict[str, Rule] = {
     "SD.Next": sdnext,
     "diffusers": diffusers,
 }
-"""By the name of the UI."""
+"""By the UI's name."""
 
 
 def _pairs(reading: UiReading, file: File, base: str, pairs: list[tuple[str, str]]) -> Iterator[tuple[str, str, float]]:
-    """The first pair of keys under a base name, and its scale; notes them as matched."""
+    """The first pair of keys under a base name, and its scale; marks them as matched."""
     for up_end, down_end in pairs:
         up, down, alpha = base + up_end, base + down_end, f"{base}.alpha"
         if up in file and down in file:
@@ -138,7 +138,7 @@ def _pairs(reading: UiReading, file: File, base: str, pairs: list[tuple[str, str
 def _take_original(
     reading: UiReading, file: File, base: str, original: str, shape: ModelShape, pairs: list[tuple[str, str]]
 ) -> None:
-    """A change of a whole layer of the original, which is up to three layers of diffusers."""
+    """Applies a change of a whole layer of the original, which is up to three layers of diffusers."""
     for up, down, scale in _pairs(reading, file, base, pairs):
         for layer in shape.originals[original]:
             place = shape.places[layer]
@@ -156,7 +156,7 @@ PROMISED = {
     "diffusers": ("ComfyUI", "reForge", "diffusers"),
     "onetrainer": ("ComfyUI", "reForge", "SD.Next"),
 }
-"""The UIs that each layout is written for."""
+"""The UIs that each layout is for."""
 
 
 WHERE = {
@@ -170,7 +170,7 @@ WHERE = {
 
 
 def also_promised(layout: str, shape: ModelShape) -> tuple[str, ...]:
-    """The UIs that load a file in this layout for a model of this shape, besides."""
+    """Further UIs that load a file in this layout for a model of this shape."""
     return ("A1111",) if layout == "kohya" and not (shape.dual_attention or shape.normed) else ()
 
 
