@@ -136,10 +136,14 @@ def recompute_as_few_as_fit(plan: Plan, predicted: Forecast, room: int) -> Forec
         if now > room:
             break
         kept, total = tried, now
-    if not kept:
-        return predicted
-    plan.parts.model.residence = replace(residence, recomputed=blocks - kept)
-    return recounted(plan, predicted)
+    while kept:  # the other stage has tensors and gaps of its own
+        plan.parts.model.residence = replace(residence, recomputed=blocks - kept)
+        found = recounted(plan, predicted)
+        if max(step.footprint.total for step in found.steps.values()) <= room:
+            return found
+        kept -= 1
+    plan.parts.model.residence = residence
+    return predicted
 
 
 def fitted(plan: Plan, card: int | None) -> tuple[Plan, Forecast, list[StepDown]]:

@@ -230,7 +230,7 @@ def test_dim_from_weights_lets_every_layer_of_the_file_learn_as_in_sd_scripts(pl
 
 def test_dim_from_weights_changes_no_layers_for_a_file_of_attention_alone(plan_of, lora):
     plan = plan_of(network_weights=str(lora(ATTENTION)), dim_from_weights=True)
-    assert plan.settings.network.target_modules == ATTENTION
+    assert tuple(plan.settings.network.target_modules) == tuple(ATTENTION)
 
 
 @pytest.mark.parametrize(
