@@ -155,6 +155,17 @@ def test_schedules_of_sd_scripts(settings, rises, ends_at):
     flatten(scheduler.state_dict(), {})
 
 
+class Without:
+    """A finder of modules for which one package is not installed."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == self.package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 @pytest.mark.parametrize(
     ("name", "module", "package"),
     [
@@ -169,7 +180,7 @@ def test_schedules_of_sd_scripts(settings, rises, ends_at):
 def test_a_missing_package_is_named_as_it_is_installed(name, module, package, monkeypatch):
     for loaded in [one for one in sys.modules if one.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, loaded)
-    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(sys, "meta_path", [Without(module), *sys.meta_path])
     with pytest.raises(ConfigError, match=name) as error:
         check_optimizer(OptimizerSettings(optimizer_type=name), [[1.0]])
     assert error.value.remedy == f"pip install {package}"
