@@ -403,13 +403,18 @@ def bib_colours(identity):
     return {question: identity[question] for question in COLOURED}
 
 
-def test_concepts_come_into_one_model_and_what_is_there_is_not_made_again(tmp_path, monkeypatch):
+@pytest.fixture
+def short_together(monkeypatch):
+    """The bench of several concepts with few prompts, and a step of training for each concept."""
     monkeypatch.setattr("benchmarks.method.concepts.PROBES", 2)
     monkeypatch.setattr("benchmarks.method.together.pairs.PROMPTS", 1)
     monkeypatch.setattr("benchmarks.method.drawing.STEPS", 1)
     monkeypatch.setattr("benchmarks.method.together.recipes.Recipe.steps", lambda recipe, concepts: concepts)
     monkeypatch.setattr("library.convert.fusing.MOST_NEUTRAL", 1)
     monkeypatch.setitem(FUSED, "fused", {"steps": 1})
+
+
+def test_concepts_come_into_one_model_and_what_is_there_is_not_made_again(tmp_path, short_together):
     results = Together(tmp_path, "pocket/model", 0, [*TRIGGERS]).controls()
     assert not any(results[0]["concepts"]["bib"]["class"]["pixels"]), "the pretrained model is itself"
     together = Together(tmp_path, "pocket/model", 0, SUBJECTS)
@@ -441,13 +446,7 @@ def test_concepts_come_into_one_model_and_what_is_there_is_not_made_again(tmp_pa
     }
 
 
-def test_lean_is_fused_and_drawn_by_its_words_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.method.concepts.PROBES", 2)
-    monkeypatch.setattr("benchmarks.method.together.pairs.PROMPTS", 1)
-    monkeypatch.setattr("benchmarks.method.drawing.STEPS", 1)
-    monkeypatch.setattr("benchmarks.method.together.recipes.Recipe.steps", lambda recipe, concepts: concepts)
-    monkeypatch.setattr("library.convert.fusing.MOST_NEUTRAL", 1)
-    monkeypatch.setitem(FUSED, "fused", {"steps": 1})
+def test_lean_is_fused_and_drawn_by_its_words_alone(tmp_path, monkeypatch, short_together):
     short = {"replay_images": 4, "replay_sample_steps": 2, "context_train_steps": 2}
     together = Together(tmp_path, "pocket/model", 0, WITH_STYLE, short)
     drawn = []
