@@ -197,7 +197,8 @@ class Run:
 
     def _start(self, concept: Concept) -> Tensor:
         """Vectors that stand for the class word, not for the concept yet."""
-        return class_states(self.parts, concept, latents_of(concept, self.plan.pictures, self.latents))
+        with self.processes.main_first():
+            return class_states(self.parts, concept, latents_of(concept, self.plan.pictures, self.latents))
 
     def build_student(self) -> None:
         """A fresh student; its embeddings start as the extractor's."""
