@@ -167,6 +167,28 @@ def test_the_class_word_gives_the_first_states(plan_of):
     torch.testing.assert_close(states[0, 1], at_first_block[t5[0]])
 
 
+def test_the_class_words_states_are_found_once_for_all_that_they_depend_on(plan_of, monkeypatch):
+    from library.prepare import class_states as module
+
+    def attached(**settings):
+        plan = plan_of(**settings)
+        plan.parts.texts.prepare(plan.texts())
+        return plan.parts.attach(), plan.config.concepts[0]
+
+    latents = torch.randn(2, 4, 8, 8)
+    first = module.class_states(*attached(), latents)
+    found = []
+    monkeypatch.setattr(module, "_of_each_block", lambda *given: found.append(given) or first + 1)
+    assert torch.equal(module.class_states(*attached(), latents), first)
+    shared = module.class_states(*attached(concept_embeddings="shared", student_embeddings="shared"), latents)
+    assert torch.equal(shared, first.mean(0, keepdim=True)) and not found
+    module.class_states(*attached(), latents + 1)
+    module.class_states(*attached(seed=3), latents)
+    module.class_states(*attached(mixed_precision="bf16"), latents)
+    module.class_states(*attached(embedding_positions="clip"), latents)
+    assert len(found) == 4
+
+
 def test_a_library_encodes_each_text_once(model, tmp_path):
     layouts = [TriggerLayout(Concept(name="dog", trigger="sks", class_word="dog"), model)]
     texts = ["a sks dog", "a dog", ""]
