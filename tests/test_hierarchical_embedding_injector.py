@@ -8,6 +8,7 @@ from library.config.dataset import Concept
 from library.config.groups import groups
 from library.data.texts import TextLibrary, TriggerLayout
 from library.files.cache import Cache
+from library.flow import LEVELS_OVER_ALL
 from library.hierarchical_embedding_injector import (
     ConceptEmbeddings,
     ConceptToken,
@@ -168,25 +169,27 @@ def test_the_class_word_gives_the_first_states(plan_of):
 
 
 def test_the_class_words_states_are_found_once_for_all_that_they_depend_on(plan_of, monkeypatch):
-    from library.prepare import class_states as module
+    from library.prepare.class_states import class_states
 
-    def attached(**settings):
+    looked, watching = [], HierarchicalEmbeddingInjector.watching
+    monkeypatch.setattr(HierarchicalEmbeddingInjector, "watching", lambda one: looked.append(one) or watching(one))
+
+    def states(latents, **settings):
         plan = plan_of(**settings)
         plan.parts.texts.prepare(plan.texts())
-        return plan.parts.attach(), plan.config.concepts[0]
+        return class_states(plan.parts.attach(), plan.config.concepts[0], latents)
 
     latents = torch.randn(2, 4, 8, 8)
-    first = module.class_states(*attached(), latents)
-    found = []
-    monkeypatch.setattr(module, "_of_each_block", lambda *given: found.append(given) or first + 1)
-    assert torch.equal(module.class_states(*attached(), latents), first)
-    shared = module.class_states(*attached(concept_embeddings="shared", student_embeddings="shared"), latents)
-    assert torch.equal(shared, first.mean(0, keepdim=True)) and not found
-    module.class_states(*attached(), latents + 1)
-    module.class_states(*attached(seed=3), latents)
-    module.class_states(*attached(mixed_precision="bf16"), latents)
-    module.class_states(*attached(embedding_positions="clip"), latents)
-    assert len(found) == 4
+    first = states(latents)
+    assert len(looked) == len(LEVELS_OVER_ALL)
+    assert torch.equal(states(latents), first)
+    shared = states(latents, concept_embeddings="shared", student_embeddings="shared")
+    assert torch.equal(shared, first.mean(0, keepdim=True)) and len(looked) == len(LEVELS_OVER_ALL)
+    states(latents + 1)
+    states(latents, seed=3)
+    states(latents, mixed_precision="bf16")
+    states(latents, embedding_positions="clip")
+    assert len(looked) == 5 * len(LEVELS_OVER_ALL)
 
 
 def test_a_library_encodes_each_text_once(model, tmp_path):

@@ -31,8 +31,8 @@ def class_text(concept: Concept) -> str:
 def class_states(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
     """What the concept's vectors start from: the class word's hidden states at the input of each block.
 
-    Averaged over noise levels, pictures and the word's own tokens; one mean for the places of each text stream. From the
-    cache, or found now.
+    Averaged over noise levels, pictures and the word's own tokens; one mean for the places of each text stream. They
+    come from the cache, or are found now.
 
     Args:
         latents: of some of the concept's pictures, (B, C, h, w).

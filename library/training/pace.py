@@ -85,7 +85,9 @@ class EndOfStage(Listener):
         if not left:
             return
         name, now = row["stage"], time.time()
-        said = f"a step of the {name} takes {each:.2g} s; the last one ends in {in_time(left)}, at {_clock(now + left)}."
+        said = (
+            f"a step of the {name} takes {each:.2g} s; the last one ends in {in_time(left)}, at {_clock(now + left)}."
+        )
         after = self.after().get(name) if left >= WORTH_COUNTING else None
         if after is None:
             say(f"Measured: {said}")

@@ -181,12 +181,8 @@ class Run:
 
     def prepare(self) -> None:
         """Computes text and latents once, then releases the encoders and loads the transformer."""
-        resumed = self.resumed is not None
-        made = prepare(self.plan, self.latents, self.processes, self.listeners, self.progress, resumed)
-        self.parts = made.parts
-        self.context = made.context
-        self.replay = made.replay
-        self.fisher = made.fisher
+        made = prepare(self.plan, self.latents, self.processes, self.listeners, self.progress, self.resumed is not None)
+        self.parts, self.context, self.replay, self.fisher = made.parts, made.context, made.replay, made.fisher
 
     def build_extractor(self) -> None:
         """Fresh extractors and their embeddings, or those of another run."""

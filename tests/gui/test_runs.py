@@ -71,7 +71,16 @@ def test_a_run_that_stops_says_so(new_run, client):
 
 @pytest.mark.parametrize("wrong", [None, "x", -1, [1], {"a": 1}, float("nan"), True, "<script>alert(1)</script>"])
 def test_any_status_has_a_page(wrong, new_run, client):
-    fields = ("phases", "total_step", "total_steps", "steps_per_second", "seconds_left", "ends_at", "activity", "exit_reason")
+    fields = (
+        "phases",
+        "total_step",
+        "total_steps",
+        "steps_per_second",
+        "seconds_left",
+        "ends_at",
+        "activity",
+        "exit_reason",
+    )
     run = new_run(dict.fromkeys(fields, wrong) | {"phases": [wrong, {"name": wrong, "seconds": wrong}]}, {})
     assert Progress.of(run).step == 0
     page = client.get(PAGE)

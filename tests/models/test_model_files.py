@@ -216,7 +216,9 @@ def weights_at(path: Path, weight: torch.Tensor, shift: int = 0) -> PartWeights:
     return PartWeights(str(path), {"weight": (TensorFile(path), Slot("weight"))})
 
 
-@pytest.mark.parametrize(("dtype", "shift", "mapped"), [("bfloat16", 8, True), ("float32", 0, True), ("float32", 8, False)])
+@pytest.mark.parametrize(
+    ("dtype", "shift", "mapped"), [("bfloat16", 8, True), ("float32", 0, True), ("float32", 8, False)]
+)
 def test_a_weight_whose_type_fits_is_the_file_itself(tmp_path, dtype, shift, mapped):
     wanted = torch.randn(8, 8).to(getattr(torch, dtype))
     weights = weights_at(tmp_path / "one.safetensors", wanted, shift)

@@ -99,7 +99,12 @@ def test_a_quantised_base_trains(kind, plan_of):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"base_quantization": "int8"}, {"blocks_to_swap": 2, "gradient_checkpointing": True}, {"method": "dreambooth", "student_embeddings": "none"}],
+    [
+        {},
+        {"base_quantization": "int8"},
+        {"blocks_to_swap": 2, "gradient_checkpointing": True},
+        {"method": "dreambooth", "student_embeddings": "none"},
+    ],
 )
 def test_nothing_writes_to_the_mapped_file(settings, plan_of, deep_model, tmp_path, monkeypatch):
     folder, read, mapped = tmp_path / "deep", TensorFile.read, []
