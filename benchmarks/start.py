@@ -43,7 +43,9 @@ def started(words: list[str]) -> list[dict[str, float | str]]:
             if last.startswith(STAGES):
                 process.kill()
                 return rows
-    raise ConfigError(f"The training ended before its first step: {last.strip()}", "Try the same words without this.")
+    raise ConfigError(
+        f"The training ended before its first step: {last.strip()}", "Run purecc_train.py with these words to see why."
+    )
 
 
 def main() -> None:
