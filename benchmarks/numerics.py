@@ -1,4 +1,4 @@
-"""How exact guidance and lambda* are with few bits: python -m benchmarks.numerics --config_file presets/demo.toml --eta 0.5
+"""How exact guidance and lambda* are with few bits: python -m benchmarks.numerics --config_file presets/pure.toml
 
 It trains a run in float32. Then the same extractor and student predict the same noisy pictures, with the frozen weights
 and all activations in other precisions. It does so on the settings' trained model, and on a larger model with random

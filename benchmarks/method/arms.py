@@ -58,7 +58,7 @@ PURE = {
 }
 """The objective of presets/pure.toml; the arms called `pure, ...` change one thing of it."""
 LEAN = {**PURE, "eta": 0.0}
-"""The default, presets/lean.toml: no L_PureCC, and so no stage 1; the arms called `lean, ...` change one thing of it."""
+"""The default, presets/lean.toml: no L_PureCC, so no stage 1; the arms called `lean, ...` change one thing of it."""
 DELTA = {"concept_loss_weight": 0.0, "eta": 1.0, "lambda": 1.0}
 
 
@@ -155,8 +155,8 @@ ARMS: dict[str, Arm] = {
     # ours and the controls that decide whether the pure term earns its cost
     "pure": Arm(
         PURE,
-        "the preset pure: lambda*, eta 0.5, anchor, replay, clean extractor, R against the class, context, surroundings, "
-        "all in turns, and the word",
+        "lambda*, eta 0.5, anchor, replay, clean extractor, R against the class, context, surroundings, all in turns, "
+        "and the word",
         beside=(WITH_VECTORS,),
         checkpoints=LONGER,
     ),

@@ -47,7 +47,8 @@ def remarks(settings: Settings) -> list[str]:
     )
     if not changed:
         return []
-    return [f"eta = 0 turns off L_PureCC, so {', '.join(changed)} will have no effect. presets/pure.toml sets eta = 0.5."]
+    names = ", ".join(changed)
+    return [f"eta = 0 turns off L_PureCC, so {names} will have no effect. presets/pure.toml sets eta = 0.5."]
 
 
 register(
