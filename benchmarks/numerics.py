@@ -1,8 +1,8 @@
-"""How exact guidance and lambda* are with few bits: python -m benchmarks.numerics --config_file presets/pure.toml
+"""How exact guidance and lambda* are with few bits: python -m benchmarks.numerics --config_file FILE --eta 0.5
 
 It trains a run in float32. Then the same extractor and student predict the same noisy pictures, with the frozen weights
 and all activations in other precisions. It does so on the settings' trained model, and on a larger model with random
-weights.
+weights. FILE may be presets/demo.toml.
 """
 
 from __future__ import annotations
