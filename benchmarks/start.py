@@ -1,5 +1,5 @@
-"""How long a training takes to begin: python -m benchmarks.start --config_file presets/demo.toml --output_dir output/start
---overwrite
+"""How long a training takes to begin: python -m benchmarks.start --config_file presets/demo.toml, then --output_dir
+output/start --overwrite
 
 It starts `purecc_train.py` with the same words several times, and ends it when the first bar of a stage appears. The
 first time fills the cache and is not counted. On a computer that does other work, too, only CPU time means something.
