@@ -18,7 +18,7 @@ from library.config.files import TomlFile, read_settings
 from library.config.in_force import in_force
 from library.convert.fusing import Fusion, fuse
 from library.drawing.generation import generate
-from library.evaluation import audit
+from library.evaluation import audit, compare
 from library.evaluation import evaluate as evaluating
 from library.evaluation.probes import read_probes
 from library.evaluation.quick import QuickAudit
@@ -31,7 +31,7 @@ from tools.pretended_card.card import Card
 from tools.pretended_card.computer import computer_with
 
 torch.set_num_threads(1)
-COMMANDS = {"audit": audit.run, "evaluate": evaluating.run}
+COMMANDS = {"audit": audit.run, "compare": compare.run, "evaluate": evaluating.run}
 
 
 class Failed(Exception):
