@@ -10,7 +10,10 @@ from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from library.adapters.files import save_lora
+from library.adapters.linear import AdapterLinear
 from library.errors import ConfigError, ModelError
+from library.models.interface import BaseChange
 from library.models.loading.tensor_file import TensorFile
 from library.models.memory.live_memory import LiveMemory, held_by, storage_bytes
 from library.models.memory.operations import META
@@ -19,6 +22,8 @@ from library.models.opening import load_model
 from library.models.sd3.position_table import PositionTable
 from library.preflight.forecast import count_step
 from library.training.run import Run
+from tests.helpers.loras import PART
+from tests.helpers.loras import layer as layer_of
 from tests.helpers.runs import before_stage_1, prepared, ready
 from tests.helpers.tiny import tiny_transformer
 
@@ -97,6 +102,30 @@ def test_a_quantised_base_trains(kind, plan_of):
     assert any(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_up" in name)
 
 
+@pytest.fixture
+def written_to(plan_of, deep_model, tmp_path, monkeypatch):
+    """`written_to(...)`: trains on mapped weights, a LoRA merged into one of them; names those that have changed."""
+    folder, read, mapped = tmp_path / "deep", TensorFile.read, []
+    shutil.copytree(deep_model, folder)
+    for path in folder.rglob("*.safetensors"):
+        save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
+    merged = save_lora(tmp_path, "merged", {PART: layer_of(0, 32, 128)}, "float", {}, ["kohya"])
+
+    def noted(file: TensorFile, name: str) -> torch.Tensor:
+        mapped.append((file.path, name, tensor := read(file, name)))
+        return tensor
+
+    def train(**settings) -> set[str]:
+        common = {"mixed_precision": "bf16", "base_weights": [str(path) for path in merged]}
+        Run(plan_of(pretrained_model_name_or_path=str(folder), **common, **settings)).train()
+        kept = {path: load_file(path) for path, _, _ in mapped}
+        assert len(kept) > 1
+        return {name for path, name, tensor in mapped if not torch.equal(tensor, kept[path][name])}
+
+    monkeypatch.setattr(TensorFile, "read", noted)
+    return train
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -106,20 +135,36 @@ def test_a_quantised_base_trains(kind, plan_of):
         {"method": "dreambooth", "student_embeddings": "none"},
     ],
 )
-def test_nothing_writes_to_the_mapped_file(settings, plan_of, deep_model, tmp_path, monkeypatch):
-    folder, read, mapped = tmp_path / "deep", TensorFile.read, []
-    shutil.copytree(deep_model, folder)
-    for path in folder.rglob("*.safetensors"):
-        save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
+def test_nothing_writes_to_the_mapped_file(settings, written_to):
+    assert not written_to(**settings)
 
-    def noted(file: TensorFile, name: str) -> torch.Tensor:
-        mapped.append((file.path, name, tensor := read(file, name)))
-        return tensor
 
-    monkeypatch.setattr(TensorFile, "read", noted)
-    Run(plan_of(pretrained_model_name_or_path=str(folder), mixed_precision="bf16", **settings)).train()
-    kept = {path: load_file(path) for path in {path for path, _, _ in mapped}}
-    assert len(kept) > 1 and all(torch.equal(tensor, kept[path][name]) for path, name, tensor in mapped)
+def merged_where_it_is(added_to):
+    return lambda change, name, weight: weight.copy_(added_to(change, name, weight))
+
+
+def merged_for_a_pass(forward):
+    """An adapter is added to the weight and taken away again, which leaves what was rounded."""
+
+    def mutant(layer, x):
+        for adapter in layer.adapters.values():
+            change = adapter.change().detach()
+            layer.weight.data.add_(change).sub_(change)  # .data, or the backward pass itself would find it
+        return forward(layer, x)
+
+    return mutant
+
+
+MUTANTS = {merged_where_it_is: (BaseChange, "added_to", PART), merged_for_a_pass: (AdapterLinear, "forward", "attn")}
+"""What each replaces, and what is in the names of the weights that it spoils."""
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_what_writes_to_the_mapped_file_is_found(mutant, written_to, monkeypatch):
+    owner, name, layers = MUTANTS[mutant]
+    monkeypatch.setattr(owner, name, mutant(getattr(owner, name)))
+    changed = written_to()
+    assert changed and all(layers in one and one.endswith(".weight") for one in changed)
 
 
 def test_student_pretrained_and_extractor_share_the_quantised_base(plan_of):
