@@ -1,6 +1,7 @@
 """Commands on a pretended card besides training and looking: a comparison of methods, and conversion, which has no use
 for a card."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -9,17 +10,21 @@ from safetensors.torch import save_file
 
 from library.adapters.files import save_lora
 from library.convert.command import Request, convert
+from tests.helpers.datasets import DATASET
 from tests.helpers.loras import PART, whole_lora
 from tests.helpers.on_card import alone, evaluate
 
 
-def test_methods_are_compared(on_card, tmp_path):
-    """A plain LoRA, and one that learns vectors, each with the shortest training there is."""
+def test_methods_are_compared(on_card, pictures, tmp_path):
+    """A plain LoRA, and one that learns vectors: a step of each, and one reference image."""
+    (tmp_path / "one").mkdir()
+    for ending in ("png", "txt"):
+        shutil.copy(pictures / f"0.{ending}", tmp_path / "one")
     (tmp_path / "audit.txt").write_text("a [V] dog\na {class}\n")
-    words = ["--methods", "lora,purecc", "--budget", "2", "--checkpoints", "1", "--rates", "1", "--strengths", "1"]
+    words = ["--methods", "lora,purecc", "--budget", "1", "--checkpoints", "1", "--rates", "1", "--strengths", "1"]
     words += ["--audit_prompts", str(tmp_path / "audit.txt"), "--out", str(tmp_path / "compared")]
-    said = on_card(evaluate, "compare", words, preset="lean")
-    assert "| lora | 1 | 2 |" in said and "| purecc | 1 | 2 |" in said
+    said = on_card(evaluate, "compare", words, preset="lean", dataset=DATASET.format(pictures=tmp_path / "one"))
+    assert "| lora | 1 | 1 |" in said and "| purecc | 1 | 1 |" in said
 
 
 def converted(card, requests):
