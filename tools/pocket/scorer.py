@@ -85,12 +85,14 @@ class Scorer(nn.Module):
     """A small convolutional network with one head for each attribute, and one for the region of every pixel.
 
     Args:
-        side: it resizes pictures to this, a multiple of 64, and folds them to 64 x 64, neighbouring pixels as channels.
+        side: of the pictures. They are enlarged to the next multiple of 64, which is folded to 64 x 64: neighbouring
+            pixels become channels.
     """
 
     def __init__(self, side: int, width: int = 32) -> None:
         super().__init__()
-        self.side, fold = side, side // FOLDED_SIDE
+        fold = math.ceil(side / FOLDED_SIDE)
+        self.side = fold * FOLDED_SIDE
         self.fold, self.unfold = nn.PixelUnshuffle(fold), nn.PixelShuffle(fold)
         pixels = fold**2
         self.at_32 = _block(3 * pixels, width, 2)
