@@ -24,6 +24,7 @@ from library.environment import prepare_process
 from library.errors import EXIT_INTERRUPTED, exit_code_of
 
 SHORT = {
+    "eta": "0.5",
     "extractor_train_steps": "4",
     "max_train_steps": "16",
     "replay_images": "4",
@@ -33,7 +34,7 @@ SHORT = {
     "sample_strengths": "1",
     "log_with": "none",
 }
-"""Settings that shorten the checks' trainings."""
+"""Settings of the checks' trainings: both stages, shortened."""
 SETTINGS = {
     "float32": {"mixed_precision": "no"},
     "bf16": {"mixed_precision": "bf16"},
@@ -172,7 +173,7 @@ def memory(card: Card) -> list[dict[str, Any]]:
 
 def steps(card: Card) -> list[dict[str, Any]]:
     """A plain LoRA step, our step, and diffusers' and PEFT's, in turns."""
-    preset = "presets/pure.toml" if card.model else "presets/demo.toml"
+    preset = "presets/lean.toml" if card.model else "presets/demo.toml"
     model = ["--pretrained_model_name_or_path", card.model] if card.model else []
     given = ["--device", card.device, "--output_dir", str(card.folder), "--cache_dir", str(card.folder / "cache")]
     called("-m", "benchmarks.step", "--config_file", preset, "--rounds", str(card.rounds), *given, *model)

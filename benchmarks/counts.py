@@ -45,6 +45,14 @@ PRESET_COLUMNS = {
     "card": "on",
 }
 PRESET_FORMATS = {"step_s": ".1f", "hours": ".1f"}
+PHASES = {
+    "text": "text encoders",
+    "encode": "VAE",
+    "student": "stage 2, student",
+    "sampling": "sampling",
+    "decoding": "decoding",
+}
+"""The phases of the presets for cards, by their names in the forecast."""
 CARD = "RTX 3060"
 """The card for which steps are predicted."""
 PICTURES, SIDE = 5, 1024
@@ -171,18 +179,13 @@ def presets(folder: Path) -> Iterator[dict[str, Any]]:
         plan = full_size_plan(folder, preset := f"presets/sd35m_{size}gb.toml", vram_gb=float(size))
         plan, predicted, _ = fitted(plan, card_of(plan.settings, plan.parts.model.device))
         speed = speed_for(plan.settings, plan.parts.model)
-        phases = zip(
-            ("text", "encode", "extractor", "student", "sampling", "decoding"),
-            predicted.phases.values(),
-            strict=True,
-        )
         yield {
             "preset": Path(preset).stem,
             "resolution": plan.size[0],
             "batch": plan.settings.data.train_batch_size,
             "recomputed": plan.parts.model.residence.recomputed or 24,
             "swapped": plan.settings.model.blocks_to_swap,
-            **{name: needed / GIB for name, needed in phases},
+            **{name: predicted.phases[phase] / GIB for name, phase in PHASES.items()},
             "card": speed.name,
             "step_s": predicted.steps[STUDENT].seconds(speed),
             "hours": sum(phase_seconds(plan, predicted, speed).values()) / 3600,

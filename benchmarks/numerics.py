@@ -1,8 +1,8 @@
-"""How exact guidance and lambda* are with few bits: python -m benchmarks.numerics --config_file presets/demo.toml
+"""How exact guidance and lambda* are with few bits: python -m benchmarks.numerics --config_file FILE --eta 0.5
 
 It trains a run in float32. Then the same extractor and student predict the same noisy pictures, with the frozen weights
 and all activations in other precisions. It does so on the settings' trained model, and on a larger model with random
-weights.
+weights. FILE may be presets/demo.toml.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.record import add_json_to, read, table, write
 from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
 from library.environment import prepare_process
-from library.errors import exit_code_of
+from library.errors import ConfigError, exit_code_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,6 +152,8 @@ def main() -> None:
     file, words = config_file_of(arguments), settings_given(arguments)
     given = {"output_dir": "output/benchmark", "log_with": "none", **words, "mixed_precision": "no", "overwrite": True}
     first = read_settings(file, given)
+    if first.pure_learning.eta == 0:
+        raise ConfigError("eta is 0, so there is no guidance to measure.", "Add --eta 0.5.")
     folder, like = first.output_dir, Path(first.model.pretrained_model_name_or_path)
     short = {"extractor_train_steps": RANDOM_STEPS, "max_train_steps": RANDOM_STEPS, "output_name": "random"}
     other = {**given, **short, "pretrained_model_name_or_path": str(folder / "random_model")}

@@ -32,7 +32,6 @@ SMALL = {
     "resolution": str(SIDE),
 }
 SHORT = {
-    "extractor_train_steps": "2",
     "max_train_steps": "3",
     "replay_images": "2",
     "replay_sample_steps": "2",

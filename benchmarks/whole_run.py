@@ -71,7 +71,7 @@ def beside(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     """Counts and prints."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--presets", nargs="+", default=["presets/pure.toml", "presets/lean.toml"])
+    parser.add_argument("--presets", nargs="+", default=["presets/lean.toml", "presets/pure.toml"])
     parser.add_argument("--resolution", type=int, default=1024, metavar="N", help="Default: 1024.")
     add_json_to(parser, "whole-run.json in output_dir")
     parser.add_argument("--output_dir", type=Path, default=FOLDER)

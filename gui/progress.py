@@ -15,8 +15,8 @@ ACTIVITIES = {
     "loading": "Loading the model",
     "replayed pictures": "Drawing pictures of what must not change",
     "context": "Learning the subject's surroundings",
-    "extractor": "Stage 1: finding what is special",
-    "student": "Stage 2: learning it",
+    "extractor": "Finding what is special",
+    "student": "Learning it",
     "sheets": "Drawing the contact sheet",
     "check of the files": "Checking the files",
     "report card": "Measuring unwanted changes",
@@ -30,7 +30,7 @@ class Progress:
 
     Args:
         activity: its current phase, in plain words.
-        step, steps: done, and in total, over both stages.
+        step, steps: done, and in total, over all stages.
         seconds_left, seconds_a_step: as the trainer predicts them.
         peak: largest memory of all phases, in bytes.
         phases: finished phases and their seconds.

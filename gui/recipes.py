@@ -20,12 +20,10 @@ from library.config.groups import paths, setting_names
 from library.errors import ConfigError
 from library.files.atomic import write_text
 
-PRESETS = {"quick": "lean", "normal": "pure", "thorough": "pure"}
-"""The preset for each training time; the pocket model has its own."""
-POCKET_PRESET = "demo"
+PRESETS = {"sd35": "lean", "pocket": "demo"}
+"""The preset for each model."""
 LENGTHS = {"quick": 0.5, "normal": 1.0, "thorough": 2.0}
-"""Steps, as a share of the preset's."""
-STEPS = ("extractor_train_steps", "max_train_steps")
+"""Steps for each training time, as a share of the preset's."""
 SHEETS = 4
 """Contact sheets per run. The LoRA is saved with each, so that the best one can be chosen."""
 OWN = frozenset({"output_dir", "output_name", "cache_dir", "dataset_config", "resume", "overwrite", "sample_prompts"})
@@ -35,8 +33,7 @@ PLAN = "plan.toml"
 
 def preset_of(project: Project) -> Path:
     """The preset that a project starts from."""
-    name = POCKET_PRESET if project.model == "pocket" else PRESETS[project.effort]
-    return ROOT / "presets" / f"{name}.toml"
+    return ROOT / "presets" / f"{PRESETS[project.model]}.toml"
 
 
 def settings_before_changes(project: Project, machine: Machine) -> dict[str, Any]:
@@ -48,8 +45,7 @@ def settings_before_changes(project: Project, machine: Machine) -> dict[str, Any
     for name in known & values.keys():
         values[name] = str(ROOT / values[name]) if (ROOT / values[name]).exists() else values[name]
     values |= _model(project, machine)
-    share = LENGTHS[project.effort]
-    values |= {name: max(1, round(share * values[name])) for name in STEPS if name in values}
+    values["max_train_steps"] = round(LENGTHS[project.effort] * values["max_train_steps"])
     steps = project.changed.get("max_train_steps", values["max_train_steps"])
     every = max(1, steps // SHEETS)
     values |= {"sample_every_n_steps": every, "save_every_n_steps": every}

@@ -21,7 +21,7 @@ from tools.pocket.pen import SIDE
 
 FEWER_SHEETS = ["--sample_every_n_steps", "1000", "--sample_seeds", "1"]
 """Nothing that the steps learn depends on these."""
-HALF = ["--max_train_steps", "160", "--extractor_train_steps", "75", "--replay_images", "48"]
+HALF = ["--max_train_steps", "160", "--replay_images", "48"]
 
 
 def tutorial_commands() -> list[str]:
@@ -46,14 +46,20 @@ def demo() -> Path:
 
 
 def test_the_demo_learns(demo):
-    rows = [row for row in read_log(demo / "log.jsonl") if row["stage"] == "student"]
+    learned = json.loads((demo / "demo_audit.json").read_text())["concepts"][0]["learned"]
+    assert learned["better"] > 0.9, "the five pictures are predicted better, at nearly every noise level"
+    assert learned["gain"] > 0.03 and learned["toward"] > 0.08
+
+
+def test_with_l_purecc_the_student_follows_the_extractor(tmp_path):
+    words = ["--eta", "0.5", "--extractor_train_steps", "75", *HALF, *FEWER_SHEETS, "--sample_steps", "1"]
+    done = run("purecc_train.py", *DEMO, *words, "--no_audit", "--output_dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in read_log(tmp_path / "log.jsonl") if row["stage"] == "student"]
     first = rows[: len(rows) // 5]
     assert mean_of_end(rows, "lambda_star") > mean_of_end(first, "lambda_star", 1.0) + 0.15
     assert mean_of_end(rows, "cosine") > 0.6
     assert all(-0.5 < row["lambda_star"] < 2 for row in rows if "lambda_star" in row)
-    learned = json.loads((demo / "demo_audit.json").read_text())["concepts"][0]["learned"]
-    assert learned["better"] > 0.9, "the five pictures are predicted better, at nearly every noise level"
-    assert learned["gain"] > 0.03 and learned["toward"] > 0.08
 
 
 def drift(opened, lora: Path, texts: list[str]) -> float:
@@ -72,7 +78,7 @@ def drift(opened, lora: Path, texts: list[str]) -> float:
 
 def test_the_demo_learns_nothing_else(demo, tmp_path):
     """Compared with a plain LoRA after the same number of steps on the same pictures."""
-    plain = ["--eta", "0", "--anchor_weight", "0", "--replay_weight", "0", "--concept_embeddings", "none"]
+    plain = ["--anchor_weight", "0", "--replay_weight", "0", "--concept_embeddings", "none"]
     plain += ["--surroundings_weight", "0", "--context_vectors", "0"]
     plain += [*HALF, *FEWER_SHEETS, "--sample_steps", "1"]
     done = run("purecc_train.py", *DEMO, *plain, "--output_dir", str(tmp_path))
@@ -82,8 +88,8 @@ def test_the_demo_learns_nothing_else(demo, tmp_path):
     concepts = read_dataset_config(find_dataset_file(file, settings.data), settings.data).concepts
     texts = ["a blue house in the forest by day", "a red boat at left on the beach by day"]
     texts += ["a creature in the snow by day in clay", "a pink car in the city by day", ""]
-    pure, lora = (
+    ours, lora = (
         drift(build_parts(settings, concepts), folder / "demo.safetensors", texts) for folder in (demo, tmp_path)
     )
-    print(f"velocity drift without the concept: PureCC {pure:.3f}, plain LoRA {lora:.3f}")
-    assert pure < 0.6 * lora, f"PureCC moved them by {pure:.3f}, the plain LoRA by {lora:.3f}"
+    print(f"velocity drift without the concept: ours {ours:.3f}, plain LoRA {lora:.3f}")
+    assert ours < 0.6 * lora, f"ours moved them by {ours:.3f}, the plain LoRA by {lora:.3f}"

@@ -135,8 +135,11 @@ class Workshop:
     def fingerprint(self, name: str) -> dict[str, Any]:
         """Trains the run of that name and takes its fingerprint."""
         case, folder = CASES[name], self.folder / name
+        tiny = tiny_settings(self.model, self.folder)
+        if case.preset:
+            del tiny["eta"]  # the preset's own
         common = {
-            **tiny_settings(self.model, self.folder),
+            **tiny,
             "output_dir": str(folder),
             "max_train_steps": 3,
             "sample_steps": 1,

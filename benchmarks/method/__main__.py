@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WORK = Path("output/bench")
 MODEL = "pocket/model"
-QUICK = ("plain LoRA", "paper", "pure")
+QUICK = ("plain LoRA", "paper", "lean")
 LEVELS = (0.25, 0.4, 0.55)
 
 
@@ -81,7 +81,7 @@ def main() -> None:
         "--table", choices=("methods", "promise", "differences"), default="methods", help="With --json."
     )
     parser.add_argument("--level", type=float, default=0.4, help="Fidelity of that table. Default: 0.4.")
-    parser.add_argument("--against", default="pure", help="The method that the others are compared with.")
+    parser.add_argument("--against", default="lean", help="The method that the others are compared with.")
     arguments = parser.parse_args()
     concepts = _known(arguments.concepts, CONCEPTS, "concept")
     arms = _known(arguments.arms, ARMS, "method")

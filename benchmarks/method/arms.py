@@ -56,9 +56,9 @@ PURE = {
     "learning_rate": 2e-3,
     **RANK_16,
 }
-"""The preset's objective; the arms called `pure, ...` change one thing of it."""
+"""The objective of presets/pure.toml; the arms called `pure, ...` change one thing of it."""
 LEAN = {**PURE, "eta": 0.0}
-"""The same without L_PureCC, which then needs no stage 1; the arms called `lean, ...` change one thing of it."""
+"""The default, presets/lean.toml: no L_PureCC, so no stage 1; the arms called `lean, ...` change one thing of it."""
 DELTA = {"concept_loss_weight": 0.0, "eta": 1.0, "lambda": 1.0}
 
 
@@ -155,12 +155,12 @@ ARMS: dict[str, Arm] = {
     # ours and the controls that decide whether the pure term earns its cost
     "pure": Arm(
         PURE,
-        "the preset: lambda*, eta 0.5, anchor, replay, clean extractor, R against the class, context, surroundings, "
-        "all in turns, and the word",
+        "lambda*, eta 0.5, anchor, replay, clean extractor, R against the class, context, surroundings, all in turns, "
+        "and the word",
         beside=(WITH_VECTORS,),
         checkpoints=LONGER,
     ),
-    "lean": _lean("control: `pure` without stage 1 and without L_PureCC", beside=(WITH_VECTORS,)),
+    "lean": _lean("the default: `pure` without stage 1 and without L_PureCC", beside=(WITH_VECTORS,)),
     "pure, lambda 0": _pure("control: an L2 tie to the base prediction", **{"lambda": 0.0}),
     "pure, lambda 1": _pure("a fixed lambda", **{"lambda": 1.0}),
     "pure, eta 2": _pure("", eta=2.0),

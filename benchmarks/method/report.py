@@ -41,7 +41,7 @@ PROMISES = {
 }
 """The figures of the README's table, as somebody who does not know the bench reads them."""
 STEPS = "steps until the subject is learned (lower is better)"
-PROMISING = {"plain LoRA": "plain LoRA", "lean": "`lean`", "pure": "`pure` (default)"}
+PROMISING = {"plain LoRA": "plain LoRA", "lean": "`lean` (default)", "pure": "`pure`"}
 DIFFERING = ("seg_cons", "trap_unasked", "contamination", "drift")
 """The figures of the docs' table of differences."""
 PLOTTED = ("plain LoRA", "prior preservation", "DOP", "DCO", "EWC", "DreamBooth", "paper", "release", "lean", "pure")

@@ -45,7 +45,7 @@ OFTEN_CHANGED = frozenset(
         *("dataset_config", "train_data_dir", "trigger", "class_word"),
         *("resolution", "train_batch_size", "validation_split"),
         *("method", "network_dim", "network_alpha"),
-        *("extractor_train_steps", "max_train_steps", "learning_rate", "optimizer_type", "lr_scheduler"),
+        *("eta", "max_train_steps", "learning_rate", "optimizer_type", "lr_scheduler"),
         *("ema_decay", "seed"),
         *("output_dir", "output_name", "save_every_n_steps", "resume"),
         *("sample_prompts", "sample_every_n_steps"),
@@ -264,7 +264,7 @@ def command_line_parser(description: str) -> argparse.ArgumentParser:
     """The same with --config_file."""
     parser = plain_parser(description, "[--config_file FILE] [--setting value ...]")
     parser.add_argument(
-        "--config_file", metavar="FILE", help="TOML or JSON file with settings, such as presets/pure.toml."
+        "--config_file", metavar="FILE", help="TOML or JSON file with settings, such as presets/lean.toml."
     )
     return parser
 

@@ -1,7 +1,7 @@
 """Every setting of a run, once. Files, command line, help and checks all use these declarations.
 
 Names are those of kohya's sd-scripts where it has the setting. In a TOML file a setting can be at the top or in any
-section: section names are for the reader, as in sd-scripts. The defaults are the preset `presets/pure.toml`.
+section: section names are for the reader, as in sd-scripts. The defaults are the preset `presets/lean.toml`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,12 @@ class ConceptEmbeddingSettings:
 class PureLearningSettings:
     """[pure_learning]: the PureCC objective of both stages."""
 
-    eta: float = setting(0.5, "Weight of the pure loss, L_PureCC. 0 turns it off.", at_least=0)
+    eta: float = setting(
+        0.0,
+        "Weight of the pure loss, L_PureCC; presets/pure.toml sets 0.5. 0 turns it off, and stage 1 too, unless "
+        "student_embeddings needs it.",
+        at_least=0,
+    )
     lambda_: Literal["adaptive"] | float = setting(
         "adaptive", 'Scale of the concept guidance. "adaptive" is lambda* (Eq. 12); a number fixes it.', name="lambda"
     )

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
+from library.config.fields import default_of, name_of
 from library.config.method_settings import PURECC
 from library.config.settings import Settings
 from library.methods.method import Method, register
-from library.methods.reads import OF_SOME
+from library.methods.reads import OF_SOME, STAGE_1
 
 if TYPE_CHECKING:
     from library.objectives import Objective
+
+OF_GUIDANCE = frozenset({"lambda", "v_original", "guidance_against", "guidance_lora", "merged"})
+"""Settings that only L_PureCC reads."""
+OF_EXTRACTOR = STAGE_1 | {"extractor", "extractor_anchor_weight", "extractor_replay_weight"}
+"""Settings that only stage 1 reads, and what replaces it."""
 
 
 def student(settings: Settings, has_reg: bool) -> Objective:
@@ -27,14 +34,32 @@ def extractor(settings: Settings) -> Objective:
     return extractor_objective(settings)
 
 
+def remarks(settings: Settings) -> list[str]:
+    """Names the settings that were changed for L_PureCC or stage 1, if eta or that stage is off."""
+    if settings.pure_learning.eta > 0:
+        return []
+    idle = OF_GUIDANCE if settings.needs_extractor else OF_GUIDANCE | OF_EXTRACTOR
+    changed = sorted(
+        name_of(field)
+        for group in (settings.pure_learning, settings.optimizer)
+        for field in dataclasses.fields(group)
+        if name_of(field) in idle and getattr(group, field.name) != default_of(field)
+    )
+    if not changed:
+        return []
+    names = ", ".join(changed)
+    return [f"eta = 0 turns off L_PureCC, so {names} will have no effect. presets/pure.toml sets eta = 0.5."]
+
+
 register(
     Method(
         name=PURECC,
-        trains="an extractor, then a student guided by it: PureCC",
+        trains="a student, guided by an extractor if eta is above 0",
         reads=OF_SOME,
         starts_from={},
         student=student,
         extractor=extractor,
         anchors_styles=False,
+        remarks=remarks,
     )
 )

@@ -20,7 +20,7 @@ QUICK = {
     "context_train_steps": 1,
     "sample_steps": 1,
 }
-OF_PRESETS = ("mixed_precision", "gradient_checkpointing", "word_weight", "surroundings_weight", "ties")
+OF_PRESETS = ("mixed_precision", "gradient_checkpointing", "eta", "word_weight", "surroundings_weight", "ties")
 """Settings of tiny runs that presets decide themselves."""
 
 

@@ -1,5 +1,7 @@
 """The pretended card refuses what a card refuses, and keeps account of its memory as PyTorch does."""
 
+import threading
+
 import pytest
 import torch
 
@@ -131,3 +133,17 @@ def test_gaps_are_reserved_and_not_allocated():
     assert (memory.allocated, memory.reserved) == (18 * MIB, 32 * MIB)
     memory.empty_cache()
     assert memory.reserved == 32 * MIB
+
+
+def threads_of_a_backward_pass(card):
+    one, threads = torch.ones(2, device="cuda", requires_grad=True), set()
+    moved = (one * 2).cpu() * 3
+    for tensor in (one, moved):
+        tensor.register_hook(lambda gradient: threads.add(threading.get_ident()))
+    moved.sum().backward()
+    return len(threads | {threading.get_ident()})
+
+
+def test_a_backward_pass_stays_in_its_thread(process):
+    """PyTorch's engine has a thread per device; fake tensors fail now and then if two compute at once."""
+    assert process(alone, threads_of_a_backward_pass) == 1

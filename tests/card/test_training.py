@@ -1,4 +1,4 @@
-"""Training on a pretended card: the default preset from begin to end, what looks at its LoRA, a step of other presets,
+"""Training on a pretended card: both stages from begin to end, what looks at its LoRA, a step of other presets,
 and a step of what touches a device otherwise."""
 
 import shutil
@@ -37,7 +37,7 @@ def trained(on_card):
     return on_card(train, preset="pure")
 
 
-def test_a_whole_run_of_the_default_preset(trained):
+def test_a_whole_run_of_both_stages(trained):
     assert {"tiny.safetensors", "tiny_concept.safetensors", "tiny.preview.png"} <= {path.name for path in trained}
 
 

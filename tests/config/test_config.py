@@ -166,8 +166,8 @@ def test_every_setting_has_its_sentence_and_one_name():
             assert field.metadata["help"].strip().endswith((".", "?")), field.name
 
 
-def test_pure_is_the_default():
-    settings = read_settings(TomlFile(ROOT / "presets" / "pure.toml"))
+def test_lean_is_the_default():
+    settings = read_settings(TomlFile(ROOT / "presets" / "lean.toml"))
     for section, group in groups().items():
         for field in dataclasses.fields(group):
             if name_of(field) in ("pretrained_model_name_or_path", "dataset_config", "sample_every_n_steps"):

@@ -80,7 +80,7 @@ def test_any_status_has_a_page(wrong, new_run, client):
 def test_parts_come_only_when_they_have_changed(new_run, client):
     run = new_run({"total_steps": 10, "total_step": 3, "activity": "student", "seconds_left": 5400}, {})
     part = client.get(f"{PAGE}/part/progress").text
-    assert "3 of 10" in part and "Stage 2" in part and "1.5 h" in part
+    assert "3 of 10" in part and "Learning it" in part and "1.5 h" in part
     address = part.split('hx-get="')[1].split('"')[0]
     assert client.get(address).status_code == 204
     status = read_status(run.folder)

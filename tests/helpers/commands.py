@@ -15,7 +15,7 @@ DEMO = ["--config_file", "presets/demo.toml"]
 QUICK = [
     *("--extractor_train_steps", "2", "--max_train_steps", "4", "--save_state_every_n_steps", "3"),
     *("--replay_images", "4", "--replay_sample_steps", "2", "--sample_steps", "1", "--sample_seeds", "1"),
-    *("--context_train_steps", "2", "--no_audit"),
+    *("--context_train_steps", "2", "--no_audit", "--eta", "0.5"),
 ]
 
 

@@ -123,7 +123,7 @@ def save_tiny_model(folder: Path, **of_transformer: Any) -> Path:
 
 
 def tiny_settings(model: Path, folder: Path) -> dict[str, Any]:
-    """Settings of a small and quick run of the tiny model, all of whose files lie in a folder."""
+    """Settings of a small and quick run of the tiny model with both stages, all of whose files lie in a folder."""
     return {
         "pretrained_model_name_or_path": str(model),
         "t5xxl_max_token_length": LENGTH,
@@ -135,6 +135,7 @@ def tiny_settings(model: Path, folder: Path) -> dict[str, Any]:
         "log_with": "none",
         "extractor_train_steps": 2,
         "max_train_steps": 2,
+        "eta": 0.5,
         "learning_rate": 1e-2,
         "replay_images": 4,
         "network_dim": 4,

@@ -83,6 +83,24 @@ def test_settings_that_a_method_does_not_use_are_reported_in_one_sentence_and_ch
     assert settings.pure_learning.anchor_weight == 3.0 and settings.pure_learning.eta == 0.0
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({}, []),
+        ({"eta": 0.5, "lambda": 1.0}, []),
+        ({"lambda": 1.0, "extractor_train_steps": 300}, ["extractor_train_steps", "lambda"]),
+        ({"lambda": 1.0, "extractor_train_steps": 300, "student_embeddings": "own"}, ["lambda"]),
+    ],
+    ids=str,
+)
+def test_what_only_l_purecc_and_stage_1_read_is_reported_if_eta_is_0(given, named):
+    notices = []
+    settings = read_settings(None, {**MODEL, **given}, notices)
+    assert settings.needs_extractor == ("eta" in given or "student_embeddings" in given)
+    assert [one for one in notices if one.startswith("eta = 0")] == notices
+    assert [re.search(r"so (.+) will", one)[1] for one in notices] == ([", ".join(named)] if named else [])
+
+
 VECTORED = [name for name, method in METHODS.items() if method.may_have_vectors]
 
 

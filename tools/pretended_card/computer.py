@@ -79,6 +79,8 @@ def computer_with(card: Card, total: int = 24 * GIB) -> Iterator[Card]:
         stack.enter_context(patch.object(nn.Module, "_apply", move_module))
         stack.enter_context(_data_set_by(set_data))
         stack.enter_context(_lifting_the_cpu_alone())
+        # Fake tensors are not safe in two threads: the backward pass would compute what is on the CPU beside the rest.
+        stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(card)
         yield card
 
