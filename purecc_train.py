@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,11 @@ from library.config.files import (
     settings_given,
 )
 from library.environment import prepare_process
-from library.errors import EXIT_DOES_NOT_FIT, ConfigError, exit_code_of
+from library.errors import EXIT_DOES_NOT_FIT, ConfigError, exit_code_of, is_main_process
 
 if TYPE_CHECKING:
     from library.config.dataset import DatasetConfig
+    from library.config.files import TomlFile
     from library.config.settings import Settings
     from library.preflight.plan import Plan
     from library.training.processes import Processes
@@ -64,6 +66,9 @@ def main(log: list[Path]) -> None:
         print("\n".join([*dict.fromkeys(notices), f"Saved every setting in force to {target}."]))
         return
 
+    if not arguments.json and is_main_process():
+        print(beginning(settings, file), flush=True)
+
     # After the settings, since torch takes seconds to import.
     from library.training.processes import joined
 
@@ -71,6 +76,13 @@ def main(log: list[Path]) -> None:
         for notice in dict.fromkeys(notices if not arguments.json else ()):
             print(notice)
         execute(arguments, settings, config, processes, log)
+
+
+def beginning(settings: Settings, file: TomlFile | None) -> str:
+    """The first line, before anything that takes seconds."""
+    model = settings.model.pretrained_model_name_or_path
+    given = file.path if file else "the command line"
+    return f"Settings: {given}. Model: {model}. Results: {settings.output_dir}. Loading PyTorch ..."
 
 
 def execute(
@@ -82,7 +94,7 @@ def execute(
     from library.preflight.fit import card_of, check_auto_fit, describe_fit, fitted
     from library.preflight.machine import this_machine, unused_card
     from library.preflight.plan import describe_plan, make_plan
-    from library.preflight.times import planned_steps
+    from library.preflight.times import counted_steps_after, planned_steps, speed_for, steps_after
     from library.training.run import Run
 
     plan = make_plan(settings, config, processes.count)
@@ -95,18 +107,20 @@ def execute(
     print(describe_plan(plan))
     if plan.parts.model.device.type == "cpu" and (unused := unused_card(this_machine(), settings.model)):
         print(describe_findings(unused))
+    audit = QuickAudit.of(plan)
     planned: dict[str, float] = {}
+    after = partial(counted_steps_after, plan, audit.passes)
     if card is not None:
         plan, predicted, taken = fitted(plan, card)
         print(describe_fit(plan, predicted, taken, card))
         planned = planned_steps(plan, predicted)
+        after = partial(dict, steps_after(plan, predicted, speed_for(plan.settings, plan.parts.model), audit.passes))
 
     from library.files.cache_limit import CacheUse
     from library.files.folder_lock import FolderLock
 
     log.append(settings.output_dir / "log.jsonl")
     begin = time.monotonic()
-    audit = QuickAudit.of(plan)
     cache = CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes, arguments.clear_cache)
     with processes.main_holds(FolderLock(settings.output_dir)), processes.main_holds(cache):
         if arguments.clear_cache and processes.main:
@@ -114,6 +128,7 @@ def execute(
         run = Run(audit.planned(plan), processes)
         run.looks.append(audit)
         run.planned |= planned
+        run.after = after
         files = run.train()
     if run.done:
         return

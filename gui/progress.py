@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from gui.runs import RUNNING, Run
@@ -32,6 +34,7 @@ class Progress:
         activity: its current phase, in plain words.
         step, steps: done, and in total, over all stages.
         seconds_left, seconds_a_step: as the trainer predicts them.
+        ends_at: when the run will end, about, as the trainer predicts it.
         peak: largest memory of all phases, in bytes.
         phases: finished phases and their seconds.
     """
@@ -41,6 +44,7 @@ class Progress:
     steps: int | None
     seconds_left: float | None
     seconds_a_step: float | None
+    ends_at: datetime | None
     peak: float | None
     phases: tuple[tuple[str, float], ...]
 
@@ -58,6 +62,7 @@ class Progress:
             steps=None if steps is None else int(steps),
             seconds_left=_number(status.get("seconds_left")),
             seconds_a_step=1 / speed if speed else None,
+            ends_at=_time(status.get("ends_at")),
             peak=max(peaks, default=None),
             phases=tuple((_in_words(one.get("name")) or "", _number(one.get("seconds")) or 0.0) for one in phases),
         )
@@ -66,6 +71,15 @@ class Progress:
 def _number(value: Any) -> float | None:
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
     return float(value) if good else None
+
+
+def _time(value: Any) -> datetime | None:
+    """A time with its zone, in this computer's own."""
+    if not isinstance(value, str):
+        return None
+    with suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(value).astimezone()
+    return None
 
 
 def _in_words(activity: Any) -> str | None:

@@ -238,16 +238,22 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"The closest names are: {', '.join(close)}."
 
 
+def is_main_process() -> bool:
+    """Whether this is the main one of the processes that `accelerate launch` starts, known before PyTorch is there."""
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
+
+
 def exit_code_of(main: Callable[[], None], where_is_the_log: Callable[[], str | None]) -> int:
     """Runs `main` and turns its result into an exit code.
 
     A `PureCCError` prints as one sentence and a remedy, without a traceback; Ctrl-C says how to continue. Anything else
     is a bug: it prints its traceback and says where the log is.
     """
-    import os
     import time
 
-    main_process = os.environ.get("RANK", "0") == "0"
+    main_process = is_main_process()
     try:
         main()
     except PureCCError as error:

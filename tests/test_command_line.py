@@ -55,6 +55,23 @@ def assert_same_results(one: Path, two: Path) -> None:
         assert all(torch.equal(first[key], second[key]) for key in first), name
 
 
+def test_the_first_line_says_what_is_read_before_anything_slow_is_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "library.training.processes", None)
+    done = run_here(*DEMO, "--output_dir", "somewhere", "--no_audit")
+    assert done.returncode == 70 and "library.training.processes" in done.stderr
+    assert all(one in done.stdout for one in ("presets/demo.toml", "pocket/model", "somewhere"))
+    assert run_here(*DEMO, "--dry_run", "--json").stdout == ""
+    monkeypatch.setenv("RANK", "1")
+    assert run_here(*DEMO).stdout == "", "one process speaks for all"
+
+
+def test_a_run_says_when_it_will_end_and_keeps_it_in_its_status(tmp_path, monkeypatch):
+    monkeypatch.setattr("library.training.pace.WORTH_COUNTING", 0.0)
+    done = run_here(*DEMO, *QUICK, *folders(tmp_path, "told"), "--max_train_steps", "8")
+    assert done.returncode == 0 and done.stderr.count("The run ends at about") == 1, done.stderr
+    assert json.loads((tmp_path / "told" / "status.json").read_text())["ends_at"]
+
+
 PRESSED_IN_STEP_4 = """
 import os, runpy, signal
 from library.environment import prepare_process

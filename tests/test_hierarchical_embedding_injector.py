@@ -8,6 +8,7 @@ from library.config.dataset import Concept
 from library.config.groups import groups
 from library.data.texts import TextLibrary, TriggerLayout
 from library.files.cache import Cache
+from library.flow import LEVELS_OVER_ALL
 from library.hierarchical_embedding_injector import (
     ConceptEmbeddings,
     ConceptToken,
@@ -165,6 +166,30 @@ def test_the_class_word_gives_the_first_states(plan_of):
     at_first_block = embedder(plan.parts.texts["dog"].states.context)
     torch.testing.assert_close(states[0, 0], at_first_block[clip[0]])
     torch.testing.assert_close(states[0, 1], at_first_block[t5[0]])
+
+
+def test_the_class_words_states_are_found_once_for_all_that_they_depend_on(plan_of, monkeypatch):
+    from library.prepare.class_states import class_states
+
+    looked, watching = [], HierarchicalEmbeddingInjector.watching
+    monkeypatch.setattr(HierarchicalEmbeddingInjector, "watching", lambda one: looked.append(one) or watching(one))
+
+    def states(latents, **settings):
+        plan = plan_of(**settings)
+        plan.parts.texts.prepare(plan.texts())
+        return class_states(plan.parts.attach(), plan.config.concepts[0], latents)
+
+    latents = torch.randn(2, 4, 8, 8)
+    first = states(latents)
+    assert len(looked) == len(LEVELS_OVER_ALL)
+    assert torch.equal(states(latents), first)
+    shared = states(latents, concept_embeddings="shared", student_embeddings="shared")
+    assert torch.equal(shared, first.mean(0, keepdim=True)) and len(looked) == len(LEVELS_OVER_ALL)
+    states(latents + 1)
+    states(latents, seed=3)
+    states(latents, mixed_precision="bf16")
+    states(latents, embedding_positions="clip")
+    assert len(looked) == 5 * len(LEVELS_OVER_ALL)
 
 
 def test_a_library_encodes_each_text_once(model, tmp_path):

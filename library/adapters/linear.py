@@ -7,8 +7,8 @@ model's adapter twice per step is slow.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Protocol
 
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from library.per_pass import PerPass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Facts:
-    """What a gate may know about the rows of a pass.
+    """What a gate may know about the rows of a pass, and what gates have made of it for all layers.
 
     Args:
         sigma: their noise levels, (B,).
@@ -29,10 +29,21 @@ class Facts:
 
     sigma: Tensor
     named: tuple[tuple[int, ...], ...]
+    _parts: dict[tuple[int | None, int | None], Facts] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[Hashable, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def of(self, rows: slice) -> Facts:
-        """The facts of some of the rows."""
-        return Facts(self.sigma[rows], self.named[rows])
+        """The facts of some of the rows, the same object for every layer."""
+        some = (rows.start, rows.stop)
+        if some not in self._parts:
+            self._parts[some] = Facts(self.sigma[rows], self.named[rows])
+        return self._parts[some]
+
+    def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` returns, made only for the first layer that asks for this key; not to be written to."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
 
 class Gate(Protocol):

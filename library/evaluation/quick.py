@@ -65,6 +65,11 @@ class QuickAudit:
         probes = {one.name: read_probes(samples.audit_prompts, one, [_seed(plan)]) for one in concepts}
         return cls({name: _some(found, count) for name, found in probes.items()} if count >= LEAST else {})
 
+    @property
+    def passes(self) -> int:
+        """Passes of a single picture that it takes."""
+        return PASSES_OF_A_PROBE * sum(len(some) for some in self.probes.values())
+
     def planned(self, plan: Plan) -> Plan:
         """The plan with the texts of all prompts, which are encoded before the encoders go."""
         texts = [text for some in self.probes.values() for probe in some for text in probe.texts]

@@ -64,6 +64,10 @@ class RanksByNoise:
 
     def __call__(self, low: Tensor, facts: Facts) -> Tensor:
         """1 for ranks that act and 0 for others, (B, 1, ..., rank)."""
+        key = (self, low.shape[-1], low.dim(), low.device, low.dtype)
+        return facts.once(key, lambda: self._acting(low, facts))
+
+    def _acting(self, low: Tensor, facts: Facts) -> Tensor:
         import torch
 
         rank = low.shape[-1]

@@ -44,6 +44,10 @@ class NamedTokens:
 
     def __call__(self, low: Tensor, facts: Facts) -> Tensor:
         """1 for the trigger's tokens, 0 for others, (B, tokens, 1)."""
+        key = (self, *low.shape[:2], low.device, low.dtype)
+        return facts.once(key, lambda: self._acting(low, facts))
+
+    def _acting(self, low: Tensor, facts: Facts) -> Tensor:
         import torch
 
         acts = torch.zeros(*low.shape[:2], 1)

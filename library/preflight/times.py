@@ -10,8 +10,8 @@ import torch
 from library.config.gpus import CARDS, GEMM, TRAFFIC, Speed, card_of_size
 from library.config.settings import Settings
 from library.models.family import FlowModel
-from library.preflight.forecast import GIB, Forecast
-from library.preflight.phases import phases
+from library.preflight.forecast import GIB, Forecast, forecast, phase_of
+from library.preflight.phases import SHEETS, one_picture, phases
 from library.preflight.plan import Plan
 
 TRIES, SIDE = 5, {"cuda": 4096, "cpu": 512}
@@ -83,6 +83,27 @@ def step_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, flo
     return {name: batches * predicted.steps[name].seconds(speed) for name in plan.stage_steps}
 
 
+def steps_after(plan: Plan, predicted: Forecast, speed: Speed, passes: int) -> dict[str, float]:
+    """What comes after each stage until the run ends, counted in steps of that stage.
+
+    So the measured time of a step turns it into seconds, whatever the forecast's own error in speed.
+
+    Args:
+        passes: of a single picture without a gradient that the report card takes.
+    """
+    seconds, found = phase_seconds(plan, predicted, speed), {}
+    rest = one_picture(predicted, plan.size, passes).seconds(speed) + seconds[SHEETS]
+    for stage, each in reversed(step_seconds(plan, predicted, speed).items()):
+        found[stage] = rest / each
+        rest += seconds[phase_of(stage)]
+    return found
+
+
+def counted_steps_after(plan: Plan, passes: int) -> dict[str, float]:
+    """The same for a run that was not forecast. The count takes seconds, at full size about one step on a CPU."""
+    return steps_after(plan, forecast(plan), speed_for(plan.settings, plan.parts.model), passes)
+
+
 def planned_steps(plan: Plan, predicted: Forecast) -> dict[str, float]:
     """Seconds of a step of each stage on the GPU that will make it; nothing without one, or if another is named."""
     model = plan.parts.model
@@ -106,7 +127,7 @@ def describe_times(plan: Plan, predicted: Forecast, speed: Speed) -> Iterator[st
     each = ", ".join(f"{least * one:.2g} to {most * one:.2g} s in the {name}" for name, one in steps.items())
     total = sum(seconds.values())
     yield f"  total {_between(least * total, most * total)}; a step takes {each}"
-    yield "  A few steps after each stage begins, the run says when that stage will end."
+    yield "  A few steps after each stage begins, the run says when that stage and the run will end."
     moved = max(step.moved for step in predicted.steps.values())
     if moved:
         yield f"Swapped blocks: {moved / GIB:.2f} GiB are copied to the GPU per step."

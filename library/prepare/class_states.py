@@ -12,6 +12,7 @@ from library.config.dataset import Concept
 from library.data.latents import Latents
 from library.data.pictures import Picture
 from library.dual_branch_scheduler import PRETRAINED_BRANCH
+from library.files import fingerprint
 from library.flow import LEVELS_OVER_ALL, interpolate
 from library.models.interface import PromptBatch
 from library.parts.parts import Attached
@@ -27,11 +28,11 @@ def class_text(concept: Concept) -> str:
     return text if triggers_in(text, concept.class_word) else concept.class_word
 
 
-@torch.no_grad()
 def class_states(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
     """What the concept's vectors start from: the class word's hidden states at the input of each block.
 
-    Averaged over noise levels, pictures and the word's own tokens; one mean for the places of each text stream.
+    Averaged over noise levels, pictures and the word's own tokens; one mean for the places of each text stream. They
+    come from the cache, or are found now.
 
     Args:
         latents: of some of the concept's pictures, (B, C, h, w).
@@ -39,6 +40,23 @@ def class_states(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
     Returns:
         (L, tokens, width), float32; (1, tokens, width) where all blocks share it or only the first gets one.
     """
+    key = {
+        "latents": fingerprint.of_tensors({"latents": latents}),
+        "concept": concept.name,
+        "class": [class_text(concept), concept.class_word],
+        "tokens": parts.layouts[concept.name].counts,
+        "seed": parts.settings.optimizer.seed,
+        "transformer": parts.model.fingerprint(),
+        "text": parts.model.text_fingerprint(),
+    }
+    vectors = parts.cache.get("class", key, lambda: {"vectors": _of_each_block(parts, concept, latents)})["vectors"]
+    modes = {"per_block": vectors, "shared": vectors.mean(0, keepdim=True), "first_block": vectors[:1]}
+    return modes[parts.settings.concept_embeddings.concept_embeddings]
+
+
+@torch.no_grad()
+def _of_each_block(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
+    """The states of every block, (L, tokens, width), float32 on the CPU."""
     text, layout, model = class_text(concept), parts.layouts[concept.name], parts.model
     places = model.token_positions(text, triggers_in(text, concept.class_word)[0])
     prompts = PromptBatch.of([parts.texts[text]] * len(latents), [None] * len(latents))
@@ -56,9 +74,7 @@ def class_states(parts: Attached, concept: Concept, latents: Tensor) -> Tensor:
         for own, count in zip(places, layout.counts, strict=True)
         if count
     ]
-    vectors = torch.cat(kinds, dim=1)
-    modes = {"per_block": vectors, "shared": vectors.mean(0, keepdim=True), "first_block": vectors[:1]}
-    return modes[parts.settings.concept_embeddings.concept_embeddings]
+    return torch.cat(kinds, dim=1).cpu()
 
 
 def latents_of(concept: Concept, pictures: Sequence[Picture], latents: Latents) -> Tensor:

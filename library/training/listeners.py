@@ -63,6 +63,9 @@ class Listener:
     def step_made(self, row: dict[str, Any], seconds: float) -> None:
         """A step was made or skipped; `row` is its line of the log."""
 
+    def end_predicted(self, at: float) -> None:
+        """The run will end at about this time, in seconds since the epoch."""
+
     def sheet_drawn(self, kind: str, gallery: Gallery, path: Path) -> None:
         """A contact sheet of this kind was drawn into that file."""
 

@@ -14,7 +14,7 @@ from library.report.tracking import tracking_of
 from library.terminal import say
 from library.training.contact_sheets import ContactSheets
 from library.training.listeners import Listener, Listeners
-from library.training.pace import EndOfStage, PaceWarning
+from library.training.pace import EndOfStage, PaceWarning, StepsAfter
 from library.training.report_page import Report
 from library.training.step_listeners import PhaseTimes, ProgressBar, SkippedSteps, StatusFile, StepLog
 from library.training.student_checks import FileCheck, WeakStudent
@@ -37,6 +37,7 @@ class Monitor:
         listeners: of the run; the monitor's are added, in the order in which they are notified.
         done: steps of each stage that a resumed run continues from; None: a new run.
         planned: seconds per step of each stage, if predicted for the GPU in use.
+        after: see `EndOfStage`.
 
     Attributes:
         log: its rows can be read during training.
@@ -45,7 +46,12 @@ class Monitor:
     """
 
     def __init__(
-        self, plan: Plan, listeners: Listeners, done: dict[str, int] | None, planned: Mapping[str, float]
+        self,
+        plan: Plan,
+        listeners: Listeners,
+        done: dict[str, int] | None,
+        planned: Mapping[str, float],
+        after: StepsAfter,
     ) -> None:
         folder, device = plan.settings.output_dir, plan.parts.model.device
         before = read_status(folder).get("phases", []) if done is not None else []
@@ -62,7 +68,7 @@ class Monitor:
                 StatusFile(status, folder, phases),
                 ProgressBar(),
                 SkippedSteps(),
-                EndOfStage(),
+                EndOfStage(listeners, after),
                 PaceWarning(planned, on_card=device.type == "cuda"),
                 NetworkLayers(),
                 WeakStudent(self.log),

@@ -1,21 +1,23 @@
-"""Says by the first steps when a stage will end, and warns once if later ones take many times as long."""
+"""Says by the first steps when a stage and the run will end, and warns once if later ones take many times as long."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from library.preflight.times import in_time
 from library.preflight.windows import POLICY, spills
 from library.terminal import say
-from library.training.listeners import Listener
+from library.training.listeners import Listener, Listeners
 from library.training.stage import Stage
 
 TIMED = 5
 """Steps, after the very first one, whose median says when the stage will end."""
+WORTH_COUNTING = 60.0
+"""Seconds that are left of a stage from which on it is worth counting what comes after it."""
 STEPS = 10
 """How many steps' median is compared; a single step may be slow for any reason."""
 MANY_TIMES = 4.0
@@ -51,10 +53,21 @@ class Pace:
         return None
 
 
-class EndOfStage(Listener):
-    """Says, a few steps after a stage has begun or continues, when it will end."""
+StepsAfter = Callable[[], Mapping[str, float]]
+"""Counts what comes after each stage until the run ends, in steps of that stage."""
 
-    def __init__(self) -> None:
+
+class EndOfStage(Listener):
+    """Says, a few steps after a stage has begun or continues, when it will end, and when the run will.
+
+    Args:
+        listeners: are notified of the run's end.
+        after: called for a stage that takes long.
+    """
+
+    def __init__(self, listeners: Listeners, after: StepsAfter = dict) -> None:
+        self.listeners = listeners
+        self.after = after
         self._steps = 0
         self._seconds: list[float] = []
 
@@ -69,10 +82,23 @@ class EndOfStage(Listener):
             return
         each = statistics.median_low(self._seconds[1:])
         left = (self._steps - row["step"]) * each
-        if left:
-            at = time.strftime("%H:%M", time.localtime(time.time() + left))
-            name = row["stage"]
-            say(f"Measured: a step of the {name} takes {each:.2g} s; the last one ends in {in_time(left)}, at {at}.")
+        if not left:
+            return
+        name, now = row["stage"], time.time()
+        said = (
+            f"a step of the {name} takes {each:.2g} s; the last one ends in {in_time(left)}, at {_clock(now + left)}."
+        )
+        after = self.after().get(name) if left >= WORTH_COUNTING else None
+        if after is None:
+            say(f"Measured: {said}")
+            return
+        end = now + left + after * each
+        say(f"Measured: {said} The run ends at about {_clock(end)}.")
+        self.listeners.tell(Listener.end_predicted, end)
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M", time.localtime(at))
 
 
 class PaceWarning(Listener):

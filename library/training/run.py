@@ -46,6 +46,7 @@ from library.training.interrupt import StopRequest
 from library.training.listeners import Listener, Listeners, Look
 from library.training.monitor import Monitor
 from library.training.out_of_memory import step_down
+from library.training.pace import StepsAfter
 from library.training.preparation import prepare
 from library.training.processes import ALONE, Processes
 from library.training.resuming import all_done, shaping, state_of, state_to_resume
@@ -65,6 +66,7 @@ class Run:
     Attributes:
         listeners, monitor: follow and show the run; only in the main process, once the log is open.
         planned: seconds per step of each stage, if predicted for the GPU in use.
+        after: counts what comes after each stage, in steps of it; by default nothing is known.
         parts, context, replay, fisher: set once prepared.
         extractor, student: set once built.
         average: of the student; empty until that is built.
@@ -104,6 +106,7 @@ class Run:
         self.listeners = Listeners()
         self.monitor: Monitor | None = None
         self.planned: dict[str, float] = {}
+        self.after: StepsAfter = dict
         self.stop = StopRequest()
         self.control = Control(self.folder)
 
@@ -168,7 +171,7 @@ class Run:
         """Starts the log in the main process, or continues it from the state to resume, and adds the listeners."""
         done = self.resumed.position.done if self.resumed else None
         if self.processes.main:
-            self.monitor = Monitor(self.plan, self.listeners, done, self.planned)
+            self.monitor = Monitor(self.plan, self.listeners, done, self.planned, self.after)
 
     @property
     def log(self) -> RunLog:
@@ -178,12 +181,8 @@ class Run:
 
     def prepare(self) -> None:
         """Computes text and latents once, then releases the encoders and loads the transformer."""
-        resumed = self.resumed is not None
-        made = prepare(self.plan, self.latents, self.processes, self.listeners, self.progress, resumed)
-        self.parts = made.parts
-        self.context = made.context
-        self.replay = made.replay
-        self.fisher = made.fisher
+        made = prepare(self.plan, self.latents, self.processes, self.listeners, self.progress, self.resumed is not None)
+        self.parts, self.context, self.replay, self.fisher = made.parts, made.context, made.replay, made.fisher
 
     def build_extractor(self) -> None:
         """Fresh extractors and their embeddings, or those of another run."""
@@ -197,7 +196,8 @@ class Run:
 
     def _start(self, concept: Concept) -> Tensor:
         """Vectors that stand for the class word, not for the concept yet."""
-        return class_states(self.parts, concept, latents_of(concept, self.plan.pictures, self.latents))
+        with self.processes.main_first():
+            return class_states(self.parts, concept, latents_of(concept, self.plan.pictures, self.latents))
 
     def build_student(self) -> None:
         """A fresh student; its embeddings start as the extractor's."""

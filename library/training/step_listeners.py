@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,10 @@ class StatusFile(Listener):
     def step_made(self, row: dict[str, Any], seconds: float) -> None:
         """Shows the run's progress and remaining time."""
         self.status.step(row, seconds)
+
+    def end_predicted(self, at: float) -> None:
+        """Shows when the run will end."""
+        self.status.set(ends_at=datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"))
 
     def sheet_drawn(self, kind: str, gallery: Gallery, path: Path) -> None:
         """Shows the newest sheet."""

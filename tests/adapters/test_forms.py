@@ -83,6 +83,17 @@ def test_tokens_other_than_the_triggers_get_nothing():
     assert not out[~acts].any()
 
 
+@pytest.mark.parametrize("gate", [RanksByNoise(0.5, 1.0), NamedTokens()])
+def test_all_layers_of_a_pass_share_a_mask(gate):
+    facts, low = Facts(torch.tensor([0.0, 1.0]), ((1,), (0, 2))), torch.zeros(2, 3, 4)
+    assert gate(low, facts) is gate(low + 1, facts)
+    second = facts.of(slice(1, 2))
+    assert second is facts.of(slice(1, 2)) and torch.equal(gate(low[1:], second), gate(low, facts)[1:])
+    assert gate(low.double(), facts).dtype == torch.float64
+    other = Facts(torch.tensor([1.0, 0.0]), ((2,), (1,)))
+    assert not torch.equal(gate(low, other), gate(low, facts))
+
+
 def test_a_gate_needs_to_know_the_rows():
     with pytest.raises(ValueError, match="needs to know the rows"):
         orthogonal(gate=RanksByNoise(0.5, 1.0))(torch.randn(2, 10))

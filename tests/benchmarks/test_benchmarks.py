@@ -9,8 +9,10 @@ from benchmarks import report
 from benchmarks.counts import count_authors, count_variant, full_size_plan
 from benchmarks.numerics import errors
 from benchmarks.record import table, write
+from benchmarks.start import started
 from benchmarks.variants import PLAIN
 from benchmarks.whole_run import ALL, CARD, PLAIN_STEPS, beside, count
+from library.errors import ConfigError
 from library.models.memory.live_memory import held_by, storage_bytes
 from library.models.sd3.checkpoint_layouts import PARTS
 from library.models.sd3.modules import blank
@@ -139,3 +141,18 @@ def test_whole_runs_are_shown_side_by_side():
         ALL: (50.0, 100.0),
     }
     assert rows[-1]["phase"] == ALL and rows[-1]["pure_share"] == 100.0
+
+
+def test_a_start_ends_at_the_first_bar_of_a_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.start.ROOT", tmp_path)
+    (tmp_path / "purecc_train.py").write_text(
+        "import time; print('Settings'); print('text: 1/1'); print('extractor: 0/2'); time.sleep(60)"
+    )
+    first, bar = started(["any"])
+    assert (first["until"], bar["until"]) == ("the first line", "a stage's bar")
+    assert first["cpu_s"] <= bar["cpu_s"] and first["wall_s"] <= bar["wall_s"] < 60
+
+
+def test_a_start_that_fails_says_why():
+    with pytest.raises(ConfigError, match="ended before its first step"):
+        started(["--config_file", "presets/demo.toml", "--etta", "1"])

@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import UTC, datetime
 
 import psutil
 import pytest
@@ -70,7 +71,16 @@ def test_a_run_that_stops_says_so(new_run, client):
 
 @pytest.mark.parametrize("wrong", [None, "x", -1, [1], {"a": 1}, float("nan"), True, "<script>alert(1)</script>"])
 def test_any_status_has_a_page(wrong, new_run, client):
-    fields = ("phases", "total_step", "total_steps", "steps_per_second", "seconds_left", "activity", "exit_reason")
+    fields = (
+        "phases",
+        "total_step",
+        "total_steps",
+        "steps_per_second",
+        "seconds_left",
+        "ends_at",
+        "activity",
+        "exit_reason",
+    )
     run = new_run(dict.fromkeys(fields, wrong) | {"phases": [wrong, {"name": wrong, "seconds": wrong}]}, {})
     assert Progress.of(run).step == 0
     page = client.get(PAGE)
@@ -80,12 +90,16 @@ def test_any_status_has_a_page(wrong, new_run, client):
 def test_parts_come_only_when_they_have_changed(new_run, client):
     run = new_run({"total_steps": 10, "total_step": 3, "activity": "student", "seconds_left": 5400}, {})
     part = client.get(f"{PAGE}/part/progress").text
-    assert "3 of 10" in part and "Learning it" in part and "1.5 h" in part
+    assert "ends at about" not in part and "3 of 10" in part and "Learning it" in part and "1.5 h" in part
     address = part.split('hx-get="')[1].split('"')[0]
     assert client.get(address).status_code == 204
     status = read_status(run.folder)
-    (run.folder / "status.json").write_text(json.dumps(status | {"updated_at": "later", "total_step": 4}))
-    assert "4 of 10" in client.get(address).text
+    at = datetime(2030, 1, 1, 15, 20).astimezone(UTC).isoformat()
+    (run.folder / "status.json").write_text(
+        json.dumps(status | {"updated_at": "later", "total_step": 4, "ends_at": at})
+    )
+    part = client.get(address).text
+    assert "4 of 10" in part and "ends at about" in part and "15:20" in part
     assert client.get(f"{PAGE}/part/nothing").status_code == 404
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from library.config.groups import groups
 from library.errors import ModelError
 from library.models.interface import TextStates
 from library.models.loading.model_files import FolderFiles
 from library.models.loading.tensor_file import TensorFile
-from library.models.loading.weights import fill, needed_by
+from library.models.loading.weights import PartWeights, Slot, fill, needed_by
 from library.models.loading.what_file import what_is
 from library.models.opening import open_model_files
 from library.models.sd3 import single_file as single_files
@@ -200,6 +201,39 @@ def test_other_quantisations_are_refused(known, tiny_model, tmp_path):
     save_file({**tensors, name: tensors[name].to(torch.int8)}, tmp_path / "int8.safetensors")
     with pytest.raises(ModelError, match=r"fc1\.weight quantised to I8"):
         weights_of(opened(tmp_path / "int8.safetensors"), "transformer")
+
+
+# Mapped
+
+
+def weights_at(path: Path, weight: torch.Tensor, shift: int = 0) -> PartWeights:
+    """A file with one weight, which begins `shift` bytes after a multiple of 64."""
+    name = {torch.float32: "F32", torch.bfloat16: "BF16"}[weight.dtype]
+    entry = {"dtype": name, "shape": list(weight.shape), "data_offsets": [0, weight.nbytes]}
+    text = json.dumps({"weight": entry}).encode()
+    text += b" " * ((shift - 8 - len(text)) % 64)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + weight.view(torch.uint8).numpy().tobytes())
+    return PartWeights(str(path), {"weight": (TensorFile(path), Slot("weight"))})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shift", "mapped"), [("bfloat16", 8, True), ("float32", 0, True), ("float32", 8, False)]
+)
+def test_a_weight_whose_type_fits_is_the_file_itself(tmp_path, dtype, shift, mapped):
+    wanted = torch.randn(8, 8).to(getattr(torch, dtype))
+    weights = weights_at(tmp_path / "one.safetensors", wanted, shift)
+    one, two = (weights.read("weight", wanted.dtype) for _ in range(2))
+    assert torch.equal(one, wanted) and (one.data_ptr() == two.data_ptr()) is mapped
+    assert weights.read("weight", torch.float64).data_ptr() != weights.read("weight", torch.float64).data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_where_a_file_has_a_weight_changes_no_bit_of_a_product(tmp_path, dtype, rows):
+    weight, x = torch.randn(64, 1536).to(dtype), torch.randn(rows, 1536).to(dtype)
+    for shift in range(0, 64, 8):
+        found = weights_at(tmp_path / f"{shift}.safetensors", weight, shift).read("weight", dtype)
+        assert torch.equal(nn.functional.linear(x, found), nn.functional.linear(x, weight)), shift
 
 
 # Full size

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from library.errors import ConfigError, ModelError
+from library.models.loading.tensor_file import TensorFile
 from library.models.memory.live_memory import LiveMemory, held_by, storage_bytes
 from library.models.memory.operations import META
 from library.models.memory.quantised import QuantisedLinear
@@ -94,6 +95,31 @@ def test_a_quantised_base_trains(kind, plan_of):
     assert layers and all(isinstance(layer, QuantisedLinear) and layer.kind == kind for layer in layers)
     assert all(torch.isfinite(tensor).all() for tensor in saved.values())
     assert any(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_up" in name)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"base_quantization": "int8"},
+        {"blocks_to_swap": 2, "gradient_checkpointing": True},
+        {"method": "dreambooth", "student_embeddings": "none"},
+    ],
+)
+def test_nothing_writes_to_the_mapped_file(settings, plan_of, deep_model, tmp_path, monkeypatch):
+    folder, read, mapped = tmp_path / "deep", TensorFile.read, []
+    shutil.copytree(deep_model, folder)
+    for path in folder.rglob("*.safetensors"):
+        save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
+
+    def noted(file: TensorFile, name: str) -> torch.Tensor:
+        mapped.append((file.path, name, tensor := read(file, name)))
+        return tensor
+
+    monkeypatch.setattr(TensorFile, "read", noted)
+    Run(plan_of(pretrained_model_name_or_path=str(folder), mixed_precision="bf16", **settings)).train()
+    kept = {path: load_file(path) for path in {path for path, _, _ in mapped}}
+    assert len(kept) > 1 and all(torch.equal(tensor, kept[path][name]) for path, name, tensor in mapped)
 
 
 def test_student_pretrained_and_extractor_share_the_quantised_base(plan_of):

@@ -16,7 +16,17 @@ from library.models.memory.operations import META
 from library.models.memory.work import Work
 from library.preflight.fit import card_of
 from library.preflight.forecast import GIB, forecast
-from library.preflight.times import COPIED, SIDE, STARTED, describe_times, phase_seconds, planned_steps, speed_for
+from library.preflight.times import (
+    COPIED,
+    SIDE,
+    STARTED,
+    describe_times,
+    phase_seconds,
+    planned_steps,
+    speed_for,
+    step_seconds,
+    steps_after,
+)
 
 FAST = Speed("fast", 1e15, 1e12, known=True)
 
@@ -60,6 +70,20 @@ def test_the_time_of_a_stage_grows_with_its_steps_and_every_phase_has_one(plan_o
     assert more["stage 2, student"] == pytest.approx(3 * seconds["stage 2, student"])
     assert more["replay"] == pytest.approx(2 * seconds["replay"])
     assert more["stage 1, extractor"] == seconds["stage 1, extractor"]
+
+
+def test_what_comes_after_a_stage_is_counted_in_its_own_steps(plan_of):
+    plan = plan_of(extractor_train_steps=4, max_train_steps=8)
+    predicted = forecast(plan)
+    seconds, each = phase_seconds(plan, predicted, FAST), step_seconds(plan, predicted, FAST)
+    after = steps_after(plan, predicted, FAST, passes=0)
+    assert after["student"] * each["student"] == pytest.approx(seconds["sheets"])
+    assert after["extractor"] * each["extractor"] == pytest.approx(8 * each["student"] + seconds["sheets"])
+    assert steps_after(plan, predicted, replace(FAST, flops=1e14, bandwidth=1e11, start=10 * START), passes=0) == (
+        pytest.approx(after)
+    ), "a slower computer takes as many steps"
+    card = steps_after(plan, predicted, FAST, passes=1000)
+    assert card["student"] > after["student"] and card["extractor"] > after["extractor"]
 
 
 def test_steps_are_planned_for_the_card_at_hand_alone(plan_of, monkeypatch):

@@ -75,7 +75,7 @@ class TensorFile:
         self._open: Any = None
 
     def read(self, name: str) -> Tensor:
-        """A tensor as the file stores it, on the CPU: a read-only view of the mapped file."""
+        """A tensor as the file stores it, on the CPU: a view of the mapped file, not to be written to."""
         if self._open is None:
             from safetensors import safe_open
 

@@ -14,6 +14,8 @@ from library.errors import ModelError
 from library.files import fingerprint
 from library.models.loading.tensor_file import TensorFile
 
+ALIGNMENT = 64
+"""Bytes: where PyTorch lets its own tensors on the CPU begin."""
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 """Types of weights that can be read."""
 
@@ -41,13 +43,15 @@ class PartWeights:
     """Weights that no file holds, because they are always the same."""
 
     def read(self, name: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-        """One weight, freshly allocated; an 8-bit weight is multiplied by its scale.
+        """One weight, not to be written to; an 8-bit weight is multiplied by its scale.
+
+        On the CPU it is the mapped file itself wherever its type fits and nothing has to be computed.
 
         Raises:
             ModelError: the file lacks it, or has it in a type that can't be read.
         """
         if name in self.fixed:
-            return self.fixed[name].to(device, dtype, copy=True)
+            return self.fixed[name].to(device, dtype)
         if name not in self.slots:
             raise ModelError(f"{self.where} lacks {name}.", "Download it again, or use another file.")
         file, slot = self.slots[name]
@@ -56,7 +60,7 @@ class PartWeights:
                 f"{file.path} has {slot.key} quantised to {file.entries[slot.key].dtype}, which can't be read.",
                 "Use a 16-bit or fp8 version.",
             )
-        tensor = _rows(file.read(slot.key), slot).to(device, copy=True)
+        tensor = _rows(file.read(slot.key), slot).to(device)
         if slot.scale:
             scale = file.read(slot.scale).to(device, torch.float32)
             if scale.numel() not in (1, file.entries[slot.key].shape[0]):
@@ -67,7 +71,7 @@ class PartWeights:
             if scale.numel() > 1:
                 scale = _rows(scale.flatten(), slot).view(-1, *[1] * (tensor.ndim - 1))
             tensor = tensor.float() * scale
-        return tensor.to(dtype)
+        return _aligned(tensor.to(dtype))
 
     def read_rows(self, name: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Some rows of one weight, on the CPU; reads only those rows of the file.
@@ -121,6 +125,15 @@ def _rows(tensor: Tensor, slot: Slot) -> Tensor:
     return runs[0] if len(runs) == 1 else torch.cat([run.view(torch.uint8) for run in runs]).view(tensor.dtype)
 
 
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where its place in a file could change the last bits of what it computes.
+
+    The product of a single row with a float32 matrix adds up in another order if the matrix begins at another place.
+    """
+    exact = tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.data_ptr() % ALIGNMENT == 0
+    return tensor if exact else tensor.clone()
+
+
 def misfit(module: nn.Module, weights: PartWeights, prefix: str = "") -> str | None:
     """The first weight of a module that is missing or has another shape, as text; None if all are there."""
     for name, wanted in needed_by(module).items():
@@ -142,6 +155,8 @@ def fill(
     module: nn.Module, weights: PartWeights, dtype: torch.dtype, device: torch.device | str, prefix: str = ""
 ) -> nn.Module:
     """Gives a module on the meta device its weights, one by one; returns it frozen, in eval mode.
+
+    Its weights may be the mapped file: replace them, never write to them.
 
     Args:
         prefix: start of the weights' names, for a module inside the part, whose own names lack it.
