@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -126,7 +127,7 @@ def test_generate_draws_with_and_without(quick, tmp_path, layout):
     words += ["--prompt", "a [V] creature on the beach", "a blue house --s 3 --d 5"]
     done = run_here(*words, main=purecc_generate.main)
     assert done.returncode == 0, done.stderr
-    shown = max(LEAST_SIDE, SIDE)
+    shown = SIDE * math.ceil(LEAST_SIDE / SIDE)
     with Image.open(sheet) as image:
         assert image.size == (190 + 2 * (shown + 6) + 6, 58 + 2 * (shown + 6) + 6)
 

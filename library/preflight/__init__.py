@@ -1,1 +1,1 @@
-"""What is known before anything is computed: plan, forecast, doctor."""
+"""What a run knows before it computes anything: plan, forecast, doctor."""

@@ -1,4 +1,4 @@
-"""What the words of captions say of a concept: what is named of it, and what every caption says."""
+"""Checks the words of captions: words that describe the concept, and words that every caption contains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from library.config.dataset import PLACEHOLDER, Concept
 from library.preflight.finding import Finding
 
 FEW_CAPTIONS = 3
-"""Of fewer different captions, it says nothing that a word is in all."""
+"""With fewer different captions, a word that is in all of them means nothing."""
 STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -20,12 +20,12 @@ STOP_WORDS = frozenset(
 
 
 def words_of(text: str) -> set[str]:
-    """The words of a text that say what is to be seen, in small letters."""
+    """The lower-case words of a text that may describe an image: 3 letters or more, without stop words."""
     return set(re.findall(r"[^\W\d_]{3,}", text.lower())) - STOP_WORDS
 
 
 def described(raw: Mapping[Path, Sequence[str]], concept: Concept) -> Iterator[Finding]:
-    """Words inside the noun phrase of the concept, such as "red" in "a red [V] dog" or "[V] red dog"."""
+    """Finds words inside the noun phrase of the concept, such as "red" in "a red [V] dog" or "[V] red dog"."""
     mark = rf"(?:{re.escape(PLACEHOLDER)}|{re.escape(concept.trigger)})"
     inside = re.compile(
         rf"(?:\b(?:a|an|the)\s+((?:[\w-]+\s+){{1,2}}))?{mark}\s+((?:[\w-]+\s+){{0,2}}){re.escape(concept.class_word)}\b",
@@ -47,7 +47,7 @@ def described(raw: Mapping[Path, Sequence[str]], concept: Concept) -> Iterator[F
 
 
 def said_by_all(bases: Sequence[str], concept: Concept) -> Iterator[Finding]:
-    """Words that every caption says.
+    """Finds words that every caption contains.
 
     Args:
         bases: the captions without the concept.

@@ -1,7 +1,7 @@
-"""What a run needs besides its plan, looked at before it begins: one list for run, dry run and doctor.
+"""What a run needs besides its plan, checked before it starts: one list for run, dry run and doctor.
 
-Everything that only files, settings and the plan decide belongs here or into the plan, so that no hour is lost to it.
-What is done with a file later is done here with a model without numbers: what fits that fits the real one.
+A check that needs only files, settings and the plan belongs here or in the plan, so that no training time is lost.
+What a run later does with a file is tried here with a model on the meta device. A file that fits it fits the real one.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from library.saving.metadata import own_thumbnail
 from library.saving.outputs import load_extractor
 
 UNFINISHED = f"{TEMPORARY}xxxxxxxx"
-"""As long as the name of a file or folder that is not finished."""
+"""As long as the name of an unfinished file or folder."""
 KINDS_OF_FILES = ("diffusers", "onetrainer", "concept", "transformer", "embedding", "extractor")
-"""What the names of the student's files end in."""
+"""How the names of the student's files end."""
 
 
 def check(plan: Plan) -> None:
-    """Makes every check of the list.
+    """Runs every check.
 
     Raises:
-        PureCCError: it says all that is wrong.
+        PureCCError: something is wrong; it lists everything that is.
     """
     problems = [problem for one in CHECKS if (problem := _error_of(one, plan))]
     try:
@@ -67,11 +67,11 @@ def _error_of(check_one: Callable[..., object], *given: object) -> PureCCError |
     return None
 
 
-# Of the plan
+# Checks of the plan
 
 
 def files_written(plan: Plan) -> dict[str, list[Path]]:
-    """For each setting of a folder that is written to, that folder and files with the longest paths made there."""
+    """For each folder setting, the folder that the run writes to and the files with the longest paths in it."""
     settings, saving, cache = plan.settings, plan.settings.saving, plan.parts.cache
     out, name = settings.output_dir, saving.output_name
     kind = max((*KINDS_OF_FILES, *(f"{one.name}_embedding" for one in plan.config.concepts)), key=len)
@@ -93,17 +93,17 @@ def files_written(plan: Plan) -> dict[str, list[Path]]:
 
 
 def longest_paths(plan: Plan) -> list[Path]:
-    """The longest path in each folder that a run writes into, absolute; nothing is touched."""
+    """The longest paths in each folder that a run writes to, absolute. Touches no files."""
     return [file.expanduser().absolute() for _, *files in files_written(plan).values() for file in files]
 
 
 def may_only_be_read(folder: Path) -> bool:
-    """Whether it is there and nothing can be written to it, which is right for a cache that holds all already."""
+    """Whether the folder exists and is read-only, which is fine for a cache that already holds everything."""
     return folder.is_dir() and not os.access(folder, os.W_OK)
 
 
 def folders_take_files(plan: Plan) -> None:
-    """The folders of results, logs and cache can be written to, under the longest names that a run gives."""
+    """The folders for results, logs and cache are writable, even with the longest names that a run uses."""
     problems: list[PureCCError] = []
     for setting, (folder, *files) in files_written(plan).items():
         for file in files:
@@ -122,17 +122,17 @@ def folders_take_files(plan: Plan) -> None:
 
 
 def texts_can_be_made(plan: Plan) -> None:
-    """Every text that has to be encoded, those of replayed pictures included."""
+    """Every text to encode can be made, including those of replayed pictures."""
     plan.texts()
 
 
 def trackers_are_there(plan: Plan) -> None:
-    """What `log_with` and `log_tracker_config` name."""
+    """The trackers of `log_with` are installed, and `log_tracker_config` can be read."""
     tracking_of(plan.settings)
 
 
 def thumbnail_is_a_picture(plan: Plan) -> None:
-    """What `metadata_thumbnail` names."""
+    """`metadata_thumbnail` names a picture."""
     own_thumbnail(plan.settings)
 
 
@@ -143,7 +143,7 @@ def processes_can_share_a_step(plan: Plan) -> None:
 
 
 def the_device_can_do_it(plan: Plan) -> None:
-    """What Apple's GPUs can't do: see docs/reference/devices.md."""
+    """Rejects what Apple's GPUs can't do: see docs/reference/devices.md."""
     model, network = plan.settings.model, plan.settings.network
     if plan.parts.model.device.type != "mps":
         return
@@ -168,28 +168,28 @@ CHECKS: tuple[Callable[[Plan], None], ...] = (
     the_device_can_do_it,
     texts_can_be_made,
 )
-"""Of the plan."""
+"""Checks of the plan."""
 
 
-# Of what learns
+# Checks of what learns
 
 
 def extractor_fits(parts: Attached, _: Student) -> None:
-    """What `extractor` names has every concept, and fits the layers."""
+    """The file of `extractor` has every concept and fits the layers."""
     path = parts.settings.pure_learning.extractor
     if path:
         load_extractor(parts, path)
 
 
 def network_weights_fit(parts: Attached, student: Student) -> None:
-    """What `network_weights` names, and the vectors beside it, fit what learns."""
+    """The file of `network_weights`, and the vectors next to it, fit what learns."""
     start_from_weights(parts, student, tell=lambda _: None)
 
 
 def the_methods_files_fit(parts: Attached, _: Student) -> None:
-    """What the method's own settings name fits the layers."""
+    """The files that the method's own settings name fit the layers."""
     method_of(parts.settings).check_fit(parts.settings, parts.network, len(parts.model.blocks))
 
 
 FITTING: tuple[Callable[[Attached, Student], None], ...] = (extractor_fits, network_weights_fit, the_methods_files_fit)
-"""Of what learns: the parts of stage 2 without numbers."""
+"""Checks of what learns: the parts of stage 2, on the meta device."""

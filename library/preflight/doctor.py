@@ -1,4 +1,4 @@
-"""What is likely to go wrong with a run, seen before it, each with its remedy: pictures, captions, trigger, steps."""
+"""Finds likely problems before a run, each with a remedy: pictures, captions, trigger, steps."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from library.prompts import foreign_placeholders, triggers_in
 from library.report.progress import bar_over
 
 MANY_TOKENS = 4
-"""A trigger of more tokens than this is spread thin."""
+"""With more tokens than this, the concept is spread too thin over its trigger."""
 KNOWN_WORD = 4
-"""A trigger of at least N letters that is read as one token is a word that it knows."""
+"""A single-token trigger with at least this many letters is a word that the model knows."""
 RARE_WORDS = frozenset({"ohwx"})
-"""Words that are one token and mean nothing to the model."""
+"""Single-token words that mean nothing to the model."""
 ENLARGED = 1.5
-"""A picture that has to be enlarged by more than this is too small."""
+"""A picture that has to be enlarged by more than this factor is too small."""
 BLURRED_SHARE = 0.1
-"""A picture whose sharpness is below this share of the others' median may be blurred."""
+"""A picture may be blurred if its sharpness is below this share of the median."""
 ONE_BACKGROUND = 0.06
-"""Below this difference of their edges, pictures have one background."""
+"""If the edges of pictures differ by less than this, they share one background."""
 MUCH_CUT_AWAY = 0.2
-"""Share of a picture beyond which it matters what is cut off."""
+"""The doctor reports a picture if more than this share of it is cropped."""
 FILLED = 0.6
-"""Share of their places below which batches are much smaller than asked for."""
+"""The doctor reports batches if less than this share of their places is filled."""
 FEW_STEPS = 100
 FEW_PICTURES = 3
 MOST_LOOKED_AT = 300
-"""Pictures of a concept that are decoded; of more, N that are spread evenly among them."""
+"""Most pictures of a concept that are decoded; of more, an evenly spaced selection."""
 MOST_PAIRS = 12
-"""Pairs of alike pictures that are named."""
+"""Most pairs of similar pictures that are listed."""
 
 
 def findings(plan: Plan) -> list[Finding]:
-    """All that was found; pictures are decoded for it, no model is loaded."""
+    """Everything the doctor finds. Decodes pictures, but loads no model."""
     found = [*_folders(plan), *_steps(plan), *_texts(plan), *_placeholders(plan), *_cropped(plan), *_half_empty(plan)]
     found += _cache(plan)
     for concept in plan.config.concepts:
@@ -86,14 +86,14 @@ def _texts(plan: Plan) -> Iterator[Finding]:
 
 
 def _to_read_more(streams: Sequence[TextStream]) -> str:
-    """What helps where a text is cut off."""
+    """What helps if a text is cut off."""
     ways = ["Shorten captions", *(f"raise {one.setting}" for one in streams if one.setting)]
     fixed = [f"{one.name} always reads {one.length} tokens at most" for one in streams if not one.setting]
     return ", or ".join(ways) + (f" ({', '.join(fixed)})" if fixed else "")
 
 
 def _placeholders(plan: Plan) -> Iterator[Finding]:
-    """Placeholders of other programs, in captions and prompts."""
+    """Finds placeholders of other programs in captions and prompts."""
     found = [
         (picture.path.name, "\n".join(captions_of(picture.path, picture.subset)[0]), _meant(picture.concept))
         for picture in {picture.path: picture for picture in plan.pictures}.values()
@@ -130,7 +130,7 @@ def _cropped(plan: Plan) -> Iterator[Finding]:
 
 
 def _half_empty(plan: Plan) -> Iterator[Finding]:
-    """Batches that buckets leave unfilled: each holds pictures of one size only."""
+    """Finds batches that buckets leave unfilled: a batch holds pictures of one size only."""
     order = plan.order
     batches = [order.batch(number) for number in range(order.batches_per_epoch)]
     for dataset, batch_size in zip(plan.config.datasets, order.batch_sizes, strict=True):
@@ -174,7 +174,7 @@ def _trigger(plan: Plan, concept: Concept) -> Iterator[Finding]:
 
 
 def hidden_triggers(plan: Plan) -> list[Finding]:
-    """Triggers that the model hardly sees, if the LoRA is to do by them alone. Loads the model."""
+    """Finds triggers that the model hardly reacts to, if the LoRA has nothing else to go by. Loads the model."""
     if not plan.settings.teaches_word:
         return []
     seen = measured_visibility(plan.parts, plan.size, bar_over("trigger"))
@@ -267,10 +267,10 @@ def _looks(pictures: list[Picture], concept: Concept, in_context: bool) -> Itera
 
 
 def _twice(pictures: list[Picture], some: list[Picture], looks: list[Look]) -> Iterator[Finding]:
-    """Pictures that are there twice.
+    """Finds duplicate pictures.
 
     Args:
-        some: those of the pictures that were looked at.
+        some: the pictures that were decoded.
     """
     found = dict.fromkeys(same_files([picture.path for picture in pictures]), "the same file")
     for place, other in nearly_same(looks) if looks else ():

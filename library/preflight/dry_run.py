@@ -1,4 +1,4 @@
-"""What `--dry_run --json` says, for a program to read: docs/reference/status.md describes every field."""
+"""What `--dry_run --json` prints for other programs: docs/reference/status.md describes every field."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FORMAT = 1
 def dry_run_tables(
     plan: Plan, found: Sequence[Finding], predicted: Forecast, taken: Sequence[StepDown], card: int | None
 ) -> dict[str, Any]:
-    """The plan, its findings and its forecast as JSON holds them: bytes, seconds, counts.
+    """The plan, its findings and its forecast as JSON values: bytes, seconds, counts.
 
     Args:
-        taken: what auto_fit has settled on.
-        card: bytes of the GPU; None: there is none.
+        taken: the steps that auto_fit took.
+        card: bytes of GPU memory; None: no GPU.
     """
     speed = speed_for(plan.settings, plan.parts.model)
     seconds = phase_seconds(plan, predicted, speed)

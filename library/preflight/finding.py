@@ -1,4 +1,4 @@
-"""Something that is likely to go wrong with a run, and what to do about it."""
+"""A problem that a run is likely to have, and what to do about it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """What is likely to go wrong, and its remedy, a sentence each."""
+    """A likely problem and its remedy, one sentence each."""
 
     what: str
     remedy: str

@@ -1,7 +1,7 @@
-"""Fitting a run to a GPU: what it needs, as text, how few blocks are recomputed, and the steps down if it is too much.
+"""Fits a run to a GPU: describes what it needs, recomputes as few blocks as possible, and steps down if it doesn't fit.
 
-The steps down come in the order of what they cost: first those that change no number and little time, then those that
-cost time, last those that round the frozen weights.
+The steps down are ordered by cost: first those that change no number and take little time, then those that cost time,
+last those that round the frozen weights.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class StepDown:
         return ", ".join(f"{name} = {_as_toml(value)}" for name, value in {**self.model, **self.optimizer}.items())
 
     def taken(self, settings: Settings) -> Settings:
-        """The settings with this step taken."""
+        """The settings after this step."""
         return replace(
             settings,
             model=replace(settings.model, **self.model),
@@ -58,10 +58,10 @@ def _as_toml(value: Any) -> str:
 
 
 def steps_down(settings: Settings, blocks: int) -> list[StepDown]:
-    """What is left to try, in order.
+    """The steps that are left, in order.
 
     Args:
-        blocks: of the transformer.
+        blocks: number of blocks of the transformer.
     """
     model, found = settings.model, []
     if not model.gradient_checkpointing or isinstance(model.checkpointed_blocks, int):
@@ -78,15 +78,15 @@ def steps_down(settings: Settings, blocks: int) -> list[StepDown]:
 
 
 def with_settings(plan: Plan, settings: Settings) -> Plan:
-    """The plan with other settings of [model] or [optimizer] that shape neither texts nor pictures."""
+    """The plan with other [model] or [optimizer] settings that change neither texts nor pictures."""
     plan.parts.model.residence = Residence.of(settings.model)
     return plan.with_settings(settings)
 
 
 def card_of(settings: Settings, device: torch.device) -> int | None:
-    """Bytes of the GPU to plan for; None if there is none. What programs hold beyond a desktop is not its.
+    """Bytes of GPU memory to plan for, without what other programs hold beyond a desktop's share; None: no GPU.
 
-    What is free is so beside what CUDA has taken by now for this process, which a forecast counts as well.
+    CUDA has already taken memory for this process by now. The forecast counts that too, so it is added to what is free.
     """
     if settings.model.vram_gb is not None:
         return int(settings.model.vram_gb * GIB)
@@ -99,22 +99,22 @@ def card_of(settings: Settings, device: torch.device) -> int | None:
 
 
 def block_count(plan: Plan) -> int:
-    """Blocks of the transformer."""
+    """Number of blocks of the transformer."""
     return plan.parts.model.depth
 
 
 def recompute_as_few_as_fit(plan: Plan, predicted: Forecast, room: int) -> Forecast:
-    """With checkpointed_blocks = "auto", settles how many blocks are recomputed in the backward pass.
+    """With checkpointed_blocks = "auto", chooses how many blocks are recomputed in the backward pass.
 
-    What keeping one more block costs grows with the number kept. So the straight line from a number that was counted to
-    none recomputed promises no more room than there is, and is followed `REFINEMENTS` times.
+    Each further block that is kept costs more memory than the one before. So a straight line from a counted number to
+    none recomputed never underestimates the memory in between. The search follows such a line `REFINEMENTS` times.
 
     Args:
-        predicted: with all blocks recomputed.
+        predicted: the forecast with all blocks recomputed.
         room: bytes that weights and training may take.
 
     Returns:
-        The forecast with that number; the model's residence has it.
+        The forecast with the chosen number, which is also set in the model's residence.
     """
     model, residence = plan.settings.model, plan.parts.model.residence
     if not model.gradient_checkpointing or model.checkpointed_blocks != "auto":
@@ -136,7 +136,7 @@ def recompute_as_few_as_fit(plan: Plan, predicted: Forecast, room: int) -> Forec
         if now > room:
             break
         kept, total = tried, now
-    while kept:  # the other stage has tensors and gaps of its own
+    while kept:  # the other stage has its own tensors and gaps
         plan.parts.model.residence = replace(residence, recomputed=blocks - kept)
         found = recounted(plan, predicted)
         if max(step.footprint.total for step in found.steps.values()) <= room:
@@ -147,10 +147,10 @@ def recompute_as_few_as_fit(plan: Plan, predicted: Forecast, room: int) -> Forec
 
 
 def fitted(plan: Plan, card: int | None) -> tuple[Plan, Forecast, list[StepDown]]:
-    """The plan as it will run on a GPU, its forecast, and with auto_fit the steps down that were taken for it.
+    """The plan as it will run on a GPU, its forecast, and the steps down that auto_fit took.
 
     Args:
-        card: bytes of the GPU; None: as the settings say.
+        card: bytes of GPU memory; None: the settings stay as they are.
     """
     predicted, taken = forecast(plan), []
     while card is not None and plan.settings.model.auto_fit and not predicted.fits(card):
@@ -166,7 +166,7 @@ def fitted(plan: Plan, card: int | None) -> tuple[Plan, Forecast, list[StepDown]
 
 
 def check_auto_fit(settings: Settings, card: int | None) -> None:
-    """Refuses auto_fit where there is nothing to fit to.
+    """Rejects auto_fit if there is no GPU to fit to.
 
     Raises:
         ConfigError: no NVIDIA GPU, and vram_gb is not given.
@@ -177,11 +177,11 @@ def check_auto_fit(settings: Settings, card: int | None) -> None:
         )
 
 
-# In words
+# As text
 
 
 def describe_fit(plan: Plan, predicted: Forecast, taken: list[StepDown], card: int | None) -> str:
-    """Memory by phase, whether it fits and what to do if not, disk and time."""
+    """Memory by phase, whether the run fits and what to do if not, disk space and time."""
     lines = [f"Set by auto_fit: {step}" for step in taken]
     lines.append(
         f"Estimated GPU memory (tensors counted, gaps between them simulated, {CUDA_CONTEXT / GIB:.2f} GiB assumed for "
@@ -201,7 +201,7 @@ def _blocks_in_words(plan: Plan) -> str:
 
 
 def verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]:
-    """Whether the run fits the GPU, or which GPUs it fits; what to do where it does not."""
+    """Whether the run fits the GPU, or which GPUs it fits; if it doesn't fit, what to do."""
     fitting = [size for size in PRESETS if predicted.fits(size * GIB)]
     desktop = f"with {DESKTOP / GIB:.1f} GiB left for the desktop"
     if card is None:
@@ -223,7 +223,7 @@ def verdict(plan: Plan, predicted: Forecast, card: int | None) -> Iterator[str]:
 
 
 def _free_now(plan: Plan) -> str:
-    """What is free of the GPU's own memory, if the run is planned for the GPU in this computer."""
+    """Free GPU memory, if the run is planned for the GPU in this computer."""
     if plan.settings.model.card is not None or plan.settings.model.vram_gb is not None:
         return ""
     free, total = torch.cuda.mem_get_info(plan.parts.model.device)
@@ -231,7 +231,7 @@ def _free_now(plan: Plan) -> str:
 
 
 def _preset(plan: Plan, card: int | None) -> Iterator[str]:
-    """The preset that is made for such a GPU."""
+    """The preset that was made for such a GPU."""
     name, made = plan.parts.model.family.card_presets.get(block_count(plan), ("", ()))
     presets = [size for size in made if card and size * GIB <= card]
     if presets:
@@ -239,7 +239,7 @@ def _preset(plan: Plan, card: int | None) -> Iterator[str]:
 
 
 def disk_use(plan: Plan, predicted: Forecast) -> tuple[int, int]:
-    """Bytes of the cache, and about how many of results and saved state."""
+    """Bytes of the cache, and roughly the bytes of results and saved states."""
     model, settings = plan.parts.model, plan.settings
     texts = len(plan.texts()) * model.text_shape.numbers * model.dtype.itemsize
     ways = [(picture.size, 2 if picture.subset.flip_aug else 1) for picture in plan.pictures]

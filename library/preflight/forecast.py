@@ -1,8 +1,7 @@
-"""How much memory and arithmetic a run needs, counted before any weight is read.
+"""Counts the memory and arithmetic that a run needs, before any weight is read.
 
-The steps counted are the run's own: same model, adapters, branches and losses, on the meta device. To the tensors
-counted come the gaps between them, by a simulation of PyTorch's allocator, and `CUDA_CONTEXT`, which is assumed, not
-measured.
+It counts the run's own steps on the meta device: same model, adapters, branches and losses. It adds the gaps between
+tensors, from a simulation of PyTorch's allocator, and `CUDA_CONTEXT`, which is assumed, not measured.
 """
 
 from __future__ import annotations
@@ -35,24 +34,24 @@ from library.prepare.replay import pictures_at_once
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.55 * GIB)
-"""What CUDA takes beside the tensors: its context and the workspaces of kernels. Assumed; differs by GPU and driver."""
+"""Bytes that CUDA takes besides tensors: its context and kernel workspaces. Assumed; depends on GPU and driver."""
 DESKTOP = int(0.9 * GIB)
-"""What a desktop may hold of a GPU's memory. A run fits a GPU of N GB if it needs no more than N GiB less this."""
+"""Bytes of GPU memory that a desktop may hold. A run fits a GPU of N GB if it needs at most N GiB minus this."""
 PRESETS = (6, 8, 12, 16, 24)
-"""GPUs there are presets for, in GB."""
+"""GPU sizes that have presets, in GB."""
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "pagedadamw8bit": 2, "prodigy": 16}
-"""Bytes that an optimizer keeps for each number that learns; others are counted as AdamW."""
+"""Bytes of optimizer state per trained parameter; other optimizers count as AdamW."""
 TEXT, ENCODE, DECODE, SAMPLING = "text encoders", "VAE", "decoding", "sampling"
 
 
 @dataclass(frozen=True)
 class StepCount:
-    """One step of a stage: memory at its heaviest batch, arithmetic and traffic as the mean of all kinds of batches.
+    """One step of a stage: memory of its heaviest batch; arithmetic and traffic as the mean over all kinds of batches.
 
     Args:
-        learning: numbers that learn.
-        moved: bytes that travel between the device and the computer's memory: swapped blocks, and what blocks begin
-            from.
+        learning: number of trained parameters.
+        moved: bytes copied between the device and the computer's memory: swapped blocks, and offloaded inputs of
+            recomputed blocks.
     """
 
     footprint: Footprint
@@ -61,21 +60,21 @@ class StepCount:
     moved: float
 
     def seconds(self, speed: Speed) -> float:
-        """How long it takes; what travels does so meanwhile."""
+        """How long it takes; copies overlap with the computation."""
         return max(self.footprint.work.seconds(speed), self.moved / BUS)
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A run, counted.
+    """What was counted for a run.
 
     Args:
-        needs: what each phase needs at its worst moment, in the order they come.
+        needs: what each phase needs at its peak, in the order of the phases.
         steps: one step of each stage.
-        sampling: one pass without a gradient and of how many pictures, guidance included, for each size (width, height)
-            of what is drawn, and for the training's own; the first is the largest batch.
-        parts: text encoders and VAE, each at its largest.
-        transformer: bytes of its weights before they are made fewer.
+        sampling: for each size (width, height) that is drawn, and for the training's own: one pass without a gradient,
+            and the number of pictures in it, guidance included. The largest batch comes first.
+        parts: text encoders and VAE, each for its largest input.
+        transformer: bytes of its weights before quantization.
     """
 
     needs: dict[str, Footprint]
@@ -86,21 +85,21 @@ class Forecast:
 
     @property
     def phases(self) -> dict[str, int]:
-        """Bytes on the device at the worst moment of each phase, gaps and `CUDA_CONTEXT` included."""
+        """Bytes on the device at the peak of each phase, including gaps and `CUDA_CONTEXT`."""
         return {name: one.total + CUDA_CONTEXT for name, one in self.needs.items()}
 
     @property
     def peak(self) -> int:
-        """Bytes on the device at the worst moment of the run."""
+        """Bytes on the device at the peak of the run."""
         return max(self.phases.values())
 
     def fits(self, card: int) -> bool:
-        """Whether a GPU of N bytes is enough, with a desktop on it."""
+        """Whether a GPU with this many bytes is enough, with a desktop on it."""
         return self.peak <= card - DESKTOP
 
 
 def forecast(plan: Plan) -> Forecast:
-    """Counts a run with the settings and the residence that the plan has."""
+    """Counts a run with the plan's settings and residence."""
     model, settings = plan.parts.model, plan.settings
     drawn = drawn_sizes(plan)
     parts_of = model.footprints([picture.size for picture in plan.pictures], drawn)
@@ -123,7 +122,7 @@ def forecast(plan: Plan) -> Forecast:
 
 
 def beside(resident: Footprint, other: Footprint) -> Footprint:
-    """What a part needs while the weights of another are there."""
+    """What a part needs while another part's weights are on the device."""
     return Footprint(resident.weights + other.weights, other.transient, gaps=resident.resting + other.gaps)
 
 
@@ -134,7 +133,7 @@ def drawn_sizes(plan: Plan) -> list[tuple[int, int]]:
 
 
 def recounted(plan: Plan, predicted: Forecast) -> Forecast:
-    """The same with other blocks recomputed, which changes what has a gradient alone."""
+    """The forecast with other blocks recomputed, which changes only the passes with a gradient."""
     steps = _steps(plan)
     learned = {phase_of(name): step.footprint for name, step in steps.items()}
     return replace(predicted, needs={**predicted.needs, **learned}, steps=steps)
@@ -145,22 +144,22 @@ def _steps(plan: Plan) -> dict[str, StepCount]:
 
 
 def phase_of(stage: str) -> str:
-    """What a stage is called among the phases."""
+    """A stage's name among the phases."""
     return f"stage {1 if stage == EXTRACTOR else 2}, {stage}"
 
 
 def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> StepCount:
-    """One step of a stage at its heaviest batch.
+    """Counts one step of a stage at its heaviest batch.
 
     Args:
-        residence: another than the model's.
+        residence: instead of the model's own.
     """
     settings, parts = plan.settings, counted_parts(plan, residence)
     learned = counted_extractor(parts) if stage == EXTRACTOR else counted_student(parts)
     made = assemble(learned, parts, plan.has_reg)
     learning = parameters_of(made.learnables)
     count = sum(weight.numel() for weight in learning)
-    if settings.optimizer.gradient_accumulation_steps > 1:  # then gradients are there from the step's second batch on
+    if settings.optimizer.gradient_accumulation_steps > 1:  # then gradients exist from the step's second batch on
         for weight in learning:
             weight.grad = torch.zeros_like(weight)
     if stage == STUDENT and makes_fused_steps(settings):
@@ -187,13 +186,13 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
 
 @dataclass(frozen=True)
 class _Batches:
-    """A batch of each kind, counted.
+    """What was counted for one batch of each kind.
 
     Args:
-        peak: bytes at the worst moment.
-        work: of all of them.
-        flops: the mean of their floating-point operations.
-        rounds: what each makes and lets go.
+        peak: bytes at the peak.
+        work: operations of all batches.
+        flops: floating-point operations, as the mean over the batches.
+        rounds: allocations and releases of each batch.
     """
 
     peak: int
@@ -203,7 +202,7 @@ class _Batches:
 
 
 def _count_batches(made: Assembled, reference: Scene, replay: Scene | None) -> _Batches:
-    """Counts them; what has gradients already when it comes to a batch has them in each."""
+    """Counts one batch of each kind. Each starts with the gradients that exist now."""
     kinds, peak, flops, rounds = made.objective.kinds, 0, 0, []
     work, before = Work(batches=len(kinds)), [(one, one.grad) for one in parameters_of(made.learnables)]
     for kind in kinds:
@@ -224,11 +223,11 @@ def _let_go(weight: Tensor) -> None:
 
 @torch.no_grad()
 def count_sampling(plan: Plan, size: tuple[int, int], rows: int) -> StepCount:
-    """One pass of sampling, without gradient.
+    """Counts one sampling pass, without a gradient.
 
     Args:
         size: width and height of the pictures.
-        rows: of the batch, guidance included.
+        rows: rows of the batch, guidance included.
     """
     parts = counted_parts(plan)
     student = counted_student(parts)
@@ -240,53 +239,53 @@ def count_sampling(plan: Plan, size: tuple[int, int], rows: int) -> StepCount:
 
 
 def _learning(states: Tensor) -> Tensor:
-    """States of a text that a gradient goes to."""
+    """Text states that receive a gradient."""
     return states.to(META).requires_grad_()
 
 
 def counted_parts(plan: Plan, residence: Residence | None = None) -> Attached:
-    """The parts of a run on the meta device: the transformer with nothing on it yet.
+    """The parts of a run on the meta device; the transformer has no adapters yet.
 
     Args:
-        residence: another than the model's.
+        residence: instead of the model's own.
     """
     return replace(plan.parts, model=plan.parts.model.counted(residence)).attach()
 
 
 def counted_extractor(parts: Attached) -> Extractor:
-    """The extractor of a run, put on counted parts; one of another run in the shape that this run would give it."""
+    """The run's extractor, added to counted parts. One from another run gets the shape that this run would give it."""
     return fresh_extractor(parts, partial(_zeros, parts))
 
 
 def counted_student(parts: Attached) -> Student:
-    """The student of a run and its extractor, put on counted parts."""
+    """The run's student and extractor, added to counted parts."""
     return fresh_student(parts, counted_extractor(parts), partial(_zeros, parts))
 
 
 def _zeros(parts: Attached, concept: Concept) -> Tensor:
-    """What a concept's vectors start from, without numbers that mean anything."""
+    """Zeros (blocks, vectors, width) in place of a concept's initial vectors."""
     blocks = len(parts.model.blocks) if parts.settings.concept_embeddings.concept_embeddings == "per_block" else 1
     return torch.zeros(blocks, parts.layouts[concept.name].vectors, parts.model.width)
 
 
 def heaviest_batch(plan: Plan) -> tuple[tuple[int, int], int]:
-    """Width and height of the pictures, and how many in each process, of the batch that takes most."""
+    """The batch that needs most: width and height of its pictures, and how many of them are in each process."""
     batches = [plan.order.batch(number) for number in range(plan.order.batches_per_epoch)]
     found = {(draws[0].picture.size, -(-len(draws) // plan.processes)) for draws in batches}
     return max(found, key=lambda one: one[0][0] * one[0][1] * one[1])
 
 
 def _held(parts: Attached, learned: Learned) -> list[Tensor]:
-    """The transformer's tensors, with all adapters, and those of vectors and words."""
+    """The tensors of the transformer with all adapters, and of vectors and words."""
     beside = [tensor for one in learned.held for tensor in one.state().values()]
     return [*held_by(parts.model.transformer), *beside]
 
 
 def _scene(plan: Plan, size: tuple[int, int], rows: int, prompts: set[str], text_learns: bool = False) -> Scene:
-    """Zeros on the CPU, in the shapes of a scene, each prompt with its concept's trigger at the start.
+    """A scene of zeros on the CPU; each prompt has the concept's trigger at its start.
 
     Args:
-        text_learns: the gradient goes all the way to the text.
+        text_learns: the gradient reaches the text states.
     """
     model, concept = plan.parts.model, plan.config.concepts[0]
     vectors = range(plan.parts.layouts[concept.name].vectors)

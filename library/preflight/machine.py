@@ -1,4 +1,4 @@
-"""What is likely to go wrong because of the computer: GPU, driver, precision and packages, each with its remedy."""
+"""Finds likely problems of the computer, each with a remedy: GPU, driver, precision and packages."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from library.preflight.windows import POLICY, SPILLS, longest_path, spills
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 LOOKED_AT = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "pillow")
-"""Packages whose versions decide whether a run works; others are for parts of it."""
+"""Packages whose versions decide whether a run works; the others serve only parts of it."""
 LARGE_MODEL = 12
-"""Blocks from which on training on a CPU takes days."""
+"""With this many blocks or more, training on a CPU takes days."""
 HAS_BF16 = (8, 0)
-"""Compute capability from which on a GPU multiplies matrices in bf16."""
+"""Lowest compute capability of GPUs that multiply matrices in bf16."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Machine:
     """What the computer has.
 
     Args:
-        card: name of the NVIDIA GPU that its driver sees, and the driver's version; None: there is none.
-        cuda: version of CUDA that PyTorch was built for; None: for none.
+        card, driver: name of the NVIDIA GPU that its driver reports, and the driver's version; None: no NVIDIA GPU.
+        cuda: CUDA version that PyTorch was built for; None: built without CUDA.
         works: PyTorch can use a GPU.
-        capability: of that GPU.
+        capability: that GPU's compute capability.
         architectures: what PyTorch was built for, such as "sm_86".
-        free, total: bytes of its memory.
-        spills: its driver moves what does not fit into the computer's memory.
-        longest_path: letters that a path may have; None: any number.
-        packages: of each package the version in requirements.txt and the one that is there, None if it lacks.
+        free, total: bytes of GPU memory.
+        spills: the driver moves what doesn't fit on the GPU into the computer's memory.
+        longest_path: most characters that a path may have; None: no limit.
+        packages: for each package, the version in requirements.txt and the installed one, or None if it is missing.
     """
 
     card: str | None = None
@@ -57,7 +57,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """The computer that this runs on."""
+    """The computer that this process runs on."""
     card, driver = _driver()
     works = torch.cuda.is_available()
     free, total = torch.cuda.mem_get_info() if works else (0, 0)
@@ -77,10 +77,10 @@ def this_machine() -> Machine:
 
 
 def machine_findings(machine: Machine, settings: ModelSettings, blocks: int) -> list[Finding]:
-    """What is likely to go wrong on it.
+    """What is likely to go wrong on a computer.
 
     Args:
-        blocks: of the transformer.
+        blocks: number of blocks of the transformer.
     """
     found = [*_card(machine), *_memory(machine), *_of_packages(machine)]
     on_card = machine.works and settings.device != "cpu"
@@ -104,7 +104,7 @@ def machine_findings(machine: Machine, settings: ModelSettings, blocks: int) -> 
 
 
 def unused_card(machine: Machine, settings: ModelSettings) -> list[Finding]:
-    """Why the run uses the CPU, though the computer has an NVIDIA GPU."""
+    """Why the run uses the CPU although the computer has an NVIDIA GPU."""
     return [] if machine.works or settings.device != "auto" else [*_card(machine)]
 
 
@@ -121,16 +121,16 @@ def _card(machine: Machine) -> Iterator[Finding]:
         )
     elif machine.capability and machine.architectures and not _fits(machine.capability, machine.architectures):
         yield Finding(
-            f"PyTorch was not built for {machine.card or 'this one'}, compute capability "
+            f"PyTorch was not built for {machine.card or 'this GPU'}, compute capability "
             f"{machine.capability[0]}.{machine.capability[1]}.",
             INSTALL_PYTORCH,
         )
 
 
 def _fits(capability: tuple[int, int], architectures: tuple[str, ...]) -> bool:
-    """Whether code for one of these runs: of the same generation and not younger, or compiled when it is loaded.
+    """Whether code for one of these architectures runs: same generation and not newer, or compiled when loaded.
 
-    AMD's GPUs have names of another kind, of which nothing is known here.
+    AMD's GPUs have other names; if none of the names is known, the answer is True.
     """
     matches = (re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in architectures)
     known = [match.groups() for match in matches if match]
@@ -179,7 +179,7 @@ def _of_packages(machine: Machine) -> Iterator[Finding]:
 
 
 def _driver() -> tuple[str | None, str | None]:
-    """Name of the first NVIDIA GPU and version of its driver, as the driver says."""
+    """Name of the first NVIDIA GPU and version of its driver, from nvidia-smi."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return None, None

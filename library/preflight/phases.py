@@ -1,4 +1,4 @@
-"""What a run computes, phase by phase: how often each thing that the forecast counted is done."""
+"""What a run computes in each phase: how often it repeats what the forecast counted."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LOADING, REPLAY, CONTEXT, SHEETS = "loading", "replay", "context", "sheets"
 
 @dataclass(frozen=True)
 class Task:
-    """Something that is done over and over.
+    """Work that is repeated.
 
     Attributes:
-        times: how often; a part of a batch is a part of once.
-        moved: bytes that travel between the device and the computer's memory each time, beside the work.
+        times: how often; part of a batch counts as a fraction.
+        moved: bytes copied between the device and the computer's memory each time, in parallel with the work.
     """
 
     times: float
@@ -30,12 +30,12 @@ class Task:
     moved: float = 0
 
     def seconds(self, speed: Speed) -> float:
-        """How long all of it takes."""
+        """How long all repetitions take."""
         return self.times * max(self.work.seconds(speed), self.moved / BUS)
 
     @property
     def flops(self) -> float:
-        """Floating-point operations of all of it."""
+        """Floating-point operations of all repetitions."""
         return self.times * self.work.flops
 
 
@@ -44,7 +44,7 @@ class Phase:
     """A part of a run.
 
     Attributes:
-        read: bytes of the files that are read for it.
+        read: bytes of the files that it reads.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Phase:
 
 
 def phases(plan: Plan, predicted: Forecast) -> list[Phase]:
-    """The phases of a run that finds nothing in its cache, in order; the report card comes on top of them."""
+    """The phases of a run with an empty cache, in order. The report card is not included."""
     settings, parts = plan.settings, predicted.parts
     latents = sum((2 if picture.subset.flip_aug else 1) * len(picture.crops) for picture in plan.pictures)
     texts = Task(-(-len(plan.texts()) // plan.parts.model.texts_at_once), parts[TEXT].work)
@@ -86,13 +86,13 @@ def phases(plan: Plan, predicted: Forecast) -> list[Phase]:
 
 
 def one_picture(predicted: Forecast, size: tuple[int, int], passes: float) -> Task:
-    """N passes of a single picture without a gradient, of a size that the forecast counted."""
+    """Passes of a single picture without a gradient, at a size that the forecast counted."""
     one_pass, rows = predicted.sampling[size]
     return Task(passes / rows, one_pass.footprint.work, one_pass.moved)
 
 
 def passes_of_context(plan: Plan) -> int:
-    """Passes of one reference picture that context vectors take; one with a gradient counts as three."""
+    """Single-picture passes that context vectors take; a pass with a gradient counts as three."""
     settings, subjects = plan.settings, _subjects(plan)
     if not settings.context.context_vectors:
         return 0
@@ -102,7 +102,7 @@ def passes_of_context(plan: Plan) -> int:
 
 
 def _passes_of_regions(plan: Plan) -> int:
-    """Passes of one replayed picture that finding the class in half of them takes."""
+    """Single-picture passes that it takes to find the class in half of the replayed pictures."""
     pure = plan.settings.pure_learning
     return pure.replay_images // 2 * PASSES if pure.surroundings_weight and _subjects(plan) else 0
 
@@ -112,7 +112,7 @@ def _subjects(plan: Plan) -> list[str]:
 
 
 def _sheets(plan: Plan, predicted: Forecast) -> Phase:
-    """All pictures of all sheets; those of the pretrained model and of the strength 1 are drawn once."""
+    """All pictures of all sheets. Those of the pretrained model and of strength 1 are drawn only once."""
     samples, steps = plan.settings.samples, plan.stage_steps[STUDENT]
     every = samples.sample_every_n_steps
     students = 1 + samples.sample_at_first + (-(-steps // every) - 1 if every else 0)

@@ -1,4 +1,4 @@
-"""What a run is going to do, known before anything heavy is loaded: pictures, texts, steps."""
+"""What a run will do, known before anything large is loaded: pictures, texts, steps."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from library.saving.outputs import check_model_is_kept
 from library.terminal import say
 
 SHOWN_VARIANTS = 3
-"""Variants of a caption that the plan shows; a file of several captions may have more."""
+"""Most variants of a caption that the plan shows; a caption file may have more."""
 SHOWN_PICTURES = 100
-"""Pictures whose texts the plan shows, and texts that it says to be cut off."""
+"""Most pictures whose texts the plan shows, and most cut-off texts that it lists."""
 SHOWN_CHARACTERS = 300
-"""Characters of a text in a line."""
+"""Most characters of a text on one line."""
 SIDE_OF_SHEETS = 640
-"""Pixels of the longer side of pictures on sheets, at most."""
+"""Most pixels of the longer side of pictures on sheets."""
 SMALLER_STEP = 16
-"""Both sides of pictures that are made smaller are multiples of N pixels."""
+"""Both sides of scaled-down pictures are multiples of this many pixels."""
 COUNTED_AT_ONCE = 1000
-"""Texts that are cut into tokens in one go."""
+"""Texts that are tokenized at once."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class Plan:
     order: PictureOrder
     samples: list[SamplePrompt]
     validation: tuple[Picture, ...] = ()
-    """Pictures kept from training for the validation loss."""
+    """Pictures held out from training for the validation loss."""
     processes: int = 1
-    """How many processes share each batch, which is as many times as large as the settings say."""
+    """Number of processes that share each batch; it is this many times as large as the settings say."""
     also: tuple[str, ...] = ()
-    """Texts that are needed after training, encoded with all others."""
+    """Texts that are needed after training; they are encoded with all others."""
     left_out: tuple[LeftOut, ...] = ()
-    """What is in the data folders, looks meant and is not used."""
+    """What looks like training data in the data folders but is not used."""
     counted_by: str = "max_train_steps"
-    """The setting that says how long stage 2 is."""
+    """The setting that decides how long stage 2 is."""
 
     @property
     def settings(self) -> Settings:
@@ -64,22 +64,22 @@ class Plan:
         return self.parts.settings
 
     def with_settings(self, settings: Settings) -> Plan:
-        """The plan with other settings, which change neither texts nor pictures nor steps."""
+        """The plan with other settings that change neither texts nor pictures nor steps."""
         return replace(self, parts=replace(self.parts, settings=settings))
 
     @property
     def pictures(self) -> list[Picture]:
-        """The pictures of all datasets, then those of the validation."""
+        """The pictures of all datasets, then the validation pictures."""
         return [*(picture for dataset in self.datasets for picture in dataset), *self.validation]
 
     @property
     def shown(self) -> list[Picture]:
-        """The pictures that are trained on."""
+        """The training pictures."""
         return [picture for dataset in self.datasets for picture in dataset]
 
     @property
     def batch_size(self) -> int:
-        """Pictures of a step in each process, in the dataset with the smallest batches."""
+        """Pictures per step in each process, in the dataset with the smallest batches."""
         return min(dataset.batch_size for dataset in self.config.datasets)
 
     @property
@@ -99,7 +99,7 @@ class Plan:
 
     @property
     def sheet_size(self) -> tuple[int, int]:
-        """Width and height of pictures on sheets whose prompt names no other: `size`, or smaller in the same shape."""
+        """Width and height of pictures on sheets, unless the prompt sets them: `size`, or smaller in the same shape."""
         return _at_most(SIDE_OF_SHEETS, self.size)
 
     @property
@@ -118,11 +118,11 @@ class Plan:
 
     @property
     def triples(self) -> list[PromptTriple]:
-        """The three texts of every caption, each once."""
+        """The texts of every caption, without duplicates."""
         return list(dict.fromkeys(triple for picture in self.pictures for triple in picture.prompts))
 
     def texts(self) -> list[str]:
-        """Every text that has to be encoded."""
+        """Every text to encode, without duplicates."""
         texts = [NULL_PROMPT]
         for triple in self.triples:
             texts += [triple.complete, triple.base, triple.target, triple.class_only]
@@ -135,7 +135,7 @@ class Plan:
 
 
 def _at_most(side: int, size: tuple[int, int]) -> tuple[int, int]:
-    """The size in the same shape with a longer side of at most N pixels, about."""
+    """The size, if necessary scaled down in the same shape until its longer side is about `side` pixels."""
     if max(size) <= side:
         return size
     width, height = (max(1, round(one * side / max(size) / SMALLER_STEP)) * SMALLER_STEP for one in size)
@@ -143,8 +143,10 @@ def _at_most(side: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def stage_rates(settings: Settings) -> dict[str, dict[str, float]]:
-    """The learning rates of each stage by what they are called in the log: of the LoRA, of the concept embeddings and,
-    if it is another one, of the LoRA's outer matrices."""
+    """The learning rates of each stage, by their names in the log.
+
+    They are those of the LoRA, of the concept embeddings and, with `loraplus_lr_ratio`, of the LoRA's up matrices.
+    """
     optimizer, ratio = settings.optimizer, settings.network.loraplus_lr_ratio
     first = {"lr": optimizer.extractor_learning_rate, "embedding_lr": optimizer.extractor_embedding_lr}
     rates = {"lr": optimizer.learning_rate, "embedding_lr": optimizer.embedding_lr}
@@ -158,10 +160,10 @@ def stage_rates(settings: Settings) -> dict[str, dict[str, float]]:
 
 
 def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> Plan:
-    """Opens model and pictures and finds out what is going to be done; `library.preflight.checks` looks at the rest.
+    """Opens model and pictures and works out what a run will do; `library.preflight.checks` checks the rest.
 
     Args:
-        processes: how many share each batch.
+        processes: number of processes that share each batch.
     """
     check_model_is_kept(settings)
     parts = build_parts(settings, config.concepts)
@@ -201,7 +203,7 @@ def make_plan(settings: Settings, config: DatasetConfig, processes: int = 1) -> 
 
 
 def for_kinds(settings: Settings, config: DatasetConfig) -> Settings:
-    """The settings without what is for subjects, if there is none; regularisation pictures are anchored as well."""
+    """Turns off what only subjects use, if there is no subject. Regularisation pictures keep the anchor."""
     if any(concept.kind == "subject" for concept in config.concepts):
         return settings
     pure = replace(settings.pure_learning, surroundings_weight=0.0)
@@ -212,7 +214,7 @@ def for_kinds(settings: Settings, config: DatasetConfig) -> Settings:
 
 
 def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:
-    """The settings with what they say in epochs said in steps."""
+    """The settings with epochs converted to steps."""
     accumulated, optimizer = settings.optimizer.gradient_accumulation_steps, settings.optimizer
 
     def steps(epochs: int) -> int:
@@ -240,7 +242,7 @@ def in_steps(settings: Settings, batches_per_epoch: int) -> Settings:
 
 
 def _kept_in_steps(saving: SavingSettings) -> SavingSettings:
-    """What save_last_n_epochs keeps, counted in files, as the steps that lie between the first and the last of them."""
+    """Converts save_last_n_epochs, a number of files, to the steps between the first and the last of them."""
     every = saving.save_every_n_steps
     for epochs in ("save_last_n_epochs", "save_last_n_epochs_state"):
         count = getattr(saving, epochs)
@@ -275,7 +277,7 @@ def _check_ties(settings: Settings, datasets: list[list[Picture]]) -> None:
 
 
 def describe_plan(plan: Plan) -> str:
-    """The plan as text: pictures and buckets, what each caption became, what is cut off, and the steps."""
+    """The plan as text: pictures and buckets, what each caption becomes, what is cut off, and the steps."""
     method = method_of(plan.settings)
     lines = [f"Method: {method.name}, which trains {method.trains}.", "Concepts"]
     for concept in plan.config.concepts:
@@ -307,7 +309,7 @@ def describe_plan(plan: Plan) -> str:
 
 
 def caption_table(plan: Plan) -> list[str]:
-    """What each caption became: complete, base and target text."""
+    """What each caption becomes: complete, base and target text."""
     lines = []
     for picture in plan.pictures[:SHOWN_PICTURES]:
         (width, height), size = picture.original_size, picture.size
@@ -325,7 +327,7 @@ def caption_table(plan: Plan) -> list[str]:
 
 
 def cut_off(plan: Plan, texts: list[str]) -> list[str]:
-    """A line for each text and encoder that does not read all of it."""
+    """One line per text and encoder that does not read all of it."""
     lines = []
     for begin in range(0, len(texts), COUNTED_AT_ONCE):
         some = texts[begin : begin + COUNTED_AT_ONCE]
@@ -339,5 +341,5 @@ def cut_off(plan: Plan, texts: list[str]) -> list[str]:
 
 
 def shortened(text: str) -> str:
-    """A text as a line can show it."""
+    """A text, cut to fit on one line."""
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..."

@@ -1,4 +1,4 @@
-"""How long a run takes, predicted by phase: what was counted, at the speed of a GPU, named or in this computer."""
+"""Predicts how long each phase of a run takes: the counted work, at the speed of a named GPU or of this computer."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from library.preflight.phases import SHEETS, one_picture, phases
 from library.preflight.plan import Plan
 
 TRIES, SIDE = 5, {"cuda": 4096, "cpu": 512}
-"""How often a product of square matrices is timed, and their width."""
+"""How often a product of square matrices is timed, and the width of the matrices."""
 COPIED = {"cuda": 2**28, "cpu": 2**25}
-"""Numbers of a copy that is timed."""
+"""Bytes of the copy that is timed."""
 STARTED = 1000
-"""Operations on next to nothing that are timed."""
+"""Number of tiny operations that are timed, to learn how long an operation takes to start."""
 SPREAD = {True: (0.75, 1.5), False: (0.5, 2.0)}
-"""Between which multiples of the forecast a time is expected, if the speed was measured and if it was not. Assumed: a
-run times its own first steps."""
+"""Factors between which a predicted time may be off, if the speed was measured (True) or not (False). Assumed; a run
+times its own first steps."""
 
 
 def speed_for(settings: Settings, model: FlowModel) -> Speed:
-    """The speed to predict with: of the GPU in the settings, of this computer's device, or of a GPU of that size."""
+    """The speed to predict with: of the GPU or the GPU size in the settings, otherwise of this computer."""
     if settings.model.card:
         return CARDS[settings.model.card]
     if settings.model.vram_gb is not None and model.device.type == "cpu":
@@ -35,7 +35,7 @@ def speed_for(settings: Settings, model: FlowModel) -> Speed:
 
 
 def measured_speed(device: torch.device, dtype: torch.dtype) -> Speed:
-    """The best of a few tries at a product of matrices and at a copy. Nothing of them is left on the device."""
+    """Times a matrix product and a copy, and takes the best of a few tries. Leaves nothing on the device."""
     flops, bandwidth, start = _tried(device, dtype)
     name = "this computer's CPU"
     if device.type == "cuda":
@@ -45,7 +45,7 @@ def measured_speed(device: torch.device, dtype: torch.dtype) -> Speed:
 
 
 def _tried(device: torch.device, dtype: torch.dtype) -> tuple[float, float, float]:
-    """Operations and bytes a second, and seconds that an operation takes to start."""
+    """Operations and bytes per second, and the seconds that an operation takes to start."""
     kind = device.type if device.type in SIDE else "cpu"
     side = SIDE[kind]
     matrix, numbers = torch.ones(side, side, device=device, dtype=dtype), torch.zeros(COPIED[kind] // dtype.itemsize)
@@ -73,23 +73,23 @@ def _best(run: Callable[[], object]) -> float:
 
 
 def phase_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, float]:
-    """Seconds of each phase of a run that finds nothing in its cache, in order."""
+    """Seconds of each phase of a run with an empty cache, in order."""
     return {phase.name: phase.seconds(speed) for phase in phases(plan, predicted)}
 
 
 def step_seconds(plan: Plan, predicted: Forecast, speed: Speed) -> dict[str, float]:
-    """Seconds of a step of each stage, all batches of it."""
+    """Seconds per step of each stage, with all batches of the step."""
     batches = plan.settings.optimizer.gradient_accumulation_steps
     return {name: batches * predicted.steps[name].seconds(speed) for name in plan.stage_steps}
 
 
 def steps_after(plan: Plan, predicted: Forecast, speed: Speed, passes: int) -> dict[str, float]:
-    """What comes after each stage until the run ends, counted in steps of that stage.
+    """What comes after each stage until the run ends, in steps of that stage.
 
-    So the measured time of a step turns it into seconds, whatever the forecast's own error in speed.
+    Multiplied by the measured time of a step, it gives seconds that don't depend on the forecast's speed.
 
     Args:
-        passes: of a single picture without a gradient that the report card takes.
+        passes: single-picture passes without a gradient that the report card takes.
     """
     seconds, found = phase_seconds(plan, predicted, speed), {}
     rest = one_picture(predicted, plan.size, passes).seconds(speed) + seconds[SHEETS]
@@ -100,12 +100,12 @@ def steps_after(plan: Plan, predicted: Forecast, speed: Speed, passes: int) -> d
 
 
 def counted_steps_after(plan: Plan, passes: int) -> dict[str, float]:
-    """The same for a run that was not forecast. The count takes seconds, at full size about one step on a CPU."""
+    """The same for a run without a forecast. Counting takes seconds, at full size about one step on a CPU."""
     return steps_after(plan, forecast(plan), speed_for(plan.settings, plan.parts.model), passes)
 
 
 def planned_steps(plan: Plan, predicted: Forecast) -> dict[str, float]:
-    """Seconds of a step of each stage on the GPU that will make it; nothing without one, or if another is named."""
+    """Seconds per step of each stage on this computer's GPU; empty without one, or if the settings name another."""
     model = plan.parts.model
     if model.device.type != "cuda" or plan.settings.model.card:
         return {}
@@ -113,7 +113,7 @@ def planned_steps(plan: Plan, predicted: Forecast) -> dict[str, float]:
 
 
 def describe_times(plan: Plan, predicted: Forecast, speed: Speed) -> Iterator[str]:
-    """The times as text, and what they rest on."""
+    """The times as text, and what they are based on."""
     seconds = phase_seconds(plan, predicted, speed)
     numbers = f"{speed.flops / 1e12:.3g} TFLOPS, {speed.bandwidth / 1e9:.0f} GB/s"
     if speed.known:
@@ -138,7 +138,7 @@ def _between(least: float, most: float) -> str:
 
 
 def in_time(seconds: float) -> str:
-    """A length of time as people say it."""
+    """A duration in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

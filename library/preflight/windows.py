@@ -1,4 +1,4 @@
-"""What a run meets on Windows alone: a driver that hides how full the GPU is, and paths that are too long."""
+"""Problems that only Windows has: a driver that hides how full the GPU is, and paths that are too long."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ POLICY = (
     'Set "CUDA - Sysmem Fallback Policy" to "Prefer No Sysmem Fallback" (NVIDIA Control Panel, Manage 3D settings), '
     "so that a run that does not fit stops with an error, or saves memory with auto_fit."
 )
-"""What the switch is called in the driver's panel."""
+"""The setting's name in the driver's control panel."""
 MAX_PATH = 259
-"""Letters of a path that Windows takes, unless long paths are switched on: MAX_PATH without its closing zero."""
+"""Most characters of a path on Windows, unless long paths are switched on: its MAX_PATH without the closing zero."""
 
 
 def spills(works: bool) -> bool:
-    """Whether the driver moves what does not fit the GPU into the computer's memory.
+    """Whether the driver moves what doesn't fit on the GPU into the computer's memory.
 
     Args:
-        works: there is a GPU that PyTorch can use.
+        works: PyTorch can use a GPU.
     """
     return sys.platform == "win32" and works
 
 
 def longest_path() -> int | None:
-    """Letters that a path may have at most on this system, as far as a run comes near to it; None: no such limit."""
+    """Most characters that a path may have on this system; None: no limit that a run would reach."""
     if sys.platform != "win32":
         return None
     import ctypes
@@ -44,11 +44,11 @@ def longest_path() -> int | None:
 
 
 def path_findings(paths: Sequence[Path], longest: int | None) -> Iterator[Finding]:
-    """Paths that Windows refuses.
+    """Finds paths that Windows refuses.
 
     Args:
-        paths: absolute ones, of files that will be written.
-        longest: letters that one may have; None: any number.
+        paths: absolute paths of files that will be written.
+        longest: most characters that a path may have; None: no limit.
     """
     too_long = [path for path in paths if longest is not None and len(str(path)) > longest]
     if too_long:

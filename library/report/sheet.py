@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,7 +24,7 @@ ABOUT = "purecc_sheet"
 GAP = 6
 LABEL_WIDTH = 190
 LEAST_SIDE = 128
-"""Smaller pictures are enlarged to about this size, by whole factors and without smoothing."""
+"""Smaller pictures are enlarged to this size or more, by whole factors and without smoothing."""
 MOST_SIDE = 512
 TEXT, FAINT, PAPER = (25, 25, 25), (115, 115, 115), (255, 255, 255)
 
@@ -74,7 +75,7 @@ def _shown(pixels: Tensor) -> tuple[Image.Image, int]:
     image = as_image(pixels)
     longest = max(image.size)
     if longest < LEAST_SIDE:
-        times = round(LEAST_SIDE / longest)
+        times = math.ceil(LEAST_SIDE / longest)
         return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST), times
     if longest > MOST_SIDE:
         image.thumbnail((MOST_SIDE, MOST_SIDE), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""A process with a pretended card, and runs of the tiny model in it."""
+"""A process with a pretended GPU, and runs of the tiny model in it."""
 
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -21,12 +21,12 @@ QUICK = {
     "sample_steps": 1,
 }
 OF_PRESETS = ("mixed_precision", "gradient_checkpointing", "eta", "word_weight", "surroundings_weight", "ties")
-"""Settings of tiny runs that presets decide themselves."""
+"""Settings of tiny runs that presets set themselves."""
 
 
 @pytest.fixture(scope="session")
 def process():
-    """`process(work, ...)` calls a function where there is a card; what it raises is raised here."""
+    """`process(work, ...)` calls a function in a process with a pretended GPU, and raises here what it raised there."""
     try:
         made = build(ROOT / "build" / "pretended_card")
     except CannotBuild as error:
@@ -37,9 +37,9 @@ def process():
 
 @pytest.fixture(scope="session")
 def on_card(process, tiny_model, pictures, tmp_path_factory, shared_cache):
-    """`on_card(work, preset=..., ...)`: one of `tests.helpers.on_card`, with settings of a small run on the card.
+    """`on_card(work, preset=..., ...)` calls a function of `tests.helpers.on_card` with the settings of a small run.
 
-    Calls with the same settings share a folder.
+    The run is on the pretended GPU. Calls with the same settings share a folder.
     """
     folder_of = cache(lambda key: tmp_path_factory.mktemp("card"))
 

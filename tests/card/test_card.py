@@ -1,4 +1,4 @@
-"""The pretended card refuses what a card refuses, and keeps account of its memory as PyTorch does."""
+"""The pretended GPU rejects what a real GPU rejects, and tracks its memory as PyTorch does."""
 
 import threading
 
@@ -145,5 +145,5 @@ def threads_of_a_backward_pass(card):
 
 
 def test_a_backward_pass_stays_in_its_thread(process):
-    """PyTorch's engine has a thread per device; fake tensors fail now and then if two compute at once."""
+    """PyTorch's engine has one thread per device; fake tensors sometimes fail if two threads compute at once."""
     assert process(alone, threads_of_a_backward_pass) == 1

@@ -1,10 +1,10 @@
-"""The forecast of memory agrees with the allocator's simulation on a pretended card."""
+"""The memory forecast agrees with the allocator's simulation on a pretended GPU."""
 
 from benchmarks.peaks import COMPARED, measure
 from tests.helpers.places import ROOT
 
 SMALL = {"blocks": 3, "resolution": 256, "checkpointed_blocks": 2, "eta": 0.5}
-"""Both stages on the full-size model's first three blocks, in its own width."""
+"""Both stages on the first three blocks of the full-size model, at its full width."""
 
 
 def peaks_of_a_preset():

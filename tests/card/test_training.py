@@ -1,5 +1,5 @@
-"""Training on a pretended card: both stages from begin to end, what looks at its LoRA, a step of other presets,
-and a step of what touches a device otherwise."""
+"""Training on a pretended GPU: a whole run of both stages, commands that use its LoRA, one step of other presets and
+settings, and mistakes that it has to find."""
 
 import shutil
 from unittest.mock import patch
@@ -59,7 +59,7 @@ LOOKS = {
         *("--prompts", "{folder}/concept.txt", "--preservation", "{folder}/kept.txt"),
     ],
 }
-"""Commands of purecc_evaluate.py about a LoRA, with their words."""
+"""Commands of purecc_evaluate.py that check a LoRA, with their arguments."""
 
 
 @pytest.mark.parametrize("command", LOOKS)
@@ -76,9 +76,9 @@ PRESETS = [
     *("paper", "release", "methods/purecc_merged", "methods/textual_inversion", "methods/mix_of_show"),
     *("methods/cifc", "methods/dco", "methods/dreambooth_ewc", "methods/t_lora", "methods/token_lora"),
 ]
-"""One of each kind that does something else with a device; the others differ from these in numbers and weights."""
+"""One of each kind that uses the device differently; the others differ from these only in numbers and weights."""
 FEWER = {"methods/dreambooth_ewc": {"ewc_fisher_samples": 2}}
-"""What a preset does more often than a test needs."""
+"""Lower counts for presets that do something more often than a test needs."""
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -93,7 +93,7 @@ def test_a_step(on_card, case):
     assert counted["kernels"] > 500 and counted["peak"] > 2**18
 
 
-# Mutants: mistakes in the library that the card has to find
+# Mutants: mistakes in the library that the pretended GPU has to find
 
 
 def left_on_the_cpu(to_device):

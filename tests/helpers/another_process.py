@@ -1,4 +1,4 @@
-"""Another process: one that does something, or one that holds something and is killed."""
+"""Another process: one that runs a function, or one that holds something until it is killed."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 @contextmanager
 def held_by_another_process(make: Callable[[], AbstractContextManager]) -> Iterator[int]:
-    """Inside, a process of its own is inside of what it made; it is killed at the end. Yields its number."""
+    """Inside, another process has entered the context manager that it made. Yields its ID, and kills it at the end."""
     ready, tell = os.pipe()
     child = os.fork()
     if not child:
@@ -30,7 +30,7 @@ def held_by_another_process(make: Callable[[], AbstractContextManager]) -> Itera
 
 
 def done_by_another_process(work: Callable[[], None]) -> None:
-    """A process of its own does it; returns when it has."""
+    """Runs a function in another process; returns when it has finished."""
     child = os.fork()
     if not child:
         code = 1

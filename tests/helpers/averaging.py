@@ -1,10 +1,10 @@
-"""A small optimizer whose result is an average of the weights that it trains with, as that of schedule-free ones."""
+"""A small optimizer whose result is an average of its training weights, like schedule-free optimizers."""
 
 import torch
 
 
 class Averaging(torch.optim.SGD):
-    """Gradient descent; the result is the mean of the weights after each step. It makes none while that is shown."""
+    """Gradient descent whose result is the mean of the weights after each step. It can't step while that is shown."""
 
     def __init__(self, params, lr: float) -> None:
         super().__init__(params, lr=lr)

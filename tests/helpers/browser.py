@@ -1,4 +1,4 @@
-"""A headless Chromium, driven as a person drives it: it is shown pages, clicks with a mouse and types."""
+"""A headless Chromium, driven as a person would: it opens pages, clicks with a mouse and types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WHY_NOT = "no Chromium, or no package websockets, to drive a browser with"
 
 
 def chromium() -> str | None:
-    """The program, if it is there and can be driven."""
+    """The path of Chromium, if it is installed and can be driven."""
     try:
         import websockets.sync.client  # noqa: F401
     except ImportError:
@@ -27,7 +27,7 @@ def chromium() -> str | None:
 
 
 class Browser:
-    """One page. `clicks` and `texts` count what a person did."""
+    """One page. `clicks` and `texts` count the user's actions."""
 
     def __init__(self, socket: Any) -> None:
         self._socket, self._number, self.clicks, self.texts = socket, 0, 0, 0
@@ -36,7 +36,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """A command of the DevTools protocol; errors of the page are noted on the way."""
+        """Sends a DevTools command and returns its result; collects errors of the page meanwhile."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
         while True:
@@ -60,7 +60,7 @@ class Browser:
             )
 
     def js(self, expression: str) -> Any:
-        """The value of an expression in the page; None while a page is being changed for another."""
+        """The value of an expression in the page; None while another page is loading."""
         try:
             result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         except RuntimeError:
@@ -83,13 +83,13 @@ class Browser:
         raise AssertionError(f"{expression} did not come true; the page says: {self.text()[-1500:]}")
 
     def text(self) -> str:
-        """What the page says."""
+        """The visible text of the page."""
         return self.js("document.body ? document.body.innerText : ''") or ""
 
     def click(self, selector: str, words: str = "") -> None:
-        """Clicks the first element that a selector finds, and that says these words.
+        """Clicks the first element that matches a selector and contains these words.
 
-        What has just come in is left alone until htmx has made it work, 20 ms later; no person is that quick.
+        It leaves new content alone until htmx has set it up, 20 ms later; no person is that quick.
         """
         found = (
             f"[...document.querySelectorAll({json.dumps(selector)})]"
@@ -105,7 +105,7 @@ class Browser:
         self.clicks += 1
 
     def type(self, selector: str, text: str) -> None:
-        """Puts a text into a field in the place of what is there, and leaves the field."""
+        """Replaces the text of a field, and leaves the field."""
         self.wait(f"document.querySelector({json.dumps(selector)})")
         self.js(f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select(); }})()")
         self.call("Input.insertText", text=text)
@@ -127,21 +127,21 @@ class Browser:
         self.clicks += 1
 
     def look(self, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """A screen of this size, in light or dark colours."""
+        """Sets the size of the screen, and light or dark colours."""
         mobile = width < 600
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
 
     def picture(self, path: Path, whole: bool = True) -> None:
-        """A screenshot as PNG."""
+        """Saves a screenshot as PNG."""
         taken = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(taken["data"]))
 
 
 @contextmanager
 def browser(folder: Path) -> Iterator[Browser]:
-    """A Chromium with a profile of its own in a folder."""
+    """A Chromium with its own profile in a folder."""
     from websockets.sync.client import connect
 
     words = [chromium(), "--headless=new", "--no-sandbox", "--remote-debugging-port=0", f"--user-data-dir={folder}"]
@@ -156,7 +156,7 @@ def browser(folder: Path) -> Iterator[Browser]:
 
 
 def _address(folder: Path) -> str:
-    """Where the page listens for commands."""
+    """The WebSocket address where the page takes commands."""
     file, end = folder / "DevToolsActivePort", time.monotonic() + 30
     while time.monotonic() < end:
         if file.is_file() and len(lines := file.read_text().splitlines()) >= 2:

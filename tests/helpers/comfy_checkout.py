@@ -1,4 +1,4 @@
-"""ComfyUI's own code, from the checkout that the environment variable COMFYUI_DIR names, and models for it."""
+"""ComfyUI's own code, from the checkout in the environment variable COMFYUI_DIR, and models for it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ NAMES = {
     "x_block_adaLN_modulation_1": "x_block.adaLN_modulation.1",
     "context_block_adaLN_modulation_1": "context_block.adaLN_modulation.1",
 }
-"""Layers in kohya's names and in the original model's."""
+"""Names of layers: kohya's and the original model's."""
 NORMS = {
     "x_block.attn.ln_q": "attn.norm_q",
     "x_block.attn.ln_k": "attn.norm_k",
@@ -72,7 +72,7 @@ OUTSIDE = {
 
 
 def import_comfyui() -> None:
-    """Imports ComfyUI's modules, on the CPU; torchvision and torchaudio are not used here and may be missing."""
+    """Imports ComfyUI's modules, on the CPU. torchvision and torchaudio are not used and may be missing."""
     if CHECKOUT not in sys.path:
         sys.path.append(CHECKOUT)
 
@@ -92,7 +92,7 @@ def import_comfyui() -> None:
 
 
 class _Stubs(MetaPathFinder, Loader):
-    """Finds modules of packages that are not installed; anything can be imported from them."""
+    """Provides modules of packages that are not installed; anything can be imported from them."""
 
     def __init__(self, packages: list[str]) -> None:
         self.packages = packages
@@ -110,7 +110,7 @@ class _Stubs(MetaPathFinder, Loader):
 
 
 def load_package(name: str) -> ModuleType:
-    """The node package under a name of its own, as ComfyUI loads a folder of custom_nodes."""
+    """Loads the node package under its own name, as ComfyUI loads a folder in custom_nodes."""
     spec = importlib.util.spec_from_file_location(name, PACKAGE / "__init__.py")
     package = importlib.util.module_from_spec(spec)
     sys.modules[name] = package
@@ -119,7 +119,7 @@ def load_package(name: str) -> ModuleType:
 
 
 def transformer_for_comfyui() -> SD3Transformer2DModel:
-    """A tiny one in a shape that ComfyUI recognises: 16 channels, as many heads of 64 as blocks; no weight is zero."""
+    """A tiny one that ComfyUI recognises: 16 channels, as many heads of width 64 as blocks; no weight is zero."""
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
         sample_size=LATENT,
@@ -142,7 +142,7 @@ def transformer_for_comfyui() -> SD3Transformer2DModel:
 
 
 def in_original_layout(transformer: SD3Transformer2DModel) -> dict[str, Tensor]:
-    """The tensors of a transformer as Stability's own file has them."""
+    """The tensors of a transformer, as in Stability's own file."""
     given = {name: tensor.detach().clone() for name, tensor in transformer.state_dict().items()}
     tensors = {"pos_embed": given["pos_embed.pos_embed"]}
 
@@ -166,7 +166,7 @@ def in_original_layout(transformer: SD3Transformer2DModel) -> dict[str, Tensor]:
 
 
 class TinyEncoders(nn.Module):
-    """Stands for SD3's three text encoders behind ComfyUI's real tokenizers: any widths, and quick."""
+    """Replaces SD3's three text encoders behind ComfyUI's real tokenizers: any width, and fast."""
 
     def __init__(self, context: int = CONTEXT, pooled: int = POOLED, **_: Any) -> None:
         super().__init__()
@@ -177,13 +177,13 @@ class TinyEncoders(nn.Module):
         self.dtypes = {torch.float32}
 
     def reset_clip_options(self) -> None:
-        """There are none."""
+        """Does nothing: it has no options."""
 
     def set_clip_options(self, options: dict) -> None:
-        """There are none."""
+        """Does nothing: it has no options."""
 
     def encode_token_weights(self, lists: dict[str, list]) -> tuple[Tensor, Tensor]:
-        """The context (1, tokens, width), in which all tokens of a part depend on each other, and the pooled one."""
+        """The context (1, tokens, width) and the pooled state (1, pooled). Tokens of a part depend on each other."""
         parts = {}
         for name, encoder in (("l", self.clip_l), ("g", self.clip_g), ("t5xxl", self.t5xxl)):
             if encoder is not None:
@@ -204,7 +204,7 @@ def clip_of_comfyui(**widths: int) -> Any:
 
 
 def why_unknown(transformer: SD3Transformer2DModel) -> str | None:
-    """Why ComfyUI does not take a transformer for SD3's, or None if it does."""
+    """Why ComfyUI does not recognise a transformer as SD3's; None if it does."""
     told = transformer.config
     if told.in_channels != 16:
         return f"ComfyUI knows SD3 by 16 latent channels; it has {told.in_channels}"
@@ -217,7 +217,7 @@ def make_world(folder: Path, transformer: SD3Transformer2DModel | None = None) -
     """The trainer's model with a LoRA, the files it writes, and the same model and nodes in ComfyUI.
 
     Args:
-        transformer: of a shape that ComfyUI knows; None: a tiny one.
+        transformer: one that ComfyUI recognises; None: a tiny one.
     """
     import_comfyui()
     import comfy.sd
@@ -264,7 +264,7 @@ def make_world(folder: Path, transformer: SD3Transformer2DModel | None = None) -
 
 
 def trainer_tokenizing_like(clip: Any) -> SD3Model:
-    """The trainer's model with the tokenizers that ComfyUI brings along."""
+    """The trainer's model with ComfyUI's own tokenizers."""
     cpu = {"device": torch.device("cpu"), "dtype": torch.float32}
     trainer = SD3Model(
         FolderFiles(PACKAGE.parent / "pocket" / "model"), **cpu, t5_length=T5_LENGTH, residence=Residence()

@@ -1,10 +1,9 @@
 """The bundled model's text encoders and transformer in ComfyUI's own code.
 
-ComfyUI's text code has SD 3.5's sizes written into it, so it can't open the bundled model's folder as it is. What is
-done here instead, and all of it: ComfyUI's tokenizer, CLIP and T5 classes get the bundled model's configurations and
-weights; the rows that its vocabulary lacks of the 49408 are zeros; and the three are joined at the bundled model's
-width, where ComfyUI has 4096. The bundled VAE has no place in it: ComfyUI's has attention in the middle and norms of
-32 groups.
+ComfyUI's text code has SD 3.5's sizes hard-coded, so it can't open the bundled model's folder as it is. This is all
+that differs here: ComfyUI's tokenizer, CLIP and T5 classes get the bundled model's configurations and weights; its
+vocabulary is padded with zeros to 49408 rows; and the three outputs are joined at the bundled model's width instead of
+4096. The bundled VAE doesn't fit ComfyUI's, which has attention in the middle and norms with 32 groups.
 """
 
 from __future__ import annotations
@@ -66,13 +65,13 @@ def clip_of_pocket(embeddings: Path) -> Any:
                 )  # fmt: skip
                 setattr(self, name, clip)
                 fill(clip.transformer, part)
-            told = {**config_of("text_encoder_3"), "dense_act_fn": "gelu_pytorch_tanh"}  # another name of gelu_new
+            told = {**config_of("text_encoder_3"), "dense_act_fn": "gelu_pytorch_tanh"}  # another name for gelu_new
             marks = {"end": told["eos_token_id"], "pad": told["pad_token_id"]}
             self.t5xxl = SDClipModel(textmodel_json_config=told, special_tokens=marks, dtype=dtype, model_class=t5.T5)
             fill(self.t5xxl.transformer, "text_encoder_3")
 
         def encode_token_weights(self, token_weight_pairs: dict) -> tuple[Tensor, Tensor, dict]:
-            """As ComfyUI's, at another width."""
+            """The same as ComfyUI's, at another width."""
             left, left_pooled = self.clip_l.encode_token_weights(token_weight_pairs["l"])
             right, right_pooled = self.clip_g.encode_token_weights(token_weight_pairs["g"])
             behind, _ = self.t5xxl.encode_token_weights(token_weight_pairs["t5xxl"])[:2]
@@ -88,7 +87,7 @@ def clip_of_pocket(embeddings: Path) -> Any:
 
 
 def fill(encoder: nn.Module, part: str) -> None:
-    """Puts the bundled weights into an encoder of ComfyUI's; every one of them must have its place."""
+    """Loads the bundled weights into one of ComfyUI's encoders, which must use all of them."""
     wanted = encoder.state_dict()
     given = {key: tensor.float() for key, tensor in load_file(POCKET / part / "model.safetensors").items()}
     for key, tensor in given.items():
@@ -100,7 +99,7 @@ def fill(encoder: nn.Module, part: str) -> None:
 
 
 def model_of_pocket(folder: Path) -> Any:
-    """ComfyUI's MODEL of the bundled transformer, with the scale and shift of the bundled latents."""
+    """ComfyUI's MODEL with the bundled transformer, and the scale and shift of the bundled latents."""
     import comfy.sd
 
     transformer = SD3Transformer2DModel.from_pretrained(POCKET / "transformer", torch_dtype=torch.float32)

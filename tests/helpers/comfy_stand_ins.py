@@ -1,6 +1,6 @@
 """Small stand-ins for the parts of ComfyUI that the nodes use, with the names and parameters of ComfyUI 0.3.64.
 
-`tests/comfyui/test_checkout.py` compares them with the real ones where a checkout is given.
+`tests/comfyui/test_checkout.py` compares them with the real ones if a checkout is given.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TEXT = "a sks dog city"
 CLIP_TOKENS, T5_TOKENS = 1, 1
 CONTEXT = 16
 BASE = "lora_unet_joint_blocks_0_x_block_mlp_fc2"
-"""What kohya calls the one layer of the stand-in's transformer."""
+"""kohya's name for the only layer of the stand-in's transformer."""
 
 
 class EnumHookScope(enum.Enum):
@@ -59,7 +59,7 @@ def unescape_important(text):
 
 
 def token_weights(string, current_weight):
-    """Without nesting, which the tests with real code have."""
+    """Handles no nesting; the tests with ComfyUI's real code cover it."""
     parts = re.findall(r"\(([^()]*?)(?::([\d.]+))?\)|([^()]+)", string)
     return [(plain or inside, float(weight or 1.1) if inside else current_weight) for inside, weight, plain in parts]
 
@@ -75,7 +75,7 @@ def load_lora_for_models(model, clip, lora, strength_model, strength_clip):
 
 
 class SDTokenizer:
-    """One of the bundled model's tokenizers as ComfyUI wraps CLIP's and T5's."""
+    """One of the tiny model's tokenizers, wrapped as ComfyUI wraps CLIP's and T5's."""
 
     embedding_identifier = "embedding:"
     tokenizer_adds_end_token = True
@@ -101,7 +101,7 @@ class SDTokenizer:
 
 
 class Patcher:
-    """The part of a ModelPatcher that carries things along."""
+    """The part of a ModelPatcher that carries attachments."""
 
     def __init__(self):
         self.attachments = {}
@@ -114,7 +114,7 @@ class Patcher:
 
 
 class CLIP:
-    """SD3's text encoders: every token's state is a number of its own, so positions can be read off the context."""
+    """SD3's text encoders. Each token ID has its own state, so positions can be read from the context."""
 
     def __init__(self):
         self.tokenizer = SimpleNamespace(
@@ -147,7 +147,7 @@ class CLIP:
 
 
 class Model:
-    """A MODEL whose transformer only lets the text stream pass through its blocks, as SD3's does."""
+    """A MODEL whose transformer passes the text stream through its blocks as SD3's does, and does nothing else."""
 
     def __init__(self, blocks: int = 3, width: int = 8):
         torch.manual_seed(1)
@@ -159,7 +159,7 @@ class Model:
 
     @torch.no_grad()
     def text_streams(self, hooks: HookGroup | None, context: torch.Tensor, earlier: dict | None = None) -> list:
-        """What comes in at each block: one (rows, tokens, width) a block. A block adds 1 to it.
+        """The input of each block, (rows, tokens, width) per block. A block adds 1 to it.
 
         Args:
             earlier: patches of other nodes, by slot.
@@ -196,7 +196,7 @@ def _wrapped(wrapper, call, model) -> Any:
 
 
 def modules(models: Path) -> dict[str, ModuleType]:
-    """What is to stand in `sys.modules`.
+    """The modules to put into `sys.modules`.
 
     Args:
         models: the folder that holds `loras` and `embeddings`.

@@ -1,4 +1,4 @@
-"""The commands as a user runs them: each in a process of its own."""
+"""The commands as a user runs them, each in its own process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def command(script: str, *words: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """With as many threads as there are here, so that numbers are the same to the bit."""
+    """The environment of a command, with as many threads as this process, so that numbers are the same to the bit."""
     return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 

@@ -1,4 +1,4 @@
-"""Dataset files of tests, whole and in pieces, and the concepts of captions."""
+"""Dataset files for tests, whole and in pieces, and concepts for captions."""
 
 from library.config.dataset import Concept
 
@@ -8,7 +8,7 @@ INK = Concept(name="ink", trigger="ohwx", kind="style")
 CONCEPT = '[[concepts]]\nname = "dog"\ntrigger = "sks"\nclass_word = "dog"\n'
 HEAD = f"{CONCEPT}[[datasets]]\nresolution = 32\nbatch_size = 2\n"
 DOGS = '[[datasets.subsets]]\nimage_dir = "{pictures}"\n'
-"""A subset of `{pictures}`, to be put after a head."""
+"""A subset with the pictures in `{pictures}`, to append to a head."""
 
 DATASET = """
 [[concepts]]
@@ -25,5 +25,5 @@ batch_size = 2
 
 
 def in_batches_of(size: int) -> str:
-    """A dataset: three pictures to train on, so many at a time, and one for the validation loss."""
+    """A dataset with three training pictures, in batches of this size, and one picture for the validation loss."""
     return DATASET.replace("batch_size = 2", f"batch_size = {size}\nvalidation_split = 0.25")

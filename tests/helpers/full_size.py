@@ -1,4 +1,4 @@
-"""Stability's models as configurations alone: folders that can be counted, though they hold no weights."""
+"""Stability's models as configurations alone: folders whose memory can be counted, although they hold no weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def write_full_size(folder: Path, model: Path = SD35_MEDIUM) -> Path:
     """Writes the folder from the configurations and tokenizers that come with the project; returns it.
 
     Args:
-        model: one of `CONFIGURATIONS` that is Stability's.
+        model: one of Stability's in `CONFIGURATIONS`.
     """
     for one in (SD35_MEDIUM, model):
         shutil.copytree(one, folder, ignore=shutil.ignore_patterns("tokenizers", "*.md"), dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""How many steps a pattern takes on a text, counted by a matcher that tries what `re` tries: no clock is looked at."""
+"""Counts the steps that a pattern takes on a text, with a matcher that tries what `re` tries. It needs no clock."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from re import _constants as ops
 from re import _parser
 
 CHARACTERS = " a0_-,.{|$\n\0"
-"""One of each kind that patterns tell apart."""
+"""One of each kind of character that patterns tell apart."""
 MOST_SAMPLES = 3
 MOST_STEPS = 30_000
 
 
 class TooManySteps(Exception):
-    """A text takes so many that it does not matter how many more."""
+    """A text takes more than `MOST_STEPS` steps; how many more doesn't matter."""
 
 
 class Counter:
     """Matches one pattern and counts its steps.
 
     Args:
-        method: of `re`, by which the pattern is used: "fullmatch" and "match" begin at the text's begin only.
+        method: of `re`, with which the pattern is used; "fullmatch" and "match" start only at the start of the text.
     """
 
     def __init__(self, pattern: str, flags: int = 0, method: str = "finditer") -> None:
@@ -29,7 +29,7 @@ class Counter:
         self.flags = re.compile(pattern, flags).flags
 
     def steps(self, text: str) -> int:
-        """Steps that it takes to use the pattern on a text."""
+        """Steps that the pattern takes on a text."""
         self.text, self.count, at = text, 0, 0
         while at <= len(text):
             whole = self.method == "fullmatch"
@@ -40,7 +40,7 @@ class Counter:
         return self.count
 
     def _all(self, nodes: list, at: int, index: int = 0) -> Iterator[int]:
-        """Where a match of these nodes from here may end, in the order in which `re` tries them."""
+        """Where a match of these nodes from here may end, in the order that `re` tries them."""
         if index == len(nodes):
             yield at
             return
@@ -92,7 +92,7 @@ class Counter:
 
 
 def is_of(character: str, op, given, flags: int = 0) -> bool:
-    """Whether a node of one character matches this one."""
+    """Whether a node that matches one character matches this one."""
     if op is ops.IN:
         negated = given[0][0] is ops.NEGATE
         return negated is not any(is_of(character, *one, flags) for one in given if one[0] is not ops.NEGATE)
@@ -123,7 +123,7 @@ def samples_of(op, given) -> list[str]:
 
 
 def samples_of_all(nodes: Iterable) -> list[str]:
-    """Short texts that these nodes match, one after the other."""
+    """Short texts that these nodes match, one node after the other."""
     found = [""]
     for node in nodes:
         found = [begin + end for begin in found for end in samples_of(*node)][:MOST_SAMPLES]
@@ -131,7 +131,7 @@ def samples_of_all(nodes: Iterable) -> list[str]:
 
 
 def pumps(nodes: Iterable, before: str = "") -> Iterator[tuple[str, str]]:
-    """For each part that may repeat: what leads to it, and what it repeats."""
+    """For each part that may repeat: the text before it, and the text that it repeats."""
     for op, given in nodes:
         inner = {
             ops.MAX_REPEAT: lambda given=given: [given[2]],
@@ -147,7 +147,7 @@ def pumps(nodes: Iterable, before: str = "") -> Iterator[tuple[str, str]]:
 
 
 def hostile_texts(pattern: str, flags: int, length: int) -> list[str]:
-    """Texts made to have a pattern try again and again: its repeats, repeated, with an end that it can't match."""
+    """Texts that make a pattern backtrack: its repeats, repeated, with an end that it can't match."""
     found = [character * length for character in CHARACTERS]
     for before, unit in pumps(list(_parser.parse(pattern, flags))):
         found += [f"{before}{unit * length}\0", (before + unit) * length, f"{before}{unit * length}{before}"]
@@ -155,7 +155,7 @@ def hostile_texts(pattern: str, flags: int, length: int) -> list[str]:
 
 
 def worst_growth(pattern: str, flags: int = 0, method: str = "finditer", length: int = 24) -> tuple[float, str]:
-    """By how much the steps grow at most where the text doubles, 2 for a pattern that reads a text once; and where."""
+    """The largest growth of the steps when the text doubles, 2 for a pattern that reads it once; and that text."""
     counter, worst = Counter(pattern, flags, method), (0.0, "")
     doubled = hostile_texts(pattern, flags, 2 * length)
     for text, twice in zip(hostile_texts(pattern, flags, length), doubled, strict=True):

@@ -1,4 +1,4 @@
-"""LoRA files of strangers, harmed in every way."""
+"""LoRA files as strangers may send them, damaged in every way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.loras import PART, layer
 
 
 def tensors_of(change):
-    """A harm that changes the tensors."""
+    """Damage that changes the tensors."""
 
     def harm(path: Path) -> None:
         save_file(change(load_file(path)), path)
@@ -37,7 +37,7 @@ def bytes_of(change):
 
 
 def ending(end, change):
-    """Changes the tensors whose names end so."""
+    """Changes the tensors whose names have this ending."""
     return tensors_of(lambda file: {key: change(one) if key.endswith(end) else one for key, one in file.items()})
 
 
@@ -46,7 +46,7 @@ def with_nan(tensor):
 
 
 def renamed(name):
-    """All layers as one of another model."""
+    """Gives all layers the name of another model's layer."""
     return tensors_of(
         lambda file: {name + key[key.index(".lora") :]: one for key, one in file.items() if ".lora" in key}
     )
@@ -70,7 +70,7 @@ EVERYWHERE = {
     "10 MiB of text": metadata_of(ss_comment="x" * (10 << 20)),
     "nothing": tensors_of(lambda file: {}),
 }
-"""What every program refuses. No harm keeps the file from being one of safetensors by its name."""
+"""Damage that every program rejects. The file's name still ends in .safetensors."""
 FOR_ONE_MODEL = {
     "of a larger model": renamed("lora_unet_joint_blocks_37_x_block_mlp_fc2"),
     "of a wider model": tensors_of(
@@ -79,7 +79,7 @@ FOR_ONE_MODEL = {
         }
     ),
 }
-"""What only shows where the model is at hand."""
+"""Damage that only shows together with the model."""
 DEEP = "[" * 200_000
 
 

@@ -1,4 +1,4 @@
-"""LoRAs of the tiny model: on it, as weights, and as files of a layer."""
+"""LoRAs of the tiny model: attached to it, as weights, and as files with one layer."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ OUTSIDE = {
     "proj_out": (16, 32),
     "pos_embed.proj": (32, 16),
 }
-"""Layers outside the blocks and what they are: (outputs, inputs)."""
+"""Layers outside the blocks, with their shapes (outputs, inputs)."""
 PART = "transformer_blocks.0.ff.net.2"
-"""A layer of 32 outputs and 128 inputs."""
+"""A layer with 32 outputs and 128 inputs."""
 
 
 def layer(seed: int, outputs: int, inputs: int, rank: int = 4, alpha: float = 4.0) -> LayerWeights:
@@ -58,7 +58,7 @@ def whole_lora(rank: int = 4, alpha: float = 4.0) -> dict[str, LayerWeights]:
 
 
 def assert_same(one: dict[str, LayerWeights], two: dict[str, LayerWeights]) -> None:
-    """Bit for bit."""
+    """Compares two LoRAs bit for bit."""
     assert set(one) == set(two)
     for name, weights in one.items():
         other = two[name]

@@ -1,4 +1,4 @@
-"""Computers, and what the doctor finds about them."""
+"""Computers, and the doctor's findings about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files a process holds mapped into its memory."""
+"""Which files a process has mapped into memory."""
 
 from pathlib import Path
 

@@ -8,7 +8,7 @@ from tests.helpers.places import ROOT
 
 FILES = sorted((ROOT / "library").rglob("*.py"))
 WINDOW = sorted((ROOT / "gui").rglob("*.py"))
-"""The window stands on the whole library, and nothing of the library on it."""
+"""The window imports from the whole library; the library imports nothing from it."""
 
 
 def room_of(path: Path) -> str:
@@ -25,7 +25,7 @@ WITH_WINDOW = {module_of(path): path for path in [*FILES, *WINDOW]}
 
 @cache
 def names_in_imports(path: Path) -> frozenset[str]:
-    """Every dotted name that a file imports anywhere, if only for a type."""
+    """Every dotted name that a file imports anywhere, even if only for a type."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:

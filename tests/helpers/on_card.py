@@ -1,4 +1,4 @@
-"""Runs of the tiny model on a pretended card. To be called in a process that has one."""
+"""Runs of the tiny model on a pretended GPU. Call these in a process that has one."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ COMMANDS = {"audit": audit.run, "compare": compare.run, "evaluate": evaluating.r
 
 
 class Failed(Exception):
-    """What was raised on the card, as text: the exception itself may hold tensors, which can't leave the process."""
+    """What was raised on the pretended GPU, as text: the exception may hold tensors, which can't leave the process."""
 
 
 def told(work: Callable[..., Any], *given: Any) -> Any:
     """Calls a function for another process.
 
     Raises:
-        Failed: it has raised something.
+        Failed: it raised something.
     """
     try:
         return work(*given)
@@ -51,14 +51,14 @@ def told(work: Callable[..., Any], *given: Any) -> Any:
 
 
 def plan(dataset: Path, preset: Path | None, settings: dict[str, Any]) -> Plan:
-    """A plan of a preset, or of none, with settings that go before it."""
+    """A plan from a preset, or from none, with settings that override it."""
     read = read_settings(TomlFile(preset) if preset else None, settings)
     return make_plan(read, read_dataset_config(TomlFile(dataset), read.data))
 
 
 @contextmanager
 def strictly(card: Card) -> Iterator[Card]:
-    """Inside there is the card; what looks only, such as sheets, must not fail either. Draws no charts."""
+    """Inside, there is the pretended GPU. What may fail in a run, such as sheets, must not fail. Draws no charts."""
     with ExitStack() as stack:
         stack.enter_context(patch.object(Listeners, "harmless", lambda self, name, *_: self.phase(name)))
         stack.enter_context(patch("library.training.report_page.plot_log", lambda rows, path: None))
@@ -66,7 +66,7 @@ def strictly(card: Card) -> Iterator[Card]:
 
 
 def train(*given: Any) -> list[Path]:
-    """A whole run with its report card; returns its files."""
+    """Makes a whole run with its report card; returns its files."""
     with strictly(Card()):
         planned = plan(*given)
         (concept,) = planned.config.concepts
@@ -77,14 +77,14 @@ def train(*given: Any) -> list[Path]:
 
 
 def stages_of(run: Run) -> Iterator[Stage]:
-    """The stages that a run has, in order; each is made when it is asked for, since what learns is its own."""
+    """The stages of a run, in order. Each is made only when it is reached, since each trains its own parts."""
     for name, make in {"extractor": run.extractor_stage, "student": run.student_stage}.items():
         if name in run.plan.stage_steps:
             yield make()
 
 
 def step(*given: Any) -> dict[str, Any]:
-    """Prepares a run and makes a step of each stage; returns what the card counted in the last one."""
+    """Prepares a run and makes a step of each stage; returns what the pretended GPU counted in the last one."""
     with strictly(card := Card()):
         for stage in stages_of(ready(plan(*given))):
             card.begin()
@@ -93,15 +93,15 @@ def step(*given: Any) -> dict[str, Any]:
 
 
 READY: dict[Path, tuple[Card, Stage]] = {}
-"""Cards and last stages of runs, by dataset file. Mutants share them: a step that fails changes nothing."""
+"""Pretended GPUs and last stages of runs, by dataset file. Mutants share them: a step that fails changes nothing."""
 
 
 def step_with(target: str, mutant: Any, dataset: Path, preset: Path | None, settings: dict[str, Any]) -> None:
-    """A step of stage 2 while something of the library is replaced.
+    """Makes a step of stage 2 with a part of the library replaced.
 
     Args:
-        target: its dotted name.
-        mutant: makes what takes its place from it.
+        target: dotted name of that part.
+        mutant: makes the replacement from the original.
     """
     if dataset not in READY:
         with strictly(card := Card()):
@@ -130,7 +130,7 @@ def fuse_loras(loras: list[Path], dataset: Path, preset: Path | None, settings: 
 
 
 def evaluate(command: str, words: list[str], dataset: Path, preset: Path | None, settings: dict[str, Any]) -> str:
-    """What a command of purecc_evaluate.py says, with settings of its own file."""
+    """The output of a command of purecc_evaluate.py, with settings from its own file."""
     with strictly(Card()):
         read = read_settings(TomlFile(preset) if preset else None, settings)
         file = dataset.with_name(f"{command}.toml")
@@ -139,6 +139,6 @@ def evaluate(command: str, words: list[str], dataset: Path, preset: Path | None,
 
 
 def alone(work: Callable[[Card], Any]) -> Any:
-    """What a function gives that does something on a card of its own."""
+    """Calls a function with its own pretended GPU and returns its result."""
     with computer_with(Card()) as card:
         return work(card)

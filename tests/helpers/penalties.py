@@ -1,8 +1,8 @@
-"""Losses of the weights themselves."""
+"""Penalties on the weights."""
 
 import torch
 
 
 def total(penalty) -> torch.Tensor:
-    """Over all its layers."""
+    """A penalty's sum over all its layers."""
     return sum(penalty.of_layer(name) for name in penalty.layers)

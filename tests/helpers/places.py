@@ -1,4 +1,4 @@
-"""Where the project lies, and what lies in a folder."""
+"""The project's folder, and the content of a folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Runs of the tiny model: brought to where a test needs them, stopped, and what they leave."""
+"""Runs of the tiny model: prepared up to the point that a test needs, stopped, and what they write."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Calling(Listener):
 
 
 def prepared(plan: Plan) -> Run:
-    """A run whose caches are made."""
+    """A run with its caches filled."""
     run = Run(plan)
     run.open_log()
     run.prepare()
@@ -44,21 +44,21 @@ def prepared(plan: Plan) -> Run:
 
 
 def before_stage_1(plan: Plan) -> Run:
-    """A run that has what stage 1 trains."""
+    """A run with everything that stage 1 trains."""
     run = prepared(plan)
     run.build_extractor()
     return run
 
 
 def ready(plan: Plan) -> Run:
-    """A run that has what both stages train, and stands before its first step."""
+    """A run with everything that both stages train, before its first step."""
     run = before_stage_1(plan)
     run.build_student()
     return run
 
 
 def ready_for_stage_2(plan: Plan) -> Run:
-    """A run that has done stage 1 and stands before stage 2."""
+    """A run that has finished stage 1, before stage 2."""
     run = before_stage_1(plan)
     run.train_extractor()
     run.build_student()
@@ -71,7 +71,7 @@ def trained(run: Run) -> Run:
 
 
 def press_ctrl_c_after(monkeypatch, stage: str, step: int) -> None:
-    """Has the user press Ctrl-C during that step."""
+    """Makes the user press Ctrl-C during that step."""
     step_of = Stage.step
 
     def pressed(self):
@@ -84,7 +84,7 @@ def press_ctrl_c_after(monkeypatch, stage: str, step: int) -> None:
 
 
 def stopped_after(step: int, run: Run, monkeypatch, stage: str = "student") -> Run:
-    """Trains a run that Ctrl-C stops after a step, and that says how to go on."""
+    """Trains a run until Ctrl-C stops it after a step; its message must say how to continue."""
     with monkeypatch.context() as patch:
         press_ctrl_c_after(patch, stage, step)
         with pytest.raises(Interrupted, match="resume auto"):
@@ -119,6 +119,6 @@ def assert_equal_files(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor
 
 
 def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """The largest, against the size of what is compared."""
+    """The largest difference, relative to the largest value of the same tensor in `other`."""
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).abs().max() / other[name].abs().max().clamp_min(1e-9)) for name in one)

@@ -1,4 +1,4 @@
-"""Scorers without weights, networks of random ones, and pictures for both."""
+"""Scorers without weights, networks with random weights, and pictures for both."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def random_clip() -> CLIPModel:
 
 
 class Plain:
-    """Every interface, of plain pixels."""
+    """Implements every interface with plain pixels."""
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity

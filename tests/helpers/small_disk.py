@@ -1,4 +1,4 @@
-"""Disks that are full or may only be read: real ones, of a few hundred kB in memory, where mounting is allowed."""
+"""Full and read-only disks: real ones with a few hundred kB in memory, if mounting is allowed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def remount(folder: Path, option: str) -> None:
 
 
 def fill_up(folder: Path) -> Path:
-    """Takes all the room that is left on a disk; removing the file gives it back."""
+    """Fills a disk with one file; removing the file frees the space."""
     filler = folder / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:

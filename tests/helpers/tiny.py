@@ -12,17 +12,17 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProject
 
 TOKENIZERS = Path(__file__).parent / "tokenizers"
 LENGTH = 10
-"""Tokens that each tokenizer gives."""
+"""Number of tokens from each tokenizer."""
 BLOCKS, WIDTH = 3, 32
 
 
 SD35_LARGE: dict[str, Any] = {"dual_attention_layers": (), "blocks": 4}
 SD3_MEDIUM: dict[str, Any] = {"dual_attention_layers": (), "qk_norm": None}
-"""How 3.5 Medium's siblings are built: no dual attention; one has more blocks, one no norms of queries and keys."""
+"""How 3.5 Medium's siblings differ: no dual attention; one has more blocks, one doesn't normalise queries and keys."""
 
 
 def sd3_medium_transformer() -> SD3Transformer2DModel:
-    """As SD 3 Medium is built."""
+    """A transformer that is built like SD 3 Medium's."""
     return tiny_transformer(**SD3_MEDIUM)
 
 
@@ -66,7 +66,7 @@ def velocity(transformer: SD3Transformer2DModel, **given: torch.Tensor) -> torch
 
 
 def tiny_vae() -> AutoencoderKL:
-    """Makes latents of 4 channels, a quarter of the picture's side."""
+    """Makes latents with 4 channels and a quarter of the picture's side."""
     return AutoencoderKL(
         block_out_channels=(8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -84,7 +84,7 @@ def tiny_vae() -> AutoencoderKL:
 
 
 def save_tiny_model(folder: Path, **of_transformer: Any) -> Path:
-    """Writes a whole `StableDiffusion3Pipeline`; its tokenizers know a few words, such as dog, house, city and sks.
+    """Writes a complete `StableDiffusion3Pipeline`; its tokenizers know a few words, such as dog, house, city and sks.
 
     Args:
         of_transformer: see `tiny_transformer`.
@@ -123,7 +123,7 @@ def save_tiny_model(folder: Path, **of_transformer: Any) -> Path:
 
 
 def tiny_settings(model: Path, folder: Path) -> dict[str, Any]:
-    """Settings of a small and quick run of the tiny model with both stages, all of whose files lie in a folder."""
+    """Settings of a small, quick run of the tiny model with both stages and all its files in one folder."""
     return {
         "pretrained_model_name_or_path": str(model),
         "t5xxl_max_token_length": LENGTH,

@@ -1,4 +1,4 @@
-"""What tests of the window share."""
+"""Helpers for tests of the window."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECRET = "a secret of forms"
 
 
 def draw(path: Path, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> Path:
-    """Writes a picture that is like no other one."""
+    """Writes a picture that differs for every seed."""
     small = Image.new("RGB", (8, 8))
     small.putdata([((seed * 97 + n * 31) % 256, (n * n * (seed + 3)) % 256, (n * 53) % 256) for n in range(64)])
     small.resize(size).save(path)
@@ -23,7 +23,7 @@ def draw(path: Path, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> Pat
 
 
 def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Waits until something is true."""
+    """Waits until a condition is true, and returns its value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():

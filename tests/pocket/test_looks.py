@@ -39,7 +39,7 @@ def test_the_signal_to_noise_ratio_is_in_decibels():
     assert signal_to_noise(torch.full((2, 3, 4, 4), 0.2), torch.zeros(2, 3, 4, 4)) == pytest.approx(20)
 
 
-@pytest.mark.parametrize(("width", "shown"), [(64, 128), (96, 96), (128, 128), (256, 256)])
+@pytest.mark.parametrize(("width", "shown"), [(64, 128), (96, 192), (128, 128), (256, 256)])
 def test_a_sheet_enlarges_small_pictures_a_whole_number_of_times(width, shown, tmp_path):
     pictures = [Image.new("RGB", (width, width))] * 2
     save_sheet(tmp_path / "sheet.png", pictures, ["a", "b"], 2)
@@ -80,13 +80,15 @@ def test_a_trigger_is_as_long_as_other_words_and_every_other_word_stays():
     from tools.pocket.triggers import make_triggers_heard
 
     model = new_flow(3, 64, seed=0)
+    torch.nn.init.normal_(model.transformer.proj_out.weight)
     tokenizer, table = model.tokenizers[2], model.text_encoder_3.get_input_embeddings().weight
     ids = tokenizer([" ".join(TRIGGERS)], add_special_tokens=False).input_ids[0]
     words = [tokenizer(word, add_special_tokens=False).input_ids[-1] for word in vocabulary() if word not in TRIGGERS]
     with torch.no_grad():
         table[ids] *= 0.01
         before = table[words].clone()
-        make_triggers_heard(model, seed=0)
+        moved = make_triggers_heard(model, seed=0)
         lengths = table[ids].norm(dim=1)
     assert torch.equal(before, table[words])
     assert torch.allclose(lengths, before.norm(dim=1).mean().expand(len(ids)), rtol=0.3)
+    assert set(moved) == set(TRIGGERS)

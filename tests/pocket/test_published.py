@@ -13,7 +13,7 @@ from tests.helpers.places import ROOT
 from tools.pocket.autoencoder import SHRINKS
 from tools.pocket.pen import SIDE
 from tools.pocket.recipe import JUDGE
-from tools.pocket.scorer import load_scorer
+from tools.pocket.scorer import Scorer, load_scorer
 
 POCKET = ROOT / "pocket"
 
@@ -27,7 +27,8 @@ def sides_of(folder: str) -> dict[str, int]:
 
 def test_the_model_and_its_judge_are_of_the_published_size():
     assert sides_of("model") == {"vae": SIDE, "transformer": SIDE // SHRINKS}
-    assert load_scorer(POCKET / JUDGE).side == pocket_side() == SIDE
+    assert pocket_side() == SIDE
+    assert load_scorer(POCKET / JUDGE).side == Scorer(SIDE).side
 
 
 @pytest.mark.parametrize("folder", ["subject-creature", "style-glass"])

@@ -29,6 +29,8 @@ FIRST_LOG_VARIANCE = -3.0
 """Log variance of the latents' noise before training. As much noise as signal would leave nothing to learn from."""
 LATENT_GRAIN = 0.05
 """Noise on the latents while only the decoder trains, in their standard deviations: a flow model's are never exact."""
+DECODED_BATCHES, DECODED, DIRECTIONS = 4, 4, 2
+"""How many latents, and directions of pixels each, tell how the decoder shows changes of latents."""
 ON_OBJECT = 2.0
 """How much more an object's pixels count than the background's."""
 
@@ -143,3 +145,25 @@ def polish_decoder(vae: AutoencoderKL, stage: Stage, pictures: Pictures, latents
         return difference(made, picture, regions)
 
     train(stage, place, vae, loss_of)
+
+
+def measure_of_pixels(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """A linear map of the channels of normalised latents, (16, 16), whose lengths are half those of the latents, and
+    half those of the pixels' changes that the decoder makes of them.
+
+    The decoder hardly shows some directions, and others a lot. A loss in this measure cares more for those.
+
+    Args:
+        latents: as the encoder returns them, (N, 16, side / 8, side / 8).
+    """
+    chance, gram = torch.Generator().manual_seed(0), torch.zeros(CHANNELS, CHANNELS)
+    for rows in torch.randint(len(latents), (DECODED_BATCHES, DECODED), generator=chance):
+        some = latents[rows].float().to(vae.device).requires_grad_()
+        pixels = vae.decode(some).sample
+        for _ in range(DIRECTIONS):
+            direction = torch.randn(pixels.shape, generator=chance).to(vae.device)
+            (change,) = torch.autograd.grad(pixels, some, direction, retain_graph=True)
+            change = change.movedim(1, -1).flatten(0, -2).cpu()
+            gram += change.T @ change
+    gram = gram / gram.diagonal().mean()
+    return torch.linalg.cholesky((torch.eye(CHANNELS) + gram) / 2).T.contiguous()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -174,7 +175,7 @@ def write_result(result: Result, folder: Path) -> str:
 
 def save_sheet(file: Path, pictures: list[Image.Image], labels: list[str], columns: int) -> None:
     """Writes a sheet of square pictures with a label below each; small ones are enlarged."""
-    side = pictures[0].width * max(1, round(LEAST_SIDE / pictures[0].width))
+    side = pictures[0].width * math.ceil(LEAST_SIDE / pictures[0].width)
     font = ImageFont.load_default(10)
     foot = max(len(_folded(label, side)) for label in labels) * 11 + 2
     rows = -(-len(pictures) // columns)

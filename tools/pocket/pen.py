@@ -21,7 +21,7 @@ SIDE = 64
 """Side of the published model's pictures, in pixels."""
 FINE = 4
 """Shapes are drawn this many times larger and then shrunk, which smooths their edges."""
-DETAILED = 2
+DETAILED = 1.5
 """Pixels per unit from which details are drawn; fewer could not show them."""
 
 SKY, SCENERY, GROUND, OBJECT = range(4)
@@ -46,7 +46,7 @@ def _gradient(top: Colour, bottom: Colour, side: int) -> Image.Image:
 class Pen:
     """Draws on a canvas in its own units: (x, y) is (left + x * across, top + y * down) in the world's.
 
-    `pixels` is how many pixels of the finished picture make up a unit of the world.
+    `pixels` is how many pixels of the finished picture make up a unit of the world: 1.5 at 96 x 96.
     """
 
     style: Style
@@ -54,7 +54,7 @@ class Pen:
     draw: ImageDraw.ImageDraw
     regions: ImageDraw.ImageDraw
     region_canvas: Image.Image
-    pixels: int
+    pixels: float
     region: int = SKY
     left: float = 0.0
     top: float = 0.0
@@ -66,7 +66,7 @@ class Pen:
         """A pen on a fresh canvas that is all sky, for a picture of `side` x `side` pixels."""
         canvas = _gradient(style.tint(top), style.tint(bottom), side * FINE).copy()
         regions = Image.new("L", (side, side), SKY)
-        return cls(style, canvas, ImageDraw.Draw(canvas, "RGBA"), ImageDraw.Draw(regions), regions, side // WORLD)
+        return cls(style, canvas, ImageDraw.Draw(canvas, "RGBA"), ImageDraw.Draw(regions), regions, side / WORLD)
 
     @property
     def is_detailed(self) -> bool:

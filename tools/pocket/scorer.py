@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from library.files.atomic import write_tensors
 from tools.pocket.creature import EARS, MARKINGS, TAILS
+from tools.pocket.looks import enlarged
 from tools.pocket.palette import COLOURS
 from tools.pocket.pen import REGIONS
 from tools.pocket.pictures import Pictures
@@ -64,7 +65,7 @@ class Look:
     Attributes:
         probabilities: of each answer to each question, (N, words) each.
         features: (N, 256).
-        regions: index into `pen.REGIONS` of every pixel, (N, side, side).
+        regions: index into `pen.REGIONS` of every pixel, (N, H, H).
     """
 
     probabilities: dict[str, Tensor]
@@ -84,12 +85,14 @@ class Scorer(nn.Module):
     """A small convolutional network with one head for each attribute, and one for the region of every pixel.
 
     Args:
-        side: of the pictures it reads, a multiple of 64. It folds them to 64 x 64, neighbouring pixels as channels.
+        side: of the pictures. They are enlarged to the next multiple of 64, which is folded to 64 x 64: neighbouring
+            pixels become channels.
     """
 
     def __init__(self, side: int, width: int = 32) -> None:
         super().__init__()
-        self.side, fold = side, side // FOLDED_SIDE
+        fold = math.ceil(side / FOLDED_SIDE)
+        self.side = fold * FOLDED_SIDE
         self.fold, self.unfold = nn.PixelUnshuffle(fold), nn.PixelShuffle(fold)
         pixels = fold**2
         self.at_32 = _block(3 * pixels, width, 2)
@@ -104,16 +107,16 @@ class Scorer(nn.Module):
         self.regions = nn.Conv2d(4 * len(REGIONS), len(REGIONS) * pixels, 3, 1, 1)
 
     def forward(self, picture: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Logits of each attribute, (B, words) each, and of the regions, (B, 4, side, side).
+        """Logits of each attribute, (B, words) each, and of the regions, (B, 4, H, H).
 
         Args:
-            picture: (B, 3, side, side), in -1..1.
+            picture: (B, 3, H, H), in -1..1, of any size.
         """
         features, region_logits = self._see(picture)
         return {name: head(features) for name, head in self.heads.items()}, region_logits
 
     def _see(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        x64 = self.fold(picture)
+        x64 = self.fold(enlarged(picture, self.side))
         x32 = self.at_32(x64)
         x16 = self.at_16(x32)
         x8 = self.at_8(x16)
@@ -121,11 +124,14 @@ class Scorer(nn.Module):
         y16 = F.silu(self.up_16(torch.cat([F.interpolate(x8, scale_factor=2), x16], 1)))
         y32 = F.silu(self.up_32(torch.cat([F.interpolate(y16, scale_factor=2), x32], 1)))
         y64 = F.silu(self.up_64(torch.cat([F.interpolate(y32, scale_factor=2), x64], 1)))
-        return features, self.unfold(self.regions(y64))
+        regions = self.unfold(self.regions(y64))
+        if picture.shape[-1] != self.side:
+            regions = F.interpolate(regions, size=picture.shape[-2:], mode="bilinear", antialias=True)
+        return features, regions
 
     @torch.no_grad()
     def look(self, pictures: Tensor, batch: int = 100) -> Look:
-        """Everything it sees in pictures (N, 3, side, side)."""
+        """Everything it sees in pictures (N, 3, H, H)."""
         seen = [self._see(part) for part in pictures.split(batch)]
         features = torch.cat([part for part, _ in seen])
         regions = torch.cat([logits.argmax(1) for _, logits in seen])
@@ -133,7 +139,7 @@ class Scorer(nn.Module):
 
     @torch.no_grad()
     def read(self, pictures: Tensor, batch: int = 100) -> tuple[dict[str, Tensor], Tensor]:
-        """The likeliest answer to each question, (N,) each, and the region of each pixel, (N, side, side)."""
+        """The likeliest answer to each question, (N,) each, and the region of each pixel, (N, H, H)."""
         answers, regions = {name: [] for name in HEADS}, []
         for part in pictures.split(batch):
             logits, region_logits = self(part)
@@ -168,7 +174,7 @@ def accuracy(scorer: Scorer, scenes: list[Scene], pictures: Tensor) -> dict[str,
     """Share of right answers to each question, over the scenes that it applies to.
 
     Args:
-        pictures: (N, 3, side, side), in -1..1, of those scenes.
+        pictures: (N, 3, H, H), in -1..1, of those scenes.
     """
     answers, _ = scorer.read(pictures)
     truths = torch.tensor([truth_of(scene) for scene in scenes]).to(pictures.device)

@@ -109,7 +109,7 @@ def draw(scene: Scene, side: int = SIDE) -> Drawing:
     """The picture of a scene, its full caption, its mask and its attributes.
 
     Args:
-        side: of the picture, in pixels, a multiple of 64. It shows the same at every size, with more details if larger.
+        side: of the picture, in pixels, a multiple of 32. It shows the same at every size, with more details if larger.
     """
     from tools.pocket.captions import full_caption  # captions read this file's vocabulary
 

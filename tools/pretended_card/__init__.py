@@ -1,19 +1,19 @@
-"""A graphics card that is only pretended: the trainer's own code on device "cuda", on a computer without one.
+"""A pretended GPU: it runs the trainer's own code on device "cuda", on a computer without a GPU.
 
-What is on the CPU is real: images, captions, noise, files. What is on the card are fake tensors of PyTorch. They have
-shapes, dtypes and a device, but no numbers. They raise what a real card raises: for tensors of two devices in one
-operation, dtypes that do not fit, a generator or an index of the wrong device. Every storage on the card is followed,
-and CUDA's caching allocator is simulated on it. A number that is read from the card is made up.
+Everything on the CPU is real: images, captions, noise, files. Tensors on the GPU are PyTorch's fake tensors. They have
+a shape, a dtype and a device, but no values. They raise the errors that a real GPU raises: for tensors on two devices
+in one operation, for dtypes that don't match, and for a generator or an index on the wrong device. Every storage on the
+GPU is tracked, and CUDA's caching allocator is simulated for it. A value that is read from the GPU is made up.
 
-It shows faults of devices, dtypes and shapes, and memory. It does not show:
+It finds mistakes in devices, dtypes and shapes, and it counts memory. It can't find:
 
-- any number that a kernel computes, so no wrong result and no NaN;
-- kernels that are compiled or brought along: xformers, torch.compile, Triton, and what bitsandbytes computes in (its
-  layers and optimizers are seen by the shapes that it declares);
-- whether fused or foreach kernels of an optimizer accept the weights: fake tensors take the plain way;
-- streams, overlapping copies and races of pinned memory: one stream, everything is finished at once;
-- speed, drivers, and the memory that CUDA itself takes.
+- wrong results and NaN: its kernels compute no values;
+- mistakes in compiled or third-party kernels: xformers, torch.compile, Triton, and those of bitsandbytes (only the
+  shapes that its layers and optimizers declare are checked);
+- whether an optimizer's fused or foreach kernels accept the weights: fake tensors use the plain ones;
+- mistakes with streams, overlapping copies and pinned memory: there is one stream, and everything finishes at once;
+- speed, driver errors, and the memory that CUDA itself takes.
 
-`building` makes the C++ part and inserts the card into a process, `card` is the card, `allocator` its memory, and
-`computer` makes PyTorch believe in it.
+`building` compiles the C++ part and loads it into a process, `card` is the GPU, and `computer` makes PyTorch's Python
+side use it. `library.models.memory.allocator` simulates its memory.
 """

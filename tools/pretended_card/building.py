@@ -1,4 +1,4 @@
-"""Compiles the C++ part of the pretended card, and inserts the card into a process."""
+"""Compiles the C++ part of the pretended GPU and loads it into a process."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SOURCE = Path(__file__).with_name("card.cpp")
 
 
 class CannotBuild(Exception):
-    """The card can't be built here; says why."""
+    """The pretended GPU can't be built here; the message gives the reason."""
 
 
 def build(folder: Path) -> Path:
-    """The compiled card in a folder; it is compiled once for each PyTorch.
+    """Compiles the C++ part into a folder, once per PyTorch version, and returns its path.
 
     Raises:
         CannotBuild: there is no C++ compiler, this isn't Linux, or this PyTorch has CUDA.
@@ -48,10 +48,10 @@ def build(folder: Path) -> Path:
 
 
 def insert(made: Path) -> None:
-    """Puts the card into this process, for as long as it lives.
+    """Loads the pretended GPU into this process, for as long as the process lives.
 
     Raises:
-        RuntimeError: PyTorch was imported already, and has counted the cards.
+        RuntimeError: PyTorch has already been imported and has counted the GPUs.
     """
     if "torch" in sys.modules:
         raise RuntimeError("PyTorch has already looked for GPUs in this process")

@@ -1,6 +1,6 @@
-// One graphics card of type "cuda" for a PyTorch without CUDA: enough for fake tensors on it to have gradients, and for
-// memory of the computer to be pinned. It holds nothing and computes nothing. PyTorch asks once, while it is imported,
-// which cards there are; so this has to be loaded before.
+// One GPU of type "cuda" for a PyTorch that was built without CUDA: enough for fake tensors to have gradients, and for
+// the computer's memory to be pinned. It stores nothing and computes nothing. PyTorch looks for GPUs only once, while it
+// is imported, so this has to be loaded before that.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/CPUAllocator.h>
@@ -17,7 +17,7 @@ constexpr auto KIND = c10::DeviceType::CUDA;
 Device card() { return Device(KIND, 0); }
 Stream only_stream() { return Stream(Stream::DEFAULT, card()); }
 
-// What autograd asks of a device: one card, one stream, and nothing ever to wait for.
+// What autograd asks of a device: one GPU, one stream, and nothing to wait for.
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override { return KIND; }
   Device exchangeDevice(Device) const override { return card(); }
@@ -36,7 +36,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   void synchronizeStream(const Stream&) const override {}
 };
 
-// Says that it is the card's; nobody draws from it.
+// A generator that reports the GPU as its device; nothing draws from it.
 struct Generator final : at::CPUGeneratorImpl {
   Generator() { device_ = card(); }
 };
@@ -46,7 +46,7 @@ c10::impl::DeviceGuardImplRegistrar registrar(KIND, &guard);
 
 }  // namespace
 
-// The registry finds it by this name.
+// PyTorch's registry looks it up by this name.
 struct CUDAHooks final : at::CUDAHooksInterface {
   explicit CUDAHooks(at::CUDAHooksArgs) {}
   void init() const override {}
@@ -67,7 +67,7 @@ struct CUDAHooks final : at::CUDAHooksInterface {
     static const at::Generator generator = at::make_generator<Generator>();
     return generator;
   }
-  // Pinned memory is plain memory here, and does not say that it is pinned.
+  // Pinned memory is plain memory here, and doesn't report that it is pinned.
   c10::Allocator* getPinnedMemoryAllocator() const override { return c10::GetDefaultCPUAllocator(); }
   bool isPinnedPtr(const void*) const override { return false; }
 };

@@ -1,4 +1,4 @@
-"""The pretended card: what is computed on it are shapes, dtypes and memory."""
+"""The pretended GPU: it computes only shapes, dtypes and memory."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from library.models.memory.allocator import CachingAllocator
 
 aten = torch.ops.aten
 INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._unsafe_index, aten._index_put_impl_}
-"""Operations whose second argument are the indices, on the CPU or where the first is."""
+"""Operations whose second argument holds indices, on the CPU or on the first argument's device."""
 OF_ONE_DTYPE = {
     *(aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution, aten.native_layer_norm, aten.native_group_norm),
     *(aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_efficient_attention),
 }
-"""Operations whose kernels take all tensors in one dtype, which fake tensors do not check."""
+"""Operations whose kernels need all tensors in one dtype, which fake tensors don't check."""
 SIZED_BY_NUMBERS = ("nonzero", "masked_select", "unique", "bincount")
-"""Operations that read numbers of the card to know the size of what they give."""
+"""Operations that read values from the GPU to know the size of their result."""
 WITHOUT_KERNEL = ("detach", "empty", "_unsafe_view", "view", "alias", "lift_fresh")
-"""Operations that launch nothing, besides views."""
+"""Operations besides views that launch no kernel."""
 OURS = ("/library/", "/benchmarks/")
-"""Code whose lines are named as the place of a synchronisation."""
+"""Code that can be named as the place of a synchronisation."""
 
 
 class Card(TorchDispatchMode):
-    """Inside, tensors of device "cuda" are fake ones of this card.
+    """Inside, tensors on device "cuda" are fake tensors on this GPU.
 
     Attributes:
-        memory: the allocator; every storage on the card has a block of it.
-        operations, kernels, flops: what was computed since `begin`; kernels are operations that launch one.
-        synchronisations: how often the CPU waited for the card since `begin`, by what for and where.
+        memory: the allocator; every storage on the GPU has one of its blocks.
+        operations, kernels, flops: counts since `begin`; kernels are the operations that launch one.
+        synchronisations: how often the CPU waited for the GPU since `begin`, by reason and place.
     """
 
     def __init__(self) -> None:
@@ -50,13 +50,13 @@ class Card(TorchDispatchMode):
         self.begin()
 
     def begin(self) -> None:
-        """Counts begin again."""
+        """Restarts all counts."""
         self.operations = self.kernels = self.flops = 0
         self.synchronisations: Counter[tuple[str, str]] = Counter()
         self.memory.reset_peaks()
 
     def waits(self, what: str) -> None:
-        """The CPU waits for the card."""
+        """Counts one wait of the CPU for the GPU."""
         self.synchronisations[what, _place()] += 1
 
     def __torch_dispatch__(
@@ -87,7 +87,7 @@ class Card(TorchDispatchMode):
         return self._computed(func, args, kwargs)
 
     def _computed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """An operation on the card; PyTorch checks devices, dtypes and shapes."""
+        """Runs an operation on the GPU; PyTorch checks devices, dtypes and shapes."""
         name = func._schema.name.removeprefix("aten::")
         if name.startswith(SIZED_BY_NUMBERS):
             self.waits(f"{name} has a size that depends on numbers")
@@ -95,7 +95,7 @@ class Card(TorchDispatchMode):
         with self._fake:
             out = func(*args, **kwargs)
         if name == "_amp_foreach_non_finite_check_and_unscale_":
-            args[1].number = 0.0  # all was finite
+            args[1].number = 0.0  # all values were finite
         self.operations += 1
         self.kernels += not (func.is_view or name in WITHOUT_KERNEL)
         count = flop_registry.get(func._overloadpacket)
@@ -104,7 +104,7 @@ class Card(TorchDispatchMode):
         return out
 
     def _as_fake(self, given: Any) -> Any:
-        """An argument whose tensors of the CPU are fake ones of the CPU."""
+        """An argument with fake tensors on the CPU in place of its real ones."""
         if isinstance(given, (list, tuple)):
             return type(given)(map(self._as_fake, given))
         if not isinstance(given, Tensor) or isinstance(given, FakeTensor):
@@ -130,7 +130,7 @@ class Card(TorchDispatchMode):
         return _made_up(torch.empty(tensor.shape, dtype=dtype))
 
     def _copied(self, to: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
-        """A copy into memory of the other side."""
+        """Copies from the CPU to the GPU or back."""
         if not isinstance(to, FakeTensor):
             self.waits("a copy from the GPU")
             return _made_up(to)
@@ -140,7 +140,7 @@ class Card(TorchDispatchMode):
             return to.copy_(torch.empty(source.shape, dtype=source.dtype, device="cuda"))
 
     def _follow(self, made: Iterable[Any]) -> None:
-        """Every storage on the card has a block of its memory for as long as it lives."""
+        """Gives every storage on the GPU a block of its memory, for as long as the storage lives."""
         for one in made:
             if not isinstance(one, FakeTensor) or one.device.type != "cuda":
                 continue
@@ -157,7 +157,7 @@ class Card(TorchDispatchMode):
 
 
 def _flat(arguments: Iterable[Any]) -> list[Any]:
-    """Arguments or results of an operation, and what its lists hold."""
+    """Arguments or results of an operation, with the items of lists in place of the lists."""
     flat: list[Any] = []
     for one in arguments:
         flat.extend(one) if isinstance(one, (list, tuple)) else flat.append(one)
@@ -165,7 +165,7 @@ def _flat(arguments: Iterable[Any]) -> list[Any]:
 
 
 def _made_up(tensor: Tensor) -> Tensor:
-    """The tensor, on the CPU, with numbers that hurt nobody."""
+    """Fills a tensor on the CPU with made-up values: 0.5, or 1 if it isn't floating-point."""
     return tensor.fill_(0.5 if tensor.dtype.is_floating_point else 1)
 
 
@@ -197,7 +197,7 @@ def _check_indices(tensor: Tensor, indices: Iterable[Tensor | None]) -> None:
 
 
 def _place() -> str:
-    """The innermost line of ours that runs."""
+    """The innermost line of our own code on the call stack."""
     frame = sys._getframe(1)
     while frame is not None:
         if any(part in frame.f_code.co_filename for part in OURS):

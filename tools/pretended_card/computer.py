@@ -1,4 +1,4 @@
-"""A computer with the pretended card: what PyTorch's Python side asks of CUDA is answered."""
+"""A computer with the pretended GPU: answers what PyTorch's Python side asks CUDA."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel  # noqa: F401  asks for cards while it is imported
+from diffusers import AutoencoderKL, SD3Transformer2DModel  # noqa: F401  looks for GPUs while it is imported
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -20,40 +20,40 @@ plain_attention = nn.functional.scaled_dot_product_attention
 
 
 class Stream:
-    """The card's only stream."""
+    """The GPU's only stream."""
 
     def __init__(self, device: Any = None, **_: Any) -> None:
         self.device = device
 
     def wait_stream(self, other: Any) -> None:
-        """Everything is finished already."""
+        """Does nothing: all work is already finished."""
 
     def wait_event(self, event: Any) -> None:
-        """Everything is finished already."""
+        """Does nothing: all work is already finished."""
 
     def synchronize(self) -> None:
-        """Everything is finished already."""
+        """Does nothing: all work is already finished."""
 
 
 class Event:
-    """Everything before it is finished."""
+    """An event that is always complete."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
 
     def record(self, stream: Any = None) -> None:
-        """Nothing to remember."""
+        """Does nothing."""
 
     def synchronize(self) -> None:
-        """Everything is finished already."""
+        """Does nothing: all work is already finished."""
 
 
 @contextlib.contextmanager
 def computer_with(card: Card, total: int = 24 * GIB) -> Iterator[Card]:
-    """Inside, PyTorch computes on the card whatever is on device "cuda".
+    """Inside, PyTorch uses the pretended GPU for everything on device "cuda".
 
     Args:
-        total: bytes of memory that the card says it has.
+        total: bytes of memory that the GPU reports.
     """
     answers = {
         "_lazy_init": lambda: None,
@@ -79,14 +79,14 @@ def computer_with(card: Card, total: int = 24 * GIB) -> Iterator[Card]:
         stack.enter_context(patch.object(nn.Module, "_apply", move_module))
         stack.enter_context(_data_set_by(set_data))
         stack.enter_context(_lifting_the_cpu_alone())
-        # Fake tensors are not safe in two threads: the backward pass would compute what is on the CPU beside the rest.
+        # Fake tensors are not thread-safe: the backward pass would compute what is on the CPU in a second thread.
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(card)
         yield card
 
 
 def move_module(module: nn.Module, move: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    """`nn.Module._apply`, by which modules move: parameters stay the same objects, as on a card."""
+    """`nn.Module._apply`, which moves modules: parameters stay the same objects, as on a real GPU."""
     for child in module.children() if recurse else ():
         move_module(child, move)
     with torch.no_grad():
@@ -98,13 +98,13 @@ def move_module(module: nn.Module, move: Callable[[Tensor], Tensor], recurse: bo
 
 
 def set_data(tensor: Tensor, other: Tensor) -> None:
-    """`tensor.data = other`, also for a fake tensor and a real one."""
+    """`tensor.data = other`, also if only one of the two is a fake tensor."""
     kind, given = ((isinstance(one, FakeTensor), one.device) for one in (tensor, other))
     plain_data.__set__(tensor, other) if kind == given else become(tensor, other)
 
 
 def become(tensor: Tensor, other: Tensor) -> None:
-    """The same object is another tensor, without gradient, from now on."""
+    """Turns `tensor` into `other`, without its gradient; it stays the same Python object."""
     if other is tensor:
         return
     twin = nn.Parameter(other.detach(), tensor.requires_grad)
@@ -115,7 +115,7 @@ def become(tensor: Tensor, other: Tensor) -> None:
 
 @contextlib.contextmanager
 def _data_set_by(setter: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
-    """Inside, `tensor.data = other` calls that."""
+    """Inside, `tensor.data = other` calls `setter`."""
     torch.Tensor.data = property(plain_data.__get__, setter)
     try:
         yield
@@ -125,7 +125,7 @@ def _data_set_by(setter: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lifting_the_cpu_alone() -> Iterator[None]:
-    """Inside, `torch.tensor(..., device="cuda")` is made on the CPU and copied, as fake tensors need it."""
+    """Inside, `torch.tensor(..., device="cuda")` is made on the CPU and copied, as fake tensors require."""
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
     try:
@@ -144,7 +144,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attention by the kernel that a card takes: flash in 16 bits without a mask, else the memory-efficient one."""
+    """Attention by the kernel that a GPU uses: flash in 16 bits without a mask, otherwise the memory-efficient one."""
     if not isinstance(query, FakeTensor):
         return plain_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     half, head = query.dtype in (torch.float16, torch.bfloat16), query.shape[-1]

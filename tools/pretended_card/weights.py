@@ -1,4 +1,4 @@
-"""Weights that nobody has: a model's files as configurations alone, for what never reads a number of them."""
+"""Models without weights: folders with configurations alone, for code that never reads a weight's values."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from library.models.loading.weights import needed_by
 
 
 class WithoutNumbers:
-    """Stands in for `PartWeights`: of every weight that the part needs it has the shape, and memory with no numbers.
+    """Replaces `PartWeights`: every weight that the part needs has its shape, but arbitrary values.
 
     Args:
-        files: the folder, which holds configurations alone.
+        files: the folder, which holds only configurations.
     """
 
     def __init__(self, files: FolderFiles, part: str) -> None:
@@ -26,17 +26,17 @@ class WithoutNumbers:
         self._shapes = {name: tuple(tensor.shape) for name, tensor in needed.items()}
 
     def read(self, name: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-        """As large as the weight."""
+        """A tensor of the weight's shape, with arbitrary values."""
         return torch.empty(self._shapes[name], dtype=dtype, device=device)
 
     def read_rows(self, name: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """As large as those rows of the weight."""
+        """Zeros in the shape of these rows of the weight."""
         return torch.zeros(len(rows), *self._shapes[name][1:], dtype=dtype)
 
     def tensors(
         self, names: Iterable[str], dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> Iterator[tuple[str, Tensor]]:
-        """One after the other."""
+        """The tensors, one after the other."""
         for name in names:
             yield name, self.read(name, dtype, device)
 
@@ -45,12 +45,12 @@ class WithoutNumbers:
         return self._shapes.get(name)
 
     def fingerprint(self) -> str:
-        """Always the same for a part."""
+        """Depends only on the part."""
         return self.where
 
 
 @contextlib.contextmanager
 def without_numbers() -> Iterator[None]:
-    """Inside, folders in diffusers format have weights that are shapes alone."""
+    """Inside, weights in folders in diffusers format have shapes, but arbitrary values."""
     with patch.object(FolderFiles, "weights", lambda files, part: WithoutNumbers(files, part)):
         yield

@@ -1,1 +1,1 @@
-"""How the weights are in memory, and what is counted of it."""
+"""How weights are kept in memory, and how memory is counted."""

@@ -1,4 +1,4 @@
-"""CUDA's caching allocator as PyTorch has it by default, without the memory: what it reserves beyond its tensors."""
+"""Simulates PyTorch's default CUDA caching allocator, to count what it reserves beyond its tensors."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 MIB = 1 << 20
 ROUNDED = 512
-"""Bytes that every size is rounded up to."""
+"""Every size is rounded up to a multiple of this many bytes."""
 SMALL, SMALL_SEGMENT = MIB, 2 * MIB
-"""Sizes up to the first come from segments of the second."""
+"""Sizes up to the first value come from segments of the second."""
 LARGE, LARGE_SEGMENT, LARGE_ROUNDED = 10 * MIB, 20 * MIB, 2 * MIB
-"""Sizes below the first come from segments of the second; others have one of their own, rounded to the third."""
+"""Sizes below the first value come from segments of the second; others get their own, rounded up to the third."""
 APART = 1 << 40
-"""Bytes between two segments, so that they never merge."""
+"""Bytes between the addresses of two segments, so that they never merge."""
 
 
 @dataclass(eq=False)
@@ -34,11 +34,11 @@ class Block:
 
 
 class CachingAllocator:
-    """Best fit, splitting and merging. A segment is given back by `empty_cache` alone.
+    """Best fit, with splitting and merging. Only `empty_cache` gives segments back.
 
     Attributes:
-        allocated, reserved: bytes that are in use, and bytes that the allocator has of the card.
-        peak_allocated, peak_reserved: the most of them since `reset_peaks`.
+        allocated, reserved: bytes in use, and bytes that the allocator holds of the GPU.
+        peak_allocated, peak_reserved: the most since `reset_peaks`.
     """
 
     def __init__(self) -> None:
@@ -48,11 +48,11 @@ class CachingAllocator:
         self._segments = 0
 
     def reset_peaks(self) -> None:
-        """The peaks begin again."""
+        """Restarts the peaks at the current values."""
         self.peak_allocated, self.peak_reserved = self.allocated, self.reserved
 
     def take(self, size: int) -> int:
-        """The address of a block of at least that many bytes."""
+        """Allocates a block of at least that many bytes and returns its address."""
         size = max(ROUNDED, _rounded(size, ROUNDED))
         free = self._free[size <= SMALL]
         at = bisect.bisect_left(free, (size, 0))
@@ -64,7 +64,7 @@ class CachingAllocator:
         return block.address
 
     def give_back(self, address: int) -> None:
-        """The block is free, and one with its free neighbours."""
+        """Frees the block and merges it with its free neighbours."""
         block = self._blocks[address]
         self.allocated -= block.size
         for near in (block.before, block.after):
@@ -77,7 +77,7 @@ class CachingAllocator:
         self._let_go(block)
 
     def empty_cache(self) -> None:
-        """Gives back every segment of which nothing is in use."""
+        """Gives back every segment that is entirely free."""
         for small, free in self._free.items():
             for size, address in free:
                 if self._blocks[address].before is None and self._blocks[address].after is None:
@@ -96,7 +96,7 @@ class CachingAllocator:
         return block
 
     def _cut(self, block: Block, size: int) -> None:
-        """Cuts off what a block has to spare, if that is worth it."""
+        """Splits off what a block has to spare, if it is enough."""
         spare = block.size - size
         if spare < ROUNDED if block.small else spare <= SMALL:
             return
@@ -108,7 +108,7 @@ class CachingAllocator:
         self._let_go(rest)
 
     def _join(self, block: Block, following: Block) -> Block:
-        """The first of two neighbours, with what the second was."""
+        """Merges two neighbours and returns the first, which is now both."""
         del self._blocks[following.address]
         block.size += following.size
         block.after = following.after
@@ -122,11 +122,11 @@ class CachingAllocator:
 
 
 Event = tuple[int, int | None]
-"""A tensor's number, and its bytes when it is made, None when it is gone."""
+"""A tensor's number, and its bytes when it is made, or None when it is freed."""
 
 
 def play(memory: CachingAllocator, events: Iterable[Event]) -> Iterable[int]:
-    """Makes and lets go what the events say; returns the addresses of what is left at their end."""
+    """Allocates and frees what the events say; returns the addresses of what is left at the end."""
     places: dict[int, int] = {}
     for number, size in events:
         if size:
@@ -137,12 +137,12 @@ def play(memory: CachingAllocator, events: Iterable[Event]) -> Iterable[int]:
 
 
 def gaps_of(held: Iterable[int], rounds: Sequence[Sequence[Event]], kept: Iterable[int] = ()) -> int:
-    """Bytes that the allocator has of the GPU beyond what tensors take, each at its worst moment.
+    """Bytes that the allocator holds of the GPU beyond what tensors take, both at their peaks.
 
     Args:
-        held: bytes of each tensor that is there all the time.
-        rounds: what happens, over and over.
-        kept: bytes of each tensor that comes after the first round and stays, such as an optimizer's state.
+        held: bytes of each tensor that exists all the time.
+        rounds: events that repeat.
+        kept: bytes of each tensor that is made after the first round and stays, such as an optimizer's state.
     """
     memory = CachingAllocator()
     for size in held:
@@ -151,7 +151,7 @@ def gaps_of(held: Iterable[int], rounds: Sequence[Sequence[Event]], kept: Iterab
         left = play(memory, events)
         for size in kept if turn == 0 else ():
             memory.take(size)
-        for address in left:  # gradients, which are there until the next step begins
+        for address in left:  # gradients, which exist until the next step starts
             memory.give_back(address)
     return memory.peak_reserved - memory.peak_allocated
 

@@ -1,4 +1,4 @@
-"""What the parts of a model need on the device, counted on the meta device from their configurations alone."""
+"""What the parts of a model need on the device, counted on the meta device from configurations alone."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Footprint:
     """What a part needs.
 
     Args:
-        weights, transient: bytes on the device: what stays while it is in use, and what comes on top at its worst.
-        gaps: bytes between tensors, which PyTorch's allocator holds for itself.
-        resting: such bytes while nothing is there but what stays.
-        work: what it computes in one pass.
-        read: bytes of its files, where it is read for the sake of that pass alone.
+        weights, transient: bytes on the device: weights, which stay while it is in use, and the peak on top of them.
+        gaps: bytes between tensors, which PyTorch's allocator keeps.
+        resting: bytes of such gaps while only the weights exist.
+        work: the operations of one pass.
+        read: bytes of its files, if it is loaded only for that pass.
     """
 
     weights: int
@@ -39,17 +39,17 @@ class Footprint:
 
     @property
     def held(self) -> int:
-        """What tensors take."""
+        """Bytes that tensors take."""
         return self.weights + self.transient
 
     @property
     def total(self) -> int:
-        """What the allocator has to have of the device."""
+        """Bytes that the allocator holds of the device."""
         return self.held + self.gaps
 
 
 def as_skeleton(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The module with shapes and no numbers, as if it had been loaded in this precision."""
+    """The module on the meta device, as if it had been loaded in this precision."""
     module = module.to(META).requires_grad_(False).eval()
     for tensor in held_by(module):
         if tensor.is_floating_point():
@@ -59,21 +59,21 @@ def as_skeleton(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 @torch.no_grad()
 def count_pass(module: nn.Module, run: Callable[[], Any]) -> Footprint:
-    """What `run`, a pass without gradient through a module on the meta device, needs."""
+    """What `run` needs, a pass without a gradient through a module on the meta device."""
     with fused_attention(), LiveMemory() as memory:
         run()
     return footprint_of(held_by(module), memory)
 
 
 def footprint_of(tensors: Iterable[Tensor], memory: LiveMemory) -> Footprint:
-    """What tensors that stay need together with what was followed while they were used."""
+    """The footprint of tensors that stay, and of a pass that was followed while they existed."""
     sizes = storage_sizes(tensors)
     gaps, resting = gaps_of(sizes, [memory.events]), gaps_of(sizes, [])
     return Footprint(sum(sizes), memory.peak, memory.work, gaps=gaps, resting=resting)
 
 
 def count_encode(vae: AutoencoderKL, width: int, height: int, dtype: torch.dtype) -> Footprint:
-    """What encoding one picture of N pixels needs; the VAE is on the meta device."""
+    """What encoding one picture of this size in pixels needs; the VAE is on the meta device."""
     pixels = torch.zeros(1, 3, height, width, dtype=dtype, device=META)
     return count_pass(vae, lambda: vae.encode(pixels).latent_dist.std)
 

@@ -1,7 +1,7 @@
-"""Counts the memory and the arithmetic of code that runs on the meta device, where tensors have shapes but no values.
+"""Counts the memory and arithmetic of code that runs on the meta device, where tensors have shapes but no values.
 
-What is counted is exact for tensors: every storage counts from the operation that makes it to the moment the last
-tensor on it is gone. What a driver, a kernel's workspace or an allocator's gaps take is not seen here.
+The count is exact for tensors: every storage counts from the operation that makes it until the last tensor on it is
+gone. It leaves out what the driver, kernel workspaces and the allocator's gaps take.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from library.models.memory.work import Work
 
 
 class LiveMemory(TorchDispatchMode):
-    """Follows every storage that is made on the meta device inside the `with` block.
+    """Tracks every storage that is made on the meta device inside the `with` block.
 
     Attributes:
-        now, peak: bytes of live storages made inside: at the moment, and at most.
+        now, peak: bytes of storages made inside that exist now, and the most that existed at once.
         flops: floating-point operations of matrix products, convolutions and attention, forward and backward.
         work: every operation that computes.
-        events: every storage that is made, and that goes, in order.
+        events: every storage that is made or freed, in order.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class LiveMemory(TorchDispatchMode):
             self.work.add(outcome.flops, outcome.traffic, "attention" in func.__name__)
         made = [storage for storage in storages_of(out) if storage._cdata not in self._alive]
         if made:
-            # Such as a weight, of which this is a view.
+            # A result may be a view of an argument, such as a weight.
             given = {storage._cdata for storage in storages_of((args, kwargs))}
             for storage in made:
                 if storage._cdata not in given and storage._cdata not in self._alive:
@@ -75,21 +75,21 @@ def storage_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def storage_sizes(tensors: Iterable[Tensor]) -> list[int]:
-    """Bytes of each storage under these tensors, in their order."""
+    """Bytes of each storage under these tensors, in order and without duplicates."""
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
     return list(storages.values())
 
 
 def held_by(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers of a module."""
+    """A module's parameters and buffers."""
     return [*module.parameters(), *module.buffers()]
 
 
 @contextlib.contextmanager
 def fused_attention() -> Iterator[None]:
-    """Inside, attention is counted as a fused kernel that never holds the matrix of scores.
+    """Inside, attention counts as a fused kernel, which never holds the matrix of scores.
 
-    On the meta device PyTorch would otherwise take its plain way, which no NVIDIA GPU of use here has to.
+    On the meta device, PyTorch would otherwise use plain products, which no supported NVIDIA GPU needs.
     """
     plain = nn.functional.scaled_dot_product_attention
 

@@ -1,5 +1,8 @@
-"""What an operation on the meta device gives and costs. PyTorch works shapes out in Python, which takes up to a
-millisecond, and a model repeats the same few operations: each is worked out once and known from then on."""
+"""The result and the cost of operations on the meta device.
+
+PyTorch computes shapes in Python, which takes up to a millisecond per operation. A model repeats the same few
+operations, so each is computed once and then cached.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ FREE = frozenset(
     getattr(torch.ops.aten, name)
     for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "detach")
 )
-"""Operations that neither read nor write numbers, besides views."""
+"""Operations besides views that neither read nor write values."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an operation gives and costs.
+    """The result and the cost of an operation.
 
     Args:
-        result: what it gives.
+        result: what it returns.
         flops: floating-point operations of matrix products, convolutions and attention.
         traffic: bytes read and written; 0 if it computes nothing.
     """
@@ -37,7 +40,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Shape:
-    """A tensor that fills a storage of its own, in a result that is kept."""
+    """Replaces a tensor that fills its own storage in a cached result."""
 
     size: torch.Size
     stride: tuple[int, ...]
@@ -48,11 +51,11 @@ class _Shape:
 
 
 _KNOWN: dict[Any, Outcome] = {}
-"""Outcomes by operation and arguments, with a `_Shape` for each tensor of the result."""
+"""Cached outcomes by operation and arguments, with a `_Shape` for each tensor of the result."""
 
 
 def outcome_of(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
-    """Does the operation, or gives what the same one gave, in new storages."""
+    """Runs the operation, or returns its cached outcome in new storages."""
     key = _key_of(func, args, kwargs)
     known = None if key is None else _KNOWN.get(key)
     if known is not None:
@@ -69,7 +72,7 @@ def outcome_of(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 def _key_of(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Whatever the outcome depends on; None if it is more than shapes, or the operation changes what it is given."""
+    """Everything the outcome depends on; None if that is more than shapes, or the operation changes its arguments."""
     if func.is_view or func._schema.is_mutable:
         return None
     described = _described((args, tuple(kwargs.items())))
@@ -88,7 +91,7 @@ def _described(value: Any) -> Any:
 
 
 def _is_new(out: Any, given: Any) -> bool:
-    """Whether each tensor of a result fills a storage of its own that was not there before."""
+    """Whether each tensor of a result fills its own, new storage."""
     tensors = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
     made = {one._cdata: one.nbytes() for one in storages_of(out)}
     if len(made) < len(tensors) or any(one._cdata in made for one in storages_of(given)):
@@ -100,13 +103,13 @@ def _is_new(out: Any, given: Any) -> bool:
 
 
 def _bytes_of(leaf: Any) -> int:
-    """Bytes that reading or writing a meta tensor moves; what is only repeated is read once."""
+    """Bytes moved by reading or writing a meta tensor; expanded values count once."""
     if not isinstance(leaf, Tensor) or leaf.device.type != "meta":
         return 0
     return min(leaf.numel() * leaf.element_size(), leaf.untyped_storage().nbytes())
 
 
 def storages_of(tree: Any) -> list[torch.UntypedStorage]:
-    """The storages of the meta tensors in a nest of arguments or results."""
+    """The storages of the meta tensors in nested arguments or results."""
     leaves = tree_leaves(tree)
     return [leaf.untyped_storage() for leaf in leaves if isinstance(leaf, Tensor) and leaf.device.type == "meta"]

@@ -1,8 +1,8 @@
-"""Frozen linear layers kept in fewer bits: int8, fp8 or nf4, and turned back into 16 bits for each product.
+"""Frozen linear layers stored in fewer bits (int8, fp8 or nf4) and converted back to 16 bits for each product.
 
-Only the weights are rounded, never what flows through them, and every branch of a step uses the same rounded weights:
-in the difference of two predictions most of the error is common to both and cancels. That is why int8 is not
-bitsandbytes' own layer, which rounds activations as well.
+Only the weights are rounded, never the activations, and every branch of a step uses the same rounded weights. So most
+of the error is the same in two predictions and cancels in their difference. That is why int8 here is not bitsandbytes'
+own layer, which rounds activations too.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from library.errors import ModelError
 Quantization = Literal["none", "int8", "fp8", "nf4"]
 
 INT8_MOST, FP8_MOST = 127.0, 448.0
-"""The largest number of each kind."""
+"""The largest value of each format."""
 NF4_BLOCK = 64
-"""Weights that share a scale in nf4."""
+"""Number of weights that share a scale in nf4."""
 
 
 class QuantisedLinear(nn.Linear):
-    """A frozen linear layer in fewer bits; its gradient reaches the input alone.
+    """A frozen linear layer in fewer bits; only its input receives a gradient.
 
     Args:
         layer: the layer in 16 or 32 bits.
-        kind: "int8", "fp8" (e4m3) or "nf4". The first two have a scale for each output, nf4 one for 64 weights.
-        device: where it is rounded and kept.
+        kind: "int8", "fp8" (e4m3) or "nf4". The first two have one scale per output, nf4 one per 64 weights.
+        device: where the weight is rounded and kept.
 
     Raises:
         ModelError: nf4 without bitsandbytes.
@@ -58,7 +58,7 @@ class QuantisedLinear(nn.Linear):
         self.register_parameter("bias", bias)
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
-        """The weight as it acts, (out, in)."""
+        """The dequantized weight, (out, in)."""
         if self.kind != "nf4":
             return self.weight.to(dtype).mul_(self.scales)
         functional = _bitsandbytes()
@@ -74,7 +74,7 @@ class QuantisedLinear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """x W^T + b. The weight is unpacked again in the backward pass: keeping it would undo what the rounding saves."""
+    """x W^T + b. The backward pass unpacks the weight again: keeping it would undo what quantization saves."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
@@ -89,7 +89,7 @@ class _Product(torch.autograd.Function):
 
 
 def quantise(module: nn.Module, kind: Quantization, device: torch.device) -> None:
-    """Replaces every linear layer inside `module`, one after the other, by one in fewer bits on `device`."""
+    """Replaces every linear layer inside `module`, one at a time, with one in fewer bits on `device`."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Linear) and not isinstance(layer, QuantisedLinear):
             parent, _, last = name.rpartition(".")
@@ -99,9 +99,9 @@ def quantise(module: nn.Module, kind: Quantization, device: torch.device) -> Non
 def _bitsandbytes() -> Any:
     try:
         return imported("bitsandbytes.functional")
-    except Exception as error:  # a build for another CUDA fails in ways of its own
+    except Exception as error:  # a build for another CUDA can raise anything
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f'base_quantization = "nf4" needs bitsandbytes, which can\'t be used here: {reason}.',
-            'pip install bitsandbytes, or set base_quantization = "int8", which needs nothing.',
+            'pip install bitsandbytes, or set base_quantization = "int8", which needs no other package.',
         ) from error

@@ -1,6 +1,6 @@
-"""How the one frozen base is in memory: in how many bits, which blocks away from the device, which ones recomputed.
+"""How the one frozen base is kept in memory: in how many bits, and which blocks are swapped or recomputed.
 
-All branches share these weights, so whatever is chosen here holds for both members of every difference.
+All branches share these weights, so every choice here applies to both predictions of a difference.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Residence:
-    """What is wished for the base.
+    """How the base should be kept.
 
     Args:
         quantization: of the linear layers inside the blocks.
-        blocks_to_swap: number of blocks, counted from the first, live in the computer's memory.
-        recomputed: number of blocks, counted from the first, are recomputed in the backward pass; None: all.
-        xformers: attention by xformers; where it can't work, PyTorch's own.
-        sdpa: whether PyTorch's own may replace it.
-        sdpa_backend: the kernel of PyTorch's own attention to prefer, or "auto".
-        compiled: feed-forward layers by torch.compile.
-        vae_tiling: pictures are decoded in tiles.
-        offloaded: what recomputed blocks begin from waits in the computer's memory.
+        blocks_to_swap: number of blocks, counted from the first, that live in the computer's memory.
+        recomputed: number of blocks, counted from the first, that the backward pass recomputes; None: all.
+        xformers: use xformers for attention; if it can't work, PyTorch's own attention.
+        sdpa: whether PyTorch's own attention may replace it.
+        sdpa_backend: the preferred kernel of PyTorch's own attention, or "auto".
+        compiled: compile feed-forward layers with torch.compile.
+        vae_tiling: decode pictures in tiles.
+        offloaded: keep the inputs of recomputed blocks in the computer's memory.
     """
 
     quantization: Quantization = "none"
@@ -63,7 +63,7 @@ class Residence:
 
     @classmethod
     def of(cls, settings: ModelSettings) -> Residence:
-        """As the settings say; blocks to recompute that are "auto" or "all" are all of them, until somebody counts."""
+        """As the settings say. "auto" and "all" mean all blocks, until the forecast recomputes fewer for "auto"."""
         blocks = settings.checkpointed_blocks
         return cls(
             quantization=settings.quantization,
@@ -79,19 +79,20 @@ class Residence:
 
 
 class ResidentBase:
-    """A transformer of diffusers, put where it computes.
+    """A diffusers transformer on the device where it computes.
 
     Args:
-        transformer: frozen, on the CPU or, without numbers, on the meta device.
+        transformer: frozen, on the CPU or on the meta device.
         blocks: its blocks, in the order in which they run.
         device: where it computes.
-        feed_forward: the parts of a block that may be compiled: what adapters and concept vectors change is not.
+        feed_forward: names of the parts of a block that may be compiled: adapters and concept vectors don't
+            change them.
 
     Attributes:
-        weights: of each block the tensors that travel.
+        weights: for each block, the tensors that are swapped.
 
     Raises:
-        ModelError: more blocks to swap than there are, or nf4 without bitsandbytes.
+        ModelError: more blocks to swap than can be swapped, or nf4 without bitsandbytes.
     """
 
     def __init__(
@@ -125,19 +126,19 @@ class ResidentBase:
     # Memory
 
     def swap_blocks(self, count: int) -> None:
-        """The first `count` blocks live in the computer's memory from now on. Can be said once."""
+        """Moves the first `count` blocks to the computer's memory, from now on. Works only once."""
         self._check_swap(count)
         if count:
             self.swap = BlockSwap(self.blocks[:count], self.weights[:count], self.device)
             self.swapped = count
 
     def recompute(self, count: int | None) -> None:
-        """The first `count` blocks are recomputed in the backward pass; None: all. Swapped ones always are."""
+        """Recomputes the first `count` blocks in the backward pass; None: all. Swapped blocks are always recomputed."""
         count = len(self.blocks) if count is None else count
         self.recomputed = frozenset(self.blocks[: max(count, self.swapped)])
 
     def offloading(self) -> AbstractContextManager[Any]:
-        """Inside, what the backward pass needs is kept in the computer's memory, if that is wished for."""
+        """Inside, what the backward pass needs is kept in the computer's memory, if `offloaded` is set."""
         if not self.residence.offloaded:
             return nullcontext()
         if self.device.type == "meta":
@@ -165,7 +166,7 @@ class ResidentBase:
 
     @contextmanager
     def attending(self) -> Iterator[None]:
-        """Inside, attention uses the chosen kernel; others stay allowed for what it can't do."""
+        """Inside, attention uses the chosen kernel; other kernels remain allowed for what it can't do."""
         if self._backend is None:
             yield
             return
@@ -175,7 +176,7 @@ class ResidentBase:
             yield
 
     def contexts_with(self, kept: Callable[[], Contexts]) -> Callable[[], Contexts]:
-        """`context_fn` for `torch.utils.checkpoint`: `kept`'s, and the same attention in the recomputation."""
+        """`context_fn` for `torch.utils.checkpoint`: `kept`'s contexts, and the same attention when it recomputes."""
 
         @contextmanager
         def both(again: AbstractContextManager[None]) -> Iterator[None]:
@@ -194,7 +195,7 @@ class ResidentBase:
             try:
                 cast("ModelMixin", self.transformer).enable_xformers_memory_efficient_attention()
                 return None
-            except Exception as error:  # xformers raises all kinds, each meaning that it can't work here
+            except Exception as error:  # xformers raises many kinds of errors; each means that it can't work
                 reason = str(error).strip().splitlines()[0]
                 if not wanted.sdpa:
                     raise ModelError(
@@ -213,11 +214,11 @@ class ResidentBase:
         return BACKENDS[wanted.sdpa_backend]
 
     def _compile(self) -> None:
-        """Compiles the feed-forward layers alone: what adapters and concept vectors change is left as it is."""
+        """Compiles only the feed-forward layers: adapters and concept vectors change the others."""
         try:
             with torch.no_grad():
                 torch.compile(_gelu_twice)(torch.ones(8, device=self.device))
-        except Exception as error:  # no compiler, no Triton, no such Python: each says so in its own way
+        except Exception as error:  # no compiler, no Triton, an unsupported Python: each raises its own error
             reason = str(error).strip().splitlines()[0]
             self.notices.append(f"torch_compile can't be used ({reason}); the run continues without it.")
             return
@@ -232,7 +233,7 @@ def _gelu_twice(x: torch.Tensor) -> torch.Tensor:
 
 
 def _can_attend(backend: SDPBackend, device: torch.device) -> bool:
-    """Whether a kernel takes attention of this model's kind; tried on a few numbers."""
+    """Whether a kernel supports this model's kind of attention; tries it on a small input."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     query = torch.zeros(1, 1, 64, 64, device=device, dtype=dtype)
     try:

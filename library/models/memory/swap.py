@@ -1,11 +1,12 @@
-"""Block swapping: transformer blocks that live in the computer's memory and visit the device one by one.
+"""Block swapping: transformer blocks that live in the computer's memory and are copied to the device one at a time.
 
-The base is frozen, so weights travel to the device and never back. Two places on the device take turns: while a block
-computes in one, the next is copied into the other, on an NVIDIA GPU from pinned memory by a stream of its own. The
-blocks at the end of the transformer stay: the backward pass begins with them, while the places still hold what it
-needs after them.
+The base is frozen, so weights are copied to the device and never back. Two places on the device take turns: while a
+block computes in one, the next is copied into the other. On an NVIDIA GPU, a separate stream copies from pinned memory.
+The blocks at the end of the transformer stay on the device: the backward pass starts with them, and the places still
+hold the blocks that it needs next.
 
-A swapped block has to be recomputed in the backward pass: its weights are gone by then, and recomputing brings them.
+A swapped block has to be recomputed in the backward pass: its weights are gone by then, and recomputing copies them
+again.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 ALIGNMENT = 256
-"""Every tensor of a block begins at a multiple of N bytes."""
+"""Every tensor of a block starts at a multiple of this many bytes."""
 
 
 class _Layout:
-    """Where each tensor of a block is in one flat run of bytes."""
+    """Where each tensor of a block is in one flat buffer."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         self.tensors = tensors
@@ -31,7 +32,7 @@ class _Layout:
             self.size += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
 
     def views(self, place: Tensor) -> list[Tensor]:
-        """The block's tensors as they are in a place."""
+        """The block's tensors as views into a place."""
         return [
             place[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
             for begin, tensor in zip(self.begins, self.tensors, strict=True)
@@ -43,12 +44,12 @@ class BlockSwap:
 
     Args:
         blocks: the blocks to swap, first to last.
-        weights: of each block the tensors that travel, on the CPU or on the device; what else a block holds, such as
-            adapters, stays where it is. Afterwards the device holds two places for all of them.
+        weights: for each block, the tensors to swap, on the CPU or on the device. What else a block holds, such as
+            adapters, stays where it is. Afterwards the device holds two places for all blocks.
         device: where they compute.
 
     Attributes:
-        layouts: how each block is in a place.
+        layouts: where each block's tensors are in a place.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], weights: Sequence[list[Tensor]], device: torch.device) -> None:
@@ -68,7 +69,7 @@ class BlockSwap:
 
     @property
     def resident(self) -> list[int]:
-        """The blocks that the places hold."""
+        """The blocks that the places hold now."""
         return sorted(block for block in self._holds if block is not None)
 
     def _to_host(self, layout: _Layout, device: torch.device) -> Tensor:
@@ -76,11 +77,11 @@ class BlockSwap:
         host = torch.empty(layout.size, dtype=torch.uint8, device=where, pin_memory=device.type == "cuda")
         for view, tensor in zip(layout.views(host), layout.tensors, strict=True):
             view.copy_(tensor.detach())
-            tensor.data = view  # lets the original go, one tensor at a time
+            tensor.data = view  # frees the original, one tensor at a time
         return host
 
     def _bring(self, block: int) -> None:
-        """The block is on the device when this returns, as far as the device's own order of work is concerned."""
+        """Brings the block to the device, in time for any work that is queued there after this."""
         if block not in self._holds:
             self._copy(block, self._free_place())
         place = self._holds.index(block)
@@ -92,11 +93,11 @@ class BlockSwap:
             self._copy(following, 1 - place)
 
     def _free_place(self) -> int:
-        """The place that does not hold the block that ran last."""
+        """A place that does not hold the block that ran last."""
         return next((place for place, block in enumerate(self._holds) if block != self._last), 0)
 
     def _following(self, block: int) -> int | None:
-        """The block that is likely to run next: the way is up in a forward pass, down in a backward pass."""
+        """The block that is likely to run next: upwards in a forward pass, downwards in a backward pass."""
         end = len(self.layouts) - 1
         if end == 0:
             return None
@@ -109,7 +110,7 @@ class BlockSwap:
     def _copy(self, block: int, place: int) -> None:
         host, size = self._host[block], self.layouts[block].size
         if self._stream:
-            # Whatever was queued so far may still read this place.
+            # Work that is already queued may still read this place.
             self._stream.wait_stream(torch.cuda.current_stream(self.places[place].device))
             with torch.cuda.stream(self._stream):
                 self.places[place][:size].copy_(host, non_blocking=True)

@@ -1,4 +1,4 @@
-"""The toy at the door for families, and a folder with one."""
+"""Registers the toy as a family, and writes a folder with a toy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHAPE = {"double": 2, "single": 2, "width": 32, "text_width": 24, "channels": 4}
 
 
 def blank(part: str, config: Mapping[str, Any]) -> nn.Module:
-    """A part without weights."""
+    """A part on the meta device."""
     with torch.device("meta"):
         if part == "vae":
             return AutoencoderKL.from_config(dict(config))
@@ -42,7 +42,7 @@ def blank(part: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def is_known(base: str) -> bool:
-    """Whether a name in a LoRA file is that of a layer of the toy."""
+    """Whether a name in a LoRA file belongs to a layer of the toy."""
     return base.removeprefix(PREFIX).startswith(tuple(f"{name}." for name in LISTS))
 
 
@@ -52,12 +52,12 @@ def named(base: str, change: FileChange, source: str) -> dict[str, FileChange]:
 
 
 def spellings_of(bases: Iterable[str]) -> list[str]:
-    """Whose names these are."""
+    """The programs that name layers like this."""
     return list(dict.fromkeys("the toy" for _ in bases))
 
 
 def viewer(file: Mapping[str, torch.Tensor], metadata: Mapping[str, str], layers: set[str]) -> UiReading:
-    """The one program that loads LoRAs of the toy."""
+    """The only program that loads LoRAs of the toy."""
     reading = UiReading()
     for layer in layers:
         up, down = (f"{PREFIX}{layer}.lora_{half}.weight" for half in "BA")
@@ -69,17 +69,17 @@ def viewer(file: Mapping[str, torch.Tensor], metadata: Mapping[str, str], layers
 
 
 def layers_of(transformer: nn.Module) -> set[str]:
-    """The linear layers of a transformer; wrapped ones count by what they wrap."""
+    """The linear layers of a transformer; wrapped ones have the name of what they wrap."""
     return {name.removesuffix(".base") for name, one in transformer.named_modules() if hasattr(one, "out_features")}
 
 
 def slots_of(part: str, file: TensorFile, config: Mapping[str, Any]) -> tuple[dict[str, Slot], list[str]]:
-    """Every tensor by its own name."""
+    """Every tensor under its own name."""
     return {name: Slot(name) for name in file.entries}, []
 
 
 def opened(files: ModelFiles, settings: ModelSettings, device: torch.device, dtype: torch.dtype) -> ToyModel:
-    """A toy out of a folder."""
+    """A toy from a folder."""
     return ToyModel(files, device=device, dtype=dtype, residence=Residence.of(settings))
 
 
@@ -107,7 +107,7 @@ TOY = Family(
 
 @contextmanager
 def at_the_door() -> Iterator[Family]:
-    """Inside, the toy is one of the families."""
+    """Inside, the toy is a registered family."""
     try:
         yield register(TOY)
     finally:
@@ -117,7 +117,7 @@ def at_the_door() -> Iterator[Family]:
 
 
 def save_toy(folder: Path) -> Path:
-    """Writes a whole model with random weights."""
+    """Writes a complete model with random weights."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZERS / "tokenizer")
     tokenizer.save_pretrained(folder / "tokenizer")

@@ -1,4 +1,4 @@
-"""The toy as the trainer meets it."""
+"""The toy as the trainer sees it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from library.models.memory.operations import META
 from library.transfer import to_device
 
 LENGTH = 12
-"""Tokens that the encoder reads."""
+"""Number of tokens that the encoder reads."""
 
 
 class ToyModel(LatentModel):
@@ -90,7 +90,7 @@ class ToyModel(LatentModel):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The only one."""
+        """The only tokenizer."""
         return self.files.tokenizers()[0]
 
     @torch.no_grad()

@@ -12,13 +12,13 @@ HEADS = 2
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of (B, tokens, width), in heads."""
+    """Multi-head attention of (B, tokens, width)."""
     heads = [one.unflatten(-1, (HEADS, -1)).transpose(1, 2) for one in (query, key, value)]
     return nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
 
 
 class DoubleBlock(nn.Module):
-    """Text and picture attend to each other, each with weights of its own."""
+    """Text and picture attend to each other, each with its own weights."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class SingleBlock(nn.Module):
 
 
 class ToyTransformer(nn.Module):
-    """Predicts the velocity of latents (B, channels, h, w); every place of them is a token."""
+    """Predicts the velocity of latents (B, channels, h, w); every position of them is a token."""
 
     def __init__(self, double: int, single: int, width: int, text_width: int, channels: int, **_: Any) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class ToyTransformer(nn.Module):
 
 
 class ToyTextEncoder(nn.Module):
-    """Tokens (texts, tokens) as states (texts, tokens, width); each knows those before it."""
+    """Turns tokens (texts, tokens) into states (texts, tokens, width); each depends on those before it."""
 
     def __init__(self, vocabulary: int, width: int, **_: Any) -> None:
         super().__init__()
