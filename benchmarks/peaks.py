@@ -176,13 +176,12 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", type=Path, default=presets, metavar="FILE", help="Default: all.")
     parser.add_argument("--resolution", type=int, metavar="N", help="Default: the preset's.")
     parser.add_argument("--blocks", type=int, metavar="N", help="The transformer's first N. Default: all.")
-    add_json_to(parser, "peaks.json in output_dir")
-    parser.add_argument("--output_dir", type=Path, default=FOLDER)
+    add_json_to(parser, str(FOLDER / "peaks.json"))
     arguments = parser.parse_args()
     given = {"resolution": arguments.resolution, "blocks": arguments.blocks}
     settings = {name: value for name, value in given.items() if value is not None}
     title = "What each phase of a preset holds and reserves on a pretended GPU, and the forecast without CUDA's context"
-    made, file = build(ROOT / "build" / "pretended_card"), arguments.json or arguments.output_dir / "peaks.json"
+    made, file = build(ROOT / "build" / "pretended_card"), arguments.json or FOLDER / "peaks.json"
     rows: list[dict[str, Any]] = []
     for preset in arguments.presets:
         # In a process of its own: the GPU has to be there before PyTorch is imported.
