@@ -1,4 +1,4 @@
-"""The demo of docs/tutorials/first-run.md at half its steps: it learns what it is shown and nothing else."""
+"""The demo of docs/tutorials/first-run.md: it learns what it is shown and nothing else."""
 
 import json
 import re
@@ -21,7 +21,6 @@ from tools.pocket.pen import SIDE
 
 FEWER_SHEETS = ["--sample_every_n_steps", "1000", "--sample_seeds", "1"]
 """Nothing that the steps learn depends on these."""
-HALF = ["--max_train_steps", "160", "--replay_images", "48"]
 
 
 def tutorial_commands() -> list[str]:
@@ -34,12 +33,12 @@ def tutorial_commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def demo() -> Path:
-    """Runs the tutorial's commands with fewer steps and sheets; returns the demo's output folder."""
+    """Runs the tutorial's commands with fewer sheets; returns the demo's output folder."""
     commands = tutorial_commands()
     assert len(commands) >= 2
     for line in commands:
         words = shlex.split(line)[1:]
-        extra = ["--overwrite", *HALF, *FEWER_SHEETS] if words[0] == "purecc_train.py" else []
+        extra = ["--overwrite", *FEWER_SHEETS] if words[0] == "purecc_train.py" else []
         done = run(*words, *extra)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     return ROOT / "output" / "demo"
@@ -52,7 +51,7 @@ def test_the_demo_learns(demo):
 
 
 def test_with_l_purecc_the_student_follows_the_extractor(tmp_path):
-    words = ["--eta", "0.5", "--extractor_train_steps", "75", *HALF, *FEWER_SHEETS, "--sample_steps", "1"]
+    words = ["--eta", "0.5", "--extractor_train_steps", "75", *FEWER_SHEETS, "--sample_steps", "1"]
     done = run("purecc_train.py", *DEMO, *words, "--no_audit", "--output_dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     rows = [row for row in read_log(tmp_path / "log.jsonl") if row["stage"] == "student"]
@@ -80,7 +79,7 @@ def test_the_demo_learns_nothing_else(demo, tmp_path):
     """Compared with a plain LoRA after the same number of steps on the same pictures."""
     plain = ["--anchor_weight", "0", "--replay_weight", "0", "--concept_embeddings", "none"]
     plain += ["--surroundings_weight", "0", "--context_vectors", "0"]
-    plain += [*HALF, *FEWER_SHEETS, "--sample_steps", "1"]
+    plain += [*FEWER_SHEETS, "--sample_steps", "1"]
     done = run("purecc_train.py", *DEMO, *plain, "--output_dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     file = TomlFile(ROOT / "output" / "demo" / "config.toml")
