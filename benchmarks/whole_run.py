@@ -60,7 +60,8 @@ def beside(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     Args:
         found: by preset, what `count` returns.
     """
-    rows: dict[str, dict[str, Any]] = {}
+    longest = max((counted["phases"] for counted in found.values()), key=len)
+    rows: dict[str, dict[str, Any]] = {row["phase"]: {"phase": row["phase"]} for row in longest}
     for preset, counted in found.items():
         for row in (*counted["phases"], {"phase": ALL, "plain_steps": counted["plain_steps"], "share": 100.0}):
             shown = rows.setdefault(row["phase"], {"phase": row["phase"]})
@@ -73,8 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--presets", nargs="+", default=["presets/lean.toml", "presets/pure.toml"])
     parser.add_argument("--resolution", type=int, default=1024, metavar="N", help="Default: 1024.")
-    add_json_to(parser, "whole-run.json in output_dir")
-    parser.add_argument("--output_dir", type=Path, default=FOLDER)
+    add_json_to(parser, str(FOLDER / "whole-run.json"))
     arguments = parser.parse_args()
     found = {}
     for preset in arguments.presets:
@@ -86,7 +86,7 @@ def main() -> None:
         columns |= {preset: f"`{preset}`", f"{preset}_share": "share, %"}
     title = f"A first run at {arguments.resolution} x {arguments.resolution}, in steps of a plain LoRA"
     command, formats = ["python", "-m", "benchmarks.whole_run", *sys.argv[1:]], dict.fromkeys(columns, ".0f")
-    file = arguments.json or arguments.output_dir / "whole-run.json"
+    file = arguments.json or FOLDER / "whole-run.json"
     write(file, title, "counted", beside(found), columns, command, formats)
     print(f"{title}:\n{table(read(file))}")
     for preset, counted in found.items():
