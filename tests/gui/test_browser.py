@@ -32,7 +32,6 @@ context_train_steps = 2
 sample_steps = 2
 sample_seeds = 1
 sample_strengths = []
-extractor_train_steps = 2
 max_train_steps = 4
 sample_every_n_steps = 2
 save_every_n_steps = 2
@@ -214,7 +213,8 @@ def stop_and_resume(page: Browser, folder: Path, trainer: psutil.Process) -> Non
     assert stopped["exit_code"] == 130 and stopped["total_step"] < stopped["total_steps"]
     page.click("button", "Resume")
     page.wait(f"{STATE} === 'done'", LONG)
-    assert read_status(folder)["total_step"] == 6 and read_status(folder)["pid"] != stopped["pid"]
+    done = read_status(folder)
+    assert done["total_step"] == done["total_steps"] == 4 and done["pid"] != stopped["pid"]
 
 
 def result(page: Browser, window: Window, comfyui: Path, folder: Path) -> None:
