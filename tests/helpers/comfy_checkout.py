@@ -83,6 +83,7 @@ def import_comfyui() -> None:
         import comfy.cli_args
 
         comfy.cli_args.args.cpu = True
+        import comfy.controlnet  # which ComfyUI's own nodes import
         import comfy.sample
         import comfy.sd
     finally:
