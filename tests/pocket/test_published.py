@@ -49,3 +49,9 @@ def test_files_that_train_the_pocket_model_type_the_published_size(monkeypatch):
     assert {"creature.toml", "glass.toml", "demo.toml"} <= set(typed)
     sizes = {name: {one.resolution for one in datasets} for name, datasets in typed.items()}
     assert sizes == {name: {(SIDE, SIDE)} for name in typed}
+
+
+def test_no_part_says_from_where_it_was_loaded():
+    configs = sorted(POCKET.glob("**/config.json"))
+    assert configs
+    assert [file for file in configs if "_name_or_path" in json.loads(file.read_text(encoding="utf-8"))] == []

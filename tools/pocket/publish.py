@@ -33,8 +33,11 @@ def publish(vae: AutoencoderKL, model: TextToFlow, shift: float, folder: Path) -
 
 
 def _save(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
-    """Makes the text encoders load like the other parts: by default in float32."""
+    """Makes the text encoders load in float32 by default, like the other parts; no file says where one came from."""
     pipeline.save_pretrained(folder, safe_serialization=True)
-    for file in folder.glob("text_encoder*/config.json"):
+    for file in folder.glob("*/config.json"):
         config = json.loads(file.read_text(encoding="utf-8"))
-        file.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
+        config.pop("_name_or_path", None)
+        if file.parent.name.startswith("text_encoder"):
+            config["dtype"] = "float32"
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
