@@ -53,7 +53,7 @@ def main() -> None:
     """Starts the training several times and keeps the best of each number."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.start", description=__doc__)
     parser.add_argument("--times", type=int, default=5, metavar="N", help="Starts that are counted. Default: 5.")
-    add_json_to(parser, "start.json in output/benchmark")
+    add_json_to(parser, str(FOLDER / "start.json"))
     arguments, words = parser.parse_known_args()
     starts = [started(words) for _ in range(1 + arguments.times)][1:]
     rows = [min(same, key=lambda row: row["cpu_s"]) for same in zip(*starts, strict=True)]

@@ -134,7 +134,7 @@ def judge(
     scorer: Scorer, scenes: list[Scene], pictures: Tensor, own: dict[str, float], looks: dict[str, float]
 ) -> Result:
     """Compares the judge's answers with the captions."""
-    answers, _ = scorer.read(enlarged(pictures, scorer.side))
+    answers, _ = scorer.read(pictures)
     truths = torch.tensor([truth_of(scene) for scene in scenes])[:, : len(OF_SCENE)]
     right = torch.stack([answers[name].cpu() for name in OF_SCENE], dim=1) == truths
     of_object = {name: torch.tensor([scene.object == name for scene in scenes]) for name in OBJECTS}

@@ -10,15 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from library.prepare.visibility import COLOURS, NOISES
 from tools.pocket.autoencoder import CHANNELS
 from tools.pocket.captions import TRIGGERS, vocabulary
 from tools.pocket.flow import TextToFlow
 
 DRAWS = 24
-NOISES = 4
-"""Pictures of pure noise on which a trigger's effect is measured."""
 CLASS = "creature"
-COLOURS = ("red", "green", "blue")
 
 
 @torch.no_grad()
