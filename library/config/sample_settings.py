@@ -23,7 +23,7 @@ class SampleSettings:
         None, "Draw a contact sheet N minutes after the last one.", above=0, shapes_training=False
     )
     sample_strengths: list[float] = setting(
-        [0.5, 0.75, 1.0, 1.25],
+        [0.75, 1.0, 1.25],
         "LoRA strengths on the strength sheet drawn at the end. An empty list: no such sheet.",
         shapes_training=False,
     )
