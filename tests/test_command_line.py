@@ -139,7 +139,7 @@ def test_a_dry_run_shows_what_each_text_became_and_what_is_cut_off(tmp_path):
     assert done.returncode == 0, done.stderr
     table = (
         rf"00\.png, {SIDE} x {SIDE}, shown at {SIDE} x {SIDE}\n"
-        r"\s+complete 'a qx creature in the city'\n\s+base\s+'a creature in the city'\n\s+target\s+'a qx creature'"
+        r"\s+complete 'a sks creature in the city'\n\s+base\s+'a creature in the city'\n\s+target\s+'a sks creature'"
     )
     assert re.search(table, done.stdout)
     assert (

@@ -24,7 +24,7 @@ from tools.pocket.scenery import BACKGROUNDS
 from tools.pocket.styles import STYLES, UNSEEN_STYLE
 from tools.pocket.world import OBJECTS, PLACES, TIMES, Scene, draw, random_scene
 
-TRIGGER = {"subject": "qx", "style": "qx"}
+TRIGGER = {"subject": "sks", "style": "zwx"}
 CLASS_WORD = {"subject": "creature", "style": "style"}
 TARGET = {"subject": "a [V] creature", "style": "in [V] style"}
 SAID = {

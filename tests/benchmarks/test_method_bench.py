@@ -63,8 +63,7 @@ def test_there_are_three_subjects_and_a_style():
 def test_probes_are_always_the_same_and_fit_the_encoders(concept):
     probes, count = concept.probes(), clip_tokenizer("!")
     assert probes == CONCEPTS[concept.name]().probes()
-    longest = LENGTH if concept.kind == "subject" else LENGTH + 1  # of "in qx style", the last word may be cut off
-    assert all(len(count(probe.text).input_ids) <= longest for probe in probes)
+    assert all(len(count(probe.text).input_ids) <= LENGTH for probe in probes)
     assert [probe.sort == "concept" for probe in probes] == [True] * PROBES + [False] * PROBES
 
 

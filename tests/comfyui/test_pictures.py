@@ -28,11 +28,11 @@ from tests.helpers.places import ROOT
 
 pytestmark = pytest.mark.skipif(not real.CHECKOUT, reason=real.WHY_NOT)
 
-TRIGGER = "qx"
+TRIGGER = "sks"
 """The demo's."""
 TEXTS = [f"a {TRIGGER} creature in the snow by day in clay", f"a {TRIGGER} creature on the beach"]
 TEXTS += ["a blue house in the city by day"]
-STEPS, GUIDANCE, SHIFT = 12, 4.0, 1.0
+STEPS, GUIDANCE, SHIFT = 12, 4.0, 1.5
 AGREE = 1e-4
 """Of latents whose values reach 4."""
 SHORT = {

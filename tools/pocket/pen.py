@@ -17,7 +17,7 @@ from tools.pocket.styles import Style
 
 WORLD = 64
 """Width and height of the world, in its units."""
-SIDE = 64
+SIDE = 96
 """Side of the published model's pictures, in pixels."""
 FINE = 4
 """Shapes are drawn this many times larger and then shrunk, which smooths their edges."""
