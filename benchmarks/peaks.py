@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.record import FOLDER, add_json_to, read, table, write
 from library.environment import prepare_process
-from library.errors import exit_code_of
+from library.errors import ConfigError, exit_code_of
 from tools.pretended_card.building import build, insert
 
 if TYPE_CHECKING:
@@ -169,6 +169,22 @@ def compared(found: Sequence[tuple[int, int]], parts: Sequence[str], predicted: 
     }
 
 
+def to_be_added_to(file: Path, presets: Sequence[Path]) -> dict[str, Any]:
+    """The result of an earlier run.
+
+    Raises:
+        ConfigError: there is none, or it has one of the presets.
+    """
+    if not file.is_file():
+        raise ConfigError(f"{file} doesn't exist.", "Leave out --add to write it.")
+    earlier = read(file)
+    if both := sorted({path.stem for path in presets} & {row["preset"] for row in earlier["rows"]}):
+        raise ConfigError(
+            f"{file} has {', '.join(both)} already.", "Name other presets, or count all again without --add."
+        )
+    return earlier
+
+
 def main() -> None:
     """Measures one preset after the other, and writes what is there after each."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -176,18 +192,22 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", type=Path, default=presets, metavar="FILE", help="Default: all.")
     parser.add_argument("--resolution", type=int, metavar="N", help="Default: the preset's.")
     parser.add_argument("--blocks", type=int, metavar="N", help="The transformer's first N. Default: all.")
+    parser.add_argument("--add", action="store_true", help="Add the presets to the result that is there.")
     add_json_to(parser, str(FOLDER / "peaks.json"))
     arguments = parser.parse_args()
     given = {"resolution": arguments.resolution, "blocks": arguments.blocks}
     settings = {name: value for name, value in given.items() if value is not None}
     title = "What each phase of a preset holds and reserves on a pretended GPU, and the forecast without CUDA's context"
-    made, file = build(ROOT / "build" / "pretended_card"), arguments.json or FOLDER / "peaks.json"
+    file = arguments.json or FOLDER / "peaks.json"
+    earlier = to_be_added_to(file, arguments.presets) if arguments.add else None
+    made = build(ROOT / "build" / "pretended_card")
     rows: list[dict[str, Any]] = []
     for preset in arguments.presets:
         # In a process of its own: the GPU has to be there before PyTorch is imported.
         with ProcessPoolExecutor(1, get_context("spawn"), insert, (made,)) as pool:
             rows += pool.submit(measure, preset, settings).result()
-        write(file, title, "counted", rows, COLUMNS, ["python", "-m", "benchmarks.peaks", *sys.argv[1:]], FORMATS)
+        command = ["python", "-m", "benchmarks.peaks", *sys.argv[1:]]
+        write(file, title, "counted", rows, COLUMNS, command, FORMATS, below=earlier)
     print(table(read(file)))
 
 

@@ -37,6 +37,7 @@ def write(
     columns: Mapping[str, str],
     command: Sequence[str],
     formats: Mapping[str, str] | None = None,
+    below: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a result.
 
@@ -47,6 +48,7 @@ def write(
         columns: of the table, each with its heading.
         command: the words of the command that repeats the measurement.
         formats: of the numbers in a column, such as ".1f"; without one, two decimals or two digits.
+        below: an earlier result with the same columns. Its rows come first, and its command and commit are kept.
     """
     import torch
 
@@ -55,6 +57,9 @@ def write(
     device = "none" if kind == "counted" else device_name()
     about = {"title": title, "kind": kind, "commit": commit(), "torch": torch.__version__, "device": device}
     found = {**about, "command": " ".join(command), "columns": columns, "formats": formats or {}, "rows": list(rows)}
+    if below is not None:
+        run = {name: below[name] for name in ("commit", "torch", "command")}
+        found |= {"earlier": [*below.get("earlier", []), run], "rows": [*below["rows"], *rows]}
     write_text(path, json.dumps(found, indent=2) + "\n")
 
 
@@ -100,7 +105,8 @@ def origin(result: Mapping[str, Any]) -> str:
     """Where a result comes from, as a line of Markdown."""
     command = f"`{result['command']}`"
     if result["kind"] == "counted":
-        return f"Counted at commit {result['commit']} by {command}."
+        runs = [f"at commit {run['commit']} by `{run['command']}`" for run in (*result.get("earlier", []), result)]
+        return f"Counted {', then '.join(runs)}."
     if result["kind"] == "transcribed":
         return f"From an earlier run of {command}{result.get('note', '')}."
     return f"Measured at commit {result['commit']} on {result['device']}, PyTorch {result['torch']}, by {command}."

@@ -1,6 +1,7 @@
 """The benchmarks: their counts stay within budget, and they print what they wrote."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import torch
 from benchmarks import report
 from benchmarks.counts import count_authors, count_variant, full_size_plan
 from benchmarks.numerics import errors
-from benchmarks.record import table, write
+from benchmarks.peaks import to_be_added_to
+from benchmarks.record import origin, read, table, write
 from benchmarks.start import started
 from benchmarks.variants import PLAIN
 from benchmarks.whole_run import ALL, CARD, PLAIN_STEPS, beside, count
@@ -119,6 +121,23 @@ def test_the_report_prints_every_result_as_it_was_written(tmp_path, monkeypatch,
     with pytest.raises(SystemExit):
         report.main()
     assert "Run a benchmark first" in capsys.readouterr().err
+
+
+def test_a_preset_is_added_to_a_result_that_says_what_counted_each_row(tmp_path):
+    file, columns = tmp_path / "peaks.json", {"preset": "preset"}
+    write(file, "Peaks", "counted", [{"preset": "a"}], columns, ["first"])
+    file.write_text(json.dumps({**read(file), "commit": "0ld"}))
+    for name in ("b", "c"):
+        earlier = to_be_added_to(file, [Path(f"presets/{name}.toml")])
+        write(file, "Peaks", "counted", [{"preset": name}], columns, [name], below=earlier)
+    found = read(file)
+    assert [row["preset"] for row in found["rows"]] == ["a", "b", "c"]
+    runs = [("0ld", "first"), (found["commit"], "b"), (found["commit"], "c")]
+    assert origin(found) == f"Counted {', then '.join(f'at commit {at} by `{command}`' for at, command in runs)}."
+    with pytest.raises(ConfigError, match="has b already"):
+        to_be_added_to(file, [Path("presets/b.toml"), Path("d.toml")])
+    with pytest.raises(ConfigError, match="doesn't exist"):
+        to_be_added_to(tmp_path / "none.json", [Path("d.toml")])
 
 
 def test_a_whole_run_is_all_of_its_phases_in_plain_steps(full_width):
