@@ -24,7 +24,7 @@ class Footprint:
 
     Args:
         weights, transient: bytes on the device: weights, which stay while it is in use, and the peak on top of them.
-        gaps: bytes between tensors, which PyTorch's allocator keeps.
+        gaps: bytes that PyTorch's allocator keeps between tensors, and behind them if too few are left to split off.
         resting: bytes of such gaps while only the weights exist.
         work: the operations of one pass.
         read: bytes of its files, if it is loaded only for that pass.
