@@ -9,9 +9,7 @@ from torch import nn
 
 from tests.helpers.places import ROOT
 from tools.pocket.autoencoder import SHRINKS
-from tools.pocket.flow import by_scale, noise_levels
-from tools.pocket.pen import OBJECT, SIDE
-from tools.pocket.pictures import draw_pictures
+from tools.pocket.pen import SIDE
 from tools.pocket.recipe import RECIPES, Kitchen, Recipe
 from tools.pocket.stage import Progress, Stage, Workplace, progress_of, rate_at, train
 
@@ -70,40 +68,6 @@ def test_the_rate_warms_up_stays_and_falls():
 def test_a_stage_that_runs_out_of_time_has_a_low_rate_at_its_end():
     stage = Stage(name="line", steps=100_000, batch=1, rate=1.0, minutes=1)
     assert rate_at(stage, Progress(step=500, seconds=59.0)) < 0.05
-
-
-def test_independent_errors_cost_the_same_at_each_scale_and_an_error_of_the_whole_object_costs_most():
-    chance = torch.Generator().manual_seed(0)
-    objects = torch.zeros(64, 12, 12)
-    objects[:, 2:8, 4:8] = 0.75
-    noise = torch.randn(64, 16, 12, 12, generator=chance)
-    assert by_scale(noise, torch.eye(16), objects).item() == pytest.approx(1, abs=0.05)
-    whole, covered = objects[:, None] / 0.75, 24 / 144
-    assert by_scale(whole.expand_as(noise), torch.eye(16), objects).item() == pytest.approx(
-        (covered + 4 * covered + 24) / 3
-    )
-
-
-def test_an_error_outside_the_object_is_not_in_its_average():
-    objects = torch.zeros(1, 4, 4)
-    objects[:, :2, :2] = 1
-    error = torch.zeros(1, 16, 4, 4)
-    error[:, :, 2:, 2:] = 1
-    assert by_scale(error, torch.eye(16), objects).item() == pytest.approx((0.25 + 4 * 0.25) / 3)
-
-
-def test_a_share_of_the_noise_levels_is_spread_as_sampling_spreads_its_steps():
-    high = (noise_levels(40_000, 1.5, torch.Generator().manual_seed(0)) > 0.9).float().mean().item()
-    assert high == pytest.approx(0.75 * 0.037 + 0.25 * 0.143, abs=0.005)
-
-
-def test_pictures_know_how_much_of_each_latent_the_object_covers(tmp_path):
-    pictures = draw_pictures(tmp_path, 16, seed=0, side=64)
-    objects = pictures.objects(SHRINKS)
-    assert objects.shape == (16, 8, 8)
-    first = torch.from_numpy(pictures.regions[0] == OBJECT)
-    assert objects[0, 4, 4].item() == pytest.approx(first[32:40, 32:40].float().mean().item())
-    assert objects.sum((1, 2)).min() > 1
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tools.pocket.captions import EMPTY, FULL, TRIGGERS, caption, full_caption, training_caption, vocabulary
+from tools.pocket.captions import EMPTY, TRIGGERS, caption, full_caption, training_caption, vocabulary
 from tools.pocket.concepts import SUBJECT, style_scenes, subject_scenes
 from tools.pocket.creature import EARS, MARKINGS, TAILS
 from tools.pocket.pen import OBJECT, REGIONS, SIDE, WORLD
@@ -92,12 +92,10 @@ def test_a_caption_of_training_never_says_what_is_not_so():
             assert word not in words or getattr(scene, words[word]) == word
 
 
-def test_training_captions_say_nothing_or_some_or_all_and_none_holds_a_trigger():
-    rng, drawn = random.Random(2), scenes(3000)
-    captions = [training_caption(scene, rng) for scene in drawn]
+def test_a_tenth_of_the_training_captions_is_empty_and_none_holds_a_trigger():
+    rng = random.Random(2)
+    captions = [training_caption(scene, rng) for scene in scenes(3000)]
     assert abs(captions.count("") / 3000 - EMPTY) < 0.02
-    full = sum(text == full_caption(scene) for text, scene in zip(captions, drawn, strict=True)) / 3000
-    assert FULL < full < FULL + 0.15, "some that say each attribute by chance say all"
     assert not {word for text in captions for word in text.split()} & set(TRIGGERS)
     assert set(TRIGGERS) <= set(vocabulary())
 

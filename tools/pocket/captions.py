@@ -7,12 +7,10 @@ import random
 from tools.pocket.scenery import BACKGROUNDS
 from tools.pocket.world import ATTRIBUTES, Scene
 
-EMPTY = 0.05
-"""Share of empty captions in training, for classifier-free guidance."""
-FULL = 0.45
-"""Share of training captions that say everything. The others say some."""
 MENTIONED = 0.75
-"""Chance that an attribute is in a caption that says some."""
+"""Chance that an attribute is in a caption."""
+EMPTY = 0.1
+"""Share of empty captions, for classifier-free guidance."""
 TRIGGERS = ("sks", "ohwx", "zwx", "ukj")
 """Words without a meaning, to which a user can give one. No training caption has them: a model that has seen such words
 has learnt to ignore them.
@@ -47,12 +45,9 @@ def full_caption(scene: Scene) -> str:
 
 
 def training_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption as in training: all attributes, some, or nothing."""
-    kind = rng.random()
-    if kind < EMPTY:
+    """A caption as in training: some attributes, sometimes nothing."""
+    if rng.random() < EMPTY:
         return ""
-    if kind < EMPTY + FULL:
-        return full_caption(scene)
     said = {name for name in ATTRIBUTES if rng.random() < MENTIONED}
     return caption(scene, said, style_word=rng.random() < SAYS_STYLE)
 

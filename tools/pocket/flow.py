@@ -28,8 +28,6 @@ T5_WIDTH = 192
 TIMESTEPS = 1000
 CREATURES = 1 / 3
 """Share of a batch that is drawn from the creatures alone: they have more colours than anything else."""
-AS_SAMPLED = 1 / 4
-"""Share of the noise levels that are spread as sampling spreads its steps."""
 PLAIN_UP_TO = 8
 """Latents along a side."""
 
@@ -154,34 +152,18 @@ def new_flow(depth: int, side: int, seed: int) -> TextToFlow:
     return TextToFlow(depth, side)
 
 
-def by_scale(error: Tensor, measure: Tensor, objects: Tensor) -> Tensor:
-    """The mean square of a velocity's error, of its averages over tokens, and of its average over the object.
+def by_scale(error: Tensor, measure: Tensor) -> Tensor:
+    """The mean square of a velocity's error and of its averages over 2 x 2 latents, which are one token.
 
-    An average of n independent errors has 1/n of their square, so it counts n times. A token of the wrong colour costs
-    more than one that is wrong in detail, and an object of the wrong colour costs most.
+    An average of four independent errors has a quarter of their square, so it counts four times. A colour that a token
+    gets wrong as a whole costs more than one that is wrong in detail.
 
     Args:
-        error: (B, 16, side / 8, side / 8). A token is 2 x 2 of its latents.
+        error: (B, 16, side / 8, side / 8).
         measure: (16, 16), see `measure_of_pixels`.
-        objects: how much of each latent the object covers, (B, side / 8, side / 8).
     """
     seen = torch.einsum("ij,bjhw->bihw", measure, error)
-    token = 4 * F.avg_pool2d(seen, 2).square().mean()
-    of_object = objects / objects.sum((1, 2), keepdim=True)
-    number = 1 / of_object.square().sum((1, 2))
-    average = torch.einsum("bhw,bihw->bi", of_object, seen)
-    return (seen.square().mean() + token + (number[:, None] * average.square()).mean()) / 3
-
-
-def noise_levels(count: int, shift: float, chance: torch.Generator) -> Tensor:
-    """Noise levels of a batch, (count,): most in the middle, a share spread as sampling spreads its steps.
-
-    Colours are decided at the highest levels. A logit-normal density has 4 % of its levels above 0.9 with a shift of
-    1.5; sampling has 14 % of its steps there.
-    """
-    middle = draw_sigma(count, "logit_normal", chance, shift=shift)
-    spread = draw_sigma(count, "uniform", chance, shift=shift)
-    return torch.where(torch.rand(count, generator=chance) < AS_SAMPLED, spread, middle)
+    return (seen.square().mean() + 4 * F.avg_pool2d(seen, 2).square().mean()) / 2
 
 
 def train_flow(
@@ -202,7 +184,7 @@ def train_flow(
     scenes = [pictures.scene(index) for index in range(pictures.taught)]
     creatures = torch.tensor([index for index, scene in enumerate(scenes) if scene.creature is not None])
     of_creatures = round(CREATURES * stage.batch) if len(creatures) else 0
-    measure, objects = measure.to(place.device), pictures.objects(SHRINKS)
+    measure = measure.to(place.device)
     model.train()
 
     def loss_of(step: int, chance: torch.Generator) -> Tensor:
@@ -214,11 +196,11 @@ def train_flow(
         captions = [training_caption(scenes[row], words) for row in rows.tolist()]
         image = latents.rows(rows)
         noise = torch.randn(image.shape, generator=chance)
-        sigma = noise_levels(stage.batch, shift, chance)
+        sigma = draw_sigma(stage.batch, "logit_normal", chance, shift=shift)
         x_t, target = interpolate(image, noise, sigma).to(place.device), velocity_target(image, noise).to(place.device)
         with _attention(x_t), autocast(place.device):
             velocity = model.velocity(x_t, sigma, captions)
-        return by_scale(velocity.float() - target, measure, objects[rows].to(place.device))
+        return by_scale(velocity.float() - target, measure)
 
     train(stage, place, model, loss_of)
     model.eval()

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from library.files.atomic import written
-from tools.pocket.pen import OBJECT
 from tools.pocket.styles import UNSEEN_STYLE
 from tools.pocket.world import Scene, draw, random_scene
 
@@ -49,15 +48,6 @@ class Pictures:
     def scene(self, index: int) -> Scene:
         """The scene of a picture."""
         return scene_at(self.seed, index, unseen_style=index >= self.taught)
-
-    def objects(self, shrinks: int) -> Tensor:
-        """How much of each latent the object covers, (taught, side / shrinks, side / shrinks), float32 in 0..1."""
-        small = self.side // shrinks
-        parts = []
-        for start in range(0, self.taught, CHUNK):
-            covered = self.regions[start : min(start + CHUNK, self.taught)] == OBJECT
-            parts.append(torch.from_numpy(covered.reshape(-1, small, shrinks, small, shrinks).mean((2, 4))).float())
-        return torch.cat(parts)
 
     def batch(self, indices: Tensor, device: str) -> tuple[Tensor, Tensor]:
         """Pictures (B, 3, side, side), float32 in -1..1, and regions (B, side, side), int64."""
