@@ -140,7 +140,7 @@ def peaks_of(plan: Plan, card: Any) -> dict[str, tuple[int, int]]:
             memory = card.memory
             if self._open:
                 held, reserved = self.of.get(self._open[-1], (0, 0))
-                self.of[self._open[-1]] = max(held, memory.peak_allocated), max(reserved, memory.peak_reserved)
+                self.of[self._open[-1]] = max(held, memory.peak_requested), max(reserved, memory.peak_reserved)
             memory.reset_peaks()
 
     peaks, run = Peaks(), Run(plan)

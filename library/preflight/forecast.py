@@ -166,11 +166,7 @@ def count_step(plan: Plan, stage: str, residence: Residence | None = None) -> St
         for weight in learning:
             weight.register_post_accumulate_grad_hook(_let_go)
     gradients = sum(weight.grad.nbytes for weight in learning if weight.grad is not None)
-    held = storage_sizes(_held(parts, learned))
-    bytes_each = OPTIMIZER_BYTES.get(settings.optimizer.optimizer_type.lower(), OPTIMIZER_BYTES["adamw"])
-    state = [bytes_each * weight.numel() for weight in learning]
-    if stage == STUDENT and settings.optimizer.ema_decay is not None:
-        state += [weight.nbytes for weight in learning]
+    held, state = storage_sizes(_held(parts, learned)), _state_of(parts, learned)
     size, rows = heaviest_batch(plan)
     wanted = made.prompts
     words = isinstance(learned, Student) and learned.words is not None
@@ -223,7 +219,7 @@ def _let_go(weight: Tensor) -> None:
 
 @torch.no_grad()
 def count_sampling(plan: Plan, size: tuple[int, int], rows: int) -> StepCount:
-    """Counts one sampling pass, without a gradient.
+    """Counts one sampling pass, without a gradient, between two steps of stage 2.
 
     Args:
         size: width and height of the pictures.
@@ -231,11 +227,12 @@ def count_sampling(plan: Plan, size: tuple[int, int], rows: int) -> StepCount:
     """
     parts = counted_parts(plan)
     student = counted_student(parts)
+    held = [*storage_sizes(_held(parts, student)), *_state_of(parts, student)]
     scene = _scene(plan, size, rows, {"prompt"})
     with fused_attention(), LiveMemory() as memory:
         parts.velocity(PRETRAINED_BRANCH, scene.x_t, scene.sigma, [scene.prompts["prompt"]])
     moved = 0 if parts.model.base.swap is None else parts.model.base.swap.bytes_moved
-    return StepCount(footprint_of(_held(parts, student), memory), 0, memory.flops, moved)
+    return StepCount(footprint_of(held, memory), 0, memory.flops, moved)
 
 
 def _learning(states: Tensor) -> Tensor:
@@ -276,9 +273,19 @@ def heaviest_batch(plan: Plan) -> tuple[tuple[int, int], int]:
 
 
 def _held(parts: Attached, learned: Learned) -> list[Tensor]:
-    """The tensors of the transformer with all adapters, and of vectors and words."""
+    """The tensors of the base with all adapters, and of vectors and words."""
     beside = [tensor for one in learned.held for tensor in one.state().values()]
-    return [*held_by(parts.model.transformer), *beside]
+    return [*parts.model.base.held, *beside]
+
+
+def _state_of(parts: Attached, learned: Learned) -> list[int]:
+    """Bytes of each tensor that the first step of a stage leaves: optimizer state, and the average of stage 2."""
+    optimizer, learning = parts.settings.optimizer, parameters_of(learned.learnables)
+    bytes_each = OPTIMIZER_BYTES.get(optimizer.optimizer_type.lower(), OPTIMIZER_BYTES["adamw"])
+    state = [bytes_each * weight.numel() for weight in learning]
+    if learned.stage == STUDENT and optimizer.ema_decay is not None:
+        state += [weight.nbytes for weight in learning]
+    return state
 
 
 def _scene(plan: Plan, size: tuple[int, int], rows: int, prompts: set[str], text_learns: bool = False) -> Scene:

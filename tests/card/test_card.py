@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.kernels import Shape, attention, swap
-from library.models.memory.allocator import MIB, CachingAllocator
+from library.models.memory.allocator import MIB, CachingAllocator, gaps_of
 from tests.helpers.on_card import Failed, alone
 
 
@@ -133,6 +133,11 @@ def test_gaps_are_reserved_and_not_allocated():
     assert (memory.allocated, memory.reserved) == (18 * MIB, 32 * MIB)
     memory.empty_cache()
     assert memory.reserved == 32 * MIB
+
+
+def test_what_a_block_has_to_spare_is_a_gap_too():
+    held = [11 * MIB + 1, 4, 12 * MIB]
+    assert sum(held) + gaps_of(held, []) == (12 + 2 + 12) * MIB
 
 
 def threads_of_a_backward_pass(card):

@@ -20,7 +20,7 @@ from library.models.memory.operations import META
 from library.models.memory.quantised import QuantisedLinear
 from library.models.opening import load_model
 from library.models.sd3.position_table import PositionTable
-from library.preflight.forecast import count_step
+from library.preflight.forecast import Forecast, count_step, counted_parts, forecast
 from library.training.run import Run
 from tests.helpers.loras import PART
 from tests.helpers.loras import layer as layer_of
@@ -298,6 +298,27 @@ def test_what_blocks_start_from_may_wait_elsewhere_and_changes_no_number(plan_of
     _, plain = trained(plan_of(**common))
     _, swapped = trained(plan_of(**common, cpu_offload_checkpointing=True, blocks_to_swap=2))
     assert_same(plain, swapped)
+
+
+def test_the_planner_counts_the_swapped_blocks_as_their_two_places(plan_of, deep_model):
+    given = {"pretrained_model_name_or_path": str(deep_model), "gradient_checkpointing": True}
+    plain, swapping = plan_of(**given), plan_of(**given, blocks_to_swap=4)
+    blocks = [tensor for block in counted_parts(plain).model.base.weights[:4] for tensor in block]
+    places = counted_parts(swapping).model.base.swap.places
+    saved = storage_bytes(blocks) - sum(place.nbytes for place in places)
+    assert len(places) == 2 and saved > 0
+    found = [stays(forecast(plan)) for plan in (plain, swapping)]
+    assert found[1] == {phase: held - saved for phase, held in found[0].items()}
+
+
+def stays(predicted: Forecast) -> dict[str, int]:
+    """Bytes that stay on the device while a stage's steps are made and while pictures are drawn."""
+    return {phase: one.weights for phase, one in predicted.needs.items() if "stage" in phase or phase == "sampling"}
+
+
+def test_pictures_are_drawn_beside_all_that_a_step_of_stage_2_leaves(plan_of):
+    held = stays(forecast(plan_of(ema_decay=0.9)))
+    assert held["sampling"] == held["stage 2, student"]
 
 
 def test_the_planner_counts_what_waits_elsewhere(plan_of, deep_model):

@@ -23,6 +23,7 @@ class Block:
 
     Args:
         before, after: its neighbours in the segment.
+        requested: bytes of it that were asked for.
     """
 
     address: int
@@ -31,41 +32,48 @@ class Block:
     before: Block | None = None
     after: Block | None = None
     free: bool = True
+    requested: int = 0
 
 
 class CachingAllocator:
     """Best fit, with splitting and merging. Only `empty_cache` gives segments back.
 
     Attributes:
-        allocated, reserved: bytes in use, and bytes that the allocator holds of the GPU.
-        peak_allocated, peak_reserved: the most since `reset_peaks`.
+        requested, allocated, reserved: bytes that were asked for, bytes of the blocks that they are in, and bytes that
+            the allocator holds of the GPU.
+        peak_requested, peak_allocated, peak_reserved: the most since `reset_peaks`.
     """
 
     def __init__(self) -> None:
-        self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
+        self.requested = self.allocated = self.reserved = 0
+        self.reset_peaks()
         self._blocks: dict[int, Block] = {}
         self._free: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
         self._segments = 0
 
     def reset_peaks(self) -> None:
         """Restarts the peaks at the current values."""
-        self.peak_allocated, self.peak_reserved = self.allocated, self.reserved
+        self.peak_requested, self.peak_allocated, self.peak_reserved = self.requested, self.allocated, self.reserved
 
-    def take(self, size: int) -> int:
+    def take(self, requested: int) -> int:
         """Allocates a block of at least that many bytes and returns its address."""
-        size = max(ROUNDED, _rounded(size, ROUNDED))
+        size = max(ROUNDED, _rounded(requested, ROUNDED))
         free = self._free[size <= SMALL]
         at = bisect.bisect_left(free, (size, 0))
         block = self._blocks[free.pop(at)[1]] if at < len(free) else self._segment_for(size)
         block.free = False
         self._cut(block, size)
+        block.requested = requested
+        self.requested += requested
         self.allocated += block.size
+        self.peak_requested = max(self.peak_requested, self.requested)
         self.peak_allocated = max(self.peak_allocated, self.allocated)
         return block.address
 
     def give_back(self, address: int) -> None:
         """Frees the block and merges it with its free neighbours."""
         block = self._blocks[address]
+        self.requested -= block.requested
         self.allocated -= block.size
         for near in (block.before, block.after):
             if near is not None and near.free:
@@ -153,7 +161,7 @@ def gaps_of(held: Iterable[int], rounds: Sequence[Sequence[Event]], kept: Iterab
             memory.take(size)
         for address in left:  # gradients, which exist until the next step starts
             memory.give_back(address)
-    return memory.peak_reserved - memory.peak_allocated
+    return memory.peak_reserved - memory.peak_requested
 
 
 def _rounded(size: int, to: int) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from library.models.memory.allocator import gaps_of
 from library.models.memory.live_memory import LiveMemory, fused_attention, held_by, storage_sizes
@@ -24,7 +24,7 @@ class Footprint:
 
     Args:
         weights, transient: bytes on the device: weights, which stay while it is in use, and the peak on top of them.
-        gaps: bytes between tensors, which PyTorch's allocator keeps.
+        gaps: bytes that PyTorch's allocator keeps between tensors, and behind them if too few are left to split off.
         resting: bytes of such gaps while only the weights exist.
         work: the operations of one pass.
         read: bytes of its files, if it is loaded only for that pass.
@@ -62,14 +62,13 @@ def count_pass(module: nn.Module, run: Callable[[], Any]) -> Footprint:
     """What `run` needs, a pass without a gradient through a module on the meta device."""
     with fused_attention(), LiveMemory() as memory:
         run()
-    return footprint_of(held_by(module), memory)
+    return footprint_of(storage_sizes(held_by(module)), memory)
 
 
-def footprint_of(tensors: Iterable[Tensor], memory: LiveMemory) -> Footprint:
-    """The footprint of tensors that stay, and of a pass that was followed while they existed."""
-    sizes = storage_sizes(tensors)
-    gaps, resting = gaps_of(sizes, [memory.events]), gaps_of(sizes, [])
-    return Footprint(sum(sizes), memory.peak, memory.work, gaps=gaps, resting=resting)
+def footprint_of(held: Sequence[int], memory: LiveMemory) -> Footprint:
+    """The footprint of tensors of these bytes that stay, and of a pass that was followed while they existed."""
+    gaps, resting = gaps_of(held, [memory.events]), gaps_of(held, [])
+    return Footprint(sum(held), memory.peak, memory.work, gaps=gaps, resting=resting)
 
 
 def count_encode(vae: AutoencoderKL, width: int, height: int, dtype: torch.dtype) -> Footprint:

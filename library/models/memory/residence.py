@@ -125,6 +125,12 @@ class ResidentBase:
 
     # Memory
 
+    @property
+    def held(self) -> list[torch.Tensor]:
+        """What stays on the device: the transformer's tensors, and both places for swapped blocks."""
+        places = [] if self.swap is None else self.swap.places
+        return [*places, *held_by(self.transformer)]
+
     def swap_blocks(self, count: int) -> None:
         """Moves the first `count` blocks to the computer's memory, from now on. Works only once."""
         self._check_swap(count)
