@@ -78,7 +78,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WORK / "report", help="Where tables and pictures go.")
     parser.add_argument("--json", type=Path, metavar="PATH", help="Write only one table of the docs, to this file.")
     parser.add_argument(
-        "--table", choices=("methods", "promise", "differences"), default="methods", help="With --json."
+        "--table",
+        choices=("methods", "finished", "promise", "differences"),
+        default="methods",
+        help="With --json.",
     )
     parser.add_argument("--level", type=float, default=0.4, help="Fidelity of that table. Default: 0.4.")
     parser.add_argument("--against", default="lean", help="The method that the others are compared with.")

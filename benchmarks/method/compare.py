@@ -119,6 +119,22 @@ class Comparison:
         """Every method at a level of fidelity."""
         return [self._row(arm, level) for arm in self.arms]
 
+    def finished(self, level: float) -> list[Row]:
+        """Every method after its last step, whatever its fidelity, which is one of the figures.
+
+        Args:
+            level: of fidelity; `reached` counts the students that end at or above it.
+        """
+        rows = []
+        for arm, curves in self._curves.items():
+            ends = [{key: values[-1] for key, values in curve.items()} for curve in curves.values()]
+            chosen = self._choose(len(ends))
+            names = ("fidelity", *MEASURES)
+            figures = {name: Estimate.of(_over_trials([end[name] for end in ends], chosen)) for name in names}
+            reached = sum(bool(end["fidelity"][0] >= level) for end in ends)
+            rows.append(Row(arm, len(ends), reached, float(np.mean([end["steps"] for end in ends])), figures))
+        return rows
+
     def differences(self, arm: str, other: str, level: float) -> tuple[int, dict[str, Estimate]]:
         """`arm` minus `other` over the trials that both have and in which both get there; and how many those are."""
         both = sorted(self._curves[arm].keys() & self._curves[other].keys())

@@ -120,6 +120,21 @@ def methods_result(comparison: Comparison, level: float, **_: str) -> dict[str, 
     return {"title": f"Methods at fidelity {level:g}", "rows": found, "columns": columns, "formats": formats}
 
 
+def finished_result(comparison: Comparison, level: float, **_: str) -> dict[str, Any]:
+    """Every method's finished students without ablations; `level` says how many of them got there."""
+    rows = {row.arm: row for row in comparison.finished(level)}
+    shown = {"fidelity": ("fidelity", 2, +1), **{key: COLUMNS[key] for key in SHORT}}
+    found = []
+    for arm in [arm for arm in present(comparison) if arm not in ABLATIONS]:
+        row = rows[arm]
+        figures = {key: _interval(row.figures[key]) for key in shown}
+        found.append({"arm": arm, "reached": f"{row.reached} of {row.trials}", "steps": row.steps, **figures})
+    columns = {"arm": "method", "steps": "steps", "reached": f"end at {level:g} or more"}
+    columns |= {key: title for key, (title, _, _) in shown.items()}
+    formats = {"steps": ".0f", **{key: f".{digits}f" for key, (_, digits, _) in shown.items()}}
+    return {"title": "Methods after their last step", "rows": found, "columns": columns, "formats": formats}
+
+
 def promise_result(comparison: Comparison, level: float, **_: str) -> dict[str, Any]:
     """The README's table: what three methods keep at one fidelity, a row for each promise, the best in bold."""
     rows = {row.arm: row for row in comparison.rows(level) if row.arm in PROMISING}
@@ -146,7 +161,12 @@ def differences_result(comparison: Comparison, level: float, against: str) -> di
     return {"title": title, "rows": found, "columns": columns, "formats": {}}
 
 
-RESULTS = {"methods": methods_result, "promise": promise_result, "differences": differences_result}
+RESULTS = {
+    "methods": methods_result,
+    "finished": finished_result,
+    "promise": promise_result,
+    "differences": differences_result,
+}
 """The tables that the docs show, by what --table calls them."""
 
 

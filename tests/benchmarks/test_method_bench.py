@@ -280,6 +280,9 @@ def test_the_tables_of_the_docs_have_the_numbers_of_the_comparison():
     methods = {one["arm"]: one for one in made["methods"]["rows"]}
     assert methods.keys() == {"plain LoRA", "pure"} and methods["pure"]["reached"] == "1 of 1"
     assert methods["pure"]["drift"][0] == row.figures["drift"].value and methods["pure"]["steps"] == row.steps
+    finished = {one["arm"]: one for one in made["finished"]["rows"]}
+    assert finished["plain LoRA"]["fidelity"][0] == pytest.approx(comparison.curve("plain LoRA")[1]["fidelity"][-1])
+    assert finished["plain LoRA"]["steps"] == 20 and finished["plain LoRA"]["reached"] == "1 of 1"
     assert made["promise"]["rows"][-1] == {"promise": STEPS, "plain LoRA": "15", "pure": "**10**"}
     assert [one["arm"] for one in made["differences"]["rows"]] == ["plain LoRA"]
     assert all(set(one["columns"]) - {"lean"} == set(one["rows"][0]) for one in made.values())
