@@ -8,7 +8,7 @@ same prompts are drawn for every method.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,12 +107,8 @@ class Comparison:
         """What bounds the table, at no fidelity in particular, each concept once."""
         rows = []
         for name, results in self._controls.items():
-            readings = [{key: values[-1] for key, values in self._curve(result).items()} for result in results]
-            chosen = self._choose(len(readings))
-            figures = {
-                key: Estimate.of(_over_trials([reading[key] for reading in readings], chosen)) for key in MEASURES
-            }
-            rows.append(Row(name, len(readings), len(readings), np.nan, figures))
+            readings = [_end(self._curve(result)) for result in results]
+            rows.append(Row(name, len(readings), len(readings), np.nan, self._figures(readings)))
         return rows
 
     def rows(self, level: float) -> list[Row]:
@@ -127,10 +123,8 @@ class Comparison:
         """
         rows = []
         for arm, curves in self._curves.items():
-            ends = [{key: values[-1] for key, values in curve.items()} for curve in curves.values()]
-            chosen = self._choose(len(ends))
-            names = ("fidelity", *MEASURES)
-            figures = {name: Estimate.of(_over_trials([end[name] for end in ends], chosen)) for name in names}
+            ends = [_end(curve) for curve in curves.values()]
+            figures = self._figures(ends, ("fidelity", *MEASURES))
             reached = sum(bool(end["fidelity"][0] >= level) for end in ends)
             rows.append(Row(arm, len(ends), reached, float(np.mean([end["steps"] for end in ends])), figures))
         return rows
@@ -141,11 +135,9 @@ class Comparison:
         one = {trial: _read(self._curves[arm][trial], level) for trial in both}
         two = {trial: _read(self._curves[other][trial], level) for trial in both}
         both = [trial for trial in both if not (np.isnan(one[trial]["steps"][0]) or np.isnan(two[trial]["steps"][0]))]
-        chosen = self._choose(len(both))
-        figures = {
-            name: Estimate.of(_over_trials([one[t][name] - two[t][name] for t in both], chosen)) for name in MEASURES
-        }
-        return len(both), figures
+        return len(both), self._figures(
+            [{name: one[trial][name] - two[trial][name] for name in MEASURES} for trial in both]
+        )
 
     def curve(self, arm: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Mean over trials at each checkpoint: fidelity (share) and measures; for the plot."""
@@ -178,10 +170,15 @@ class Comparison:
     def _row(self, arm: str, level: float) -> Row:
         readings = [_read(curve, level) for curve in self._curves[arm].values()]
         there = [reading for reading in readings if not np.isnan(reading["steps"][0])]
-        chosen = self._choose(len(there))
-        figures = {name: Estimate.of(_over_trials([reading[name] for reading in there], chosen)) for name in MEASURES}
         steps = float(np.mean([reading["steps"][0] for reading in there])) if there else np.nan
-        return Row(arm, len(readings), len(there), steps, figures)
+        return Row(arm, len(readings), len(there), steps, self._figures(there))
+
+    def _figures(
+        self, readings: Sequence[Mapping[str, np.ndarray]], names: Iterable[str] = MEASURES
+    ) -> dict[str, Estimate]:
+        """Each figure's mean over trials, with its interval."""
+        chosen = self._choose(len(readings))
+        return {name: Estimate.of(_over_trials([one[name] for one in readings], chosen)) for name in names}
 
     def _choose(self, count: int) -> np.ndarray:
         """Which trials each draw has, (DRAWS, count); the first draw has each once."""
@@ -239,6 +236,11 @@ def _read(curve: dict[str, np.ndarray], level: float) -> dict[str, np.ndarray]:
         values = curve[name] if curve[name].ndim == 2 else np.repeat(curve[name][:, None], len(draws), axis=1)
         result[name] = np.where(reached, (1 - part) * values[index - 1, draws] + part * values[index, draws], np.nan)
     return result
+
+
+def _end(curve: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Fidelity and measures after the last step, (DRAWS,) each."""
+    return {name: values[-1] for name, values in curve.items()}
 
 
 def _over_trials(readings: list[np.ndarray], chosen: np.ndarray) -> np.ndarray:

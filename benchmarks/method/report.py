@@ -107,32 +107,37 @@ def difference_cell(figure: Estimate, digits: int, good: int) -> str:
 
 def methods_result(comparison: Comparison, level: float, **_: str) -> dict[str, Any]:
     """Every method at one fidelity without ablations and controls, in the form of `benchmarks.record`."""
-    rows = {row.arm: row for row in comparison.rows(level)}
-    named = {key: COLUMNS[key][0] for key in SHORT}
-    found = []
-    for arm in [arm for arm in present(comparison) if arm not in ABLATIONS]:
-        row = rows[arm]
-        figures = {key: _interval(row.figures[key]) for key in SHORT}
-        steps = None if np.isnan(row.steps) else row.steps
-        found.append({"arm": arm, "reached": f"{row.reached} of {row.trials}", "steps": steps, **figures})
-    columns = {"arm": "method", "reached": "trials that get there", "steps": "steps", **named}
-    formats = {"steps": ".0f", **{key: f".{COLUMNS[key][1]}f" for key in SHORT}}
-    return {"title": f"Methods at fidelity {level:g}", "rows": found, "columns": columns, "formats": formats}
+    shown = {key: COLUMNS[key] for key in SHORT}
+    return _methods(
+        comparison, comparison.rows(level), f"Methods at fidelity {level:g}", "trials that get there", shown
+    )
 
 
 def finished_result(comparison: Comparison, level: float, **_: str) -> dict[str, Any]:
     """Every method's finished students without ablations; `level` says how many of them got there."""
-    rows = {row.arm: row for row in comparison.finished(level)}
     shown = {"fidelity": ("fidelity", 2, +1), **{key: COLUMNS[key] for key in SHORT}}
-    found = []
+    reached = f"end at {level:g} or more"
+    return _methods(comparison, comparison.finished(level), "Methods after their last step", reached, shown)
+
+
+def _methods(
+    comparison: Comparison, rows: Sequence[Row], title: str, reached: str, shown: dict[str, tuple[str, int, int]]
+) -> dict[str, Any]:
+    """The methods' rows without ablations, with the figures shown, given as `COLUMNS` are."""
+    by_arm, found = {row.arm: row for row in rows}, []
     for arm in [arm for arm in present(comparison) if arm not in ABLATIONS]:
-        row = rows[arm]
+        row = by_arm[arm]
+        steps = None if np.isnan(row.steps) else row.steps
         figures = {key: _interval(row.figures[key]) for key in shown}
-        found.append({"arm": arm, "reached": f"{row.reached} of {row.trials}", "steps": row.steps, **figures})
-    columns = {"arm": "method", "steps": "steps", "reached": f"end at {level:g} or more"}
-    columns |= {key: title for key, (title, _, _) in shown.items()}
+        found.append({"arm": arm, "reached": f"{row.reached} of {row.trials}", "steps": steps, **figures})
+    columns = {
+        "arm": "method",
+        "reached": reached,
+        "steps": "steps",
+        **{key: name for key, (name, _, _) in shown.items()},
+    }
     formats = {"steps": ".0f", **{key: f".{digits}f" for key, (_, digits, _) in shown.items()}}
-    return {"title": "Methods after their last step", "rows": found, "columns": columns, "formats": formats}
+    return {"title": title, "rows": found, "columns": columns, "formats": formats}
 
 
 def promise_result(comparison: Comparison, level: float, **_: str) -> dict[str, Any]:
