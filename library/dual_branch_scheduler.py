@@ -9,7 +9,7 @@ precision.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -25,7 +25,7 @@ from library.hierarchical_embedding_injector import (
 )
 from library.models.family import FlowModel
 from library.models.interface import PromptBatch
-from library.objectives import REPLAYED, Prediction, Reading, Truth, Velocities
+from library.objectives import REPLAYED, Predicted, Prediction, Reading, Truth, Velocities
 from library.transfer import to_device
 
 
@@ -38,12 +38,14 @@ class Branch:
         embeddings: the learned vectors of each concept; other concepts keep their own hidden states.
         default: the adapter of all other rows; None: only the pretrained weights.
         reader: recomputes the states of prompts, with words that learn; None: keeps the encoders' states.
+        compared: vectors of each concept that replace no states; the states in their places are compared with them.
     """
 
     adapters: Mapping[str, str]
     embeddings: Mapping[str, ConceptEmbeddings]
     default: str | None = None
     reader: Callable[[PromptBatch], PromptBatch] | None = None
+    compared: Mapping[str, ConceptEmbeddings] = field(default_factory=dict)
 
     def adapter_of(self, concept: str | None) -> str | None:
         """The adapter for a row of this concept."""
@@ -184,23 +186,23 @@ class DualBranchScheduler:
             seed: of the adapters' dropout, the same in every pass, so that differences are of one network; None: none.
             readings: of the stage's; None: all of them.
         """
-        passes, predictions = self.passes(readings), {}
+        passes, predicted = self.passes(readings), {}
         with torch.no_grad():
             for one in passes.without_gradient:
-                predictions.update(self._run(one, reference, replay, seed))
+                predicted.update(self._run(one, reference, replay, seed))
         for one in passes.with_gradient:
-            predictions.update(self._run(one, reference, replay, seed))
+            predicted.update(self._run(one, reference, replay, seed))
         device = self.model.device
-        return Velocities(predictions, reference.truth(device), replay.truth(device) if replay else None)
+        return Velocities(predicted, reference.truth(device), replay.truth(device) if replay else None)
 
     def _run(
         self, predictions: Sequence[Prediction], reference: Scene, replay: Scene | None, seed: int | None
-    ) -> dict[Prediction, Tensor]:
+    ) -> dict[Prediction, Predicted]:
         if seed is not None:
             torch.manual_seed(seed)
         scenes = [_scene_of(prediction, reference, replay) for prediction in predictions]
         prompts = [scene.prompts[p.prompt] for scene, p in zip(scenes, predictions, strict=True)]
-        velocity = branch_velocity(
+        predicted = predict_branches(
             self.model,
             self.network,
             self.injector,
@@ -210,7 +212,7 @@ class DualBranchScheduler:
             prompts,
             thinned=seed is not None,
         )
-        return dict(zip(predictions, velocity.split([len(scene.image) for scene in scenes]), strict=True))
+        return dict(zip(predictions, predicted.split([len(scene.image) for scene in scenes]), strict=True))
 
 
 def _batched(predictions: Collection[Prediction], together: bool) -> tuple[tuple[Prediction, ...], ...]:
@@ -230,7 +232,7 @@ def _scene_of(prediction: Prediction, reference: Scene, replay: Scene | None) ->
     return replay
 
 
-def branch_velocity(
+def predict_branches(
     model: FlowModel,
     network: AdapterNetwork,
     injector: HierarchicalEmbeddingInjector,
@@ -240,8 +242,8 @@ def branch_velocity(
     prompts: Sequence[PromptBatch],
     skipped: Sequence[int] = (),
     thinned: bool = False,
-) -> Tensor:
-    """One pass whose rows belong to several branches, (B, C, H, W) float32.
+) -> Predicted:
+    """One pass whose rows belong to several branches.
 
     Args:
         branches, prompts: one each; the rows of `x_t` and `sigma` follow those of the prompts.
@@ -252,10 +254,18 @@ def branch_velocity(
     batch = PromptBatch.joined([_on(model.device, part) for part in read])
     branch_of_row = [branch for branch, part in zip(branches, prompts, strict=True) for _ in part.concepts]
     adapters = [branch.adapter_of(concept) for branch, concept in zip(branch_of_row, batch.concepts, strict=True)]
-    placements = placements_of(batch.tokens, [branch.embeddings for branch in branch_of_row], model.device)
+    placements = (
+        *placements_of(batch.tokens, [branch.embeddings for branch in branch_of_row], model.device),
+        *placements_of(batch.tokens, [branch.compared for branch in branch_of_row], model.device, replaces=False),
+    )
     named = tuple(tuple(one.position for one in tokens if one.of_trigger) for tokens in batch.tokens)
-    with network.using(adapters, thinned, Facts(sigma, named)), injector.injecting(placements):
-        return model.velocity(x_t, sigma, batch, skipped)
+    with (
+        network.using(adapters, thinned, Facts(sigma, named)),
+        injector.injecting(placements),
+        injector.comparing() as distances,
+    ):
+        velocity = model.velocity(x_t, sigma, batch, skipped)
+    return Predicted(velocity, torch.stack(distances).mean(0) if distances else velocity.new_zeros(len(velocity)))
 
 
 def _on(device: torch.device, batch: PromptBatch) -> PromptBatch:

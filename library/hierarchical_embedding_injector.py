@@ -94,8 +94,12 @@ class ConceptEmbeddings(nn.Module):
         """The vectors of a block, (tokens, width); None if it gets none."""
         if block > 0 and not self.every_block:
             return None
-        row = block if len(self.start) > 1 else 0
+        row = self._row(block)
         return self.start[row] + self.size[row] * self.moved[row]
+
+    def size_at(self, block: int) -> Tensor:
+        """The unit of the vectors of a block: their start's root mean square, (tokens, 1)."""
+        return self.size[self._row(block)]
 
     def per_block(self) -> Tensor:
         """All of them as one tensor, as saved: (L, tokens, width), or (1, ...) for only the first block."""
@@ -103,27 +107,54 @@ class ConceptEmbeddings(nn.Module):
             return self.vectors().detach()
         return self.vectors().detach().expand(self.blocks, -1, -1)
 
+    def _row(self, block: int) -> int:
+        return block if len(self.start) > 1 else 0
+
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the vectors of one set of embeddings go in a batch: three index tensors of equal length."""
+    """Where the vectors of one set of embeddings belong in a batch: three index tensors of equal length.
+
+    Args:
+        replaces: they replace the states there; otherwise the states are only compared with them.
+    """
 
     embeddings: ConceptEmbeddings
     rows: Tensor
     positions: Tensor
     vectors: Tensor
+    replaces: bool = True
+
+    def distance(self, text: Tensor, block: int) -> Tensor | None:
+        """Squared distance of a block's states to the vectors, in units of the size of the vectors' start.
+
+        Args:
+            text: the states that the block reads, (B, tokens, width).
+
+        Returns:
+            For each row the mean over its places here, (B,), float32; None if the block gets no vectors.
+        """
+        vectors = self.embeddings.at(block)
+        if vectors is None:
+            return None
+        size = self.embeddings.size_at(block)[self.vectors]
+        apart = (text[self.rows, self.positions].float() - vectors.detach()[self.vectors]) / size
+        places = (torch.arange(len(text), device=text.device)[:, None] == self.rows).float()
+        return places @ apart.square().mean(1) / places.sum(1).clamp(min=1)
 
 
 def placements_of(
     tokens: Sequence[Sequence[ConceptToken]],
     embeddings: Sequence[Mapping[str, ConceptEmbeddings]],
     device: torch.device,
+    replaces: bool = True,
 ) -> tuple[Placement, ...]:
-    """Where vectors go in a batch.
+    """Where vectors belong in a batch.
 
     Args:
         tokens: for each row, the tokens of its prompt that belong to concepts.
         embeddings: for each row, the embeddings of each concept; other concepts keep their own hidden states.
+        replaces: see `Placement`.
     """
     found: dict[ConceptEmbeddings, list[tuple[int, int, int]]] = defaultdict(list)
     for row, (row_tokens, row_embeddings) in enumerate(zip(tokens, embeddings, strict=True)):
@@ -132,7 +163,8 @@ def placements_of(
             if concept is not None and token.vector < concept.count:
                 found[concept].append((row, token.position, token.vector))
     return tuple(
-        Placement(concept, *to_device(torch.tensor(places), device).unbind(1)) for concept, places in found.items()
+        Placement(concept, *to_device(torch.tensor(places), device).unbind(1), replaces)
+        for concept, places in found.items()
     )
 
 
@@ -162,6 +194,7 @@ class HierarchicalEmbeddingInjector:
         self.placements: PerPass[tuple[Placement, ...]] = PerPass(())
         self.blocks = len(blocks)
         self._seen: list[Tensor] | None = None
+        self._distances: list[Tensor] | None = None
         for index, (block, where) in enumerate(zip(blocks, inputs or [TextInput()] * len(blocks), strict=True)):
             block.register_forward_pre_hook(self._hook_of(index, where), with_kwargs=True)
 
@@ -178,12 +211,25 @@ class HierarchicalEmbeddingInjector:
         finally:
             self._seen = None
 
+    @contextmanager
+    def comparing(self) -> Iterator[list[Tensor]]:
+        """Inside, collects how far states are from the vectors that they are compared with: one (B,) per block.
+
+        The first block has none: no layer of the blocks could change what it reads.
+        """
+        self._distances = []
+        try:
+            yield self._distances
+        finally:
+            self._distances = None
+
     def _hook_of(self, block: int, where: TextInput) -> Hook:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             positional = where.keyword not in kwargs
             text = args[where.place] if positional else kwargs[where.keyword]
+            self._compare(text, block)
             text = self._replaced(text, block)
             if self._seen is not None:
                 self._seen.append(text[:, : where.tokens].detach())
@@ -193,8 +239,17 @@ class HierarchicalEmbeddingInjector:
 
         return hook
 
+    def _compare(self, text: Tensor, block: int) -> None:
+        compared = [one for one in self.placements.value if block > 0 and not one.replaces]
+        distances = [one for one in (placement.distance(text, block) for placement in compared) if one is not None]
+        # A recomputed block makes them once more, for their gradient, and nobody collects them.
+        if distances and self._distances is not None:
+            self._distances.append(sum(distances[1:], distances[0]))
+
     def _replaced(self, text: Tensor, block: int) -> Tensor:
         for placement in self.placements.value:
+            if not placement.replaces:
+                continue
             vectors = placement.embeddings.at(block)
             if vectors is not None:
                 chosen = vectors[placement.vectors].to(text.dtype)

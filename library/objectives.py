@@ -92,6 +92,25 @@ class Truth:
         return 1 - self.region
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """What a pass makes of a prediction.
+
+    Args:
+        velocity: (B, C, H, W), float32.
+        distance: of the text's states from the vectors that the branch compares them with, (B,), float32; the mean over
+            blocks, squared, in units of the vectors' size. 0 where nothing is compared.
+    """
+
+    velocity: Tensor
+    distance: Tensor
+
+    def split(self, sizes: list[int]) -> list[Predicted]:
+        """The same for each part of the rows."""
+        parts = zip(self.velocity.split(sizes), self.distance.split(sizes), strict=True)
+        return [Predicted(velocity, distance) for velocity, distance in parts]
+
+
 class Velocities:
     """The predictions of one step, (B, C, H, W) float32 each, and what is known about their pictures.
 
@@ -100,7 +119,9 @@ class Velocities:
         replay: of the replayed pictures, if the step has any.
     """
 
-    def __init__(self, predictions: Mapping[Prediction, Tensor], reference: Truth, replay: Truth | None = None) -> None:
+    def __init__(
+        self, predictions: Mapping[Prediction, Predicted], reference: Truth, replay: Truth | None = None
+    ) -> None:
         self._predictions = predictions
         self._reference = reference
         self._replay = replay
@@ -118,8 +139,13 @@ class Velocities:
         return self._replay
 
     def __getitem__(self, reading: Reading) -> Tensor:
-        velocity = self._predictions[reading.prediction]
+        velocity = self._predictions[reading.prediction].velocity
         return velocity if reading.gradient else velocity.detach()
+
+    def distance(self, reading: Reading) -> Tensor:
+        """How far states are from the vectors that the prediction's branch compares them with, (B,)."""
+        distance = self._predictions[reading.prediction].distance
+        return distance if reading.gradient else distance.detach()
 
 
 class Term(Protocol):
@@ -205,8 +231,7 @@ class PureTerm:
 class TieTerm:
     """||v_learned(y) - v_pretrained(y)||^2: keeps a branch at the pretrained model's prediction for one prompt (ours).
 
-    On the pretrained model's own picture and prompt it is replay. Tying the student without vectors to the student with
-    them, for a prompt with [V], teaches the trigger word what the vectors have learned.
+    On the pretrained model's own picture and prompt it is replay.
     """
 
     tied: Reading
@@ -233,6 +258,24 @@ class AnchorTerm(TieTerm):
         loss = super().__call__(v)
         anchored = v.truth(self.tied).anchored
         return loss if anchored is None else torch.where(anchored, loss, 0.0)
+
+
+@dataclass(frozen=True)
+class WordTerm(TieTerm):
+    """||v_word(y) - v_student(y)||^2 + states * mean_l ||(h_l - e_l) / s_l||^2, for a prompt with [V] (ours).
+
+    It teaches the student without its vectors, which is the LoRA and the trigger word, what the vectors have learned:
+    to predict the same velocity, and to make the trigger's hidden states h_l in every block l what the vectors e_l are
+    there. s_l is the size of the vectors' start. The states say in every block what to do, the velocity only at the end.
+
+    Args:
+        states: weight of the second part.
+    """
+
+    states: float
+
+    def __call__(self, v: Velocities) -> Tensor:
+        return super().__call__(v) + self.states * v.distance(self.tied)
 
 
 @dataclass(frozen=True)
@@ -346,6 +389,10 @@ def student_objective(settings: Settings, has_reg: bool = False) -> Objective:
     prior = 0.0 if has_reg or pure.prior_loss_weight is None else pure.prior_loss_weight
     replayed, on_replayed = (1.0 if pure.replay_images else 0.0), REPLAY_COMPLETE
     word = pure.word_weight if settings.teaches_word else 0.0
+
+    def word_tie(prompt: str) -> WordTerm:
+        return WordTerm(learned(WORD, prompt), given(STUDENT, prompt), pure.word_states_weight)
+
     terms: list[tuple[str, Weight, Term]] = [
         ("concept", pure.concept_loss_weight, ConceptTerm(learned(STUDENT, COMPLETE), error)),
         ("pure", pure.eta, _pure_term(pure)),
@@ -357,8 +404,8 @@ def student_objective(settings: Settings, has_reg: bool = False) -> Objective:
             SurroundingsTerm(learned(STUDENT, on_replayed), given(PRETRAINED, REPLAY)),
         ),
         ("prior", replayed * prior, ConceptTerm(learned(STUDENT, REPLAY), error)),
-        ("word", Growing(word), TieTerm(learned(WORD, COMPLETE), given(STUDENT, COMPLETE))),
-        ("word_replayed", Growing(replayed * word), TieTerm(learned(WORD, on_replayed), given(STUDENT, on_replayed))),
+        ("word", Growing(word), word_tie(COMPLETE)),
+        ("word_replayed", Growing(replayed * word), word_tie(on_replayed)),
     ]
     if pure.merged:
         terms.append(("extractor", 1.0, ConceptTerm(learned(EXTRACTOR, COMPLETE), error)))

@@ -73,6 +73,53 @@ def test_vectors_learn_with_and_without_checkpointing(checkpointing):
     torch.testing.assert_close(found, gradient(False))
 
 
+def compared(transformer, injector: HierarchicalEmbeddingInjector, dog: ConceptEmbeddings, *rows) -> torch.Tensor:
+    """How far the states of each row are from the vectors, (blocks, B)."""
+    placements = placements_of(rows, [{"dog": dog}] * len(rows), CPU, replaces=False)
+    with injector.injecting(placements), injector.comparing() as distances:
+        velocity(transformer)
+    return torch.stack(distances)
+
+
+def test_states_are_compared_with_vectors_and_not_replaced():
+    transformer = tiny_transformer()
+    injector, dog = HierarchicalEmbeddingInjector(list(transformer.transformer_blocks)), embeddings()
+    plain = velocity(transformer)
+    with injector.watching() as read:
+        distances = compared(transformer, injector, dog, tokens_at(1, 4), [])
+    assert torch.equal(velocity(transformer), plain)
+    assert distances.shape == (BLOCKS - 1, 2), "no layer of the blocks makes what the first one reads"
+    assert not distances[:, 1].any()
+    for block in range(1, BLOCKS):
+        apart = (read[block][0, [1, 4]] - dog.vectors()[block]) / dog.size[block]
+        torch.testing.assert_close(distances[block - 1, 0], apart.square().mean())
+    alike = ConceptEmbeddings(torch.stack([states[0, [1, 4]] for states in read]), BLOCKS)
+    assert not compared(transformer, injector, alike, tokens_at(1, 4), tokens_at()).any()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_layers_learn_from_the_distance_with_and_without_checkpointing(checkpointing):
+    def gradient(checkpointing: bool) -> torch.Tensor:
+        transformer, dog = tiny_transformer(), embeddings()
+        injector = HierarchicalEmbeddingInjector(list(transformer.transformer_blocks))
+        if checkpointing:
+            transformer.enable_gradient_checkpointing(
+                lambda block, *args: checkpoint(
+                    block, *args, use_reentrant=False, context_fn=recompute_contexts([injector.placements])
+                )
+            )
+        distances = compared(transformer, injector, dog, tokens_at(1, 4), tokens_at(2, 3))
+        with torch.no_grad():
+            velocity(transformer)  # a pass that compares nothing in between
+        distances.sum().backward()
+        assert dog.moved.grad is None, "the vectors teach, and learn nothing here"
+        return transformer.transformer_blocks[0].attn.add_k_proj.weight.grad
+
+    found = gradient(checkpointing)
+    assert found.abs().sum() > 0
+    torch.testing.assert_close(found, gradient(False))
+
+
 def test_rows_of_a_batch_do_not_touch_each_other():
     """As in classifier-free guidance: the empty prompt's row does not change."""
     transformer = tiny_transformer()

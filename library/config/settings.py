@@ -104,10 +104,16 @@ class PureLearningSettings:
         at_least=0,
     )
     word_weight: float = setting(
-        3.0,
+        1.0,
         "Teaches the LoRA to work by the trigger word alone, without the concept vectors (ours). The weight "
         "grows during stage 2 from a tenth. Sheets and measurements then show the LoRA alone. 0: the vectors "
         "carry the concept.",
+        at_least=0,
+    )
+    word_states_weight: float = setting(
+        0.3,
+        "Weight, within the word's loss, of the distance between the trigger's hidden states in every block and the "
+        "vectors (ours). It teaches the word faster. 0: only the predictions are compared.",
         at_least=0,
     )
     ties: Literal["turns", "all"] = setting(

@@ -76,7 +76,8 @@ class Student:
     @property
     def branches(self) -> dict[str, Branch]:
         """The branches of stage 2, by the name that predictions use."""
-        return {STUDENT: self.branch, WORD: self.word, **self.extractor.branches}
+        word = replace(self.word, compared=self.branch.embeddings)
+        return {STUDENT: self.branch, WORD: word, **self.extractor.branches}
 
     @property
     def word(self) -> Branch:

@@ -15,7 +15,7 @@ from library.chance import generator_for
 from library.config.dataset import Concept
 from library.config.settings import SampleSettings, Settings
 from library.data.texts import TextLibrary, TriggerLayout
-from library.dual_branch_scheduler import Branch, branch_velocity
+from library.dual_branch_scheduler import Branch, predict_branches
 from library.errors import ConfigError
 from library.files.cache import Cache
 from library.hierarchical_embedding_injector import ConceptEmbeddings, HierarchicalEmbeddingInjector
@@ -100,7 +100,8 @@ class Attached(Opened):
     ) -> Tensor:
         """A pass of one branch over the prompts' rows, (B, C, H, W) float32, without the skipped blocks."""
         branches = [branch] * len(prompts)
-        return branch_velocity(self.model, self.network, self.injector, branches, x_t, sigma, prompts, skipped)
+        predicted = predict_branches(self.model, self.network, self.injector, branches, x_t, sigma, prompts, skipped)
+        return predicted.velocity
 
     def add_adapter(self, name: str) -> None:
         """A fresh adapter of the settings' shape, the same for the same seed and name.

@@ -8,11 +8,12 @@ from safetensors.torch import load_file
 from library.data.pictures import Draw
 from library.errors import ConfigError, DataError
 from library.flow import draw_sigma, mse
-from library.objectives import COMPLETE, STUDENT, Prediction, Truth, Velocities, learned, student_objective
+from library.objectives import COMPLETE, STUDENT, Prediction, Truth, learned, student_objective
 from library.preflight.plan import in_steps
 from library.report.log import read_log, summary
 from library.training.run import Run
 from tests.helpers.datasets import DOGS, HEAD
+from tests.helpers.predictions import velocities
 from tests.helpers.runs import ready, stopped_after
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
@@ -29,7 +30,7 @@ def test_masked_areas_do_not_count():
     term = student_objective_of_plain_lora()
     v = {Prediction(STUDENT, COMPLETE): other}
     sigma = torch.zeros(len(goal))
-    assert term(Velocities(v, Truth(goal, sigma, emphasis))).max() < 10 < term(Velocities(v, Truth(goal, sigma))).max()
+    assert term(velocities(v, Truth(goal, sigma, emphasis))).max() < 10 < term(velocities(v, Truth(goal, sigma))).max()
 
 
 def student_objective_of_plain_lora():

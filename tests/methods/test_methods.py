@@ -23,7 +23,6 @@ from library.objectives import (
     STUDENT,
     Prediction,
     Truth,
-    Velocities,
     given,
     learned,
 )
@@ -32,6 +31,7 @@ from library.report.log import read_log
 from library.training.run import Run
 from tests.helpers.datasets import DOGS, HEAD
 from tests.helpers.places import ROOT
+from tests.helpers.predictions import velocities
 from tests.helpers.runs import PLAIN_LORA, assert_equal_files, disturb, ready, stopped_after, student_file
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
@@ -226,7 +226,7 @@ def test_dco_starts_as_flow_matching_and_lets_go_of_what_is_learned():
     def loss_and_gradient(student):
         student = student.clone().requires_grad_()
         v = {Prediction(STUDENT, COMPLETE): student, Prediction(PRETRAINED, COMPLETE): pretrained}
-        loss = term(Velocities(v, Truth(goal, torch.zeros(len(goal)))))
+        loss = term(velocities(v, Truth(goal, torch.zeros(len(goal)))))
         return loss, torch.autograd.grad(loss.sum(), student)[0]
 
     fresh, gradient = loss_and_gradient(pretrained)

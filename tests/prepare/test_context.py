@@ -20,12 +20,12 @@ from library.objectives import (
     Prediction,
     SurroundingsTerm,
     Truth,
-    Velocities,
     given,
     learned,
 )
 from library.parts.context import Context, name_of, places
 from library.prepare.regions import class_region, split
+from tests.helpers.predictions import velocities
 from tests.helpers.runs import prepared
 
 VECTORS = {"context_vectors": 2, "context_train_steps": 3}
@@ -118,6 +118,6 @@ def test_the_surroundings_term_looks_outside_the_class_alone():
             tied: v[tied] + torch.where(region.bool(), change.get("inside", 0.0), change.get("outside", 0.0)),
         }
         truth = Truth(torch.zeros(1, 2, 4, 4), torch.zeros(1), region=region)
-        return float(term(Velocities(changed, truth, truth)))
+        return float(term(velocities(changed, truth, truth)))
 
     assert loss(inside=5.0) == 0 and loss(outside=2.0) == 2.0

@@ -12,7 +12,7 @@ from library.objectives import (
     REPLAY_COMPLETE,
     STUDENT,
     WORD,
-    TieTerm,
+    WordTerm,
     given,
     learned,
     student_objective,
@@ -28,8 +28,8 @@ TAUGHT = {"ties": "turns", "word_weight": 3.0, "eta": 0.0}
 
 def test_the_tie_is_of_the_lora_alone_to_the_student_with_its_vectors(plan_of):
     terms = {name: (weight, term) for name, weight, term in student_objective(plan_of(**TAUGHT).settings).terms}
-    assert terms["word"] == (Growing(3.0), TieTerm(learned(WORD, COMPLETE), given(STUDENT, COMPLETE)))
-    on_replayed = TieTerm(learned(WORD, REPLAY_COMPLETE), given(STUDENT, REPLAY_COMPLETE))
+    assert terms["word"] == (Growing(3.0), WordTerm(learned(WORD, COMPLETE), given(STUDENT, COMPLETE), 0.05))
+    on_replayed = WordTerm(learned(WORD, REPLAY_COMPLETE), given(STUDENT, REPLAY_COMPLETE), 0.05)
     assert terms["word_replayed"] == (Growing(3.0), on_replayed)
 
 
@@ -68,6 +68,8 @@ def test_the_vectors_learn_nothing_from_the_word(plan_of):
     stage = run.student_stage()
     word = next(kind for kind in stage.objective.kinds if kind.terms[-1][0] == "word_replayed")
     v = stage.branches.predict(stage.scenes.reference(0), stage.scenes.replay(0), readings=word.readings)
+    assert (v.distance(learned(WORD, REPLAY_COMPLETE)) > 0).all(), "its states are compared with the vectors"
+    assert not v.distance(given(STUDENT, REPLAY_COMPLETE)).any()
     word.terms[-1][2](v).sum().backward()
     assert all(weight.grad is None for one in run.student.branch.embeddings.values() for weight in one.parameters())
 
