@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from library.config.family_settings import attention_layers
 from tools.pocket.pen import SIDE
 
 CHECKPOINTS = (10, 20, 40, 80, 160)
@@ -18,6 +19,8 @@ BESIDE = {WITH_VECTORS: ", with vectors", AS_FILE: ", in a plain loader"}
 where they are drawn by the word alone; and as UIs apply the file of a LoRA that acts in parts."""
 RANK_4 = {"network_dim": 4, "network_alpha": 4.0}
 RANK_16 = {"network_dim": 16, "network_alpha": 16.0}
+RANK_32 = {"network_dim": 32, "network_alpha": 32.0}
+ALL_ATTENTION = {"target_modules": attention_layers()}
 OFF = {
     "eta": 0.0,
     "anchor_weight": 0.0,
@@ -30,8 +33,9 @@ OFF = {
     "word_weight": 0.0,
     "ties": "all",
     **RANK_4,
+    **ALL_ATTENTION,
 }
-"""Nothing but the concept loss, and the paper's rank."""
+"""Nothing but the concept loss, and the paper's rank and layers."""
 NO_EMBEDDINGS = {"concept_embeddings": "none", "student_embeddings": "none"}
 VECTORS = {"with_embeddings": True}
 DREAMBOOTH = {"method": "dreambooth", "learning_rate": 3e-4}
@@ -43,7 +47,7 @@ PURE = {
     "eta": 0.5,
     "v_original": "detached",
     "guidance_against": "class",
-    "anchor_weight": 3.0,
+    "anchor_weight": 6.0,
     "extractor_anchor_weight": 1.0,
     "extractor_train_steps": 80,
     "replay_images": 48,
@@ -54,8 +58,8 @@ PURE = {
     "word_weight": 1.0,
     "word_states_weight": 0.3,
     "ties": "turns",
-    "learning_rate": 2e-3,
-    **RANK_16,
+    "learning_rate": 3e-3,
+    **RANK_32,
 }
 """The objective of presets/pure.toml; the arms called `pure, ...` change one thing of it."""
 LEAN = {**PURE, "eta": 0.0}
@@ -188,6 +192,10 @@ ARMS: dict[str, Arm] = {
     "pure, all ties": _pure("every loss in every step", ties="all"),
     "lean, all ties": _lean("", ties="all"),
     "lean, rank 4": _lean("", **RANK_4),
+    "lean, rank 16": _lean("", **RANK_16),
+    "lean, all attention": _lean("the layers of a plain LoRA instead of the text stream's", **ALL_ATTENTION),
+    "lean, word 3": _lean("", word_weight=3.0),
+    "lean, anchor 3": _lean("", anchor_weight=3.0),
     "lean, vectors alone": _lean("no tie for the word: the vectors carry the concept", word_weight=0.0),
     "lean, word by predictions": _lean("its states are not compared", word_weight=3.0, word_states_weight=0.0),
     "lean, no context": _lean("", context_vectors=0),
@@ -225,6 +233,7 @@ STAGE_1 = (
     "ties",
     "network_dim",
     "network_alpha",
+    "target_modules",
     "learning_rate",
     "concept_embeddings",
     "embedding_positions",

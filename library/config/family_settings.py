@@ -85,7 +85,7 @@ def usual_layouts() -> list[str]:
 
 
 def attention_layers() -> list[str]:
-    """Endings of the attention layers' names, which get a LoRA by default."""
+    """Endings of the attention layers' names."""
     return _each_once(lambda one: one.attention)
 
 
@@ -102,6 +102,11 @@ def text_attention_layers() -> list[str]:
 def text_feed_forward_layers() -> list[str]:
     """Endings of the names of the feed-forward layers that process the text's tokens one by one."""
     return _each_once(lambda one: one.text_feed_forward)
+
+
+def text_layers() -> list[str]:
+    """Endings of the names of all layers that process the text's tokens one by one."""
+    return text_attention_layers() + text_feed_forward_layers()
 
 
 def _each_once(names: Callable[[FamilySettings], Iterable[str]]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from library.config.family_settings import names_in
 from library.config.method_settings import PURECC
 from library.config.optimizers import apply_optimizer
 from library.config.settings import Settings
@@ -46,7 +47,10 @@ def apply_method(values: dict[str, Any], where: dict[str, str], notices: list[st
     if needless:
         notices.append(f'method = "{name}" does not use {", ".join(needless)}; these settings have no effect.')
     vectors = WITH_VECTORS if with_embeddings else {}
-    for one, value in {**method.starts_from, **method.defaults, **vectors}.items():
+    unset = {**method.starts_from, **method.defaults, **vectors}
+    if names_in("network") & values.keys():
+        unset.pop("target_modules", None)  # ranks for kinds of layers choose the layers
+    for one, value in unset.items():
         values.setdefault(one, value)
     apply_optimizer(values, unread(name, with_embeddings), notices)
 

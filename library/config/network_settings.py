@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from library.config.family_settings import attention_layers
+from library.config.family_settings import text_layers
 from library.config.fields import setting
 from library.errors import ConfigError
 
@@ -16,9 +16,9 @@ ALL = "all"
 class NetworkSettings:
     """[network]: the LoRA adapters, one shape for extractor and student."""
 
-    network_dim: int = setting(16, "Rank of the LoRA. Higher ranks can learn more, and make larger files.", at_least=1)
+    network_dim: int = setting(32, "Rank of the LoRA. Higher ranks can learn more, and make larger files.", at_least=1)
     network_alpha: float = setting(
-        16.0,
+        32.0,
         "Scale of the LoRA: its effect is multiplied by network_alpha / network_dim. If you set only network_dim, "
         "network_alpha follows it.",
         above=0,
@@ -39,8 +39,10 @@ class NetworkSettings:
         0.0, "Probability of skipping a layer's LoRA during training.", at_least=0, at_most=0.95
     )
     target_modules: list[str] = setting(
-        attention_layers,
-        "Linear layers in the transformer blocks that get a LoRA, given by the end of their diffusers name.",
+        text_layers,
+        "Linear layers in the transformer blocks that get a LoRA, given by the end of their diffusers name. The default "
+        "is the text stream's, attention and feed-forward (ours). Methods other than purecc train all attention layers "
+        "if it is unset.",
     )
     train_block_indices: str = setting(ALL, 'Blocks that get a LoRA, such as "0,1,5-8", or "all".')
     scale_weight_norms: float = setting(
@@ -92,7 +94,7 @@ class NetworkSettings:
                 "Write one number per file, or remove it.",
             )
         dims = [name for name in self.kinds if getattr(self, name) is not None]
-        if dims and self.target_modules != attention_layers():
+        if dims and self.target_modules != text_layers():
             raise ConfigError(
                 f"network: target_modules and {dims[0]} both choose the trained layers.",
                 "Remove one of them.",

@@ -76,7 +76,7 @@ class PureLearningSettings:
         1.0, "Weight of the concept loss, L_CC, in stage 2. 0: learn from the guidance alone.", at_least=0
     )
     anchor_weight: float = setting(
-        3.0,
+        6.0,
         "Holds the student to the base model on a subject's base prompts, so that the class stays the same "
         "(ours). 0: off.",
         at_least=0,

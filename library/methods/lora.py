@@ -1,6 +1,6 @@
 """A plain LoRA: flow matching on the pictures, as hobbyists train it.
 
-Hu et al., LoRA (arXiv 2106.09685), on the attention layers, as diffusers' DreamBooth script does it. Only
+Hu et al., LoRA (arXiv 2106.09685), on all attention layers, as diffusers' DreamBooth script does it. Only
 the trigger word stands for the concept; the text encoders don't change.
 """
 

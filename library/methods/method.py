@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from library.config.family_settings import attention_layers, text_layers
 from library.config.method_settings import PURECC
 from library.config.settings import SECTIONS, OptimizerSettings, Settings
 from library.methods.reads import OF_SOME, WITH_EMBEDDINGS, names_of
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from library.objectives import Objective
 
 OFF: Mapping[str, Any] = {
+    "network_dim": 16,
+    "network_alpha": 16.0,
+    "target_modules": attention_layers(),
     "eta": 0.0,
     "anchor_weight": 0.0,
     "extractor_anchor_weight": 0.0,
@@ -34,7 +38,8 @@ OFF: Mapping[str, Any] = {
     "word_weight": 0.0,
     "context_vectors": 0,
 }
-"""PureCC and our additions turned off: what every other method starts from."""
+"""PureCC and our additions turned off, and the LoRA on the layers that most trainers choose: what every other method
+starts from."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,11 @@ class Method:
     def all_reads(self) -> frozenset[str]:
         """The settings it uses, apart from those that every method uses."""
         return self.reads | self.own_names
+
+    @property
+    def usual_layers(self) -> list[str]:
+        """The layers it trains where the user names none, as `target_modules` names them."""
+        return {"target_modules": text_layers(), **self.starts_from, **self.defaults}["target_modules"]
 
     @property
     def usual_rate(self) -> float:

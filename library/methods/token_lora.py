@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from library.config.family_settings import names_in, text_attention_layers, text_feed_forward_layers
+from library.config.family_settings import names_in, text_attention_layers, text_layers
 from library.config.settings import Settings
 from library.errors import ConfigError
 from library.methods.lora import objective
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from library.adapters.linear import Facts, Form
 
-OF_TOKENS = text_attention_layers() + text_feed_forward_layers()
+OF_TOKENS = text_layers()
 """The layers that see one token of the text after the other."""
 
 

@@ -46,7 +46,7 @@ def with_dim(settings: Settings, block_lists: Collection[str]) -> Settings:
     largest = max(layers.values(), key=lambda one: one.rank)
     if network.dim_from_weights:
         network = replace(network, network_dim=largest.rank, network_alpha=largest.alpha)
-        if network.target_modules == attention_layers():
+        if network.target_modules == METHODS[method].usual_layers:
             network = replace(network, target_modules=_kinds_of(layers, network, block_lists))
         return replace(settings, network=network)
     if largest.rank > max(network.ranks.values()):
@@ -73,15 +73,16 @@ def _kinds_of(layers: Iterable[str], network: NetworkSettings, block_lists: Coll
     return sorted(found, key=lambda ending: order.index(ending) if ending in order else len(order))
 
 
-def _how_they_learn(unknown: list[str], network: NetworkSettings, block_lists: Collection[str]) -> str:
+def _how_they_learn(unknown: list[str], settings: Settings, block_lists: Collection[str]) -> str:
     """Which settings make these layers learn, too."""
     outside = [name for name in unknown if _inside(name, block_lists) is None]
     if outside:
         return f"Layers outside the transformer blocks, such as {outside[0]}, can't be trained: {INTO_THE_MODEL}"
+    network = settings.network
     missing = [kind for kind in _kinds_of(unknown, network, block_lists) if kind not in network.ranks]
     if not missing:
         return f'Set train_block_indices = "all", or {INTO_THE_MODEL}'
-    if network.target_modules == attention_layers() and not network.dim_from_weights:
+    if network.target_modules == METHODS[settings.method.method].usual_layers and not network.dim_from_weights:
         return f"Set dim_from_weights = true to train the file's layers, or {INTO_THE_MODEL}"
     named = ", ".join(f'"{kind}"' for kind in missing)
     return f"Add {named} to target_modules, or {INTO_THE_MODEL}"
@@ -111,7 +112,7 @@ def start_from_weights(parts: Attached, student: Student, tell: Callable[[str], 
     if unknown:
         raise ModelError(
             f"{source} changes {len(unknown)} layers that are not trained here, such as {unknown[0]}.",
-            _how_they_learn(unknown, parts.settings.network, parts.model.block_lists),
+            _how_they_learn(unknown, parts.settings, parts.model.block_lists),
         )
     for name, given in layers.items():
         _copy_into(parts.network.layers[name].low_rank(STUDENT_ADAPTER), given, f"{source}: {name}")

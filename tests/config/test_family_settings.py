@@ -32,7 +32,8 @@ def toy():
         often_changed=("toy_length",),
         synonyms={"toy_length": "toy_tokens"},
         layouts={"toys": "the viewer"},
-        attention=("to_toy",),
+        attention=("to_toy", "to_other"),
+        text_attention=("to_toy",),
     )
     try:
         yield bring(brought)
@@ -60,9 +61,10 @@ def test_other_trainers_names_for_it_are_answered_by_its_own(toy):
     assert meant("toy_tokens", setting_names()) == 'Did you mean "toy_length"?'
 
 
-def test_its_layouts_can_be_saved_and_its_attention_gets_a_lora(toy):
+def test_its_layouts_can_be_saved_and_its_text_layers_get_a_lora(toy):
     settings = read_settings(None, {**FIRST, "save_formats": ["toys"]})
-    assert settings.saving.save_formats == ["toys"] and settings.network.target_modules[-1] == "to_toy"
+    assert settings.saving.save_formats == ["toys"]
+    assert "to_toy" in settings.network.target_modules and "to_other" not in settings.network.target_modules
     with pytest.raises(ConfigError, match="toys"):
         read_settings(None, {**FIRST, "save_formats": ["toy"]})
 
