@@ -266,7 +266,7 @@ class WordTerm(TieTerm):
 
     It teaches the student without its vectors, which is the LoRA and the trigger word, what the vectors have learned:
     to predict the same velocity, and to make the trigger's hidden states h_l in every block l what the vectors e_l are
-    there. s_l is the size of the vectors' start. The states say in every block what to do, the velocity only at the end.
+    there. s_l is the size of the vectors' start. The states say in each block what to do, the velocity only at the end.
 
     Args:
         states: weight of the second part.
