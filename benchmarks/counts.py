@@ -117,7 +117,7 @@ def _cut(config: Path, blocks: int) -> None:
 def count_variant(plan: Plan, variant: str) -> dict[str, Any]:
     """One step of stage 2 with the objective of a variant, or as the authors' release makes it."""
     from library.config.gpus import CARDS
-    from library.objectives import STUDENT
+    from library.predictions import STUDENT
     from library.preflight.forecast import GIB, count_step
 
     settings = plan.settings
@@ -170,7 +170,7 @@ def variants(folder: Path, resolutions: list[int]) -> Iterator[dict[str, Any]]:
 
 def presets(folder: Path) -> Iterator[dict[str, Any]]:
     """A row for each preset for cards: GiB of each phase, CUDA's own included, and the time."""
-    from library.objectives import STUDENT
+    from library.predictions import STUDENT
     from library.preflight.fit import card_of, fitted
     from library.preflight.forecast import GIB, PRESETS
     from library.preflight.times import phase_seconds, speed_for

@@ -72,7 +72,7 @@ def measure(preset: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     Args:
         settings: that go before the preset's.
     """
-    from library.objectives import STUDENT
+    from library.predictions import STUDENT
     from library.preflight.fit import card_of, fitted
     from library.preflight.forecast import GIB
     from tools.pretended_card.card import Card

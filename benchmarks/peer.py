@@ -13,7 +13,7 @@ from torch import nn
 from library.flow import mse, velocity_target
 from library.models.loading.weights import fill
 from library.models.sd3.modules import blank
-from library.objectives import COMPLETE
+from library.predictions import COMPLETE
 
 if TYPE_CHECKING:
     from library.training.run import Run

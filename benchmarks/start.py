@@ -15,7 +15,7 @@ import time
 from benchmarks.record import FOLDER, ROOT, add_json_to, read, table, write
 from library.environment import prepare_process
 from library.errors import ConfigError, exit_code_of
-from library.objectives import EXTRACTOR, STUDENT
+from library.predictions import EXTRACTOR, STUDENT
 
 STAGES = (f"{EXTRACTOR}:", f"{STUDENT}:")
 """The first words of a stage's bar."""

@@ -109,7 +109,7 @@ def main() -> None:
 
     from benchmarks.authors import AuthorsRun
     from benchmarks.peer import PeerRun
-    from library.objectives import STUDENT
+    from library.predictions import STUDENT
     from library.preflight.forecast import count_step
     from library.preflight.plan import make_plan
     from library.preflight.times import measured_speed

@@ -36,7 +36,7 @@ def count(plan: Plan) -> dict[str, Any]:
         how many runs of `PLAIN_STEPS` plain steps that is.
     """
     from library.evaluation.quick import PASSES_OF_A_PROBE, QuickAudit
-    from library.objectives import STUDENT
+    from library.predictions import STUDENT
     from library.preflight.forecast import count_step, forecast
     from library.preflight.phases import one_picture, phases
 

@@ -162,10 +162,11 @@ def placements_of(
             concept = row_embeddings.get(token.concept)
             if concept is not None and token.vector < concept.count:
                 found[concept].append((row, token.position, token.vector))
-    return tuple(
-        Placement(concept, *to_device(torch.tensor(places), device).unbind(1), replaces)
-        for concept, places in found.items()
-    )
+    placements = []
+    for one, places in found.items():
+        rows, positions, vectors = to_device(torch.tensor(places), device).unbind(1)
+        placements.append(Placement(one, rows, positions, vectors, replaces))
+    return tuple(placements)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ READING = [
 ]
 """Files of `config` that know every method, whose settings they read."""
 FLOORS = [
-    ["errors", "terminal", "chance", "flow", "per_pass", "transfer"],
+    ["errors", "terminal", "chance", "flow", "per_pass", "transfer", "predictions"],
     ["environment", "files", "turns", "lambda_star_loss", "hierarchical_embedding_injector"],
     ["config", "adapters"],
     ["prompts", "objectives", "optim", "models"],

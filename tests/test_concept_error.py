@@ -6,8 +6,14 @@ import pytest
 import torch
 
 from library.flow import ConceptError, mse
-from library.objectives import COMPLETE, EXTRACTOR, STUDENT, ConceptTerm, concept_error, learned
+from library.objectives import ConceptTerm, concept_error
 from library.parts.branching import objective_of
+from library.predictions import (
+    COMPLETE,
+    EXTRACTOR,
+    STUDENT,
+    learned,
+)
 from tests.helpers.runs import disturb, ready
 
 SIGMA = torch.tensor([0.0, 0.3, 1.0])

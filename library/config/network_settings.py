@@ -41,7 +41,7 @@ class NetworkSettings:
     target_modules: list[str] = setting(
         text_layers,
         "Linear layers in the transformer blocks that get a LoRA, given by the end of their diffusers name. The "
-        "default is the text stream's, attention and feed-forward (ours). Methods other than purecc train all attention "
+        "default is the text stream's, attention and feed-forward (ours). Methods besides purecc train all attention "
         "layers if it is unset.",
     )
     train_block_indices: str = setting(ALL, 'Blocks that get a LoRA, such as "0,1,5-8", or "all".')

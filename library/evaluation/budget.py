@@ -15,8 +15,8 @@ from typing import Literal
 from library.config.settings import Settings
 from library.errors import ConfigError
 from library.files.atomic import write_text
-from library.objectives import EXTRACTOR, STUDENT, Reading
 from library.parts.branching import objective_of
+from library.predictions import EXTRACTOR, STUDENT, Reading
 from library.preflight.phases import CONTEXT, passes_of_context
 from library.preflight.plan import Plan
 from library.report.status import read_status

@@ -44,8 +44,8 @@ from library.files.atomic import write_text
 from library.files.cache_limit import CacheUse
 from library.files.fingerprint import of_file, of_key
 from library.methods import METHODS, in_order
-from library.objectives import EXTRACTOR, STUDENT
 from library.parts.parts import Attached, build_parts
+from library.predictions import EXTRACTOR, STUDENT
 from library.preflight.plan import Plan, make_plan
 from library.prompts import NULL_PROMPT
 from library.report.progress import bar_over

@@ -25,7 +25,8 @@ from library.methods.reads import LOSS, RIVAL
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from library.objectives import Objective, Reading, Velocities
+    from library.objectives import Objective
+    from library.predictions import Reading, Velocities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,13 @@ class PreferenceTerm:
 
 def preference(beta: float) -> PreferenceTerm:
     """The term that prefers the student's prediction for the pictures to the pretrained model's."""
-    from library.objectives import COMPLETE, PRETRAINED, STUDENT, given, learned
+    from library.predictions import (
+        COMPLETE,
+        PRETRAINED,
+        STUDENT,
+        given,
+        learned,
+    )
 
     return PreferenceTerm(beta, learned(STUDENT, COMPLETE), given(PRETRAINED, COMPLETE))
 

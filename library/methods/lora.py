@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def concept(settings: Settings) -> tuple[str, float, ConceptTerm]:
     """The loss that all rivals share."""
-    from library.objectives import COMPLETE, STUDENT, ConceptTerm, concept_error, learned
+    from library.objectives import ConceptTerm, concept_error
+    from library.predictions import COMPLETE, STUDENT, learned
 
     return ("concept", 1.0, ConceptTerm(learned(STUDENT, COMPLETE), concept_error(settings.loss)))
 

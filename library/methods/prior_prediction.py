@@ -21,7 +21,8 @@ from library.methods.reads import REPLAYED, RIVAL
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from library.objectives import ConceptTerm, Objective, Reading, Velocities
+    from library.objectives import ConceptTerm, Objective
+    from library.predictions import Reading, Velocities
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,15 @@ class ConceptOrPrior:
 
 def objective(settings: Settings, has_reg: bool) -> Objective:
     """L_CC on the concept's pictures; on others, the target is the pretrained model's prediction."""
-    from library.objectives import COMPLETE, PRETRAINED, REPLAY, STUDENT, Objective, TieTerm, given, learned
+    from library.objectives import Objective, TieTerm
+    from library.predictions import (
+        COMPLETE,
+        PRETRAINED,
+        REPLAY,
+        STUDENT,
+        given,
+        learned,
+    )
 
     pure = settings.pure_learning
     on_others = 1.0 if pure.prior_loss_weight is None else pure.prior_loss_weight

@@ -27,7 +27,8 @@ CLASS_PROMPTS = str(Path(__file__).parents[1] / "config" / "class_prompts.txt")
 
 def prior(settings: Settings, has_reg: bool) -> tuple[str, float, Term]:
     """The loss on class pictures; regularisation pictures are already in the concept loss, with their weight."""
-    from library.objectives import REPLAY, STUDENT, ConceptTerm, concept_error, learned
+    from library.objectives import ConceptTerm, concept_error
+    from library.predictions import REPLAY, STUDENT, learned
 
     pure = settings.pure_learning
     weight = pure.prior_loss_weight if pure.replay_images and not has_reg else None

@@ -11,9 +11,10 @@ from library.config.settings import Settings
 from library.dual_branch_scheduler import Branch, DualBranchScheduler
 from library.methods import method_of
 from library.methods.method import Penalised, PenaltyTerm
-from library.objectives import EXTRACTOR, REPLAYED, Objective
+from library.objectives import Objective
 from library.parts.context import Context
 from library.parts.parts import STUDENT_ADAPTER, Attached
+from library.predictions import EXTRACTOR, REPLAYED
 
 
 def objective_of(stage: str, settings: Settings, has_reg: bool) -> Objective:

@@ -12,11 +12,17 @@ from library.config.dataset import Concept
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.models.interface import Words
-from library.objectives import EXTRACTOR, GUIDE, PRETRAINED, STUDENT, WORD
 from library.parts.branching import has_extractor
 from library.parts.learnable import Learnable
 from library.parts.parts import STUDENT_ADAPTER, Attached, extractor_adapter, learns_words
 from library.parts.words import WordReader, made_words
+from library.predictions import (
+    EXTRACTOR,
+    GUIDE,
+    PRETRAINED,
+    STUDENT,
+    WORD,
+)
 
 Start = Callable[[Concept], Tensor]
 """Gives the start of a concept's vectors, (L, tokens, width); (1, tokens, width) unless each block has its own."""

@@ -23,12 +23,12 @@ from library.models.memory.live_memory import LiveMemory, fused_attention, held_
 from library.models.memory.operations import META
 from library.models.memory.residence import Residence
 from library.models.memory.work import Work
-from library.objectives import EXTRACTOR, REPLAYED, STUDENT
 from library.parts.assembled import Assembled, assemble
 from library.parts.branching import makes_fused_steps
 from library.parts.learnable import parameters_of
 from library.parts.learned import Extractor, Learned, Student, fresh_extractor, fresh_student
 from library.parts.parts import Attached
+from library.predictions import EXTRACTOR, REPLAYED, STUDENT
 from library.preflight.plan import Plan
 from library.prepare.replay import pictures_at_once
 

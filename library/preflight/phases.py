@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from library.config.gpus import BUS, DISK, Speed
 from library.drawing.sheet_maker import SHOWN_AT_STRENGTHS
 from library.models.memory.work import Work
-from library.objectives import EXTRACTOR, STUDENT
+from library.predictions import EXTRACTOR, STUDENT
 from library.preflight.forecast import DECODE, ENCODE, TEXT, Forecast, drawn_sizes, phase_of
 from library.preflight.plan import Plan
 from library.prepare.context_vectors import PICTURES_A_STEP

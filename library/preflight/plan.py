@@ -13,11 +13,11 @@ from library.data.pictures import Picture, PictureOrder, find_pictures, split_va
 from library.drawing.sample_prompts import SamplePrompt, default_prompts, read_samples
 from library.errors import ConfigError
 from library.methods import method_of
-from library.objectives import EXTRACTOR, STUDENT
 from library.optim import check_optimizer
 from library.parts.branching import reads_replay
 from library.parts.network_weights import with_dim
 from library.parts.parts import Opened, build_parts
+from library.predictions import EXTRACTOR, STUDENT
 from library.prepare.class_states import class_text
 from library.prepare.replay import replay_texts
 from library.prompts import NULL_PROMPT, PromptTriple

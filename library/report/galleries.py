@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from library.objectives import EXTRACTOR, STUDENT
+from library.predictions import EXTRACTOR, STUDENT
 from library.report.page import Pictures, render
 from library.report.sheet import SheetRow, as_image, read_sheet
 

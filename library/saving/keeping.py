@@ -10,7 +10,7 @@ from typing import Any
 from library.config.settings import SavingSettings
 from library.files.atomic import remove
 from library.files.checkpoint import SavedState, write_state
-from library.objectives import STUDENT
+from library.predictions import STUDENT
 
 AT_STEP, BEST = "-step", "-best-step"
 """The text between `output_name` and the number of the step."""

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from library.adapters.linear import LowRank
 from library.adapters.network import limit_norms
 from library.data.latents import Latents
-from library.objectives import STUDENT
 from library.parts.assembled import assemble
 from library.parts.branching import makes_fused_steps, penalties_of
 from library.parts.context import Context
 from library.parts.learnable import Learnable
 from library.parts.learned import Learned
 from library.parts.parts import Attached
+from library.predictions import STUDENT
 from library.preflight.plan import Plan, stage_rates
 from library.prepare.replay import Replay
 from library.training.processes import Processes

@@ -12,10 +12,10 @@ from library.config.files import as_tables
 from library.config.in_force import with_absolute_paths
 from library.errors import ConfigError
 from library.files.checkpoint import FINAL, Position, SavedState, StateFolder, load_state
-from library.objectives import EXTRACTOR, STUDENT
 from library.parts.base_weights import contents
 from library.parts.learnable import states_of
 from library.parts.learned import Learned, Student
+from library.predictions import EXTRACTOR, STUDENT
 from library.preflight.plan import Plan
 from library.saving.finished import MAY_GROW, Finished, finished, no_way_on
 from library.terminal import say

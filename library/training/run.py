@@ -20,13 +20,13 @@ from library.errors import Interrupted
 from library.files.atomic import write_text
 from library.files.checkpoint import FINAL, StateFolder
 from library.models.interface import Progress
-from library.objectives import EXTRACTOR, STUDENT
 from library.parts.branching import scheduler_of
 from library.parts.context import Context
 from library.parts.learnable import restore
 from library.parts.learned import Extractor, Learned, Student, fresh_extractor, fresh_student
 from library.parts.network_weights import start_from_weights
 from library.parts.parts import Attached
+from library.predictions import EXTRACTOR, STUDENT
 from library.preflight.checks import check
 from library.preflight.plan import Plan
 from library.prepare.class_states import class_states, latents_of

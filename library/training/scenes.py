@@ -16,7 +16,7 @@ from library.data.texts import TextLibrary
 from library.dual_branch_scheduler import Scene
 from library.flow import draw_sigma
 from library.models.interface import PromptBatch
-from library.objectives import (
+from library.predictions import (
     BASE,
     CLASS,
     COMPLETE,

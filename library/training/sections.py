@@ -13,7 +13,7 @@ from library.config.groups import groups
 from library.data.images import open_image
 from library.data.pictures import Picture
 from library.errors import DataError
-from library.objectives import STUDENT
+from library.predictions import STUDENT
 from library.preflight.plan import Plan
 from library.report import curves, galleries
 from library.report.galleries import Gallery

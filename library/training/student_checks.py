@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from library.dual_branch_scheduler import Branch
-from library.objectives import STUDENT
 from library.parts.parts import Attached
+from library.predictions import STUDENT
 from library.report.log import RunLog, mean_of_end, read_log
 from library.saving.reload import ReloadCheck
 from library.terminal import say

@@ -34,8 +34,9 @@ from library.drawing.sample_prompts import parse, read_prompt_lines
 from library.errors import ConfigError, PureCCError
 from library.flow import ConceptError
 from library.models.opening import load_model
-from library.objectives import EXTRACTOR, STUDENT, ConceptTerm
+from library.objectives import ConceptTerm
 from library.parts.branching import objective_of
+from library.predictions import EXTRACTOR, STUDENT
 from library.preflight.plan import make_plan, stage_rates
 
 CORPUS = Path(__file__).parent / "kohya"

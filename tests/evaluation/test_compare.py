@@ -14,7 +14,7 @@ from library.evaluation.compare import Arm, Trained, halves, length_of, run, set
 from library.evaluation.probes import read_probes
 from library.evaluation.scorers.catalogue import ScorerEntry
 from library.evaluation.scoring import Score, harmonic_mean
-from library.objectives import EXTRACTOR, STUDENT
+from library.predictions import EXTRACTOR, STUDENT
 from library.training.run import Run
 from tests.helpers.scorers import Plain
 

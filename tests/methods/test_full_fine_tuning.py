@@ -11,7 +11,7 @@ from library.adapters.penalties import FisherChange, SquaredChange
 from library.config.files import read_settings
 from library.errors import ConfigError
 from library.flow import interpolate, velocity_target
-from library.objectives import COMPLETE, STUDENT, learned
+from library.predictions import COMPLETE, STUDENT, learned
 from library.report.log import read_log
 from library.training.run import Run
 from library.training.update import stochastically_rounded

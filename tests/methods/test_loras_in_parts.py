@@ -9,8 +9,8 @@ from library.dual_branch_scheduler import Branch
 from library.errors import ConfigError
 from library.models.interface import PromptBatch
 from library.models.sd3.settings import KINDS
-from library.objectives import PRETRAINED, STUDENT
 from library.parts.parts import SAVED_ADAPTER
+from library.predictions import PRETRAINED, STUDENT
 from library.report.log import read_log
 from library.saving.outputs import shown_weights
 from library.training.run import Run

@@ -15,7 +15,7 @@ from library.methods.dco import preference
 from library.methods.method import own_of_all
 from library.methods.reads import OF_SOME, WITH_EMBEDDINGS
 from library.models.interface import PromptBatch
-from library.objectives import (
+from library.predictions import (
     BASE,
     COMPLETE,
     PRETRAINED,

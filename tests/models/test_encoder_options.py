@@ -7,7 +7,7 @@ from transformers import CLIPTextModelWithProjection, T5EncoderModel
 from library.config.files import read_settings
 from library.models.interface import PromptBatch
 from library.models.opening import load_model
-from library.objectives import BASE, COMPLETE, TARGET
+from library.predictions import BASE, COMPLETE, TARGET
 from tests.helpers.runs import ready
 from tests.helpers.tiny import LENGTH
 

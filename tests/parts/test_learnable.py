@@ -10,9 +10,9 @@ from torch import nn
 from library.errors import ConfigError, ModelError
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.methods import METHODS
-from library.objectives import STUDENT
 from library.parts.assembled import assemble
 from library.parts.learnable import parameters_of
+from library.predictions import STUDENT
 from library.preflight.forecast import count_step, counted_extractor, counted_parts, counted_student
 from library.training.resuming import state_of
 from library.training.run import Run

@@ -14,7 +14,7 @@ from library.models.memory.operations import META
 from library.models.memory.residence import Residence
 from library.models.opening import load_model
 from library.models.sd3.single_file import SD3_MEDIUM, SD35_LARGE
-from library.objectives import STUDENT
+from library.predictions import STUDENT
 from library.preflight.fit import (
     card_of,
     check_auto_fit,

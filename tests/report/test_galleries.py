@@ -2,7 +2,7 @@
 
 import torch
 
-from library.objectives import EXTRACTOR, STUDENT
+from library.predictions import EXTRACTOR, STUDENT
 from library.report.galleries import galleries_of
 from library.report.sheet import SheetRow, save_sheet
 

@@ -26,7 +26,8 @@ from library.errors import (
     exit_code_of,
 )
 from library.files.atomic import write_text
-from library.objectives import REPLAYED, student_objective
+from library.objectives import student_objective
+from library.predictions import REPLAYED
 from library.report import page
 from library.report.charts import Curve, chart
 from library.report.curves import LOSSES

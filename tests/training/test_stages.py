@@ -12,7 +12,8 @@ from library.dual_branch_scheduler import Passes
 from library.errors import ConfigError, ModelError, TrainingError
 from library.flow import interpolate, velocity_target
 from library.models.sd3.settings import ATTENTION
-from library.objectives import (
+from library.objectives import AnchorTerm, student_objective
+from library.predictions import (
     BASE,
     CLASS,
     COMPLETE,
@@ -24,11 +25,9 @@ from library.objectives import (
     REPLAY_COMPLETE,
     STUDENT,
     TARGET,
-    AnchorTerm,
     Prediction,
     given,
     learned,
-    student_objective,
 )
 from library.report.log import read_log
 from library.training.run import Run

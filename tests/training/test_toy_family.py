@@ -15,8 +15,8 @@ from library.errors import ModelError
 from library.hierarchical_embedding_injector import ConceptEmbeddings
 from library.models.family import register
 from library.models.interface import PromptBatch
-from library.objectives import STUDENT
 from library.parts.learnable import parameters_of
+from library.predictions import STUDENT
 from library.preflight.fit import card_of, describe_fit, fitted
 from library.preflight.plan import describe_plan
 from library.training.run import Run

@@ -8,7 +8,8 @@ import torch
 from library.config.gpus import CARDS
 from library.evaluation.budget import passes_of
 from library.methods import method_of
-from library.objectives import EXTRACTOR, REPLAYED, STUDENT, extractor_objective, student_objective
+from library.objectives import extractor_objective, student_objective
+from library.predictions import EXTRACTOR, REPLAYED, STUDENT
 from library.preflight.forecast import count_step
 from library.report.charts import curves_of
 from library.report.log import read_log

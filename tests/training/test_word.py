@@ -7,17 +7,16 @@ from safetensors import safe_open
 
 from library.adapters.files import concept_file_for, load_concepts
 from library.dual_branch_scheduler import Branch
-from library.objectives import (
+from library.objectives import WordTerm, student_objective
+from library.parts.parts import STUDENT_ADAPTER
+from library.predictions import (
     COMPLETE,
     REPLAY_COMPLETE,
     STUDENT,
     WORD,
-    WordTerm,
     given,
     learned,
-    student_objective,
 )
-from library.parts.parts import STUDENT_ADAPTER
 from library.training.listeners import Listener
 from library.training.run import Run
 from library.turns import Growing
