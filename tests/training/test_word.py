@@ -27,8 +27,8 @@ TAUGHT = {"ties": "turns", "word_weight": 3.0, "eta": 0.0}
 
 def test_the_tie_is_of_the_lora_alone_to_the_student_with_its_vectors(plan_of):
     terms = {name: (weight, term) for name, weight, term in student_objective(plan_of(**TAUGHT).settings).terms}
-    assert terms["word"] == (Growing(3.0), WordTerm(learned(WORD, COMPLETE), given(STUDENT, COMPLETE), 0.05))
-    on_replayed = WordTerm(learned(WORD, REPLAY_COMPLETE), given(STUDENT, REPLAY_COMPLETE), 0.05)
+    assert terms["word"] == (Growing(3.0), WordTerm(learned(WORD, COMPLETE), given(STUDENT, COMPLETE), 0.3))
+    on_replayed = WordTerm(learned(WORD, REPLAY_COMPLETE), given(STUDENT, REPLAY_COMPLETE), 0.3)
     assert terms["word_replayed"] == (Growing(3.0), on_replayed)
 
 
