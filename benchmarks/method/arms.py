@@ -19,7 +19,6 @@ BESIDE = {WITH_VECTORS: ", with vectors", AS_FILE: ", in a plain loader"}
 where they are drawn by the word alone; and as UIs apply the file of a LoRA that acts in parts."""
 RANK_4 = {"network_dim": 4, "network_alpha": 4.0}
 RANK_16 = {"network_dim": 16, "network_alpha": 16.0}
-RANK_32 = {"network_dim": 32, "network_alpha": 32.0}
 ALL_ATTENTION = {"target_modules": attention_layers()}
 OFF = {
     "eta": 0.0,
@@ -59,7 +58,7 @@ PURE = {
     "word_states_weight": 0.3,
     "ties": "turns",
     "learning_rate": 3e-3,
-    **RANK_32,
+    **RANK_16,
 }
 """The objective of presets/pure.toml; the arms called `pure, ...` change one thing of it."""
 LEAN = {**PURE, "eta": 0.0}
@@ -192,7 +191,7 @@ ARMS: dict[str, Arm] = {
     "pure, all ties": _pure("every loss in every step", ties="all"),
     "lean, all ties": _lean("", ties="all"),
     "lean, rank 4": _lean("", **RANK_4),
-    "lean, rank 16": _lean("", **RANK_16),
+    "lean, rank 32": _lean("", network_dim=32, network_alpha=32.0),
     "lean, all attention": _lean("the layers of a plain LoRA instead of the text stream's", **ALL_ATTENTION),
     "lean, word 3": _lean("", word_weight=3.0),
     "lean, anchor 3": _lean("", anchor_weight=3.0),

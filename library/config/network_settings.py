@@ -16,9 +16,9 @@ ALL = "all"
 class NetworkSettings:
     """[network]: the LoRA adapters, one shape for extractor and student."""
 
-    network_dim: int = setting(32, "Rank of the LoRA. Higher ranks can learn more, and make larger files.", at_least=1)
+    network_dim: int = setting(16, "Rank of the LoRA. Higher ranks can learn more, and make larger files.", at_least=1)
     network_alpha: float = setting(
-        32.0,
+        16.0,
         "Scale of the LoRA: its effect is multiplied by network_alpha / network_dim. If you set only network_dim, "
         "network_alpha follows it.",
         above=0,

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from library.objectives import Objective
 
 OFF: Mapping[str, Any] = {
-    "network_dim": 16,
-    "network_alpha": 16.0,
     "target_modules": attention_layers(),
     "eta": 0.0,
     "anchor_weight": 0.0,

@@ -107,7 +107,7 @@ def test_network_args_without_effect_are_reported_and_may_be_a_single_text():
         "split_qkv=True", "conv_dim=4", "loraplus_text_encoder_lr_ratio=2", "train_t5xxl=False"
     )
     assert [f"{one} is ignored" in notices[0] for one in ("split_qkv=True", "conv_dim=4", "ratio=2")] == [True] * 3
-    assert "train_t5xxl" not in notices[0] and network.ranks["to_q"] == 16
+    assert "train_t5xxl" not in notices[0] and network.ranks["add_q_proj"] == 16
     given = {"pretrained_model_name_or_path": "m", "network_args": "x_attn_dim=8"}
     assert read_settings(None, given).network.ranks["to_q"] == 8
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from library.config.family_settings import attention_layers
 from library.config.files import TomlFile, as_tables, read_settings, to_toml
 from library.config.method_settings import PURECC
 from library.methods import METHODS
@@ -159,7 +160,7 @@ def test_every_setting_of_a_rival_is_read_by_some_method():
 )
 def test_these_rivals_are_purecc_with_all_but_one_term_off(plan_of, tmp_path, method, as_purecc):
     files = []
-    for settings in ({"method": method}, {**PLAIN_LORA, **as_purecc}):
+    for settings in ({"method": method}, {**PLAIN_LORA, "target_modules": attention_layers(), **as_purecc}):
         run = Run(plan_of(**settings, output_dir=str(tmp_path / str(len(files)))))
         run.train()
         files.append(student_file(run))
