@@ -10,7 +10,7 @@ from tools.pocket.pen import SIDE
 
 CHECKPOINTS = (10, 20, 40, 80, 160)
 """Steps of stage 2 after which the student is scored, where an arm names no others."""
-LONGER = (40, 80, 160, 320)
+LONGER = (80, 160, 320, 480)
 """Of ours: the word learns after the vectors."""
 FEW = (20, 40, 80, 160)
 WITH_VECTORS, AS_FILE = "with_vectors", "as_file"
@@ -57,7 +57,7 @@ PURE = {
     "word_weight": 1.0,
     "word_states_weight": 0.3,
     "ties": "turns",
-    "learning_rate": 3e-3,
+    "learning_rate": 4e-3,
     **RANK_16,
 }
 """The objective of presets/pure.toml; the arms called `pure, ...` change one thing of it."""
@@ -186,7 +186,7 @@ ARMS: dict[str, Arm] = {
     "lean, shared vector": _lean("", concept_embeddings="shared"),
     "lean, no vectors": _lean("", **NO_EMBEDDINGS),
     "lean, slow vectors": _lean("", embedding_lr=2e-3),
-    "lean, fast LoRA": _lean("", learning_rate=5e-3),
+    "lean, slow LoRA": _lean("", learning_rate=2e-3),
     # one thing at a time: ties
     "pure, all ties": _pure("every loss in every step", ties="all"),
     "lean, all ties": _lean("", ties="all"),
@@ -211,7 +211,7 @@ ARMS: dict[str, Arm] = {
     "plain LoRA + context": Arm(
         {**OFF, **NO_EMBEDDINGS, "context_vectors": 2}, "a plain LoRA with our context vectors", extractor=False
     ),
-    "plain LoRA, slow": Arm({"method": "lora", "learning_rate": 2e-3}, "at the rate of `pure`", extractor=False),
+    "plain LoRA, slow": Arm({"method": "lora", "learning_rate": 2e-3}, "at half of the rate of `pure`", extractor=False),
     # what the user gives
     "lean, poor captions": _lean("captions name the class alone", captions="poor"),
     "lean, full captions": _lean("captions name all that is not the concept", captions="full"),

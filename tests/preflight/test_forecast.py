@@ -156,7 +156,7 @@ def test_stage_2_stays_within_its_budget_at_full_size(resolution, settings, budg
     print(f"{resolution} {settings}: {needed:.2f} GiB, {step.flops / 1e12:.1f} TFLOP, {step.moved / GIB:.2f} GiB moved")
     assert needed < budget
     assert 5.5 < step.flops / ({512: 2.138e12, 1024: 10.783e12}[resolution]) < 10
-    assert step.learning == 12_128_256
+    assert step.learning == 10_506_240
     if "blocks_to_swap" in settings:
         assert step.moved < 8 * 3.7 * GIB
 
