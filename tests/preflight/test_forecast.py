@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from library.config.dataset_file import read_dataset_config
+from library.config.family_settings import attention_layers
 from library.config.files import TomlFile, read_settings
 from library.errors import ConfigError, TrainingError
 from library.models.memory.live_memory import LiveMemory
@@ -232,7 +233,7 @@ def test_auto_fit_takes_every_step_and_the_run_follows(plan_of):
 
 
 def test_auto_recomputes_as_few_blocks_as_there_is_room_for(plan_of):
-    plan = plan_of(gradient_checkpointing=True, replay_weight=0.0)
+    plan = plan_of(gradient_checkpointing=True, replay_weight=0.0, target_modules=attention_layers())
     predicted, blocks = forecast(plan), []
     every = max(step.footprint.total for step in predicted.steps.values())
     none = count_step(plan, STUDENT, Residence(recomputed=0)).footprint.total
