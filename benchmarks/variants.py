@@ -17,7 +17,7 @@ NOTHING = {
     "ties": "all",
 }
 TIES = {"anchor_weight": 1.0, "replay_weight": 1.0, "surroundings_weight": 3.0}
-TURNS = {"word_weight": 3.0, "ties": "turns"}
+TURNS = {"word_weight": 1.0, "ties": "turns"}
 """What the presets have now: the tie for the word, and one tie per step."""
 PLAIN = "plain LoRA"
 AUTHORS = "the authors' release"

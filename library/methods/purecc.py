@@ -35,20 +35,27 @@ def extractor(settings: Settings) -> Objective:
 
 
 def remarks(settings: Settings) -> list[str]:
-    """Names the settings that were changed for L_PureCC or stage 1, if eta or that stage is off."""
-    if settings.pure_learning.eta > 0:
-        return []
+    """Names the settings that were changed for L_PureCC, stage 1 or the word, and that something else turns off."""
     idle = OF_GUIDANCE if settings.needs_extractor else OF_GUIDANCE | OF_EXTRACTOR
-    changed = sorted(
+    said = []
+    if settings.pure_learning.eta == 0 and (changed := _changed(settings, idle)):
+        names = ", ".join(changed)
+        said.append(f"eta = 0 turns off L_PureCC, so {names} will have no effect. presets/pure.toml sets eta = 0.5.")
+    if not settings.teaches_word and _changed(settings, frozenset({"word_states_weight"})):
+        said.append(
+            "Nothing teaches the word without vectors and word_weight, so word_states_weight will have no effect."
+        )
+    return said
+
+
+def _changed(settings: Settings, names: frozenset[str]) -> list[str]:
+    """Those of the settings that differ from their defaults."""
+    return sorted(
         name_of(field)
         for group in (settings.pure_learning, settings.optimizer)
         for field in dataclasses.fields(group)
-        if name_of(field) in idle and getattr(group, field.name) != default_of(field)
+        if name_of(field) in names and getattr(group, field.name) != default_of(field)
     )
-    if not changed:
-        return []
-    names = ", ".join(changed)
-    return [f"eta = 0 turns off L_PureCC, so {names} will have no effect. presets/pure.toml sets eta = 0.5."]
 
 
 register(

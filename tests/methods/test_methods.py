@@ -102,6 +102,14 @@ def test_what_only_l_purecc_and_stage_1_read_is_reported_if_eta_is_0(given, name
     assert [re.search(r"so (.+) will", one)[1] for one in notices] == ([", ".join(named)] if named else [])
 
 
+@pytest.mark.parametrize("off", [{"word_weight": 0.0}, {"student_embeddings": "none"}])
+def test_the_weight_of_the_words_states_is_reported_if_nothing_teaches_the_word(off):
+    for weight, told in (({}, 0), ({"word_states_weight": 0.5}, 1)):
+        notices = []
+        read_settings(None, {**MODEL, **off, **weight}, notices)
+        assert sum("word_states_weight will have no effect" in one for one in notices) == told
+
+
 VECTORED = [name for name, method in METHODS.items() if method.may_have_vectors]
 
 
