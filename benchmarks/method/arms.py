@@ -211,7 +211,7 @@ ARMS: dict[str, Arm] = {
     "plain LoRA + context": Arm(
         {**OFF, **NO_EMBEDDINGS, "context_vectors": 2}, "a plain LoRA with our context vectors", extractor=False
     ),
-    "plain LoRA, slow": Arm({"method": "lora", "learning_rate": 2e-3}, "at half of the rate of `pure`", extractor=False),
+    "plain LoRA, slow": Arm({"method": "lora", "learning_rate": 4e-3}, "at the rate of `pure`", extractor=False),
     # what the user gives
     "lean, poor captions": _lean("captions name the class alone", captions="poor"),
     "lean, full captions": _lean("captions name all that is not the concept", captions="full"),
