@@ -59,10 +59,10 @@ def ratios(full_width):
 BUDGETS = {
     "L_CC + anchor (DOP)": (2.5, None),
     "paper: live base": (3.0, None),
-    "PureCC, base detached": (2.45, 2.05),
+    "PureCC, base detached": (2.5, 2.05),
     "PureCC + anchor": (None, 3.05),
-    "PureCC + anchor + replay": (4.95, 4.35),
-    "pure: all of it": (6.0, 5.3),
+    "PureCC + anchor + replay": (5.0, 4.4),
+    "pure: all of it": (6.1, 5.35),
     "lean, with the word, in turns": (None, 2.45),
     "pure, with the word, in turns": (None, 2.45),
 }

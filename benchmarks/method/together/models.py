@@ -37,6 +37,7 @@ from benchmarks.method.trial import BASE, Bench, Turns, all_at_once, as_bytes, d
 from library.adapters.files import ConceptFile, concept_file_of, load_lora
 from library.adapters.network import LowRankWeights
 from library.config.dataset import Concept
+from library.config.family_settings import attention_layers, feed_forward_layers
 from library.config.files import TomlFile, read_settings
 from library.convert.fusing import Aggregation, Fusion, fuse, target_texts, weighed
 from library.convert.merge import merged
@@ -66,7 +67,8 @@ class Together:
         self.bench, self.taught = Bench(work, model, dict(given or {})), concepts_of(names)
         self.pairs = pairs_of([*self.taught.values()])
         self.concepts = [Concept(**one.described()) for one in self.taught.values()]
-        opened = build_parts(read_settings(TomlFile(BASE), self._common()), self.concepts)
+        any_layers = {"target_modules": attention_layers() + feed_forward_layers()}
+        opened = build_parts(read_settings(TomlFile(BASE), {**self._common(), **any_layers}), self.concepts)
         texts = [text for one in (*self.taught.values(), *self.pairs) for text in texts_of(one.probes())]
         opened.texts.prepare([*texts, *target_texts(self.concepts)])
         self.parts = opened.attach()
