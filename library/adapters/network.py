@@ -101,6 +101,13 @@ def _is_target(name: str, endings: Iterable[str]) -> bool:
     return any(name == ending or name.endswith(f".{ending}") for ending in endings)
 
 
+def endings_in(lists: Mapping[str, Sequence[nn.Module]], endings: Iterable[str]) -> list[str]:
+    """Those of the endings that the name of a linear layer in the blocks has."""
+    blocks = [block for one in lists.values() for block in one]
+    names = {name for block in blocks for name, layer in block.named_modules() if isinstance(layer, nn.Linear)}
+    return [ending for ending in endings if any(_is_target(name, [ending]) for name in names)]
+
+
 def rank_in(ranks: Mapping[str, int], layer: str) -> int:
     """The rank of a layer, from ranks by the endings of layers' names."""
     return next(rank for ending, rank in ranks.items() if _is_target(layer, [ending]))

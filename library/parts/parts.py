@@ -10,9 +10,10 @@ from torch import Tensor
 
 from library.adapters.files import SavedConcept
 from library.adapters.linear import PLAIN, Dropout
-from library.adapters.network import AdapterNetwork
+from library.adapters.network import AdapterNetwork, endings_in
 from library.chance import generator_for
 from library.config.dataset import Concept
+from library.config.family_settings import text_layers
 from library.config.settings import SampleSettings, Settings
 from library.data.texts import TextLibrary, TriggerLayout
 from library.dual_branch_scheduler import Branch, predict_branches
@@ -60,7 +61,10 @@ class Opened:
         transformer, shape = self.model.transformer, self.settings.network
         if layers is None:
             lists = {name: list(transformer.get_submodule(name).children()) for name in self.model.block_lists}
-            network = AdapterNetwork(lists, shape.ranks, shape.chosen_blocks(self.model.depth))
+            endings: Iterable[str] = shape.ranks
+            if shape.target_modules == text_layers():  # the default has the names of all families
+                endings = endings_in(lists, endings) or endings
+            network = AdapterNetwork(lists, endings, shape.chosen_blocks(self.model.depth))
         else:
             network = AdapterNetwork.on(transformer, layers)
         injector = HierarchicalEmbeddingInjector(self.model.blocks, self.model.text_inputs)

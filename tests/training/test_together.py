@@ -16,6 +16,7 @@ from torch import Tensor
 
 from library.adapters.files import load_lora
 from library.config.dataset_file import read_dataset_config
+from library.config.family_settings import text_layers
 from library.config.files import TomlFile, read_settings
 from library.errors import ConfigError, Interrupted
 from library.preflight.plan import Plan, make_plan
@@ -43,7 +44,7 @@ KINDS = {
     "own": {"student_embeddings": "own"},
     "fresh": {"student_embeddings": "fresh", "eta": 0.0, "extractor_anchor_weight": 0.0},
     "shared": {"student_embeddings": "shared"},
-    "none": {"method": "lora"},
+    "none": {"method": "lora", "target_modules": text_layers()},
     "words": {"method": "textual_inversion", "embedding_lr": 1e-3},
 }
 """What learns beside or instead of a LoRA."""

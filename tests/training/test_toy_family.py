@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import purecc_evaluate
 from library.adapters.files import load_concepts, load_lora
+from library.config.family_settings import attention_layers
 from library.drawing.generation import generate
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ModelError
@@ -42,7 +43,7 @@ def toy_plan(plan_of, tmp_path_factory):
 
 
 def test_both_stages_are_trained_and_what_is_saved_loads(toy_plan, capsys):
-    run = Run(toy_plan())
+    run = Run(toy_plan(target_modules=attention_layers()))
     run.train()
     said = capsys.readouterr()
     assert "WARNING" not in said.out + said.err
@@ -55,6 +56,11 @@ def test_both_stages_are_trained_and_what_is_saved_loads(toy_plan, capsys):
     vectors, (saved,) = load_concepts(run.folder / "tiny_concept.safetensors")
     assert saved.tokens == {"words": vectors["dog"].shape[1]} and not saved.lengths
     assert vectors["dog"].shape[0] == 4 and vectors["dog"].shape[2] == 32
+
+
+def test_by_default_the_lora_is_on_those_text_layers_that_the_model_has(toy_plan):
+    layers = ready(toy_plan()).parts.network.layers
+    assert {name.rpartition(".")[2] for name in layers} == {"add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"}
 
 
 def test_vectors_learn_in_every_block_of_both_lists(toy_plan):

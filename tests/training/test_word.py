@@ -3,11 +3,12 @@
 import json
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from library.adapters.files import concept_file_for, load_concepts
 from library.dual_branch_scheduler import Branch
-from library.objectives import WordTerm, student_objective
+from library.objectives import TieTerm, WordTerm, student_objective
 from library.parts.parts import STUDENT_ADAPTER
 from library.predictions import (
     COMPLETE,
@@ -67,10 +68,18 @@ def test_the_vectors_learn_nothing_from_the_word(plan_of):
     stage = run.student_stage()
     word = next(kind for kind in stage.objective.kinds if kind.terms[-1][0] == "word_replayed")
     v = stage.branches.predict(stage.scenes.reference(0), stage.scenes.replay(0), readings=word.readings)
-    assert (v.distance(learned(WORD, REPLAY_COMPLETE)) > 0).all(), "its states are compared with the vectors"
-    assert not v.distance(given(STUDENT, REPLAY_COMPLETE)).any()
     word.terms[-1][2](v).sum().backward()
     assert all(weight.grad is None for one in run.student.branch.embeddings.values() for weight in one.parameters())
+
+
+def test_the_states_of_its_tokens_are_compared_with_the_vectors(plan_of):
+    stage = ready_for_stage_2(plan_of(**TAUGHT)).student_stage()
+    word = next(kind for kind in stage.objective.kinds if kind.terms[-1][0] == "word")
+    v = stage.branches.predict(stage.scenes.reference(0), readings=word.readings)
+    assert (v.distance(learned(WORD, COMPLETE)) > 0).all() and not v.distance(given(STUDENT, COMPLETE)).any()
+    tie = TieTerm(learned(WORD, COMPLETE), given(STUDENT, COMPLETE))
+    expected = tie(v) + 0.3 * v.distance(learned(WORD, COMPLETE))
+    torch.testing.assert_close(word.terms[-1][2](v), expected)
 
 
 def test_what_is_shown_is_what_the_file_does_by_the_word_alone(plan_of):
