@@ -23,7 +23,7 @@ MEASURES = {
 }
 SHOWN = {"unrelated": ("pixels", "accuracy"), "class": ("pixels", "accuracy", "contamination")}
 CONTROLS = ("pretrained", "pretrained, other noise", "drawn")
-TRIALS = Path("docs/bench/with-vectors/trials.zip")
+TRIALS = Path("docs/bench/trials-96.zip")
 
 
 def students(path: Path) -> Iterator[dict[str, dict[str, list[float]]]]:

@@ -22,9 +22,9 @@ DEFINITION = "drift-1"
 """Version of the rules, written with the numbers."""
 EXPLAINED = (
     "Drift is ||v_s - v_0|| / ||v_0||, the change of the predicted velocity on the pretrained model's own images, at "
-    "three noise levels. Without [V]: A up to .05, B .10, C .20, D .30. In the pocket world, where we scored 902 "
-    "students, these thresholds are about a tenth, a quarter, half and nine tenths of the change that another seed "
-    "makes. From .30 on, the images are different ones, and plain class prompts show the concept.",
+    "three noise levels. Without [V]: A up to .05, B .10, C .20, D .30. In the pocket world, where we scored "
+    "hundreds of students, these thresholds are about a fifth, two fifths, seven tenths and all of the change that "
+    "another seed makes. From .30 on, the images are different ones, and plain class prompts show the concept.",
     "Concept learned: how much better the reference images are predicted with [V]. A from a right change of .40, B "
     ".30, C .20, D .10. It shows that the LoRA knows these images. Look at its images to see whether it draws the "
     "concept elsewhere and whether it also learned the background. The thresholds come from one subject in the pocket "

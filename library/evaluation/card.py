@@ -1,7 +1,7 @@
 """The drift report card: what was measured of one LoRA, three grades, and what each grade can and cannot say.
 
-Thresholds come from 902 scored students of the pocket world (docs/explanation/report-card.md): which drift goes with
-which change.
+Thresholds come from scored students of the pocket world (docs/explanation/report-card.md): which drift goes with which
+change.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from library.evaluation.measures.statistics import Estimate, mean_over_clusters
 
 LETTERS = "ABCDE"
 DRIFT_STEPS = (0.05, 0.10, 0.20, 0.30)
-"""Drift without [V], up to A, B, C, D: pictures change by a tenth, a quarter, half and nine tenths of what another seed
-changes them by."""
+"""Drift without [V], up to A, B, C, D: pictures change by a fifth, two fifths, seven tenths and all of what another
+seed changes them by."""
 OUTSIDE_STEPS = (0.10, 0.20, 0.40, 0.55)
 """Drift outside the subject with [V], up to A, B, C, D: the rest of the picture changes by a fifth, a third, half and
 four fifths of what another seed changes it by."""
