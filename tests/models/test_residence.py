@@ -155,7 +155,10 @@ def merged_for_a_pass(forward):
     return mutant
 
 
-MUTANTS = {merged_where_it_is: (BaseChange, "added_to", PART), merged_for_a_pass: (AdapterLinear, "forward", "attn")}
+MUTANTS = {
+    merged_where_it_is: (BaseChange, "added_to", PART),
+    merged_for_a_pass: (AdapterLinear, "forward", "transformer_blocks"),
+}
 """What each replaces, and what is in the names of the weights that it spoils."""
 
 

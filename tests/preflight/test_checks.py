@@ -211,7 +211,7 @@ def test_layers_that_do_not_learn_are_said_by_the_dry_run_with_the_setting_that_
     code, said = dry_run(network_weights=str(lora(EVERY_KIND)))
     assert code == 2 and said.count("error: ") == 1
     assert re.search(
-        r"network_weights: \S+start\.safetensors changes 16 layers that are not trained here, such as", said
+        r"network_weights: \S+start\.safetensors changes 32 layers that are not trained here, such as", said
     )
     assert "dim_from_weights = true" in said
 
@@ -238,7 +238,7 @@ def test_dim_from_weights_changes_no_layers_for_a_file_of_attention_alone(plan_o
     [
         (["to_q", "ff.net.2"], {"target_modules": ["to_q"]}, 'Add "ff.net.2" to target_modules'),
         (["to_q", "ff.net.2"], {"target_modules": ["to_q"], "dim_from_weights": True}, 'Add "ff.net.2"'),
-        (["to_q"], {"train_block_indices": "0"}, 'train_block_indices = "all"'),
+        (["add_q_proj"], {"train_block_indices": "0"}, 'train_block_indices = "all"'),
     ],
 )
 def test_what_makes_a_files_layers_learn_is_named(plan_of, lora, targets, given, remedy):
@@ -257,7 +257,7 @@ def test_a_layer_outside_of_the_blocks_is_said_with_a_way_to_use_the_file(plan_o
 
 
 def test_a_file_of_another_model_is_said(plan_of, lora):
-    file = lora(["to_k"], also={"transformer_blocks.0.attn.to_q": (64, 64)})
+    file = lora(["add_k_proj"], also={"transformer_blocks.0.attn.add_q_proj": (64, 64)})
     with pytest.raises(ModelError, match=r"network_weights: .*different shape than the model's layer"):
         Run(plan_of(network_weights=str(file)))
     with pytest.raises(ModelError, match=r"previous_loras: .*has 64 inputs"):
