@@ -25,14 +25,7 @@ from library.hierarchical_embedding_injector import (
 )
 from library.models.family import FlowModel
 from library.models.interface import PromptBatch
-from library.predictions import (
-    REPLAYED,
-    Predicted,
-    Prediction,
-    Reading,
-    Truth,
-    Velocities,
-)
+from library.predictions import REPLAYED, Predicted, Prediction, Reading, Truth, Velocities
 from library.transfer import to_device
 
 

@@ -8,12 +8,7 @@ import torch
 from library.flow import ConceptError, mse
 from library.objectives import ConceptTerm, concept_error
 from library.parts.branching import objective_of
-from library.predictions import (
-    COMPLETE,
-    EXTRACTOR,
-    STUDENT,
-    learned,
-)
+from library.predictions import COMPLETE, EXTRACTOR, STUDENT, learned
 from tests.helpers.runs import disturb, ready
 
 SIGMA = torch.tensor([0.0, 0.3, 1.0])

@@ -103,9 +103,19 @@ def _is_target(name: str, endings: Iterable[str]) -> bool:
 
 def endings_in(lists: Mapping[str, Sequence[nn.Module]], endings: Iterable[str]) -> list[str]:
     """Those of the endings that the name of a linear layer in the blocks has."""
-    blocks = [block for one in lists.values() for block in one]
-    names = {name for block in blocks for name, layer in block.named_modules() if isinstance(layer, nn.Linear)}
+    names = [name for _, name in _linears(lists)]
     return [ending for ending in endings if any(_is_target(name, [ending]) for name in names)]
+
+
+def _linears(lists: Mapping[str, Sequence[nn.Module]]) -> dict[tuple[int, str], tuple[nn.Module, str, nn.Linear]]:
+    """The linear layers of all blocks, by the number of their block and their name: block, name inside it, layer."""
+    blocks = [(f"{prefix}.{index}", block) for prefix, one in lists.items() for index, block in enumerate(one)]
+    return {
+        (number, f"{begin}.{name}"): (block, name, layer)
+        for number, (begin, block) in enumerate(blocks)
+        for name, layer in block.named_modules()
+        if isinstance(layer, nn.Linear)
+    }
 
 
 def rank_in(ranks: Mapping[str, int], layer: str) -> int:
@@ -154,15 +164,9 @@ class AdapterNetwork:
     ) -> None:
         self.route: PerPass[Route] = PerPass(NO_ADAPTER)
         self.layers: dict[str, AdapterLinear] = {}
-        blocks = [(f"{prefix}.{index}", block) for prefix, one in lists.items() for index, block in enumerate(one)]
-        linears = {
-            (number, f"{begin}.{name}"): (block, name, layer)
-            for number, (begin, block) in enumerate(blocks)
-            for name, layer in block.named_modules()
-            if isinstance(layer, nn.Linear)
-        }
+        linears, there = _linears(lists), endings_in(lists, target_modules)
         for ending in target_modules:
-            if not any(_is_target(name, [ending]) for _, name in linears):
+            if ending not in there:
                 known = sorted({name for _, name, _ in linears.values()})
                 raise ConfigError(
                     f'target_modules: no linear layer of the model ends in "{ending}".',

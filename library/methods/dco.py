@@ -71,13 +71,7 @@ class PreferenceTerm:
 
 def preference(beta: float) -> PreferenceTerm:
     """The term that prefers the student's prediction for the pictures to the pretrained model's."""
-    from library.predictions import (
-        COMPLETE,
-        PRETRAINED,
-        STUDENT,
-        given,
-        learned,
-    )
+    from library.predictions import COMPLETE, PRETRAINED, STUDENT, given, learned
 
     return PreferenceTerm(beta, learned(STUDENT, COMPLETE), given(PRETRAINED, COMPLETE))
 

@@ -24,13 +24,7 @@ if TYPE_CHECKING:
 def objective(settings: Settings, has_reg: bool) -> Objective:
     """L_CC + anchor_weight ||v(x_t | y_base) - v_pretrained(x_t | y_base)||^2."""
     from library.objectives import Objective, TieTerm
-    from library.predictions import (
-        BASE,
-        PRETRAINED,
-        STUDENT,
-        given,
-        learned,
-    )
+    from library.predictions import BASE, PRETRAINED, STUDENT, given, learned
 
     tie = TieTerm(learned(STUDENT, BASE), given(PRETRAINED, BASE))
     return Objective(concept(settings), ("anchor", settings.pure_learning.anchor_weight, tie))

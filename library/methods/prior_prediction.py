@@ -56,14 +56,7 @@ class ConceptOrPrior:
 def objective(settings: Settings, has_reg: bool) -> Objective:
     """L_CC on the concept's pictures; on others, the target is the pretrained model's prediction."""
     from library.objectives import Objective, TieTerm
-    from library.predictions import (
-        COMPLETE,
-        PRETRAINED,
-        REPLAY,
-        STUDENT,
-        given,
-        learned,
-    )
+    from library.predictions import COMPLETE, PRETRAINED, REPLAY, STUDENT, given, learned
 
     pure = settings.pure_learning
     on_others = 1.0 if pure.prior_loss_weight is None else pure.prior_loss_weight

@@ -42,9 +42,7 @@ def remarks(settings: Settings) -> list[str]:
         names = ", ".join(changed)
         said.append(f"eta = 0 turns off L_PureCC, so {names} will have no effect. presets/pure.toml sets eta = 0.5.")
     if not settings.teaches_word and _changed(settings, frozenset({"word_states_weight"})):
-        said.append(
-            "Nothing teaches the word without vectors and word_weight, so word_states_weight will have no effect."
-        )
+        said.append("Only vectors and a word_weight above 0 teach the word, so word_states_weight will have no effect.")
     return said
 
 

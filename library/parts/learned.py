@@ -16,13 +16,7 @@ from library.parts.branching import has_extractor
 from library.parts.learnable import Learnable
 from library.parts.parts import STUDENT_ADAPTER, Attached, extractor_adapter, learns_words
 from library.parts.words import WordReader, made_words
-from library.predictions import (
-    EXTRACTOR,
-    GUIDE,
-    PRETRAINED,
-    STUDENT,
-    WORD,
-)
+from library.predictions import EXTRACTOR, GUIDE, PRETRAINED, STUDENT, WORD
 
 Start = Callable[[Concept], Tensor]
 """Gives the start of a concept's vectors, (L, tokens, width); (1, tokens, width) unless each block has its own."""

@@ -13,7 +13,6 @@ from library.adapters.linear import PLAIN, Dropout
 from library.adapters.network import AdapterNetwork, endings_in
 from library.chance import generator_for
 from library.config.dataset import Concept
-from library.config.family_settings import text_layers
 from library.config.settings import SampleSettings, Settings
 from library.data.texts import TextLibrary, TriggerLayout
 from library.dual_branch_scheduler import Branch, predict_branches
@@ -62,7 +61,7 @@ class Opened:
         if layers is None:
             lists = {name: list(transformer.get_submodule(name).children()) for name in self.model.block_lists}
             endings: Iterable[str] = shape.ranks
-            if shape.target_modules == text_layers():  # the default has the names of all families
+            if shape.target_modules == method_of(self.settings).usual_layers:  # a default names all families' layers
                 endings = endings_in(lists, endings) or endings
             network = AdapterNetwork(lists, endings, shape.chosen_blocks(self.model.depth))
         else:

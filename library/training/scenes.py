@@ -16,16 +16,7 @@ from library.data.texts import TextLibrary
 from library.dual_branch_scheduler import Scene
 from library.flow import draw_sigma
 from library.models.interface import PromptBatch
-from library.predictions import (
-    BASE,
-    CLASS,
-    COMPLETE,
-    NULL,
-    REPLAY,
-    REPLAY_COMPLETE,
-    REPLAYED,
-    TARGET,
-)
+from library.predictions import BASE, CLASS, COMPLETE, NULL, REPLAY, REPLAY_COMPLETE, REPLAYED, TARGET
 from library.prepare.replay import Replay
 from library.prompts import NULL_PROMPT, PromptTriple
 from library.training.processes import ALONE, Processes

@@ -11,13 +11,7 @@ from library.adapters.linear import Dropout, LowRank
 from library.adapters.network import limit_norms
 from library.config.files import read_settings
 from library.errors import ConfigError
-from library.predictions import (
-    BASE,
-    COMPLETE,
-    EXTRACTOR,
-    STUDENT,
-    Prediction,
-)
+from library.predictions import BASE, COMPLETE, EXTRACTOR, STUDENT, Prediction
 from library.report.log import read_log
 from library.training.run import Run
 from tests.helpers.runs import (

@@ -9,13 +9,7 @@ from library.data.pictures import Draw
 from library.errors import ConfigError, DataError
 from library.flow import draw_sigma, mse
 from library.objectives import student_objective
-from library.predictions import (
-    COMPLETE,
-    STUDENT,
-    Prediction,
-    Truth,
-    learned,
-)
+from library.predictions import COMPLETE, STUDENT, Prediction, Truth, learned
 from library.preflight.plan import in_steps
 from library.report.log import read_log, summary
 from library.training.run import Run

@@ -5,12 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from library.predictions import (
-    Predicted,
-    Prediction,
-    Truth,
-    Velocities,
-)
+from library.predictions import Predicted, Prediction, Truth, Velocities
 
 
 def velocities(made_up: Mapping[Prediction, Tensor], reference: Truth, replay: Truth | None = None) -> Velocities:

@@ -16,17 +16,7 @@ from library.methods.dco import preference
 from library.methods.method import own_of_all
 from library.methods.reads import OF_SOME, WITH_EMBEDDINGS
 from library.models.interface import PromptBatch
-from library.predictions import (
-    BASE,
-    COMPLETE,
-    PRETRAINED,
-    REPLAY,
-    STUDENT,
-    Prediction,
-    Truth,
-    given,
-    learned,
-)
+from library.predictions import BASE, COMPLETE, PRETRAINED, REPLAY, STUDENT, Prediction, Truth, given, learned
 from library.preflight.plan import describe_plan
 from library.report.log import read_log
 from library.training.run import Run

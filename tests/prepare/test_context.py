@@ -14,16 +14,7 @@ from library.hierarchical_embedding_injector import ConceptToken
 from library.models.interface import PromptBatch
 from library.objectives import SurroundingsTerm
 from library.parts.context import Context, name_of, places
-from library.predictions import (
-    PRETRAINED,
-    REPLAY,
-    REPLAY_COMPLETE,
-    STUDENT,
-    Prediction,
-    Truth,
-    given,
-    learned,
-)
+from library.predictions import PRETRAINED, REPLAY, REPLAY_COMPLETE, STUDENT, Prediction, Truth, given, learned
 from library.prepare.regions import class_region, split
 from tests.helpers.predictions import velocities
 from tests.helpers.runs import prepared

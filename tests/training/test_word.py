@@ -10,14 +10,7 @@ from library.adapters.files import concept_file_for, load_concepts
 from library.dual_branch_scheduler import Branch
 from library.objectives import TieTerm, WordTerm, student_objective
 from library.parts.parts import STUDENT_ADAPTER
-from library.predictions import (
-    COMPLETE,
-    REPLAY_COMPLETE,
-    STUDENT,
-    WORD,
-    given,
-    learned,
-)
+from library.predictions import COMPLETE, REPLAY_COMPLETE, STUDENT, WORD, given, learned
 from library.training.listeners import Listener
 from library.training.run import Run
 from library.turns import Growing
