@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("what", choices=("quick", "run", "report"))
     parser.add_argument("--arms", nargs="*", help="Methods; all of them if not given.")
     parser.add_argument("--concepts", nargs="*", help=f"Of {', '.join(CONCEPTS)}; all of them if not given.")
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="Of training.")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3], help="Of training.")
     parser.add_argument("--strengths", nargs="*", type=float, default=[], help="Of the finished LoRA, besides 1.")
     parser.add_argument("--jobs", type=int, default=2, help="Trials at a time; they share the cores.")
     parser.add_argument("--work", type=Path, default=WORK, help="Where trials are kept.")
