@@ -2,7 +2,7 @@
 
 quick    one subject, one seed, three methods: under three minutes on two cores
 run      trials of arms x concepts x seeds; those that are done already are passed over, so it adds up
-report   tables, plot and sheets of everything that is done
+report   tables, plot and sheets of what is done of these seeds
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,30 +29,32 @@ QUICK = ("plain LoRA", "paper", "lean")
 LEVELS = (0.25, 0.4, 0.55)
 
 
-def comparison_of(work: Path) -> Comparison:
-    """All results so far."""
-    from benchmarks.method.compare import Comparison
+def comparison_of(work: Path, seeds: Sequence[int]) -> Comparison:
+    """All results so far of these seeds."""
+    from benchmarks.method.compare import CONTROLS, Comparison
 
-    files = sorted((work / "trials").glob("*.json"))
-    if not files:
-        raise ConfigError(f"{work} holds no results yet.", "python -m benchmarks.method quick makes some.")
-    return Comparison([json.loads(file.read_text(encoding="utf-8")) for file in files])
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((work / "trials").glob("*.json"))]
+    wanted = [result for result in results if result["arm"] in CONTROLS or result["seed"] in seeds]
+    if all(result["arm"] in CONTROLS for result in wanted):
+        named = " ".join(map(str, seeds))
+        raise ConfigError(f"{work} holds no results of seed {named}.", "python -m benchmarks.method quick makes some.")
+    return Comparison(wanted)
 
 
-def report(work: Path, out: Path, against: str, seed: int) -> None:
-    """Reads all results and writes tables, plot and sheets."""
+def report(comparison: Comparison, work: Path, out: Path, against: str, seed: int) -> None:
+    """Writes tables, plot and sheets."""
     from benchmarks.method.report import write
 
-    print(write(comparison_of(work), work, out, LEVELS, against, seed))
+    print(write(comparison, work, out, LEVELS, against, seed))
     print(f"Pictures, plot and JSON: {out}")
 
 
-def write_table(work: Path, path: Path, table: str, level: float, against: str) -> None:
+def write_table(comparison: Comparison, path: Path, table: str, level: float, against: str) -> None:
     """Writes one table of the docs as JSON."""
     from benchmarks import record
     from benchmarks.method.report import RESULTS
 
-    result = RESULTS[table](comparison_of(work), level=level, against=against)
+    result = RESULTS[table](comparison, level=level, against=against)
     record.write(path, kind="measured", command=["python", "-m", "benchmarks.method", *sys.argv[1:]], **result)
 
 
@@ -70,7 +72,7 @@ def main() -> None:
     parser.add_argument("what", choices=("quick", "run", "report"))
     parser.add_argument("--arms", nargs="*", help="Methods; all of them if not given.")
     parser.add_argument("--concepts", nargs="*", help=f"Of {', '.join(CONCEPTS)}; all of them if not given.")
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="Of training.")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3], help="Of training.")
     parser.add_argument("--strengths", nargs="*", type=float, default=[], help="Of the finished LoRA, besides 1.")
     parser.add_argument("--jobs", type=int, default=2, help="Trials at a time; they share the cores.")
     parser.add_argument("--work", type=Path, default=WORK, help="Where trials are kept.")
@@ -79,7 +81,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="PATH", help="Write only one table of the docs, to this file.")
     parser.add_argument(
         "--table",
-        choices=("methods", "finished", "promise", "differences"),
+        choices=("methods", "finished", "promise", "differences", "parts"),
         default="methods",
         help="With --json.",
     )
@@ -89,13 +91,14 @@ def main() -> None:
     concepts = _known(arguments.concepts, CONCEPTS, "concept")
     arms = _known(arguments.arms, ARMS, "method")
     if arguments.what == "quick":
-        arms, concepts, arguments.seeds = list(QUICK), concepts[:1], [0]
+        arms, concepts, arguments.seeds = list(QUICK), concepts[:1], arguments.seeds[:1]
     if arguments.what != "report":
         run(arguments.work, arguments.model, arms, concepts, arguments.seeds, arguments.strengths, arguments.jobs)
+    comparison = comparison_of(arguments.work, arguments.seeds)
     if arguments.json:
-        write_table(arguments.work, arguments.json, arguments.table, arguments.level, arguments.against)
+        write_table(comparison, arguments.json, arguments.table, arguments.level, arguments.against)
     else:
-        report(arguments.work, arguments.out, arguments.against, arguments.seeds[0])
+        report(comparison, arguments.work, arguments.out, arguments.against, arguments.seeds[0])
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ COLUMNS = {
     "drift": ("velocity drift", 3, -1),
 }
 """Figure, its name in the table, its decimals, and which way is good."""
+FIDELITY = ("fidelity", 2, +1)
+"""The same of finished students."""
 SHORT = ("follow", "seg_cons", "trap_unasked", "contamination", "pixels_unrelated", "drift")
 """The figures of the short table."""
 PROMISES = {
@@ -43,7 +45,9 @@ PROMISES = {
 STEPS = "steps until the subject is learned (lower is better)"
 PROMISING = {"plain LoRA": "plain LoRA", "lean": "`lean` (default)", "pure": "`pure`"}
 DIFFERING = ("seg_cons", "trap_unasked", "contamination", "drift")
-"""The figures of the docs' table of differences."""
+"""The figures of the docs' tables of differences and of parts."""
+ENDS = {"fidelity": FIDELITY, **{key: COLUMNS[key] for key in ("seg_cons", "trap_unasked", "drift")}}
+"""The figures of finished students in the table of parts."""
 PLOTTED = ("plain LoRA", "prior preservation", "DOP", "DCO", "EWC", "DreamBooth", "paper", "release", "lean", "pure")
 ON_SHEETS = ("plain LoRA", "DOP", "EWC", "paper", "release", "lean", "pure")
 """The methods that are drawn: more would hide each other."""
@@ -115,7 +119,7 @@ def methods_result(comparison: Comparison, level: float, **_: str) -> dict[str, 
 
 def finished_result(comparison: Comparison, level: float, **_: str) -> dict[str, Any]:
     """Every method's finished students without ablations; `level` says how many of them got there."""
-    shown = {"fidelity": ("fidelity", 2, +1), **{key: COLUMNS[key] for key in SHORT}}
+    shown = {"fidelity": FIDELITY, **{key: COLUMNS[key] for key in SHORT}}
     reached = f"end at {level:g} or more"
     return _methods(comparison, comparison.finished(level), "Methods after their last step", reached, shown)
 
@@ -166,11 +170,30 @@ def differences_result(comparison: Comparison, level: float, against: str) -> di
     return {"title": title, "rows": found, "columns": columns, "formats": {}}
 
 
+def parts_result(comparison: Comparison, level: float, against: str) -> dict[str, Any]:
+    """What the parts of a method do: itself and its ablations at one fidelity, and what they end with; means alone."""
+    rows, ends = ({row.arm: row for row in some} for some in (comparison.rows(level), comparison.finished(level)))
+    found = []
+    for arm in [arm for arm in present(comparison) if arm == against or (arm in ABLATIONS and arm.startswith(against))]:
+        values = {"steps": rows[arm].steps, **{key: rows[arm].figures[key].value for key in DIFFERING}}
+        values |= {f"end_{key}": ends[arm].figures[key].value for key in ENDS}
+        known = {key: None if np.isnan(value) else value for key, value in values.items()}
+        found.append({"arm": arm, "reached": f"{rows[arm].reached} of {rows[arm].trials}", **known})
+    shown = {key: COLUMNS[key] for key in DIFFERING}
+    shown |= {f"end_{key}": (f"{name}, at the end", digits, good) for key, (name, digits, good) in ENDS.items()}
+    columns = {"arm": "method", "reached": "trials that get there", "steps": "steps"}
+    columns |= {key: name for key, (name, _, _) in shown.items()}
+    formats = {"steps": ".0f", **{key: f".{digits}f" for key, (_, digits, _) in shown.items()}}
+    title = f"The parts of {against}, at fidelity {level:g} and after the last step"
+    return {"title": title, "rows": found, "columns": columns, "formats": formats}
+
+
 RESULTS = {
     "methods": methods_result,
     "finished": finished_result,
     "promise": promise_result,
     "differences": differences_result,
+    "parts": parts_result,
 }
 """The tables that the docs show, by what --table calls them."""
 

@@ -1,5 +1,6 @@
 """The bench: its prompts, measures and comparisons."""
 
+import json
 import os
 from dataclasses import replace
 from itertools import pairwise
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.method.__main__ import comparison_of
 from benchmarks.method.arms import ARMS, CHECKPOINTS, STAGE_1
 from benchmarks.method.compare import MEASURES, Comparison
 from benchmarks.method.concepts import CONCEPTS, PROBES, SAID, TRIGGER, write_together
@@ -41,8 +43,9 @@ from library.config.dataset_file import read_concepts_and_pictures
 from library.config.files import TomlFile, read_settings
 from library.drawing.sample_prompts import read_prompt_lines
 from library.dual_branch_scheduler import Branch
+from library.errors import ConfigError
 from library.evaluation.measures.segmentation import best_match_iou
-from library.files.atomic import write_tensors
+from library.files.atomic import write_tensors, write_text
 from library.training.run import Run
 from tools.pocket.pen import SIDE
 from tools.pocket.scorer import HEADS, Look
@@ -273,8 +276,20 @@ def test_a_report_has_every_method_a_plot_and_a_table_of_differences(tmp_path):
     }
 
 
+def test_a_report_reads_the_results_of_its_seeds_alone(tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no results of seed 1 2"):
+        comparison_of(tmp_path, [1, 2])
+    trials = [*CONTROLS, *({**result("lean", {10: 0.4}), "seed": seed} for seed in (1, 2, 5))]
+    for k, trial in enumerate(trials):
+        write_text(tmp_path / "trials" / f"{k}.json", json.dumps(trial))
+    assert [one["seed"] for one in comparison_of(tmp_path, [1, 2]).arms["lean"]] == [1, 2]
+    with pytest.raises(ConfigError, match=r"holds no results of seed 3"):
+        comparison_of(tmp_path, [3])
+
+
 def test_the_tables_of_the_docs_have_the_numbers_of_the_comparison():
-    comparison = Comparison([*CONTROLS, result("pure", {10: 0.4, 20: 0.8}), result("plain LoRA", {10: 0.3, 20: 0.5})])
+    trained = {"pure": {10: 0.4, 20: 0.8}, "plain LoRA": {10: 0.3, 20: 0.5}, "pure, eta 2": {10: 0.21, 20: 0.22}}
+    comparison = Comparison([*CONTROLS, *(result(arm, curve) for arm, curve in trained.items())])
     made = {name: one(comparison, level=0.4, against="pure") for name, one in RESULTS.items()}
     row = next(row for row in comparison.rows(0.4) if row.arm == "pure")
     methods = {one["arm"]: one for one in made["methods"]["rows"]}
@@ -285,6 +300,12 @@ def test_the_tables_of_the_docs_have_the_numbers_of_the_comparison():
     assert finished["plain LoRA"]["steps"] == 20 and finished["plain LoRA"]["reached"] == "1 of 1"
     assert made["promise"]["rows"][-1] == {"promise": STEPS, "plain LoRA": "15", "pure": "**10**"}
     assert [one["arm"] for one in made["differences"]["rows"]] == ["plain LoRA"]
+    parts = {one["arm"]: one for one in made["parts"]["rows"]}
+    assert parts.keys() == {"pure", "pure, eta 2"}
+    assert parts["pure"]["drift"] == row.figures["drift"].value and parts["pure"]["reached"] == "1 of 1"
+    assert parts["pure, eta 2"]["reached"] == "0 of 1" and parts["pure, eta 2"]["drift"] is None
+    weak = comparison.curve("pure, eta 2")[1]["fidelity"][-1]
+    assert parts["pure, eta 2"]["end_fidelity"] == pytest.approx(weak) and weak < 0.4
     assert all(set(one["columns"]) - {"lean"} == set(one["rows"][0]) for one in made.values())
 
 
