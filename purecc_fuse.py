@@ -7,6 +7,7 @@ from pathlib import Path
 
 from library.config.dataset_file import as_size, read_concepts_and_pictures
 from library.config.files import add_settings_to, command_line_parser, config_file_of, read_settings, settings_given
+from library.drawing.sample_prompts import read_prompt_lines
 from library.environment import prepare_process
 from library.errors import ConfigError, exit_code_of
 
@@ -17,9 +18,14 @@ def main() -> None:
         "Fuses the LoRAs of several concepts into one (Mix-of-Show's gradient fusion, CIFC's weight aggregation)."
     )
     parser.add_argument("--lora", nargs="+", metavar="FILE", help="LoRAs in any layout, one per concept.")
-    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="One prompt for each LoRA, with its trigger.")
     parser.add_argument(
-        "--mu", type=float, default=1.0, help="How much other prompts count. 0: as published. Default: 1."
+        "--prompt",
+        nargs="+",
+        metavar="TEXT",
+        help="One prompt for each LoRA, with its trigger, or a .txt file with several, one per line.",
+    )
+    parser.add_argument(
+        "--mu", type=float, default=0.1, help="How much other prompts count. 0: as published. Default: 0.1."
     )
     parser.add_argument(
         "--fusion",
@@ -52,7 +58,18 @@ def main() -> None:
         print(", ".join(f"{trigger} at {weight:.2f}" for trigger, weight in weights.items()))
         return
     with CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes):
-        fuse(settings, loras, arguments.prompt, size, Fusion(arguments.mu, arguments.fusion))
+        prompts = [_prompts(given) for given in arguments.prompt]
+        fuse(settings, loras, prompts, size, Fusion(arguments.mu, arguments.fusion))
+
+
+def _prompts(given: str) -> list[str]:
+    """The prompts of a text file, or the prompt itself."""
+    if not given.endswith(".txt"):
+        return [given]
+    lines = [line for line in read_prompt_lines(given, "--prompt") if line]
+    if not lines:
+        raise ConfigError(f"{given} has no prompts.", "Write one per line.")
+    return lines
 
 
 if __name__ == "__main__":

@@ -28,13 +28,15 @@ from library.errors import ConfigError, ModelError
 from library.models.interface import PromptBatch, block_of
 from library.parts.parts import Attached, Opened, build_parts
 from library.parts.saved_vectors import embeddings_of
-from library.prepare.replay import CLASS, DEFAULT_PROMPTS
+from library.prepare.replay import CLASS, DEFAULT_PROMPTS, replayed_triple
 from library.prompts import NULL_PROMPT, triggers_in, with_trigger
 from library.report.progress import bar_over
 from library.terminal import say
 
-MOST_NEUTRAL = 16
-"""Prompts that stand for everything else."""
+SCENES = 15
+"""Prompts that show a concept, besides the given one."""
+MOST_NEUTRAL = 32
+"""Prompts that stand for everything else, half of them with a class if there are enough."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,20 @@ class Fusion:
         steps: sampling steps over which inputs are collected.
     """
 
-    mu: float = 1.0
+    mu: float = 0.1
     kind: str = "closed"
-    steps: int = 20
+    steps: int = 10
 
 
-def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size: tuple[int, int], how: Fusion) -> None:
+def fuse(
+    settings: Settings, loras: Sequence[Path], prompts: Sequence[Sequence[str]], size: tuple[int, int], how: Fusion
+) -> None:
     """Writes one LoRA for several, and one concept file if they have any.
 
     Args:
         loras: one per concept, in any layout, their concept files beside them if they have vectors.
-        prompts: one for each LoRA, with its trigger written out.
+        prompts: for each LoRA, with its trigger written out. If there is one and a concept file says what the trigger
+            is, the concept is shown in other scenes as well.
         size: width and height of the pictures that inputs are collected on.
 
     Raises:
@@ -68,18 +73,30 @@ def fuse(settings: Settings, loras: Sequence[Path], prompts: Sequence[str], size
             f"There are {len(loras)} LoRAs but {len(prompts)} prompts.",
             "Give at least two LoRAs, with one prompt each.",
         )
-    vectors, saved = _concepts_of(loras)
+    vectors, of_lora = _concepts_of(loras)
+    saved = [one for some in of_lora for one in some]
     opened = build_parts(settings, [as_concept(one) for one in saved])
     weights = _fitting(opened, loras)
-    neutral = _neutral_prompts(settings, [one.class_word for one in saved])
-    opened.texts.prepare([NULL_PROMPT, *prompts, *neutral], bar_over("text"))
+    lines = read_prompt_lines(settings.pure_learning.replay_prompts or str(DEFAULT_PROMPTS), "replay_prompts")
+    neutral = _neutral_prompts(lines, sorted({one.class_word for one in saved}))
+    if not neutral:
+        raise ConfigError(
+            f"{settings.pure_learning.replay_prompts}: every line has {CLASS}, but no concept file of the LoRAs "
+            "names a class word.",
+            "Add a line without it, such as: a city street at night",
+        )
+    shown = [
+        _with_scenes(path, texts, [as_concept(one) for one in some], lines)
+        for path, texts, some in zip(loras, prompts, of_lora, strict=True)
+    ]
+    opened.texts.prepare([NULL_PROMPT, *(text for texts in shown for text in texts), *neutral], bar_over("text"))
     layers = sorted(set().union(*weights))
     parts = opened.attach(layers)
     for index, (path, one) in enumerate(zip(loras, weights, strict=True)):
         parts.network.load(f"concept_{index}", one, str(path))
     embeddings = embeddings_of(parts, vectors, "the concept files")
     branches = [Branch({}, embeddings, default=f"concept_{index}") for index in range(len(loras))]
-    seen = [_seen(parts, branch, [prompt], size, how) for branch, prompt in zip(branches, prompts, strict=True)]
+    seen = [_seen(parts, branch, texts, size, how) for branch, texts in zip(branches, shown, strict=True)]
     others = _seen(parts, PRETRAINED_BRANCH, neutral, size, how)
     found = {name: _fused_layer(name, weights, seen, others, how) for name in bar_over("fusion")(layers)}
     _save(
@@ -111,7 +128,8 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
         raise ConfigError(
             f"{what}.", "Elastic weight aggregation needs at least two, trained with cifc or mix_of_show."
         )
-    vectors, saved = _concepts_of(loras)
+    vectors, of_lora = _concepts_of(loras)
+    saved = [one for some in of_lora for one in some]
     concepts = [as_concept(one) for one in saved]
     if len({one.trigger for one in concepts}) < len(concepts):
         raise ConfigError(
@@ -132,6 +150,13 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
     found = weighed(layers, weights, opened.model.block_lists)
     _save(settings, found, vectors, saved, {"purecc_aggregated_for": prompt}, opened.model.family.lora_names.layouts)
     return dict(zip([one.trigger for one in concepts], weights.mean(0).tolist(), strict=True))
+
+
+def scenes(lines: Sequence[str], concept: Concept) -> list[str]:
+    """Prompts with a concept's trigger in different scenes, made of the lines for replayed images; `SCENES` at most."""
+    some = [line for line in lines if concept.kind == "subject" or CLASS not in line]
+    triples = [replayed_triple(line.replace(CLASS, concept.class_word), concept) for line in some]
+    return [*dict.fromkeys(one.complete for one in triples if one.complete != one.base)][:SCENES]
 
 
 def target_texts(concepts: Sequence[Concept]) -> list[str]:
@@ -222,30 +247,34 @@ def _fitting(parts: Opened, loras: Sequence[Path]) -> list[dict[str, LayerWeight
     return found
 
 
-def _concepts_of(loras: Sequence[Path]) -> tuple[dict[str, Tensor], list[SavedConcept]]:
+def _concepts_of(loras: Sequence[Path]) -> tuple[dict[str, Tensor], list[list[SavedConcept]]]:
+    """The vectors that act, and the concepts of each LoRA that has a concept file."""
     vectors: dict[str, Tensor] = {}
-    saved: list[SavedConcept] = []
-    for file in filter(None, map(concept_file_of, loras)):
-        tensors, concepts = ConceptFile(file).load()
-        twice = {one.name for one in concepts} & {one.name for one in saved}
+    found: list[list[SavedConcept]] = []
+    for file in map(concept_file_of, loras):
+        tensors, concepts = ConceptFile(file).load() if file else ({}, [])
+        twice = {one.name for one in concepts} & {one.name for some in found for one in some}
         if twice:
             raise ConfigError(f'Two of the LoRAs have a concept named "{min(twice)}".', "Rename one of them.")
         vectors |= tensors
-        saved += concepts
-    return vectors, saved
+        found.append(concepts)
+    return vectors, found
 
 
-def _neutral_prompts(settings: Settings, classes: Sequence[str]) -> list[str]:
-    lines = read_prompt_lines(settings.pure_learning.replay_prompts or str(DEFAULT_PROMPTS), "replay_prompts")
-    texts = [line.replace(CLASS, word) for line in lines for word in (classes if CLASS in line else [""])]
-    found = list(dict.fromkeys(text for text in texts if text and CLASS not in text))[:MOST_NEUTRAL]
-    if not found:
-        raise ConfigError(
-            f"{settings.pure_learning.replay_prompts}: every line has {CLASS}, but no concept file of the LoRAs "
-            "names a class word.",
-            "Add a line without it, such as: a city street at night",
-        )
-    return found
+def _neutral_prompts(lines: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Prompts without a concept: with a class and without, half each if there are enough, and the empty one never."""
+    of_class = [line.replace(CLASS, word) for line in lines if CLASS in line for word in classes]
+    others = [line for line in lines if line and CLASS not in line]
+    halves = [*dict.fromkeys(of_class)][: MOST_NEUTRAL // 2], [*dict.fromkeys(others)][: MOST_NEUTRAL // 2]
+    return [text for half in halves for text in half]
+
+
+def _with_scenes(lora: Path, texts: Sequence[str], concepts: Sequence[Concept], lines: Sequence[str]) -> list[str]:
+    """The prompts to see a LoRA on: the given ones, and scenes of the concepts that a single one names."""
+    named = [one for one in concepts if triggers_in(texts[0], one.trigger)] if len(texts) == 1 else []
+    if len(texts) == 1 and not named:
+        say(f"{lora.name}: no concept file names the trigger, so one prompt is all that it is fused on.")
+    return [*dict.fromkeys([*texts, *(text for one in named for text in scenes(lines, one))])]
 
 
 def _fused_layer(

@@ -63,11 +63,12 @@ def replay_texts(parts: Opened) -> list[tuple[Concept, PromptTriple]]:
         others = [line for line in lines if line not in of_class]
         some = (of_class, others)[turn]
         line = some[lap % len(some)] if of_class and others else lines[index % len(lines)]
-        texts.append((concept, _triple(line.replace(CLASS, concept.class_word), concept)))
+        texts.append((concept, replayed_triple(line.replace(CLASS, concept.class_word), concept)))
     return texts
 
 
-def _triple(prompt: str, concept: Concept) -> PromptTriple:
+def replayed_triple(prompt: str, concept: Concept) -> PromptTriple:
+    """The texts of a prompt for replayed pictures; complete is base where it has no place for [V]."""
     class_only = derive(concept.target, concept, "target").class_only
     if not prompt or (concept.kind == "subject" and not triggers_in(prompt, concept.class_word)):
         return PromptTriple(prompt, prompt, class_only, class_only)

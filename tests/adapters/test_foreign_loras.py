@@ -425,7 +425,7 @@ def test_fusing_takes_layers_outside_the_blocks(plan_of, tmp_path):
         loras.append(tmp_path / f"{name}.safetensors")
         layers = {key: LayerWeights(one.down, strength * one.up, one.alpha) for key, one in everywhere().items()}
         write_lora(loras[-1], layers, "kohya", torch.float32, {})
-    fuse(settings, loras, ["a dog", "a house"], (32, 32), Fusion(steps=1))
+    fuse(settings, loras, [["a dog"], ["a house"]], (32, 32), Fusion(steps=1))
     found = load_lora(settings.output_dir / "tiny.safetensors", BLOCKS)
     assert set(found) == set(everywhere())
     patches = found[PATCHES]

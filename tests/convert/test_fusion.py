@@ -79,7 +79,7 @@ def test_two_trained_loras_are_fused_to_one_with_both_concepts_vectors(plan_of, 
         Run(plan).train()
     settings, folder = plan.settings, plan.settings.output_dir
     loras = [folder / f"{name}.safetensors" for name in names]
-    prompts = ["a sks dog", "a sks cat dog"]
+    prompts = [["a sks dog"], ["a sks cat dog"]]
     for kind in ("closed", "lbfgs"):
         fuse(settings, loras, prompts, (32, 32), Fusion(kind=kind, steps=2))
         both = load_lora(folder / "cat.safetensors", BLOCKS)

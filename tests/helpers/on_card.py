@@ -126,7 +126,7 @@ def fuse_loras(loras: list[Path], dataset: Path, preset: Path | None, settings: 
     """Fuses LoRAs without vectors."""
     with strictly(Card()):
         read = read_settings(TomlFile(preset) if preset else None, settings)
-        fuse(read, loras, ["a sks dog"] * len(loras), (32, 32), Fusion(steps=1))
+        fuse(read, loras, [["a sks dog"]] * len(loras), (32, 32), Fusion(steps=1))
 
 
 def evaluate(command: str, words: list[str], dataset: Path, preset: Path | None, settings: dict[str, Any]) -> str:

@@ -39,8 +39,9 @@ from library.adapters.network import LowRankWeights
 from library.config.dataset import Concept
 from library.config.family_settings import attention_layers, feed_forward_layers
 from library.config.files import TomlFile, read_settings
-from library.convert.fusing import Aggregation, Fusion, fuse, target_texts, weighed
+from library.convert.fusing import Aggregation, Fusion, fuse, scenes, target_texts, weighed
 from library.convert.merge import merged
+from library.drawing.sample_prompts import read_prompt_lines
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.files.atomic import write_tensors, write_text
 from library.parts.parts import STUDENT_ADAPTER, build_parts
@@ -131,7 +132,9 @@ class Together:
             loras = [*self.apart(recipe).values()]
             with _whole(folder) as unfinished:
                 settings = read_settings(TomlFile(BASE), {**self._common(), "output_dir": str(unfinished)})
-                fuse(settings, loras, target_texts(self.concepts), (SIDE, SIDE), Fusion(**FUSED[way]))
+                lines = read_prompt_lines(str(self.bench.replay_prompts()), "replay_prompts")
+                prompts = [[text, *scenes(lines, one)] for one in self.concepts for text in target_texts([one])]
+                fuse(settings, loras, prompts, (SIDE, SIDE), Fusion(**FUSED[way]))
         return folder / "student.safetensors"
 
     def files(self, recipe: str, way: str, name: str) -> list[Path]:

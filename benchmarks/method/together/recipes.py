@@ -29,8 +29,8 @@ JOINTLY: Mapping[str, dict[str, Any]] = {
 """Learned in one run; with as large a LoRA as three merged ones of `lean` make."""
 FUSED: Mapping[str, dict[str, Any]] = {
     "fused": {},
-    "fused, mu 10": {"mu": 10.0},
-    "fused, mu 0.1": {"mu": 0.1},
+    "fused, mu 1": {"mu": 1.0},
+    "fused, mu 0.01": {"mu": 0.01},
     "fused, mu 0": {"mu": 0.0},
     "fused by LBFGS": {"mu": 0.0, "kind": "lbfgs"},
 }
@@ -68,7 +68,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "pure": Recipe(ARMS["pure"], (ADDED, "fused", "jointly")),
-    "lean": Recipe(ARMS["lean"], (ADDED, "fused", "fused, mu 0.1", "fused, mu 10", *JOINTLY)),
+    "lean": Recipe(ARMS["lean"], (ADDED, "fused", "fused, mu 0.01", "fused, mu 1", *JOINTLY)),
     "Mix-of-Show": Recipe(ARMS["Mix-of-Show"], (ADDED, *FUSED, "jointly")),
     "Mix-of-Show, slow": Recipe(
         Arm({"method": "mix_of_show", "learning_rate": ARMS["lean"].settings["learning_rate"]}, "", extractor=False),
