@@ -58,18 +58,15 @@ def main() -> None:
         print(", ".join(f"{trigger} at {weight:.2f}" for trigger, weight in weights.items()))
         return
     with CacheUse(settings.saving.cache_dir, settings.saving.max_cache_bytes):
-        prompts = [_prompts(given) for given in arguments.prompt]
+        prompts = [prompts_of(given) for given in arguments.prompt]
         fuse(settings, loras, prompts, size, Fusion(arguments.mu, arguments.fusion))
 
 
-def _prompts(given: str) -> list[str]:
+def prompts_of(given: str) -> list[str]:
     """The prompts of a text file, or the prompt itself."""
     if not given.endswith(".txt"):
         return [given]
-    lines = [line for line in read_prompt_lines(given, "--prompt") if line]
-    if not lines:
-        raise ConfigError(f"{given} has no prompts.", "Write one per line.")
-    return lines
+    return read_prompt_lines(given, "--prompt")
 
 
 if __name__ == "__main__":

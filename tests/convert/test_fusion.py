@@ -1,18 +1,21 @@
 """Several concepts: fused in closed form, or learned one by one in separate subspaces."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import purecc_fuse
 from library.adapters.files import load_lora
 from library.adapters.network import LayerWeights
 from library.adapters.penalties import Overlap
 from library.config.dataset import Concept
 from library.config.files import read_settings
+from library.convert import fusing
 from library.convert.aggregation import aggregated, aggregation_weights
-from library.convert.fusing import Aggregation, Fusion, aggregate, fuse, target_texts, weighed
+from library.convert.fusing import Aggregation, Fusion, aggregate, fuse, scenes, target_texts, weighed
 from library.convert.gradient_fusion import fused, fused_by_lbfgs, fusion_loss
 from library.errors import ConfigError, ModelError
 from library.parts.parts import build_parts
@@ -93,6 +96,44 @@ def test_two_trained_loras_are_fused_to_one_with_both_concepts_vectors(plan_of, 
         (folder / f"{name}_concept.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"class_only.txt.*\{class\}"):
         fuse(replace(settings, pure_learning=of_class), loras, prompts, (32, 32), Fusion())
+
+
+def test_a_concept_is_seen_in_scenes_of_the_lines_that_have_a_place_for_it():
+    lines = ["", "a {class} in the snow", "a car", "a {class} in the snow", "the dog and a tree"]
+    dog = Concept(name="dog", trigger="sks", class_word="dog")
+    assert scenes(lines, dog) == ["a sks dog in the snow", "the sks dog and a tree"]
+    ink = Concept(name="ink", trigger="zwx", class_word="style", kind="style", target="in [V] style")
+    assert scenes(lines, ink) == ["a car, in zwx style", "the dog and a tree, in zwx style"]
+    many = scenes([f"a {{class}} on hill {number}" for number in range(99)], dog)
+    assert len(many) == fusing.SCENES and many[-1] == f"a sks dog on hill {fusing.SCENES - 1}"
+
+
+def test_a_lora_is_fused_on_scenes_if_a_concept_file_names_its_trigger(plan_of, monkeypatch, tmp_path, capsys):
+    run = Run(plan_of(max_train_steps=1, output_name="dog"))
+    run.train()
+    dog, plain = run.folder / "dog.safetensors", tmp_path / "plain.safetensors"
+    shutil.copy(dog, plain)
+    settings = replace(run.settings, pure_learning=replace(run.settings.pure_learning, replay_prompts=None))
+    seen, real = [], fusing._seen
+    monkeypatch.setattr(fusing, "_seen", lambda *given: seen.append(given[2]) or real(*given))
+    fuse(settings, [dog, plain], [["a sks dog"], ["a sks dog"]], (32, 32), Fusion(steps=1))
+    assert "plain.safetensors: no concept file names the trigger" in capsys.readouterr().err
+    of_dog, of_plain, neutral = seen
+    assert of_dog[0] == "a sks dog" and "a photo of a sks dog on a beach" in of_dog and len(of_dog) == 16
+    assert of_plain == ["a sks dog"] and not any("sks" in text for text in neutral)
+    assert "a photo of a dog" in neutral and "a crowd at a street market" in neutral
+    seen.clear()
+    fuse(settings, [dog, plain], [["a sks dog", "sks"], ["sks"]], (32, 32), Fusion(steps=1))
+    assert seen[:2] == [["a sks dog", "sks"], ["sks"]], "who gives several prompts has chosen"
+
+
+def test_prompts_for_fusion_may_be_a_text_file(tmp_path):
+    file = tmp_path / "dog.txt"
+    file.write_text("a sks dog\n\na sks dog in the snow\n")
+    assert purecc_fuse.prompts_of(str(file)) == ["a sks dog", "a sks dog in the snow"]
+    assert purecc_fuse.prompts_of("a sks dog") == ["a sks dog"]
+    with pytest.raises(ConfigError, match=r"none\.txt doesn't exist"):
+        purecc_fuse.prompts_of(str(tmp_path / "none.txt"))
 
 
 DATASET_OF = DATASET.replace('name = "dog"', 'name = "NAME"')
