@@ -17,6 +17,7 @@ NUMBER = re.compile(rf"\**[-+]?(\d[\d ]*)?\.?\d+ ?({UNITS})?( \([^)]*\))?([;/ ]+
 BY_HAND = {
     "docs/bench/tables.md": "written whole by benchmarks.method report",
     "docs/bench/together-tables.md": "written whole by benchmarks.method.together report",
+    "docs/bench/with-vectors/together-tables.md": "the same, with earlier defaults",
     "docs/bench/with-vectors/tables.md": "written whole by benchmarks.method report, when it had more methods",
     "docs/dev/decisions.md": "numbers of throw-away scripts, which the page marks as directions",
     "docs/explanation/evaluation.md": "the values that the measures should have",

@@ -61,8 +61,8 @@ def fuse(
 
     Args:
         loras: one per concept, in any layout, their concept files beside them if they have vectors.
-        prompts: for each LoRA, with its trigger written out. If there is one and a concept file says what the trigger
-            is, the concept is shown in other scenes as well.
+        prompts: for each LoRA, with its trigger written out. A single one gets company: the concept in other scenes,
+            if a concept file names its trigger.
         size: width and height of the pictures that inputs are collected on.
 
     Raises:
