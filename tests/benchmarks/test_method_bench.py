@@ -433,7 +433,7 @@ def short_together(monkeypatch):
     monkeypatch.setattr("benchmarks.method.together.pairs.PROMPTS", 1)
     monkeypatch.setattr("benchmarks.method.drawing.STEPS", 1)
     monkeypatch.setattr("benchmarks.method.together.recipes.Recipe.steps", lambda recipe, concepts: concepts)
-    monkeypatch.setattr("library.convert.fusing.MOST_NEUTRAL", 1)
+    monkeypatch.setattr("library.convert.fusing.MOST_NEUTRAL", 2)
     monkeypatch.setitem(FUSED, "fused", {"steps": 1})
 
 

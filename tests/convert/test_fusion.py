@@ -17,6 +17,7 @@ from library.convert import fusing
 from library.convert.aggregation import aggregated, aggregation_weights
 from library.convert.fusing import Aggregation, Fusion, aggregate, fuse, scenes, target_texts, weighed
 from library.convert.gradient_fusion import fused, fused_by_lbfgs, fusion_loss
+from library.dual_branch_scheduler import PRETRAINED_BRANCH
 from library.errors import ConfigError, ModelError
 from library.parts.parts import build_parts
 from library.training.run import Run
@@ -114,17 +115,26 @@ def test_a_lora_is_fused_on_scenes_if_a_concept_file_names_its_trigger(plan_of, 
     dog, plain = run.folder / "dog.safetensors", tmp_path / "plain.safetensors"
     shutil.copy(dog, plain)
     settings = replace(run.settings, pure_learning=replace(run.settings.pure_learning, replay_prompts=None))
-    seen, real = [], fusing._seen
-    monkeypatch.setattr(fusing, "_seen", lambda *given: seen.append(given[2]) or real(*given))
+    drawn, really = [], fusing.draw_latents
+    monkeypatch.setattr(
+        "library.convert.fusing.draw_latents",
+        lambda parts, branch, prompts, *given, **how: (
+            drawn.append((branch.default, *prompts)) or really(parts, branch, prompts, *given, **how)
+        ),
+    )
+
+    def seen(name):
+        return [prompt for adapter, prompt in drawn if adapter == name]
+
     fuse(settings, [dog, plain], [["a sks dog"], ["a sks dog"]], (32, 32), Fusion(steps=1))
     assert "plain.safetensors: no concept file names the trigger" in capsys.readouterr().err
-    of_dog, of_plain, neutral = seen
+    of_dog, of_plain, neutral = map(seen, ("concept_0", "concept_1", PRETRAINED_BRANCH.default))
     assert of_dog[0] == "a sks dog" and "a photo of a sks dog on a beach" in of_dog and len(of_dog) == 16
     assert of_plain == ["a sks dog"] and not any("sks" in text for text in neutral)
     assert "a photo of a dog" in neutral and "a crowd at a street market" in neutral
-    seen.clear()
+    drawn.clear()
     fuse(settings, [dog, plain], [["a sks dog", "sks"], ["sks"]], (32, 32), Fusion(steps=1))
-    assert seen[:2] == [["a sks dog", "sks"], ["sks"]], "who gives several prompts has chosen"
+    assert seen("concept_0") == ["a sks dog", "sks"], "who gives several prompts has chosen"
 
 
 def test_prompts_for_fusion_may_be_a_text_file(tmp_path):
