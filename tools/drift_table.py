@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.method.compare import CONTROLS
 from benchmarks.record import add_json_to, table, write
 
 EDGES = (0.0, 0.02, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6)
@@ -22,7 +23,6 @@ MEASURES = {
     "contamination": "concept's looks",
 }
 SHOWN = {"unrelated": ("pixels", "accuracy"), "class": ("pixels", "accuracy", "contamination")}
-CONTROLS = ("pretrained", "pretrained, other noise", "drawn")
 TRIALS = Path("docs/bench/trials-96.zip")
 
 

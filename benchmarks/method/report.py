@@ -134,14 +134,17 @@ def _methods(
         steps = None if np.isnan(row.steps) else row.steps
         figures = {key: _interval(row.figures[key]) for key in shown}
         found.append({"arm": arm, "reached": f"{row.reached} of {row.trials}", "steps": steps, **figures})
-    columns = {
-        "arm": "method",
-        "reached": reached,
-        "steps": "steps",
-        **{key: name for key, (name, _, _) in shown.items()},
-    }
+    return _in_columns(title, found, reached, shown)
+
+
+def _in_columns(
+    title: str, rows: list[dict[str, Any]], reached: str, shown: dict[str, tuple[str, int, int]]
+) -> dict[str, Any]:
+    """Rows of methods in the form of `benchmarks.record`, with the figures shown, given as `COLUMNS` are."""
+    names = {key: name for key, (name, _, _) in shown.items()}
     formats = {"steps": ".0f", **{key: f".{digits}f" for key, (_, digits, _) in shown.items()}}
-    return {"title": title, "rows": found, "columns": columns, "formats": formats}
+    columns = {"arm": "method", "reached": reached, "steps": "steps", **names}
+    return {"title": title, "rows": rows, "columns": columns, "formats": formats}
 
 
 def promise_result(comparison: Comparison, level: float, **_: str) -> dict[str, Any]:
@@ -181,11 +184,8 @@ def parts_result(comparison: Comparison, level: float, against: str) -> dict[str
         found.append({"arm": arm, "reached": f"{rows[arm].reached} of {rows[arm].trials}", **known})
     shown = {key: COLUMNS[key] for key in DIFFERING}
     shown |= {f"end_{key}": (f"{name}, at the end", digits, good) for key, (name, digits, good) in ENDS.items()}
-    columns = {"arm": "method", "reached": "trials that get there", "steps": "steps"}
-    columns |= {key: name for key, (name, _, _) in shown.items()}
-    formats = {"steps": ".0f", **{key: f".{digits}f" for key, (_, digits, _) in shown.items()}}
     title = f"The parts of {against}, at fidelity {level:g} and after the last step"
-    return {"title": title, "rows": found, "columns": columns, "formats": formats}
+    return _in_columns(title, found, "trials that get there", shown)
 
 
 RESULTS = {

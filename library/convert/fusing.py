@@ -21,14 +21,13 @@ from library.convert.aggregation import aggregated, aggregation_weights
 from library.convert.gradient_fusion import fused, fused_by_lbfgs
 from library.drawing.drawn import draw_latents
 from library.drawing.generation import as_concept
-from library.drawing.sample_prompts import read_prompt_lines
 from library.drawing.sampling import initial_noise
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.errors import ConfigError, ModelError
 from library.models.interface import PromptBatch, block_of
 from library.parts.parts import Attached, Opened, build_parts
 from library.parts.saved_vectors import embeddings_of
-from library.prepare.replay import CLASS, DEFAULT_PROMPTS, replayed_triple
+from library.prepare.replay import CLASS, replay_lines, replayed_triple
 from library.prompts import NULL_PROMPT, triggers_in, with_trigger
 from library.report.progress import bar_over
 from library.terminal import say
@@ -77,7 +76,7 @@ def fuse(
     saved = [one for some in of_lora for one in some]
     opened = build_parts(settings, [as_concept(one) for one in saved])
     weights = _fitting(opened, loras)
-    lines = read_prompt_lines(settings.pure_learning.replay_prompts or str(DEFAULT_PROMPTS), "replay_prompts")
+    lines = replay_lines(settings)
     neutral = _neutral_prompts(lines, sorted({one.class_word for one in saved}))
     if not neutral:
         raise ConfigError(
@@ -155,7 +154,7 @@ def aggregate(settings: Settings, loras: Sequence[Path], prompt: str, size: tupl
 def scenes(lines: Sequence[str], concept: Concept) -> list[str]:
     """Prompts with a concept's trigger in different scenes, made of the lines for replayed images; `SCENES` at most."""
     some = [line for line in lines if concept.kind == "subject" or CLASS not in line]
-    triples = [replayed_triple(line.replace(CLASS, concept.class_word), concept) for line in some]
+    triples = [replayed_triple(line, concept) for line in some]
     return [*dict.fromkeys(one.complete for one in triples if one.complete != one.base)][:SCENES]
 
 
@@ -271,8 +270,10 @@ def _neutral_prompts(lines: Sequence[str], classes: Sequence[str]) -> list[str]:
 
 def _with_scenes(lora: Path, texts: Sequence[str], concepts: Sequence[Concept], lines: Sequence[str]) -> list[str]:
     """The prompts to see a LoRA on: the given ones, and scenes of the concepts that a single one names."""
-    named = [one for one in concepts if triggers_in(texts[0], one.trigger)] if len(texts) == 1 else []
-    if len(texts) == 1 and not named:
+    if len(texts) > 1:
+        return [*texts]
+    named = [one for one in concepts if triggers_in(texts[0], one.trigger)]
+    if not named:
         say(f"{lora.name}: no concept file names the trigger, so one prompt is all that it is fused on.")
     return [*dict.fromkeys([*texts, *(text for one in named for text in scenes(lines, one))])]
 

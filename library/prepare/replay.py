@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from library.config.dataset import Concept
+from library.config.settings import Settings
 from library.drawing.drawn import draw_latents
 from library.drawing.sample_prompts import read_prompt_lines
 from library.drawing.sampling import initial_noise
@@ -52,10 +53,8 @@ def replay_texts(parts: Opened) -> list[tuple[Concept, PromptTriple]]:
     Base is the prompt it is drawn from, complete the same with [V] in it. Where a prompt has no place for [V], complete
     is the prompt itself and target the class alone: with no concept there is no guidance.
     """
-    pure = parts.settings.pure_learning
-    lines = read_prompt_lines(pure.replay_prompts or str(DEFAULT_PROMPTS), "replay_prompts")
-    texts = []
-    for index in range(pure.replay_images):
+    lines, texts = replay_lines(parts.settings), []
+    for index in range(parts.settings.pure_learning.replay_images):
         pair, turn = divmod(index, 2)
         lap, number = divmod(pair, len(parts.concepts))
         concept = parts.concepts[number]
@@ -63,12 +62,18 @@ def replay_texts(parts: Opened) -> list[tuple[Concept, PromptTriple]]:
         others = [line for line in lines if line not in of_class]
         some = (of_class, others)[turn]
         line = some[lap % len(some)] if of_class and others else lines[index % len(lines)]
-        texts.append((concept, replayed_triple(line.replace(CLASS, concept.class_word), concept)))
+        texts.append((concept, replayed_triple(line, concept)))
     return texts
 
 
-def replayed_triple(prompt: str, concept: Concept) -> PromptTriple:
-    """The texts of a prompt for replayed pictures; complete is base where it has no place for [V]."""
+def replay_lines(settings: Settings) -> list[str]:
+    """The lines for replayed pictures, of the settings' file or the default's; some have `CLASS` in them."""
+    return read_prompt_lines(settings.pure_learning.replay_prompts or str(DEFAULT_PROMPTS), "replay_prompts")
+
+
+def replayed_triple(line: str, concept: Concept) -> PromptTriple:
+    """The texts of a line for replayed pictures; complete is base where it has no place for [V]."""
+    prompt = line.replace(CLASS, concept.class_word)
     class_only = derive(concept.target, concept, "target").class_only
     if not prompt or (concept.kind == "subject" and not triggers_in(prompt, concept.class_word)):
         return PromptTriple(prompt, prompt, class_only, class_only)

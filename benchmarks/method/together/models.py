@@ -41,11 +41,11 @@ from library.config.family_settings import attention_layers, feed_forward_layers
 from library.config.files import TomlFile, read_settings
 from library.convert.fusing import Aggregation, Fusion, fuse, scenes, target_texts, weighed
 from library.convert.merge import merged
-from library.drawing.sample_prompts import read_prompt_lines
 from library.dual_branch_scheduler import PRETRAINED_BRANCH, Branch
 from library.files.atomic import write_tensors, write_text
 from library.parts.parts import STUDENT_ADAPTER, build_parts
 from library.parts.saved_vectors import embeddings_of
+from library.prepare.replay import replay_lines
 from library.saving.outputs import save_student
 from library.training.stage import Stage
 from tools.pocket.pen import SIDE
@@ -132,8 +132,8 @@ class Together:
             loras = [*self.apart(recipe).values()]
             with _whole(folder) as unfinished:
                 settings = read_settings(TomlFile(BASE), {**self._common(), "output_dir": str(unfinished)})
-                lines = read_prompt_lines(str(self.bench.replay_prompts()), "replay_prompts")
-                prompts = [[text, *scenes(lines, one)] for one in self.concepts for text in target_texts([one])]
+                lines, targets = replay_lines(settings), target_texts(self.concepts)
+                prompts = [[target, *scenes(lines, one)] for target, one in zip(targets, self.concepts, strict=True)]
                 fuse(settings, loras, prompts, (SIDE, SIDE), Fusion(**FUSED[way]))
         return folder / "student.safetensors"
 
